@@ -1,0 +1,37 @@
+# Everything from a fresh clone. Needs make and Python 3.11 or newer, nothing else.
+
+PYTHON ?= python3
+# The development environment's versions. A CPU build of torch brings no Triton, a CUDA build brings its own.
+TORCH := torch==2.13.0
+TRITON := triton==3.9.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: conform test lint matrix clean
+
+conform: $(INSTALLED)  ## judge normkernels: the quick profile, on the GPU where there is one
+	$(BIN)/conform run normkernels
+
+test: lint  ## lint, types and all tests
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+matrix: $(INSTALLED)  ## the package's tests and the quick profile over torch versions
+	$(BIN)/tox run
+
+clean:
+	rm -rf $(VENV) .tox build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(INSTALLED): pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer, got " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip show --quiet triton 2>/dev/null || $(BIN)/python -m pip install --quiet $(TRITON)
+	$(BIN)/python -m pip install --quiet --editable '.[conformance,dev]'
+	@touch $@

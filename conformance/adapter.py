@@ -1,0 +1,171 @@
+"""How the suite calls an implementation: :class:`Adapter`, what may come of a call, and finding adapters."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from conformance.oracle.contract import Contract, named
+
+
+class Declined(Exception):  # noqa: N818 - a word of the field, and no error: the implementation says no
+    """Raised by an adapter for a call that its implementation does not offer. Counted and shown, never a pass."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class UsageError(Exception):
+    """Something was asked for in a way that cannot be done; the message is one line that says what to do."""
+
+
+class Adapter:
+    """A method per operation, named after it, with its signature; a missing one is not implemented.
+
+    ``contracts`` names the contract of each operation, or gives it. What is declared is demanded: the same bits
+    for the same call (``deterministic``), for the same row in any batch (``batch_invariant``), an exception for
+    meaningless calls (``validates``). ``flushes`` allows zero for results below 2**-126. ``reference`` names a
+    known adapter that ``parity`` compares with. An adapter never sees an expected value.
+    """
+
+    name: str = ""
+    contracts: Mapping[str, str | Contract] = {}
+    deterministic: bool = True
+    batch_invariant: bool = True
+    validates: bool = False
+    flushes: bool = False
+    reference: str | None = None
+
+    def contract(self, operation: str) -> Contract:
+        """The declared contract of an operation. Raises ``UsageError`` where none is declared."""
+        if operation not in self.contracts:
+            message = (
+                f"{type(self).__name__}: contracts has no entry for {operation!r}, "
+                f"give it a name such as 'fp32' or a Contract"
+            )
+            raise UsageError(message)
+        try:
+            return named(self.contracts[operation])
+        except ValueError as error:
+            message = f"{type(self).__name__}: {error}"
+            raise UsageError(message) from error
+
+    def path(self, operation: str, arguments: Mapping[str, object]) -> str | None:
+        """Which way a call goes, as ``"rows/decode128"``; None where the implementation cannot say.
+
+        A path whose name starts with ``native`` promises to launch no Triton kernel; any other to launch one
+        at least, and to copy no tensor.
+        """
+        return None
+
+    def row_thresholds(self, operation: str) -> tuple[int, ...]:
+        """Row counts at which the implementation changes its ways: both sides of each are judged."""
+        return ()
+
+    def column_thresholds(self, operation: str) -> tuple[int, ...]:
+        """Widths at which the implementation changes its ways."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ran:
+    """A call that returned tensors. ``path`` is what the adapter says ran, None where it cannot tell."""
+
+    outputs: tuple[torch.Tensor, ...]
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """A call that raised, or ended its process. ``how`` is the exception or the signal."""
+
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hung:
+    """A call that did not return in time."""
+
+    seconds: float
+
+
+Outcome = Ran | Declined | Crashed | Hung
+
+
+# the known implementations; imported only when asked for
+KNOWN = {
+    "normkernels": "conformance.adapters.normkernels:NormKernels",
+    "native": "conformance.adapters.native:Native",
+    "torch": "conformance.adapters.torch:Torch",
+    "transformers": "conformance.adapters.transformers:Transformers",
+}
+
+
+def load(target: str) -> Adapter:
+    """The adapter of a known name, ``package.module:Class`` or ``file.py:Class``.
+
+    Raises ``UsageError`` with one line that says what to do.
+    """
+    place, _, wanted = KNOWN.get(target, target).partition(":")
+    module = _module(place, target)
+    classes = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, Adapter) and value.__module__ == module.__name__
+    }
+    if wanted and wanted not in classes:
+        message = f"{target}: {place} has no adapter {wanted!r}, it has {sorted(classes) or 'none'}"
+        raise UsageError(message)
+    if not wanted and len(classes) != 1:
+        found = f"say which: {target}:{{{','.join(sorted(classes))}}}" if classes else _WRITE_ONE
+        message = f"{target}: has {len(classes)} adapters, {found}"
+        raise UsageError(message)
+    chosen = classes[wanted] if wanted else next(iter(classes.values()))
+    adapter = chosen()
+    adapter.name = adapter.name or chosen.__name__.lower()
+    return adapter
+
+
+_WRITE_ONE = "subclass conformance.Adapter there ('conform init FILE' writes one to fill in)"
+
+
+def _module(place: str, target: str) -> ModuleType:
+    try:
+        if place.endswith(".py"):
+            return _from_file(Path(place))
+        if "." not in place and ":" not in target:
+            message = (
+                f"unknown target {target!r}: known are {', '.join(KNOWN)}; "
+                f"or give package.module:Class or file.py:Class"
+            )
+            raise UsageError(message)
+        return importlib.import_module(place)
+    except ImportError as error:
+        message = f"{target}: cannot import it: {error}"
+        raise UsageError(message) from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        message = f"{path}: no such file; 'conform init {path}' writes an adapter to fill in"
+        raise UsageError(message)
+    # Triton's interpreter reads a kernel's source through its module, which must therefore be registered
+    name = f"conform_adapter_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        message = f"{path}: is not a Python file"
+        raise UsageError(message)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent.resolve()))
+    spec.loader.exec_module(module)
+    return module

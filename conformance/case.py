@@ -1,0 +1,262 @@
+"""A case: everything about one call as data. No tensors; JSON in, JSON out; a stable id.
+
+Shapes are in elements, dtypes are torch's names (``"bfloat16"``). Whatever draws, runs, shrinks, reports or
+times a call speaks cases, and the same case always means the same call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+Flag = str | float | int | bool | None
+
+LAYOUTS = ("contiguous", "offset", "row_gap", "step", "transposed", "swapped", "expanded", "shared")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the elements of a tensor lie in its owner buffer, counted in elements."""
+
+    strides: tuple[int, ...]
+    offset: int
+    extent: int  # elements of the buffer, from its start
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a tensor lies in memory: a kind and one amount.
+
+    ========== ======================================================================================
+    contiguous row-major, nothing between rows
+    offset     contiguous, ``amount`` elements after an aligned address
+    row_gap    ``amount`` foreign elements after every row (of a vector: the step of its elements, less one)
+    step       every ``amount``-th element of a wider row
+    transposed the last two dimensions are swapped in memory (a vector: every second element)
+    swapped    the first two dimensions are swapped in memory, rows stay whole
+    expanded   the first dimension has stride 0 (a vector: one element seen ``n`` times)
+    shared     the ``amount``-th part of a buffer that all shared tensors of the case divide, like a
+               projection of which x and gate are slices
+    ========== ======================================================================================
+    """
+
+    kind: str = "contiguous"
+    amount: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.kind}({self.amount})" if self.amount else self.kind
+
+    def place(self, shape: tuple[int, ...], parts: int = 1) -> Placement:
+        """Strides, offset and buffer length of a tensor of this layout; ``parts`` tensors share a buffer."""
+        return _PLACES[self.kind](shape, self.amount, parts)
+
+
+def _dense(shape: tuple[int, ...], step: int = 1) -> tuple[int, ...]:
+    strides = []
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    if math.prod(shape) == 0:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+
+
+def _contiguous(shape: tuple[int, ...], amount: int, parts: int) -> Placement:
+    return Placement(_dense(shape), 0, math.prod(shape))
+
+
+def _offset(shape: tuple[int, ...], amount: int, parts: int) -> Placement:
+    return Placement(_dense(shape), amount, amount + math.prod(shape))
+
+
+def _row_gap(shape: tuple[int, ...], amount: int, parts: int) -> Placement:
+    if len(shape) == 1:
+        return _step(shape, amount + 1, parts)
+    strides = (*_dense(shape[:-1], shape[-1] + amount), 1)
+    # the gap after the last row belongs to the buffer as well: it is where a row that is written too far ends
+    return Placement(strides, 0, _span(shape, strides) + amount)
+
+
+def _step(shape: tuple[int, ...], amount: int, parts: int) -> Placement:
+    strides = _dense(shape, amount)
+    return Placement(strides, 0, _span(shape, strides) + amount - 1)
+
+
+def _transposed(shape: tuple[int, ...], amount: int, parts: int) -> Placement:
+    if len(shape) == 1:
+        return _step(shape, 2, parts)
+    *leading, rows, columns = shape
+    *outer, column_stride, row_stride = _dense((*leading, columns, rows))
+    return Placement((*outer, row_stride, column_stride), 0, math.prod(shape))
+
+
+def _swapped(shape: tuple[int, ...], amount: int, parts: int) -> Placement:
+    if len(shape) < 3:  # noqa: PLR2004 - swapping needs two leading dimensions
+        return _row_gap(shape, 1, parts)
+    first, second, *rest = shape
+    second_stride, first_stride, *others = _dense((second, first, *rest))
+    return Placement((first_stride, second_stride, *others), 0, math.prod(shape))
+
+
+def _expanded(shape: tuple[int, ...], amount: int, parts: int) -> Placement:
+    strides = (0, *_dense(shape[1:]))
+    return Placement(strides, 0, _span(shape, strides))
+
+
+def _shared(shape: tuple[int, ...], amount: int, parts: int) -> Placement:
+    if len(shape) == 1:
+        return Placement((1,), amount * shape[0], parts * shape[0])
+    # the part is a slice of the dimension after the first, as in x, gate = proj.chunk(2, dim=1)
+    part = math.prod(shape[1:])
+    strides = (parts * part, *_dense(shape[1:]))
+    return Placement(strides, amount * part, parts * math.prod(shape))
+
+
+_PLACES = {
+    "contiguous": _contiguous,
+    "offset": _offset,
+    "row_gap": _row_gap,
+    "step": _step,
+    "transposed": _transposed,
+    "swapped": _swapped,
+    "expanded": _expanded,
+    "shared": _shared,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of a call. ``values`` names a profile of ``values.py``."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    layout: Layout = Layout()
+    values: str = "normal"
+
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.shape)) or "scalar"
+        plain = self.layout.kind == "contiguous"
+        return f"{size} {self.dtype} {self.values}" + ("" if plain else f" {self.layout}")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One call: the operation, its tensors and flags by name, and the seed of every element.
+
+    A tensor that is not passed (``gate=None``) is absent. ``invalid`` names the mistake that the operation
+    makes of this call on purpose, ``focus`` a row that a property singles out.
+    """
+
+    operation: str
+    tensors: tuple[tuple[str, TensorSpec], ...]
+    flags: tuple[tuple[str, Flag], ...]
+    seed: int = 0
+    invalid: str | None = None
+    focus: int | None = None
+
+    def __post_init__(self) -> None:
+        """Put tensors and flags in their one order, so that equal calls are equal cases."""
+        tensors = sorted(self.tensors, key=lambda item: _ORDER.get(item[0], 0))
+        object.__setattr__(self, "tensors", tuple(tensors))
+        object.__setattr__(self, "flags", tuple(sorted(self.flags)))
+
+    def __str__(self) -> str:
+        tensors = ", ".join(f"{name}: {spec}" for name, spec in self.tensors)
+        flags = ", ".join(f"{name}={value!r}" for name, value in self.flags)
+        wrong = f", invalid: {self.invalid}" if self.invalid else ""
+        focus = f", row {self.focus}" if self.focus is not None else ""
+        return f"{self.operation}({tensors}; {flags}; seed {self.seed}{wrong}{focus})"
+
+    @property
+    def id(self) -> str:
+        """Ten hexadecimal digits that follow from the content alone."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:10]
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the first tensor, which names the case in reports."""
+        return self.tensors[0][1].dtype
+
+    @property
+    def rows(self) -> int:
+        """How many rows the first tensor has."""
+        return math.prod(self.tensors[0][1].shape[:-1])
+
+    def tensor(self, name: str) -> TensorSpec | None:
+        """The spec of a tensor, or None where the call does not pass it."""
+        return dict(self.tensors).get(name)
+
+    def flag(self, name: str) -> Any:  # noqa: ANN401 - flags are of several types, each checked by its operation
+        """The value of a flag."""
+        return dict(self.flags)[name]
+
+    def with_tensor(self, name: str, spec: TensorSpec | None) -> Case:
+        """This case with one tensor replaced, or left out."""
+        items = [(n, spec if n == name else s) for n, s in self.tensors]
+        return replace(self, tensors=tuple((n, s) for n, s in items if s is not None))
+
+    def with_flag(self, name: str, value: Flag) -> Case:
+        """This case with one flag replaced."""
+        return replace(self, flags=tuple((n, value if n == name else v) for n, v in self.flags))
+
+    def to_json(self) -> str:
+        """Canonical JSON: the same case is always the same text."""
+        return json.dumps(self.to_data(), sort_keys=True, separators=(",", ":"))
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        tensors = {
+            name: {
+                "shape": list(spec.shape),
+                "dtype": spec.dtype,
+                "layout": [spec.layout.kind, spec.layout.amount],
+                "values": spec.values,
+            }
+            for name, spec in self.tensors
+        }
+        data: dict[str, Any] = {
+            "operation": self.operation,
+            "tensors": tensors,
+            "flags": dict(self.flags),
+            "seed": self.seed,
+        }
+        if self.invalid is not None:
+            data["invalid"] = self.invalid
+        if self.focus is not None:
+            data["focus"] = self.focus
+        return data
+
+    @classmethod
+    def from_json(cls, text: str) -> Case:
+        """Read what :meth:`to_json` wrote. Raises ``ValueError`` with what is missing."""
+        data = json.loads(text)
+        try:
+            return cls.from_data(data)
+        except (KeyError, TypeError, AttributeError) as error:
+            message = f"not a case: {error!r} in {text[:200]}"
+            raise ValueError(message) from error
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Case:
+        """Read what :meth:`to_data` gave."""
+        tensors = tuple(
+            (
+                name,
+                TensorSpec(tuple(t["shape"]), t["dtype"], Layout(*t["layout"]), t["values"]),
+            )
+            for name, t in data["tensors"].items()
+        )
+        flags = tuple(data["flags"].items())
+        return cls(data["operation"], tensors, flags, data["seed"], data.get("invalid"), data.get("focus"))
+
+
+# the first tensor names a case, and sorted JSON would put gate before x
+_ORDER = {name: place for place, name in enumerate(("x", "q", "k", "gate", "residual", "weight"), start=-9)}

@@ -1,0 +1,121 @@
+"""Outputs and intervals → numbers. No judgement here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from conformance.oracle.contract import rounded
+from conformance.oracle.interval import Interval
+
+CHUNK = 2**24  # elements worked on at once
+NARROW = 2.0**-10  # relative half widths that come from rounding alone
+
+
+@dataclass(frozen=True, slots=True)
+class BadElement:
+    """One element outside its allowed set. ``ulps``: steps of the output dtype to the nearest allowed value."""
+
+    output: str
+    index: tuple[int, ...]
+    got: float
+    lo: float
+    hi: float
+    ulps: float
+
+    def __str__(self) -> str:
+        place = f"{self.output}[{', '.join(map(str, self.index))}] = {self.got:.9g}"
+        if math.isnan(self.lo):
+            return f"{place}, must be NaN"
+        if self.lo == self.hi:
+            return f"{place}, must be exactly {self.lo:.9g}{self._steps()}"
+        return f"{place}, must lie in [{self.lo:.9g}, {self.hi:.9g}]{self._steps()}"
+
+    def _steps(self) -> str:
+        return f" ({self.ulps:.4g} ulp off)" if math.isfinite(self.ulps) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Counts over elements. ``exact``: one value alone was allowed. ``worst``: the largest share of the bound
+    before the store that is needed to explain an output; 0 where the exact result rounds to it.
+    """
+
+    elements: int = 0
+    outside: int = 0
+    exact: int = 0
+    worst: float = 0.0
+    first: BadElement | None = None
+
+    def __add__(self, other: Comparison) -> Comparison:
+        return Comparison(
+            self.elements + other.elements,
+            self.outside + other.outside,
+            self.exact + other.exact,
+            max(self.worst, other.worst),
+            self.first or other.first,
+        )
+
+
+def row_chunks(rows: int, n: int) -> Iterator[slice]:
+    """Slices of rows that hold at most ``CHUNK`` elements."""
+    step = max(1, CHUNK // max(n, 1))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def compare(name: str, output: torch.Tensor, before_store: Interval, shape: tuple[int, ...], row: int) -> Comparison:
+    """Compare ``(rows, n)`` of an output with its interval before the store; ``row`` is the first row's number.
+
+    ``shape`` is the output's full shape, for the index of a bad element.
+    """
+    got = output.double()
+    allowed = rounded(before_store, output.dtype)
+    inside = allowed.contains(got)
+    outside = int((~inside).sum())
+    worst = _needed_share(got, before_store, output.dtype)
+    return Comparison(
+        elements=got.numel(),
+        outside=outside,
+        exact=int(((allowed.lo == allowed.hi) & ~allowed.nan).sum()),
+        worst=float(worst.max()) if worst.numel() else 0.0,
+        first=_first(name, got, allowed, inside, shape, row, output.dtype) if outside else None,
+    )
+
+
+def _needed_share(got: torch.Tensor, interval: Interval, dtype: torch.dtype) -> torch.Tensor:
+    """How much of the half width is needed before half an ulp of the store explains the output."""
+    middle = (interval.lo + interval.hi) / 2
+    half = (interval.hi - interval.lo) / 2
+    missing = ((got - middle).abs() - _ulp(got, dtype) / 2).clamp(min=0.0)
+    # a number that may also be flushed to zero says nothing about the bound
+    narrow = (half > 0) & (half < middle.abs() * NARROW)
+    return torch.where(narrow, missing / half, 0.0)
+
+
+def _ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The distance from each value to its neighbour away from zero."""
+    info = torch.finfo(dtype)
+    exponent = torch.frexp(values.abs().clamp(min=info.smallest_normal)).exponent
+    return torch.ldexp(torch.full_like(values, info.eps), exponent - 1)
+
+
+def _first(
+    name: str,
+    got: torch.Tensor,
+    allowed: Interval,
+    inside: torch.Tensor,
+    shape: tuple[int, ...],
+    row: int,
+    dtype: torch.dtype,
+) -> BadElement:
+    flat = int((~inside).flatten().to(torch.uint8).argmax())
+    value, lo, hi = (float(t.flatten()[flat]) for t in (got, allowed.lo, allowed.hi))
+    nearest = lo if value < lo else hi
+    step = float(_ulp(torch.tensor([nearest], dtype=torch.float64), dtype)[0]) if math.isfinite(nearest) else 1.0
+    place = flat + row * got.shape[-1]
+    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), shape)) if shape else ()
+    return BadElement(name, index, value, lo, hi, abs(value - nearest) / step)

@@ -1,0 +1,316 @@
+"""An item is one property of one operation in one dtype: its cases follow from the run's seed and profile alone.
+
+Profiles are counts, never clocks, and an item's seed is a hash of the run's seed and its own name: neither the
+number of workers nor the speed of a machine changes what is judged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import hypothesis
+from hypothesis import strategies as st
+
+from conformance.adapter import Crashed, Hung
+from conformance.case import Case
+from conformance.corpus import model_shapes, saved_cases
+from conformance.operations import OPERATIONS
+from conformance.properties import PROMISES, PROPERTIES, Property
+from conformance.shrink import shrink
+from conformance.strategies import DTYPES, Scope, covering_array, drawn_cases, enumerated_cases
+from conformance.verdict import BAD, Status, Subject, Verdict, what_it_follows, without_outputs
+
+# of a crash each try costs a process, of a hang the whole time limit
+SHRINK_TRIES = {Status.FAILED: 120, Status.CRASHED: 10, Status.HUNG: 0}
+# after so many in one item the rest of its cases is left out: it would only cost time
+MOST_HANGS = 3
+MOST_CRASHES = 50
+# tokens of a decode batch that the interpreter judges of a real model; a GPU judges all
+CPU_TOKENS = (1, 4)
+GPU_WIDTHS = (1, 2, 3, 7, 16, 31, 33, 64, 100, 127, 128, 129, 256, 257, 512, 769, 1024, 2048, 2560, 3584, 4096, 5120)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How hard to look. ``strength`` of the covering array; cases drawn beside it per item; hang limit in seconds.
+
+    ``drawn`` gives the numbers by property, ``""`` for the others. ``enumerates``: properties whose covering
+    array is judged whole, the others only draw from its rows.
+    """
+
+    name: str
+    strength: int
+    limit: float
+    drawn: Mapping[str, int]
+    enumerates: frozenset[str]
+    chunks: int
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "quick",
+            strength=2,
+            limit=20.0,
+            drawn={"": 40, "values": 60, "layout": 120, "specials": 60, "parity": 100},
+            enumerates=frozenset({"values", "layout", "specials", "parity"}),
+            chunks=1,
+        ),
+        Profile(
+            "ci",
+            strength=3,
+            limit=60.0,
+            drawn={"": 120, "values": 400, "layout": 600, "specials": 300},
+            enumerates=frozenset({"values", "layout", "specials", "parity"}),
+            chunks=4,
+        ),
+        Profile(
+            "nightly",
+            strength=3,
+            limit=60.0,
+            drawn={"": 400, "values": 2000, "layout": 4000, "specials": 2000},
+            enumerates=frozenset({"values", "layout", "specials", "parity"}),
+            chunks=8,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One property of one operation in one dtype, or a numbered part of it."""
+
+    operation: str
+    property: str
+    dtype: str
+    profile: str = "quick"
+    seed: int = 0
+    chunk: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.operation}/{self.property}/{self.dtype}/{self.chunk}"
+
+    def number(self, purpose: str) -> int:
+        """A seed for one purpose, from the run's seed and this item's name."""
+        digest = hashlib.sha256(f"{self.seed}/{self}/{purpose}".encode()).digest()
+        return int.from_bytes(digest[:6])
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A property that does not hold: the verdict on the smallest case found, the case as drawn, and a remark."""
+
+    item: Item
+    verdict: Verdict
+    original: Case
+    note: str
+
+
+def items(
+    subject: Subject,
+    profile: str = "quick",
+    seed: int = 0,
+    *,
+    operations: tuple[str, ...] = (),
+    properties: tuple[str, ...] = (),
+) -> tuple[Item, ...]:
+    """Every item of a profile, the ones with most cases first. Empty selections mean all."""
+    found = []
+    for operation in OPERATIONS:
+        for prop in PROPERTIES:
+            if (operations and operation not in operations) or (properties and prop not in properties):
+                continue
+            parts = PROFILES[profile].chunks if prop in PROFILES[profile].enumerates else 1
+            found += [
+                Item(operation, prop, dtype, profile, seed, chunk) for dtype in DTYPES for chunk in range(parts)
+            ]
+    return tuple(found)
+
+
+def scope_of(item: Item, subject: Subject) -> Scope:
+    """What may be drawn for an item on this machine."""
+    prop, operation = PROPERTIES[item.property], OPERATIONS[item.operation]
+    scope = Scope(
+        item.dtype,
+        device=subject.device,
+        row_edges=subject.adapter.row_thresholds(item.operation),
+        column_edges=subject.adapter.column_thresholds(item.operation),
+        fixed=prop.fixed(operation),
+    )
+    if subject.device == "cpu":
+        return scope
+    return replace(scope, widths=GPU_WIDTHS, max_rows=2**17, max_elements=2**23)
+
+
+def cases_of(item: Item, subject: Subject) -> Iterator[Case]:
+    """The item's cases: saved ones, real models', the covering array, then drawn ones."""
+    prop, operation, profile = PROPERTIES[item.property], OPERATIONS[item.operation], PROFILES[item.profile]
+    scope = scope_of(item, subject)
+    if prop.given is not None:
+        yield from prop.given(operation, scope)
+        return
+    parts = profile.chunks if prop.name in profile.enumerates else 1
+    if prop.name == "layout":
+        known = [case for case in _known(item, subject) if case.dtype == item.dtype]
+        yield from known[item.chunk :: parts]
+    # one array for all chunks of the item, each judging its part
+    array_seed = replace(item, chunk=0).number("array")
+    if prop.name in profile.enumerates:
+        listed = enumerated_cases(
+            operation.factors, operation.complete, scope, strength=profile.strength, seed=array_seed
+        )
+        yield from list(listed)[item.chunk :: parts]
+    count = profile.drawn.get(prop.name, profile.drawn[""]) // parts
+    yield from _drawn(item, scope, array_seed, count)
+
+
+def _known(item: Item, subject: Subject) -> Iterator[Case]:
+    """Cases that once failed, and the calls of real models that this machine can hold."""
+    operation = OPERATIONS[item.operation]
+    yield from (case for case in saved_cases() if case.operation == item.operation)
+    for shape in model_shapes():
+        if shape.operation != item.operation:
+            continue
+        every = subject.device != "cpu" and item.profile != "quick"
+        tokens = (*shape.decode, *shape.prefill) if every else CPU_TOKENS
+        yield from (operation.model_case(shape, count) for count in tokens)
+
+
+def _drawn(item: Item, scope: Scope, array_seed: int, count: int) -> list[Case]:
+    """Cases that Hypothesis draws; on a GPU only from the rows of the covering array, which bounds what compiles."""
+    operation = OPERATIONS[item.operation]
+    strategy = drawn_cases(operation.factors, operation.complete, scope)
+    if scope.device != "cpu":
+        rows = covering_array(scope.levels(operation.factors), PROFILES[item.profile].strength, array_seed)
+        strategy = st.builds(
+            lambda row, seed: operation.complete(row, random.Random(seed), scope),  # noqa: S311
+            st.sampled_from(rows),
+            st.integers(0, 2**32 - 1),
+        )
+    found: list[Case] = []
+
+    # nothing is remembered between runs and nothing depends on time: the same seed draws the same cases
+    @hypothesis.seed(item.number("drawn"))
+    @hypothesis.settings(
+        max_examples=max(count, 1),
+        database=None,
+        deadline=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(strategy)
+    def collect(case: Case) -> None:
+        found.append(case)
+
+    collect()
+    return found
+
+
+Answer = tuple[Verdict, ...] | Crashed | Hung
+Ask = Callable[[str, Case], Answer]
+
+
+def asked(ask: Ask, prop: Property, case: Case) -> tuple[Verdict, ...]:
+    """The verdicts on a case, whatever became of the process that judged it."""
+    answer = ask(prop.name, case)
+    if isinstance(answer, tuple):
+        return answer
+    return (without_outputs(prop.name, case, answer),)
+
+
+def judge(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
+    """Judge one case in this process."""
+    return PROPERTIES[prop].judge(subject, case)
+
+
+def unjudged(item: Item, subject: Subject) -> tuple[Status, str] | None:
+    """Why no case of an item can be judged: the status that it gets, and the reason."""
+    if not hasattr(subject.adapter, item.operation):
+        return Status.DECLINED, "not implemented"
+    if subject.unfaithful and item.dtype != "float32":
+        return Status.NOT_JUDGED, subject.unfaithful
+    cannot = PROPERTIES[item.property].cannot(subject, item.dtype)
+    return (Status.NOT_JUDGED, cannot) if cannot else None
+
+
+def judge_item(
+    item: Item, subject: Subject, ask: Ask | None = None, begun: Callable[[Case], None] = lambda case: None
+) -> Iterator[Verdict]:
+    """Judge an item's cases one after the other; none where the item is :func:`unjudged`.
+
+    ``ask`` judges a case, by default in this process. ``begun`` hears of every case before it runs.
+    """
+    prop = PROPERTIES[item.property]
+    ask = ask or (lambda name, case: judge(subject, name, case))
+    if unjudged(item, subject):
+        return
+    hangs = crashes = 0
+    for case in cases_of(item, subject):
+        if hangs >= MOST_HANGS or crashes >= MOST_CRASHES:
+            reason = f"left out after {hangs} hangs and {crashes} crashes in this item"
+            yield Verdict(prop.name, case, Status.NOT_JUDGED, reason)
+            continue
+        begun(case)
+        verdicts = asked(ask, prop, case)
+        hangs += any(verdict.status is Status.HUNG for verdict in verdicts)
+        crashes += any(verdict.status is Status.CRASHED for verdict in verdicts)
+        yield from verdicts
+
+
+def explain(item: Item, subject: Subject, failed: Verdict, ask: Ask, follow: Callable[[Case], str]) -> Failure:
+    """The smallest case that fails in the same way, and what can be said about it."""
+    prop = PROPERTIES[item.property]
+
+    def same(case: Case) -> Verdict | None:
+        for verdict in asked(ask, prop, case):
+            if verdict.property == failed.property and verdict.status == failed.status:
+                return verdict
+        return None
+
+    smallest = shrink(
+        failed.case,
+        OPERATIONS[item.operation].simpler,
+        lambda case: same(case) is not None,
+        tries=SHRINK_TRIES.get(failed.status, 0),
+    )
+    verdict = failed
+    if smallest != failed.case:
+        verdict = same(smallest) or failed
+    note = ""
+    if failed.status is Status.CRASHED and smallest == failed.case and same(failed.case) is None:
+        note = "the same case passes in a fresh process: a case before it may have done the damage"
+    if failed.status is Status.FAILED and failed.comparison.outside and item.dtype != "float32":
+        # on the case as drawn: the smallest one may be too small to tell contracts apart
+        note = follow(failed.case)
+    return Failure(item, verdict, failed.case, note)
+
+
+def follow(subject: Subject, case: Case) -> str:
+    """Contract discovery on a case, in a sentence."""
+    return what_it_follows(subject, case)
+
+
+__all__ = [
+    "BAD",
+    "PROFILES",
+    "Answer",
+    "Ask",
+    "PROMISES",
+    "PROPERTIES",
+    "Failure",
+    "Item",
+    "Profile",
+    "asked",
+    "cases_of",
+    "explain",
+    "follow",
+    "items",
+    "judge",
+    "judge_item",
+    "scope_of",
+    "unjudged",
+]

@@ -1,0 +1,197 @@
+"""What happened, written while it happens: a file of JSON lines per worker, merged when a run has ended.
+
+Every write reaches the file at once. A worker that dies leaves all it had judged, and the name of the case that
+it was running; at most its last line is cut.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from conformance.case import Case
+from conformance.comparison import BadElement
+from conformance.item import Failure, Item
+from conformance.verdict import Status, Verdict
+
+Line = dict[str, Any]
+
+
+class Journal:
+    """The lines of one worker."""
+
+    def __init__(self, directory: Path, worker: str) -> None:
+        self._file = (directory / f"journal-{worker}.jsonl").open("ab", buffering=0)
+        self._named: tuple[Case | None, str] = (None, "")
+
+    def started(self, item: Item, case: Case) -> None:
+        """Note a case before it runs, whole: it may be the last thing this worker does."""
+        self._write("started", item, id=self._id(case), case=case.to_data())
+
+    def judged(self, item: Item, verdict: Verdict) -> None:
+        """Note a verdict: numbers where it passed, with its reason where it did not."""
+        comparison = verdict.comparison
+        line: Line = {"property": verdict.property, "status": verdict.status, "id": self._id(verdict.case)}
+        if comparison.elements:
+            line |= {"elements": comparison.elements, "exact": comparison.exact}
+            line["worst"] = number(comparison.worst)
+        if verdict.status is not Status.PASSED:
+            line |= {"reason": verdict.reason, "case": verdict.case.to_data()}
+        self._write("judged", item, **line)
+
+    def settled(self, item: Item, status: Status, reason: str) -> None:
+        """Note one status for a whole item, without a case: it cannot be judged here, or broke the suite."""
+        self._write("judged", item, property=item.property, status=status, reason=reason)
+
+    def failed(self, failure: Failure, reproducer: Path) -> None:
+        """Note what became of a failure: the shrunk case, the first bad element, how to see it again."""
+        self._write("failed", failure.item, **_failure(failure, reproducer))
+
+    def finished(self, item: Item) -> None:
+        """Note that all cases of an item were judged."""
+        self._write("finished", item)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, event: str, item: Item, **rest: Any) -> None:  # noqa: ANN401 - anything JSON can hold
+        line = {"event": event, "item": str(item), **rest}
+        self._file.write(json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+
+    def _id(self, case: Case) -> str:
+        # several verdicts in a row are of the same case, and its id is a hash of its text
+        if self._named[0] is not case:
+            self._named = (case, case.id)
+        return self._named[1]
+
+
+def number(value: float) -> float | str:
+    """A number as JSON can hold it: ``float()`` reads the strings back."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _failure(failure: Failure, reproducer: Path) -> Line:
+    verdict = failure.verdict
+    return {
+        "operation": failure.item.operation,
+        "property": verdict.property,
+        "dtype": failure.item.dtype,
+        "status": verdict.status,
+        "reason": verdict.reason,
+        "id": verdict.case.id,
+        "case": verdict.case.to_data(),
+        "original": failure.original.to_data(),
+        "elements": verdict.comparison.elements,
+        "outside": verdict.comparison.outside,
+        "first": _bad_element(verdict.comparison.first),
+        "note": failure.note,
+        "reproducer": str(reproducer),
+    }
+
+
+def _bad_element(bad: BadElement | None) -> Line | None:
+    if bad is None:
+        return None
+    allowed = {"lo": number(bad.lo), "hi": number(bad.hi)}
+    return {
+        "output": bad.output,
+        "index": list(bad.index),
+        "got": number(bad.got),
+        **allowed,
+        "ulps": number(bad.ulps),
+    }
+
+
+Row = tuple[str, str, str]  # operation, property, dtype
+
+
+@dataclass(slots=True)
+class Tally:
+    """The verdicts of one row of the report, added up."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    elements: int = 0
+    exact: int = 0
+    worst: float = 0.0
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)  # (status, reason) of what was not judged
+
+    def add(self, line: Line) -> None:
+        """Count one verdict."""
+        status = line["status"]
+        self.counts[status] += 1
+        self.elements += line.get("elements", 0)
+        self.exact += line.get("exact", 0)
+        self.worst = max(self.worst, float(line.get("worst", 0.0)))
+        if status != Status.PASSED and status != Status.FAILED:
+            self.reasons[status, line.get("reason", "")] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """All that the workers of one run wrote. ``unfinished`` maps an item to the case that ran last in it."""
+
+    tallies: Mapping[Row, Tally]
+    failures: tuple[Line, ...]
+    finished: frozenset[str]
+    unfinished: Mapping[str, Line]
+    cases: int
+
+
+class JournalDamaged(ValueError):
+    """A shard holds what no journal writes."""
+
+
+def prepare(directory: Path) -> None:
+    """Make the directory, without what an earlier run judged there. Cases and reproducers stay: they are
+    named by their content, so they are never out of date.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in (*directory.glob("journal-*.jsonl"), directory / "report.json", directory / "junit.xml"):
+        file.unlink(missing_ok=True)
+
+
+def read(directory: Path) -> Records:
+    """Merge the shards of a directory."""
+    return merge(line for shard in sorted(directory.glob("journal-*.jsonl")) for line in _lines(shard))
+
+
+def merge(lines: Iterable[Line]) -> Records:
+    """Add up the lines of all workers."""
+    tallies: dict[Row, Tally] = {}
+    failures = []
+    finished = set()
+    running: dict[str, Line] = {}
+    cases = 0
+    for line in lines:
+        item = line["item"]
+        match line["event"]:
+            case "started":
+                running[item] = line["case"]
+                cases += 1
+            case "judged":
+                operation, _, dtype, _ = item.split("/")
+                tallies.setdefault((operation, line["property"], dtype), Tally()).add(line)
+            case "failed":
+                failures.append({name: value for name, value in line.items() if name not in {"event", "item"}})
+            case "finished":
+                finished.add(item)
+    unfinished = {item: case for item, case in running.items() if item not in finished}
+    return Records(tallies, tuple(failures), frozenset(finished), unfinished, cases)
+
+
+def _lines(shard: Path) -> Iterator[Line]:
+    lines = shard.read_bytes().splitlines(keepends=True)
+    for place, text in enumerate(lines, start=1):
+        try:
+            yield json.loads(text)
+        except ValueError as error:
+            # a worker that died in the middle of a write
+            if place == len(lines) and not text.endswith(b"\n"):
+                return
+            raise JournalDamaged(f"{shard}:{place}: not a line of a journal: {text[:80]!r}") from error

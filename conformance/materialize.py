@@ -1,0 +1,95 @@
+"""Case → tensors inside guarded buffers. Deterministic: the same case gives the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from conformance.case import Case, TensorSpec
+from conformance.memory import Owner
+from conformance.operations import Arguments
+from conformance.values import draw
+
+SHARED_PARTS = 2  # x and gate, as slices of one projection
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Materials:
+    """The arguments of one call, and what is needed to see whether anything else was touched."""
+
+    case: Case
+    arguments: Arguments
+    owners: tuple[tuple[str, Owner], ...]
+    before: tuple[torch.Tensor, ...]
+
+    def touched(self) -> tuple[str, ...]:
+        """Names of the arguments whose buffer (elements, gaps and guards) is not as it was."""
+        return tuple(
+            name
+            for (name, owner), before in zip(self.owners, self.before, strict=True)
+            if not torch.equal(owner.raw, before)
+        )
+
+
+class LayoutLost(AssertionError):
+    """The layout that a case asks for did not reach the call: an error of the suite itself."""
+
+
+def values_of(case: Case) -> dict[str, torch.Tensor]:
+    """The values of every tensor, contiguous, on the CPU."""
+    return {name: _drawn(case, name, spec) for name, spec in case.tensors}
+
+
+def materialize(case: Case, values: dict[str, torch.Tensor], device: str, poison: int) -> Materials:
+    """Lay the values out as the case says, each tensor in a buffer of its own or in the shared one."""
+    owners: list[tuple[str, Owner]] = []
+    tensors: dict[str, torch.Tensor] = {}
+    shared: dict[tuple[tuple[int, ...], str], Owner] = {}
+    for name, spec in case.tensors:
+        dtype = getattr(torch, spec.dtype)
+        place = spec.layout.place(spec.shape, SHARED_PARTS)
+        key = (spec.shape, spec.dtype)
+        owner = shared.get(key) if spec.layout.kind == "shared" else None
+        if owner is None:
+            owner = Owner.of(place.extent * dtype.itemsize if _whole(spec) else 0, device, poison)
+            owners.append((name, owner))
+            if spec.layout.kind == "shared":
+                shared[key] = owner
+        tensors[name] = _placed(owner, spec, values[name])
+    arguments: Arguments = {**tensors, **dict(case.flags)}
+    return Materials(case, arguments, tuple(owners), tuple(owner.raw.clone() for _, owner in owners))
+
+
+def _whole(spec: TensorSpec) -> bool:
+    return all(spec.shape)
+
+
+def _placed(owner: Owner, spec: TensorSpec, values: torch.Tensor) -> torch.Tensor:
+    place = spec.layout.place(spec.shape, SHARED_PARTS)
+    if not _whole(spec):
+        return owner.raw[:0].view(values.dtype).as_strided(spec.shape, place.strides)
+    tensor = owner.view(spec.shape, values.dtype, place)
+    if tensor.stride() != place.strides:
+        message = f"{spec}: drawn with strides {place.strides}, made with {tensor.stride()}"
+        raise LayoutLost(message)
+    _unexpanded(tensor, place.strides).copy_(_unexpanded(values, place.strides))
+    return tensor
+
+
+def _unexpanded(tensor: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
+    """One of every group of elements that share memory."""
+    for dim, stride in enumerate(strides):
+        if stride == 0 and tensor.shape[dim] > 1:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
+
+
+def _drawn(case: Case, name: str, spec: TensorSpec) -> torch.Tensor:
+    # a seed of its own for every tensor, so that shrinking one leaves the others' values alone
+    digest = hashlib.sha256(f"{case.seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+    values = draw(spec.values, spec.shape, getattr(torch, spec.dtype), generator)
+    strides = spec.layout.place(spec.shape).strides
+    return _unexpanded(values, strides).expand(spec.shape).contiguous() if 0 in strides else values

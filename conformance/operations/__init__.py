@@ -1,0 +1,8 @@
+"""The operations that the suite can judge, by name. Adding one adds a file here, and a line below."""
+
+from conformance.operations.operation import Arguments, Operation, Output
+from conformance.operations.rms_norm_gated import RMS_NORM_GATED
+
+OPERATIONS: dict[str, Operation] = {operation.name: operation for operation in (RMS_NORM_GATED,)}
+
+__all__ = ["OPERATIONS", "Arguments", "Operation", "Output"]

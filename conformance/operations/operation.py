@@ -1,0 +1,57 @@
+"""What the suite has to know of an operation. One value of :class:`Operation` per file of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from conformance.case import Case
+from conformance.corpus import ModelShape
+from conformance.oracle.arithmetic import Machine
+from conformance.oracle.contract import Contract
+from conformance.oracle.interval import Interval
+from conformance.strategies import Complete, Factors, Scope
+
+Arguments = dict[str, Any]  # of a call, by name: tensors, numbers, strings, None
+Formula = Callable[[Machine, Contract, Mapping[str, torch.Tensor], Case], dict[str, Interval]]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a call must return: a fresh contiguous tensor of this shape and dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One mathematical function with its arguments.
+
+    ``positional``: the arguments passed by position, in order; everything else goes by name. ``row_tensors``
+    have one row per row of the output, so that the oracle can work in chunks of rows. ``formula`` gives the
+    interval of every output before its store, over tensors in ``(rows, n)``. ``points`` are the rounding
+    points that can show in a case. ``invalid`` makes a call meaningless in one way. ``ordinary`` are the
+    levels of the factor ``values`` that hold finite numbers far from overflow, ``telling`` the levels of other
+    factors at which every rounding point shows. ``model_case`` is the call of a
+    real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one.
+    """
+
+    name: str
+    positional: tuple[str, ...]
+    row_tensors: frozenset[str]
+    factors: Factors
+    complete: Complete
+    outputs: Callable[[Case], tuple[Output, ...]]
+    formula: Formula
+    points: Callable[[Case], tuple[str, ...]]
+    invalid: Mapping[str, Callable[[Arguments], Arguments]]
+    ordinary: tuple[str, ...]
+    telling: Factors
+    empties: Callable[[Scope], tuple[Case, ...]]
+    model_case: Callable[[ModelShape, int], Case]
+    simpler: Callable[[Case], Iterator[Case]]

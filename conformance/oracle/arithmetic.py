@@ -1,0 +1,192 @@
+"""A model of the machine: what each fp32 step of a kernel may lose, with the source of every constant.
+
+A step takes intervals and gives the interval of all its possible fp32 results. Errors are relative, in units
+of ``U = 2**-24`` (half an ulp of a number just above a power of two), plus ``TINY``, half the smallest fp32
+subnormal, for gradual underflow. Rounding never crosses zero, and an exact zero or infinity stays exact.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+
+from conformance.oracle.contract import round_once
+from conformance.oracle.interval import Interval
+
+U = 2.0**-24
+TINY = 2.0**-150
+MIN_NORMAL = 2.0**-126
+MAX = float(torch.finfo(torch.float32).max)
+
+# IEEE 754: correctly rounded. CUDA C++ Programming Guide, table of maximum errors: "x+y, x*y: 0"
+ADD = MULTIPLY = 1.0
+# PTX ISA, div.full.f32: at most 2 ulp. Correctly rounded on AMD and on CPUs
+DIVIDE = 4.0
+# rsqrtf: at most 2 ulp, 4 U (CUDA C++ Programming Guide); PTX ISA, rsqrt.approx: 2**-22.9, 2.2 U.
+# sqrt.approx: 2**-23, 2 U (PTX ISA). The common 1 / sqrt(v) is that and a division: 6 U holds for all
+RSQRT = 6.0
+SQRT = 2.0
+# exp(z) as ex2(z * log2 e): the product's rounding and the constant's cost 1.25 |z| U; PTX ISA, ex2.approx:
+# 2 ulp; LLVM's AMDGPU guide: 1 ulp
+EXP = 4.0
+EXP_PER_UNIT = 1.25
+# div.approx (and CUDA's __fdividef) give 0 for a denominator above 2**126 (PTX ISA, div)
+LARGE_DENOMINATOR = 2.0**126
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """fp32 arithmetic of one device. ``flushes``: a result below 2**-126 may be zero instead."""
+
+    flushes: bool = False
+
+    def widen(self, interval: Interval, relative: float | torch.Tensor, tiny: float | torch.Tensor = TINY) -> Interval:
+        """Let both ends move by ``relative`` U and ``tiny``, as far as zero and not beyond; then overflow."""
+        lo, hi = interval.lo, interval.hi
+        lower = lo - (lo.abs() * (relative * U) + tiny)
+        upper = hi + (hi.abs() * (relative * U) + tiny)
+        lower = torch.where(lo >= 0, lower.clamp(min=0.0), lower)
+        upper = torch.where(hi <= 0, upper.clamp(max=0.0), upper)
+        # inf - inf is NaN: an infinite end stays where it is
+        lower = torch.where(lo.isinf(), lo, lower)
+        upper = torch.where(hi.isinf(), hi, upper)
+        # past the largest number fp32 gives infinity; more exact arithmetic may still hold the number
+        lower = torch.where(lower < -MAX, -math.inf, lower)
+        upper = torch.where(upper > MAX, math.inf, upper)
+        if self.flushes:
+            lower = torch.where((lower > 0) & (lower < MIN_NORMAL), 0.0, lower)
+            upper = torch.where((upper < 0) & (upper > -MIN_NORMAL), 0.0, upper)
+        return Interval(lower, upper, interval.nan)
+
+    def add(self, a: Interval, b: Interval) -> Interval:
+        """``a + b``."""
+        lo, hi = a.lo + b.lo, a.hi + b.hi
+        return self.widen(Interval(lo, hi, a.nan | b.nan | lo.isnan() | hi.isnan()), ADD)
+
+    def product(self, *factors: Interval) -> Interval:
+        """The product of all factors, multiplied in any order: a contract orders only what it rounds.
+
+        Two exactly known factors whose product fp32 holds give that product. Otherwise each multiplication
+        costs one rounding; a partial product may underflow before the large factors come.
+        """
+        result = reduce(_times, factors)
+        count = len(factors) - 1
+        if count == 0:
+            return result
+        if result.is_exact and count == 1:
+            return _exact_or(result, self.widen(result, MULTIPLY), round_once(result.lo, torch.float32))
+        largest = reduce(torch.mul, (_magnitude(factor).clamp(min=1.0) for factor in factors))
+        tiny = torch.where(largest.isfinite(), TINY * count * largest, TINY)
+        result = self.widen(result, MULTIPLY * count, tiny)
+        if self.flushes:
+            smallest = reduce(torch.mul, (_least(factor).clamp(max=1.0) for factor in factors))
+            result = _with_zero(result, smallest < MIN_NORMAL)
+        return result
+
+    def square(self, x: Interval) -> Interval:
+        """``x * x``."""
+        return self.widen(_squares(x), MULTIPLY)
+
+    def mean(self, squares: Interval, depth: int) -> Interval:
+        """The mean of non-negative numbers over the last dimension, kept; ``depth`` additions deep."""
+        n = squares.lo.shape[-1]
+        total = Interval(
+            squares.lo.sum(-1, keepdim=True),
+            squares.hi.sum(-1, keepdim=True),
+            squares.nan.any(-1, keepdim=True),
+        )
+        # (1 + U)**depth - 1, in units of U
+        relative = math.expm1(depth * math.log1p(U)) / U
+        # sums of fp32 numbers are exact below 2**-126, unless the device flushes each of them
+        total = self.widen(total, relative, n * MIN_NORMAL if self.flushes else 0.0)
+        return self.widen(Interval(total.lo / n, total.hi / n, total.nan), DIVIDE)
+
+    def rsqrt(self, v: Interval) -> Interval:
+        """``1 / sqrt(v)`` of non-negative ``v``; infinity gives an exact zero, zero an infinity."""
+        return self.widen(Interval(v.hi.rsqrt(), v.lo.rsqrt(), v.nan), RSQRT)
+
+    def sqrt(self, v: Interval) -> Interval:
+        """``sqrt(v)`` of non-negative ``v``."""
+        return self.widen(Interval(v.lo.sqrt(), v.hi.sqrt(), v.nan), SQRT)
+
+    def reciprocal(self, v: Interval) -> Interval:
+        """``1 / v`` of non-negative ``v``."""
+        return self.widen(Interval(1 / v.hi, 1 / v.lo, v.nan), DIVIDE)
+
+    def sigmoid(self, z: Interval) -> Interval:
+        """``1 / (1 + exp(-z))``. Where the denominator passes 2**126 the result may be zero."""
+        lo = self._sigmoid_end(z.lo)
+        hi = lo if z.is_exact else self._sigmoid_end(z.hi)
+        return Interval(lo.lo, hi.hi, z.nan)
+
+    def _sigmoid_end(self, z: torch.Tensor) -> Interval:
+        e = torch.exp(-z)
+        relative = torch.where(z.isfinite(), EXP + EXP_PER_UNIT * z.abs(), 0.0)
+        nan = z.isnan()
+        power = self.widen(Interval(e, e, nan), relative)
+        denominator = self.widen(Interval(1 + power.lo, 1 + power.hi, nan), ADD)
+        result = self.widen(Interval(1 / denominator.hi, 1 / denominator.lo, nan), DIVIDE)
+        return _with_zero(result, denominator.hi > LARGE_DENOMINATOR)
+
+    def silu(self, z: Interval) -> Interval:
+        """``z * sigmoid(z)``. At minus infinity the formula gives NaN and its limit is zero: both are allowed."""
+        result = self.product(z, self.sigmoid(z))
+        limit = z.lo == -math.inf
+        return Interval(
+            torch.where(limit, 0.0, result.lo), torch.where(limit, 0.0, result.hi), result.nan | limit
+        )
+
+
+def _times(a: Interval, b: Interval) -> Interval:
+    """Exact interval product; 0 · inf adds NaN, and is NaN only where nothing else is possible."""
+    if a.is_exact and b.is_exact:
+        exact = a.lo * b.lo
+        return Interval(exact, exact, exact.isnan() | a.nan | b.nan)
+    ends = [a.lo * b.lo, a.hi * b.hi]
+    if not a.is_exact and not b.is_exact:
+        ends += [a.lo * b.hi, a.hi * b.lo]
+    elif a.is_exact:
+        ends[1] = a.lo * b.hi
+    else:
+        ends[1] = a.hi * b.lo
+    invalid = reduce(torch.logical_or, (end.isnan() for end in ends))
+    return Interval(reduce(torch.fmin, ends), reduce(torch.fmax, ends), invalid | a.nan | b.nan)
+
+
+def _squares(x: Interval) -> Interval:
+    low, high = x.lo * x.lo, x.hi * x.hi
+    if x.is_exact:
+        return Interval(low, low, x.nan)
+    crosses = (x.lo < 0) & (x.hi > 0)
+    return Interval(
+        torch.where(crosses, 0.0, torch.minimum(low, high)), torch.maximum(low, high), x.nan
+    )
+
+
+def _magnitude(x: Interval) -> torch.Tensor:
+    return torch.fmax(x.lo.abs(), x.hi.abs())
+
+
+def _least(x: Interval) -> torch.Tensor:
+    crosses = (x.lo < 0) & (x.hi > 0)
+    return torch.where(crosses, 0.0, torch.fmin(x.lo.abs(), x.hi.abs()))
+
+
+def _exact_or(exact: Interval, widened: Interval, single: torch.Tensor) -> Interval:
+    held = (single == exact.lo) | exact.lo.isnan()
+    if bool(held.all()):
+        return exact
+    return Interval(
+        torch.where(held, exact.lo, widened.lo), torch.where(held, exact.hi, widened.hi), exact.nan
+    )
+
+
+def _with_zero(interval: Interval, where: torch.Tensor) -> Interval:
+    return Interval(
+        torch.where(where, interval.lo.clamp(max=0.0), interval.lo),
+        torch.where(where, interval.hi.clamp(min=0.0), interval.hi),
+        interval.nan,
+    )

@@ -1,0 +1,143 @@
+"""Contracts: where an implementation rounds, and how deep its sums are.
+
+A contract is a set of rounding points plus a summation depth. The store always rounds. A point rounds to the
+promoted dtype of its operands, once, to nearest even.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+from conformance.oracle.interval import Interval
+
+POINTS = (
+    "sum",
+    "offset",
+    "gated",
+    "square",
+    "variance",
+    "rstd",
+    "normalised",
+    "weighted",
+    "act",
+    "unquantised",
+)
+
+
+class Multiplier(Protocol):
+    """What can multiply intervals: the model of the machine, which builds upon this module."""
+
+    def product(self, *factors: Interval) -> Interval:
+        """The product of all factors."""
+        ...
+
+
+Depth = int | Literal["tile", "lanes", "serial"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """Rounding points and the longest chain of additions in a sum of ``n`` terms.
+
+    ``depth`` is a number or a rule: ``tile`` (24 up to 256 columns, 64 above: a block reduced by lanes and
+    shuffles), ``lanes`` (at least that, and ``ceil(log2 n) + ceil(n / 128) + 2``: 128 lanes that each sum
+    serially), ``serial`` (n - 1: one running sum).
+    """
+
+    rounds: frozenset[str] = frozenset()
+    depth: Depth = "lanes"
+
+    def __post_init__(self) -> None:
+        """Refuse points and depths that mean nothing."""
+        unknown = sorted(self.rounds - set(POINTS))
+        if unknown:
+            message = f"Contract: rounds={unknown} are no rounding points, must be among {POINTS}"
+            raise ValueError(message)
+        if isinstance(self.depth, str) and self.depth not in _DEPTHS:
+            message = f"Contract: depth={self.depth!r}, must be a number or one of {tuple(_DEPTHS)}"
+            raise ValueError(message)
+
+    def __str__(self) -> str:
+        points = [point for point in POINTS if point in self.rounds]
+        name = next((name for name, rounds in NAMED.items() if rounds == self.rounds), None)
+        shown = "{" + ", ".join(points) + "}"
+        return f"{name} {shown}" if name else shown
+
+    def additions(self, n: int) -> int:
+        """The longest chain of additions in a sum of ``n`` terms: relative error at most that times 2**-24."""
+        return self.depth if isinstance(self.depth, int) else _DEPTHS[self.depth](n)
+
+    def at(self, point: str, interval: Interval, dtype: torch.dtype) -> Interval:
+        """``interval``, rounded to ``dtype`` where this contract rounds at ``point``."""
+        return rounded(interval, dtype) if point in self.rounds else interval
+
+    def settle(
+        self, point: str, machine: Multiplier, factors: tuple[Interval, ...], dtype: torch.dtype
+    ) -> tuple[Interval, ...]:
+        """The factors of a product, multiplied out and rounded where this contract rounds at ``point``.
+
+        Where it does not, they stay apart: the order of their multiplications is nobody's promise.
+        """
+        return (rounded(machine.product(*factors), dtype),) if point in self.rounds else factors
+
+
+def _tile(n: int) -> int:
+    return 24 if n <= 256 else 64  # noqa: PLR2004 - the widest row of one warp's tile
+
+
+def _lanes(n: int) -> int:
+    return max(_tile(n), math.ceil(math.log2(max(n, 1))) + math.ceil(n / 128) + 2)
+
+
+def _serial(n: int) -> int:
+    return max(n - 1, 1)
+
+
+_DEPTHS = {"tile": _tile, "lanes": _lanes, "serial": _serial}
+
+NAMED = {
+    "fp32": frozenset[str](),
+    "hf": frozenset({"normalised", "weighted"}),
+    "two_step": frozenset({"weighted", "act"}),
+    "eager": frozenset(
+        {"sum", "offset", "gated", "square", "variance", "rstd", "normalised", "weighted", "act"}
+    ),
+}
+
+
+def named(contract: str | Contract) -> Contract:
+    """The contract of a name, or the contract given. Raises ``ValueError`` for an unknown name."""
+    if isinstance(contract, Contract):
+        return contract
+    if contract not in NAMED:
+        message = f"contract={contract!r}, must be one of {tuple(NAMED)} or a Contract(rounds=…, depth=…)"
+        raise ValueError(message)
+    return Contract(NAMED[contract])
+
+
+def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Float64 → ``dtype`` → float64, rounded once to nearest even.
+
+    ``values.to(bfloat16)`` goes through float32 and rounds twice. Here float32 is reached by rounding to odd
+    (truncate, then set the last bit where anything was lost), after which one more rounding is exact, because
+    float32 has more than two bits more than the target.
+    """
+    single = values.float()
+    if dtype != torch.float32:
+        exact = single.double()
+        truncated = single.view(torch.int32) - (exact.abs() > values.abs()).int()
+        odd = torch.where((exact != values) & exact.isfinite(), truncated | 1, truncated)
+        # beyond float32 the cast has given infinity, which no 16-bit type needs told from its own overflow
+        single = torch.where(exact.isfinite(), odd.view(torch.float32), single)
+    return single.to(dtype).double()
+
+
+def rounded(interval: Interval, dtype: torch.dtype) -> Interval:
+    """Both ends rounded: rounding is monotonic, so no allowed value is lost and none is added."""
+    lo = round_once(interval.lo, dtype)
+    hi = lo if interval.is_exact else round_once(interval.hi, dtype)
+    return Interval(lo, hi, interval.nan)

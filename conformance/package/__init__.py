@@ -1,0 +1,1 @@
+"""Tests of the package of this repository alone: dispatch, plans, kernels, errors, modules, public names."""

@@ -1,0 +1,47 @@
+"""Fixtures of the package's own tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from conformance.package.gated_calls import DEVICE
+from normkernels import ops
+from normkernels.call import interpreting
+from normkernels.kernels import plans
+from normkernels.kernels import rms_norm_gated as kernels
+
+
+@pytest.fixture(autouse=True)
+def fresh_routes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Start without cached routes, on the plan table that the machine can reach, and leave nothing."""
+    if interpreting():
+        monkeypatch.setattr(plans, "TABLE", plans.INTERPRETED)
+    monkeypatch.delenv(ops.ENVIRONMENT, raising=False)
+    ops.reread_environment()
+    yield
+    ops.reread_environment()
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[plans.Plan]:
+    """Return a list that receives the plan of every launch."""
+    seen: list[plans.Plan] = []
+    launch = kernels.launch
+
+    def note(*args: object) -> None:
+        seen.extend(arg for arg in args if isinstance(arg, plans.Plan))
+        launch(*args)  # type: ignore[arg-type]  # passed on as they came
+
+    monkeypatch.setattr(kernels, "launch", note)
+    return seen
+
+
+@pytest.fixture(scope="session", autouse=True)
+def faithful_interpreter() -> None:
+    """Make the interpreter round as a GPU does, where it is what runs the kernels."""
+    if DEVICE == "cpu" and interpreting():
+        from conformance import interpreter
+
+        interpreter.install()

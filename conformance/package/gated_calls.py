@@ -1,0 +1,88 @@
+"""Calls of gated RMSNorm for the package's own tests, what they must come to, and one comparison."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import torch
+
+import normkernels
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+# Relative to the result and to the largest element of its row: some ULPs of the dtype. The suite's
+# oracle is what is strict; these tests are about dispatch.
+_CLOSE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+def values(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return normal values, always the same for one name and shape."""
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    return torch.randn(shape, generator=generator).to(dtype).to(DEVICE)
+
+
+def strided(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the same values with every row apart from the next."""
+    wider = torch.full((*tensor.shape[:-1], tensor.shape[-1] + 16), torch.nan, dtype=tensor.dtype)
+    return wider.to(tensor.device)[..., 8:-8].copy_(tensor)
+
+
+def call(*shape: int, dtype: torch.dtype = torch.float32, **changes: Any) -> dict[str, Any]:
+    """Return the arguments of a call that the 128 plans take, with ``changes``."""
+    shape = shape or (3, 128)
+    plain = {
+        "x": values("x", *shape, dtype=dtype),
+        "gate": values("gate", *shape, dtype=dtype),
+        "weight": values("weight", shape[-1], dtype=dtype),
+        "eps": 1e-6,
+    }
+    return plain | changes
+
+
+def formula(
+    x: torch.Tensor,
+    gate: torch.Tensor | None,
+    weight: torch.Tensor,
+    *,
+    eps: float,
+    group_size: int | None = None,
+    norm_before_gate: bool = True,
+    activation: str = "silu",
+    **_how: object,
+) -> torch.Tensor:
+    """Return the operation's value in float64, rounded nowhere."""
+    y = x.detach().double()
+    act: torch.Tensor | float = 1.0
+    if gate is not None:
+        act = torch.sigmoid(gate.detach().double())
+        if activation != "sigmoid":
+            act = act * gate.detach().double()
+    if not norm_before_gate:
+        y = y * act
+    groups = y.reshape(*y.shape[:-1], -1, group_size or y.shape[-1])
+    y = (groups / (groups.square().mean(-1, keepdim=True) + eps).sqrt()).reshape(y.shape)
+    y = y * weight.detach().double()
+    return y * act if norm_before_gate else y
+
+
+def assert_right(arguments: dict[str, Any], result: torch.Tensor) -> None:
+    """Hold a result to the formula, and to the shape, dtype and layout that every path promises."""
+    x = arguments["x"]
+    wanted = formula(**arguments)
+    close = _CLOSE[x.dtype]
+
+    assert (x.shape, x.dtype) == (result.shape, result.dtype)
+    assert result.is_contiguous() or arguments.get("out") is result
+    largest = wanted.abs().amax(-1, keepdim=True)
+    assert ((result.detach().double() - wanted).abs() <= close * (wanted.abs() + largest)).all()
+
+
+def run(arguments: dict[str, Any]) -> torch.Tensor:
+    """Make the call."""
+    return normkernels.rms_norm_gated(**arguments)
+
+
+def explain(arguments: dict[str, Any]) -> normkernels.Decision:
+    """Return the decision on the call."""
+    return normkernels.explain("rms_norm_gated", **arguments)

@@ -1,0 +1,175 @@
+"""Every kernel compiles, for GPUs that are not there, from what its launcher really passes.
+
+What only a compiler refuses the interpreter runs. A process that interprets cannot compile, so this
+file is also a script: given a target, it prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+LOW, HALF, FULL = torch.bfloat16, torch.float16, torch.float32
+TARGETS = {"sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
+
+
+class Variant(NamedTuple):
+    """One launch: by default the hot one."""
+
+    shape: tuple[int, ...]
+    width: int = 128
+    gated: str = "after"
+    activation: str = "silu"
+    rounding: str = "fp32"
+    dtypes: tuple[torch.dtype, torch.dtype, torch.dtype] = (LOW, LOW, LOW)
+    layout: str = "contiguous"
+    narrow: bool = False
+
+
+VARIANTS = {
+    "decode128": Variant((24, 128), narrow=True),
+    "decode128 hf": Variant(
+        (24, 128), activation="sigmoid", rounding="hf", dtypes=(LOW, HALF, FULL), narrow=True
+    ),
+    "prefill128": Variant((65536, 128), narrow=True),
+    "one column": Variant((24, 1), 1, dtypes=(FULL, FULL, FULL)),
+    "groups": Variant((24, 4096), 64, "before", "sigmoid", "hf", (LOW, HALF, LOW)),
+    "odd": Variant((24, 769), 769, "none", rounding="hf", dtypes=(HALF, LOW, FULL)),
+    "two sizes": Variant((8, 3, 128), layout="gap"),
+    "three sizes": Variant((8, 3, 5, 96), 96, "before", layout="gap"),
+    "columns apart": Variant((24, 128), layout="step"),
+    "many rows": Variant((4096, 256), 256),
+    "wide": Variant((24, 5120), 5120),
+    "widest": Variant((24, 32768), 32768, dtypes=(FULL, FULL, FULL)),
+}
+
+
+@functools.cache
+def compiled(target: str) -> dict[str, dict[str, Any]]:
+    """Compile each variant in a process of its own and return what came out."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    command = [sys.executable, __file__, target]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    facts: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return facts
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_kernel_compiles(name: str, target: str) -> None:
+    """Each kernel, plan, rounding, gate order, layout and number of leading sizes becomes code."""
+    assert compiled(target)[name]["bytes"] > 0
+
+
+@pytest.mark.parametrize("plan", ["decode128", "prefill128"])
+def test_the_128_plans_stream_without_barriers(plan: str) -> None:
+    """Rows of 128 move 16 bytes a thread and never leave their warp."""
+    code = compiled("sm_90")[plan]
+
+    assert {"shared": 0, "barriers": 0, "narrow": 0} == {k: code[k] for k in ("shared", "barriers", "narrow")}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_sum_is_contracted(name: str) -> None:
+    """No multiplication is fused with an addition: that would tie a row's bits to its layout."""
+    assert 0 == compiled("sm_90")[name]["fused"]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_new_batch_size_compiles_nothing(name: str) -> None:
+    """Triton sees the same kernel in batches of 1, 15, 16 and 17."""
+    assert 1 == compiled("sm_90")[name]["kernels for four batches"]
+
+
+def tensor(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> torch.Tensor:
+    """Return a tensor without memory, in the layout named."""
+    if layout == "gap":
+        wider = torch.empty([size + 1 for size in shape], dtype=dtype, device="meta")
+        return wider[tuple(slice(size) for size in shape)]
+    if layout == "step":
+        return torch.empty((*shape[:-1], 2 * shape[-1]), dtype=dtype, device="meta")[..., ::2]
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def launch(variant: Variant, batch: int) -> None:
+    """Launch ``variant`` with another first size, as its plan has it."""
+    from normkernels.kernels import plans
+    from normkernels.kernels.rms_norm_gated import rms_norm_gated_fwd
+
+    shape = (batch, *variant.shape[1:])
+    x, gate = (tensor(shape, dtype, variant.layout) for dtype in variant.dtypes[:2])
+    rows = torch.Size(variant.shape).numel() // variant.width
+    rms_norm_gated_fwd(
+        x,
+        None if variant.gated == "none" else gate,
+        torch.empty(shape[-1], dtype=variant.dtypes[2], device="meta"),
+        torch.empty(shape, dtype=x.dtype, device="meta"),
+        eps=1e-6,
+        width=variant.width,
+        gated=variant.gated,
+        activation=variant.activation,
+        rounding=variant.rounding,
+        plan=plans.gated_128(rows, plans.MEASURED)
+        if variant.narrow
+        else plans.general(rows, variant.width, plans.MEASURED),
+    )
+
+
+def main(target: str) -> None:
+    """Compile every variant for ``target`` and print the facts that the tests look at."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, make_backend
+    from triton.runtime.jit import create_function_from_signature
+
+    from normkernels.kernels import rms_norm_gated as kernels
+
+    backend = make_backend(GPUTarget(*TARGETS[target]))
+    launched: list[tuple[str, ASTSource, dict[str, Any]]] = []
+
+    def note(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        """Do what Triton's own ``run`` does before it compiles."""
+        bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+        bound, special, options = bind(*args, **kwargs)
+        options, signature, constants, attributes = kernel._pack_args(
+            backend, kwargs, bound, special, options
+        )
+        source = ASTSource(kernel, signature, constants, attributes)
+        launched.append((str(special), source, options.__dict__))
+
+    for kernel in (kernels.rms_norm_gated_kernel, kernels.rms_norm_gated_128_kernel):
+        kernel.run = functools.partial(note, kernel)
+
+    facts = {}
+    for name, variant in VARIANTS.items():
+        launched.clear()
+        launch(variant, variant.shape[0])
+        for batch in (1, 15, 16, 17):
+            launch(variant, batch)
+        _, source, options = launched[0]
+        code = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
+        ptx = code.asm.get("ptx", "")
+        facts[name] = {
+            "bytes": len(ptx or code.asm["amdgcn"]),
+            "shared": code.metadata.shared,
+            "barriers": len(re.findall(r"\bbar\.", ptx)),
+            "narrow": len(re.findall(r"\b(?:ld|st)\.global(?!\S*v4\.b32)", ptx)),
+            "fused": len(re.findall(r"\bfma\.", ptx)),
+            "kernels for four batches": len({special for special, _, _ in launched[1:]}),
+        }
+    print(json.dumps(facts))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,345 @@
+"""Every reason fires in both directions, one condition at a time, and what was decided is what runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path as File
+from typing import Any
+
+import pytest
+import torch
+
+import normkernels
+from conformance.package.gated_calls import DEVICE, assert_right, call, explain, run, strided, values
+from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, ops
+from normkernels.call import Call, Device
+from normkernels.dispatch import decide
+from normkernels.kernels import plans
+
+Arguments = dict[str, Any]
+
+
+class Subclass(torch.Tensor):
+    """A tensor that may mean something else."""
+
+
+def apart(leading: int) -> Arguments:
+    """Return a call of five sizes, ``leading`` of which are apart in memory."""
+    shape = (2, 2, 2, 2, 8)
+    wider = [size + (at >= 4 - leading) for at, size in enumerate(shape)]
+    x = torch.zeros(wider, device=DEVICE)[tuple(slice(size) for size in shape)]
+    return call(*shape, x=x.copy_(values("x", *shape)))
+
+
+# The call that just qualifies, and the one that just does not: they differ in one condition.
+CALLS: dict[Reason, tuple[Callable[[], Arguments], Callable[[], Arguments]]] = {
+    Reason.NO_GATE: (call, lambda: call(gate=None)),
+    Reason.GROUPED: (lambda: call(group_size=128), lambda: call(group_size=64)),
+    Reason.GATE_FIRST: (call, lambda: call(norm_before_gate=False)),
+    Reason.WIDTH: (call, lambda: call(3, 127)),
+    Reason.X_NOT_CONTIGUOUS: (call, lambda: call(x=strided(values("x", 3, 128)))),
+    Reason.GATE_NOT_CONTIGUOUS: (call, lambda: call(gate=strided(values("gate", 3, 128)))),
+    Reason.OUT_NOT_CONTIGUOUS: (
+        lambda: call(out=values("out", 3, 128)),
+        lambda: call(out=strided(values("out", 3, 128))),
+    ),
+    Reason.DTYPE: (call, lambda: call(dtype=torch.float64)),
+    Reason.LEADING_STRIDES: (lambda: apart(3), lambda: apart(4)),
+    Reason.TOO_WIDE: (lambda: call(1, plans.MAX_WIDTH), lambda: call(1, plans.MAX_WIDTH + 1)),
+    Reason.NEEDS_GRAD: (call, lambda: call(weight=values("weight", 128).requires_grad_())),
+    Reason.SUBCLASS: (call, lambda: call(x=values("x", 3, 128).as_subclass(Subclass))),
+    Reason.FORCED: (lambda: call(path="rows"), lambda: call(path="native")),
+}
+
+# Environments that just qualify, and just do not: variables, and modules that cannot be imported.
+RUNS = {"TRITON_INTERPRET": "1"}
+ENVIRONMENTS: dict[Reason, tuple[dict[str, str], dict[str, str]]] = {
+    Reason.NO_TRITON: (RUNS, RUNS | {"WITHOUT": "triton"}),
+    Reason.NO_GPU: (RUNS, {}),
+    Reason.FORCED: (RUNS, RUNS | {ops.ENVIRONMENT: "native"}),
+}
+
+SCRIPT = """
+import json, os, sys
+if "WITHOUT" in os.environ:
+    sys.modules[os.environ["WITHOUT"]] = None
+import torch, normkernels
+x = torch.linspace(-2, 2, 256).reshape(2, 128)
+decision = normkernels.explain("rms_norm_gated", x, x, x[0], eps=1e-6)
+y = normkernels.rms_norm_gated(x, x, x[0], eps=1e-6)
+native = normkernels.rms_norm_gated(x, x, x[0], eps=1e-6, path="native")
+print(json.dumps([decision.name, [str(r) for r in decision.rejected], bool(torch.allclose(y, native))]))
+"""
+
+
+def in_environment(variables: dict[str, str]) -> tuple[str, list[str], bool]:
+    """Return decision, rejections and agreement with native, in a process of its own on the CPU."""
+    cleared = {"TRITON_INTERPRET", ops.ENVIRONMENT, "PYTHONPATH"}
+    kept = {k: v for k, v in os.environ.items() if k not in cleared}
+    root = str(File(normkernels.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env=kept | {"PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    name, rejected, agrees = json.loads(done.stdout.splitlines()[-1])
+    return name, rejected, agrees
+
+
+def reasons(decision: Decision) -> list[Reason]:
+    """Return the reasons of a decision, in order."""
+    return [rejection.reason for rejection in decision.rejected]
+
+
+def test_every_reason_stands_in_a_table() -> None:
+    """A reason that no call and no environment can fire does not exist."""
+    assert set(Reason) == set(CALLS) | set(ENVIRONMENTS)
+
+
+@pytest.mark.parametrize("reason", CALLS, ids=lambda reason: reason.name)
+def test_a_reason_fires_alone(reason: Reason, launched: list[plans.Plan]) -> None:
+    """The call that just does not qualify is rejected for this reason only, and runs where it says."""
+    _, misses = CALLS[reason]
+    arguments = misses()
+    decision = explain(arguments)
+    result = run(arguments)
+
+    assert reason in reasons(decision)
+    # a width that is not 128 is what some reasons need to be reached at all
+    assert {reason} >= set(reasons(decision)) - {Reason.WIDTH, Reason.X_NOT_CONTIGUOUS}
+    assert [decision.plan] == (launched or [None])
+    assert_right(arguments, result)
+
+
+@pytest.mark.parametrize("reason", CALLS, ids=lambda reason: reason.name)
+def test_a_reason_does_not_fire_on_the_call_beside(reason: Reason, launched: list[plans.Plan]) -> None:
+    """The call that just qualifies is not rejected for this reason, and runs on Triton."""
+    qualifies, _ = CALLS[reason]
+    arguments = qualifies()
+    decision = explain(arguments)
+    result = run(arguments)
+
+    assert reason not in reasons(decision)
+    assert Path.ROWS is decision.path
+    assert [decision.plan] == launched
+    assert_right(arguments, result)
+
+
+@pytest.mark.parametrize("reason", ENVIRONMENTS, ids=lambda reason: reason.name)
+def test_an_environment_fires_a_reason(reason: Reason) -> None:
+    """The environment that just does not qualify runs natively and says why; the one beside runs rows."""
+    qualifies, misses = ENVIRONMENTS[reason]
+    fired = in_environment(misses)
+
+    assert ("rows/decode128", [], True) == in_environment(qualifies)
+    assert ("native", True) == (fired[0], fired[2])
+    assert any(f": {reason.name}: " in line for line in fired[1])
+
+
+def test_a_machine_without_a_gpu_says_what_it_is() -> None:
+    """The rejection says what is needed, then what was given."""
+    _, rejected, _ = in_environment({})
+
+    assert ["rows: NO_GPU: needs a GPU, got 'cpu'"] == rejected
+
+
+QUALIFIES = Call(
+    operation="rms_norm_gated",
+    dtype="bfloat16",
+    n=128,
+    width=128,
+    rows=24,
+    leading=1,
+    gate="after",
+    x_contiguous=True,
+    gate_contiguous=True,
+    out_contiguous=True,
+    needs_grad=None,
+    not_plain=None,
+)
+H200 = Device("cuda", has_triton=True, interpreting=False, table=plans.MEASURED)
+CPU = dataclasses.replace(H200, kind="cpu")
+
+
+def test_a_decision_needs_no_tensor() -> None:
+    """Data in, data out: the plan of a GPU is decided without one."""
+    prefill = dataclasses.replace(QUALIFIES, rows=plans.MEASURED.prefill_rows)
+
+    assert "rows/decode128" == decide(QUALIFIES, H200).name
+    assert "rows/prefill128" == decide(prefill, H200).name
+    assert "native" == decide(QUALIFIES, CPU).name
+
+
+def test_a_decision_carries_every_reason() -> None:
+    """Not the first reason alone: all that has to change is named at once."""
+    worst = dataclasses.replace(QUALIFIES, dtype="float64", leading=4, needs_grad="x")
+
+    wanted = [Reason.NO_GPU, Reason.DTYPE, Reason.LEADING_STRIDES, Reason.NEEDS_GRAD]
+    assert wanted == reasons(decide(worst, CPU))
+
+
+def test_a_forced_path_never_falls_back() -> None:
+    """What was asked for by name runs or raises, with every reason."""
+    worst = dataclasses.replace(QUALIFIES, dtype="float64")
+
+    with pytest.raises(PathUnavailable, match="NO_GPU: needs a GPU, got 'cpu'") as raised:
+        decide(worst, CPU, Path.ROWS)
+    assert [Reason.NO_GPU, Reason.DTYPE] == [reason.reason for reason in raised.value.reasons]
+
+
+def test_a_forced_path_that_cannot_run_raises_before_it_writes() -> None:
+    """The output given is as it was."""
+    out = values("out", 3, 128, dtype=torch.float64)
+    before = out.clone()
+
+    with pytest.raises(PathUnavailable, match="DTYPE"):
+        run(call(dtype=torch.float64, path="rows", out=out))
+    assert torch.equal(before, out)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("", "rows/decode128"),
+        ("native", "native"),
+        ("rms_norm_gated=native", "native"),
+        ("rms_norm_gated=native,rms_norm_gated=native", "native"),
+    ],
+)
+def test_the_environment_forces_a_path(monkeypatch: pytest.MonkeyPatch, text: str, name: str) -> None:
+    """``NORMKERNELS_PATH`` bisects a failure without touching code, and shows in the decision."""
+    monkeypatch.setenv(ops.ENVIRONMENT, text)
+    ops.reread_environment()
+    decision = explain(call())
+
+    assert name == decision.name
+    assert [f"NORMKERNELS_PATH={name}"] * bool(text) == [r.got for r in decision.rejected]
+
+
+def test_the_path_of_a_call_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that asks for a path gets it."""
+    monkeypatch.setenv(ops.ENVIRONMENT, "native")
+    ops.reread_environment()
+
+    assert "rows/decode128" == explain(call(path="rows")).name
+
+
+@pytest.mark.parametrize("text", ["rows", "native,", "nothing=native", "rms_norm_gated=rows", " native"])
+def test_the_environment_is_held_to_what_it_may_say(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Anything else raises at the first call and says what is allowed."""
+    monkeypatch.setenv(ops.ENVIRONMENT, text)
+    ops.reread_environment()
+
+    with pytest.raises(InvalidCall, match="must be native or a comma-separated list of rms_norm_gated=native"):
+        run(call())
+
+
+def test_the_environment_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that changes after the first call changes nothing."""
+    run(call())
+    monkeypatch.setenv(ops.ENVIRONMENT, "native")
+
+    assert "rows/decode128" == explain(call()).name
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 31, 32, 33, 4096])
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("changes", [{}, {"gate": None}, {"group_size": 32}, {"norm_before_gate": False}])
+def test_a_cached_route_agrees_with_decide(
+    launched: list[plans.Plan], rows: int, width: int, changes: Arguments
+) -> None:
+    """A call whose route another batch has left behind runs the plan that ``decide`` gives it."""
+    run(call(2, width, **changes))
+    cached = len(ops._routes)
+    arguments = call(rows, width, **changes)
+    result = run(arguments)
+
+    assert cached == len(ops._routes) == 1
+    assert explain(arguments).plan == launched[-1]
+    assert_right(arguments, result)
+
+
+OTHER_CALLS: dict[str, Arguments] = {
+    "eps": {"eps": 1.0},
+    "activation": {"activation": "sigmoid"},
+    "rounding": {"rounding": "hf"},
+    "groups": {"group_size": 64},
+    "gate first": {"norm_before_gate": False},
+    "no gate": {"gate": None},
+    "path": {"path": "native"},
+    "weight with a gradient": {"weight": values("weight", 128).requires_grad_()},
+    "no weights": {"weight": values("weight", 0)},
+    "a list": {"weight": [1.0] * 128},
+    "an integer flag": {"norm_before_gate": 1},
+    "a boolean eps": {"eps": True},
+    "a fractional group": {"group_size": 128.0},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CALLS)
+def test_a_route_serves_no_other_call(name: str, launched: list[plans.Plan]) -> None:
+    """After a common call, one that differs in an argument is decided, or refused, on its own."""
+    first = run(call(eps=1.0 if name == "a boolean eps" else 1e-6))
+    arguments = call(**OTHER_CALLS[name])
+    try:
+        decision = explain(arguments)
+    except InvalidCall:
+        with pytest.raises(InvalidCall):
+            run(arguments)
+        return
+    result = run(arguments)
+
+    assert ([decision.plan] if decision.plan else []) == launched[1:]
+    assert not torch.equal(first, result) or name in {"rounding", "path", "weight with a gradient"}
+    assert_right(arguments, result)
+
+
+def test_explain_launches_nothing(launched: list[plans.Plan]) -> None:
+    """The decision is given to anybody who asks, without running."""
+    explain(call())
+
+    assert [] == launched
+
+
+def test_explain_takes_what_the_operation_takes() -> None:
+    """Every argument of the operation, under the same name and with the same default."""
+    operation = inspect.signature(normkernels.rms_norm_gated).parameters
+    describe = inspect.signature(ops._describe_gated).parameters
+
+    wanted = {name: each.default for name, each in operation.items() if name != "path"}
+    assert wanted == {name: each.default for name, each in describe.items()}
+
+
+def test_a_decision_says_why_in_words() -> None:
+    """Printed, a decision names the choice, then each better one with what it needs and what was given."""
+    text = str(explain(call(3, 64, gate=None)))
+
+    assert text.splitlines() == [
+        "rows/general",
+        "  not rows/decode128: NO_GATE: needs a gate, got none",
+        "  not rows/decode128: WIDTH: needs 128 columns, got 64",
+    ]
+
+
+@pytest.mark.parametrize("path", [None, "rows"])
+def test_a_failing_launch_raises(monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
+    """A launch that fails is a bug to be seen, not a reason to try the next path."""
+    from normkernels.kernels import rms_norm_gated as kernels
+
+    def fail(*_args: object) -> None:
+        message = "out of registers"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(kernels, "launch", fail)
+
+    with pytest.raises(RuntimeError, match="out of registers"):
+        run(call(path=path))

@@ -1,0 +1,44 @@
+"""What is promised of every call. One file per property that calls on its own; ``call.py`` for all passive ones.
+
+The table is the order of reports.
+"""
+
+from conformance.properties.batch_invariance import BATCH_INVARIANCE
+from conformance.properties.call import LAYOUT, SPECIALS, VALUES
+from conformance.properties.contract import CONTRACT
+from conformance.properties.determinism import DETERMINISM
+from conformance.properties.empty import EMPTY
+from conformance.properties.errors import ERRORS
+from conformance.properties.parity import PARITY
+from conformance.properties.position_invariance import POSITION_INVARIANCE
+from conformance.properties.property import Property
+from conformance.properties.row_independence import ROW_INDEPENDENCE
+
+PROPERTIES: dict[str, Property] = {
+    item.name: item
+    for item in (
+        VALUES,
+        LAYOUT,
+        SPECIALS,
+        CONTRACT,
+        PARITY,
+        DETERMINISM,
+        BATCH_INVARIANCE,
+        POSITION_INVARIANCE,
+        ROW_INDEPENDENCE,
+        EMPTY,
+        ERRORS,
+    )
+}
+
+# judged of the same calls as values, layout and specials
+PASSIVE: dict[str, str] = {
+    "metadata": "outputs have the documented number, dtype and shape, and are contiguous",
+    "memory": "nothing outside the outputs is written, and nothing outside the arguments is read",
+    "written": "every element of every output is written",
+    "path": "the path that the adapter names is the one that ran, without hidden copies",
+}
+
+PROMISES: dict[str, str] = {**{name: item.promise for name, item in PROPERTIES.items()}, **PASSIVE}
+
+__all__ = ["PASSIVE", "PROMISES", "PROPERTIES", "Property"]

@@ -1,0 +1,84 @@
+"""A row has the same bits alone and in every batch, on both sides of every threshold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from conformance.adapter import Ran
+from conformance.case import Case
+from conformance.materialize import values_of
+from conformance.operations import OPERATIONS
+from conformance.properties.property import Property, contiguous, ordinary
+from conformance.verdict import Operation, Status, Subject, Verdict, perform, same_bits, without_outputs
+
+
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Call with the first 1, 2, … rows of the case, and compare each with the same rows of the whole."""
+    whole = flat(case)
+    values = values_of(whole)
+    made = perform(subject, whole, values)
+    if not isinstance(made.outcome, Ran):
+        return (without_outputs("batch_invariance", case, made.outcome),)
+    expected = made.outcome.outputs
+    for count in _counts(subject, case):
+        part = perform(subject, _first(whole, count), _first_values(whole, values, count))
+        if not isinstance(part.outcome, Ran):
+            return (without_outputs("batch_invariance", case, part.outcome),)
+        for a, b in zip(expected, part.outcome.outputs, strict=True):
+            if not same_bits(a[:count], b):
+                rows = (a[:count] != b).reshape(count, -1).any(-1)
+                reason = f"{int(rows.sum())} of the first {count} rows have other bits in a batch of {whole.rows}"
+                return (Verdict("batch_invariance", case, Status.FAILED, reason),)
+    return (Verdict("batch_invariance", case, Status.PASSED),)
+
+
+def flat(case: Case) -> Case:
+    """The case with its leading dimensions as one."""
+    rows = case.rows
+    for name, spec in case.tensors:
+        if name in OPERATIONS[case.operation].row_tensors:
+            case = case.with_tensor(name, replace(spec, shape=(rows, spec.shape[-1])))
+    return case
+
+
+def _counts(subject: Subject, case: Case) -> list[int]:
+    edges = subject.adapter.row_thresholds(case.operation)
+    counts = {1, 2, *(edge + d for edge in edges for d in (-1, 0, 1))}
+    return sorted(count for count in counts if 0 < count < case.rows)
+
+
+def _first(case: Case, count: int) -> Case:
+    for name, spec in case.tensors:
+        if name in OPERATIONS[case.operation].row_tensors:
+            case = case.with_tensor(name, replace(spec, shape=(count, *spec.shape[1:])))
+    return case
+
+
+def _first_values(case: Case, values: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+    rows = OPERATIONS[case.operation].row_tensors
+    return {name: tensor[:count] if name in rows else tensor for name, tensor in values.items()}
+
+
+def cannot(subject: Subject, dtype: str) -> str:
+    """Why invariance of bits cannot be judged here, or nothing."""
+    if not subject.adapter.batch_invariant:
+        return "the adapter does not declare it"
+    if subject.device == "cpu":
+        return "needs a GPU: in the interpreter a row's sum does not depend on its tile"
+    return ""
+
+
+def fixed(operation: Operation) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Many rows, contiguous and ordinary."""
+    return (*contiguous(operation), *ordinary(operation), ("rows", ("many",)), ("rank", ("2", "3")))
+
+
+BATCH_INVARIANCE = Property(
+    "batch_invariance",
+    "a row has the same bits alone and in every batch, on both sides of every threshold",
+    judge,
+    fixed=fixed,
+    cannot=cannot,
+)

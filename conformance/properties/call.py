@@ -1,0 +1,27 @@
+"""Values of one call: ordinary ones, strided ones, special ones; and all that the same call shows beside."""
+
+from __future__ import annotations
+
+from conformance.properties.property import Property, contiguous, ordinary, special
+from conformance.verdict import judge_call
+
+VALUES = Property(
+    "values",
+    "every element lies in the interval that the contract allows",
+    judge_call,
+    fixed=lambda operation: (*contiguous(operation), *ordinary(operation)),
+)
+
+LAYOUT = Property(
+    "layout",
+    "the same holds for every layout of every argument",
+    judge_call,
+    fixed=ordinary,
+)
+
+SPECIALS = Property(
+    "specials",
+    "NaN, infinities, zeros, subnormals and overflow follow the formula in IEEE arithmetic",
+    judge_call,
+    fixed=lambda operation: (*contiguous(operation), *special(operation)),
+)

@@ -1,0 +1,46 @@
+"""The same call gives the same bits, every time."""
+
+from __future__ import annotations
+
+from conformance.adapter import Ran
+from conformance.case import Case
+from conformance.materialize import values_of
+from conformance.properties.property import Property, ordinary
+from conformance.verdict import Status, Subject, Verdict, perform, same_bits, without_outputs
+
+CALLS = 3
+
+
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Call several times; the arguments of the calls lie in fresh memory each."""
+    values = values_of(case)
+    kept = []
+    for _ in range(CALLS):
+        made = perform(subject, case, values)
+        if not isinstance(made.outcome, Ran):
+            return (without_outputs("determinism", case, made.outcome),)
+        # the object, not a copy: a buffer that is handed out twice would otherwise pass
+        kept.append((made.outcome.outputs, tuple(out.clone() for out in made.outcome.outputs)))
+    first = kept[0][1]
+    for number, (outputs, copies) in enumerate(kept):
+        for out, copy, reference in zip(outputs, copies, first, strict=True):
+            if not same_bits(out, copy):
+                reason = f"the result of call {number + 1} was changed by a later call"
+                return (Verdict("determinism", case, Status.FAILED, reason),)
+            if out.shape != reference.shape or not same_bits(copy, reference):
+                reason = f"call {number + 1} of {CALLS} differs from the first"
+                return (Verdict("determinism", case, Status.FAILED, reason),)
+    return (Verdict("determinism", case, Status.PASSED),)
+
+
+def _cannot(subject: Subject, dtype: str) -> str:
+    return "" if subject.adapter.deterministic else "the adapter does not declare it"
+
+
+DETERMINISM = Property(
+    "determinism",
+    "the same call gives the same bits, and results stay what they were",
+    judge,
+    fixed=ordinary,
+    cannot=_cannot,
+)

@@ -1,0 +1,46 @@
+"""Calls without a meaning raise, and write nothing."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from conformance.adapter import Crashed, Declined
+from conformance.case import Case
+from conformance.operations import Operation
+from conformance.properties.property import Property
+from conformance.strategies import Scope
+from conformance.verdict import Status, Subject, Verdict, perform
+
+RANKS = ("2", "3")
+
+
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """The call must raise; a polite refusal of the adapter is no exception of the implementation."""
+    made = perform(subject, case)
+    match made.outcome:
+        case Crashed(how) if not made.damage():
+            return (Verdict("errors", case, Status.PASSED, how),)
+        case Crashed(how):
+            return (Verdict("errors", case, Status.FAILED, f"raised {how}, but {made.damage()}"),)
+        case Declined(reason=reason):
+            return (Verdict("errors", case, Status.DECLINED, reason),)
+        case _:
+            return (Verdict("errors", case, Status.FAILED, f"{case.invalid}: accepted, must raise"),)
+
+
+def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
+    """A plain call of several rows, made wrong in every way that the operation knows."""
+    plain = {name: levels[0] for name, levels in operation.factors.items()}
+    cases = []
+    for rank in RANKS:
+        base = operation.complete({**plain, "rank": rank}, random.Random(rank), scope)  # noqa: S311
+        cases += [replace(base, invalid=name) for name in operation.invalid]
+    return tuple(cases)
+
+
+def _cannot(subject: Subject, dtype: str) -> str:
+    return "" if subject.adapter.validates else "the adapter does not declare it"
+
+
+ERRORS = Property("errors", "calls without a meaning raise, and write nothing", judge, given=given, cannot=_cannot)

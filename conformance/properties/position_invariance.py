@@ -1,0 +1,42 @@
+"""A row has the same bits wherever in the batch it stands."""
+
+from __future__ import annotations
+
+import torch
+
+from conformance.adapter import Ran
+from conformance.case import Case
+from conformance.materialize import values_of
+from conformance.operations import OPERATIONS
+from conformance.properties.batch_invariance import cannot, fixed, flat
+from conformance.properties.property import Property
+from conformance.verdict import Status, Subject, Verdict, perform, same_bits, without_outputs
+
+
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Call with the rows as they are and rolled; the outputs must roll with them."""
+    case = flat(case)
+    shift = 1 + case.seed % max(case.rows - 1, 1)
+    values = values_of(case)
+    rows = OPERATIONS[case.operation].row_tensors
+    rolled = {name: torch.roll(t, shift, 0) if name in rows else t for name, t in values.items()}
+    outputs = []
+    for given in (values, rolled):
+        made = perform(subject, case, given)
+        if not isinstance(made.outcome, Ran):
+            return (without_outputs("position_invariance", case, made.outcome),)
+        outputs.append(made.outcome.outputs)
+    for a, b in zip(*outputs, strict=True):
+        if not same_bits(torch.roll(a, shift, 0), b):
+            reason = f"rows have other bits {shift} places further on"
+            return (Verdict("position_invariance", case, Status.FAILED, reason),)
+    return (Verdict("position_invariance", case, Status.PASSED),)
+
+
+POSITION_INVARIANCE = Property(
+    "position_invariance",
+    "a row has the same bits wherever in the batch it stands",
+    judge,
+    fixed=fixed,
+    cannot=cannot,
+)

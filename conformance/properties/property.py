@@ -1,0 +1,54 @@
+"""What a property is: a promise, the cases that can test it, and how one case is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from conformance.case import Case
+from conformance.operations import Operation
+from conformance.strategies import Scope
+from conformance.verdict import Subject, Verdict
+
+Fixed = tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def nothing_against(subject: Subject, dtype: str) -> str:
+    """Every machine can judge it."""
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """``judge`` runs where the implementation runs. ``fixed`` narrows the operation's factors to the levels that
+    can test the promise. ``given`` lists cases in place of drawing them. ``cannot`` says why a subject cannot be
+    judged here, or nothing. ``passives``: its calls are judged for the passive properties too.
+    """
+
+    name: str
+    promise: str
+    judge: Callable[[Subject, Case], tuple[Verdict, ...]]
+    fixed: Callable[[Operation], Fixed] = lambda operation: ()  # noqa: E731 - a default
+    given: Callable[[Operation, Scope], tuple[Case, ...]] | None = None
+    cannot: Callable[[Subject, str], str] = nothing_against
+
+
+def contiguous(operation: Operation) -> Fixed:
+    """Every layout factor at ``contiguous``."""
+    return tuple((name, ("contiguous",)) for name in operation.factors if name.endswith("layout"))
+
+
+def ordinary(operation: Operation) -> Fixed:
+    """Finite values far from overflow."""
+    return (("values", operation.ordinary),)
+
+
+def special(operation: Operation) -> Fixed:
+    """The other values: NaN, infinities, subnormals, overflow."""
+    rest = tuple(level for level in operation.factors["values"] if level not in operation.ordinary)
+    return (("values", rest),)
+
+
+def several_rows(operation: Operation) -> Fixed:
+    """More than one row, in at least one leading dimension."""
+    return (("rows", ("few", "many")), ("rank", ("2", "3", "4")))

@@ -1,0 +1,134 @@
+"""Fakes whose mistake needs a kernel: masks and strides of loads and stores, launches, hidden copies."""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import triton
+import triton.language as tl
+
+from conformance.selftest.fakes.correct import Correct
+
+# where loads and stores are masked: at the end of the row, or wrongly at the end of the whole tensor
+ROW, TENSOR = "row", "tensor"
+
+
+@triton.jit
+def normalise_rows_kernel(
+    x_ptr,  # [n_rows, n_cols] contiguous
+    out_ptr,  # [n_rows, n_cols] contiguous fp32
+    n_rows,
+    n_cols,
+    eps,
+    LOAD_MASK: tl.constexpr,
+    STORE_MASK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """``x / rms(x)``, one row a program, from the last row to the first."""
+    row = n_rows - 1 - tl.program_id(0)
+    cols = tl.arange(0, BLOCK)
+    offsets = row * n_cols + cols
+    inside_row = cols < n_cols
+    inside_tensor = offsets < n_rows * n_cols
+    mask = inside_row if LOAD_MASK == "row" else inside_tensor
+    x = tl.load(x_ptr + offsets, mask=mask, other=0.0)
+    y = x * tl.rsqrt(tl.sum(x * x, axis=0) / n_cols + eps)
+    tl.store(out_ptr + offsets, y, mask=inside_row if STORE_MASK == "row" else inside_tensor)
+
+
+@triton.jit
+def sigmoid_rows_kernel(
+    gate_ptr,  # [n_rows, n_cols], rows gate_row_stride apart
+    out_ptr,  # [n_rows, n_cols] contiguous fp32
+    gate_row_stride,
+    n_cols,
+    BLOCK: tl.constexpr,
+):
+    """``sigmoid(gate)``, one row a program."""
+    row = tl.program_id(0)
+    cols = tl.arange(0, BLOCK)
+    mask = cols < n_cols
+    gate = tl.load(gate_ptr + row * gate_row_stride + cols, mask=mask, other=0.0)
+    tl.store(out_ptr + row * n_cols + cols, tl.sigmoid(gate.to(tl.float32)), mask=mask)
+
+
+class Kernel(Correct):
+    """Right: normalises in a kernel."""
+
+    load_mask = ROW
+    store_mask = ROW
+
+    def normalise(self, stream: torch.Tensor, group: int, eps: float, x: torch.Tensor) -> torch.Tensor:
+        """Launch over the rows of all groups."""
+        rows = stream.contiguous().view(-1, group)
+        out = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
+        normalise_rows_kernel[(len(rows),)](
+            x_ptr=rows,
+            out_ptr=out,
+            n_rows=len(rows),
+            n_cols=group,
+            eps=eps,
+            LOAD_MASK=self.load_mask,
+            STORE_MASK=self.store_mask,
+            BLOCK=triton.next_power_of_2(group),
+        )
+        return out.view(stream.shape)
+
+
+class LoadMaskedAtTheEndOfTheTensor(Kernel):
+    """The last block's load is masked at the end of the tensor: a row sums the start of the next one."""
+
+    load_mask = TENSOR
+    caught_by = ("values", "layout")
+
+
+class StoreMaskedAtTheEndOfTheTensor(Kernel):
+    """The last block's store is masked at the end of the tensor: it writes zeros into the next row."""
+
+    store_mask = TENSOR
+    caught_by = ("values", "layout")
+
+
+class GateRowStrideIsWidth(Correct):
+    """``row * n_cols`` addresses the rows of a gate that is a slice of a wider buffer."""
+
+    caught_by = ("layout", "specials", "memory")
+
+    def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
+        """Launch with the width for a row stride."""
+        n = gate.shape[-1]
+        # what the kernel could not read at all is copied; rows may only be farther apart than it thinks
+        fits = gate.dim() == 2 and gate.stride(1) == 1 and gate.stride(0) >= n  # noqa: PLR2004 - rows, columns
+        source = gate if fits else gate.contiguous()
+        out = torch.empty(gate.shape, dtype=torch.float32, device=gate.device)
+        sigmoid_rows_kernel[(gate.numel() // n,)](
+            gate_ptr=source,
+            out_ptr=out,
+            gate_row_stride=n,
+            n_cols=n,
+            BLOCK=triton.next_power_of_2(n),
+        )
+        return out if activation == "sigmoid" else gate.float() * out
+
+
+class SaysNativeLaunches(Kernel):
+    """Reports the native path for a call that runs in a kernel."""
+
+    caught_by = ("path",)
+
+    def path(self, operation: str, arguments: Mapping[str, object]) -> str:
+        """Say what was asked for."""
+        return "native"
+
+
+class HiddenCopy(Kernel):
+    """Reports a kernel's path, which first copies whatever is not contiguous."""
+
+    caught_by = ("path",)
+
+    def path(self, operation: str, arguments: Mapping[str, object]) -> str:
+        """Say what ran, without what it cost."""
+        return "rows/general"

@@ -1,0 +1,24 @@
+"""Reading memory as a kernel with wrong strides would, without leaving the allocation."""
+
+from __future__ import annotations
+
+import torch
+
+
+def reread(tensor: torch.Tensor, strides: tuple[int, ...], back: int = 0) -> torch.Tensor:
+    """Return what other strides find from ``back`` elements before the tensor's first.
+
+    Addresses wrap inside the allocation: a fake reads wrong memory, and lives.
+    """
+    memory = tensor.new_empty(0).set_(tensor.untyped_storage())
+    places = torch.tensor(tensor.storage_offset() - back)
+    for dim, (size, stride) in enumerate(zip(tensor.shape, strides, strict=True)):
+        along = [1] * tensor.dim()
+        along[dim] = size
+        places = places + stride * torch.arange(size).reshape(along)
+    return memory[places % memory.numel()]
+
+
+def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a contiguous tensor."""
+    return torch.empty(shape, device="meta").stride()

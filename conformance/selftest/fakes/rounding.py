@@ -1,0 +1,138 @@
+"""Fakes that round elsewhere than their contract says, or otherwise than to nearest even."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from conformance.oracle.contract import NAMED, Contract
+from conformance.selftest.fakes.correct import Correct
+
+ALL = ("values", "layout", "specials")
+
+
+class TruncatesAtTheStore(Correct):
+    """Cuts the low bits off instead of rounding: a bias that every tolerance accepts."""
+
+    caught_by = ALL
+
+    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Clear what a bf16 does not hold."""
+        cut = y.contiguous().view(torch.int32) & -0x10000
+        return super().store(cut.view(torch.float32) if x.dtype == torch.bfloat16 else y, x)
+
+
+class RoundsHalfUp(Correct):
+    """Adds half a step and truncates, one bit too early: sixteen bits of bf16 come out one step too large."""
+
+    caught_by = ALL
+
+    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Add more than half."""
+        up = (y.contiguous().view(torch.int32) + 0xC000) & -0x10000
+        finite = y.abs() < 1e30  # the next number is one, too
+        return super().store(torch.where(finite, up.view(torch.float32), y) if x.dtype == torch.bfloat16 else y, x)
+
+
+class RoundsBeforeTheWeight(Correct):
+    """Hugging Face's order, declared as fp32."""
+
+    caught_by = ALL
+
+    def normalise(self, stream: torch.Tensor, group: int, eps: float, x: torch.Tensor) -> torch.Tensor:
+        """Round to x's dtype in between."""
+        return super().normalise(stream, group, eps, x).to(x.dtype).float()
+
+
+class HfDeclaredTwoStep(Correct):
+    """Rounds the normalised and the weighted values, and declares the weighted and the activated ones."""
+
+    contracts = {"rms_norm_gated": Contract(NAMED["two_step"], "tile")}
+    caught_by = ALL
+
+    def normalise(self, stream: torch.Tensor, group: int, eps: float, x: torch.Tensor) -> torch.Tensor:
+        """Round to x's dtype in between, and keep it."""
+        return super().normalise(stream, group, eps, x).to(x.dtype)
+
+    def weigh(self, y: torch.Tensor, weight: torch.Tensor, group: int) -> torch.Tensor:
+        """Multiply in the dtype of the operands."""
+        return (y * weight).float()
+
+
+class Fp32DeclaredHf(Correct):
+    """Rounds once, and declares Hugging Face's order."""
+
+    contracts = {"rms_norm_gated": Contract(NAMED["hf"], "tile")}
+    caught_by = ALL
+
+
+class RoundsTheActivation(Correct):
+    """The activated gate is stored in the gate's dtype before the product."""
+
+    caught_by = ALL
+
+    def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
+        """Round in between."""
+        return super().activate(gate, activation, x).to(gate.dtype).float()
+
+
+class RoundsInverseRms(Correct):
+    """``1 / rms`` is saved in bf16 between two kernels."""
+
+    caught_by = ALL
+
+    def inverse_rms(self, grouped: torch.Tensor, eps: float) -> torch.Tensor:
+        """Round in between."""
+        return super().inverse_rms(grouped, eps).bfloat16().float()
+
+
+class CoarseRsqrt(Correct):
+    """An approximate reciprocal root of 12 bits without a Newton step."""
+
+    caught_by = ALL
+
+    def inverse_rms(self, grouped: torch.Tensor, eps: float) -> torch.Tensor:
+        """Keep 12 bits."""
+        exact = super().inverse_rms(grouped, eps)
+        return (exact.view(torch.int32) & -0x800).view(torch.float32)
+
+
+class SerialSum(Correct):
+    """One running sum along the row, undeclared: its error grows with the width."""
+
+    caught_by = ALL
+
+    def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
+        """Add one column after another in fp32."""
+        running = np.add.accumulate(grouped.pow(2).numpy(), axis=-1, dtype=np.float32)
+        return torch.from_numpy(running[..., -1:].copy()) / grouped.shape[-1]
+
+
+class SigmoidFromTanh(Correct):
+    """``0.5 * tanh(z / 2) + 0.5``: no relative accuracy is left at very negative gates."""
+
+    caught_by = ALL
+
+    def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
+        """Cancel."""
+        z = gate.float()
+        sigmoid = 0.5 * torch.tanh(0.5 * z) + 0.5
+        return sigmoid if activation == "sigmoid" else z * sigmoid
+
+
+class EagerArithmetic(Correct):
+    """Every step in the tensors' own dtype, declared as fp32."""
+
+    caught_by = ALL
+
+    def load(self, x: torch.Tensor) -> torch.Tensor:
+        """Do not convert."""
+        return x
+
+    def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
+        """Activate in the gate's dtype."""
+        return super().activate(gate, activation, x).to(gate.dtype)
+
+    def weigh(self, y: torch.Tensor, weight: torch.Tensor, group: int) -> torch.Tensor:
+        """Multiply in the dtype of the operands."""
+        return y * weight

@@ -1,0 +1,206 @@
+"""Makes ``fixtures/golden``.
+
+Run by hand, each half in an environment that has what it needs:
+``python conformance/selftest/make_golden.py mpmath`` and ``... transformers``. The same versions give the
+same files; afterwards ``test_tree.py`` says which checksums in ``fixtures/README.md`` to renew.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import platform
+import random
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden"
+DATE = "2026-11-23"
+SEED = 20261123
+
+# Gated RMSNorm at 50 digits
+
+WIDTHS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33)
+GROUPED = ((4, 2), (6, 3), (15, 5), (16, 1), (32, 8), (33, 11))
+EPS = (1e-6, 1e-5, 2.0**-10, 1.0)
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def mpmath_cases() -> None:
+    """Gated RMSNorm of a few numbers, evaluated with 50 digits and written with 30."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    widths, groups, eps = itertools.cycle(WIDTHS), itertools.cycle(GROUPED), itertools.cycle(EPS)
+    cases: list[dict[str, Any]] = []
+    for gated, before, activation, grouped, dtype, values in itertools.product(
+        (True, False), (True, False), ("silu", "sigmoid"), (False, True), DTYPES, ("ordinary", "wide")
+    ):
+        # without a gate neither its place nor its activation means anything
+        if not gated and not (before and activation == "silu"):
+            continue
+        n, group_size = next(groups) if grouped else (next(widths), None)
+        case = {
+            "id": f"{len(cases):02d}-{dtype}-{n}-{values}",
+            "dtype": dtype,
+            "x": _rows(draw, n, dtype, values),
+            "gate": _rows(draw, n, dtype, values) if gated else None,
+            "weight": _rows(draw, n, dtype, "ordinary", rows=1)[0],
+            "eps": _hex(_rounded(next(eps), "float32")),
+            "group_size": group_size,
+            "norm_before_gate": before,
+            "activation": activation,
+        }
+        cases.append(case | {"out": _gated_rms_norm(mpmath, case)})
+    _write(
+        "rms_norm_gated_mpmath.json",
+        cases,
+        what="gated RMSNorm of two rows; inputs exact, outputs to 30 digits and not rounded to dtype",
+        seed=SEED,
+        digits=50,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
+def _gated_rms_norm(mp: Any, case: dict[str, Any]) -> list[list[str]]:
+    """The formula, as one reads it."""
+    weight, eps = [mp.mpf(float.fromhex(w)) for w in case["weight"]], mp.mpf(float.fromhex(case["eps"]))
+    out = []
+    for row, x_hex in enumerate(case["x"]):
+        x = [mp.mpf(float.fromhex(v)) for v in x_hex]
+        act = [mp.mpf(1)] * len(x)
+        if case["gate"] is not None:
+            gate = [mp.mpf(float.fromhex(v)) for v in case["gate"][row]]
+            sigmoid = [1 / (1 + mp.exp(-g)) for g in gate]
+            act = (
+                sigmoid
+                if case["activation"] == "sigmoid"
+                else [g * s for g, s in zip(gate, sigmoid, strict=True)]
+            )
+        if not case["norm_before_gate"]:
+            x, act = [v * a for v, a in zip(x, act, strict=True)], [mp.mpf(1)] * len(x)
+        size = case["group_size"] or len(x)
+        y = []
+        for start in range(0, len(x), size):
+            group = x[start : start + size]
+            mean_square = mp.fsum(v * v for v in group) / size
+            y += [v / mp.sqrt(mean_square + eps) for v in group]
+        out.append([mp.nstr(v * w * a, 30) for v, w, a in zip(y, weight, act, strict=True)])
+    return out
+
+
+def _rows(draw: random.Random, n: int, dtype: str, values: str, *, rows: int = 2) -> list[list[str]]:
+    """Numbers that the dtype holds exactly."""
+    return [[_hex(_rounded(_value(draw, values), dtype)) for _ in range(n)] for _ in range(rows)]
+
+
+def _value(draw: random.Random, values: str) -> float:
+    """``ordinary``: normal. ``wide``: magnitudes from 1/4096 to 32, and zeros of both signs."""
+    if values == "ordinary":
+        return draw.gauss(0.0, 1.0)
+    sign = draw.choice((-1.0, 1.0))
+    return sign * (0.0 if draw.random() < 0.1 else 2.0 ** draw.uniform(-12, 5))
+
+
+def _rounded(value: float, dtype: str) -> float:
+    """Round to nearest even. Only for values inside the dtype's normal range."""
+    if dtype == "bfloat16":
+        (bits,) = struct.unpack("<I", struct.pack("<f", value))
+        # fp32 keeps 16 bits more than bf16: the second rounding of a tie is harmless for drawn test data
+        bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+        return float(struct.unpack("<f", struct.pack("<I", bits))[0])
+    code = {"float32": "<f", "float16": "<e"}[dtype]
+    return float(struct.unpack(code, struct.pack(code, value))[0])
+
+
+# Hugging Face's module
+
+# (dtype of x and gate, dtype of the weight)
+HF_DTYPES = (
+    ("float32", "float32"),
+    ("bfloat16", "bfloat16"),
+    ("float16", "float16"),
+    ("bfloat16", "float32"),
+    ("float16", "float32"),
+)
+HF_WIDTHS = (7, 33, 96, 128, 256)
+
+
+def transformers_cases() -> None:
+    """``Qwen3NextRMSNormGated`` of transformers on the CPU: inputs and outputs as bit patterns."""
+    import torch
+    import transformers
+    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated
+
+    draw = torch.Generator().manual_seed(SEED)
+    cases: list[dict[str, Any]] = []
+    for (dtype, weight_dtype), n in itertools.product(HF_DTYPES, HF_WIDTHS):
+        x = torch.randn(4, n, generator=draw) * torch.tensor([[0.01], [1.0], [30.0], [1.0]])
+        gate = torch.randn(4, n, generator=draw) * torch.tensor([[1.0], [1.0], [1.0], [8.0]])
+        x, gate = x.to(getattr(torch, dtype)), gate.to(getattr(torch, dtype))
+        module = Qwen3NextRMSNormGated(n, eps=1e-6)
+        weight = (1.0 + 0.3 * torch.randn(n, generator=draw)).to(getattr(torch, weight_dtype))
+        module.weight = torch.nn.Parameter(weight)
+        with torch.no_grad():
+            out = module(x, gate)
+        cases.append(
+            {
+                "id": f"{len(cases):02d}-{dtype}-{n}-weight-{weight_dtype}",
+                "dtype": dtype,
+                "weight_dtype": weight_dtype,
+                "x": _bits(x),
+                "gate": _bits(gate),
+                "weight": _bits(weight[None])[0],
+                "eps": _hex(1e-6),
+                "group_size": None,
+                "norm_before_gate": True,
+                "activation": module.activation,
+                "out": _bits(out),
+            }
+        )
+    _write(
+        "rms_norm_gated_qwen3_next.json",
+        cases,
+        what="Hugging Face's Qwen3NextRMSNormGated on a CPU; a string a row, a bit pattern an element",
+        seed=SEED,
+        versions={
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
+def _bits(tensor: Any) -> list[str]:
+    """The rows of a matrix as bit patterns, most significant digit first."""
+    import torch
+
+    size = tensor.element_size()
+    integers = tensor.contiguous().view({2: torch.int16, 4: torch.int32}[size]).tolist()
+    mask = (1 << 8 * size) - 1
+    return [" ".join(f"{v & mask:0{2 * size}x}" for v in row) for row in integers]
+
+
+# Both
+
+
+def _hex(value: float) -> str:
+    """What ``float.fromhex`` reads, without the zeros that fill a double."""
+    mantissa, exponent = value.hex().split("p")
+    return f"{mantissa.rstrip('0').rstrip('.')}p{exponent}" if value else value.hex()
+
+
+def _write(name: str, cases: list[dict[str, Any]], **origin: object) -> None:
+    """One case a line, so that a difference is readable."""
+    origin |= {"date": DATE, "made_by": f"conformance/selftest/{Path(__file__).name}"}
+    lines = ",\n".join(json.dumps(case) for case in cases)
+    text = f'{{"origin": {json.dumps(origin, indent=1)},\n"cases": [\n{lines}\n]}}\n'
+    GOLDEN.mkdir(exist_ok=True)
+    (GOLDEN / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    {"mpmath": mpmath_cases, "transformers": transformers_cases}[sys.argv[1]]()

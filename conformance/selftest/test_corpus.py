@@ -1,0 +1,77 @@
+"""The corpus: shapes of real models as frozen data."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+
+from conformance import corpus
+
+SHAPES = corpus.model_shapes()
+
+
+def _rows(model: str, tp: int, tokens: int) -> tuple[int, ...]:
+    (shape,) = [s for s in SHAPES if (s.model, s.tp) == (model, tp)]
+    return shape.shape(tokens)
+
+
+@pytest.mark.parametrize(
+    ("model", "tp", "shape"),
+    [
+        ("Qwen3-Next-80B-A3B", 1, (60381, 32, 128)),
+        ("Qwen3-Next-80B-A3B", 8, (60381, 4, 128)),
+        ("Qwen3.5-27B", 2, (60381, 24, 128)),
+        ("Qwen3.5-27B", 8, (60381, 6, 128)),
+        ("Nemotron-3-Nano-30B-A3B", 4, (60381, 1024)),
+    ],
+)
+def test_tensor_parallelism_divides_heads_or_the_row(model: str, tp: int, shape: tuple[int, ...]) -> None:
+    """A rank holds whole heads; where the row is normalised at once, a part of the row."""
+    assert shape == _rows(model, tp, 60381)
+
+
+def test_every_model_is_there_at_every_tensor_parallelism() -> None:
+    """The models of the milestone, each on 1, 2, 4 and 8 ranks, with their decode batches."""
+    for model in ("Qwen3-Next-80B-A3B", "Qwen3.5-27B"):
+        shapes = [s for s in SHAPES if s.model == model]
+
+        assert [1, 2, 4, 8] == [s.tp for s in shapes]
+        assert {(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)} == {s.decode for s in shapes}
+        assert {(60381,)} == {s.prefill for s in shapes}
+
+
+def test_groups_stay_whole_on_every_rank() -> None:
+    """The group size does not shrink with the row, so it divides what a rank holds."""
+    for shape in SHAPES:
+        group_size = dict(shape.flags).get("group_size", shape.head_dim)
+
+        assert isinstance(group_size, int)
+        assert 0 == shape.head_dim % group_size
+
+
+def test_every_shape_says_where_it_is_from() -> None:
+    """No number without a source."""
+    assert all(s.source for s in SHAPES)
+
+
+def test_shapes_are_frozen() -> None:
+    """What one test reads, no other has changed."""
+    with pytest.raises(FrozenInstanceError):
+        SHAPES[0].tp = 3  # type: ignore[misc]
+
+
+def test_saved_cases_are_cases() -> None:
+    """Every file of fixtures/cases can be read, and none twice."""
+    cases = corpus.saved_cases()
+
+    assert len(set(cases)) == len(cases)
+
+
+def test_heads_that_do_not_divide_are_refused() -> None:
+    """A tensor parallelism that would split a head names the model and the numbers."""
+    model: dict[str, Any] = {"model": "odd", "rms_norm_gated": {"heads": 6, "head_dim": 128, "eps": 1e-6}}
+
+    with pytest.raises(ValueError, match="odd: heads=6 does not divide among 4 ranks"):
+        corpus._shape(model, "rms_norm_gated", 4)

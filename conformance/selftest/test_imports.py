@@ -1,0 +1,148 @@
+"""Imports point one way, along the pipeline: the order below is the architecture's, as data."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# A module may import itself and those before it. A folder stands here as one module.
+ORDER = (
+    "case",
+    "corpus",
+    "oracle",
+    "values",
+    "strategies",
+    "operations",
+    "memory",
+    "materialize",
+    "adapter",
+    "__init__",  # the names that adapters are written with
+    "adapters",
+    "interpreter",
+    "codegen",
+    "watch",
+    "comparison",
+    "attempt",
+    "waivers",
+    "verdict",
+    "journal",
+    "item",
+    "shrink",
+    "reproducer",
+    "report",
+    "plugin",
+    "suite",
+    "cli",
+    "__main__",
+)
+# Tests of this repository: they may import everything, and nothing imports them.
+TESTS = ("package", "selftest")
+# Everything else judges any implementation, so it must not know ours.
+KNOW_OURS = ("adapters", *TESTS)
+
+
+def _modules() -> dict[str, list[Path]]:
+    """The files of each module of ``conformance``."""
+    modules: dict[str, list[Path]] = {}
+    for file in sorted((ROOT / "conformance").rglob("*.py")):
+        top = file.relative_to(ROOT / "conformance").parts[0].removesuffix(".py")
+        modules.setdefault(top, []).append(file)
+    return modules
+
+
+def _imported(source: str, package: tuple[str, ...]) -> set[str]:
+    """Dotted names that a file of ``package`` imports: inside functions and for type checkers too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = [*package[: len(package) - node.level + 1]] if node.level else []
+            base = ".".join([*origin, *([node.module] if node.module else [])])
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def _imports_of(file: Path) -> set[str]:
+    return _imported(file.read_text(encoding="utf-8"), file.relative_to(ROOT).parent.parts)
+
+
+def _used(file: Path, modules: dict[str, list[Path]]) -> set[str]:
+    """The modules of ``conformance`` that a file imports; the package's own names are __init__'s."""
+    used = set()
+    for name in _imports_of(file):
+        package, _, rest = name.partition(".")
+        if package == "conformance":
+            first = rest.partition(".")[0]
+            used.add(first if first in modules else "__init__")
+    return used
+
+
+def _not_before(module: str, used: set[str]) -> set[str]:
+    """What ``module`` uses and may not."""
+    return used - set(ORDER[: ORDER.index(module) + 1])
+
+
+MODULES = _modules()
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_every_module_has_a_place_in_the_order(module: str) -> None:
+    """A module that the architecture does not know is a decision to be made, not an accident."""
+    assert module in (*ORDER, *TESTS)
+
+
+@pytest.mark.parametrize("module", [m for m in ORDER if m in MODULES])
+def test_a_module_imports_only_earlier_ones(module: str) -> None:
+    """No file imports a later module, wherever in the file the import stands."""
+    wrong = {str(f.relative_to(ROOT)): _not_before(module, _used(f, MODULES)) for f in MODULES[module]}
+
+    assert {} == {file: later for file, later in wrong.items() if later}
+
+
+@pytest.mark.parametrize("module", [m for m in ORDER if m in MODULES and m not in KNOW_OURS])
+def test_the_suite_does_not_know_the_package_that_it_judges(module: str) -> None:
+    """Only the adapters and the tests of this repository import normkernels; the oracle least of all."""
+    ours = {
+        str(f.relative_to(ROOT))
+        for f in MODULES[module]
+        if any(name.partition(".")[0] == "normkernels" for name in _imports_of(f))
+    }
+
+    assert set() == ours
+
+
+def test_the_package_does_not_know_the_suite() -> None:
+    """Installing and importing normkernels takes nothing of conformance."""
+    knowing = {
+        str(f.relative_to(ROOT))
+        for f in (ROOT / "normkernels").rglob("*.py")
+        if any(name.partition(".")[0] == "conformance" for name in _imports_of(f))
+    }
+
+    assert set() == knowing
+
+
+@pytest.mark.parametrize(
+    ("source", "imported"),
+    [
+        ("import conformance.cli", "conformance.cli"),
+        ("from conformance import cli", "conformance.cli"),
+        ("from conformance.cli import main", "conformance.cli.main"),
+        ("from .. import cli", "conformance.cli"),
+        ("from ..cli import main", "conformance.cli.main"),
+        ("def f():\n    from conformance import cli", "conformance.cli"),
+    ],
+)
+def test_every_way_to_import_is_seen(source: str, imported: str) -> None:
+    """The check above reads absolute, relative and local imports alike."""
+    assert {imported} == _imported(source, ("conformance", "oracle"))
+
+
+def test_a_later_module_is_noticed() -> None:
+    """The order can fail: a case that used the command line would be caught."""
+    assert {"cli"} == _not_before("case", {"case", "cli"})

@@ -1,0 +1,105 @@
+"""Rules of the tree: names, docstrings, fixtures and what must not be written into a file."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FIXTURES = ROOT / "fixtures"
+
+# Names that say nothing about what a file holds.
+NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}
+# A directory of somebody's machine. URLs do not match: there a host stands before the slash.
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|opt|mnt|private|workspace)/\w")
+# A line of the table in fixtures/README.md: file, origin, checksum.
+ROW = re.compile(
+    r"^\| `(?P<file>[^`]+)` \| (?P<origin>[^|]+) \| `(?P<sha256>[0-9a-f]{64})` \|$", re.MULTILINE
+)
+
+
+def _files() -> list[Path]:
+    """What git tracks or would add."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],  # noqa: S607 - the user's git
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return sorted(ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file())
+
+
+def _fixtures() -> dict[str, Path]:
+    """Every fixture by its name in fixtures/README.md."""
+    files = (f for f in _files() if f.is_relative_to(FIXTURES) and f != FIXTURES / "README.md")
+    return {f.relative_to(FIXTURES).as_posix(): f for f in files}
+
+
+def _listed() -> dict[str, str]:
+    """Checksums in fixtures/README.md."""
+    text = (FIXTURES / "README.md").read_text(encoding="utf-8")
+    return {row["file"]: row["sha256"] for row in ROW.finditer(text)}
+
+
+def _named_paths(text: str) -> list[str]:
+    return [line for line in text.splitlines() if MACHINE_PATH.search(line)]
+
+
+FILES = _files()
+PYTHON = [f for f in FILES if f.suffix == ".py"]
+
+
+def test_every_file_is_called_what_it_holds() -> None:
+    """No file is a drawer for everything else."""
+    assert [] == [str(f.relative_to(ROOT)) for f in FILES if f.stem in NAMELESS]
+
+
+def test_every_module_has_a_docstring() -> None:
+    """The first thing in a file says what it is for."""
+    silent = [f for f in PYTHON if not ast.get_docstring(ast.parse(f.read_text(encoding="utf-8")))]
+
+    assert [] == [str(f.relative_to(ROOT)) for f in silent]
+
+
+def test_fixtures_are_data() -> None:
+    """Nothing under fixtures can be imported or run."""
+    assert [] == [name for name, file in _fixtures().items() if file.suffix in {".py", ".sh"}]
+
+
+def test_every_fixture_is_listed_with_its_checksum() -> None:
+    """fixtures/README.md has a row for every file, and for no other; a wrong row is printed as it must be."""
+    is_ = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in _fixtures().items()}
+    listed = _listed()
+    wrong = [f"| `{name}` | <origin> | `{sha}` |" for name, sha in is_.items() if listed.get(name) != sha]
+
+    assert "" == "\n".join(wrong), "rows to write into fixtures/README.md"
+    assert set() == set(listed) - set(is_), "rows without a file"
+
+
+def test_no_file_names_a_path_of_a_machine() -> None:
+    """What is committed reads the same everywhere."""
+    named = {}
+    for file in FILES:
+        try:
+            lines = _named_paths(file.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            continue
+        if lines:
+            named[str(file.relative_to(ROOT))] = lines
+
+    assert {} == named
+
+
+@pytest.mark.parametrize("folder", ["home", "root", "work", "tmp"])
+def test_a_path_of_a_machine_is_noticed(folder: str) -> None:
+    """The check above sees a path wherever it stands in a line, and leaves URLs alone."""
+    path = f"/{folder}/someone/file.py"
+
+    assert [f'open("{path}")'] == _named_paths(f'open("{path}")')
+    assert [] == _named_paths(f"https://example.org{path}")

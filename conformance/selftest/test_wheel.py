@@ -1,0 +1,173 @@
+"""The wheel is what a third party gets: it judges their file far away from this checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from collections.abc import Sequence
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Right in every contract: it computes in float64 and rounds once.
+RIGHT = '''\
+"""Somebody's gated RMSNorm."""
+
+import torch
+
+from conformance import Adapter, Declined
+
+
+class TheirNorm(Adapter):
+    """A third party's adapter, as the README shows one."""
+
+    name = "theirs"
+    contracts = {"rms_norm_gated": "fp32"}
+
+    def rms_norm_gated(self, x, gate, weight, *, eps, group_size, norm_before_gate, activation):
+        """Normalise, weigh, gate."""
+        if group_size is not None:
+            raise Declined("no groups")
+        y, act = x.double(), 1.0
+        if gate is not None:
+            act = gate.double().sigmoid() * (1.0 if activation == "sigmoid" else gate.double())
+        if not norm_before_gate:
+            y, act = y * act, 1.0
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps) * weight.double()
+        return (y * act).to(x.dtype).contiguous()
+'''
+WRONG = RIGHT.replace("return (y * act)", "return y")
+RUN = (
+    "run",
+    "{file}",
+    "--op",
+    "rms_norm_gated",
+    "--property",
+    "values",
+    "--profile",
+    "quick",
+    "--report",
+    "report",
+)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would lead back here or steer a pytest within a pytest."""
+    steering = ("PYTHON", "PYTEST", "COV_", "TRITON_", "VIRTUAL_ENV")
+    return {name: value for name, value in os.environ.items() if not name.startswith(steering)}
+
+
+def _run(command: Sequence[str | Path], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the sources as they are."""
+    dist = tmp_path_factory.mktemp("dist")
+    built = _run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", dist, ROOT], cwd=dist
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (file,) = dist.glob("*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def outside(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new environment with the wheel in it; to save half a gigabyte it sees the dependencies of this one.
+
+    A path in a ``.pth`` file is only searched: the ``.pth`` file by which an editable install would lead to
+    the checkout is not read.
+    """
+    home = tmp_path_factory.mktemp("outside")
+    venv.create(home / "venv", with_pip=False, symlinks=True)
+    python = home / "venv" / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python)]
+    installed = _run([*pip, "install", "--no-deps", "--no-index", wheel], cwd=home)
+    assert installed.returncode == 0, installed.stdout + installed.stderr
+
+    where = _run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], cwd=home).stdout
+    dependencies = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (Path(where.strip()) / "dependencies.pth").write_text("\n".join(sorted(dependencies)), encoding="utf-8")
+    return home
+
+
+def _names(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def _sources(package: str, *but: str) -> set[str]:
+    """The files of a package in the checkout, without some of its folders."""
+    return {
+        f.relative_to(ROOT).as_posix()
+        for f in (ROOT / package).rglob("*")
+        if f.is_file() and "__pycache__" not in f.parts and f.relative_to(ROOT / package).parts[0] not in but
+    }
+
+
+def test_the_wheel_holds_both_packages_whole(wheel: Path) -> None:
+    """Every file of normkernels and of the suite, type markers included, and no test of this repository."""
+    packages = _sources("normkernels") | _sources("conformance", "package", "selftest")
+    held = {n for n in _names(wheel) if n.startswith(("normkernels/", "conformance/"))}
+
+    assert {"normkernels/py.typed", "conformance/py.typed"} <= held
+    assert packages == {n for n in held if not n.startswith("conformance/fixtures/")}
+
+
+def test_the_wheel_holds_the_fixtures_that_a_run_reads(wheel: Path) -> None:
+    """Models, cases, golden values and waivers lie inside the suite; reports stay here."""
+    held = {n.removeprefix("conformance/") for n in _names(wheel) if n.startswith("conformance/fixtures/")}
+
+    assert _sources("fixtures", "reports") == held
+
+
+def test_the_wheel_declares_its_names(wheel: Path) -> None:
+    """The command, the plugin by its module's name, the extra, and no top-level name but the two packages."""
+    with zipfile.ZipFile(wheel) as archive:
+        (info,) = {n.partition("/")[0] for n in archive.namelist() if ".dist-info/" in n}
+        entry_points = archive.read(f"{info}/entry_points.txt").decode()
+        metadata = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
+
+    assert "conform = conformance.cli:main" in entry_points
+    assert "conformance.plugin = conformance.plugin" in entry_points
+    assert "conformance" in metadata.get_all("Provides-Extra", [])
+    assert {"normkernels", "conformance", info} == {n.partition("/")[0] for n in _names(wheel)}
+
+
+def test_the_installed_packages_are_not_this_checkout(outside: Path) -> None:
+    """What runs outside is the wheel: code and fixtures come from the new environment."""
+    ask = "import conformance.corpus as c, normkernels; print(c.__file__, c.fixtures(), normkernels.__file__)"
+    answer = _run([outside / "venv" / "bin" / "python", "-c", ask], cwd=outside)
+
+    assert answer.returncode == 0, answer.stderr
+    assert all(Path(path).is_relative_to(outside) for path in answer.stdout.split())
+
+
+@pytest.mark.parametrize(("source", "code"), [(RIGHT, 0), (WRONG, 1)], ids=["right", "forgets_gate"])
+def test_a_third_party_file_is_judged_outside(outside: Path, tmp_path: Path, source: str, code: int) -> None:
+    """A right implementation passes, and the same one without its gate fails, both with a whole report."""
+    (tmp_path / "theirs.py").write_text(source, encoding="utf-8")
+    command = [part.format(file="theirs.py") for part in RUN]
+    run = _run([outside / "venv" / "bin" / "conform", *command], cwd=tmp_path)
+
+    assert code == run.returncode, run.stdout + run.stderr
+    report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    assert report["footer"]
+    assert bool(code) == bool(report["failures"])

@@ -1,0 +1,11 @@
+"""Every property of every operation in every dtype, on the adapter that ``--adapter`` names."""
+
+from conformance.item import Item
+from conformance.plugin import Judging
+
+
+def test_item(item: Item, judging: Judging) -> None:
+    """The promise of the item's property holds on all of its cases."""
+    failures = judging.run(item)
+
+    assert not failures, "\n\n".join(map(str, failures))

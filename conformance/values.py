@@ -1,0 +1,126 @@
+"""Value profiles: what stands in a tensor. A profile and a generator give the same numbers on every machine.
+
+Numbers are drawn in float32 on the CPU, row by row of a ``(rows, n)`` view, and rounded to the tensor's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+# one row has one scale: ordinary, small, large, dominated by eps, zero
+ROW_SCALES = (1.0, 1e-3, 30.0, 1e-5, 0.0)
+
+
+def draw(profile: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """A contiguous CPU tensor of ``shape`` with values of ``profile``."""
+    n = shape[-1] if shape else 1
+    rows = 1
+    for size in shape[:-1]:
+        rows *= size
+    if rows * n == 0:
+        return torch.empty(shape, dtype=dtype)
+    values = PROFILES[profile](rows, n, dtype, generator)
+    limit = torch.finfo(dtype).max
+    finite = torch.where(values.isfinite(), values.clamp(-limit, limit), values)
+    return finite.to(dtype).reshape(shape)
+
+
+def _normal(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Ordinary numbers; the last column of every second row stands out, so that no mask can lose it unseen."""
+    values = torch.randn((rows, n), generator=generator)
+    if n > 1:
+        values[::2, -1] *= 8.0
+    return values
+
+
+def _rows(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Every row at a scale of its own, outlier channels, an all-zero row now and then."""
+    values = torch.randn((rows, n), generator=generator)
+    pick = torch.randint(len(ROW_SCALES), (rows,), generator=generator)
+    pick[0] = 0
+    values *= torch.tensor(ROW_SCALES)[pick][:, None]
+    outliers = torch.randint(n, (rows,), generator=generator)
+    values[torch.arange(rows), outliers] *= 40.0
+    return values
+
+
+def _constant(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """One number per row: sums whose rounding errors all point the same way."""
+    return torch.randn((rows, 1), generator=generator).expand(rows, n).contiguous()
+
+
+def _subnormal(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Around and below the smallest normal number of the dtype."""
+    return torch.randn((rows, n), generator=generator) * (4.0 * torch.finfo(dtype).smallest_normal)
+
+
+def _large(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Squares that overflow float16, sums of squares that overflow it by far."""
+    values = torch.randn((rows, n), generator=generator) * 300.0
+    values[::2] *= 40.0
+    return values
+
+
+def _huge(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Squares near and past the largest float32 (of float16: the largest numbers it has)."""
+    exponent = torch.rand((rows, 1), generator=generator)
+    scale = torch.pow(10.0, 15.0 + 22.0 * exponent) if torch.finfo(dtype).max > 1e5 else 6e4 * exponent  # noqa: PLR2004
+    return torch.randn((rows, n), generator=generator) * scale
+
+
+def _specials(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Ordinary rows, some with NaN, an infinity, or zeros of both signs; the first row stays ordinary."""
+    values = torch.randn((rows, n), generator=generator)
+    kinds = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0, -0.0])
+    for row in range(1, rows):
+        if torch.rand((), generator=generator) < 0.6:  # noqa: PLR2004 - some rows stay ordinary
+            places = torch.randint(n, (min(n, 2),), generator=generator)
+            values[row, places] = kinds[torch.randint(len(kinds), (), generator=generator)]
+    return values
+
+
+def _weight(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Never ones: 1 ± 0.5, a few negative, 2**-8 and 15.8125 planted (what ``1 + w`` in bfloat16 loses)."""
+    values = 1.0 + 0.5 * (2.0 * torch.rand((rows, n), generator=generator) - 1.0)
+    values[:, 2::7] *= -1.0
+    if n > 4:  # noqa: PLR2004 - narrow rows keep their drawn numbers
+        values[:, n // 2] = 2.0**-8
+        values[:, n // 3] = 15.8125
+    return values
+
+
+def _special_weight(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """A weight with one NaN, one infinity and one zero."""
+    values = _weight(rows, n, dtype, generator)
+    for number in (float("nan"), float("inf"), 0.0):
+        values[:, torch.randint(n, (), generator=generator)] = number
+    return values
+
+
+def _gate(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Gates of both signs, within ±16."""
+    return (3.0 * torch.randn((rows, n), generator=generator)).clamp(-16.0, 16.0)
+
+
+def _wide_gate(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Gates to ±150: a sigmoid that saturates, underflows, and is lost in float32."""
+    return 300.0 * torch.rand((rows, n), generator=generator) - 150.0
+
+
+PROFILES: dict[str, Callable[[int, int, torch.dtype, torch.Generator], torch.Tensor]] = {
+    "normal": _normal,
+    "rows": _rows,
+    "constant": _constant,
+    "subnormal": _subnormal,
+    "large": _large,
+    "huge": _huge,
+    "specials": _specials,
+    "weight": _weight,
+    "special_weight": _special_weight,
+    "gate": _gate,
+    "wide_gate": _wide_gate,
+}
+
+SPECIAL = frozenset({"specials", "special_weight", "huge", "subnormal"})

@@ -1,0 +1,351 @@
+"""Property + case + outcome + comparison → verdict. Judging runs where the implementation runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import torch
+
+from conformance.adapter import Adapter, Crashed, Declined, Hung, Outcome, Ran
+from conformance.case import Case
+from conformance.comparison import BadElement, Comparison, compare, row_chunks
+from conformance.materialize import Materials, materialize, values_of
+from conformance.memory import POISONS
+from conformance.operations import OPERATIONS, Operation
+from conformance.oracle.arithmetic import Machine
+from conformance.oracle.contract import NAMED, Contract
+from conformance.oracle.interval import Interval
+from conformance.values import SPECIAL
+from conformance.watch import Record, watched
+
+
+class Status(StrEnum):
+    """What a verdict says. Only ``passed`` is a pass."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    DECLINED = "declined"  # the implementation said no
+    NOT_JUDGED = "not_judged"  # this machine or profile cannot
+    CRASHED = "crashed"
+    HUNG = "hung"
+    WAIVED = "waived"
+    ERROR = "error"  # ours
+
+
+BAD = frozenset({Status.FAILED, Status.CRASHED, Status.HUNG})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One property judged on one case. Numbers are of its comparison, zero where nothing was compared."""
+
+    property: str
+    case: Case
+    status: Status
+    reason: str = ""
+    comparison: Comparison = Comparison()
+
+    def __str__(self) -> str:
+        return f"{self.property} {self.status}: {self.reason}\n  {self.case}"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is judged, and where: an adapter on a device (``"cpu"`` or ``"cuda"``).
+
+    ``unfaithful`` says why low precision cannot be judged here, or nothing: Triton's interpreter rounds as
+    hardware does only where it could be taught to.
+    """
+
+    adapter: Adapter
+    device: str = "cpu"
+    unfaithful: str = ""
+
+    @property
+    def machine(self) -> Machine:
+        """The arithmetic that its results may have come from."""
+        return Machine(flushes=self.adapter.flushes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One call that was made: its materials, what came of it, what happened meanwhile."""
+
+    materials: Materials
+    outcome: Outcome
+    record: Record
+    poison: int
+
+    def damage(self) -> str:
+        """Which memory outside the outputs was changed, or nothing."""
+        touched = self.materials.touched()
+        if touched:
+            return f"the buffer of {', '.join(touched)} was changed"
+        if not all(owner.guards_intact(self.poison) for owner in self.record.owners):
+            return "memory beside an allocation of the call was written"
+        return ""
+
+
+def perform(
+    subject: Subject, case: Case, values: Mapping[str, torch.Tensor] | None = None, poison: int = POISONS[0]
+) -> Call:
+    """Materialise a case and call the implementation once. ``values`` default to the case's own."""
+    materials = materialize(case, dict(values or values_of(case)), subject.device, poison)
+    operation = OPERATIONS[case.operation]
+    arguments = {**dict.fromkeys(operation.positional), **materials.arguments}
+    if case.invalid is not None:
+        arguments = operation.invalid[case.invalid](arguments)
+    with watched(subject.device, poison) as record:
+        outcome = _call(subject, operation, arguments)
+    if isinstance(outcome, Ran):
+        outcome = replace(outcome, path=subject.adapter.path(operation.name, arguments))
+    return Call(materials, outcome, record, poison)
+
+
+def _call(subject: Subject, operation: Operation, arguments: Mapping[str, object]) -> Outcome:
+    method = getattr(subject.adapter, operation.name, None)
+    if method is None:
+        return Declined("not implemented")
+    positional = [arguments[name] for name in operation.positional]
+    named = {name: value for name, value in arguments.items() if name not in operation.positional}
+    try:
+        result = method(*positional, **named)
+        if subject.device != "cpu":
+            torch.cuda.synchronize()
+    except Declined as declined:
+        return declined
+    except Exception as error:  # noqa: BLE001 - the one place: code under test may raise anything
+        return Crashed(f"{type(error).__name__}: {error}")
+    return Ran((result,) if isinstance(result, torch.Tensor) else tuple(result), None)
+
+
+def without_outputs(prop: str, case: Case, outcome: Outcome) -> Verdict:
+    """The verdict on a call that gave nothing to compare."""
+    match outcome:
+        case Declined(reason=reason):
+            return Verdict(prop, case, Status.DECLINED, reason)
+        case Crashed(how):
+            return Verdict(prop, case, Status.CRASHED, how)
+        case Hung(seconds):
+            return Verdict(prop, case, Status.HUNG, f"no answer within {seconds:g} s")
+        case Ran():
+            message = f"{prop}: a call that ran has outputs to compare"
+            raise AssertionError(message)
+
+
+def metadata(case: Case, outputs: tuple[torch.Tensor, ...]) -> str:
+    """What is wrong with the outputs' number, shapes, dtypes and strides, or nothing."""
+    expected = OPERATIONS[case.operation].outputs(case)
+    if len(outputs) != len(expected):
+        return f"returned {len(outputs)} tensors, must be {len(expected)}"
+    for want, got in zip(expected, outputs, strict=True):
+        if got.dtype != want.dtype:
+            return f"{want.name} is {got.dtype}, must be {want.dtype}"
+        if tuple(got.shape) != want.shape:
+            return f"{want.name} has shape {tuple(got.shape)}, must be {want.shape}"
+        if not got.is_contiguous():
+            return f"{want.name} has strides {got.stride()}, must be contiguous"
+    return ""
+
+
+def intervals(
+    subject: Subject, contract: Contract, case: Case, values: Mapping[str, torch.Tensor], rows: slice
+) -> dict[str, Interval]:
+    """What the contract allows for some rows of every output, before the store."""
+    operation = OPERATIONS[case.operation]
+    given = {}
+    for name, tensor in values.items():
+        flat = tensor.reshape(-1, tensor.shape[-1])[rows] if name in operation.row_tensors else tensor
+        given[name] = flat.to(subject.device)
+    return operation.formula(subject.machine, contract, given, case)
+
+
+def measure(
+    subject: Subject,
+    contract: Contract,
+    case: Case,
+    values: Mapping[str, torch.Tensor],
+    outputs: tuple[torch.Tensor, ...],
+) -> Comparison:
+    """Compare all outputs with what the contract allows, in chunks of rows."""
+    expected = OPERATIONS[case.operation].outputs(case)
+    total = Comparison()
+    n = expected[0].shape[-1]
+    for rows in row_chunks(case.rows, n):
+        allowed = intervals(subject, contract, case, values, rows)
+        for want, got in zip(expected, outputs, strict=True):
+            part = got.reshape(-1, want.shape[-1])[rows]
+            total += compare(want.name, part, allowed[want.name], want.shape, rows.start)
+    return total
+
+
+def property_of(case: Case) -> str:
+    """Which property a case's values are evidence for: special numbers, a layout, or plain values."""
+    if any(spec.values in SPECIAL for _, spec in case.tensors):
+        return "specials"
+    return "layout" if any(_reaches(spec) for _, spec in case.tensors) else "values"
+
+
+def _reaches(spec: object) -> bool:
+    """Whether a layout is more than a name: one row cannot be transposed."""
+    place = spec.layout.place(spec.shape)  # type: ignore[attr-defined]
+    dense = torch.empty(spec.shape, device="meta").as_strided(spec.shape, place.strides)  # type: ignore[attr-defined]
+    return place.offset > 0 or not dense.is_contiguous()
+
+
+def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Every passive property of one call: values, metadata, memory, written, path. Two calls, two poisons."""
+    values = values_of(case)
+    first, second = (perform(subject, case, values, poison) for poison in POISONS)
+    prop = property_of(case)
+    for made in (first, second):
+        if not isinstance(made.outcome, Ran):
+            return (without_outputs(prop, case, made.outcome),)
+    assert isinstance(first.outcome, Ran)
+    assert isinstance(second.outcome, Ran)
+    outputs, again = first.outcome.outputs, second.outcome.outputs
+    wrong = metadata(case, outputs) or metadata(case, again)
+    verdicts = [
+        _verdict("metadata", case, wrong),
+        _verdict("path", case, _off_path(first)) if first.outcome.path else _pathless(case),
+    ]
+    if wrong:
+        reason = f"nothing to compare: {wrong}"
+        return (*verdicts, Verdict(prop, case, Status.FAILED, reason))
+    comparison = measure(subject, subject.adapter.contract(case.operation), case, values, outputs)
+    return (
+        _judged(prop, case, comparison),
+        *verdicts,
+        _verdict("memory", case, first.damage() or second.damage() or _differs(outputs, again)),
+        _verdict("written", case, _unwritten(outputs, again)),
+    )
+
+
+def _verdict(prop: str, case: Case, wrong: str) -> Verdict:
+    return Verdict(prop, case, Status.FAILED if wrong else Status.PASSED, wrong)
+
+
+def _pathless(case: Case) -> Verdict:
+    return Verdict("path", case, Status.NOT_JUDGED, "the adapter does not say which path ran")
+
+
+def _judged(prop: str, case: Case, comparison: Comparison) -> Verdict:
+    if not comparison.outside:
+        return Verdict(prop, case, Status.PASSED, "", comparison)
+    reason = f"{comparison.first}; {comparison.outside} of {comparison.elements} elements outside"
+    return Verdict(prop, case, Status.FAILED, reason, comparison)
+
+
+def _off_path(made: Call) -> str:
+    """Whether what ran is not what the adapter says ran."""
+    assert isinstance(made.outcome, Ran)
+    path, record = made.outcome.path or "", made.record
+    if path.startswith("native"):
+        return f"path {path!r} launched {', '.join(record.launches)}" if record.launches else ""
+    if not record.launches and any(t.numel() for t in made.outcome.outputs):
+        return f"path {path!r} launched nothing"
+    return f"path {path!r} copies: {', '.join(record.copies)}" if record.copies else ""
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors hold the same bits; every NaN is like every other."""
+    return bool(((a == b) & (a.signbit() == b.signbit()) | (a.isnan() & b.isnan())).all())
+
+
+def _differs(outputs: tuple[torch.Tensor, ...], again: tuple[torch.Tensor, ...]) -> str:
+    if all(same_bits(a, b) for a, b in zip(outputs, again, strict=True)):
+        return ""
+    return "the result changes with what lies beside the arguments or in fresh memory (or by chance)"
+
+
+def _unwritten(outputs: tuple[torch.Tensor, ...], again: tuple[torch.Tensor, ...]) -> str:
+    """Elements that hold the first poison after the first call and the second after the second."""
+    for a, b in zip(outputs, again, strict=True):
+        pattern = _poisoned(a, POISONS[0]) & _poisoned(b, POISONS[1])
+        if pattern.any():
+            place = tuple(int(i) for i in torch.nonzero(pattern)[0])
+            return f"{int(pattern.sum())} of {a.numel()} elements were never written, the first at {place}"
+    return ""
+
+
+def _poisoned(values: torch.Tensor, poison: int) -> torch.Tensor:
+    as_bytes = values.contiguous().reshape(-1, 1).view(torch.uint8)
+    return (as_bytes == poison).all(-1).reshape(values.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """How much of an output a set of rounding points explains."""
+
+    contract: Contract
+    share: float
+
+
+def discover(subject: Subject, case: Case) -> tuple[Followed, ...]:
+    """Which sets of rounding points the outputs follow, best first, smaller sets before larger ones.
+
+    Ends with the declared contract. Empty where the call gives nothing to compare.
+    """
+    made = perform(subject, case)
+    if not isinstance(made.outcome, Ran) or metadata(case, made.outcome.outputs):
+        return ()
+    declared = subject.adapter.contract(case.operation)
+    values = values_of(case)
+
+    def followed(contract: Contract) -> Followed:
+        assert isinstance(made.outcome, Ran)
+        result = measure(subject, contract, case, values, made.outcome.outputs)
+        return Followed(contract, 1 - result.outside / max(result.elements, 1))
+
+    found = [followed(Contract(rounds, declared.depth)) for rounds in _sets(case)]
+    found.append(followed(Contract(declared.rounds, "serial")))
+    found.sort(key=lambda f: (-f.share, len(f.contract.rounds)))
+    return (*found, followed(declared))
+
+
+def _sets(case: Case) -> list[frozenset[str]]:
+    points = OPERATIONS[case.operation].points(case)
+    sizes = range(len(points) + 1)
+    return [frozenset(chosen) for size in sizes for chosen in itertools.combinations(points, size)]
+
+
+def what_it_follows(subject: Subject, case: Case) -> str:
+    """Discovery in a sentence: the contract that the outputs do follow, or that none explains them."""
+    found = discover(subject, case)
+    if not found:
+        return ""
+    declared, best = found[-1], found[0]
+    said = f"the declared contract {declared.contract} explains {declared.share:.2%} of the elements"
+    if best.share < 1.0:
+        return f"{said}; no set of rounding points explains all (best: {best.contract}, {best.share:.2%})"
+    if best.contract.rounds == declared.contract.rounds:
+        return f"{said}; with a serial sum it explains all: declare depth='serial'"
+    relevant = set(OPERATIONS[case.operation].points(case))
+    fits = [f.contract for f in found[:-1] if f.share == 1.0]
+    names = [name for name, rounds in NAMED.items() if any(rounds & relevant == c.rounds for c in fits)]
+    hint = f" (named: {', '.join(names)})" if names else ""
+    return f"{said}; {fits[0]} explains all{hint}: declare it, or round where the contract does"
+
+
+__all__ = [
+    "BAD",
+    "BadElement",
+    "Call",
+    "Followed",
+    "Status",
+    "Subject",
+    "Verdict",
+    "discover",
+    "intervals",
+    "judge_call",
+    "measure",
+    "metadata",
+    "perform",
+    "property_of",
+    "same_bits",
+    "what_it_follows",
+    "without_outputs",
+]

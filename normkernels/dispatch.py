@@ -1,0 +1,141 @@
+"""Which path and plan run a call, and why the better ones do not. Pure: sees descriptions only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING
+
+from normkernels.errors import PathUnavailable
+from normkernels.kernels import plans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from normkernels.call import Call, Device
+
+
+class Path(StrEnum):
+    """A way to run a call."""
+
+    ROWS = "rows"
+    NATIVE = "native"
+
+
+class Reason(Enum):
+    """What a path or plan needs and a call or machine lacks."""
+
+    NO_TRITON = "needs triton"
+    NO_GPU = "needs a GPU"
+    DTYPE = "computes in float32"
+    LEADING_STRIDES = f"needs leading sizes that collapse to {plans.MAX_LEADING}"
+    TOO_WIDE = f"holds {plans.MAX_WIDTH} columns in one block"
+    NEEDS_GRAD = "has no backward"
+    SUBCLASS = "needs plain tensors"
+    FORCED = "runs unless another path is asked for"
+    NO_GATE = "needs a gate"
+    GROUPED = "needs one group"
+    GATE_FIRST = "needs the gate after the norm"
+    WIDTH = f"needs {plans.NARROW} columns"
+    X_NOT_CONTIGUOUS = "needs a contiguous x"
+    GATE_NOT_CONTIGUOUS = "needs a contiguous gate"
+    OUT_NOT_CONTIGUOUS = "needs a contiguous out"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One reason against one path, or against one plan of it."""
+
+    path: Path
+    plan: str | None
+    reason: Reason
+    got: str
+
+    def __str__(self) -> str:
+        """Say what is needed, then what was given."""
+        return f"{_name(self.path, self.plan)}: {self.reason.name}: {self.reason.value}, got {self.got}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The path and plan that run a call, and every better one with all reasons against it."""
+
+    path: Path
+    plan: plans.Plan | None
+    rejected: tuple[Rejection, ...]
+
+    @property
+    def name(self) -> str:
+        """Return ``rows/decode128`` and the like, or ``native``."""
+        return _name(self.path, None if self.plan is None else self.plan.name)
+
+    def __str__(self) -> str:
+        """Name the choice and each rejection, a line each."""
+        return "\n  ".join((self.name, *(f"not {rejection}" for rejection in self.rejected)))
+
+
+def _name(path: Path, plan: str | None) -> str:
+    return path.value if plan is None else f"{path.value}/{plan}"
+
+
+def against_rows(call: Call, device: Device) -> tuple[Rejection, ...]:
+    """Return what stops the Triton kernels."""
+    stops = (
+        (not device.has_triton, Reason.NO_TRITON, "none that can be imported"),
+        (device.kind != "cuda" and not device.interpreting, Reason.NO_GPU, repr(device.kind)),
+        (call.dtype == "float64", Reason.DTYPE, call.dtype),
+        (call.leading > plans.MAX_LEADING, Reason.LEADING_STRIDES, str(call.leading)),
+        (call.width > plans.MAX_WIDTH, Reason.TOO_WIDE, str(call.width)),
+        (call.needs_grad is not None, Reason.NEEDS_GRAD, f"{call.needs_grad} that needs one"),
+        (call.not_plain is not None, Reason.SUBCLASS, str(call.not_plain)),
+    )
+    return tuple(Rejection(Path.ROWS, None, reason, got) for stopped, reason, got in stops if stopped)
+
+
+def against_native(_call: Call, _device: Device) -> tuple[Rejection, ...]:
+    """Return nothing: native runs every valid call."""
+    return ()
+
+
+def gated_plan(call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection, ...]]:
+    """Return the plan for a gated norm on rows, and what stops the plan for contiguous rows of 128."""
+    narrow = plans.gated_128(call.rows, device.table)
+    stops = (
+        (call.gate == "none", Reason.NO_GATE, "none"),
+        (call.width != call.n, Reason.GROUPED, f"{call.rows} of {call.width}"),
+        (call.gate == "before", Reason.GATE_FIRST, "it before"),
+        (call.n != plans.NARROW, Reason.WIDTH, str(call.n)),
+        (not call.x_contiguous, Reason.X_NOT_CONTIGUOUS, "a strided one"),
+        (not call.gate_contiguous, Reason.GATE_NOT_CONTIGUOUS, "a strided one"),
+        (not call.out_contiguous, Reason.OUT_NOT_CONTIGUOUS, "a strided one"),
+    )
+    stopped = tuple(Rejection(Path.ROWS, narrow.name, reason, got) for stop, reason, got in stops if stop)
+    return (plans.general(call.rows, call.width, device.table) if stopped else narrow), stopped
+
+
+# Every operation's paths in order of preference. A check returns all that stops a path.
+CHECKS: Mapping[str, Mapping[Path, Callable[[Call, Device], tuple[Rejection, ...]]]] = {
+    "rms_norm_gated": {Path.ROWS: against_rows, Path.NATIVE: against_native},
+}
+# How a path that has plans chooses one.
+PLANS: Mapping[tuple[str, Path], Callable[[Call, Device], tuple[plans.Plan, tuple[Rejection, ...]]]] = {
+    ("rms_norm_gated", Path.ROWS): gated_plan,
+}
+
+
+def decide(call: Call, device: Device, path: Path | None = None, *, asked_by: str = "path") -> Decision:
+    """Return the first path that can run ``call``, or ``path``; raise if that one cannot."""
+    rejected: list[Rejection] = []
+    for candidate, check in CHECKS[call.operation].items():
+        if path not in (None, candidate):
+            rejected.append(Rejection(candidate, None, Reason.FORCED, f"{asked_by}={path}"))
+            continue
+        stopped = check(call, device)
+        rejected.extend(stopped)
+        if not stopped:
+            choose = PLANS.get((call.operation, candidate))
+            plan, worse = choose(call, device) if choose else (None, ())
+            return Decision(candidate, plan, (*rejected, *worse))
+        if path is not None:
+            raise PathUnavailable(f"{call.operation}: {asked_by}={path} cannot run {call}:", stopped)
+    raise AssertionError(f"{call.operation} has no path that runs every valid call")

@@ -1,0 +1,81 @@
+"""From sizes to launch plans. Pure: no tensors, no triton, no device.
+
+The bits of a row never depend on its plan (see ``pairwise_sum``), so plans are free to follow speed.
+Rows per program change only at the thresholds of the table: each plan compiles once for all row counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# One program holds a whole row (or group) in registers; beyond this it spills.
+MAX_WIDTH = 32768
+# The head dimension of gated delta-net layers, which has plans of its own.
+NARROW = 128
+# Three leading sizes cover what model code slices and transposes; each costs a division per row.
+MAX_LEADING = 3
+# Elements per thread that fill 16-byte loads of 2-byte types twice.
+_PER_THREAD = 16
+_MAX_WARPS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTable:
+    """The thresholds, in rows, from which plans change."""
+
+    tile_rows: int
+    prefill_rows: int
+    max_programs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One launch configuration."""
+
+    name: str
+    rows: int
+    levels: int
+    warps: int
+
+    def __post_init__(self) -> None:
+        """Hold the depth that the contract promises: additions in the longest chain of a row's sum."""
+        assert self.levels <= (24 if 2**self.levels <= 256 else 64)
+
+
+# tile_rows: below it a launch of small tiles just reaches every multiprocessor of a large GPU.
+# prefill_rows: below it four rows a program were the fastest or within 5 % of it on an H200; the
+# longest prefill, 1.4 million rows, wants eight.
+MEASURED = PlanTable(tile_rows=4096, prefill_rows=65536)
+# For Triton's CPU interpreter, where a program costs milliseconds whatever its size.
+INTERPRETED = PlanTable(tile_rows=8, prefill_rows=32, max_programs=64)
+
+# The table in use, read at each call.
+TABLE = MEASURED
+
+
+def gated_128(rows: int, table: PlanTable) -> Plan:
+    """Plan contiguous rows of 128: one warp a program, so that no sum crosses warps."""
+    if rows < table.prefill_rows:
+        return Plan("decode128", _enough(4, rows, table), levels=7, warps=1)
+    return Plan("prefill128", _enough(8, rows, table), levels=7, warps=1)
+
+
+def general(rows: int, width: int, table: PlanTable) -> Plan:
+    """Plan rows of any width: tiles of few elements for few rows, and warps by the tile."""
+    levels = max(width - 1, 0).bit_length()
+    elements = 512 if rows < table.tile_rows else 2048
+    tile = min(max(elements >> levels, 1), 64)
+    warps = min(max((tile << levels) // (32 * _PER_THREAD), 1), _MAX_WARPS)
+    return Plan("general", _enough(tile, rows, table), levels, warps)
+
+
+def _enough(tile: int, rows: int, table: PlanTable) -> int:
+    """Widen a tile until ``max_programs`` programs cover ``rows``."""
+    if table.max_programs is None:
+        return tile
+    return max(tile, power_of_two(-(-rows // table.max_programs)))
+
+
+def power_of_two(size: int) -> int:
+    """Return the smallest power of two that is at least ``size``."""
+    return 1 << max(size - 1, 0).bit_length()

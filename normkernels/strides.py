@@ -1,0 +1,124 @@
+"""What shapes and strides say about memory: leading sizes that collapse, views that overlap."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from normkernels.kernels.plans import MAX_LEADING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+# Steps after which the search for a shared byte gives up and says "may share".
+_PATIENCE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Leading:
+    """The sizes before the last, and each tensor's strides over them."""
+
+    sizes: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+
+
+def leading(tensors: Sequence[torch.Tensor], width: int) -> Leading:
+    """Collapse all sizes before the last ``width`` columns, jointly over ``tensors`` of one shape.
+
+    Several groups of ``width`` columns count as a size of their own. Sizes collapse by their strides
+    alone, also a size of one: else a batch of one would need a kernel of its own.
+    """
+    *sizes, n = tensors[0].shape
+    strides = [list(tensor.stride()[:-1]) for tensor in tensors]
+    if n > width:
+        sizes.append(n // width)
+        for tensor, steps in zip(tensors, strides, strict=True):
+            steps.append(width * tensor.stride(-1))
+    axes = list(zip(sizes, zip(*strides, strict=True), strict=True))
+    collapsed = _collapse(axes)
+    if len(collapsed) > MAX_LEADING:
+        collapsed = _collapse([axis for axis in axes if axis[0] != 1])
+    if not collapsed:
+        collapsed = [(1, (width,) * len(tensors))]
+    return Leading(
+        tuple(size for size, _ in collapsed),
+        tuple(zip(*(steps for _, steps in collapsed), strict=True)),
+    )
+
+
+def _collapse(axes: Sequence[tuple[int, tuple[int, ...]]]) -> list[tuple[int, tuple[int, ...]]]:
+    """Merge neighbours among (size, strides) wherever every tensor walks both with one stride."""
+    merged: list[tuple[int, tuple[int, ...]]] = []
+    for size, steps in axes:
+        if merged and merged[-1][1] == tuple(size * step for step in steps):
+            size *= merged.pop()[0]  # noqa: PLW2901
+        merged.append((size, steps))
+    return merged
+
+
+def overlaps_itself(tensor: torch.Tensor) -> bool:
+    """Whether two elements may share memory: some stride is within the extent of the smaller ones."""
+    reach = 0
+    for step, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and tensor.numel():
+            if step <= reach:
+                return True
+            reach += step * (size - 1)
+    return False
+
+
+def same_view(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors are the same elements at the same places."""
+    return (
+        a.data_ptr() == b.data_ptr()
+        and a.dtype == b.dtype
+        and a.shape == b.shape
+        and all(size == 1 or s == t for size, s, t in zip(a.shape, a.stride(), b.stride(), strict=True))
+    )
+
+
+def may_share(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether some byte belongs to both tensors; exact, unless the search becomes too long.
+
+    A byte of ``a`` is its start plus a sum of index * stride, one of ``b`` likewise. Counting ``b``'s
+    indices down makes every coefficient positive: the question is whether bounded counts of known
+    steps add up to the distance.
+    """
+    if a.numel() == 0 or b.numel() == 0 or a.device != b.device:
+        return False
+    steps: Counter[int] = Counter()
+    for tensor in (a, b):
+        steps[1] += tensor.element_size() - 1
+        for step, size in zip(tensor.stride(), tensor.shape, strict=True):
+            steps[step * tensor.element_size()] += size - 1
+    extent_b = (
+        b.element_size()
+        - 1
+        + sum(step * (size - 1) * b.element_size() for step, size in zip(b.stride(), b.shape, strict=True))
+    )
+    return _adds_up(b.data_ptr() - a.data_ptr() + extent_b, steps)
+
+
+def _adds_up(distance: int, steps: Counter[int]) -> bool:
+    """Whether ``distance`` is a sum of the steps, each taken at most its count; True when in doubt."""
+    ordered = sorted((step, count) for step, count in steps.items() if step and count)
+    # reach[i]: what the i smallest steps can cover
+    reach = [0, *accumulate(step * count for step, count in ordered)]
+    patience = _PATIENCE
+    open_ends = [(distance, len(ordered))]
+    while open_ends:
+        rest, left = open_ends.pop()
+        if not 0 <= rest <= reach[left]:
+            continue
+        patience -= 1
+        if rest == 0 or patience < 0:
+            return True
+        step, count = ordered[left - 1]
+        fewest = max(0, -(-(rest - reach[left - 1]) // step))
+        most = min(count, rest // step)
+        open_ends.extend((rest - taken * step, left - 1) for taken in range(fewest, most + 1))
+    return False

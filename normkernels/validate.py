@@ -1,0 +1,82 @@
+"""Checks of arguments: each says what was given and what must hold, or returns."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import TYPE_CHECKING
+
+import torch
+
+from normkernels.errors import InvalidCall
+from normkernels.strides import may_share, overlaps_itself, same_view
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+# Kernels take eps as fp32.
+_MAX_EPS = torch.finfo(torch.float32).max
+LOW = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def choice(operation: str, name: str, value: object, allowed: Collection[object]) -> None:
+    """Hold ``value`` to a fixed set; True is not 1 here."""
+    if not any(type(value) is type(one) and value == one for one in allowed):
+        raise InvalidCall(f"{operation}: {name}={value!r}, must be one of {', '.join(map(repr, allowed))}")
+
+
+def epsilon(operation: str, eps: object) -> float:
+    """Return ``eps`` as a float, or raise if no kernel could add it."""
+    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 <= float(eps) <= _MAX_EPS:
+        raise InvalidCall(f"{operation}: eps={eps!r}, must be a number, at least 0 and finite in float32")
+    return float(eps)
+
+
+def group_width(operation: str, group_size: object, n: int) -> int:
+    """Return the columns of one group."""
+    if group_size is None:
+        return n
+    if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1 or n % group_size:
+        raise InvalidCall(
+            f"{operation}: group_size={group_size!r}, must be None or a divisor of the {n} columns of x"
+        )
+    return group_size
+
+
+def tensors(operation: str, given: Mapping[str, object]) -> None:
+    """Hold every argument to a strided tensor on one device, that of x."""
+    device = None
+    for name, value in given.items():
+        if not isinstance(value, torch.Tensor):
+            raise InvalidCall(f"{operation}: {name} is a {type(value).__name__}, must be a tensor")
+        if value.layout is not torch.strided:
+            raise InvalidCall(f"{operation}: {name} is {value.layout}, must be torch.strided")
+        device = device or value.device
+        if value.device != device:
+            raise InvalidCall(f"{operation}: {name} is on {value.device}, must be on x's device, {device}")
+
+
+def dtype(operation: str, name: str, tensor: torch.Tensor, allowed: Collection[torch.dtype]) -> None:
+    """Hold a tensor's dtype to ``allowed``."""
+    if tensor.dtype not in allowed:
+        names = ", ".join(dict.fromkeys(map(str, allowed)))
+        raise InvalidCall(f"{operation}: {name} is {tensor.dtype}, must be one of {names}")
+
+
+def shape(operation: str, name: str, tensor: torch.Tensor, wanted: tuple[int, ...], why: str) -> None:
+    """Hold a tensor to a shape."""
+    if tuple(tensor.shape) != wanted:
+        raise InvalidCall(f"{operation}: {name} has shape {tuple(tensor.shape)}, must be {why}, {wanted}")
+
+
+def output(
+    operation: str, out: torch.Tensor, inputs: Mapping[str, torch.Tensor], may_be: Collection[str]
+) -> None:
+    """Hold ``out`` to memory of its own, or to that of one whole input among ``may_be``."""
+    if overlaps_itself(out):
+        raise InvalidCall(
+            f"{operation}: out has strides {out.stride()}, no two of its elements may share memory"
+        )
+    for name, tensor in inputs.items():
+        if may_share(out, tensor) and not (name in may_be and same_view(out, tensor)):
+            whole = f", or be {' or '.join(may_be)} as a whole" if may_be else ""
+            raise InvalidCall(f"{operation}: out shares memory with {name}, must have its own{whole}")
