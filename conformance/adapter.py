@@ -16,7 +16,7 @@ import torch
 from conformance.oracle.contract import Contract, named
 
 
-class Declined(Exception):  # noqa: N818 - a word of the field, and no error: the implementation says no
+class Declined(Exception):
     """Raised by an adapter for a call that its implementation does not offer. Counted and shown, never a pass."""
 
     def __init__(self, reason: str) -> None:

@@ -42,7 +42,7 @@ class Child(Generic[Question, Answer]):
 
     work: Callable[[Question], Answer]
     limit: float
-    healthy: Callable[[], bool] = lambda: True  # noqa: E731 - a default, not a function to call by name
+    healthy: Callable[[], bool] = lambda: True
     restarts: int = 0
     _process: ForkProcess | None = field(default=None, init=False)
     _pipe: Connection | None = field(default=None, init=False)

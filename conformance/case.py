@@ -99,7 +99,7 @@ def _transposed(shape: tuple[int, ...], amount: int, parts: int) -> Placement:
 
 
 def _swapped(shape: tuple[int, ...], amount: int, parts: int) -> Placement:
-    if len(shape) < 3:  # noqa: PLR2004 - swapping needs two leading dimensions
+    if len(shape) < 3:
         return _row_gap(shape, 1, parts)
     first, second, *rest = shape
     second_stride, first_stride, *others = _dense((second, first, *rest))

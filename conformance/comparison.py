@@ -40,8 +40,10 @@ class BadElement:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Counts over elements. ``exact``: one value alone was allowed. ``worst``: the largest share of the bound
-    before the store that is needed to explain an output; 0 where the exact result rounds to it.
+    """Counts over elements.
+
+    ``exact``: one value alone was allowed. ``worst``: the largest share of the bound before the store that is
+    needed to explain an output; 0 where the exact result rounds to it.
     """
 
     elements: int = 0
@@ -60,6 +62,9 @@ class Comparison:
         )
 
 
+NOTHING = Comparison()
+
+
 def row_chunks(rows: int, n: int) -> Iterator[slice]:
     """Slices of rows that hold at most ``CHUNK`` elements."""
     step = max(1, CHUNK // max(n, 1))
@@ -67,7 +72,9 @@ def row_chunks(rows: int, n: int) -> Iterator[slice]:
         yield slice(start, min(start + step, rows))
 
 
-def compare(name: str, output: torch.Tensor, before_store: Interval, shape: tuple[int, ...], row: int) -> Comparison:
+def compare(
+    name: str, output: torch.Tensor, before_store: Interval, shape: tuple[int, ...], row: int
+) -> Comparison:
     """Compare ``(rows, n)`` of an output with its interval before the store; ``row`` is the first row's number.
 
     ``shape`` is the output's full shape, for the index of a bad element.

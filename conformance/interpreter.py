@@ -87,6 +87,8 @@ def encode(numbers: npt.ArrayLike, ty: Dtype) -> Array:
     values: Array = np.asarray(numbers)
     if ty.name not in RAW:
         return values.astype(shipped._get_np_dtype(ty))
+    if values.dtype.kind in "iu":
+        values = values.astype(np.float64)  # integers are rounded once, too: NVIDIA's cvt.rn.bf16.s32
     single = values.astype(np.float32)
     if values.dtype == np.float64:
         single = round_to_odd(single, values - single)
@@ -145,7 +147,7 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
     """The interpreter's operations, on numbers in place of bits."""
 
     def cast_impl(self, src: Handle, dst_type: Dtype) -> Handle:
-        """Convert anything to anything. Integers reach bf16 through fp32, as in compiled code."""
+        """Convert anything to anything."""
         ty = dst_type.scalar
         return shipped.TensorHandle(encode(decode(src.data, src.dtype.scalar), ty), ty)
 
@@ -290,12 +292,23 @@ def _on_cpu(argument: Any) -> bool:
     return not isinstance(tensor, torch.Tensor) or tensor.device.type == "cpu"
 
 
+_shipped_implicit_cvt: Any = getattr(shipped, "_implicit_cvt", None)
+
+
+def implicit_cvt(argument: Any) -> Any:
+    """Pass a float as fp32, as a launch does, where the interpreter keeps Python's 64 bits."""
+    if isinstance(argument, float):
+        return tl.tensor(shipped.interpreter_builder.get_fp32(argument), tl.float32)
+    return _shipped_implicit_cvt(argument)
+
+
 # What replaces what, by its name in triton.runtime.interpreter. A class replaces the methods that it defines.
 REPLACEMENTS: dict[str, Any] = {
     "InterpreterBuilder": FaithfulBuilder,
     "ReduceOps": FaithfulReduceOps,
     "GridExecutor": FaithfulExecutor,
     "_convert_float": convert_float,
+    "_implicit_cvt": implicit_cvt,
 }
 ADDED = {"get_bf16", "get_fp8e4b8_ty", "get_fp8e5b16_ty"}
 
@@ -408,6 +421,8 @@ def _missing() -> Iterator[str]:
     """Name what this Triton does not have, so that replacing it replaces nothing."""
     if _shipped_convert_float is None:
         yield "_convert_float is missing"
+    if _shipped_implicit_cvt is None:
+        yield "_implicit_cvt is missing"
     for replacement in (FaithfulBuilder, FaithfulReduceOps, FaithfulExecutor):
         for method in sorted(vars(replacement).keys() - ADDED):
             if not hasattr(replacement.__base__, method):
@@ -530,8 +545,12 @@ def _extends(ty: Dtype) -> bool:
 
 
 def _converts(ty: Dtype) -> bool:
-    integers = np.arange(-(1 << 15), 1 << 15, dtype=np.int32)
-    return _same(_results(_tensor(integers, tl.int32), ty), _nearest(integers.astype(np.float64), ty))
+    """Small integers, and large ones closer to a tie of bf16 than fp32 can tell."""
+    ties = _ties(tl.bfloat16)
+    large = ties[(ties > 1 << 16) & (ties < 1 << 30)].astype(np.int32)
+    integers = np.concatenate([np.arange(-(1 << 15), 1 << 15, dtype=np.int32), large + 1, large - 1, 1 - large])
+    values = _vector(integers, tl.int32)
+    return _same(_results(values, ty), _nearest(_results(values).astype(np.float64), ty))
 
 
 def _operators() -> dict[str, Callable[[], bool]]:
@@ -541,6 +560,7 @@ def _operators() -> dict[str, Callable[[], bool]]:
         **{f"{ty} to int32": partial(_truncates, ty) for ty in HALVES},
         "fma rounds once": lambda: all(_fuses(*row) for row in FUSED),
         "scalar < is int1": _compares_to_int1,
+        "float argument is fp32": lambda: bool(shipped._implicit_cvt(0.1).dtype == tl.float32),
         "bf16 dot": _multiplies,
     }
 

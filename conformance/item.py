@@ -30,7 +30,30 @@ MOST_HANGS = 3
 MOST_CRASHES = 50
 # tokens of a decode batch that the interpreter judges of a real model; a GPU judges all
 CPU_TOKENS = (1, 4)
-GPU_WIDTHS = (1, 2, 3, 7, 16, 31, 33, 64, 100, 127, 128, 129, 256, 257, 512, 769, 1024, 2048, 2560, 3584, 4096, 5120)
+GPU_WIDTHS = (
+    1,
+    2,
+    3,
+    7,
+    16,
+    31,
+    33,
+    64,
+    100,
+    127,
+    128,
+    129,
+    256,
+    257,
+    512,
+    769,
+    1024,
+    2048,
+    2560,
+    3584,
+    4096,
+    5120,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +204,7 @@ def _known(item: Item, subject: Subject) -> Iterator[Case]:
 
 
 def _drawn(item: Item, scope: Scope, array_seed: int, count: int) -> list[Case]:
-    """Cases that Hypothesis draws; on a GPU only from the rows of the covering array, which bounds what compiles."""
+    """Cases that Hypothesis draws; on a GPU from the rows of the covering array, which bounds what compiles."""
     operation = OPERATIONS[item.operation]
     strategy = drawn_cases(operation.factors, operation.complete, scope)
     if scope.device != "cpu":
@@ -238,7 +261,7 @@ def unjudged(item: Item, subject: Subject) -> tuple[Status, str] | None:
 
 
 def judge_item(
-    item: Item, subject: Subject, ask: Ask | None = None, begun: Callable[[Case], None] = lambda case: None
+    item: Item, subject: Subject, ask: Ask | None = None, begun: Callable[[Case], None] | None = None
 ) -> Iterator[Verdict]:
     """Judge an item's cases one after the other; none where the item is :func:`unjudged`.
 
@@ -254,7 +277,8 @@ def judge_item(
             reason = f"left out after {hangs} hangs and {crashes} crashes in this item"
             yield Verdict(prop.name, case, Status.NOT_JUDGED, reason)
             continue
-        begun(case)
+        if begun is not None:
+            begun(case)
         verdicts = asked(ask, prop, case)
         hangs += any(verdict.status is Status.HUNG for verdict in verdicts)
         crashes += any(verdict.status is Status.CRASHED for verdict in verdicts)
@@ -297,10 +321,10 @@ def follow(subject: Subject, case: Case) -> str:
 __all__ = [
     "BAD",
     "PROFILES",
-    "Answer",
-    "Ask",
     "PROMISES",
     "PROPERTIES",
+    "Answer",
+    "Ask",
     "Failure",
     "Item",
     "Profile",

@@ -135,7 +135,9 @@ class Judging:
             self._journal.judged(item, verdict)
             self.counts[verdict.status] += 1
             if verdict.status in BAD and verdict.property not in failures:
-                failures[verdict.property] = self._explained(explain(item, self.subject, verdict, self.ask, self._follow))
+                failures[verdict.property] = self._explained(
+                    explain(item, self.subject, verdict, self.ask, self._follow)
+                )
         self._journal.finished(item)
         return list(failures.values())
 
@@ -145,9 +147,7 @@ class Judging:
 
     def _explained(self, failure: Failure) -> Failure:
         path = self._child.ask(("reproduce", failure))
-        if not isinstance(path, Path):
-            message = f"could not write the reproducer: {path}"
-            raise RuntimeError(message)
+        assert isinstance(path, Path), f"could not write the reproducer: {path}"
         self._journal.failed(failure, path)
         return failure
 

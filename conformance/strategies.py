@@ -126,7 +126,7 @@ def enumerated_cases(
 
 
 def width(level: str, rng: random.Random, scope: Scope) -> int:
-    """A row width of a class: ``tile`` is 128, ``narrow`` under 16, ``edge`` beside a power of two, …"""
+    """A row width of a class: ``tile`` is 128, ``narrow`` under 16, ``edge`` beside a power of two."""
     candidates = [n for n in _WIDTHS[level](scope) if 1 <= n <= scope.max_width]
     if scope.widths:
         # the nearest width that is compiled anyway

@@ -66,7 +66,7 @@ def _large(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) ->
 def _huge(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
     """Squares near and past the largest float32 (of float16: the largest numbers it has)."""
     exponent = torch.rand((rows, 1), generator=generator)
-    scale = torch.pow(10.0, 15.0 + 22.0 * exponent) if torch.finfo(dtype).max > 1e5 else 6e4 * exponent  # noqa: PLR2004
+    scale = torch.pow(10.0, 15.0 + 22.0 * exponent) if torch.finfo(dtype).max > 1e5 else 6e4 * exponent
     return torch.randn((rows, n), generator=generator) * scale
 
 
@@ -75,7 +75,7 @@ def _specials(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator)
     values = torch.randn((rows, n), generator=generator)
     kinds = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0, -0.0])
     for row in range(1, rows):
-        if torch.rand((), generator=generator) < 0.6:  # noqa: PLR2004 - some rows stay ordinary
+        if torch.rand((), generator=generator) < 0.6:
             places = torch.randint(n, (min(n, 2),), generator=generator)
             values[row, places] = kinds[torch.randint(len(kinds), (), generator=generator)]
     return values
@@ -85,7 +85,7 @@ def _weight(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -
     """Never ones: 1 ± 0.5, a few negative, 2**-8 and 15.8125 planted (what ``1 + w`` in bfloat16 loses)."""
     values = 1.0 + 0.5 * (2.0 * torch.rand((rows, n), generator=generator) - 1.0)
     values[:, 2::7] *= -1.0
-    if n > 4:  # noqa: PLR2004 - narrow rows keep their drawn numbers
+    if n > 4:
         values[:, n // 2] = 2.0**-8
         values[:, n // 3] = 15.8125
     return values

@@ -10,8 +10,8 @@ from enum import StrEnum
 import torch
 
 from conformance.adapter import Adapter, Crashed, Declined, Hung, Outcome, Ran
-from conformance.case import Case
-from conformance.comparison import BadElement, Comparison, compare, row_chunks
+from conformance.case import Case, TensorSpec
+from conformance.comparison import NOTHING, Comparison, compare, row_chunks
 from conformance.materialize import Materials, materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS, Operation
@@ -46,7 +46,7 @@ class Verdict:
     case: Case
     status: Status
     reason: str = ""
-    comparison: Comparison = Comparison()
+    comparison: Comparison = NOTHING
 
     def __str__(self) -> str:
         return f"{self.property} {self.status}: {self.reason}\n  {self.case}"
@@ -172,7 +172,7 @@ def measure(
 ) -> Comparison:
     """Compare all outputs with what the contract allows, in chunks of rows."""
     expected = OPERATIONS[case.operation].outputs(case)
-    total = Comparison()
+    total = NOTHING
     n = expected[0].shape[-1]
     for rows in row_chunks(case.rows, n):
         allowed = intervals(subject, contract, case, values, rows)
@@ -189,10 +189,10 @@ def property_of(case: Case) -> str:
     return "layout" if any(_reaches(spec) for _, spec in case.tensors) else "values"
 
 
-def _reaches(spec: object) -> bool:
+def _reaches(spec: TensorSpec) -> bool:
     """Whether a layout is more than a name: one row cannot be transposed."""
-    place = spec.layout.place(spec.shape)  # type: ignore[attr-defined]
-    dense = torch.empty(spec.shape, device="meta").as_strided(spec.shape, place.strides)  # type: ignore[attr-defined]
+    place = spec.layout.place(spec.shape)
+    dense = torch.empty(spec.shape, device="meta").as_strided(spec.shape, place.strides)
     return place.offset > 0 or not dense.is_contiguous()
 
 
@@ -328,24 +328,3 @@ def what_it_follows(subject: Subject, case: Case) -> str:
     names = [name for name, rounds in NAMED.items() if any(rounds & relevant == c.rounds for c in fits)]
     hint = f" (named: {', '.join(names)})" if names else ""
     return f"{said}; {fits[0]} explains all{hint}: declare it, or round where the contract does"
-
-
-__all__ = [
-    "BAD",
-    "BadElement",
-    "Call",
-    "Followed",
-    "Status",
-    "Subject",
-    "Verdict",
-    "discover",
-    "intervals",
-    "judge_call",
-    "measure",
-    "metadata",
-    "perform",
-    "property_of",
-    "same_bits",
-    "what_it_follows",
-    "without_outputs",
-]

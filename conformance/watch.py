@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conformance.case import Placement
 from conformance.memory import Owner
 
+Untyped = Any  # whatever an operator or a kernel takes and gives
+
 _EMPTY = frozenset(
     {
         torch.ops.aten.empty.memory_format,
@@ -47,17 +49,21 @@ class Record:
     owners: list[Owner] = field(default_factory=list)  # of memory allocated without being filled
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     def __init__(self, record: Record, device: str, poison: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.record = record
         self.device = device
         self.poison = poison
 
     # the signature is torch's
-    def __torch_dispatch__(  # noqa: PLW3201
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+    def __torch_dispatch__(
+        self,
+        func: Untyped,
+        types: Untyped,
+        args: Untyped = (),
+        kwargs: Untyped = None,
+    ) -> Untyped:
         result = func(*args, **(kwargs or {}))
         if func in _EMPTY and result.device.type == torch.device(self.device).type:
             return self._guarded(result)
@@ -99,8 +105,8 @@ def _recorded_launches(record: Record) -> Iterator[None]:
             kind.run = run
 
 
-def _recording(run: Callable[..., Any], record: Record) -> Callable[..., Any]:
-    def recorded(kernel: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Triton's signature
+def _recording(run: Callable[..., Any], record: Record) -> Callable[..., Untyped]:
+    def recorded(kernel: Untyped, *args: Untyped, **kwargs: Untyped) -> Untyped:
         if not kwargs.get("warmup"):
             record.launches.append(getattr(kernel.fn, "__name__", str(kernel.fn)))
         return run(kernel, *args, **kwargs)
@@ -112,6 +118,6 @@ def _kernel_classes() -> list[Any]:
     if "triton" not in sys.modules:
         return []
     # Triton is untyped; imported only where an implementation has imported it
-    from triton.runtime import interpreter, jit  # noqa: PLC0415
+    from triton.runtime import interpreter, jit
 
     return [jit.JITFunction, interpreter.InterpretedFunction]

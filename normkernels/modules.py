@@ -12,6 +12,8 @@ from normkernels.ops import rms_norm_gated
 class RMSNormGated(nn.Module):
     """Gated RMSNorm with vLLM's constructor, defaults and returns."""
 
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         hidden_size: int,
@@ -67,7 +69,7 @@ def _from_qwen3_next(module: nn.Module) -> RMSNormGated:
 _CONVERTERS = {"Qwen3NextRMSNormGated": _from_qwen3_next}
 
 
-def from_module(module: nn.Module) -> nn.Module:
+def from_module(module: nn.Module) -> RMSNormGated:
     """Return ours for a known model's module: the same Parameter, gate order, eps and rounding."""
     for cls in type(module).__mro__:
         if cls.__name__ in _CONVERTERS:

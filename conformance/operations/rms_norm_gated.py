@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from conformance.case import Case, Layout, TensorSpec
+from conformance.case import Case, Flag, Layout, TensorSpec
 from conformance.corpus import ModelShape
 from conformance.operations.operation import Arguments, Operation, Output
 from conformance.oracle.arithmetic import Machine
@@ -84,9 +84,7 @@ def activation(machine: Machine, contract: Contract, gate: torch.Tensor, name: s
     return contract.at("act", machine.sigmoid(z) if name == "sigmoid" else machine.silu(z), gate.dtype)
 
 
-def inverse_rms(
-    machine: Machine, contract: Contract, stream: Interval, eps: float, kind: torch.dtype
-) -> Interval:
+def inverse_rms(machine: Machine, contract: Contract, stream: Interval, eps: float, kind: torch.dtype) -> Interval:
     """``1 / sqrt(mean(stream**2) + eps)`` over the last dimension, kept.
 
     Kernels take eps as float32. Where the variance itself is rounded (plain PyTorch), eps may have been
@@ -136,7 +134,7 @@ def complete(assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
     weight_dtype = scope.dtype if assignment["weight"] == "same" else "float32"
     weight_layout = layout(assignment["weight_layout"], rng)
     tensors.append(("weight", TensorSpec((n,), weight_dtype, weight_layout, weight_values)))
-    flags = {
+    flags: dict[str, Flag] = {
         "activation": assignment["activation"],
         "eps": rng.choice(EPS),
         "group_size": group,

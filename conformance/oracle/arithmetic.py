@@ -43,7 +43,9 @@ class Machine:
 
     flushes: bool = False
 
-    def widen(self, interval: Interval, relative: float | torch.Tensor, tiny: float | torch.Tensor = TINY) -> Interval:
+    def widen(
+        self, interval: Interval, relative: float | torch.Tensor, tiny: float | torch.Tensor = TINY
+    ) -> Interval:
         """Let both ends move by ``relative`` U and ``tiny``, as far as zero and not beyond; then overflow."""
         lo, hi = interval.lo, interval.hi
         lower = lo - (lo.abs() * (relative * U) + tiny)
@@ -135,9 +137,7 @@ class Machine:
         """``z * sigmoid(z)``. At minus infinity the formula gives NaN and its limit is zero: both are allowed."""
         result = self.product(z, self.sigmoid(z))
         limit = z.lo == -math.inf
-        return Interval(
-            torch.where(limit, 0.0, result.lo), torch.where(limit, 0.0, result.hi), result.nan | limit
-        )
+        return Interval(torch.where(limit, 0.0, result.lo), torch.where(limit, 0.0, result.hi), result.nan | limit)
 
 
 def _times(a: Interval, b: Interval) -> Interval:
@@ -161,9 +161,7 @@ def _squares(x: Interval) -> Interval:
     if x.is_exact:
         return Interval(low, low, x.nan)
     crosses = (x.lo < 0) & (x.hi > 0)
-    return Interval(
-        torch.where(crosses, 0.0, torch.minimum(low, high)), torch.maximum(low, high), x.nan
-    )
+    return Interval(torch.where(crosses, 0.0, torch.minimum(low, high)), torch.maximum(low, high), x.nan)
 
 
 def _magnitude(x: Interval) -> torch.Tensor:
@@ -179,9 +177,7 @@ def _exact_or(exact: Interval, widened: Interval, single: torch.Tensor) -> Inter
     held = (single == exact.lo) | exact.lo.isnan()
     if bool(held.all()):
         return exact
-    return Interval(
-        torch.where(held, exact.lo, widened.lo), torch.where(held, exact.hi, widened.hi), exact.nan
-    )
+    return Interval(torch.where(held, exact.lo, widened.lo), torch.where(held, exact.hi, widened.hi), exact.nan)
 
 
 def _with_zero(interval: Interval, where: torch.Tensor) -> Interval:

@@ -86,7 +86,7 @@ class Contract:
 
 
 def _tile(n: int) -> int:
-    return 24 if n <= 256 else 64  # noqa: PLR2004 - the widest row of one warp's tile
+    return 24 if n <= 256 else 64
 
 
 def _lanes(n: int) -> int:
@@ -103,9 +103,7 @@ NAMED = {
     "fp32": frozenset[str](),
     "hf": frozenset({"normalised", "weighted"}),
     "two_step": frozenset({"weighted", "act"}),
-    "eager": frozenset(
-        {"sum", "offset", "gated", "square", "variance", "rstd", "normalised", "weighted", "act"}
-    ),
+    "eager": frozenset({"sum", "offset", "gated", "square", "variance", "rstd", "normalised", "weighted", "act"}),
 }
 
 

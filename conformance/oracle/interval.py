@@ -32,9 +32,7 @@ class Interval:
 
     def hull(self, other: Interval) -> Interval:
         """The smallest interval that holds both; a side that must be NaN only adds NaN."""
-        return Interval(
-            torch.fmin(self.lo, other.lo), torch.fmax(self.hi, other.hi), self.nan | other.nan
-        )
+        return Interval(torch.fmin(self.lo, other.lo), torch.fmax(self.hi, other.hi), self.nan | other.nan)
 
     def reshape(self, *shape: int) -> Interval:
         """The same elements in another shape."""

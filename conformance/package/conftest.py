@@ -10,7 +10,7 @@ from conformance.package.gated_calls import DEVICE
 from normkernels import ops
 from normkernels.call import interpreting
 from normkernels.kernels import plans
-from normkernels.kernels import rms_norm_gated as kernels
+from normkernels.launch import launch
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +28,12 @@ def fresh_routes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[plans.Plan]:
     """Return a list that receives the plan of every launch."""
     seen: list[plans.Plan] = []
-    launch = kernels.launch
 
     def note(*args: object) -> None:
         seen.extend(arg for arg in args if isinstance(arg, plans.Plan))
         launch(*args)  # type: ignore[arg-type]  # passed on as they came
 
-    monkeypatch.setattr(kernels, "launch", note)
+    monkeypatch.setattr("normkernels.kernels.rms_norm_gated.launch", note)
     return seen
 
 

@@ -9,6 +9,8 @@ import torch
 
 import normkernels
 
+Arguments = dict[str, Any]
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 # Relative to the result and to the largest element of its row: some ULPs of the dtype. The suite's
@@ -28,7 +30,7 @@ def strided(tensor: torch.Tensor) -> torch.Tensor:
     return wider.to(tensor.device)[..., 8:-8].copy_(tensor)
 
 
-def call(*shape: int, dtype: torch.dtype = torch.float32, **changes: Any) -> dict[str, Any]:
+def call(*shape: int, dtype: torch.dtype = torch.float32, **changes: Any) -> Arguments:
     """Return the arguments of a call that the 128 plans take, with ``changes``."""
     shape = shape or (3, 128)
     plain = {
@@ -66,7 +68,7 @@ def formula(
     return y * act if norm_before_gate else y
 
 
-def assert_right(arguments: dict[str, Any], result: torch.Tensor) -> None:
+def assert_right(arguments: Arguments, result: torch.Tensor) -> None:
     """Hold a result to the formula, and to the shape, dtype and layout that every path promises."""
     x = arguments["x"]
     wanted = formula(**arguments)
@@ -78,11 +80,11 @@ def assert_right(arguments: dict[str, Any], result: torch.Tensor) -> None:
     assert ((result.detach().double() - wanted).abs() <= close * (wanted.abs() + largest)).all()
 
 
-def run(arguments: dict[str, Any]) -> torch.Tensor:
+def run(arguments: Arguments) -> torch.Tensor:
     """Make the call."""
     return normkernels.rms_norm_gated(**arguments)
 
 
-def explain(arguments: dict[str, Any]) -> normkernels.Decision:
+def explain(arguments: Arguments) -> normkernels.Decision:
     """Return the decision on the call."""
     return normkernels.explain("rms_norm_gated", **arguments)

@@ -9,9 +9,9 @@ import torch
 from conformance.adapter import Ran
 from conformance.case import Case
 from conformance.materialize import values_of
-from conformance.operations import OPERATIONS
+from conformance.operations import OPERATIONS, Operation
 from conformance.properties.property import Property, contiguous, ordinary
-from conformance.verdict import Operation, Status, Subject, Verdict, perform, same_bits, without_outputs
+from conformance.verdict import Status, Subject, Verdict, perform, same_bits, without_outputs
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:

@@ -7,11 +7,10 @@ import torch
 from conformance.adapter import Ran
 from conformance.case import Case
 from conformance.materialize import values_of
+from conformance.operations import OPERATIONS, Operation
 from conformance.oracle.contract import NAMED, Contract, rounded
 from conformance.properties.property import Fixed, Property, contiguous
 from conformance.verdict import (
-    OPERATIONS,
-    Operation,
     Status,
     Subject,
     Verdict,

@@ -18,17 +18,24 @@ def nothing_against(subject: Subject, dtype: str) -> str:
     return ""
 
 
+def everything(operation: Operation) -> Fixed:
+    """Every level of every factor."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Property:
-    """``judge`` runs where the implementation runs. ``fixed`` narrows the operation's factors to the levels that
+    """A promise and how one case of it is judged.
+
+    ``judge`` runs where the implementation runs. ``fixed`` narrows the operation's factors to the levels that
     can test the promise. ``given`` lists cases in place of drawing them. ``cannot`` says why a subject cannot be
-    judged here, or nothing. ``passives``: its calls are judged for the passive properties too.
+    judged here, or nothing.
     """
 
     name: str
     promise: str
     judge: Callable[[Subject, Case], tuple[Verdict, ...]]
-    fixed: Callable[[Operation], Fixed] = lambda operation: ()  # noqa: E731 - a default
+    fixed: Callable[[Operation], Fixed] = everything
     given: Callable[[Operation, Scope], tuple[Case, ...]] | None = None
     cannot: Callable[[Subject, str], str] = nothing_against
 

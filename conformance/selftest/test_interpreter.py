@@ -74,6 +74,12 @@ def edge_kernel(x_ptr: Any, out_ptr: Any, n: Any, BLOCK: tl.constexpr) -> None:
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
+def square_kernel(out_ptr: Any, number: Any) -> None:
+    """Store the square of an argument."""
+    tl.store(out_ptr, number * number)
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton has no types
 def tree_kernel(
     x_ptr: Any, out_ptr: Any, ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr
 ) -> None:
@@ -161,6 +167,7 @@ def round_away(numbers: Any, ty: Any) -> Any:
         ("round_to_odd", lambda rounded, error: rounded, "fp64 to bf16"),
         ("convert_float", interpreter._shipped_convert_float, "fp32 to fp8e4nv"),
         ("decode", lambda data, ty: data, "bf16 <"),
+        ("implicit_cvt", interpreter._shipped_implicit_cvt, "float argument is fp32"),
     ],
 )
 def test_a_planted_fault_is_noticed(
@@ -168,8 +175,8 @@ def test_a_planted_fault_is_noticed(
 ) -> None:
     """A conversion that is wrong in one way fails the check that is about it."""
     monkeypatch.setattr(interpreter, name, fault)
-    if name == "convert_float":
-        monkeypatch.setattr(shipped, "_convert_float", fault)
+    if f"_{name}" in interpreter.REPLACEMENTS:
+        monkeypatch.setattr(shipped, f"_{name}", fault)
 
     assert noticed in interpreter.self_test()
 
@@ -309,6 +316,14 @@ def test_what_a_gpu_computes_in_silence_does_not_warn() -> None:
 
     assert [str(number) for number in out[0].tolist()] == ["inf", "nan", "1000.0", "7.0", "0.0"]
     assert [str(number) for number in out[1].tolist()] == ["nan", "nan", "nan", "7.0", "0.0"]
+
+
+def test_a_float_argument_is_fp32() -> None:
+    """Arithmetic on scalar arguments underflows where it does on a GPU."""
+    out = torch.ones(1, dtype=torch.float64)
+    square_kernel[(1,)](out, 1e-30)
+
+    assert out.item() == 0.0
 
 
 def test_fp8_saturates_unless_told_otherwise() -> None:

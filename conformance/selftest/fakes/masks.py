@@ -150,11 +150,11 @@ class PartialTileSkipped(Correct):
         return done.reshape(stream.shape)
 
 
-class WideBranchSwapsArguments(Correct):
-    """Above 2048 columns another kernel is called, with eps in the place of the weight's scale."""
+class WideRowsTakeDefaults(Correct):
+    """Above 2048 columns another kernel is called, whose eps is left at its default."""
 
     caught_by = EVERYWHERE
 
     def inverse_rms(self, grouped: torch.Tensor, eps: float) -> torch.Tensor:
-        """Pass the wrong number to the kernel for wide rows."""
+        """Forget the argument for wide rows."""
         return super().inverse_rms(grouped, 1.0 if math.prod(grouped.shape[-2:]) > 2 * BLOCK else eps)

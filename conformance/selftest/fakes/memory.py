@@ -15,6 +15,11 @@ def spill(tensor: torch.Tensor, place: int) -> None:
         memory[tensor.storage_offset() + place] = 1.0
 
 
+def writable(tensor: torch.Tensor) -> bool:
+    """Whether torch writes to it: not where elements share memory."""
+    return 0 not in tensor.stride()
+
+
 class WritesPastTheEnd(Correct):
     """One element after the output is written: the last vector store has no mask."""
 
@@ -46,13 +51,8 @@ class NormalisesInPlace(Correct):
 
     def normalise(self, stream: torch.Tensor, group: int, eps: float, x: torch.Tensor) -> torch.Tensor:
         """Save an allocation."""
-        return stream.copy_(super().normalise(stream, group, eps, x)) if _one_row_each(stream) else (
-            super().normalise(stream, group, eps, x)
-        )
-
-
-def _one_row_each(tensor: torch.Tensor) -> bool:
-    return 0 not in tensor.stride()
+        y = super().normalise(stream, group, eps, x)
+        return stream.copy_(y) if writable(stream) else y
 
 
 class ActivatesGateInPlace(Correct):
@@ -63,9 +63,22 @@ class ActivatesGateInPlace(Correct):
     def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
         """Leave the result in the gate as well."""
         act = super().activate(gate, activation, x)
-        if _one_row_each(gate):
+        if writable(gate):
             gate.copy_(act)
         return act
+
+
+class WeightRoundedInPlace(Correct):
+    """An fp32 weight is rounded to bf16 in place at the first call: its digits are lost for good."""
+
+    caught_by = ("memory",)
+
+    def weigh(self, y: torch.Tensor, weight: torch.Tensor, group: int) -> torch.Tensor:
+        """Use the weight, then spoil it."""
+        y = super().weigh(y, weight, group)
+        if writable(weight):
+            weight.copy_(weight.bfloat16())
+        return y
 
 
 class WritesTheGapOfX(Correct):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.semantics import GroupIgnored
 
 ALL = ("values", "layout", "specials")
 
@@ -122,3 +123,10 @@ class SaysRowsRunsTorch(Correct):
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
         """Say what should have run."""
         return "rows/general"
+
+
+class PathsDisagree(GroupIgnored):
+    """The fused path ignores groups, the native one it is compared with does not."""
+
+    reference = "native"
+    caught_by = ("parity",)
