@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from conformance.item import (
     judge_item,
     unjudged,
 )
-from conformance.verdict import Subject
+from conformance.verdict import Status, Subject
 
 OUT = "build/conformance"
 # of one property in one item the first failure is shrunk and explained; the others are counted
@@ -84,16 +85,14 @@ class Judging:
     subject: Subject
     target: str
     directory: Path
-    worker: str
+    journal: journal.Journal
     limit: float
     _child: Child[Question, Any] = field(init=False)
-    _journal: journal.Journal = field(init=False)
-    counts: Counter[str] = field(default_factory=Counter, init=False)
+    counts: Counter[Status] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
         """Start nothing yet: the child is forked at the first question."""
         self._child = Child(self._work, self.limit, self._healthy)
-        self._journal = journal.Journal(self.directory, self.worker)
 
     def _work(self, question: Question) -> Any:  # noqa: ANN401 - the answer's type follows from the question
         name, about = question
@@ -125,20 +124,20 @@ class Judging:
         reason = unjudged(item, self.subject)
         if reason is not None:
             status, why = reason
-            self._journal.settled(item, status, why)
-            self._journal.finished(item)
+            self.journal.settled(item, status, why)
+            self.journal.finished(item)
             self.counts[status] += 1
             pytest.skip(f"{status}: {why}")
         failures: dict[str, Failure] = {}
-        verdicts = judge_item(item, self.subject, self.ask, lambda case: self._journal.started(item, case))
+        verdicts = judge_item(item, self.subject, self.ask, lambda case: self.journal.started(item, case))
         for verdict in verdicts:
-            self._journal.judged(item, verdict)
+            self.journal.judged(item, verdict)
             self.counts[verdict.status] += 1
             if verdict.status in BAD and verdict.property not in failures:
                 failures[verdict.property] = self._explained(
                     explain(item, self.subject, verdict, self.ask, self._follow)
                 )
-        self._journal.finished(item)
+        self.journal.finished(item)
         return list(failures.values())
 
     def _follow(self, case: Case) -> str:
@@ -148,17 +147,18 @@ class Judging:
     def _explained(self, failure: Failure) -> Failure:
         path = self._child.ask(("reproduce", failure))
         assert isinstance(path, Path), f"could not write the reproducer: {path}"
-        self._journal.failed(failure, path)
+        self.journal.failed(failure, path)
         return failure
 
     def close(self) -> None:
         """End the child."""
         self._child.close()
-        self._journal.close()
+        self.journal.close()
 
 
 _STARTED = pytest.StashKey[float]()
 _JUDGING = pytest.StashKey[Judging]()
+_REPORT = pytest.StashKey[Path]()
 _SUBJECT = pytest.StashKey[Subject]()
 
 
@@ -183,17 +183,22 @@ def pytest_configure(config: pytest.Config) -> None:
     single_threaded()
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Forget what an earlier run left in the folder; only the controller may."""
-    if _worker(session.config) == "main":
-        for shard in _directory(session.config).glob("journal-*.jsonl"):
-            shard.unlink()
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist's, untyped
+    """Tell a worker of xdist where this run's journals lie."""
+    node.workerinput["conform_shards"] = str(_shards(node.config))
 
 
 def _worker(config: pytest.Config) -> str:
     # set by xdist in its workers
     given: dict[str, Any] = getattr(config, "workerinput", {})
     return str(given.get("workerid", "main"))
+
+
+def _shards(config: pytest.Config) -> Path:
+    """The folder of this run's journals: a run beside it that reports to the same folder has another."""
+    given: dict[str, Any] = getattr(config, "workerinput", {})
+    return Path(given.get("conform_shards", _directory(config) / f"journal-{os.getpid()}"))
 
 
 def _directory(config: pytest.Config) -> Path:
@@ -238,7 +243,10 @@ def _judging(request: pytest.FixtureRequest) -> Iterator[Judging]:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "report.json").unlink(missing_ok=True)
     profile = PROFILES[config.getoption("profile")]
-    judging = Judging(subject_of(config), config.getoption("adapter"), directory, _worker(config), profile.limit)
+    shards = _shards(config)
+    shards.mkdir(exist_ok=True)
+    written = journal.Journal(shards, _worker(config))
+    judging = Judging(subject_of(config), config.getoption("adapter"), directory, written, profile.limit)
     config.stash[_JUDGING] = judging
     yield judging
     judging.close()
@@ -250,26 +258,28 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     made = yield
     judging = item.config.stash.get(_JUDGING, None)
     if call.when == "call" and judging is not None and "judging" in getattr(item, "fixturenames", ()):
-        made.user_properties.append(("conform", dict(judging.counts)))  # type: ignore[attr-defined]  # the report
+        # plain strings: xdist's wire knows no enums
+        counts = {str(status.value): number for status, number in judging.counts.items()}
+        made.user_properties.append(("conform", counts))  # type: ignore[attr-defined]  # the report
     return made
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Merge the shards into the report; a property that does not hold decides the exit status."""
+    """Merge the journals into the report; a property that does not hold decides the exit status."""
     config = session.config
-    directory = _directory(config)
-    if _worker(config) != "main" or not any(directory.glob("journal-*.jsonl")):
+    directory, shards = _directory(config), _shards(config)
+    if _worker(config) != "main" or not shards.exists():
         return
     seconds = time.monotonic() - config.stash[_STARTED]
     header = report.header(subject_of(config), profile=config.getoption("profile"), seed=config.getoption("seed"))
-    built = report.build(journal.read(directory), header, [str(item) for item in _items(config)], seconds)
-    report.write(directory, built)
+    built = report.build(journal.read(shards), header, [str(item) for item in _items(config)], seconds)
+    config.stash[_REPORT] = report.write(directory, built)
+    shutil.rmtree(shards)
     if exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
         session.exitstatus = max(built["footer"]["exit_code"], int(exitstatus))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """The table of ``conform run``, under pytest's own output."""
-    shown = _directory(config) / "report.json"
-    if any(_directory(config).glob("journal-*.jsonl")) and shown.exists():
-        report.show(shown)
+    if _REPORT in config.stash:
+        report.show(config.stash[_REPORT])

@@ -131,7 +131,7 @@ class UninitialisedScratch(Correct):
 class OutputBufferKept(Correct):
     """Every call of a shape returns the same buffer: the next call changes the last one's result."""
 
-    caught_by = ("memory",)
+    caught_by = ("determinism", "memory")
 
     def __init__(self) -> None:
         self.buffers: dict[object, torch.Tensor] = {}

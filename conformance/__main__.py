@@ -1,0 +1,6 @@
+"""``python -m conformance`` is ``conform``, from a checkout too."""
+
+from conformance.cli import main
+
+if __name__ == "__main__":
+    main()

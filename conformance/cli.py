@@ -1,0 +1,413 @@
+"""``conform``: judge an implementation, run one case again, compare two reports, begin an adapter."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+import conformance
+from conformance import journal, plugin, report
+from conformance.adapter import KNOWN, Adapter, UsageError, load
+from conformance.attempt import Child, single_threaded
+from conformance.case import Case
+from conformance.item import BAD, PROFILES, asked, follow, judge
+from conformance.operations import OPERATIONS
+from conformance.oracle.contract import NAMED, Contract
+from conformance.properties import PASSIVE, PROMISES, PROPERTIES
+from conformance.verdict import Status, Subject, Verdict
+
+MOST_WORKERS = 8
+SKELETON = '''\
+"""Lets `conform run` judge my implementation: replace the bodies below by calls of it."""
+
+import torch
+
+from conformance import Adapter, Declined
+
+
+class MyNorms(Adapter):
+    """One method per operation; what is missing is not implemented, which is no failure."""
+
+    name = "mynorms"
+    # where the implementation rounds: fp32 (nowhere but at the store), hf, two_step, eager, or a Contract
+    contracts = {"rms_norm_gated": "fp32"}
+    # raises on calls without a meaning: then that is demanded as well
+    validates = False
+
+    def rms_norm_gated(self, x, gate, weight, *, eps, group_size, norm_before_gate, activation):
+        """norm(x) * weight * act(gate), or norm(x * act(gate)) * weight."""
+        if group_size is not None:
+            raise Declined("no groups")
+        y = x.float()
+        act = torch.ones(()) if gate is None else torch.sigmoid(gate.float())
+        if gate is not None and activation != "sigmoid":
+            act = act * gate.float()
+        if not norm_before_gate:
+            y, act = y * act, torch.ones(())
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
+        return (y * weight.float() * act.to(y.device)).to(x.dtype).contiguous()
+'''
+
+
+def main() -> NoReturn:
+    """Run the command line. Bad usage is one line on stderr and exit status 2."""
+    try:
+        code = cli.main(prog_name="conform", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = report.Exit.USAGE
+    except (click.ClickException, UsageError) as error:
+        said = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        click.echo(f"conform: {' '.join(said.split())}", err=True)
+        code = report.Exit.USAGE
+    except click.Abort:
+        code = report.Exit.BROKEN
+    sys.exit(code or 0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="normkernels", prog_name="conform")
+def cli() -> None:
+    """Decide whether an implementation of fused normalisation operations is right.
+
+    \b
+    Examples:
+      conform run                              judge normkernels, the package this suite comes with
+      conform init my_adapter.py               write an adapter to fill in
+      conform run my_adapter.py                judge your own kernels
+      conform run my.package:MyNorms --op rms_norm_gated --property layout
+      conform replay 1f0c3a9b42 my_adapter.py  run a failed case again, and explain
+      conform compare old/report.json build/conformance/report.json
+
+    \b
+    Exit status: 0 every judged property holds; 1 something failed, crashed or hung;
+    2 bad usage; 3 nothing was judged; 4 the suite itself failed.
+    """
+
+
+_target = click.argument("target", default="normkernels")
+_device = click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is a GPU.")
+_report = click.option(
+    "--report",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(plugin.OUT),
+    show_default=True,
+    help="Folder for report.json, junit.xml, cases and reproducers.",
+)
+
+
+@cli.command()
+@_target
+@click.option("--op", "operations", multiple=True, metavar="NAME", help="Judge this operation only; repeatable.")
+@click.option("--property", "properties", multiple=True, metavar="NAME", help="Judge this property only; repeatable.")
+@_device
+@click.option("--profile", type=click.Choice(list(PROFILES)), default="quick", show_default=True)
+@click.option("-n", "workers", type=click.IntRange(min=1), help=f"Processes. Default: one a core, at most {MOST_WORKERS}.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same cases.")
+@_report
+def run(
+    target: str,
+    operations: tuple[str, ...],
+    properties: tuple[str, ...],
+    device: str | None,
+    profile: str,
+    workers: int | None,
+    seed: int,
+    directory: Path,
+) -> int:
+    """Judge TARGET: a known adapter (conform list), package.module:Class or file.py:Class.
+
+    :Class may be left out where there is one adapter.
+    """
+    _named("--op", operations, OPERATIONS)
+    _named("--property", properties, PROPERTIES)
+    chosen = _chosen_device(device)
+    _loaded(target, chosen)
+    _prepared(directory)
+    arguments = ["--adapter", target, "--device", chosen, "--profile", profile]
+    arguments += ["--seed", str(seed), "--report", str(directory)]
+    arguments += [part for name in operations for part in ("--op", name)]
+    arguments += [part for name in properties for part in ("--property", name)]
+    display = _Display(Console(stderr=True))
+    status = pytest.main([*_pytest(workers or _cores(), directory), *arguments], plugins=[display])
+    display.close()
+    return _ended(directory / "report.json", status)
+
+
+def _named(option: str, given: Sequence[str], known: dict[str, Any]) -> None:
+    for name in given:
+        if name in PASSIVE and option == "--property":
+            raise UsageError(f"{option} {name}: is judged together with values, layout and specials; ask for those")
+        if name not in known:
+            raise UsageError(f"{option} {name}: unknown, must be one of {', '.join(known)}")
+
+
+def _chosen_device(wanted: str | None) -> str:
+    """The device, with Triton told to interpret where there is no GPU; before anything imports Triton."""
+    chosen = plugin.choose_device()
+    if wanted == "cuda" and chosen != "cuda":
+        raise UsageError("--device cuda: this machine shows no GPU; leave --device out to judge on the CPU")
+    return plugin.choose_device(wanted) if wanted else chosen
+
+
+def _loaded(target: str, device: str) -> Subject:
+    """The adapter of a target, checked as far as that goes without a call."""
+    # as in a run: what this folder holds can be judged by its module's name
+    sys.path.append(str(Path.cwd()))
+    unfaithful = plugin.faithful_interpreter() if device == "cpu" else ""
+    adapter = _adapter(target)
+    implemented = [name for name in OPERATIONS if hasattr(adapter, name)]
+    for operation in (*adapter.contracts, *implemented):
+        adapter.contract(operation)
+    if adapter.reference is not None:
+        _adapter(adapter.reference)
+    return Subject(adapter, device, unfaithful)
+
+
+def _adapter(target: str) -> Adapter:
+    try:
+        return load(target)
+    except UsageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a file that is not ours may raise anything when it is imported
+        raise UsageError(f"{target}: cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _prepared(directory: Path) -> None:
+    try:
+        journal.prepare(directory)
+    except OSError as error:
+        raise UsageError(f"--report {directory}: cannot be written: {error.strerror}") from error
+
+
+def _cores() -> int:
+    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+
+
+def _pytest(workers: int, directory: Path) -> list[str]:
+    """Arguments that make pytest run the suite alone: no configuration, plugin or conftest.py of anybody."""
+    os.environ.pop("PYTEST_ADDOPTS", None)
+    suite = Path(conformance.__file__).parent / "suite"
+    arguments = ["--pyargs", "conformance.suite", "-c", os.devnull, "--rootdir", str(suite), "--noconftest"]
+    arguments += ["--disable-plugin-autoload", "-p", "conformance.plugin", "-p", "no:cacheprovider"]
+    # the summary says what there is to say
+    arguments += ["-p", "no:terminalreporter", "--assert=plain", f"--junitxml={directory / 'junit.xml'}"]
+    if workers > 1:
+        arguments += ["-p", "xdist.plugin", "-n", str(workers), "--maxschedchunk=1"]
+    return arguments
+
+
+class _Display:
+    """Shows progress, and keeps what goes wrong in the suite itself."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: report.Progress | None = None
+        self._errors: list[str] = []
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Count the items, where this process runs them."""
+        self._begin(len(session.items))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: object, ids: Sequence[str]) -> None:
+        """Count the items, where workers run them."""
+        self._begin(len(ids))
+
+    def _begin(self, items: int) -> None:
+        if items and self._progress is None:
+            self._progress = report.Progress(self._console, items)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """An item was judged, or could not be."""
+        judged = dict(report.user_properties).get("conform")
+        if isinstance(judged, dict) and self._progress is not None:
+            self._progress.item(judged)
+        elif report.failed:
+            self._errors.append(f"{report.nodeid}: {report.longreprtext}")
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Keep what kept the suite from starting."""
+        if report.failed:
+            self._errors.append(report.longreprtext)
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        """Keep what broke pytest."""
+        self._errors.append(str(excrepr))
+
+    def close(self) -> None:
+        """End the line of progress, and show the errors."""
+        if self._progress is not None:
+            self._progress.close()
+        for error in dict.fromkeys(self._errors):
+            click.echo(error, err=True)
+
+
+def _ended(path: Path, status: int) -> int:
+    """Show the report and return its exit code; without a report the suite itself failed."""
+    if not path.exists():
+        click.echo("conform: the run ended without a report", err=True)
+        return report.Exit.USAGE if status == pytest.ExitCode.USAGE_ERROR else report.Exit.BROKEN
+    report.show(path)
+    return int(json.loads(path.read_text(encoding="utf-8"))["footer"]["exit_code"])
+
+
+@cli.command()
+@click.argument("case")
+@_target
+@_device
+@_report
+def replay(case: str, target: str, device: str | None, directory: Path) -> int:
+    """Run one CASE again on TARGET, and explain: JSON text, a file, or the id of a case of the last report."""
+    read = _case(case, directory)
+    subject = _loaded(target, _chosen_device(device))
+    # a child forked after torch has started threads never returns
+    single_threaded()
+    child: Child[tuple[str, Case], Any] = Child(
+        lambda question: follow(subject, question[1])
+        if question[0] == "follow"
+        else judge(subject, question[0], question[1]),
+        PROFILES["ci"].limit,
+    )
+    verdicts = list(_judged(subject, read, child))
+    said = child.ask(("follow", read)) if any(verdict.comparison.outside for verdict in verdicts) else ""
+    child.close()
+    click.echo(f"{read.id}: {read}")
+    click.echo(f"{subject.adapter.name} declares {subject.adapter.contract(read.operation)}\n")
+    for verdict in verdicts:
+        click.echo(f"{verdict.property:20} {verdict.status:10} {verdict.reason}".rstrip())
+    if isinstance(said, str) and said:
+        click.echo(f"\n{said}")
+    counts = {status: sum(v.status is status for v in verdicts) for status in Status}
+    return report.exit_code(counts, complete=True)
+
+
+def _case(given: str, directory: Path) -> Case:
+    """The case that a JSON text, a file or an id stands for."""
+    text, place = given, "CASE"
+    if not given.lstrip().startswith("{"):
+        places = (Path(given), directory / "cases" / f"{given}.json")
+        found = next((path for path in places if path.is_file()), None)
+        if found is None:
+            raise UsageError(f"CASE {given}: no JSON, no file, and no id in {directory / 'cases'}")
+        text, place = found.read_text(encoding="utf-8"), str(found)
+    try:
+        case = Case.from_json(text)
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}") from error
+    if case.operation not in OPERATIONS:
+        raise UsageError(f"{place}: operation {case.operation!r} is unknown, must be one of {', '.join(OPERATIONS)}")
+    return case
+
+
+def _judged(subject: Subject, case: Case, child: Child[tuple[str, Case], Any]) -> Iterator[Verdict]:
+    """Every property that says something about this case."""
+    empty = not all(case.tensors[0][1].shape)
+    names = ["errors"] if case.invalid else ["empty"] if empty else _of_ordinary_cases()
+    for name in names:
+        cannot = PROPERTIES[name].cannot(subject, case.dtype)
+        if cannot:
+            yield Verdict(name, case, Status.NOT_JUDGED, cannot)
+            continue
+        yield from asked(lambda prop, about: child.ask((prop, about)), PROPERTIES[name], case)
+
+
+def _of_ordinary_cases() -> list[str]:
+    """Properties of calls that have elements and a meaning; of those that judge alike, one."""
+    judges = {PROPERTIES[name].judge: name for name in reversed(PROPERTIES) if name not in {"errors", "empty"}}
+    return list(reversed(judges.values()))
+
+
+@cli.command(name="list")
+def listing() -> None:
+    """Operations, properties with their promise, known adapters, contracts, profiles."""
+    _section("operations", {name: _signature(name) for name in OPERATIONS})
+    _section("properties", PROMISES)
+    _section("adapters", KNOWN)
+    _section("contracts", {name: str(Contract(rounds)) for name, rounds in NAMED.items()})
+    _section("profiles", {name: _effort(name) for name in PROFILES})
+
+
+def _section(title: str, lines: dict[str, str]) -> None:
+    click.echo(f"{title}:")
+    for name, text in lines.items():
+        click.echo(f"  {name:20} {text}")
+
+
+def _signature(name: str) -> str:
+    operation = OPERATIONS[name]
+    return f"{', '.join(operation.positional)}; wrong in {len(operation.invalid)} ways on purpose"
+
+
+def _effort(name: str) -> str:
+    profile = PROFILES[name]
+    return f"every {profile.strength} levels together, a call may take {profile.limit:g} s"
+
+
+@cli.command()
+@click.argument("a", type=click.Path(exists=True, path_type=Path))
+@click.argument("b", type=click.Path(exists=True, path_type=Path))
+def compare(a: Path, b: Path) -> int:
+    """Show the rows in which two reports differ (report.json, or the folder that it lies in). Exit 1 if any."""
+    first, second = _read(a), _read(b)
+    table = Table("", str(a), str(b), box=None, header_style="bold")
+    for name in sorted({*first["header"], *second["header"]}):
+        values = [str(one["header"].get(name)) for one in (first, second)]
+        if values[0] != values[1]:
+            table.add_row(name, *values)
+    rows = [{_row(row): row for row in one["results"]} for one in (first, second)]
+    keys = [key for key in dict.fromkeys([*rows[0], *rows[1]]) if _cell(rows[0], key) != _cell(rows[1], key)]
+    for key in keys:
+        table.add_row(" ".join(key), _cell(rows[0], key), _cell(rows[1], key))
+    Console(highlight=False, markup=False).print(table if table.row_count else "no difference")
+    return report.Exit.FAILED if keys else report.Exit.HOLDS
+
+
+def _read(path: Path) -> dict[str, Any]:
+    file = path / "report.json" if path.is_dir() else path
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+        read["header"], read["results"], read["footer"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{file}: is no report of a run that ended ({type(error).__name__}: {error})") from error
+    return dict(read)
+
+
+def _row(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["operation"], row["property"], row["dtype"]
+
+
+def _cell(rows: dict[tuple[str, str, str], dict[str, Any]], key: tuple[str, str, str]) -> str:
+    row = rows.get(key)
+    if row is None:
+        return "not in this run"
+    counts = ", ".join(f"{count} {status}" for status, count in row["counts"].items())
+    if row["exact"] is None:
+        return counts
+    return f"{counts}; worst {float(row['worst']):.3g}, exact {row['exact']:.2%}"
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def init(file: Path) -> None:
+    """Write an adapter to FILE, to fill in. It works as it stands, and never replaces a file."""
+    if file.suffix != ".py":
+        raise UsageError(f"{file}: must end in .py")
+    try:
+        with file.open("x", encoding="utf-8") as made:
+            made.write(SKELETON)
+    except FileExistsError as error:
+        raise UsageError(f"{file}: exists already, give another name") from error
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be written: {error.strerror}") from error
+    click.echo(f"{file} written; fill it in, then: conform run {file}")

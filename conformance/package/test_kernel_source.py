@@ -1,0 +1,128 @@
+"""Rules that every kernel's source keeps, read from its syntax tree."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import normkernels
+
+KERNELS = sorted((Path(normkernels.__file__).parent / "kernels").glob("*.py"))
+
+
+def jitted(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    """Yield the functions that Triton compiles."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and any(
+            "triton.jit" in ast.unparse(d) for d in node.decorator_list
+        ):
+            yield node
+
+
+FUNCTIONS = {
+    f"{path.stem}.{node.name}": node for path in KERNELS for node in jitted(ast.parse(path.read_text()))
+}
+
+
+def calls(node: ast.AST, name: str) -> list[ast.Call]:
+    """Return the calls of ``name`` inside ``node``."""
+    return [each for each in ast.walk(node) if isinstance(each, ast.Call) and ast.unparse(each.func) == name]
+
+
+def unguarded_loads(function: ast.FunctionDef) -> list[str]:
+    """Return loads that have no mask and value for it, and do not stand where every element exists."""
+    even = [
+        load
+        for node in ast.walk(function)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "even"
+        for statement in node.body
+        for load in calls(statement, "tl.load")
+    ]
+    guarded = ({"mask", "other"} <= {k.arg for k in load.keywords} for load in calls(function, "tl.load"))
+    return [
+        ast.unparse(load)
+        for load, masked in zip(calls(function, "tl.load"), guarded, strict=True)
+        if not masked and load not in even
+    ]
+
+
+def open_chains(function: ast.FunctionDef) -> list[str]:
+    """Return ``if``/``elif`` chains over names in capitals whose last branch is not ``static_assert``."""
+    chained = {id(n.orelse[0]) for n in ast.walk(function) if isinstance(n, ast.If) and len(n.orelse) == 1}
+    found = []
+    for node in ast.walk(function):
+        if not isinstance(node, ast.If) or id(node) in chained:
+            continue
+        last = node
+        while len(last.orelse) == 1 and isinstance(last.orelse[0], ast.If):
+            last = last.orelse[0]
+        if last is not node and not any(calls(each, "tl.static_assert") for each in last.orelse):
+            found.append(ast.unparse(node.test))
+    return found
+
+
+def narrow_program_ids(function: ast.FunctionDef) -> list[str]:
+    """Return uses of ``program_id`` that are not widened at once."""
+    widened = {
+        id(node.func.value)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "to"
+        and [ast.unparse(arg) for arg in node.args] == ["tl.int64"]
+    }
+    return [ast.unparse(each) for each in calls(function, "tl.program_id") if id(each) not in widened]
+
+
+def foreign_calls(function: ast.FunctionDef) -> list[str]:
+    """Return calls that the interpreter cannot run, or that fuse or order a sum in their own way."""
+    text = ast.unparse(function)
+    return [word for word in ("libdevice", "inline_asm", "tl.fma", "tl.dot") if word in text]
+
+
+def whole_row_sums(function: ast.FunctionDef) -> list[str]:
+    """Return ``tl.sum`` outside the tree of neighbours."""
+    return [] if function.name == "pairwise_sum" else [ast.unparse(c) for c in calls(function, "tl.sum")]
+
+
+RULES = {
+    "loads are guarded": unguarded_loads,
+    "chains are closed": open_chains,
+    "program ids are wide": narrow_program_ids,
+    "the interpreter runs all of it": foreign_calls,
+    "rows are summed by pairs": whole_row_sums,
+}
+
+BREAKS = {
+    "loads are guarded": "x = tl.load(x_ptr + cols, mask=mask)",
+    "chains are closed": "if A == 1:\n  x = 1\nelif A == 2:\n  x = 2",
+    "program ids are wide": "row = tl.program_id(0) * stride",
+    "the interpreter runs all of it": "x = libdevice.rsqrt(x)",
+    "rows are summed by pairs": "x = tl.sum(x, axis=1)",
+}
+
+
+def test_there_are_kernels_to_judge() -> None:
+    """The rules see the kernels that are launched."""
+    assert {"rms_norm_gated.rms_norm_gated_kernel", "rms_norm_gated.rms_norm_gated_128_kernel"} <= set(
+        FUNCTIONS
+    )
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_kernel_keeps_a_rule(name: str, rule: str) -> None:
+    """Nothing in the kernel breaks the rule."""
+    assert [] == RULES[rule](FUNCTIONS[name])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_sees_what_breaks_it(rule: str) -> None:
+    """A line that breaks the rule is found, so the test above can fail."""
+    body = "\n  ".join(BREAKS[rule].splitlines())
+    function = next(jitted(ast.parse(f"@triton.jit\ndef kernel(x_ptr):\n  {body}")))
+
+    assert 1 == len(RULES[rule](function))

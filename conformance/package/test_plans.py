@@ -1,0 +1,114 @@
+"""Plans come from sizes alone: their thresholds, the depth they promise, and what they cost to compile."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from conformance.package.gated_calls import DEVICE, assert_right, call, explain, run, strided, values
+from normkernels.kernels import plans
+from normkernels.kernels.plans import INTERPRETED, MAX_WIDTH, MEASURED, Plan, PlanTable
+
+WIDTHS = [1, 2, 3, 64, 127, 128, 129, 256, 257, 769, 5120, 8191, MAX_WIDTH]
+TABLES = {"measured": MEASURED, "interpreted": INTERPRETED}
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_prefill_begins_at_its_threshold(table: PlanTable) -> None:
+    """One row less is decode."""
+    assert "decode128" == plans.gated_128(table.prefill_rows - 1, table).name
+    assert "prefill128" == plans.gated_128(table.prefill_rows, table).name
+
+
+def test_tiles_grow_at_their_threshold() -> None:
+    """Few rows are spread over many programs, many rows are not."""
+    below = plans.general(MEASURED.tile_rows - 1, 128, MEASURED)
+    above = plans.general(MEASURED.tile_rows, 128, MEASURED)
+
+    assert below.rows < above.rows
+
+
+@pytest.mark.parametrize("rows", [1, MEASURED.tile_rows])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_block_holds_a_row_and_no_more(width: int, rows: int) -> None:
+    """The block is the smallest power of two that holds a row, so the tree is as shallow as it can be."""
+    levels = plans.general(rows, width, MEASURED).levels
+
+    assert width <= 2**levels < 2 * width
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_sum_is_as_shallow_as_the_contract_says(width: int) -> None:
+    """At most 24 additions in a chain up to 256 columns, 64 above."""
+    assert plans.general(1, width, MEASURED).levels <= (24 if width <= 256 else 64)
+
+
+def test_a_plan_that_sums_too_deep_does_not_exist() -> None:
+    """The promise is held where plans are made."""
+    with pytest.raises(AssertionError):
+        Plan("general", rows=1, levels=65, warps=1)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_row_count_compiles_nothing_between_thresholds(width: int) -> None:
+    """Rows per program, blocks and warps are the same for every row count on one side of a threshold."""
+    some = [plans.general(rows, width, MEASURED) for rows in (1, 15, 16, 17, MEASURED.tile_rows - 1)]
+    many = [plans.general(rows, width, MEASURED) for rows in (MEASURED.tile_rows, 10**6, 10**9)]
+
+    assert 1 == len(set(some)) == len(set(many))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 31, 32, 33, 100, 4095, 4096])
+def test_the_interpreter_runs_few_programs(rows: int) -> None:
+    """No launch over up to 4,096 rows takes more than 64 programs on the CPU."""
+    for plan in (plans.gated_128(rows, INTERPRETED), plans.general(rows, 769, INTERPRETED)):
+        assert -(-rows // plan.rows) <= 64
+
+
+def test_warps_follow_the_tile() -> None:
+    """Every thread has work, and no program asks for more warps than a GPU has."""
+    for width in WIDTHS:
+        plan = plans.general(MEASURED.tile_rows, width, MEASURED)
+        assert 1 <= plan.warps <= 32
+        assert plan.warps == 1 or (plan.rows << plan.levels) // (32 * plan.warps) >= 16
+
+
+@pytest.mark.parametrize("width", [1, 3, 128, 769])
+def test_bits_do_not_depend_on_the_plan(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """A row has the same bits alone, in a batch, under any table and in any layout."""
+    batch = call(40, width)
+    alone = {name: batch[name][17:18] for name in ("x", "gate")}
+    want = run(batch)[17:18]
+
+    assert torch.equal(want, run(batch | alone))
+    assert torch.equal(want, run(batch | {name: strided(each) for name, each in alone.items()}))
+    monkeypatch.setattr(plans, "TABLE", dataclasses.replace(plans.TABLE, tile_rows=1, prefill_rows=1))
+    assert torch.equal(want, run(batch)[17:18])
+
+
+def test_the_table_in_use_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another table changes plans from the next call on."""
+    before = explain(call()).name
+    monkeypatch.setattr(plans, "TABLE", dataclasses.replace(plans.TABLE, prefill_rows=1))
+
+    assert ("rows/decode128", "rows/prefill128") == (before, explain(call()).name)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="the row counts at which a GPU changes plans take one")
+@pytest.mark.parametrize("rows", [4095, 4096, 65535, 65536])
+def test_both_sides_of_the_real_thresholds_are_right(rows: int) -> None:
+    """On a GPU the measured thresholds are where plans really change."""
+    for arguments in (call(rows, 128), call(rows, 128, gate=None)):
+        assert_right(arguments, run(arguments))
+
+
+@pytest.mark.parametrize("shape", [(0, 128), (3, 0), (0,), (2, 0, 5)], ids=str)
+@pytest.mark.parametrize("path", [None, "native"])
+def test_empty_tensors_give_empty_results(shape: tuple[int, ...], path: str | None) -> None:
+    """Nothing in, nothing out, on every path."""
+    out = values("out", *shape)
+
+    assert shape == run(call(*shape, path=path)).shape
+    assert out is run(call(*shape, path=path, out=out))

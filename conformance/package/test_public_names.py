@@ -1,0 +1,72 @@
+"""What the package promises by name, and what importing it needs: torch alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import normkernels
+
+IMPORT = """
+import os, sys
+
+class Environment(dict):
+    def __getitem__(self, key):
+        assert not key.startswith(("NORMKERNELS", "TRITON")), key
+        return super().__getitem__(key)
+    get = lambda self, key, default=None: self[key] if key in self else default
+
+import torch
+sys.modules["triton"] = None
+os.environ = Environment(os.environ, NORMKERNELS_PATH="nonsense", TRITON_INTERPRET="1")
+import normkernels
+assert not torch.cuda.is_initialized()
+names = {}
+exec("from normkernels import *", names)
+print(sorted(set(names) - {"__builtins__"}))
+"""
+
+
+def test_public_names_are_pinned() -> None:
+    """A name appears or disappears on purpose only."""
+    assert [
+        "Decision",
+        "InvalidCall",
+        "Path",
+        "PathUnavailable",
+        "RMSNormGated",
+        "Reason",
+        "Rejection",
+        "explain",
+        "from_module",
+        "rms_norm_gated",
+    ] == sorted(normkernels.__all__)
+
+
+def test_every_public_name_is_documented() -> None:
+    """Each exists and says what it is."""
+    for name in normkernels.__all__:
+        assert getattr(normkernels, name).__doc__
+
+
+def test_importing_needs_no_triton_no_gpu_and_no_environment() -> None:
+    """Triton cannot be imported, reading our variables fails, no GPU is started: the names are there."""
+    root = str(Path(normkernels.__file__).parents[1])
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT],
+        env=environment | {"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert str(sorted(normkernels.__all__)) == done.stdout.strip()
+
+
+def test_the_package_is_typed() -> None:
+    """Type checkers of its users see its annotations."""
+    assert (Path(normkernels.__file__).parent / "py.typed").is_file()

@@ -1,0 +1,7 @@
+"""Records → ``report.json`` for machines, a summary for people."""
+
+from conformance.report.header import header
+from conformance.report.results import Exit, Report, build, exit_code, write
+from conformance.report.terminal import Progress, show, summary
+
+__all__ = ["Exit", "Progress", "Report", "build", "exit_code", "header", "show", "summary", "write"]

@@ -1,0 +1,102 @@
+"""What the numbers of a run depend on: versions, machine, commit, adapter, switches."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from conformance.verdict import Subject
+
+
+def header(subject: Subject, *, profile: str, seed: int) -> dict[str, Any]:
+    """What the numbers depend on: versions, machine, commit, subject, numerics environment."""
+    return {
+        "suite": _version("normkernels"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "device": _device(subject),
+        "platform": platform.platform(),
+        "commit": _commit(),
+        "seed": seed,
+        "profile": profile,
+        "adapter": _adapter(subject),
+        "numerics": _numerics(),
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device(subject: Subject) -> str:
+    if subject.device != "cpu":
+        major, minor = torch.cuda.get_device_capability()
+        return f"{torch.cuda.get_device_name()} (capability {major}.{minor})"
+    if os.environ.get("TRITON_INTERPRET") != "1" or _version("triton") is None:
+        return "CPU, without Triton"
+    return f"CPU, Triton interpreter (faithful: {'no' if subject.unfaithful else 'yes'})"
+
+
+def _commit() -> str | None:
+    """The commit of the working directory, with a plus where files differ from it."""
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    if commit is None:
+        return None
+    return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        asked = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    except OSError:
+        return None
+    return asked.stdout.strip() if asked.returncode == 0 else None
+
+
+def _adapter(subject: Subject) -> dict[str, Any]:
+    """The adapter's name and all that it declares: what is not declared is not demanded."""
+    adapter = subject.adapter
+    contracts = {operation: adapter.contract(operation) for operation in adapter.contracts}
+    return {
+        "name": adapter.name,
+        "contracts": {
+            operation: {"rounds": sorted(contract.rounds), "depth": contract.depth, "text": str(contract)}
+            for operation, contract in contracts.items()
+        },
+        "deterministic": adapter.deterministic,
+        "batch_invariant": adapter.batch_invariant,
+        "validates": adapter.validates,
+        "flushes": adapter.flushes,
+        "reference": adapter.reference,
+    }
+
+
+def _numerics() -> dict[str, Any]:
+    """Switches outside the code under test that can change its bits."""
+    names = sorted(name for name in os.environ if name.startswith("TRITON_") or name == "NORMKERNELS_PATH")
+    return {
+        "environment": {name: os.environ[name] for name in names},
+        "fp_fusion": _fp_fusion(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _fp_fusion() -> bool | None:
+    """Triton's default for kernels that do not say; None where it has no such switch."""
+    if _version("triton") is None:
+        return None
+    from triton import knobs
+
+    return getattr(knobs.language, "default_fp_fusion", None)

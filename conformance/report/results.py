@@ -1,0 +1,104 @@
+"""Records → ``report.json``, exit code. A report without its footer is of a run that did not end."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from conformance.case import Case
+from conformance.journal import Records, Tally, number
+from conformance.properties import PROMISES
+from conformance.verdict import BAD, Status
+
+Report = dict[str, Any]  # as it stands in report.json
+
+
+class Exit(IntEnum):
+    """How a run ends."""
+
+    HOLDS = 0  # every judged property holds
+    FAILED = 1  # something failed, crashed or hung
+    USAGE = 2  # asked for in a way that cannot be done
+    NOTHING_JUDGED = 3
+    BROKEN = 4  # the suite itself failed
+
+
+def build(
+    records: Records, header: Mapping[str, Any], planned: Collection[str], seconds: float
+) -> Report:
+    """The whole report. ``planned`` are the items (as text) that this run set out to judge."""
+    unfinished = [_unfinished(item, records) for item in sorted(set(planned) - records.finished)]
+    totals = sum((tally.counts for tally in records.tallies.values()), Counter[str]())
+    footer = {
+        "items": len(planned),
+        "unfinished": unfinished,
+        "cases": records.cases,
+        "verdicts": {status: totals[status] for status in Status if totals[status]},
+        "elements": sum(tally.elements for tally in records.tallies.values()),
+        "seconds": round(seconds, 1),
+        "complete": not unfinished,
+        "exit_code": int(exit_code(totals, complete=not unfinished)),
+    }
+    results = [_result(row, records.tallies[row]) for row in sorted(records.tallies, key=_place)]
+    return {
+        "header": dict(header),
+        "results": results,
+        "failures": list(records.failures),
+        "footer": footer,
+    }
+
+
+def exit_code(totals: Mapping[str, int], *, complete: bool) -> Exit:
+    """What the numbers of verdicts by status mean, for a run that reached its end or did not."""
+    if totals.get(Status.ERROR) or not complete:
+        return Exit.BROKEN
+    if any(totals.get(status) for status in BAD):
+        return Exit.FAILED
+    return Exit.HOLDS if totals.get(Status.PASSED) else Exit.NOTHING_JUDGED
+
+
+def _unfinished(item: str, records: Records) -> dict[str, Any]:
+    return {"item": item, "case": records.unfinished.get(item)}
+
+
+def _place(row: tuple[str, str, str]) -> tuple[str, int, str, str]:
+    operation, prop, dtype = row
+    known = list(PROMISES)
+    return operation, known.index(prop) if prop in known else len(known), prop, dtype
+
+
+def _result(row: tuple[str, str, str], tally: Tally) -> dict[str, Any]:
+    operation, prop, dtype = row
+    reasons = [
+        {"status": status, "reason": reason, "count": count}
+        for (status, reason), count in tally.reasons.most_common()
+    ]
+    return {
+        "operation": operation,
+        "property": prop,
+        "dtype": dtype,
+        "counts": {status: tally.counts[status] for status in Status if tally.counts[status]},
+        "elements": tally.elements,
+        "worst": number(tally.worst) if tally.elements else None,
+        "exact": tally.exact / tally.elements if tally.elements else None,
+        "reasons": reasons,
+    }
+
+
+def write(directory: Path, report: Report) -> Path:
+    """Write ``cases/<id>.json`` and then, in one step, ``report.json``, whose path is returned."""
+    cases = directory / "cases"
+    cases.mkdir(parents=True, exist_ok=True)
+    for failure in report["failures"]:
+        for data in (failure["case"], failure["original"]):
+            case = Case.from_data(data)
+            (cases / f"{case.id}.json").write_text(case.to_json() + "\n", encoding="utf-8")
+    target = directory / "report.json"
+    unfinished = directory / "report.json.part"
+    unfinished.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    unfinished.replace(target)
+    return target

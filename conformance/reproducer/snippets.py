@@ -1,0 +1,352 @@
+'''What reproducers are made of: functions that several share, and the check of every property.
+
+Snippets run in the script, not here: they know torch and the names that a script defines (``TENSORS``, ``FLAGS``,
+``DEVICE``, ``IMPLEMENTATION``), and what a check asks for in ``facts``.
+'''
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+UNPACKED = '''
+def unpacked(text, dtype, shape):
+    """Compressed bytes as a tensor."""
+    raw = bytearray(zlib.decompress(base64.b64decode(text)))
+    return torch.frombuffer(raw, dtype=torch.uint8).view(dtype).reshape(shape)
+'''
+
+ROOM = '''
+def room(length, poison):
+    """A buffer full of ``poison``, and ``length`` bytes in the middle of it."""
+    raw = torch.full((length + 1024,), poison, dtype=torch.uint8, device=DEVICE)
+    return raw, raw[512 : 512 + length]
+'''
+
+# a stray access that kills a process in the suite would go unseen in ordinary memory
+FENCED_ROOM = '''
+def room(length, poison):
+    """A buffer full of ``poison`` up to memory that kills who touches it, and ``length`` bytes of it."""
+    owner = Owner.of(length, DEVICE, poison)
+    return owner.raw, owner.raw[owner.start : owner.start + length]
+'''
+
+ARGUMENTS = '''
+def arguments(poison=0xFF, **other_values):
+    """The tensors of the call and the buffers that they lie in, which hold ``poison`` everywhere else."""
+    tensors, buffers = {}, {}
+    for name, (buffer, length, offset, strides, values) in TENSORS.items():
+        values = other_values.get(name, values).to(DEVICE)
+        if buffer not in buffers:
+            buffers[buffer] = room(length * values.element_size(), poison)
+        inside = buffers[buffer][1].view(values.dtype)
+        begin = inside.storage_offset() + offset
+        tensors[name] = inside.as_strided(values.shape, strides, begin)
+        places = torch.arange(length, device=DEVICE).as_strided(values.shape, strides, offset)
+        inside[places] = values
+    return tensors, {name: raw for name, (raw, _) in buffers.items()}
+'''
+
+SHAPED = '''
+def misshapen(outputs):
+    """What is wrong with the number, shapes, dtypes and strides of the outputs, or nothing."""
+    if len(outputs) != len(EXPECTED):
+        return f"returned {len(outputs)} tensors, must be {len(EXPECTED)}"
+    for output, (name, dtype, shape) in zip(outputs, EXPECTED, strict=True):
+        if output.dtype != dtype or tuple(output.shape) != shape or not output.is_contiguous():
+            got = f"{output.dtype} {tuple(output.shape)} with strides {output.stride()}"
+            return f"{name} is {got}, must be {dtype} {shape}, contiguous"
+    return ""
+'''
+
+SAME_BITS = '''
+def same_bits(a, b):
+    """Whether two tensors hold the same bits; every NaN is like every other."""
+    return bool(((a == b) & (a.signbit() == b.signbit()) | (a.isnan() & b.isnan())).all())
+'''
+
+# what the call allocates is judged too: fresh memory is poisoned, and its surroundings must stay as they are
+GUARDED = '''
+class Guarded(TorchDispatchMode):
+    """Gives torch.empty and the like memory that lies in a buffer full of poison."""
+
+    def __init__(self, poison):
+        super().__init__()
+        self.poison = poison
+        self.made = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if "empty" not in func.overloadpacket.__name__ or not made.numel():
+            return made
+        reach = 1 + sum((size - 1) * stride for size, stride in zip(made.shape, made.stride(), strict=True))
+        raw, inside = room(reach * made.element_size(), self.poison)
+        self.made.append((raw, inside))
+        fresh = inside.view(made.dtype)
+        return fresh.as_strided(made.shape, made.stride(), fresh.storage_offset())
+
+    def damaged(self):
+        """Whether something beside the allocations was written."""
+        for raw, inside in self.made:
+            begin = inside.storage_offset()
+            outside = torch.cat([raw[:begin], raw[begin + inside.numel() :]])
+            if (outside != self.poison).any():
+                return True
+        return False
+'''
+
+CHANGED = '''
+def changed(buffers, before):
+    """Names of the buffers that are not as they were."""
+    return [name for name, raw in buffers.items() if not torch.equal(raw, before[name])]
+'''
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """How one property is checked: the data that it needs, functions, the body of ``main``.
+
+    ``main`` returns whether the failure shows.
+    """
+
+    main: str
+    facts: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+
+
+WITHIN = Check(
+    '''
+outputs = call(arguments()[0])
+wrong = misshapen(outputs)
+if wrong:
+    print(wrong)
+    return True
+outside = 0
+for output, (name, (lo, hi, nan)) in zip(outputs, ALLOWED.items(), strict=True):
+    got = output.cpu().double()
+    bad = ~((lo.double() <= got) & (got <= hi.double()) | got.isnan() & nan)
+    for index in bad.nonzero().tolist()[:5]:
+        at = tuple(index)
+        print(f"{name}{index} = {got[at].item()!r}, allowed {lo[at].item()!r} to {hi[at].item()!r}")
+    print(f"{int(bad.sum())} of {bad.numel()} elements of {name} outside")
+    outside += int(bad.sum())
+return outside > 0
+''',
+    facts=("EXPECTED", "ALLOWED"),
+    functions=(SHAPED,),
+)
+
+METADATA = Check(
+    '''
+wrong = misshapen(call(arguments()[0]))
+print(wrong or "number, dtypes, shapes and strides are as documented")
+return bool(wrong)
+''',
+    facts=("EXPECTED",),
+    functions=(SHAPED,),
+)
+
+EMPTY = Check(
+    '''
+tensors, buffers = arguments()
+before = {name: raw.clone() for name, raw in buffers.items()}
+with Guarded(0xFF) as memory:
+    outputs = call(tensors)
+wrong = misshapen(outputs)
+if changed(buffers, before) or memory.damaged():
+    wrong = "memory was written"
+print(wrong or "number, dtypes, shapes and strides are as documented, nothing is written")
+return bool(wrong)
+''',
+    facts=("EXPECTED",),
+    functions=(SHAPED, GUARDED, CHANGED),
+)
+
+MEMORY = Check(
+    '''
+wrong, results = False, []
+for poison in (0xFF, 0x7B):
+    tensors, buffers = arguments(poison)
+    before = {name: raw.clone() for name, raw in buffers.items()}
+    with Guarded(poison) as memory:
+        results.append(call(tensors))
+    for name in changed(buffers, before):
+        print(f"the buffer of {name} was changed (elements, gaps between them, or bytes beside them)")
+        wrong = True
+    if memory.damaged():
+        print("memory beside an allocation of the call was written")
+        wrong = True
+if not all(same_bits(a, b) for a, b in zip(*results, strict=True)):
+    print("the result changes with what lies beside the arguments or in fresh memory")
+    wrong = True
+return wrong
+''',
+    functions=(SAME_BITS, GUARDED, CHANGED),
+)
+
+WRITTEN = Check(
+    '''
+missing = []
+for poison in (0xFF, 0x7B):
+    with Guarded(poison):
+        outputs = call(arguments(poison)[0])
+    octets = [out.contiguous().reshape(-1, 1).view(torch.uint8) for out in outputs]
+    missing.append([(part == poison).all(-1) for part in octets])
+count = sum(int((a & b).sum()) for a, b in zip(*missing, strict=True))
+print(f"{count} elements were never written")
+return count > 0
+''',
+    functions=(GUARDED,),
+)
+
+DETERMINISM = Check(
+    '''
+results = [call(arguments()[0]) for _ in range(20)]
+first = [out.clone() for out in results[0]]
+others = [call(arguments()[0]) for _ in range(20)]
+later = sum(not all(map(same_bits, first, outputs)) for outputs in others)
+print(f"{later} of {len(others)} further calls give other bits than the first")
+kept = all(map(same_bits, first, results[0]))
+print("the first result is", "still what it was" if kept else "changed by a later call")
+return later > 0 or not kept
+''',
+    functions=(SAME_BITS,),
+)
+
+ROW_INDEPENDENCE = Check(
+    '''
+spoiled = {}
+for name in ROW_TENSORS:
+    values = TENSORS[name][-1]
+    rows = torch.full_like(values, float("nan")).reshape(-1, values.shape[-1])
+    rows[ROW] = values.reshape(rows.shape)[ROW]
+    spoiled[name] = rows.reshape(values.shape)
+for a, b in zip(call(arguments()[0]), call(arguments(**spoiled)[0]), strict=True):
+    if not same_bits(*(out.reshape(-1, out.shape[-1])[ROW] for out in (a, b))):
+        print(f"row {ROW} changes with the values of the other rows")
+        return True
+return False
+''',
+    facts=("ROW_TENSORS", "ROW"),
+    functions=(SAME_BITS,),
+)
+
+BATCH_INVARIANCE = Check(
+    '''
+tensors, _ = arguments()
+whole = call(tensors)
+rows = len(tensors[ROW_TENSORS[0]])
+for count in range(1, rows):
+    part = call({name: t[:count] if name in ROW_TENSORS else t for name, t in tensors.items()})
+    if not all(same_bits(a[:count], b) for a, b in zip(whole, part, strict=True)):
+        print(f"the first {count} rows have other bits in a batch of {rows}")
+        return True
+return False
+''',
+    facts=("ROW_TENSORS",),
+    functions=(SAME_BITS,),
+)
+
+POSITION_INVARIANCE = Check(
+    '''
+rolled = {name: torch.roll(TENSORS[name][-1], SHIFT, 0) for name in ROW_TENSORS}
+for a, b in zip(call(arguments()[0]), call(arguments(**rolled)[0]), strict=True):
+    if not same_bits(torch.roll(a, SHIFT, 0), b):
+        print(f"rows have other bits {SHIFT} places further on")
+        return True
+return False
+''',
+    facts=("ROW_TENSORS", "SHIFT"),
+    functions=(SAME_BITS,),
+)
+
+PARITY = Check(
+    '''
+try:
+    torch.testing.assert_close(call(arguments()[0]), call(arguments()[0], REFERENCE), equal_nan=True)
+except AssertionError as error:
+    print(error)
+    return True
+return False
+''',
+    facts=("REFERENCE",),
+)
+
+ERRORS = Check(
+    '''
+tensors, buffers = arguments()
+before = {name: raw.clone() for name, raw in buffers.items()}
+try:
+    call(tensors)
+except Exception as error:
+    print(f"raised {error!r}")
+    names = changed(buffers, before)
+    print(f"and wrote to {names}" if names else "and wrote nothing")
+    return bool(names)
+print("accepted, must raise")
+return True
+''',
+    functions=(CHANGED,),
+)
+
+PATH = Check(
+    '''
+tensors, _ = arguments()
+with watched(DEVICE, 0xFF) as record:
+    outputs = call(tensors)
+path = IMPLEMENTATION.path(OPERATION, {**tensors, **FLAGS})
+print(f"path {path!r}; launched {record.launches or 'nothing'}; copied {record.copies or 'nothing'}")
+if path.startswith("native"):
+    return bool(record.launches)
+return bool(record.copies) or not record.launches and any(out.numel() for out in outputs)
+''',
+    facts=("OPERATION",),
+)
+
+RAISED = Check(
+    '''
+# an exception says it all
+call(arguments()[0])
+print("returned")
+return False
+''',
+)
+
+KILLED = Check(
+    '''
+# only a process that survives comes to the second line
+with Guarded(0xFF):
+    call(arguments()[0])
+print("returned")
+return False
+''',
+    functions=(GUARDED,),
+)
+
+HUNG = Check(
+    '''
+# ends the process with a traceback of where it hangs
+faulthandler.dump_traceback_later(LIMIT, exit=True)
+call(arguments()[0])
+print("returned")
+return False
+''',
+    facts=("LIMIT",),
+)
+
+CHECKS = {
+    "values": WITHIN,
+    "layout": WITHIN,
+    "specials": WITHIN,
+    "contract": WITHIN,
+    "metadata": METADATA,
+    "memory": MEMORY,
+    "written": WRITTEN,
+    "path": PATH,
+    "parity": PARITY,
+    "determinism": DETERMINISM,
+    "batch_invariance": BATCH_INVARIANCE,
+    "position_invariance": POSITION_INVARIANCE,
+    "row_independence": ROW_INDEPENDENCE,
+    "empty": EMPTY,
+    "errors": ERRORS,
+}

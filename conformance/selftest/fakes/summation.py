@@ -1,0 +1,90 @@
+"""Right implementations that sum in different orders and precisions. None of them may ever fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from conformance.oracle.contract import Contract, round_once
+from conformance.selftest.fakes.correct import Correct
+
+LANES = 128
+
+
+def _padded(squares: torch.Tensor, multiple: int) -> torch.Tensor:
+    return torch.nn.functional.pad(squares, (0, -squares.shape[-1] % multiple))
+
+
+def pairwise(squares: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the last dimension, kept: neighbours, then neighbours of those."""
+    squares = _padded(squares, 1 << (squares.shape[-1] - 1).bit_length())
+    while squares.shape[-1] > 1:
+        squares = squares[..., ::2] + squares[..., 1::2]
+    return squares
+
+
+class InFloat64(Correct):
+    """Everything in float64, rounded once."""
+
+    def load(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x in float64."""
+        return x.double()
+
+    def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
+        """Return the activated gate in float64."""
+        z = gate.double()
+        sigmoid = torch.sigmoid(z)
+        return sigmoid if activation == "sigmoid" else z * sigmoid
+
+    def inverse_rms(self, grouped: torch.Tensor, eps: float) -> torch.Tensor:
+        """Take eps as kernels do, in fp32."""
+        return super().inverse_rms(grouped, float(np.float32(eps)))
+
+    def weigh(self, y: torch.Tensor, weight: torch.Tensor, group: int) -> torch.Tensor:
+        """Multiply in float64."""
+        return y * weight.double()
+
+    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Round once, where a cast would round to fp32 first."""
+        return super().store(round_once(y, x.dtype), x)
+
+
+class Pairwise(Correct):
+    """An explicit tree of neighbours."""
+
+    def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
+        """Sum as a tree."""
+        return pairwise(grouped.pow(2)) / grouped.shape[-1]
+
+
+class Blocked(Correct):
+    """128 lanes that each sum serially, then a tree over the lanes."""
+
+    contracts = {"rms_norm_gated": Contract(depth="lanes")}
+
+    def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
+        """Sum lane by lane."""
+        lanes = grouped.new_zeros((*grouped.shape[:-1], LANES))
+        for block in _padded(grouped.pow(2), LANES).split(LANES, -1):
+            lanes = lanes + block
+        return pairwise(lanes) / grouped.shape[-1]
+
+
+class Serial(Correct):
+    """One running sum along the row, which declares it."""
+
+    contracts = {"rms_norm_gated": Contract(depth="serial")}
+
+    def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
+        """Add one column after another in fp32."""
+        return serial(grouped.pow(2)) / grouped.shape[-1]
+
+
+def serial(squares: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the last dimension, kept, added up from the first column to the last."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        running = np.add.accumulate(squares.numpy(), axis=-1, dtype=np.float32)
+    return torch.from_numpy(running[..., -1:].copy())
+
+
+RIGHT = (Correct, InFloat64, Pairwise, Blocked, Serial)

@@ -1,0 +1,69 @@
+"""Would the suite notice? Every fake runs as any implementation would, until its first failed verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from conformance.item import Item, items, judge_item
+from conformance.plugin import faithful_interpreter
+from conformance.properties import PASSIVE, PROPERTIES
+from conformance.selftest.fakes import FAKES, kernels
+from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.kernels import Kernel
+from conformance.verdict import BAD, Status, Subject, Verdict
+
+
+@pytest.fixture(name="kernel_device", scope="module")
+def _kernel_device(request: pytest.FixtureRequest) -> str:
+    """Where Triton runs in this process: a GPU, or the CPU in a faithful interpreter."""
+    device: str = request.config.getoption("device")
+    if device == "cpu":
+        unfaithful = faithful_interpreter()
+        assert not unfaithful
+    return device
+
+
+def _subject(kind: type[Correct], kernel_device: str) -> Subject:
+    return Subject(kind(), kernel_device if kind.__module__ == kernels.__name__ else "cpu")
+
+
+def _cheapest_first(subject: Subject, claimed: tuple[str, ...]) -> list[Item]:
+    """The quick profile's items, the ones first in which the fake is said to be caught."""
+    passive = set(claimed) & set(PASSIVE)
+    order = [*claimed, *(("layout",) if passive else ()), *PROPERTIES]
+    return sorted(items(subject), key=lambda item: order.index(item.property))
+
+
+def _failed(subject: Subject, chosen: list[Item]) -> Iterator[Verdict]:
+    for item in chosen:
+        yield from (verdict for verdict in judge_item(item, subject) if verdict.status in BAD)
+
+
+@pytest.mark.parametrize("fake", FAKES, ids=lambda fake: fake.__name__)
+def test_fake_is_caught(fake: type[Correct], kernel_device: str) -> None:
+    """The quick profile, with its own seeds and counts, catches the fake in a property that the fake names."""
+    subject = _subject(fake, kernel_device)
+    first = next(_failed(subject, _cheapest_first(subject, fake.caught_by)), None)
+
+    assert first is not None, f"nothing fails: {fake.__doc__}"
+    assert first.property in fake.caught_by, str(first)
+
+
+@pytest.mark.parametrize("base", [Correct, Kernel])
+def test_base_of_the_fakes_is_right(base: type[Correct], kernel_device: str) -> None:
+    """Without its one mistake a fake passes: every failure above is the mistake's."""
+    subject = _subject(base, kernel_device)
+    cheap = [item for item in items(subject, properties=("values",)) if item.dtype == "float16"]
+    verdicts = [verdict for item in cheap for verdict in judge_item(item, subject)]
+
+    assert [] == [str(verdict) for verdict in verdicts if verdict.status in BAD]
+    assert any(verdict.status is Status.PASSED for verdict in verdicts)
+
+
+def test_fakes_make_one_mistake_each() -> None:
+    """No fake stands in the list twice; each says its mistake and names properties that exist."""
+    assert len(FAKES) == len(set(FAKES))
+    assert len(FAKES) == len({fake.__doc__ for fake in FAKES})
+    assert all(fake.caught_by and set(fake.caught_by) <= {*PROPERTIES, *PASSIVE} for fake in FAKES)
