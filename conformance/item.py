@@ -7,6 +7,7 @@ number of workers nor the speed of a machine changes what is judged.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ MOST_HANGS = 3
 MOST_CRASHES = 50
 # tokens of a decode batch that the interpreter judges of a real model; a GPU judges all
 CPU_TOKENS = (1, 4)
+# of a real model's call: 60,381 tokens of 24 heads of 128 are 185 million
+MOST_ELEMENTS = 2 * 10**8
 GPU_WIDTHS = (
     1,
     2,
@@ -87,7 +90,7 @@ PROFILES = {
             "ci",
             strength=3,
             limit=60.0,
-            drawn={"": 120, "values": 400, "layout": 600, "specials": 300},
+            drawn={"": 240, "values": 1200, "layout": 2400, "specials": 1200, "parity": 800},
             enumerates=frozenset({"values", "layout", "specials", "parity"}),
             chunks=4,
         ),
@@ -95,7 +98,7 @@ PROFILES = {
             "nightly",
             strength=3,
             limit=60.0,
-            drawn={"": 400, "values": 2000, "layout": 4000, "specials": 2000},
+            drawn={"": 1000, "values": 8000, "layout": 16000, "specials": 8000, "parity": 4000},
             enumerates=frozenset({"values", "layout", "specials", "parity"}),
             chunks=8,
         ),
@@ -117,10 +120,17 @@ class Item:
     def __str__(self) -> str:
         return f"{self.operation}/{self.property}/{self.dtype}/{self.chunk}"
 
-    def number(self, purpose: str) -> int:
-        """A seed for one purpose, from the run's seed and this item's name."""
-        digest = hashlib.sha256(f"{self.seed}/{self}/{purpose}".encode()).digest()
-        return int.from_bytes(digest[:6])
+    def draw_seed(self) -> int:
+        """What this item draws follows from the run's seed and the item's name."""
+        return _number(f"{self.seed}/{self}")
+
+    def array_seed(self) -> int:
+        """One covering array for all chunks and properties: on a GPU they share what they compile."""
+        return _number(f"{self.seed}/{self.operation}/{self.dtype}")
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,15 +190,22 @@ def cases_of(item: Item, subject: Subject) -> Iterator[Case]:
     if prop.name == "layout":
         known = [case for case in _known(item, subject) if case.dtype == item.dtype]
         yield from known[item.chunk :: parts]
-    # one array for all chunks of the item, each judging its part
-    array_seed = replace(item, chunk=0).number("array")
     if prop.name in profile.enumerates:
         listed = enumerated_cases(
-            operation.factors, operation.complete, scope, strength=profile.strength, seed=array_seed
+            operation.factors,
+            operation.complete,
+            scope,
+            strength=_strength(item, scope),
+            seed=item.array_seed(),
         )
         yield from list(listed)[item.chunk :: parts]
     count = profile.drawn.get(prop.name, profile.drawn[""]) // parts
-    yield from _drawn(item, scope, array_seed, count)
+    yield from _drawn(item, scope, count)
+
+
+def _strength(item: Item, scope: Scope) -> int:
+    """Of the covering array. Every assignment may compile a kernel: pairs are what a GPU has the time for."""
+    return PROFILES[item.profile].strength if scope.device == "cpu" else 2
 
 
 def _known(item: Item, subject: Subject) -> Iterator[Case]:
@@ -200,15 +217,17 @@ def _known(item: Item, subject: Subject) -> Iterator[Case]:
             continue
         every = subject.device != "cpu" and item.profile != "quick"
         tokens = (*shape.decode, *shape.prefill) if every else CPU_TOKENS
-        yield from (operation.model_case(shape, count) for count in tokens)
+        for count in tokens:
+            if count * math.prod(shape.shape(1)) <= MOST_ELEMENTS:
+                yield operation.model_case(shape, count)
 
 
-def _drawn(item: Item, scope: Scope, array_seed: int, count: int) -> list[Case]:
+def _drawn(item: Item, scope: Scope, count: int) -> list[Case]:
     """Cases that Hypothesis draws; on a GPU from the rows of the covering array, which bounds what compiles."""
     operation = OPERATIONS[item.operation]
     strategy = drawn_cases(operation.factors, operation.complete, scope)
     if scope.device != "cpu":
-        rows = covering_array(scope.levels(operation.factors), PROFILES[item.profile].strength, array_seed)
+        rows = covering_array(scope.levels(operation.factors), _strength(item, scope), item.array_seed())
         strategy = st.builds(
             lambda row, seed: operation.complete(row, random.Random(seed), scope),  # noqa: S311
             st.sampled_from(rows),
@@ -217,7 +236,7 @@ def _drawn(item: Item, scope: Scope, array_seed: int, count: int) -> list[Case]:
     found: list[Case] = []
 
     # nothing is remembered between runs and nothing depends on time: the same seed draws the same cases
-    @hypothesis.seed(item.number("drawn"))
+    @hypothesis.seed(item.draw_seed())
     @hypothesis.settings(
         max_examples=max(count, 1),
         database=None,

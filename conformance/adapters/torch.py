@@ -1,0 +1,45 @@
+"""PyTorch in eager mode: ``F.rms_norm(x) * F.silu(gate)``, what people write without a fused kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch.nn import functional
+
+from conformance.adapter import Adapter, Declined
+from conformance.oracle.contract import Contract
+
+
+class Torch(Adapter):
+    """Two fused steps, with a rounding after each."""
+
+    name = "torch"
+    contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": "two_step"}
+    # PyTorch chooses how to sum by the whole shape
+    batch_invariant = False
+
+    def rms_norm_gated(
+        self,
+        x: torch.Tensor,
+        gate: torch.Tensor | None,
+        weight: torch.Tensor,
+        *,
+        eps: float,
+        group_size: int | None,
+        norm_before_gate: bool,
+        activation: str,
+    ) -> torch.Tensor:
+        """Normalise and weigh, then gate. Declines what needs a third rounding."""
+        n = x.shape[-1]
+        if group_size not in {None, n}:
+            raise Declined("F.rms_norm has no groups: a weight of its own per group is a product of its own")
+        if gate is not None and not norm_before_gate:
+            raise Declined("gating first rounds the product before the norm, which is another contract")
+        if weight.dtype != x.dtype:
+            raise Declined("F.rms_norm rounds to x's dtype where the contract rounds to the weight's")
+        y = functional.rms_norm(x, (n,), weight, eps)
+        if gate is not None:
+            y = y * (torch.sigmoid(gate) if activation == "sigmoid" else functional.silu(gate))
+        return y.to(x.dtype).contiguous()

@@ -1,0 +1,159 @@
+"""Cases are data: they survive JSON, keep their ids, and the same seed draws the same ones."""
+
+from itertools import combinations, product
+from typing import ClassVar
+
+import pytest
+import torch
+
+from conformance.adapter import Adapter
+from conformance.case import LAYOUTS, Case, Layout, TensorSpec
+from conformance.item import Item, cases_of, items, scope_of
+from conformance.materialize import SHARED_PARTS, materialize, values_of
+from conformance.memory import POISONS
+from conformance.operations import OPERATIONS
+from conformance.strategies import covering_array, enumerated_cases
+from conformance.values import PROFILES, SPECIAL, draw
+from conformance.verdict import Subject
+
+CASE = Case(
+    "rms_norm_gated",
+    (
+        ("weight", TensorSpec((6,), "float32", Layout("step", 2), "weight")),
+        ("x", TensorSpec((2, 3, 6), "bfloat16", Layout("swapped"), "rows")),
+    ),
+    (("norm_before_gate", True), ("eps", 1e-6), ("activation", "silu"), ("group_size", None)),
+    seed=7,
+)
+
+
+class _Nothing(Adapter):
+    contracts: ClassVar = {"rms_norm_gated": "fp32"}
+
+    def rms_norm_gated(self) -> None:
+        """Never called: only cases are drawn."""
+
+
+def test_a_case_survives_json() -> None:
+    """Reading what was written gives an equal case with the same id."""
+    again = Case.from_json(CASE.to_json())
+
+    assert CASE == again
+    assert CASE.id == again.id
+
+
+def test_the_order_of_tensors_and_flags_means_nothing() -> None:
+    """Equal calls are equal cases, and x names the dtype."""
+    other = Case(CASE.operation, CASE.tensors[::-1], CASE.flags[::-1], CASE.seed)
+
+    assert CASE == other
+    assert other.dtype == "bfloat16"
+
+
+def test_what_is_no_case_says_so() -> None:
+    """JSON of something else raises a ValueError that shows it."""
+    with pytest.raises(ValueError, match="not a case"):
+        Case.from_json('{"operation": "rms_norm_gated"}')
+
+
+SHAPES = ((5,), (4, 6), (2, 3, 4), (2, 2, 3, 4), (1, 1), (1,), (0, 4), (3, 0))
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_layout_places_every_element_inside_its_buffer(kind: str, shape: tuple[int, ...]) -> None:
+    """Addresses lie within the extent, and only ``expanded`` gives two elements the same one."""
+    amount = {"row_gap": 3, "step": 2, "offset": 1, "shared": 1}.get(kind, 0)
+    place = Layout(kind, amount).place(shape, 2)
+    addresses = [
+        place.offset + sum(i * s for i, s in zip(index, place.strides, strict=True))
+        for index in product(*map(range, shape))
+    ]
+
+    assert all(0 <= address < place.extent for address in addresses)
+    if kind != "expanded":
+        assert len(addresses) == len(set(addresses))
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_the_layout_drawn_is_the_layout_made(kind: str) -> None:
+    """Strides and values of a materialised tensor are the case's, whatever lies around it."""
+    amount = {"row_gap": 3, "step": 2, "offset": 1}.get(kind, 0)
+    spec = TensorSpec((3, 2, 6), "bfloat16", Layout(kind, amount), "normal")
+    case = CASE.with_tensor("x", spec)
+    values = values_of(case)
+
+    x = materialize(case, values, "cpu", POISONS[0]).arguments["x"]
+
+    assert spec.layout.place(spec.shape, SHARED_PARTS).strides == x.stride()
+    assert torch.equal(values["x"], x)
+
+
+def test_shared_tensors_are_slices_of_one_buffer() -> None:
+    """Slices x and gate of a projection lie in one storage, one after the other in every row."""
+    spec = TensorSpec((4, 8), "float32", Layout("shared", 0))
+    case = CASE.with_tensor("x", spec)
+    case = Case(
+        case.operation,
+        (*case.tensors, ("gate", TensorSpec((4, 8), "float32", Layout("shared", 1), "gate"))),
+        case.flags,
+    )
+
+    call = materialize(case, values_of(case), "cpu", POISONS[0]).arguments
+
+    assert call["x"].untyped_storage().data_ptr() == call["gate"].untyped_storage().data_ptr()
+    assert call["x"].data_ptr() + 8 * 4 == call["gate"].data_ptr()
+
+
+@pytest.mark.parametrize("strength", [2, 3])
+def test_a_covering_array_covers(strength: int) -> None:
+    """Every combination of so many levels of different factors stands in some row."""
+    factors = {"a": ("1", "2", "3"), "b": ("1", "2"), "c": ("1", "2", "3", "4"), "d": ("1", "2")}
+    rows = covering_array(factors, strength, seed=3)
+    for names in combinations(factors, strength):
+        wanted = set(product(*(factors[name] for name in names)))
+
+        assert wanted == {tuple(row[name] for name in names) for row in rows}
+
+
+def test_a_covering_array_is_much_smaller_than_the_product() -> None:
+    """Pairs of the gated norm's factors need under a hundred cases of some millions."""
+    factors = OPERATIONS["rms_norm_gated"].factors
+
+    assert len(covering_array(factors, 2, seed=0)) < 100
+
+
+def test_the_same_seed_gives_the_same_cases() -> None:
+    """An item's cases depend on its name and the run's seed alone, and another seed gives others."""
+    subject = Subject(_Nothing())
+    item = Item("rms_norm_gated", "layout", "float16", "quick", seed=5)
+    first, again = list(cases_of(item, subject)), list(cases_of(item, subject))
+    other = list(cases_of(Item("rms_norm_gated", "layout", "float16", "quick", seed=6), subject))
+
+    assert first == again
+    assert first != other
+
+
+def test_chunks_share_out_the_covering_array() -> None:
+    """The chunks of an item judge the whole array between them, each its own part."""
+    subject = Subject(_Nothing())
+    parts = [i for i in items(subject, "ci", 0, properties=("values",)) if i.dtype == "float32"]
+    operation = OPERATIONS["rms_norm_gated"]
+    scope = scope_of(parts[0], subject)
+    seed = parts[0].array_seed()
+    array = set(enumerated_cases(operation.factors, operation.complete, scope, strength=3, seed=seed))
+    shares = [array & set(cases_of(part, subject)) for part in parts]
+
+    assert len(parts) > 1
+    assert array == set.union(*shares)
+    assert not any(a & b for a, b in combinations(shares, 2))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_values_are_the_same_every_time_and_ordinary_ones_are_finite(profile: str, dtype: torch.dtype) -> None:
+    """A profile and a seed give the same bits; only profiles called special hold what is not finite."""
+    first, again = (draw(profile, (9, 40), dtype, torch.Generator().manual_seed(1)) for _ in range(2))
+
+    assert torch.equal(first.view(torch.uint8), again.view(torch.uint8))
+    assert profile in SPECIAL or bool(first.isfinite().all())

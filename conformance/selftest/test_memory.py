@@ -1,0 +1,74 @@
+"""Guarded memory notices every touch beside the elements, near and far."""
+
+import pytest
+import torch
+
+from conformance.adapter import Crashed
+from conformance.attempt import Child
+from conformance.case import Layout
+from conformance.memory import POISONS, Owner
+from conformance.watch import watched
+
+# 112 bytes: alignment leaves 16 more before the unreadable page
+SHAPE = (4, 7)
+PLACE = Layout().place(SHAPE)
+
+
+def _owner() -> tuple[Owner, torch.Tensor]:
+    owner = Owner.of(4 * 7 * 4, "cpu", POISONS[0])
+    tensor = owner.view(SHAPE, torch.float32, PLACE)
+    return owner, tensor.fill_(1.0)
+
+
+def test_untouched_guards_are_intact() -> None:
+    """Writing every element leaves the guards as they were."""
+    owner, _ = _owner()
+
+    assert owner.guards_intact(POISONS[0])
+
+
+@pytest.mark.parametrize("place", [-1, 28], ids=["before", "after"])
+def test_a_store_beside_the_elements_is_seen(place: int) -> None:
+    """One element before the first or after the last changes a guard."""
+    owner, tensor = _owner()
+    tensor.as_strided((1,), (1,), tensor.storage_offset() + place).fill_(0.0)
+
+    assert not owner.guards_intact(POISONS[0])
+
+
+def _reach(bytes_away: int) -> float:
+    """Read memory so many bytes past the last element; a fresh child does this, for it may die."""
+    import ctypes
+
+    _, tensor = _owner()
+    address = tensor.data_ptr() + tensor.numel() * 4 + bytes_away
+    return ctypes.c_float.from_address(address).value
+
+
+@pytest.mark.parametrize("distance", [4096, 2**20, 12 * 2**20])
+def test_a_load_far_outside_ends_its_own_process(distance: int) -> None:
+    """Between 4 kB and 12 MB past the end lie unreadable pages."""
+    child = Child(_reach, 10.0)
+
+    assert Crashed("killed by SIGSEGV") == child.ask(distance)
+
+
+def test_fresh_memory_is_poisoned_and_guarded() -> None:
+    """What a call allocates without filling holds the poison, and has guards of its own."""
+    with watched("cpu", POISONS[1]) as record:
+        made = torch.empty((3, 5), dtype=torch.bfloat16)
+        like = torch.empty_like(made)
+
+    assert bool((made.view(torch.uint8) == POISONS[1]).all())
+    assert len(record.owners) == 2
+    assert all(owner.guards_intact(POISONS[1]) for owner in record.owners)
+    assert like.is_contiguous()
+
+
+def test_hidden_copies_are_recorded() -> None:
+    """A contiguous copy of a strided tensor is named with its shape."""
+    x = torch.ones(4, 6)[:, ::2]
+    with watched("cpu", POISONS[0]) as record:
+        x.contiguous()
+
+    assert ["clone (4, 3)"] == record.copies

@@ -1,0 +1,83 @@
+"""Shrinking ends at a case that still fails, and that nothing simpler replaces."""
+
+import random
+
+from conformance.case import Case
+from conformance.operations import OPERATIONS
+from conformance.shrink import shrink
+from conformance.strategies import Scope, drawn_cases
+
+OPERATION = OPERATIONS["rms_norm_gated"]
+SCOPE = Scope("bfloat16")
+
+
+def _drawn(**levels: str) -> Case:
+    plain = {name: choices[0] for name, choices in OPERATION.factors.items()}
+    return OPERATION.complete({**plain, **levels}, random.Random(1), SCOPE)  # noqa: S311 - reproducible, not secret
+
+
+def test_only_what_matters_is_left() -> None:
+    """A failure that needs a strided gate keeps that, and loses every other peculiarity."""
+    case = _drawn(gate_layout="step", x_layout="transposed", rank="4", group="several", activation="sigmoid")
+
+    def fails(candidate: Case) -> bool:
+        gate = candidate.tensor("gate")
+        return gate is not None and gate.layout.kind == "step"
+
+    smallest = shrink(case, OPERATION.simpler, fails, tries=500)
+
+    assert fails(smallest)
+    assert smallest.tensors[0][1].layout.kind == "contiguous"
+    assert smallest.flag("activation") == "silu"
+    assert smallest.flag("group_size") is None
+    assert smallest.tensors[0][1].shape == (1,)
+
+
+def test_a_size_shrinks_to_its_threshold() -> None:
+    """A failure from 17 columns and 3 rows on is shown with 17 columns and 3 rows."""
+    case = _drawn(width="wide", rows="few", rank="3")
+
+    def fails(candidate: Case) -> bool:
+        return candidate.tensors[0][1].shape[-1] >= 17 and candidate.rows >= 3
+
+    smallest = shrink(case, OPERATION.simpler, fails, tries=500)
+
+    assert smallest.tensors[0][1].shape == (3, 17)
+
+
+def test_the_number_of_tries_is_kept() -> None:
+    """No more cases are run than allowed."""
+    tried = []
+
+    def fails(candidate: Case) -> bool:
+        tried.append(candidate)
+        return True
+
+    shrink(_drawn(rank="4", width="wide"), OPERATION.simpler, fails, tries=4)
+
+    assert len(tried) == 4
+
+
+def test_every_simplification_is_a_valid_call() -> None:
+    """Shapes fit, groups divide: the simpler cases of a grouped call complete its promises."""
+    case = _drawn(group="several", rank="3", width="odd")
+    for candidate in OPERATION.simpler(case):
+        n = candidate.tensors[0][1].shape[-1]
+        group = candidate.flag("group_size") or n
+
+        assert n % group == 0
+        assert candidate.tensor("weight").shape == (n,)  # type: ignore[union-attr]  # always given
+
+
+def test_drawn_cases_shrink_towards_plain_levels() -> None:
+    """The stated target: the first level of every factor."""
+    from hypothesis import find, settings
+
+    smallest = find(
+        drawn_cases(OPERATION.factors, OPERATION.complete, SCOPE),
+        lambda case: case.flag("activation") == "sigmoid",
+        settings=settings(database=None, max_examples=200),
+    )
+
+    assert smallest.tensors[0][1].layout.kind == "contiguous"
+    assert smallest.flag("norm_before_gate") is True
