@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import torch
 
@@ -38,7 +39,7 @@ class Adapter:
     """
 
     name: str = ""
-    contracts: Mapping[str, str | Contract] = {}
+    contracts: ClassVar[Mapping[str, str | Contract]] = {}
     deterministic: bool = True
     batch_invariant: bool = True
     validates: bool = False

@@ -9,26 +9,19 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import hypothesis
 from hypothesis import strategies as st
 
-from conformance.adapter import Crashed, Hung
 from conformance.case import Case
 from conformance.corpus import model_shapes, saved_cases
 from conformance.operations import OPERATIONS
-from conformance.properties import PROMISES, PROPERTIES, Property
-from conformance.shrink import shrink
+from conformance.properties import PROPERTIES
 from conformance.strategies import DTYPES, Scope, covering_array, drawn_cases, enumerated_cases
-from conformance.verdict import BAD, Status, Subject, Verdict, what_it_follows, without_outputs
+from conformance.verdict import Subject, Verdict
 
-# of a crash each try costs a process, of a hang the whole time limit
-SHRINK_TRIES = {Status.FAILED: 120, Status.CRASHED: 10, Status.HUNG: 0}
-# after so many in one item the rest of its cases is left out: it would only cost time
-MOST_HANGS = 3
-MOST_CRASHES = 50
 # tokens of a decode batch that the interpreter judges of a real model; a GPU judges all
 CPU_TOKENS = (1, 4)
 # of a real model's call: 60,381 tokens of 24 heads of 128 are 185 million
@@ -181,16 +174,21 @@ def scope_of(item: Item, subject: Subject) -> Scope:
 
 def cases_of(item: Item, subject: Subject) -> Iterator[Case]:
     """The item's cases: saved ones, real models', the covering array, then drawn ones."""
-    prop, operation, profile = PROPERTIES[item.property], OPERATIONS[item.operation], PROFILES[item.profile]
+    prop = PROPERTIES[item.property]
     scope = scope_of(item, subject)
     if prop.given is not None:
-        yield from prop.given(operation, scope)
+        yield from prop.given(OPERATIONS[item.operation], scope)
         return
-    parts = profile.chunks if prop.name in profile.enumerates else 1
     if prop.name == "layout":
         known = [case for case in _known(item, subject) if case.dtype == item.dtype]
-        yield from known[item.chunk :: parts]
-    if prop.name in profile.enumerates:
+        yield from known[item.chunk :: _parts(item)]
+    yield from chosen_cases(item, scope)
+
+
+def chosen_cases(item: Item, scope: Scope) -> Iterator[Case]:
+    """The item's part of the covering array of a scope, then drawn ones."""
+    operation, profile = OPERATIONS[item.operation], PROFILES[item.profile]
+    if item.property in profile.enumerates:
         listed = enumerated_cases(
             operation.factors,
             operation.complete,
@@ -198,9 +196,14 @@ def cases_of(item: Item, subject: Subject) -> Iterator[Case]:
             strength=_strength(item, scope),
             seed=item.array_seed(),
         )
-        yield from list(listed)[item.chunk :: parts]
-    count = profile.drawn.get(prop.name, profile.drawn[""]) // parts
+        yield from list(listed)[item.chunk :: _parts(item)]
+    count = profile.drawn.get(item.property, profile.drawn[""]) // _parts(item)
     yield from _drawn(item, scope, count)
+
+
+def _parts(item: Item) -> int:
+    profile = PROFILES[item.profile]
+    return profile.chunks if item.property in profile.enumerates else 1
 
 
 def _strength(item: Item, scope: Scope) -> int:
@@ -250,110 +253,3 @@ def _drawn(item: Item, scope: Scope, count: int) -> list[Case]:
 
     collect()
     return found
-
-
-Answer = tuple[Verdict, ...] | Crashed | Hung
-Ask = Callable[[str, Case], Answer]
-
-
-def asked(ask: Ask, prop: Property, case: Case) -> tuple[Verdict, ...]:
-    """The verdicts on a case, whatever became of the process that judged it."""
-    answer = ask(prop.name, case)
-    if isinstance(answer, tuple):
-        return answer
-    return (without_outputs(prop.name, case, answer),)
-
-
-def judge(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
-    """Judge one case in this process."""
-    return PROPERTIES[prop].judge(subject, case)
-
-
-def unjudged(item: Item, subject: Subject) -> tuple[Status, str] | None:
-    """Why no case of an item can be judged: the status that it gets, and the reason."""
-    if not hasattr(subject.adapter, item.operation):
-        return Status.DECLINED, "not implemented"
-    if subject.unfaithful and item.dtype != "float32":
-        return Status.NOT_JUDGED, subject.unfaithful
-    cannot = PROPERTIES[item.property].cannot(subject, item.dtype)
-    return (Status.NOT_JUDGED, cannot) if cannot else None
-
-
-def judge_item(
-    item: Item, subject: Subject, ask: Ask | None = None, begun: Callable[[Case], None] | None = None
-) -> Iterator[Verdict]:
-    """Judge an item's cases one after the other; none where the item is :func:`unjudged`.
-
-    ``ask`` judges a case, by default in this process. ``begun`` hears of every case before it runs.
-    """
-    prop = PROPERTIES[item.property]
-    ask = ask or (lambda name, case: judge(subject, name, case))
-    if unjudged(item, subject):
-        return
-    hangs = crashes = 0
-    for case in cases_of(item, subject):
-        if hangs >= MOST_HANGS or crashes >= MOST_CRASHES:
-            reason = f"left out after {hangs} hangs and {crashes} crashes in this item"
-            yield Verdict(prop.name, case, Status.NOT_JUDGED, reason)
-            continue
-        if begun is not None:
-            begun(case)
-        verdicts = asked(ask, prop, case)
-        hangs += any(verdict.status is Status.HUNG for verdict in verdicts)
-        crashes += any(verdict.status is Status.CRASHED for verdict in verdicts)
-        yield from verdicts
-
-
-def explain(item: Item, subject: Subject, failed: Verdict, ask: Ask, follow: Callable[[Case], str]) -> Failure:
-    """The smallest case that fails in the same way, and what can be said about it."""
-    prop = PROPERTIES[item.property]
-
-    def same(case: Case) -> Verdict | None:
-        for verdict in asked(ask, prop, case):
-            if verdict.property == failed.property and verdict.status == failed.status:
-                return verdict
-        return None
-
-    smallest = shrink(
-        failed.case,
-        OPERATIONS[item.operation].simpler,
-        lambda case: same(case) is not None,
-        tries=SHRINK_TRIES.get(failed.status, 0),
-    )
-    verdict = failed
-    if smallest != failed.case:
-        verdict = same(smallest) or failed
-    note = ""
-    if failed.status is Status.CRASHED and smallest == failed.case and same(failed.case) is None:
-        note = "the same case passes in a fresh process: a case before it may have done the damage"
-    if failed.status is Status.FAILED and failed.comparison.outside and item.dtype != "float32":
-        # on the case as drawn: the smallest one may be too small to tell contracts apart
-        note = follow(failed.case)
-    return Failure(item, verdict, failed.case, note)
-
-
-def follow(subject: Subject, case: Case) -> str:
-    """Contract discovery on a case, in a sentence."""
-    return what_it_follows(subject, case)
-
-
-__all__ = [
-    "BAD",
-    "PROFILES",
-    "PROMISES",
-    "PROPERTIES",
-    "Answer",
-    "Ask",
-    "Failure",
-    "Item",
-    "Profile",
-    "asked",
-    "cases_of",
-    "explain",
-    "follow",
-    "items",
-    "judge",
-    "judge_item",
-    "scope_of",
-    "unjudged",
-]

@@ -21,20 +21,10 @@ from conformance import journal, report, reproducer
 from conformance.adapter import UsageError, load
 from conformance.attempt import Child, single_threaded
 from conformance.case import Case
-from conformance.item import (
-    BAD,
-    PROFILES,
-    Answer,
-    Failure,
-    Item,
-    explain,
-    follow,
-    items,
-    judge,
-    judge_item,
-    unjudged,
-)
-from conformance.verdict import Status, Subject
+from conformance.item import PROFILES, Failure, Item, items
+from conformance.judging import Answer, explain, follow, judge, judge_item, unjudged
+from conformance.verdict import BAD, Status, Subject
+from conformance.watch import warm_up
 
 OUT = "build/conformance"
 # of one property in one item the first failure is shrunk and explained; the others are counted
@@ -92,6 +82,7 @@ class Judging:
 
     def __post_init__(self) -> None:
         """Start nothing yet: the child is forked at the first question."""
+        warm_up()
         self._child = Child(self._work, self.limit, self._healthy)
 
     def _work(self, question: Question) -> Any:  # noqa: ANN401 - the answer's type follows from the question
@@ -171,6 +162,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--report", default=OUT, help=f"folder for what is written (default {OUT})")
     group.addoption("--op", action="append", default=[], help="judge this operation only; repeatable")
     group.addoption("--property", action="append", default=[], help="judge this property only; repeatable")
+    group.addoption("--limit", type=float, help="seconds after which a call has hung (default: the profile's)")
     group.addoption("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
 
 
@@ -242,11 +234,11 @@ def _judging(request: pytest.FixtureRequest) -> Iterator[Judging]:
     directory = _directory(config)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "report.json").unlink(missing_ok=True)
-    profile = PROFILES[config.getoption("profile")]
+    limit = config.getoption("limit") or PROFILES[config.getoption("profile")].limit
     shards = _shards(config)
     shards.mkdir(exist_ok=True)
     written = journal.Journal(shards, _worker(config))
-    judging = Judging(subject_of(config), config.getoption("adapter"), directory, written, profile.limit)
+    judging = Judging(subject_of(config), config.getoption("adapter"), directory, written, limit)
     config.stash[_JUDGING] = judging
     yield judging
     judging.close()

@@ -83,6 +83,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         return owner.view(tuple(made.shape), made.dtype, place).detach()
 
 
+def warm_up() -> None:
+    """Import what torch's dispatch modes need (seconds), so that children forked afterwards have it."""
+    with watched("cpu", 0):
+        torch.empty(1)
+
+
 @contextlib.contextmanager
 def watched(device: str, poison: int) -> Iterator[Record]:
     """Record what happens inside; uninitialised memory is filled with ``poison``."""

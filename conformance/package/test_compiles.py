@@ -37,9 +37,7 @@ class Variant(NamedTuple):
 
 VARIANTS = {
     "decode128": Variant((24, 128), narrow=True),
-    "decode128 hf": Variant(
-        (24, 128), activation="sigmoid", rounding="hf", dtypes=(LOW, HALF, FULL), narrow=True
-    ),
+    "decode128 hf": Variant((24, 128), activation="sigmoid", rounding="hf", dtypes=(LOW, HALF, FULL), narrow=True),
     "prefill128": Variant((65536, 128), narrow=True),
     "one column": Variant((24, 1), 1, dtypes=(FULL, FULL, FULL)),
     "groups": Variant((24, 4096), 64, "before", "sigmoid", "hf", (LOW, HALF, LOW)),
@@ -142,9 +140,7 @@ def main(target: str) -> None:
         """Do what Triton's own ``run`` does before it compiles."""
         bind = create_function_from_signature(kernel.signature, kernel.params, backend)
         bound, special, options = bind(*args, **kwargs)
-        options, signature, constants, attributes = kernel._pack_args(
-            backend, kwargs, bound, special, options
-        )
+        options, signature, constants, attributes = kernel._pack_args(backend, kwargs, bound, special, options)
         source = ASTSource(kernel, signature, constants, attributes)
         launched.append((str(special), source, options.__dict__))
 

@@ -16,15 +16,11 @@ KERNELS = sorted((Path(normkernels.__file__).parent / "kernels").glob("*.py"))
 def jitted(tree: ast.Module) -> Iterator[ast.FunctionDef]:
     """Yield the functions that Triton compiles."""
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and any(
-            "triton.jit" in ast.unparse(d) for d in node.decorator_list
-        ):
+        if isinstance(node, ast.FunctionDef) and any("triton.jit" in ast.unparse(d) for d in node.decorator_list):
             yield node
 
 
-FUNCTIONS = {
-    f"{path.stem}.{node.name}": node for path in KERNELS for node in jitted(ast.parse(path.read_text()))
-}
+FUNCTIONS = {f"{path.stem}.{node.name}": node for path in KERNELS for node in jitted(ast.parse(path.read_text()))}
 
 
 def calls(node: ast.AST, name: str) -> list[ast.Call]:
@@ -107,9 +103,7 @@ BREAKS = {
 
 def test_there_are_kernels_to_judge() -> None:
     """The rules see the kernels that are launched."""
-    assert {"rms_norm_gated.rms_norm_gated_kernel", "rms_norm_gated.rms_norm_gated_128_kernel"} <= set(
-        FUNCTIONS
-    )
+    assert {"rms_norm_gated.rms_norm_gated_kernel", "rms_norm_gated.rms_norm_gated_128_kernel"} <= set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("rule", RULES)

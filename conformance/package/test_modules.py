@@ -117,12 +117,17 @@ def test_gradients_flow() -> None:
 
 @pytest.mark.parametrize("cls", [Qwen3NextRMSNormGated, Renamed])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-def test_a_hugging_face_norm_is_taken_over(cls: type[Qwen3NextRMSNormGated], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_hugging_face_norm_is_taken_over(
+    cls: type[Qwen3NextRMSNormGated],
+    dtype: torch.dtype,
+    gradients: bool,  # noqa: FBT001  (with them it runs natively)
+) -> None:
     """The same Parameter, eps, gate order and rounding: in low precision nearly every bit is the same."""
     theirs = hugging_face(cls, dtype)
     ours = from_module(theirs)
     x, gate = values("x", 64, 128, dtype=dtype), values("gate", 64, 128, dtype=dtype)
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradients):
         want, got = theirs(x, gate), ours(x, gate)
 
     assert ours.weight is theirs.weight

@@ -89,3 +89,13 @@ def test_contiguity_alone_changes_no_bit() -> None:
     apart = call(*shape, x=strided(values("x", *shape)), gate=strided(values("gate", *shape)))
 
     assert torch.equal(run(call(*shape)), run(apart))
+
+
+@pytest.mark.parametrize("path", ["rows", "native"])
+def test_a_fresh_result_is_contiguous(path: str) -> None:
+    """Also of a transposed x, whose layout PyTorch's own arithmetic would keep."""
+    x = values("x", 128, 5).t()
+    arguments = call(5, 128, x=x, gate=x, path=path)
+
+    judge(arguments, run(arguments))
+    assert run(arguments).is_contiguous()

@@ -88,6 +88,14 @@ def test_bits_do_not_depend_on_the_plan(monkeypatch: pytest.MonkeyPatch, width: 
     assert torch.equal(want, run(batch)[17:18])
 
 
+@pytest.mark.parametrize("width", [128, 96])
+def test_a_weight_may_have_any_stride(width: int) -> None:
+    """Every second element of a wider one, or one value for all columns."""
+    for weight in (values("weight", 2 * width)[::2], values("weight", 1).expand(width)):
+        arguments = call(3, width, weight=weight)
+        assert_right(arguments, run(arguments))
+
+
 def test_the_table_in_use_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another table changes plans from the next call on."""
     before = explain(call()).name

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from conformance.item import Item, items, judge_item
+from conformance.item import Item, items
+from conformance.judging import judge_item
 from conformance.plugin import faithful_interpreter
 from conformance.properties import PASSIVE, PROPERTIES
 from conformance.selftest.fakes import FAKES, kernels

@@ -1,4 +1,4 @@
-"""Is the suite ever wrong about a right implementation? And is it sharp where it is right?"""
+"""The suite is never wrong about a right implementation, and sharp where it is right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 
 from conformance.case import Case, TensorSpec
 from conformance.comparison import Comparison, compare
-from conformance.item import items, judge_item
+from conformance.item import items
+from conformance.judging import judge_item
 from conformance.materialize import values_of
 from conformance.oracle.contract import Contract
 from conformance.selftest.fakes.correct import Correct
@@ -84,7 +85,9 @@ WIDE = (257, 512, 769, 1024, 2048, 4096, 5120)
 @pytest.mark.parametrize(("widths", "share"), [(NARROW, 0.999), (WIDE, 0.998)], ids=["narrow", "wide"])
 @pytest.mark.parametrize("gate_last", [True, False], ids=["gate last", "gate first"])
 def test_almost_every_bfloat16_element_has_one_right_value(
-    widths: tuple[int, ...], share: float, gate_last: bool  # noqa: FBT001 - a parameter of the test
+    widths: tuple[int, ...],
+    share: float,
+    gate_last: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     """The contract of one rounding leaves a choice for one element in a thousand; wide rows, for two."""
     adapter, total = Correct(), Comparison()

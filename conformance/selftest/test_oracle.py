@@ -1,4 +1,4 @@
-"""Is the oracle right? Judged by fractions, by 50 digits, by other people's code; never by itself."""
+"""The oracle is right: so say fractions, 50 digits and other people's code."""
 
 from __future__ import annotations
 
@@ -143,14 +143,14 @@ def _exact(*columns: list[float]) -> list[Interval]:
     return [Interval.exactly(torch.tensor(column, dtype=torch.float64)) for column in columns]
 
 
-def _assert_holds(got: Interval, expected: list[Any], error: Callable[[int], float]) -> None:
-    """Each interval holds the true value and its float32, and is no wider than ``error(place)`` U on each side."""
+def _assert_holds(got: Interval, expected: list[Any], error: Callable[[int], float] | None) -> None:
+    """Each interval holds the true value and its float32, and is at most ``error(place)`` U wide on each side."""
     for place, true in enumerate(expected):
         lo, hi = float(got.lo[place]), float(got.hi[place])
         single = _single(true)
         assert lo <= true <= hi, (place, lo, true, hi)
         assert lo <= single <= hi, (place, lo, single, hi)
-        if abs(true) < MAX / 2:
+        if error is not None and abs(true) < MAX / 2:
             assert hi - lo <= 2.02 * (error(place) * U * abs(true) + TINY), (place, lo, true, hi)
 
 
@@ -195,7 +195,7 @@ def test_products_hold_the_true_product() -> None:
     thrice = [mpmath.mpf(x) * mpmath.mpf(y) ** 2 for x, y in zip(ordinary_a, ordinary_b, strict=True)]
 
     _assert_holds(MACHINE.product(*_exact(a, b)), two, lambda place: 1.0)
-    _assert_holds(MACHINE.product(*_exact(a, b, c)), three, lambda place: INF)
+    _assert_holds(MACHINE.product(*_exact(a, b, c)), three, None)
     _assert_holds(MACHINE.product(*_exact(ordinary_a, ordinary_b, ordinary_b)), thrice, lambda place: 2.0)
 
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from conformance.selftest.fakes import dtypes, kernels, masks, memory, rounding, semantics, state, strides, value_range
+from conformance.selftest.fakes import (
+    dtypes,
+    kernels,
+    masks,
+    memory,
+    rounding,
+    semantics,
+    state,
+    strides,
+    value_range,
+)
 from conformance.selftest.fakes.correct import Correct
 
 FAKES: tuple[type[Correct], ...] = (

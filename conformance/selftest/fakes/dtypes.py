@@ -6,7 +6,7 @@ import torch
 
 from conformance.selftest.fakes.correct import Correct
 
-ALL = ("values", "layout", "specials")
+ALL: tuple[str, ...] = ("values", "layout", "specials")
 
 
 class OutputFloat32(Correct):
@@ -101,5 +101,5 @@ class SumsInLowPrecision(Correct):
 
     def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
         """Round the accumulator once in a while."""
-        partial = [part.pow(2).sum(-1, keepdim=True).bfloat16() for part in grouped.split(32, -1)]
+        partial = [part.pow(2).sum(-1, keepdim=True).bfloat16() for part in torch.split(grouped, 32, -1)]
         return torch.stack(partial).sum(0).float() / grouped.shape[-1]

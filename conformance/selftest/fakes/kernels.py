@@ -1,5 +1,7 @@
 """Fakes whose mistake needs a kernel: masks and strides of loads and stores, launches, hidden copies."""
 
+# Triton compiles the kernels; their arguments have no Python types.
+# ruff: noqa: ANN001, ANN201
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ class GateRowStrideIsWidth(Correct):
         """Launch with the width for a row stride."""
         n = gate.shape[-1]
         # what the kernel could not read at all is copied; rows may only be farther apart than it thinks
-        fits = gate.dim() == 2 and gate.stride(1) == 1 and gate.stride(0) >= n  # noqa: PLR2004 - rows, columns
+        fits = gate.dim() == 2 and gate.stride(1) == 1 and gate.stride(0) >= n
         source = gate if fits else gate.contiguous()
         out = torch.empty(gate.shape, dtype=torch.float32, device=gate.device)
         sigmoid_rows_kernel[(gate.numel() // n,)](

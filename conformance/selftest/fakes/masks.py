@@ -8,7 +8,7 @@ import torch
 
 from conformance.selftest.fakes.correct import Correct
 
-EVERYWHERE = ("values", "layout")
+EVERYWHERE: tuple[str, ...] = ("values", "layout")
 BLOCK = 1024
 TILE = 16  # rows
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from conformance.oracle.contract import NAMED, Contract
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.summation import serial
 
-ALL = ("values", "layout", "specials")
+ALL: tuple[str, ...] = ("values", "layout", "specials")
 
 
 class TruncatesAtTheStore(Correct):
@@ -35,7 +37,7 @@ class RoundsBeforeTheWeight(Correct):
 class HfDeclaredTwoStep(Correct):
     """Rounds the normalised and the weighted values, and declares the weighted and the activated ones."""
 
-    contracts = {"rms_norm_gated": Contract(NAMED["two_step"], "tile")}
+    contracts: Mapping[str, str | Contract] = {"rms_norm_gated": Contract(NAMED["two_step"], "tile")}
     caught_by = ALL
 
     def normalise(self, stream: torch.Tensor, group: int, eps: float, x: torch.Tensor) -> torch.Tensor:
@@ -50,7 +52,7 @@ class HfDeclaredTwoStep(Correct):
 class Fp32DeclaredHf(Correct):
     """Rounds once, and declares Hugging Face's order."""
 
-    contracts = {"rms_norm_gated": Contract(NAMED["hf"], "tile")}
+    contracts: Mapping[str, str | Contract] = {"rms_norm_gated": Contract(NAMED["hf"], "tile")}
     caught_by = ALL
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own abbreviation
 
 from conformance.selftest.fakes.correct import Correct
 
-EVERYWHERE = ("values", "layout")
+EVERYWHERE: tuple[str, ...] = ("values", "layout")
 
 
 class GateOrderIgnored(Correct):

@@ -9,7 +9,7 @@ import torch
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.semantics import GroupIgnored
 
-ALL = ("values", "layout", "specials")
+ALL: tuple[str, ...] = ("values", "layout", "specials")
 
 
 class WeightCached(Correct):

@@ -8,7 +8,7 @@ from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.memory_views import dense, reread
 
 # wrong memory may hold a poison, whose change between two calls is seen as well
-WRONG_MEMORY = ("layout", "specials", "memory")
+WRONG_MEMORY: tuple[str, ...] = ("layout", "specials", "memory")
 
 
 class GateHasStridesOfX(Correct):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
@@ -60,12 +62,12 @@ class Pairwise(Correct):
 class Blocked(Correct):
     """128 lanes that each sum serially, then a tree over the lanes."""
 
-    contracts = {"rms_norm_gated": Contract(depth="lanes")}
+    contracts: Mapping[str, str | Contract] = {"rms_norm_gated": Contract(depth="lanes")}
 
     def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
         """Sum lane by lane."""
         lanes = grouped.new_zeros((*grouped.shape[:-1], LANES))
-        for block in _padded(grouped.pow(2), LANES).split(LANES, -1):
+        for block in torch.split(_padded(grouped.pow(2), LANES), LANES, -1):
             lanes = lanes + block
         return pairwise(lanes) / grouped.shape[-1]
 
@@ -73,7 +75,7 @@ class Blocked(Correct):
 class Serial(Correct):
     """One running sum along the row, which declares it."""
 
-    contracts = {"rms_norm_gated": Contract(depth="serial")}
+    contracts: Mapping[str, str | Contract] = {"rms_norm_gated": Contract(depth="serial")}
 
     def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
         """Add one column after another in fp32."""

@@ -6,7 +6,7 @@ import torch
 
 from conformance.selftest.fakes.correct import Correct
 
-SPECIAL = ("specials", "values", "layout")
+SPECIAL: tuple[str, ...] = ("specials", "values", "layout")
 
 
 class NanRemoved(Correct):

@@ -1,0 +1,268 @@
+"""The command line: what it writes, what it says, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance import cli, plugin
+from conformance.adapter import load
+from conformance.case import Case
+from conformance.operations import OPERATIONS
+from conformance.oracle.contract import NAMED
+from conformance.properties import PROMISES
+from conformance.strategies import Scope, enumerated_cases
+from conformance.verdict import BAD, Status, Subject, judge_call
+
+ROOT = Path(__file__).resolve().parents[2]
+WRONG = cli.SKELETON.replace("y.square().mean(-1, keepdim=True)", "(y * y).sum(-1, keepdim=True) / (y.shape[-1] - 1 or 1)")
+DECLINES = cli.SKELETON.replace("if group_size is not None:", "if True:")
+DIES = cli.SKELETON.replace(
+    "        y = x.float()\n", "        if x.ndim == 3:\n            __import__('os').abort()\n        y = x.float()\n"
+)
+VALUES = ("--property", "values", "-n", "1")
+
+
+def _conform(folder: Path, *arguments: str, code: str = "-m conformance") -> subprocess.CompletedProcess[str]:
+    """Run ``conform`` in a process of its own, in ``folder``."""
+    outside = {n: v for n, v in os.environ.items() if not n.startswith(("PYTEST", "TRITON_", "COV_"))}
+    return subprocess.run(
+        [sys.executable, *code.split(), *arguments],
+        cwd=folder,
+        env={**outside, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return read
+
+
+def _rows(report: dict[str, Any]) -> dict[tuple[str, str], dict[str, int]]:
+    return {(row["property"], row["dtype"]): row["counts"] for row in report["results"]}
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+def test_a_new_adapter_passes_as_it_stands(tmp_path: Path) -> None:
+    """``init`` and then ``run`` on several workers: exit 0, a whole report, junit.xml, and a summary."""
+    assert 0 == _conform(tmp_path, "init", "mine.py").returncode
+    run = _conform(tmp_path, "run", "mine.py", "--property", "values", "--property", "empty", "-n", "2", "--report", "out")
+    report = _report(tmp_path / "out")
+
+    assert 0 == run.returncode, run.stdout + run.stderr
+    assert (True, 6, 0) == (report["footer"]["complete"], report["footer"]["items"], report["footer"]["exit_code"])
+    assert "mynorms: every judged property holds" in run.stdout
+    assert "out/report.json" in run.stdout
+    assert (tmp_path / "out" / "junit.xml").exists()
+
+
+def test_a_wrong_adapter_fails_with_a_case_and_a_script(tmp_path: Path) -> None:
+    """Exit 1; the failure's case replays by its id, its script runs, and pytest alone gives the same verdicts."""
+    (tmp_path / "mine.py").write_text(WRONG, encoding="utf-8")
+    run = _conform(tmp_path, "run", "mine.py", *VALUES)
+    report = _report(tmp_path / "build" / "conformance")
+    failure = report["failures"][0]
+
+    assert 1 == run.returncode, run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
+    assert failure["first"]["index"]
+    assert f"python {failure['reproducer']}" in run.stdout
+
+    replayed = _conform(tmp_path, "replay", failure["id"], "mine.py")
+    assert 1 == replayed.returncode, replayed.stderr
+    assert str(Case.from_data(failure["case"])) in replayed.stdout
+    assert failure["reason"] in replayed.stdout
+    shown = _conform(tmp_path, code=failure["reproducer"])
+    assert 1 == shown.returncode, shown.stderr
+
+    plain = "-m pytest -q -p conformance.plugin --pyargs conformance.suite --adapter mine.py"
+    again = _conform(tmp_path, "--property", "values", "--report", "plain", code=plain)
+    assert 1 == again.returncode, again.stderr
+    assert _rows(report) == _rows(_report(tmp_path / "plain"))
+    assert 0 == _conform(tmp_path, "compare", "build/conformance", "plain").returncode
+
+
+def test_an_adapter_that_declines_everything_is_not_right(tmp_path: Path) -> None:
+    """Exit 3: nothing was judged, which is no pass; every cell says what was declined, and why."""
+    (tmp_path / "mine.py").write_text(DECLINES, encoding="utf-8")
+    run = _conform(tmp_path, "run", "mine.py", *VALUES)
+
+    assert 3 == run.returncode, run.stdout + run.stderr
+    assert "nothing was judged" in run.stdout
+    assert {"declined"} == {status for counts in _rows(_report(tmp_path / "build/conformance")).values() for status in counts}
+    assert "[1] no groups" in run.stdout
+
+
+def test_a_call_that_kills_its_process_costs_its_own_verdict(tmp_path: Path) -> None:
+    """Exit 1; the case is named, the others are judged, and the run ends whole."""
+    (tmp_path / "mine.py").write_text(DIES, encoding="utf-8")
+    run = _conform(tmp_path, "run", "mine.py", *VALUES)
+    report = _report(tmp_path / "build" / "conformance")
+    counts = sum((Counter(row) for row in _rows(report).values()), Counter[str]())
+
+    assert 1 == run.returncode, run.stdout + run.stderr
+    assert counts["crashed"] > 0
+    assert counts["passed"] > counts["crashed"]
+    assert ("killed by SIGABRT", True) == (report["failures"][0]["reason"], report["footer"]["complete"])
+    assert f"case {report['failures'][0]['id']}" in run.stdout
+
+
+# --- bad usage ----------------------------------------------------------------------------------------------
+
+
+def _called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit status of ``conform`` with these arguments, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["conform", *arguments])
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "nosuch"], "known are normkernels, native, torch"),
+        (["run", "missing.py"], "'conform init missing.py' writes an adapter"),
+        (["run", "empty.py"], "subclass conformance.Adapter there"),
+        (["run", "two.py"], "say which: two.py:{A,B}"),
+        (["run", "two.py:C"], "has no adapter 'C'"),
+        (["run", "broken.py"], "cannot be loaded: ZeroDivisionError"),
+        (["run", "vague.py"], "contracts has no entry for 'rms_norm_gated'"),
+        (["run", "odd.py"], "contract='fp31', must be one of"),
+        (["run", "no.such.module:Class"], "cannot import it"),
+        (["run", "right.py", "--op", "softmax"], "--op softmax: unknown, must be one of rms_norm_gated"),
+        (["run", "right.py", "--property", "speed"], "--property speed: unknown"),
+        (["run", "right.py", "--property", "memory"], "is judged together with values"),
+        (["run", "right.py", "--profile", "slow"], "'slow' is not one of 'quick'"),
+        (["run", "right.py", "--device", "cuda"], "this machine shows no GPU"),
+        (["run", "right.py", "-n", "0"], "-n"),
+        (["run", "right.py", "--seed", "-1"], "--seed"),
+        (["run", "right.py", "--report", "right.py"], "right.py"),
+        (["run", "right.py", "--report", "right.py/out"], "cannot be written"),
+        (["run", "right.py", "--fast"], "No such option"),
+        (["replay", "0123456789", "right.py"], "no JSON, no file, and no id in"),
+        (["replay", "{}", "right.py"], "not a case"),
+        (["replay", "right.py", "right.py"], "right.py: "),
+        (["compare", "right.py", "right.py"], "is no report of a run that ended"),
+        (["init", "right.py"], "exists already"),
+        (["init", "notes.txt"], "must end in .py"),
+        (["init", "nowhere/mine.py"], "cannot be written"),
+        (["judge"], "No such command"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_usage_is_one_line_that_says_what_to_do(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exit 2, a single line on stderr, nothing on stdout, and not a file written."""
+    two = "from conformance import Adapter\nclass A(Adapter): pass\nclass B(Adapter): pass\n"
+    vague = cli.SKELETON.replace('contracts = {"rms_norm_gated": "fp32"}', "")
+    files = {"right.py": cli.SKELETON, "empty.py": "", "broken.py": "1 / 0", "two.py": two, "vague.py": vague}
+    files["odd.py"] = cli.SKELETON.replace('"fp32"', '"fp31"')
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plugin, "_gpus", list)
+
+    assert 2 == _called(monkeypatch, *arguments)
+    shown = capsys.readouterr()
+    assert ("", 1) == (shown.out, shown.err.count("\n"))
+    assert said in shown.err
+    left = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}
+    assert set(files) == left
+
+
+# --- the other commands -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_skeleton_is_right(dtype: str, tmp_path: Path) -> None:
+    """What ``init`` writes fails nowhere, so that every failure is the newcomer's own."""
+    (tmp_path / "mine.py").write_text(cli.SKELETON, encoding="utf-8")
+    subject = Subject(load(str(tmp_path / "mine.py")))
+    operation = OPERATIONS["rms_norm_gated"]
+    cases = enumerated_cases(operation.factors, operation.complete, Scope(dtype), strength=2, seed=2)
+    verdicts = [verdict for case in cases for verdict in judge_call(subject, case)]
+
+    assert [] == [str(verdict) for verdict in verdicts if verdict.status in BAD]
+    assert any(v.status is Status.PASSED and v.comparison.elements for v in verdicts)
+
+
+def test_list_names_everything_that_can_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Operations, properties with their promises, adapters, contracts, profiles."""
+    assert 0 == _called(monkeypatch, "list")
+    shown = capsys.readouterr().out
+
+    for name in (*OPERATIONS, *PROMISES, *PROMISES.values(), *NAMED, "normkernels", "transformers", "nightly"):
+        assert name in shown
+
+
+def test_help_has_examples_and_the_exit_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A newcomer needs no other page to begin."""
+    assert 0 == _called(monkeypatch, "--help")
+    shown = capsys.readouterr().out
+
+    assert "conform run my_adapter.py" in shown
+    assert "3 nothing was judged" in shown
+
+
+def test_compare_shows_the_rows_that_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 1 where two reports differ; a row that is the same in both is not shown."""
+
+    def row(prop: str, **counts: int) -> dict[str, Any]:
+        return {"operation": "rms_norm_gated", "property": prop, "dtype": "float16", "counts": counts, "exact": None}
+
+    for name, failed in (("a.json", 0), ("b.json", 2)):
+        results = [row("values", passed=5, failed=failed), row("empty", passed=3)]
+        text = json.dumps({"header": {"torch": "2.13.0"}, "results": results, "failures": [], "footer": {}})
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    assert 1 == _called(monkeypatch, "compare", "a.json", "b.json")
+    shown = capsys.readouterr().out
+    assert "rms_norm_gated values float16" in shown
+    assert "2 failed" in shown
+    assert "empty" not in shown
+    assert 0 == _called(monkeypatch, "compare", "a.json", "a.json")
+
+
+@pytest.mark.parametrize("text", [cli.SKELETON, WRONG], ids=["right", "wrong"])
+def test_a_case_is_replayed_from_its_json(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 0 or 1, a line per property, and for a wrong value what discovery makes of it."""
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    plain = {name: levels[0] for name, levels in OPERATIONS["rms_norm_gated"].factors.items()}
+    case = next(
+        enumerated_cases({n: (v,) for n, v in plain.items()}, OPERATIONS["rms_norm_gated"].complete,
+                         Scope("float16"), strength=1, seed=0)
+    )
+
+    assert (text == WRONG) == _called(monkeypatch, "replay", case.to_json(), str(tmp_path / "mine.py"))
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("values", "contract", "memory", "determinism", "row_independence"))
+    assert (text == WRONG) == ("the declared contract fp32 {} explains" in shown)

@@ -1,0 +1,251 @@
+"""What is written while a run goes on is what the report says when it has ended."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from conformance import journal, report
+from conformance.adapter import Adapter
+from conformance.case import Case, TensorSpec
+from conformance.comparison import BadElement, Comparison
+from conformance.item import Failure, Item
+from conformance.report import Exit
+from conformance.verdict import Status, Subject, Verdict
+
+ITEM = Item("rms_norm_gated", "values", "bfloat16")
+OTHER = Item("rms_norm_gated", "determinism", "float16")
+CASE = Case(
+    "rms_norm_gated",
+    (("x", TensorSpec((2, 3), "bfloat16")), ("weight", TensorSpec((3,), "bfloat16", values="weight"))),
+    (("activation", "silu"), ("eps", 1e-6), ("group_size", None), ("norm_before_gate", True)),
+)
+BAD = BadElement("y", (1, 2), float("nan"), 1.0, float("inf"), float("nan"))
+FAILED = Verdict("values", CASE, Status.FAILED, "y[1, 2] = nan", Comparison(6, 1, 5, 2.0, BAD))
+PASSED = Verdict("values", CASE, Status.PASSED, "", Comparison(6, 0, 5, 0.25))
+
+
+@pytest.fixture(name="shard")
+def _shard(tmp_path: Path) -> Iterator[journal.Journal]:
+    """The journal of a second worker."""
+    with closing(journal.Journal(tmp_path, "gw1")) as shard:
+        yield shard
+
+
+def _written(directory: Path, *verdicts: Verdict, worker: str = "gw0", item: Item = ITEM) -> journal.Records:
+    """The records of a worker that gave these verdicts on one case, and finished."""
+    with closing(journal.Journal(directory, worker)) as shard:
+        shard.started(item, CASE)
+        for verdict in verdicts:
+            shard.judged(item, verdict)
+        shard.finished(item)
+    return journal.read(directory)
+
+
+def _built(records: journal.Records, *planned: Item) -> report.Report:
+    subject = Subject(Named())
+    return report.build(records, report.header(subject, profile="quick", seed=0), [str(i) for i in planned], 1.5)
+
+
+class Named(Adapter):
+    """An adapter with a name and a contract, which is all that a header shows."""
+
+    name = "named"
+    contracts = {"rms_norm_gated": "hf"}  # noqa: RUF012 - read only
+
+
+def test_verdicts_add_up_over_workers(tmp_path: Path) -> None:
+    """Counts, elements and exact ones are sums, the worst share is the largest."""
+    _written(tmp_path, PASSED, PASSED)
+    records = _written(tmp_path, FAILED, worker="gw1")
+    tally = records.tallies["rms_norm_gated", "values", "bfloat16"]
+
+    assert {"passed": 2, "failed": 1} == dict(tally.counts)
+    assert (18, 15, 2.0, 2) == (tally.elements, tally.exact, tally.worst, records.cases)
+
+
+def test_a_cut_last_line_costs_only_itself(tmp_path: Path) -> None:
+    """A worker killed in the middle of a write loses that line alone."""
+    _written(tmp_path, PASSED)
+    file = tmp_path / "journal-gw0.jsonl"
+    with file.open("ab") as end:
+        end.write(b'{"event":"judged","item":"rms_n')
+
+    assert 1 == journal.read(tmp_path).cases
+
+
+def test_a_damaged_line_is_not_skipped(tmp_path: Path) -> None:
+    """What is unreadable in the middle of a shard would be verdicts lost in silence."""
+    _written(tmp_path, PASSED)
+    file = tmp_path / "journal-gw0.jsonl"
+    file.write_bytes(b"not a line\n" + file.read_bytes())
+
+    with pytest.raises(journal.JournalDamaged, match="journal-gw0.jsonl:1"):
+        journal.read(tmp_path)
+
+
+def test_an_unfinished_item_names_the_case_that_ran(tmp_path: Path, shard: journal.Journal) -> None:
+    """When a worker is killed the report says what it was doing, and that the run decides nothing."""
+    shard.started(ITEM, CASE)
+    shard.started(ITEM, replace(CASE, seed=7))
+    built = _built(journal.read(tmp_path), ITEM, OTHER)
+
+    assert [str(OTHER), str(ITEM)] == [entry["item"] for entry in built["footer"]["unfinished"]]
+    assert replace(CASE, seed=7) == Case.from_data(built["footer"]["unfinished"][1]["case"])
+    assert (False, Exit.BROKEN) == (built["footer"]["complete"], built["footer"]["exit_code"])
+
+
+def test_preparing_removes_an_earlier_run_and_nothing_else(tmp_path: Path) -> None:
+    """A report of yesterday is not mistaken for today's, and nobody's notes are lost."""
+    ours = ["journal-gw3.jsonl", "report.json", "junit.xml"]
+    kept = ["notes.txt", "journal.jsonl", "repro_0123456789.py"]
+    for name in (*ours, *kept):
+        (tmp_path / name).touch()
+    journal.prepare(tmp_path)
+
+    assert sorted(kept) == sorted(path.name for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("totals", "complete", "expected"),
+    [
+        ({"passed": 3}, True, Exit.HOLDS),
+        ({"passed": 3, "declined": 9, "not_judged": 1, "waived": 1}, True, Exit.HOLDS),
+        ({"passed": 3, "failed": 1}, True, Exit.FAILED),
+        ({"passed": 3, "crashed": 1}, True, Exit.FAILED),
+        ({"hung": 1}, True, Exit.FAILED),
+        ({"declined": 9}, True, Exit.NOTHING_JUDGED),
+        ({"declined": 9, "not_judged": 1}, True, Exit.NOTHING_JUDGED),
+        ({}, True, Exit.NOTHING_JUDGED),
+        ({"passed": 3, "failed": 1, "error": 1}, True, Exit.BROKEN),
+        ({"passed": 3}, False, Exit.BROKEN),
+    ],
+)
+def test_the_exit_code_says_what_the_run_decided(totals: dict[str, int], complete: bool, expected: Exit) -> None:  # noqa: FBT001
+    """Only a complete run whose judged properties all hold ends with 0; one that judged nothing does not."""
+    assert expected is report.exit_code(totals, complete=complete)
+
+
+def test_a_report_is_json_whatever_the_numbers_are(tmp_path: Path, shard: journal.Journal) -> None:
+    """NaN and infinities are in no JSON: they are written as text that float() reads."""
+    shard.failed(Failure(ITEM, FAILED, CASE, "a note"), tmp_path / "repro.py")
+    path = report.write(tmp_path, _built(_written(tmp_path, FAILED), ITEM))
+    (failure,) = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)["failures"]
+
+    assert {"output": "y", "index": [1, 2], "got": "nan", "lo": 1.0, "hi": "inf", "ulps": "nan"} == failure["first"]
+    assert ("a note", str(tmp_path / "repro.py")) == (failure["note"], failure["reproducer"])
+
+
+def test_the_cases_of_failures_lie_beside_the_report(tmp_path: Path, shard: journal.Journal) -> None:
+    """Both the shrunk case and the drawn one can be run again from their files."""
+    drawn = replace(CASE, seed=9)
+    shard.failed(Failure(ITEM, FAILED, drawn, ""), tmp_path / "repro.py")
+    report.write(tmp_path, _built(_written(tmp_path, FAILED), ITEM))
+    files = (tmp_path / "cases").iterdir()
+
+    assert {CASE, drawn} == {Case.from_json(file.read_text(encoding="utf-8")) for file in files}
+
+
+def test_a_row_has_an_exact_share_only_where_elements_were_compared(tmp_path: Path) -> None:
+    """Nothing compared is not the same as nothing exact."""
+    records = _written(tmp_path, PASSED, Verdict("memory", CASE, Status.PASSED))
+    rows = {row["property"]: row for row in _built(records, ITEM)["results"]}
+
+    assert pytest.approx(5 / 6) == rows["values"]["exact"]
+    assert (None, None) == (rows["memory"]["exact"], rows["memory"]["worst"])
+
+
+def test_the_header_names_what_the_numbers_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions, device, contract and numerics switches are in the report, forced paths included."""
+    monkeypatch.setenv("NORMKERNELS_PATH", "native")
+    made = report.header(Subject(Named()), profile="ci", seed=3)
+
+    assert "native" == made["numerics"]["environment"]["NORMKERNELS_PATH"]
+    assert ["normalised", "weighted"] == made["adapter"]["contracts"]["rms_norm_gated"]["rounds"]
+    assert {"suite", "python", "torch", "triton", "device", "platform", "commit"} <= set(made)
+    assert ("ci", 3) == (made["profile"], made["seed"])
+
+
+def _summary(built: report.Report, width: int, **options: Any) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False, **options)
+    console.print(report.summary(built, "somewhere/report.json"))
+    return str(console.file.getvalue())  # type: ignore[attr-defined]  # the file is the StringIO above
+
+
+def _mixed(directory: Path) -> report.Report:
+    """A report with every kind of cell."""
+    with closing(journal.Journal(directory, "gw1")) as shard:
+        shard.failed(Failure(ITEM, FAILED, CASE, "a note"), directory / "repro.py")
+        shard.settled(OTHER, Status.NOT_JUDGED, "the adapter does not declare it")
+        shard.finished(OTHER)
+    declined = [Verdict("values", CASE, Status.DECLINED, f"no {what}") for what in "abcde"]
+    return _built(_written(directory, PASSED, FAILED, *declined), ITEM, OTHER)
+
+
+def test_the_summary_shows_what_failed_and_how_to_see_it(tmp_path: Path) -> None:
+    """Property, case, bad element, remark, reproducer, totals, and where the report lies."""
+    shown = " ".join(_summary(_mixed(tmp_path), 200).split())
+
+    for part in ("1 failed of 2", CASE.id, "y[1, 2] = nan", "a note", f"python {tmp_path / 'repro.py'}"):
+        assert part in shown
+    assert "1 cases, 12 elements compared in 1.5 s" in shown
+    assert shown.endswith("somewhere/report.json")
+
+
+def test_no_cell_of_the_summary_is_empty_without_a_reason(tmp_path: Path) -> None:
+    """What was declined, could not be judged or was not asked for says so, with a footnote for every reason."""
+    shown = _summary(_mixed(tmp_path), 120)
+
+    assert "5 declined [1,2,3,…]" in shown
+    assert "not judged [4]" in shown
+    assert "[4] the adapter does not declare it" in shown
+    assert 2 == shown.count("not in this run")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_summary_fits_and_needs_no_colour(tmp_path: Path, width: int) -> None:
+    """Where the terminal cannot colour there are no escape sequences, and words carry the meaning."""
+    shown = _summary(_mixed(tmp_path), width)
+    # a path is never broken into lines, because it could not be copied then
+    script = str(tmp_path)
+
+    assert "\x1b" not in shown
+    assert width >= max(len(line) for line in shown.splitlines() if script not in line)
+
+
+def test_an_exact_share_below_one_is_never_shown_as_all(tmp_path: Path) -> None:
+    """99.999 % is shown as 99.99 %."""
+    nearly = replace(PASSED, comparison=Comparison(100_000, 0, 99_999, 0.5))
+
+    assert "exact 99.99%" in _summary(_built(_written(tmp_path, nearly), ITEM), 80)
+
+
+def test_progress_rewrites_one_line_on_a_terminal() -> None:
+    """Every item moves the line, without a new one."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    progress = report.Progress(console, 3)
+    progress.item({"passed": 5})
+    progress.item({"passed": 1, "failed": 2})
+    shown = str(console.file.getvalue())  # type: ignore[attr-defined]  # the file is the StringIO above
+
+    assert "\n" not in shown
+    assert "2/3 items, 8 verdicts" in shown
+    assert "2 failed" in shown
+
+
+def test_progress_is_silent_where_lines_cannot_be_rewritten() -> None:
+    """A log of a short run has no line of progress at all."""
+    console = Console(file=io.StringIO(), force_terminal=False)
+    progress = report.Progress(console, 3)
+    progress.item({"passed": 5})
+    progress.close()
+
+    assert "" == console.file.getvalue()  # type: ignore[attr-defined]  # the file is the StringIO above
