@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -78,7 +79,7 @@ def main() -> NoReturn:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="normkernels", prog_name="conform")
 def cli() -> None:
-    """Decide whether an implementation of fused normalisation operations is right.
+    r"""Decide whether an implementation of fused normalisation operations is right.
 
     \b
     Examples:
@@ -110,11 +111,17 @@ _report = click.option(
 @cli.command()
 @_target
 @click.option("--op", "operations", multiple=True, metavar="NAME", help="Judge this operation only; repeatable.")
-@click.option("--property", "properties", multiple=True, metavar="NAME", help="Judge this property only; repeatable.")
+@click.option(
+    "--property", "properties", multiple=True, metavar="NAME", help="Judge this property only; repeatable."
+)
 @_device
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="quick", show_default=True)
-@click.option("-n", "workers", type=click.IntRange(min=1), help=f"Processes. Default: one a core, at most {MOST_WORKERS}.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same cases.")
+@click.option(
+    "-n", "workers", type=click.IntRange(min=1), help=f"Processes. Default: one a core, at most {MOST_WORKERS}."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same cases."
+)
 @_report
 def run(
     target: str,
@@ -148,7 +155,9 @@ def run(
 def _named(option: str, given: Sequence[str], known: dict[str, Any]) -> None:
     for name in given:
         if name in PASSIVE and option == "--property":
-            raise UsageError(f"{option} {name}: is judged together with values, layout and specials; ask for those")
+            raise UsageError(
+                f"{option} {name}: is judged together with values, layout and specials; ask for those"
+            )
         if name not in known:
             raise UsageError(f"{option} {name}: unknown, must be one of {', '.join(known)}")
 
@@ -275,9 +284,9 @@ def replay(case: str, target: str, device: str | None, directory: Path) -> int:
     # a child forked after torch has started threads never returns
     single_threaded()
     child: Child[tuple[str, Case], Any] = Child(
-        lambda question: follow(subject, question[1])
-        if question[0] == "follow"
-        else judge(subject, question[0], question[1]),
+        lambda question: (
+            follow(subject, question[1]) if question[0] == "follow" else judge(subject, question[0], question[1])
+        ),
         PROFILES["ci"].limit,
     )
     verdicts = list(_judged(subject, read, child))
@@ -289,7 +298,7 @@ def replay(case: str, target: str, device: str | None, directory: Path) -> int:
         click.echo(f"{verdict.property:20} {verdict.status:10} {verdict.reason}".rstrip())
     if isinstance(said, str) and said:
         click.echo(f"\n{said}")
-    counts = {status: sum(v.status is status for v in verdicts) for status in Status}
+    counts = Counter[str](verdict.status for verdict in verdicts)
     return report.exit_code(counts, complete=True)
 
 
@@ -307,7 +316,9 @@ def _case(given: str, directory: Path) -> Case:
     except ValueError as error:
         raise UsageError(f"{place}: {error}") from error
     if case.operation not in OPERATIONS:
-        raise UsageError(f"{place}: operation {case.operation!r} is unknown, must be one of {', '.join(OPERATIONS)}")
+        raise UsageError(
+            f"{place}: operation {case.operation!r} is unknown, must be one of {', '.join(OPERATIONS)}"
+        )
     return case
 
 

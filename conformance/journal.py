@@ -128,7 +128,7 @@ class Tally:
         self.elements += line.get("elements", 0)
         self.exact += line.get("exact", 0)
         self.worst = max(self.worst, float(line.get("worst", 0.0)))
-        if status != Status.PASSED and status != Status.FAILED:
+        if status not in {Status.PASSED, Status.FAILED}:
             self.reasons[status, line.get("reason", "")] += 1
 
 
@@ -148,8 +148,9 @@ class JournalDamaged(ValueError):
 
 
 def prepare(directory: Path) -> None:
-    """Make the directory, without what an earlier run judged there. Cases and reproducers stay: they are
-    named by their content, so they are never out of date.
+    """Make the directory, without what an earlier run judged there.
+
+    Cases and reproducers stay: they are named by their content, so they are never out of date.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for file in (*directory.glob("journal-*.jsonl"), directory / "report.json", directory / "junit.xml"):

@@ -23,7 +23,9 @@ class Transformers(Adapter):
         try:
             from transformers.models.qwen3_next import modeling_qwen3_next
         except ImportError as error:
-            raise UsageError(f"transformers: needs Hugging Face's package, pip install transformers: {error}") from error
+            raise UsageError(
+                f"transformers: needs Hugging Face's package, pip install transformers: {error}"
+            ) from error
         self._norm = modeling_qwen3_next.Qwen3NextRMSNormGated
 
     def rms_norm_gated(

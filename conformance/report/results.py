@@ -27,9 +27,7 @@ class Exit(IntEnum):
     BROKEN = 4  # the suite itself failed
 
 
-def build(
-    records: Records, header: Mapping[str, Any], planned: Collection[str], seconds: float
-) -> Report:
+def build(records: Records, header: Mapping[str, Any], planned: Collection[str], seconds: float) -> Report:
     """The whole report. ``planned`` are the items (as text) that this run set out to judge."""
     unfinished = [_unfinished(item, records) for item in sorted(set(planned) - records.finished)]
     totals = sum((tally.counts for tally in records.tallies.values()), Counter[str]())

@@ -45,9 +45,7 @@ class Reasons:
     def mark(self, row: Row, status: str) -> str:
         """The footnotes of a row's verdicts of one status, as ``[1,2]``; the most frequent ones."""
         reasons = [entry["reason"] for entry in row["reasons"] if entry["status"] == status]
-        numbers = [
-            self._numbers.setdefault(reason, len(self._numbers) + 1) for reason in reasons[:MOST_REASONS]
-        ]
+        numbers = [self._numbers.setdefault(reason, len(self._numbers) + 1) for reason in reasons[:MOST_REASONS]]
         more = ",…" if len(reasons) > MOST_REASONS else ""
         return f"[{','.join(map(str, numbers))}{more}]" if numbers else ""
 
@@ -97,9 +95,7 @@ def _operations(report: Report) -> list[str]:
 
 
 def _table(operation: str, report: Report, reasons: Reasons) -> Table:
-    rows = {
-        (row["property"], row["dtype"]): row for row in report["results"] if row["operation"] == operation
-    }
+    rows = {(row["property"], row["dtype"]): row for row in report["results"] if row["operation"] == operation}
     dtypes = sorted({dtype for _, dtype in rows})
     judged = dict.fromkeys(prop for prop, _ in rows)
     known = [prop for prop in PROMISES if prop in judged]

@@ -1,8 +1,8 @@
-'''What reproducers are made of: functions that several share, and the check of every property.
+"""What reproducers are made of: functions that several share, and the check of every property.
 
 Snippets run in the script, not here: they know torch and the names that a script defines (``TENSORS``, ``FLAGS``,
 ``DEVICE``, ``IMPLEMENTATION``), and what a check asks for in ``facts``.
-'''
+"""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Check:
 
 
 WITHIN = Check(
-    '''
+    """
 outputs = call(arguments()[0])
 wrong = misshapen(outputs)
 if wrong:
@@ -130,23 +130,23 @@ for output, (name, (lo, hi, nan)) in zip(outputs, ALLOWED.items(), strict=True):
     print(f"{int(bad.sum())} of {bad.numel()} elements of {name} outside")
     outside += int(bad.sum())
 return outside > 0
-''',
+""",
     facts=("EXPECTED", "ALLOWED"),
     functions=(SHAPED,),
 )
 
 METADATA = Check(
-    '''
+    """
 wrong = misshapen(call(arguments()[0]))
 print(wrong or "number, dtypes, shapes and strides are as documented")
 return bool(wrong)
-''',
+""",
     facts=("EXPECTED",),
     functions=(SHAPED,),
 )
 
 EMPTY = Check(
-    '''
+    """
 tensors, buffers = arguments()
 before = {name: raw.clone() for name, raw in buffers.items()}
 with Guarded(0xFF) as memory:
@@ -156,13 +156,13 @@ if changed(buffers, before) or memory.damaged():
     wrong = "memory was written"
 print(wrong or "number, dtypes, shapes and strides are as documented, nothing is written")
 return bool(wrong)
-''',
+""",
     facts=("EXPECTED",),
     functions=(SHAPED, GUARDED, CHANGED),
 )
 
 MEMORY = Check(
-    '''
+    """
 wrong, results = False, []
 for poison in (0xFF, 0x7B):
     tensors, buffers = arguments(poison)
@@ -179,12 +179,12 @@ if not all(same_bits(a, b) for a, b in zip(*results, strict=True)):
     print("the result changes with what lies beside the arguments or in fresh memory")
     wrong = True
 return wrong
-''',
+""",
     functions=(SAME_BITS, GUARDED, CHANGED),
 )
 
 WRITTEN = Check(
-    '''
+    """
 missing = []
 for poison in (0xFF, 0x7B):
     with Guarded(poison):
@@ -194,12 +194,12 @@ for poison in (0xFF, 0x7B):
 count = sum(int((a & b).sum()) for a, b in zip(*missing, strict=True))
 print(f"{count} elements were never written")
 return count > 0
-''',
+""",
     functions=(GUARDED,),
 )
 
 DETERMINISM = Check(
-    '''
+    """
 results = [call(arguments()[0]) for _ in range(20)]
 first = [out.clone() for out in results[0]]
 others = [call(arguments()[0]) for _ in range(20)]
@@ -208,12 +208,12 @@ print(f"{later} of {len(others)} further calls give other bits than the first")
 kept = all(map(same_bits, first, results[0]))
 print("the first result is", "still what it was" if kept else "changed by a later call")
 return later > 0 or not kept
-''',
+""",
     functions=(SAME_BITS,),
 )
 
 ROW_INDEPENDENCE = Check(
-    '''
+    """
 spoiled = {}
 for name in ROW_TENSORS:
     values = TENSORS[name][-1]
@@ -225,13 +225,13 @@ for a, b in zip(call(arguments()[0]), call(arguments(**spoiled)[0]), strict=True
         print(f"row {ROW} changes with the values of the other rows")
         return True
 return False
-''',
+""",
     facts=("ROW_TENSORS", "ROW"),
     functions=(SAME_BITS,),
 )
 
 BATCH_INVARIANCE = Check(
-    '''
+    """
 tensors, _ = arguments()
 whole = call(tensors)
 rows = len(tensors[ROW_TENSORS[0]])
@@ -241,38 +241,38 @@ for count in range(1, rows):
         print(f"the first {count} rows have other bits in a batch of {rows}")
         return True
 return False
-''',
+""",
     facts=("ROW_TENSORS",),
     functions=(SAME_BITS,),
 )
 
 POSITION_INVARIANCE = Check(
-    '''
+    """
 rolled = {name: torch.roll(TENSORS[name][-1], SHIFT, 0) for name in ROW_TENSORS}
 for a, b in zip(call(arguments()[0]), call(arguments(**rolled)[0]), strict=True):
     if not same_bits(torch.roll(a, SHIFT, 0), b):
         print(f"rows have other bits {SHIFT} places further on")
         return True
 return False
-''',
+""",
     facts=("ROW_TENSORS", "SHIFT"),
     functions=(SAME_BITS,),
 )
 
 PARITY = Check(
-    '''
+    """
 try:
     torch.testing.assert_close(call(arguments()[0]), call(arguments()[0], REFERENCE), equal_nan=True)
 except AssertionError as error:
     print(error)
     return True
 return False
-''',
+""",
     facts=("REFERENCE",),
 )
 
 ERRORS = Check(
-    '''
+    """
 tensors, buffers = arguments()
 before = {name: raw.clone() for name, raw in buffers.items()}
 try:
@@ -284,12 +284,12 @@ except Exception as error:
     return bool(names)
 print("accepted, must raise")
 return True
-''',
+""",
     functions=(CHANGED,),
 )
 
 PATH = Check(
-    '''
+    """
 tensors, _ = arguments()
 with watched(DEVICE, 0xFF) as record:
     outputs = call(tensors)
@@ -298,38 +298,38 @@ print(f"path {path!r}; launched {record.launches or 'nothing'}; copied {record.c
 if path.startswith("native"):
     return bool(record.launches)
 return bool(record.copies) or not record.launches and any(out.numel() for out in outputs)
-''',
+""",
     facts=("OPERATION",),
 )
 
 RAISED = Check(
-    '''
+    """
 # an exception says it all
 call(arguments()[0])
 print("returned")
 return False
-''',
+""",
 )
 
 KILLED = Check(
-    '''
+    """
 # only a process that survives comes to the second line
 with Guarded(0xFF):
     call(arguments()[0])
 print("returned")
 return False
-''',
+""",
     functions=(GUARDED,),
 )
 
 HUNG = Check(
-    '''
+    """
 # ends the process with a traceback of where it hangs
 faulthandler.dump_traceback_later(LIMIT, exit=True)
 call(arguments()[0])
 print("returned")
 return False
-''',
+""",
     facts=("LIMIT",),
 )
 

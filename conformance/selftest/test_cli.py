@@ -22,10 +22,13 @@ from conformance.strategies import Scope, enumerated_cases
 from conformance.verdict import BAD, Status, Subject, judge_call
 
 ROOT = Path(__file__).resolve().parents[2]
-WRONG = cli.SKELETON.replace("y.square().mean(-1, keepdim=True)", "(y * y).sum(-1, keepdim=True) / (y.shape[-1] - 1 or 1)")
+WRONG = cli.SKELETON.replace(
+    "y.square().mean(-1, keepdim=True)", "(y * y).sum(-1, keepdim=True) / (y.shape[-1] - 1 or 1)"
+)
 DECLINES = cli.SKELETON.replace("if group_size is not None:", "if True:")
 DIES = cli.SKELETON.replace(
-    "        y = x.float()\n", "        if x.ndim == 3:\n            __import__('os').abort()\n        y = x.float()\n"
+    "        y = x.float()\n",
+    "        if x.ndim == 3:\n            __import__('os').abort()\n        y = x.float()\n",
 )
 VALUES = ("--property", "values", "-n", "1")
 
@@ -59,7 +62,9 @@ def _rows(report: dict[str, Any]) -> dict[tuple[str, str], dict[str, int]]:
 def test_a_new_adapter_passes_as_it_stands(tmp_path: Path) -> None:
     """``init`` and then ``run`` on several workers: exit 0, a whole report, junit.xml, and a summary."""
     assert 0 == _conform(tmp_path, "init", "mine.py").returncode
-    run = _conform(tmp_path, "run", "mine.py", "--property", "values", "--property", "empty", "-n", "2", "--report", "out")
+    run = _conform(
+        tmp_path, "run", "mine.py", "--property", "values", "--property", "empty", "-n", "2", "--report", "out"
+    )
     report = _report(tmp_path / "out")
 
     assert 0 == run.returncode, run.stdout + run.stderr
@@ -102,7 +107,9 @@ def test_an_adapter_that_declines_everything_is_not_right(tmp_path: Path) -> Non
 
     assert 3 == run.returncode, run.stdout + run.stderr
     assert "nothing was judged" in run.stdout
-    assert {"declined"} == {status for counts in _rows(_report(tmp_path / "build/conformance")).values() for status in counts}
+    assert {"declined"} == {
+        status for counts in _rows(_report(tmp_path / "build/conformance")).values() for status in counts
+    }
     assert "[1] no groups" in run.stdout
 
 
@@ -234,7 +241,13 @@ def test_compare_shows_the_rows_that_differ(
     """Exit 1 where two reports differ; a row that is the same in both is not shown."""
 
     def row(prop: str, **counts: int) -> dict[str, Any]:
-        return {"operation": "rms_norm_gated", "property": prop, "dtype": "float16", "counts": counts, "exact": None}
+        return {
+            "operation": "rms_norm_gated",
+            "property": prop,
+            "dtype": "float16",
+            "counts": counts,
+            "exact": None,
+        }
 
     for name, failed in (("a.json", 0), ("b.json", 2)):
         results = [row("values", passed=5, failed=failed), row("empty", passed=3)]
@@ -258,8 +271,13 @@ def test_a_case_is_replayed_from_its_json(
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")
     plain = {name: levels[0] for name, levels in OPERATIONS["rms_norm_gated"].factors.items()}
     case = next(
-        enumerated_cases({n: (v,) for n, v in plain.items()}, OPERATIONS["rms_norm_gated"].complete,
-                         Scope("float16"), strength=1, seed=0)
+        enumerated_cases(
+            {n: (v,) for n, v in plain.items()},
+            OPERATIONS["rms_norm_gated"].complete,
+            Scope("float16"),
+            strength=1,
+            seed=0,
+        )
     )
 
     assert (text == WRONG) == _called(monkeypatch, "replay", case.to_json(), str(tmp_path / "mine.py"))

@@ -193,10 +193,14 @@ def test_products_hold_the_true_product() -> None:
         [value if 1e-6 < abs(value) < 1e6 else 1.5 for value in values] for values in (ordinary_a, ordinary_b)
     )
     thrice = [mpmath.mpf(x) * mpmath.mpf(y) ** 2 for x, y in zip(ordinary_a, ordinary_b, strict=True)]
+    got = MACHINE.product(*_exact(ordinary_a, ordinary_b, ordinary_b))
+    x, y = (torch.tensor(values, dtype=torch.float32) for values in (ordinary_a, ordinary_b))
 
     _assert_holds(MACHINE.product(*_exact(a, b)), two, lambda place: 1.0)
     _assert_holds(MACHINE.product(*_exact(a, b, c)), three, None)
-    _assert_holds(MACHINE.product(*_exact(ordinary_a, ordinary_b, ordinary_b)), thrice, lambda place: 2.0)
+    _assert_holds(got, thrice, lambda place: 2.0)
+    assert got.contains((x * y * y).double()).all()
+    assert got.contains((x * (y * y)).double()).all()
 
 
 def test_squares_hold_the_true_square() -> None:
@@ -252,10 +256,15 @@ def test_activations_hold_the_true_value(name: str) -> None:
     sigmoid = [1 / (1 + mpmath.exp(-mpmath.mpf(v))) for v in z]
     true = sigmoid if name == "sigmoid" else [mpmath.mpf(v) * s for v, s in zip(z, sigmoid, strict=True)]
     got = getattr(MACHINE, name)(*_exact(z))
-    by_torch = getattr(F, name)(torch.tensor(z, dtype=torch.float32))
+    single = torch.tensor(z, dtype=torch.float32)
+    by_torch = getattr(F, name)(single)
+    # as kernels do it: a power of two, whose argument is rounded
+    by_exp2 = 1 / (1 + torch.exp2(-single * math.log2(math.e)))
+    by_exp2 = by_exp2 if name == "sigmoid" else single * by_exp2
 
     _assert_holds(got, true, lambda place: 10.5 + 1.25 * abs(z[place]) if abs(z[place]) <= 16 else INF)
     assert got.contains(by_torch.double()).all()
+    assert got.contains(by_exp2.double()).all()
 
 
 def _set(lo: float, hi: float | None = None, *, nan: bool = False) -> Interval:
@@ -271,7 +280,7 @@ RULES: list[tuple[str, tuple[Interval, ...], tuple[float, ...], tuple[float, ...
     ("product", (_set(-1.0, 2.0), _set(-3.0, 1.0)), (-6.0, 3.0, 0.0), (NAN, -7.0, 4.0)),
     ("product", (_set(-INF), _set(2.0)), (-INF,), (NAN, -MAX, INF)),
     ("product", (_set(MAX), _set(2.0)), (INF,), (NAN, 0.0)),
-    ("product", (_set(2.0**-149), _set(0.25)), (0.0,), (NAN, -(2.0**-149), 2.0**-148)),
+    ("product", (_set(2.0**-149), _set(0.25)), (0.0,), (NAN, -(2.0**-152), 2.0**-148)),
     ("product", (_set(1.5), _set(2.0)), (3.0,), (3.0000002384185791, 2.9999997615814209)),
     ("product", (_set(NAN), _set(0.0)), (NAN,), (0.0,)),
     ("product", (_set(2.0, 3.0, nan=True), _set(1.0)), (NAN, 2.0, 3.0), (1.9, 3.1)),
@@ -292,6 +301,8 @@ RULES: list[tuple[str, tuple[Interval, ...], tuple[float, ...], tuple[float, ...
     ("sigmoid", (_set(INF),), (1.0,), (NAN, 0.9, 1.1)),
     ("sigmoid", (_set(-INF),), (0.0,), (NAN, 1e-30)),
     ("sigmoid", (_set(NAN),), (NAN,), (0.0, 1.0)),
+    ("sigmoid", (_set(-87.0),), (1.6458114333e-38,), (0.0, NAN)),
+    ("sigmoid", (_set(-88.5),), (0.0, 3.6723e-39), (NAN, -1e-45, 1e-38)),
     ("sigmoid", (_set(-90.0),), (0.0, 8.194012623990515e-40), (NAN, -1e-45, 1e-38)),
     ("silu", (_set(INF),), (INF,), (NAN, 0.0)),
     ("silu", (_set(-INF),), (NAN, 0.0), (-1.0, -INF)),
@@ -449,30 +460,33 @@ class Eager(Correct):
     ) -> torch.Tensor:
         """Every step in the tensors' dtype."""
         assert gate is not None
+        dtype = x.dtype
         if not flags["norm_before_gate"]:
             x = x * F.silu(gate)
         y = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + flags["eps"]) * weight
-        return y * F.silu(gate) if flags["norm_before_gate"] else y
+        return (y * F.silu(gate) if flags["norm_before_gate"] else y).to(dtype)
 
 
-FOLLOWS: dict[str, Correct] = {"fp32": Correct(), "hf": Hf(), "two_step": TwoStep(), "eager": Eager()}
+FOLLOWS: dict[str, Any] = {"fp32": Correct(), "hf": Hf(), "two_step": TwoStep(), "eager": Eager()}
 
 
-def _judged(
-    follows: str, declares: str, shape: tuple[int, int], dtype: torch.dtype, profile: str = "normal", **flags: Any
-) -> Comparison:
-    """An implementation of one contract, measured by another."""
+def _case(shape: tuple[int, int], dtype: torch.dtype, profile: str = "normal") -> Case:
+    """An ordinary call: one dtype, no groups, the gate last."""
     name = str(dtype).split(".")[1]
     tensors = {
         "x": TensorSpec(shape, name, values=profile),
         "gate": TensorSpec(shape, name, values="gate"),
         "weight": TensorSpec(shape[1:], name, values="weight"),
     }
-    given = {"activation": "silu", "eps": 1e-6, "group_size": None, "norm_before_gate": True, **flags}
-    case = Case(OPERATION.name, tuple(tensors.items()), tuple(given.items()), seed=shape[1])
+    flags = (("activation", "silu"), ("eps", 1e-6), ("group_size", None), ("norm_before_gate", True))
+    return Case(OPERATION.name, tuple(tensors.items()), flags, seed=shape[1])
+
+
+def _judged(follows: str, declares: str, case: Case) -> Comparison:
+    """An implementation of one contract, measured by another."""
     values = values_of(case)
     adapter = FOLLOWS[follows]
-    out = adapter.rms_norm_gated(*(values[part] for part in OPERATION.positional), **given)
+    out = adapter.rms_norm_gated(*(values[name] for name in OPERATION.positional), **dict(case.flags))
     return measure(Subject(adapter), Contract(NAMED[declares], "lanes"), case, values, (out,))
 
 
@@ -481,7 +495,7 @@ def _judged(
 @pytest.mark.parametrize(("follows", "declares"), list(permutations(NAMED, 2)))
 def test_contracts_are_told_apart(follows: str, declares: str, n: int, dtype: torch.dtype) -> None:
     """Who follows one contract and declares another is outside with some element, in rows of 16 and more."""
-    assert _judged(follows, declares, (4, n), dtype).outside > 0
+    assert _judged(follows, declares, _case((4, n), dtype)).outside > 0
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -490,16 +504,19 @@ def test_contracts_are_told_apart(follows: str, declares: str, n: int, dtype: to
 @pytest.mark.parametrize("name", NAMED)
 def test_who_follows_a_contract_is_inside(name: str, n: int, profile: str, dtype: torch.dtype) -> None:
     """Each implementation lies inside its own contract; eager and two_step are torch's own operations."""
-    found = _judged(name, name, (max(8, 2**15 // n), n), dtype, profile)
+    found = _judged(name, name, _case((max(8, 2**15 // n), n), dtype, profile))
 
     assert found.outside == 0, found.first
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("gate_dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize("n", [3, 128, 769])
 @pytest.mark.parametrize("name", ["fp32", "eager"])
-def test_a_gate_before_the_norm_is_inside(name: str, n: int, dtype: torch.dtype) -> None:
-    """The same with the gate first, where its product is rounded too."""
-    found = _judged(name, name, (2**15 // n, n), dtype, norm_before_gate=False)
+def test_a_gate_before_the_norm_is_inside(name: str, n: int, dtype: torch.dtype, gate_dtype: str) -> None:
+    """The same with the gate first, where its product rounds to the promoted dtype."""
+    case = _case((2**15 // n, n), dtype).with_flag("norm_before_gate", value=False)
+    gate = TensorSpec((2**15 // n, n), gate_dtype, values="gate")
+    found = _judged(name, name, case.with_tensor("gate", gate))
 
     assert found.outside == 0, found.first

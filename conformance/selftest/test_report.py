@@ -88,7 +88,7 @@ def test_a_damaged_line_is_not_skipped(tmp_path: Path) -> None:
     file = tmp_path / "journal-gw0.jsonl"
     file.write_bytes(b"not a line\n" + file.read_bytes())
 
-    with pytest.raises(journal.JournalDamaged, match="journal-gw0.jsonl:1"):
+    with pytest.raises(journal.JournalDamaged, match=r"journal-gw0\.jsonl:1"):
         journal.read(tmp_path)
 
 
@@ -140,7 +140,9 @@ def test_a_report_is_json_whatever_the_numbers_are(tmp_path: Path, shard: journa
     path = report.write(tmp_path, _built(_written(tmp_path, FAILED), ITEM))
     (failure,) = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)["failures"]
 
-    assert {"output": "y", "index": [1, 2], "got": "nan", "lo": 1.0, "hi": "inf", "ulps": "nan"} == failure["first"]
+    assert {"output": "y", "index": [1, 2], "got": "nan", "lo": 1.0, "hi": "inf", "ulps": "nan"} == failure[
+        "first"
+    ]
     assert ("a note", str(tmp_path / "repro.py")) == (failure["note"], failure["reproducer"])
 
 

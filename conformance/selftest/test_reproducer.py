@@ -71,9 +71,7 @@ MISTAKES = {
     "metadata": Mistake("return right().float()"),
     "memory": Mistake("y = right(); x.as_strided((1,), (1,), x.storage_offset() + 12).zero_(); return y", STRIDED),
     "written": Mistake("y = torch.empty_like(x); y[..., 1:] = right()[..., 1:]; return y"),
-    "path": Mistake(
-        "return right()", attributes="path = lambda self, operation, arguments: 'rows/nothing'"
-    ),
+    "path": Mistake("return right()", attributes="path = lambda self, operation, arguments: 'rows/nothing'"),
     "parity": Mistake("return right() * 1.25", attributes="reference = 'native'"),
     "determinism": Mistake("self.calls += 1; return right() + self.calls % 2", attributes="calls = 0"),
     "batch_invariance": Mistake("return right() * (2 if x.shape[0] > 2 else 1)"),
@@ -209,8 +207,10 @@ class Spy(MyNorms):
 
 PACKED = replace(
     STRIDED,
-    tensors=tuple((n, replace(s, shape=(*s.shape[:-1], 96), values=v)) for (n, s), v in
-                  zip(STRIDED.tensors, ("specials", "gate", "weight"), strict=True)),
+    tensors=tuple(
+        (n, replace(s, shape=(*s.shape[:-1], 96), values=v))
+        for (n, s), v in zip(STRIDED.tensors, ("specials", "gate", "weight"), strict=True)
+    ),
 )
 
 
@@ -280,7 +280,9 @@ def test_a_call_that_never_returns_is_shown_as_it_is(
     """An exception, the death of the process, or a traceback of where it hangs; 0 once the call returns."""
     monkeypatch.setitem(PROFILES, "quick", replace(PROFILES["quick"], limit=1.0))
     target = _adapter(tmp_path, Mistake(body))
-    failure = Failure(Item("rms_norm_gated", "values", "bfloat16"), _verdict("values", PLAIN, status, reason), PLAIN, "")
+    failure = Failure(
+        Item("rms_norm_gated", "values", "bfloat16"), _verdict("values", PLAIN, status, reason), PLAIN, ""
+    )
     script = reproducer.write(failure, Subject(load(target)), tmp_path, target)
     command = [sys.executable, str(script)]
 
