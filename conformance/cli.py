@@ -148,8 +148,7 @@ def run(
     arguments += [part for name in properties for part in ("--property", name)]
     display = _Display(Console(stderr=True))
     status = pytest.main([*_pytest(workers or _cores(), directory), *arguments], plugins=[display])
-    display.close()
-    return _ended(directory / "report.json", status)
+    return _ended(directory / "report.json", status, display)
 
 
 def _named(option: str, given: Sequence[str], known: dict[str, Any]) -> None:
@@ -223,7 +222,7 @@ class _Display:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress: report.Progress | None = None
-        self._errors: list[str] = []
+        self._failed: dict[str, str] = {}  # test, or what broke -> text
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Count the items, where this process runs them."""
@@ -243,33 +242,42 @@ class _Display:
         judged = dict(report.user_properties).get("conform")
         if isinstance(judged, dict) and self._progress is not None:
             self._progress.item(judged)
-        elif report.failed:
-            self._errors.append(f"{report.nodeid}: {report.longreprtext}")
+        if report.failed:
+            self._failed[report.nodeid] = report.longreprtext
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Keep what kept the suite from starting."""
         if report.failed:
-            self._errors.append(report.longreprtext)
+            self._failed["collection"] = report.longreprtext
 
     def pytest_internalerror(self, excrepr: object) -> None:
         """Keep what broke pytest."""
-        self._errors.append(str(excrepr))
+        self._failed["pytest"] = str(excrepr)
 
     def close(self) -> None:
-        """End the line of progress, and show the errors."""
+        """End the line of progress."""
         if self._progress is not None:
             self._progress.close()
-        for error in dict.fromkeys(self._errors):
-            click.echo(error, err=True)
+
+    def errors(self, unfinished: Sequence[str]) -> list[str]:
+        """What went wrong outside of verdicts: a finished item's failure is in the report."""
+        judged = {
+            name for name in self._failed if "[" in name and not name.endswith(tuple(f"[{i}]" for i in unfinished))
+        }
+        return [text for name, text in self._failed.items() if name not in judged]
 
 
-def _ended(path: Path, status: int) -> int:
+def _ended(path: Path, status: int, display: _Display) -> int:
     """Show the report and return its exit code; without a report the suite itself failed."""
+    display.close()
     if not path.exists():
-        click.echo("conform: the run ended without a report", err=True)
+        click.echo("\n".join([*display.errors([]), "conform: the run ended without a report"]), err=True)
         return report.Exit.USAGE if status == pytest.ExitCode.USAGE_ERROR else report.Exit.BROKEN
+    footer = json.loads(path.read_text(encoding="utf-8"))["footer"]
+    for error in display.errors([entry["item"] for entry in footer["unfinished"]]):
+        click.echo(error, err=True)
     report.show(path)
-    return int(json.loads(path.read_text(encoding="utf-8"))["footer"]["exit_code"])
+    return int(footer["exit_code"])
 
 
 @cli.command()

@@ -169,7 +169,7 @@ def scope_of(item: Item, subject: Subject) -> Scope:
     )
     if subject.device == "cpu":
         return scope
-    return replace(scope, widths=GPU_WIDTHS, max_rows=2**17, max_elements=2**23)
+    return replace(scope, widths=GPU_WIDTHS, max_rows=2**17, max_elements=9 * 2**20)
 
 
 def cases_of(item: Item, subject: Subject) -> Iterator[Case]:

@@ -68,7 +68,7 @@ def _nearest_even(value: float, dtype: torch.dtype) -> float:
     return math.copysign(float(nearest) if abs(nearest) <= torch.finfo(dtype).max else INF, value)
 
 
-@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_midpoints_go_to_even_and_their_neighbours_to_the_nearest(dtype: torch.dtype) -> None:
     """Between every two numbers the tie goes to the even one, and the next float64 beside it to its own side."""
     codes = _codes(dtype)
@@ -85,7 +85,7 @@ def test_midpoints_go_to_even_and_their_neighbours_to_the_nearest(dtype: torch.d
         assert torch.equal(round_once(sign * torch.nextafter(tie, high), dtype), sign * above)
 
 
-@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_rounding_agrees_with_fractions(dtype: torch.dtype) -> None:
     """Random float64 over every binade, and short ones that make ties, round as the definition says."""
     draw = random.Random(0)  # noqa: S311 - test data
@@ -103,7 +103,7 @@ def test_rounding_agrees_with_fractions(dtype: torch.dtype) -> None:
     assert [_nearest_even(value, dtype) for value in values] == rounded_once
 
 
-@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_zeros_infinities_and_nan_keep_what_they_are(dtype: torch.dtype) -> None:
     """The sign of zero, infinities and NaN survive the rounding."""
     specials = torch.tensor([0.0, -0.0, INF, -INF, 1e300, -1e300, 1e-300, -1e-300], dtype=torch.float64)
@@ -490,7 +490,7 @@ def _judged(follows: str, declares: str, case: Case) -> Comparison:
     return measure(Subject(adapter), Contract(NAMED[declares], "lanes"), case, values, (out,))
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("n", [16, 128, 769])
 @pytest.mark.parametrize(("follows", "declares"), list(permutations(NAMED, 2)))
 def test_contracts_are_told_apart(follows: str, declares: str, n: int, dtype: torch.dtype) -> None:
@@ -498,7 +498,7 @@ def test_contracts_are_told_apart(follows: str, declares: str, n: int, dtype: to
     assert _judged(follows, declares, _case((4, n), dtype)).outside > 0
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("profile", ["normal", "rows", "constant"])
 @pytest.mark.parametrize("n", [1, 3, 16, 128, 769, 5120])
 @pytest.mark.parametrize("name", NAMED)
@@ -510,7 +510,7 @@ def test_who_follows_a_contract_is_inside(name: str, n: int, profile: str, dtype
 
 
 @pytest.mark.parametrize("gate_dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
 @pytest.mark.parametrize("n", [3, 128, 769])
 @pytest.mark.parametrize("name", ["fp32", "eager"])
 def test_a_gate_before_the_norm_is_inside(name: str, n: int, dtype: torch.dtype, gate_dtype: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own abbreviation
@@ -17,7 +18,7 @@ class Correct(Adapter):
     """Gated RMSNorm in fp32, rounded once at the store."""
 
     name = "correct"
-    contracts: Mapping[str, str | Contract] = {"rms_norm_gated": Contract(depth="tile")}
+    contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": Contract(depth="tile")}
     validates = True
     # the properties of which one at least must catch the fake, and no other first
     caught_by: tuple[str, ...] = ()

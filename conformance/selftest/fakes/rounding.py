@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 
@@ -37,7 +38,7 @@ class RoundsBeforeTheWeight(Correct):
 class HfDeclaredTwoStep(Correct):
     """Rounds the normalised and the weighted values, and declares the weighted and the activated ones."""
 
-    contracts: Mapping[str, str | Contract] = {"rms_norm_gated": Contract(NAMED["two_step"], "tile")}
+    contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": Contract(NAMED["two_step"], "tile")}
     caught_by = ALL
 
     def normalise(self, stream: torch.Tensor, group: int, eps: float, x: torch.Tensor) -> torch.Tensor:
@@ -52,7 +53,7 @@ class HfDeclaredTwoStep(Correct):
 class Fp32DeclaredHf(Correct):
     """Rounds once, and declares Hugging Face's order."""
 
-    contracts: Mapping[str, str | Contract] = {"rms_norm_gated": Contract(NAMED["hf"], "tile")}
+    contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": Contract(NAMED["hf"], "tile")}
     caught_by = ALL
 
 

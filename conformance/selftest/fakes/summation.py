@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class Pairwise(Correct):
 class Blocked(Correct):
     """128 lanes that each sum serially, then a tree over the lanes."""
 
-    contracts: Mapping[str, str | Contract] = {"rms_norm_gated": Contract(depth="lanes")}
+    contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": Contract(depth="lanes")}
 
     def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
         """Sum lane by lane."""
@@ -75,7 +76,7 @@ class Blocked(Correct):
 class Serial(Correct):
     """One running sum along the row, which declares it."""
 
-    contracts: Mapping[str, str | Contract] = {"rms_norm_gated": Contract(depth="serial")}
+    contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": Contract(depth="serial")}
 
     def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
         """Add one column after another in fp32."""

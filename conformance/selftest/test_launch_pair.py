@@ -1,0 +1,23 @@
+"""The pair of kernels that this project began with fails batch invariance on a GPU, and nothing else."""
+
+from conformance.item import items
+from conformance.judging import judge_item
+from conformance.plugin import choose_device, faithful_interpreter
+from conformance.selftest.launch_pair import LaunchPair
+from conformance.verdict import BAD, Subject
+
+PROPERTIES = ("values", "determinism", "batch_invariance", "position_invariance")
+
+
+def test_only_batch_invariance_fails_and_only_on_a_gpu() -> None:
+    """In the interpreter a sum does not depend on its tile: there nothing fails, and invariance is not judged."""
+    subject = Subject(LaunchPair(), choose_device())
+    assert not faithful_interpreter()
+    passed, failed = set(), set()
+    for item in items(subject, properties=PROPERTIES):
+        # the difference is in the last bits of float32; a GPU judges the other dtypes in its own run
+        for verdict in judge_item(item, subject) if item.dtype == "float32" else ():
+            (failed if verdict.status in BAD else passed).add(verdict.property)
+
+    assert failed == ({"batch_invariance"} if subject.device == "cuda" else set())
+    assert {"values", "determinism", "memory", "path"} <= passed
