@@ -32,13 +32,14 @@ VALUES = {
     "wide_gate": ("normal", "wide_gate", "weight"),
     "specials": ("specials", "specials", "weight"),
     "special_weight": ("normal", "gate", "special_weight"),
+    "specials_everywhere": ("specials", "specials", "special_weight"),
     "subnormal": ("subnormal", "gate", "weight"),
     "huge": ("huge", "gate", "weight"),
 }
 
 FACTORS = {
     "norm_before_gate": ("yes", "no"),
-    "activation": ("silu", "sigmoid"),
+    "activation": ("silu", "sigmoid", "swish"),
     "gate": ("same", "other", "none"),
     "gate_layout": LAYOUTS,
     "group": ("none", "several", "whole"),
@@ -51,7 +52,7 @@ FACTORS = {
     "x_layout": LAYOUTS,
 }
 
-EPS = (1e-6, 1e-5, 1e-2)
+EPS = (1e-6, 1e-5, 1e-2, 1e-9)
 
 
 def formula(

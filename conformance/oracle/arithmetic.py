@@ -79,7 +79,8 @@ class Machine:
         if count == 0:
             return result
         if result.is_exact and count == 1:
-            return _exact_or(result, self.widen(result, MULTIPLY), round_once(result.lo, torch.float32))
+            held = _exact_or(result, self.widen(result, MULTIPLY), round_once(result.lo, torch.float32))
+            return _with_zero(held, held.lo.abs() < MIN_NORMAL) if self.flushes else held
         largest = reduce(torch.mul, (_magnitude(factor).clamp(min=1.0) for factor in factors))
         tiny = torch.where(largest.isfinite(), TINY * count * largest, TINY)
         result = self.widen(result, MULTIPLY * count, tiny)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from conformance.adapter import Ran
 from conformance.case import Case
 from conformance.materialize import values_of
@@ -21,6 +23,8 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
             return (without_outputs("determinism", case, made.outcome),)
         # the object, not a copy: a buffer that is handed out twice would otherwise pass
         kept.append((made.outcome.outputs, tuple(out.clone() for out in made.outcome.outputs)))
+    # other values, so that a buffer that is handed out twice changes what was returned before
+    perform(subject, case, values_of(replace(case, seed=case.seed + 1)))
     first = kept[0][1]
     for number, (outputs, copies) in enumerate(kept):
         for out, copy, reference in zip(outputs, copies, first, strict=True):
