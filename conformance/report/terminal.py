@@ -47,7 +47,7 @@ class Reasons:
         reasons = [entry["reason"] for entry in row["reasons"] if entry["status"] == status]
         numbers = [self._numbers.setdefault(reason, len(self._numbers) + 1) for reason in reasons[:MOST_REASONS]]
         more = ",…" if len(reasons) > MOST_REASONS else ""
-        return f"[{','.join(map(str, numbers))}{more}]" if numbers else ""
+        return f"[{','.join(map(str, sorted(numbers)))}{more}]" if numbers else ""
 
     def text(self) -> Text:
         """A line per footnote."""

@@ -98,6 +98,7 @@ def _docstring(given: Subjected) -> str:
         f"{given.case.operation} of {given.subject.adapter.name}: {verdict.property} {verdict.status}.",
         f"Promised: {PROMISES[verdict.property]}.",
         f"Found: {verdict.reason}." if verdict.reason else "",
+        f"Remark: {given.failure.note}." if given.failure.note else "",
         f"Case {verdict.case.id}: {verdict.case}.",
         "Exits 1 while this shows, 0 once it does not.",
     ]

@@ -76,13 +76,14 @@ class Guarded(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
-        if "empty" not in func.overloadpacket.__name__ or not made.numel():
+        fresh = "empty" in func.overloadpacket.__name__ and made.device.type == DEVICE
+        if not fresh or not made.numel():
             return made
         reach = 1 + sum((size - 1) * stride for size, stride in zip(made.shape, made.stride(), strict=True))
         raw, inside = room(reach * made.element_size(), self.poison)
         self.made.append((raw, inside))
-        fresh = inside.view(made.dtype)
-        return fresh.as_strided(made.shape, made.stride(), fresh.storage_offset())
+        inside = inside.view(made.dtype)
+        return inside.as_strided(made.shape, made.stride(), inside.storage_offset())
 
     def damaged(self):
         """Whether something beside the allocations was written."""

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,6 @@ WRONG = cli.SKELETON.replace(
     "y.square().mean(-1, keepdim=True)", "(y * y).sum(-1, keepdim=True) / (y.shape[-1] - 1 or 1)"
 )
 DECLINES = cli.SKELETON.replace("if group_size is not None:", "if True:")
-DIES = cli.SKELETON.replace(
-    "        y = x.float()\n",
-    "        if x.ndim == 3:\n            __import__('os').abort()\n        y = x.float()\n",
-)
 VALUES = ("--property", "values", "-n", "1")
 
 
@@ -113,18 +108,15 @@ def test_an_adapter_that_declines_everything_is_not_right(tmp_path: Path) -> Non
     assert "[1] no groups" in run.stdout
 
 
-def test_a_call_that_kills_its_process_costs_its_own_verdict(tmp_path: Path) -> None:
-    """Exit 1; the case is named, the others are judged, and the run ends whole."""
-    (tmp_path / "mine.py").write_text(DIES, encoding="utf-8")
+def test_a_suite_that_breaks_decides_nothing(tmp_path: Path) -> None:
+    """Exit 4 and the traceback, whatever was judged before; here an adapter breaks the drawing of cases."""
+    broken = "    def row_thresholds(self, operation):\n        raise RuntimeError('no thresholds')\n"
+    (tmp_path / "mine.py").write_text(f"{cli.SKELETON}\n{broken}", encoding="utf-8")
     run = _conform(tmp_path, "run", "mine.py", *VALUES)
-    report = _report(tmp_path / "build" / "conformance")
-    counts = sum((Counter(row) for row in _rows(report).values()), Counter[str]())
 
-    assert 1 == run.returncode, run.stdout + run.stderr
-    assert counts["crashed"] > 0
-    assert counts["passed"] > counts["crashed"]
-    assert ("killed by SIGABRT", True) == (report["failures"][0]["reason"], report["footer"]["complete"])
-    assert f"case {report['failures'][0]['id']}" in run.stdout
+    assert 4 == run.returncode, run.stdout + run.stderr
+    assert "RuntimeError: no thresholds" in run.stderr
+    assert "rms_norm_gated/values/float32/0 did not finish" in run.stdout
 
 
 # --- bad usage ----------------------------------------------------------------------------------------------
