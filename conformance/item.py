@@ -12,14 +12,11 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import hypothesis
-from hypothesis import strategies as st
-
 from conformance.case import Case
 from conformance.corpus import model_shapes, saved_cases
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
-from conformance.strategies import DTYPES, Scope, covering_array, drawn_cases, enumerated_cases
+from conformance.strategies import DTYPES, Scope, covering_array, enumerated_cases
 from conformance.verdict import Subject, Verdict
 
 # tokens of a decode batch that the interpreter judges of a real model; a GPU judges all
@@ -225,31 +222,16 @@ def _known(item: Item, subject: Subject) -> Iterator[Case]:
                 yield operation.model_case(shape, count)
 
 
-def _drawn(item: Item, scope: Scope, count: int) -> list[Case]:
-    """Cases that Hypothesis draws; on a GPU from the rows of the covering array, which bounds what compiles."""
+def _drawn(item: Item, scope: Scope, count: int) -> Iterator[Case]:
+    """Cases drawn at random; on a GPU from the rows of the covering array, which bounds what compiles.
+
+    Not by Hypothesis, which mixes constants of the modules that happen to be imported into what it draws: the
+    same seed must give the same cases under pytest, the command line, and whatever adapter is loaded.
+    """
     operation = OPERATIONS[item.operation]
-    strategy = drawn_cases(operation.factors, operation.complete, scope)
-    if scope.device != "cpu":
-        rows = covering_array(scope.levels(operation.factors), _strength(item, scope), item.array_seed())
-        strategy = st.builds(
-            lambda row, seed: operation.complete(row, random.Random(seed), scope),  # noqa: S311
-            st.sampled_from(rows),
-            st.integers(0, 2**32 - 1),
-        )
-    found: list[Case] = []
-
-    # nothing is remembered between runs and nothing depends on time: the same seed draws the same cases
-    @hypothesis.seed(item.draw_seed())
-    @hypothesis.settings(
-        max_examples=max(count, 1),
-        database=None,
-        deadline=None,
-        phases=[hypothesis.Phase.generate],
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    @hypothesis.given(strategy)
-    def collect(case: Case) -> None:
-        found.append(case)
-
-    collect()
-    return found
+    levels = scope.levels(operation.factors)
+    rng = random.Random(item.draw_seed())  # noqa: S311 - reproducible, not secret
+    rows = None if scope.device == "cpu" else covering_array(levels, _strength(item, scope), item.array_seed())
+    for _ in range(count):
+        picked = rng.choice(rows) if rows else {name: rng.choice(choices) for name, choices in levels.items()}
+        yield operation.complete(picked, rng, scope)

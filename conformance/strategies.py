@@ -2,7 +2,7 @@
 
 An operation describes its calls by *factors*, each with a few *levels* (``gate_layout``: contiguous, step, …).
 A case is an assignment of levels, completed with sizes and seeds by a pure function of a random generator. The
-covering array enumerates assignments so that every pair (or triple) of levels occurs; Hypothesis draws the rest.
+covering array enumerates assignments so that every pair (or triple) of levels occurs; the rest is drawn.
 """
 
 from __future__ import annotations
@@ -105,7 +105,10 @@ def _gain(
 
 
 def drawn_cases(factors: Factors, complete: Complete, scope: Scope) -> st.SearchStrategy[Case]:
-    """Any assignment, completed. Shrinks towards the first level of every factor and seed 0."""
+    """Any assignment, completed, for tests with Hypothesis. Shrinks towards the first level of every factor.
+
+    The profiles draw for themselves (``item.py``), because what they draw must depend on the seed alone.
+    """
     assignments = st.fixed_dictionaries(
         {name: st.sampled_from(levels) for name, levels in scope.levels(factors).items()}
     )

@@ -9,6 +9,10 @@ from collections.abc import Callable
 
 import torch
 
+# a large tensor repeats rows: drawing hundreds of millions of numbers would take minutes
+DISTINCT_ELEMENTS = 2**17
+DISTINCT_ROWS = 64
+
 # one row has one scale: ordinary, small, large, dominated by eps, zero
 ROW_SCALES = (1.0, 1e-3, 30.0, 1e-5, 0.0)
 
@@ -21,10 +25,17 @@ def draw(profile: str, shape: tuple[int, ...], dtype: torch.dtype, generator: to
         rows *= size
     if rows * n == 0:
         return torch.empty(shape, dtype=dtype)
-    values = PROFILES[profile](rows, n, dtype, generator)
+    distinct = min(rows, distinct_rows(n))
+    values = PROFILES[profile](distinct, n, dtype, generator)
     limit = torch.finfo(dtype).max
     finite = torch.where(values.isfinite(), values.clamp(-limit, limit), values)
-    return finite.to(dtype).reshape(shape)
+    repeats = -(-rows // distinct)
+    return finite.to(dtype).repeat(repeats, 1)[:rows].reshape(shape)
+
+
+def distinct_rows(n: int) -> int:
+    """How many rows of ``n`` differ before they repeat. Odd, so that no tile or power of two is a period."""
+    return max(DISTINCT_ELEMENTS // n, DISTINCT_ROWS) | 1
 
 
 def _normal(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:

@@ -74,6 +74,4 @@ def from_module(module: nn.Module) -> RMSNormGated:
     for cls in type(module).__mro__:
         if cls.__name__ in _CONVERTERS:
             return _CONVERTERS[cls.__name__](module)
-    raise InvalidCall(
-        f"from_module: module is a {type(module).__name__}, must be one of {', '.join(_CONVERTERS)}"
-    )
+    raise InvalidCall(f"from_module: module is a {type(module).__name__}, must be one of {', '.join(_CONVERTERS)}")

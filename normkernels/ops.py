@@ -26,9 +26,7 @@ ENVIRONMENT = "NORMKERNELS_PATH"
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 # Exact types of eps, group_size, norm_before_gate, activation, rounding and path: True equals 1 in a key.
 _COMMON_FLAGS = {
-    (float, group_size, bool, str, str, path)
-    for group_size in (int, type(None))
-    for path in (str, type(None))
+    (float, group_size, bool, str, str, path) for group_size in (int, type(None)) for path in (str, type(None))
 }
 # More than a model has; a caller that varies eps or widths must not make the cache grow for ever.
 _MAX_ROUTES = 1024
@@ -189,9 +187,7 @@ def _run_gated(
     return out
 
 
-def _key(
-    x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, flags: tuple[object, ...]
-) -> Hashable:
+def _key(x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, flags: tuple[object, ...]) -> Hashable:
     """Return all that a decision on a common call depends on, row counts apart; None for any other call.
 
     Common are plain contiguous tensors and flags of their exact types; the rest is decided each time.

@@ -68,14 +68,10 @@ def shape(operation: str, name: str, tensor: torch.Tensor, wanted: tuple[int, ..
         raise InvalidCall(f"{operation}: {name} has shape {tuple(tensor.shape)}, must be {why}, {wanted}")
 
 
-def output(
-    operation: str, out: torch.Tensor, inputs: Mapping[str, torch.Tensor], may_be: Collection[str]
-) -> None:
+def output(operation: str, out: torch.Tensor, inputs: Mapping[str, torch.Tensor], may_be: Collection[str]) -> None:
     """Hold ``out`` to memory of its own, or to that of one whole input among ``may_be``."""
     if overlaps_itself(out):
-        raise InvalidCall(
-            f"{operation}: out has strides {out.stride()}, no two of its elements may share memory"
-        )
+        raise InvalidCall(f"{operation}: out has strides {out.stride()}, no two of its elements may share memory")
     for name, tensor in inputs.items():
         if may_share(out, tensor) and not (name in may_be and same_view(out, tensor)):
             whole = f", or be {' or '.join(may_be)} as a whole" if may_be else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 
@@ -17,7 +18,9 @@ class NormKernels(Adapter):
     """``normkernels`` as its dispatcher runs it, in fp32 with one rounding."""
 
     name = "normkernels"
-    contracts: Mapping[str, str | Contract] = {"rms_norm_gated": Contract(rounds=frozenset(), depth="tile")}
+    contracts: ClassVar[Mapping[str, str | Contract]] = {
+        "rms_norm_gated": Contract(rounds=frozenset(), depth="tile")
+    }
     validates = True
     reference: str | None = "native"
     forced: str | None = None  # the path asked for; None leaves the choice to the dispatcher

@@ -76,9 +76,7 @@ def _gated_rms_norm(mp: Any, case: dict[str, Any]) -> list[list[str]]:
             gate = [mp.mpf(float.fromhex(v)) for v in case["gate"][row]]
             sigmoid = [1 / (1 + mp.exp(-g)) for g in gate]
             act = (
-                sigmoid
-                if case["activation"] == "sigmoid"
-                else [g * s for g, s in zip(gate, sigmoid, strict=True)]
+                sigmoid if case["activation"] == "sigmoid" else [g * s for g, s in zip(gate, sigmoid, strict=True)]
             )
         if not case["norm_before_gate"]:
             x, act = [v * a for v, a in zip(x, act, strict=True)], [mp.mpf(1)] * len(x)

@@ -39,7 +39,11 @@ ADAPTER = """
 
 FAULTS = {
     # 4 MB past the end of the output, in the interpreter
-    "a kernel that writes far out of bounds": ("strays[(1,)](out, DISTANCE=2**20)", "crashed", "killed by SIGSEGV"),
+    "a kernel that writes far out of bounds": (
+        "strays[(1,)](out, DISTANCE=2**20)",
+        "crashed",
+        "killed by SIGSEGV",
+    ),
     "a killed process": ("os.kill(os.getpid(), 9)", "crashed", "killed by SIGKILL"),
     "an exception": ("raise RuntimeError('out of registers')", "crashed", "RuntimeError: out of registers"),
     "a hang": ("time.sleep(600)", "hung", "no answer within 1 s"),

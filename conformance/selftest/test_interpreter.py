@@ -80,9 +80,7 @@ def square_kernel(out_ptr: Any, number: Any) -> None:
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
-def tree_kernel(
-    x_ptr: Any, out_ptr: Any, ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr
-) -> None:
+def tree_kernel(x_ptr: Any, out_ptr: Any, ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr) -> None:
     """Sum rows as a tree of neighbours; each turn of the loop halves the block."""
     x = tl.load(x_ptr + tl.arange(0, ROWS)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :])
     for step in tl.static_range(DEPTH):
@@ -170,9 +168,7 @@ def round_away(numbers: Any, ty: Any) -> Any:
         ("implicit_cvt", interpreter._shipped_implicit_cvt, "float argument is fp32"),
     ],
 )
-def test_a_planted_fault_is_noticed(
-    monkeypatch: pytest.MonkeyPatch, name: str, fault: Any, noticed: str
-) -> None:
+def test_a_planted_fault_is_noticed(monkeypatch: pytest.MonkeyPatch, name: str, fault: Any, noticed: str) -> None:
     """A conversion that is wrong in one way fails the check that is about it."""
     monkeypatch.setattr(interpreter, name, fault)
     if f"_{name}" in interpreter.REPLACEMENTS:
@@ -199,9 +195,7 @@ def test_a_method_left_as_shipped_is_noticed(
 ) -> None:
     """Each replaced method is needed, from the version on that reaches it: without it the self-test fails."""
     monkeypatch.delattr(replacement, method)
-    reached = [int(part) for part in triton.__version__.split(".")[:2]] >= [
-        int(part) for part in since.split(".")
-    ]
+    reached = [int(part) for part in triton.__version__.split(".")[:2]] >= [int(part) for part in since.split(".")]
 
     assert reached == (noticed in interpreter.self_test())
 

@@ -13,7 +13,8 @@ def test_only_batch_invariance_fails_and_only_on_a_gpu() -> None:
     """In the interpreter a sum does not depend on its tile: there nothing fails, and invariance is not judged."""
     subject = Subject(LaunchPair(), choose_device())
     assert not faithful_interpreter()
-    passed, failed = set(), set()
+    passed: set[str] = set()
+    failed: set[str] = set()
     for item in items(subject, properties=PROPERTIES):
         # the difference is in the last bits of float32; a GPU judges the other dtypes in its own run
         for verdict in judge_item(item, subject) if item.dtype == "float32" else ():

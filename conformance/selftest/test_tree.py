@@ -18,9 +18,7 @@ NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}
 # A directory of somebody's machine. URLs do not match: there a host stands before the slash.
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|opt|mnt|private|workspace)/\w")
 # A line of the table in fixtures/README.md: file, origin, checksum.
-ROW = re.compile(
-    r"^\| `(?P<file>[^`]+)` \| (?P<origin>[^|]+) \| `(?P<sha256>[0-9a-f]{64})` \|$", re.MULTILINE
-)
+ROW = re.compile(r"^\| `(?P<file>[^`]+)` \| (?P<origin>[^|]+) \| `(?P<sha256>[0-9a-f]{64})` \|$", re.MULTILINE)
 
 
 def _files() -> list[Path]:

@@ -80,9 +80,7 @@ def _run(command: Sequence[str | Path], cwd: Path) -> subprocess.CompletedProces
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from the sources as they are."""
     dist = tmp_path_factory.mktemp("dist")
-    built = _run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", dist, ROOT], cwd=dist
-    )
+    built = _run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", dist, ROOT], cwd=dist)
     assert built.returncode == 0, built.stdout + built.stderr
     (file,) = dist.glob("*.whl")
     return file
