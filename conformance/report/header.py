@@ -47,10 +47,14 @@ def _device(subject: Subject) -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the working directory, with a plus where files differ from it."""
+    """The commit of the working directory, with a plus where files differ from it.
+
+    Where no repository travelled with the files, what the environment says of them, as CI systems do.
+    """
     commit = _git("rev-parse", "--short=12", "HEAD")
     if commit is None:
-        return None
+        named = os.environ.get("GIT_COMMIT") or os.environ.get("GITHUB_SHA")
+        return named[:12] if named else None
     return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
 
 
