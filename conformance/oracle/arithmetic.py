@@ -39,9 +39,14 @@ LARGE_DENOMINATOR = 2.0**126
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """fp32 arithmetic of one device. ``flushes``: a result below 2**-126 may be zero instead."""
+    """fp32 arithmetic of one device.
+
+    ``flushes``: a result below 2**-126 may be zero instead. ``overflow_is_nan``: a sum of squares past the
+    largest number may be NaN, as where a running variance subtracts infinities.
+    """
 
     flushes: bool = False
+    overflow_is_nan: bool = False
 
     def widen(
         self, interval: Interval, relative: float | torch.Tensor, tiny: float | torch.Tensor = TINY
@@ -103,6 +108,8 @@ class Machine:
         )
         # (1 + U)**depth - 1, in units of U
         relative = math.expm1(depth * math.log1p(U)) / U
+        if self.overflow_is_nan:
+            total = Interval(total.lo, total.hi, total.nan | (total.hi > MAX))
         # sums of fp32 numbers are exact below 2**-126, unless the device flushes each of them
         total = self.widen(total, relative, n * MIN_NORMAL if self.flushes else 0.0)
         return self.widen(Interval(total.lo / n, total.hi / n, total.nan), DIVIDE)

@@ -80,6 +80,7 @@ def _adapter(subject: Subject) -> dict[str, Any]:
         "batch_invariant": adapter.batch_invariant,
         "validates": adapter.validates,
         "flushes": adapter.flushes,
+        "overflow_is_nan": adapter.overflow_is_nan,
         "reference": adapter.reference,
     }
 

@@ -520,3 +520,11 @@ def test_a_gate_before_the_norm_is_inside(name: str, n: int, dtype: torch.dtype,
     found = _judged(name, name, case.with_tensor("gate", gate))
 
     assert found.outside == 0, found.first
+
+
+def test_only_an_infinite_sum_may_be_nan_and_only_where_declared() -> None:
+    """A running variance excuses NaN in the rows that overflow, and in no other."""
+    squares = Interval.exactly(torch.tensor([[1.0, 4.0], [torch.inf, 1.0], [3e38, 3e38]], dtype=torch.float64))
+
+    assert [False, False, False] == Machine().mean(squares, 2).nan.flatten().tolist()
+    assert [False, True, True] == Machine(overflow_is_nan=True).mean(squares, 2).nan.flatten().tolist()

@@ -45,18 +45,7 @@ class TheirNorm(Adapter):
         return (y * act).to(x.dtype).contiguous()
 '''
 WRONG = RIGHT.replace("return (y * act)", "return y")
-RUN = (
-    "run",
-    "{file}",
-    "--op",
-    "rms_norm_gated",
-    "--property",
-    "values",
-    "--profile",
-    "quick",
-    "--report",
-    "report",
-)
+RUN = ("run", "theirs.py", "--op", "rms_norm_gated", "--property", "values", "--report", "report", "-n")
 
 
 def _environment() -> dict[str, str]:
@@ -137,14 +126,14 @@ def test_the_wheel_holds_the_fixtures_that_a_run_reads(wheel: Path) -> None:
 
 
 def test_the_wheel_declares_its_names(wheel: Path) -> None:
-    """The command, the plugin by its module's name, the extra, and no top-level name but the two packages."""
+    """The command, the extra, no plugin that pytest would load by itself, no top-level name but the packages."""
     with zipfile.ZipFile(wheel) as archive:
         (info,) = {n.partition("/")[0] for n in archive.namelist() if ".dist-info/" in n}
         entry_points = archive.read(f"{info}/entry_points.txt").decode()
         metadata = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
 
     assert "conform = conformance.cli:main" in entry_points
-    assert "conformance.plugin = conformance.plugin" in entry_points
+    assert "pytest11" not in entry_points
     assert "conformance" in metadata.get_all("Provides-Extra", [])
     assert {"normkernels", "conformance", info} == {n.partition("/")[0] for n in _names(wheel)}
 
@@ -158,12 +147,15 @@ def test_the_installed_packages_are_not_this_checkout(outside: Path) -> None:
     assert all(Path(path).is_relative_to(outside) for path in answer.stdout.split())
 
 
-@pytest.mark.parametrize(("source", "code"), [(RIGHT, 0), (WRONG, 1)], ids=["right", "forgets_gate"])
-def test_a_third_party_file_is_judged_outside(outside: Path, tmp_path: Path, source: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("source", "workers", "code"), [(RIGHT, 2, 0), (WRONG, 1, 1)], ids=["right", "forgets_gate"]
+)
+def test_a_third_party_file_is_judged_outside(
+    outside: Path, tmp_path: Path, source: str, workers: int, code: int
+) -> None:
     """A right implementation passes, and the same one without its gate fails, both with a whole report."""
     (tmp_path / "theirs.py").write_text(source, encoding="utf-8")
-    command = [part.format(file="theirs.py") for part in RUN]
-    run = _run([outside / "venv" / "bin" / "conform", *command], cwd=tmp_path)
+    run = _run([outside / "venv" / "bin" / "conform", *RUN, str(workers)], cwd=tmp_path)
 
     assert code == run.returncode, run.stdout + run.stderr
     report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
