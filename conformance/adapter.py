@@ -34,8 +34,8 @@ class Adapter:
 
     ``contracts`` names the contract of each operation, or gives it. What is declared is demanded: the same bits
     for the same call (``deterministic``), for the same row in any batch (``batch_invariant``), an exception for
-    meaningless calls (``validates``). ``flushes`` allows zero for results below 2**-126, ``overflow_is_nan`` NaN
-    throughout a row whose sum of squares is infinite (a running variance subtracts there). ``reference`` names a
+    meaningless calls (``validates``). ``flushes`` allows zero for results below 2**-126, ``running_variance`` NaN
+    and zero in rows whose sum of squares comes near the largest float32 or passes it. ``reference`` names a
     known adapter that ``parity`` compares with. An adapter never sees an expected value.
     """
 
@@ -45,7 +45,7 @@ class Adapter:
     batch_invariant: bool = True
     validates: bool = False
     flushes: bool = False
-    overflow_is_nan: bool = False
+    running_variance: bool = False
     reference: str | None = None
 
     def contract(self, operation: str) -> Contract:

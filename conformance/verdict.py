@@ -68,7 +68,7 @@ class Subject:
     @property
     def machine(self) -> Machine:
         """The arithmetic that its results may have come from."""
-        return Machine(self.adapter.flushes, self.adapter.overflow_is_nan)
+        return Machine(self.adapter.flushes, self.adapter.running_variance)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,8 +19,8 @@ class Torch(Adapter):
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": "two_step"}
     # PyTorch chooses how to sum by the whole shape
     batch_invariant = False
-    # on CUDA, widths that no vector divides take a running variance: inf - inf where the formula has x * 0
-    overflow_is_nan = True
+    # on CUDA, widths that no vector divides go through one
+    running_variance = True
 
     def rms_norm_gated(
         self,

@@ -41,12 +41,13 @@ LARGE_DENOMINATOR = 2.0**126
 class Machine:
     """fp32 arithmetic of one device.
 
-    ``flushes``: a result below 2**-126 may be zero instead. ``overflow_is_nan``: a sum of squares past the
-    largest number may be NaN, as where a running variance subtracts infinities.
+    ``flushes``: a result below 2**-126 may be zero instead. ``running_variance``: squares are summed as
+    differences from a running mean (Welford), which are up to twice as large as the numbers: the sum may overflow
+    from a quarter of the largest number on, and is NaN where infinities are subtracted.
     """
 
     flushes: bool = False
-    overflow_is_nan: bool = False
+    running_variance: bool = False
 
     def widen(
         self, interval: Interval, relative: float | torch.Tensor, tiny: float | torch.Tensor = TINY
@@ -108,8 +109,9 @@ class Machine:
         )
         # (1 + U)**depth - 1, in units of U
         relative = math.expm1(depth * math.log1p(U)) / U
-        if self.overflow_is_nan:
-            total = Interval(total.lo, total.hi, total.nan | (total.hi > MAX))
+        if self.running_variance:
+            overflows = total.hi > MAX / 4
+            total = Interval(total.lo, torch.where(overflows, math.inf, total.hi), total.nan | overflows)
         # sums of fp32 numbers are exact below 2**-126, unless the device flushes each of them
         total = self.widen(total, relative, n * MIN_NORMAL if self.flushes else 0.0)
         return self.widen(Interval(total.lo / n, total.hi / n, total.nan), DIVIDE)

@@ -80,7 +80,7 @@ def _adapter(subject: Subject) -> dict[str, Any]:
         "batch_invariant": adapter.batch_invariant,
         "validates": adapter.validates,
         "flushes": adapter.flushes,
-        "overflow_is_nan": adapter.overflow_is_nan,
+        "running_variance": adapter.running_variance,
         "reference": adapter.reference,
     }
 

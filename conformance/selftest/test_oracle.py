@@ -522,9 +522,13 @@ def test_a_gate_before_the_norm_is_inside(name: str, n: int, dtype: torch.dtype,
     assert found.outside == 0, found.first
 
 
-def test_only_an_infinite_sum_may_be_nan_and_only_where_declared() -> None:
-    """A running variance excuses NaN in the rows that overflow, and in no other."""
-    squares = Interval.exactly(torch.tensor([[1.0, 4.0], [torch.inf, 1.0], [3e38, 3e38]], dtype=torch.float64))
+def test_a_running_variance_overflows_early_and_only_where_declared() -> None:
+    """From a quarter of the largest number on it may be infinite or NaN, and in no other row."""
+    squares = torch.tensor([[1.0, 4.0], [torch.inf, 1.0], [3e38, 3e38], [5e37, 5e37]], dtype=torch.float64)
+    plain = Machine().mean(Interval.exactly(squares), 2)
+    running = Machine(running_variance=True).mean(Interval.exactly(squares), 2)
 
-    assert [False, False, False] == Machine().mean(squares, 2).nan.flatten().tolist()
-    assert [False, True, True] == Machine(overflow_is_nan=True).mean(squares, 2).nan.flatten().tolist()
+    assert [False, False, False, False] == plain.nan.flatten().tolist()
+    assert [False, True, True, False] == plain.hi.isinf().flatten().tolist()
+    assert [False, True, True, True] == running.nan.flatten().tolist()
+    assert [False, True, True, True] == running.hi.isinf().flatten().tolist()
