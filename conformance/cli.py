@@ -366,7 +366,7 @@ def _section(title: str, lines: dict[str, str]) -> None:
 
 def _signature(name: str) -> str:
     operation = OPERATIONS[name]
-    return f"{', '.join(operation.positional)}; wrong in {len(operation.invalid)} ways on purpose"
+    return f"{', '.join((*operation.positional, *operation.keywords))}; wrong in {len(operation.invalid)} ways on purpose"
 
 
 def _effort(name: str) -> str:

@@ -65,23 +65,30 @@ def _files(folder: str, suffix: str) -> list[Traversable]:
 
 
 def _shapes(model: dict[str, Any]) -> list[ModelShape]:
-    """A model's file: its own keys, and one table per operation."""
+    """A model's file: its own keys, and a table per operation, or a list of them."""
     return [
-        _shape(model, operation, tp)
-        for operation, table in model.items()
-        if isinstance(table, dict)
+        _shape(model, operation, table, tp)
+        for operation, tables in model.items()
+        for table in ([tables] if isinstance(tables, dict) else tables if _are_tables(tables) else [])
         for tp in model["tensor_parallel"]
     ]
 
 
-def _shape(model: dict[str, Any], operation: str, tp: int) -> ModelShape:
-    """One rank's part: whole heads, or, of a row that is normalised at once, whole groups."""
-    flags = dict(model[operation])
+def _are_tables(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _shape(model: dict[str, Any], operation: str, table: dict[str, Any], tp: int) -> ModelShape:
+    """One rank's part: whole heads; of a ``width``, whole groups; of neither, all of the hidden row."""
+    flags = dict(table)
     eps = flags.pop("eps")
+    heads = None
     if "width" in flags:
-        heads, head_dim = None, _share(model, "width", flags.pop("width"), tp)
-    else:
+        head_dim = _share(model, "width", flags.pop("width"), tp)
+    elif "heads" in flags:
         heads, head_dim = _share(model, "heads", flags.pop("heads"), tp), flags.pop("head_dim")
+    else:
+        head_dim = model["hidden_size"]
     return ModelShape(
         model=model["model"],
         operation=operation,

@@ -96,7 +96,8 @@ def perform(
     """Materialise a case and call the implementation once. ``values`` default to the case's own."""
     materials = materialize(case, dict(values or values_of(case)), subject.device, poison)
     operation = OPERATIONS[case.operation]
-    arguments = {**dict.fromkeys(operation.positional), **materials.arguments}
+    absent = dict.fromkeys((*operation.positional, *operation.keywords))
+    arguments = {**absent, **materials.arguments}
     if case.invalid is not None:
         arguments = operation.invalid[case.invalid](arguments)
     with watched(subject.device, poison) as record:
@@ -153,16 +154,21 @@ def metadata(case: Case, outputs: tuple[torch.Tensor, ...]) -> str:
 
 
 def intervals(
-    subject: Subject, contract: Contract, case: Case, values: Mapping[str, torch.Tensor], rows: slice
+    subject: Subject,
+    contract: Contract,
+    case: Case,
+    values: Mapping[str, torch.Tensor],
+    rows: slice,
+    returned: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, Interval]:
-    """What the contract allows for some rows of every output, before the store."""
+    """What the contract allows for some rows of every output, before the store; ``returned`` are those rows."""
     operation = OPERATIONS[case.operation]
     device = _oracle_device(subject, case)
     given = {}
     for name, tensor in values.items():
         flat = tensor.reshape(-1, tensor.shape[-1])[rows] if name in operation.row_tensors else tensor
         given[name] = flat.to(device)
-    return operation.formula(subject.machine, contract, given, case)
+    return operation.formula(subject.machine, contract, {**given, **(returned or {})}, case)
 
 
 def _oracle_device(subject: Subject, case: Case) -> str:
@@ -183,10 +189,14 @@ def measure(
     total = NOTHING
     n = expected[0].shape[-1]
     for rows in row_chunks(case.rows, n):
-        allowed = intervals(subject, contract, case, values, rows)
-        for want, got in zip(expected, outputs, strict=True):
-            part = got.reshape(-1, want.shape[-1])[rows].to(_oracle_device(subject, case))
-            total += compare(want.name, part, allowed[want.name], want.shape, rows.start)
+        parts = {
+            want.name: got.reshape(-1, want.shape[-1])[rows].to(_oracle_device(subject, case))
+            for want, got in zip(expected, outputs, strict=True)
+        }
+        # an output that others depend on is judged for itself, and they given what was returned of it
+        allowed = intervals(subject, contract, case, values, rows, parts)
+        for want in expected:
+            total += compare(want.name, parts[want.name], allowed[want.name], want.shape, rows.start)
     return total
 
 

@@ -2,18 +2,22 @@
 
 from normkernels.dispatch import Decision, Path, Reason, Rejection
 from normkernels.errors import InvalidCall, PathUnavailable
-from normkernels.modules import RMSNormGated, from_module
-from normkernels.ops import explain, rms_norm_gated
+from normkernels.modules import GemmaRMSNorm, RMSNorm, RMSNormGated, from_module
+from normkernels.ops import explain, gemma_rms_norm, rms_norm, rms_norm_gated
 
 __all__ = [
     "Decision",
+    "GemmaRMSNorm",
     "InvalidCall",
     "Path",
     "PathUnavailable",
+    "RMSNorm",
     "RMSNormGated",
     "Reason",
     "Rejection",
     "explain",
     "from_module",
+    "gemma_rms_norm",
+    "rms_norm",
     "rms_norm_gated",
 ]

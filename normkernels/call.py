@@ -13,6 +13,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Gated:
+    """What the plans for contiguous gated rows ask of a call."""
+
+    gate: str  # "none", "before" or "after" the norm
+    x_contiguous: bool
+    gate_contiguous: bool
+    out_contiguous: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One valid call of a norm."""
 
@@ -22,12 +32,9 @@ class Call:
     width: int  # columns of one group; n where there is one
     rows: int  # groups in all
     leading: int  # leading sizes left after collapsing
-    gate: str  # "none", "before" or "after" the norm
-    x_contiguous: bool
-    gate_contiguous: bool
-    out_contiguous: bool
     needs_grad: str | None  # the first argument that does
     not_plain: str | None  # the first argument that is not, and what it is
+    gated: Gated | None = None  # of a gated norm only
 
 
 @dataclass(frozen=True, slots=True)

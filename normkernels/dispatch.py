@@ -97,17 +97,23 @@ def against_native(_call: Call, _device: Device) -> tuple[Rejection, ...]:
     return ()
 
 
+def general_plan(call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection, ...]]:
+    """Return the one plan for a norm on rows."""
+    return plans.general(call.rows, call.width, device.table), ()
+
+
 def gated_plan(call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection, ...]]:
     """Return the plan for a gated norm on rows, and what stops the plan for contiguous rows of 128."""
+    assert call.gated is not None
     narrow = plans.gated_128(call.rows, device.table)
     stops = (
-        (call.gate == "none", Reason.NO_GATE, "none"),
+        (call.gated.gate == "none", Reason.NO_GATE, "none"),
         (call.width != call.n, Reason.GROUPED, f"{call.rows} of {call.width}"),
-        (call.gate == "before", Reason.GATE_FIRST, "it before"),
+        (call.gated.gate == "before", Reason.GATE_FIRST, "it before"),
         (call.n != plans.NARROW, Reason.WIDTH, str(call.n)),
-        (not call.x_contiguous, Reason.X_NOT_CONTIGUOUS, "a strided one"),
-        (not call.gate_contiguous, Reason.GATE_NOT_CONTIGUOUS, "a strided one"),
-        (not call.out_contiguous, Reason.OUT_NOT_CONTIGUOUS, "a strided one"),
+        (not call.gated.x_contiguous, Reason.X_NOT_CONTIGUOUS, "a strided one"),
+        (not call.gated.gate_contiguous, Reason.GATE_NOT_CONTIGUOUS, "a strided one"),
+        (not call.gated.out_contiguous, Reason.OUT_NOT_CONTIGUOUS, "a strided one"),
     )
     stopped = tuple(Rejection(Path.ROWS, narrow.name, reason, got) for stop, reason, got in stops if stop)
     return (plans.general(call.rows, call.width, device.table) if stopped else narrow), stopped
@@ -115,10 +121,14 @@ def gated_plan(call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection,
 
 # Every operation's paths in order of preference. A check returns all that stops a path.
 CHECKS: Mapping[str, Mapping[Path, Callable[[Call, Device], tuple[Rejection, ...]]]] = {
+    "rms_norm": {Path.ROWS: against_rows, Path.NATIVE: against_native},
+    "gemma_rms_norm": {Path.ROWS: against_rows, Path.NATIVE: against_native},
     "rms_norm_gated": {Path.ROWS: against_rows, Path.NATIVE: against_native},
 }
 # How a path that has plans chooses one.
 PLANS: Mapping[tuple[str, Path], Callable[[Call, Device], tuple[plans.Plan, tuple[Rejection, ...]]]] = {
+    ("rms_norm", Path.ROWS): general_plan,
+    ("gemma_rms_norm", Path.ROWS): general_plan,
     ("rms_norm_gated", Path.ROWS): gated_plan,
 }
 

@@ -13,6 +13,39 @@ _ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+def rms_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    *,
+    eps: float,
+    offset: float,
+    rounding: str,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the norm of x, or of its rounded sum with the residual, and that sum; both contiguous.
+
+    Arithmetic is fp32, or float64 for float64; ``rounding="hf"`` rounds after the norm and the weight.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    total = None
+    if residual is not None:
+        x = total = (x.to(wide) + residual.to(wide)).to(x.dtype).contiguous()
+    narrow = x.dtype
+
+    y = x.to(wide)
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
+    if rounding == "hf":
+        y = y.to(narrow).to(wide)
+    if weight is not None:
+        narrow = torch.promote_types(narrow, weight.dtype)
+    factor = x.new_ones((), dtype=wide) if weight is None else weight.to(wide)
+    # only where there is one: 0.0 + weight would lose the sign of a zero
+    y = y * (factor + offset if offset else factor)
+    if rounding == "hf":
+        y = y.to(narrow).to(wide)
+    return y.to(x.dtype).contiguous(), total
+
+
 def rms_norm_gated(
     x: torch.Tensor,
     gate: torch.Tensor | None,

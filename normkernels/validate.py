@@ -13,8 +13,8 @@ from normkernels.strides import may_share, overlaps_itself, same_view
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-# Kernels take eps as fp32.
-_MAX_EPS = torch.finfo(torch.float32).max
+# Kernels take numbers as fp32.
+_MAX = torch.finfo(torch.float32).max
 LOW = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -26,9 +26,16 @@ def choice(operation: str, name: str, value: object, allowed: Collection[object]
 
 def epsilon(operation: str, eps: object) -> float:
     """Return ``eps`` as a float, or raise if no kernel could add it."""
-    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 <= float(eps) <= _MAX_EPS:
+    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 <= float(eps) <= _MAX:
         raise InvalidCall(f"{operation}: eps={eps!r}, must be a number, at least 0 and finite in float32")
     return float(eps)
+
+
+def number(operation: str, name: str, value: object) -> float:
+    """Return ``value`` as a float, or raise if no kernel could add it."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not -_MAX <= float(value) <= _MAX:
+        raise InvalidCall(f"{operation}: {name}={value!r}, must be a number that is finite in float32")
+    return float(value)
 
 
 def group_width(operation: str, group_size: object, n: int) -> int:
@@ -68,11 +75,17 @@ def shape(operation: str, name: str, tensor: torch.Tensor, wanted: tuple[int, ..
         raise InvalidCall(f"{operation}: {name} has shape {tuple(tensor.shape)}, must be {why}, {wanted}")
 
 
-def output(operation: str, out: torch.Tensor, inputs: Mapping[str, torch.Tensor], may_be: Collection[str]) -> None:
-    """Hold ``out`` to memory of its own, or to that of one whole input among ``may_be``."""
+def output(
+    operation: str, name: str, out: torch.Tensor, taken: Mapping[str, torch.Tensor], may_be: Collection[str]
+) -> None:
+    """Hold an output to memory of its own, or to that of one whole input among ``may_be``."""
     if overlaps_itself(out):
-        raise InvalidCall(f"{operation}: out has strides {out.stride()}, no two of its elements may share memory")
-    for name, tensor in inputs.items():
-        if may_share(out, tensor) and not (name in may_be and same_view(out, tensor)):
-            whole = f", or be {' or '.join(may_be)} as a whole" if may_be else ""
-            raise InvalidCall(f"{operation}: out shares memory with {name}, must have its own{whole}")
+        raise InvalidCall(
+            f"{operation}: {name} has strides {out.stride()}, no two of its elements may share memory"
+        )
+    whole = ""
+    if given := [each for each in may_be if each in taken]:
+        whole = f", or be {' or '.join(given)} as a whole"
+    for other, tensor in taken.items():
+        if may_share(out, tensor) and not (other in may_be and same_view(out, tensor)):
+            raise InvalidCall(f"{operation}: {name} shares memory with {other}, must have its own{whole}")

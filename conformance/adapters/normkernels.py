@@ -15,11 +15,13 @@ from normkernels.kernels import plans
 
 
 class NormKernels(Adapter):
-    """``normkernels`` as its dispatcher runs it, in fp32 with one rounding."""
+    """``normkernels`` as its dispatcher runs it, in fp32; the sum with a residual and the store round."""
 
     name = "normkernels"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
-        "rms_norm_gated": Contract(rounds=frozenset(), depth="tile")
+        "rms_norm": Contract(rounds=frozenset({"sum"}), depth="tile"),
+        "gemma_rms_norm": Contract(rounds=frozenset({"sum"}), depth="tile"),
+        "rms_norm_gated": Contract(rounds=frozenset(), depth="tile"),
     }
     validates = True
     reference: str | None = "native"
@@ -29,6 +31,26 @@ class NormKernels(Adapter):
         # on the CPU the thresholds that are judged must lie within reach of the interpreter
         if interpreting():
             plans.TABLE = plans.INTERPRETED
+
+    def rms_norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        *,
+        residual: torch.Tensor | None,
+        weight_offset: float,
+        eps: float,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Call the operation."""
+        return normkernels.rms_norm(
+            x, weight, residual=residual, weight_offset=weight_offset, eps=eps, path=self.forced
+        )
+
+    def gemma_rms_norm(
+        self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Call the operation."""
+        return normkernels.gemma_rms_norm(x, weight, residual=residual, eps=eps, path=self.forced)
 
     def rms_norm_gated(
         self,
@@ -59,8 +81,9 @@ class NormKernels(Adapter):
 
     def row_thresholds(self, operation: str) -> tuple[int, ...]:
         """Return the row counts of the plan table in use."""
-        return (plans.TABLE.tile_rows, plans.TABLE.prefill_rows)
+        gated = (plans.TABLE.prefill_rows,) if operation == "rms_norm_gated" else ()
+        return (plans.TABLE.tile_rows, *gated)
 
     def column_thresholds(self, operation: str) -> tuple[int, ...]:
         """Return the width of the plans for narrow rows, and the widest row of one block."""
-        return (plans.NARROW, plans.MAX_WIDTH)
+        return (plans.NARROW, plans.MAX_WIDTH) if operation == "rms_norm_gated" else (plans.MAX_WIDTH,)

@@ -16,7 +16,11 @@ class Torch(Adapter):
     """Two fused steps, with a rounding after each."""
 
     name = "torch"
-    contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": "two_step"}
+    contracts: ClassVar[Mapping[str, str | Contract]] = {
+        "rms_norm_gated": "two_step",
+        "rms_norm": Contract(frozenset({"sum"})),
+        "gemma_rms_norm": Contract(frozenset({"sum", "offset"})),
+    }
     # PyTorch chooses how to sum by the whole shape
     batch_invariant = False
     # on CUDA, widths that no vector divides go through one
@@ -45,3 +49,36 @@ class Torch(Adapter):
         if gate is not None:
             y = y * (torch.sigmoid(gate) if activation == "sigmoid" else functional.silu(gate))
         return y.to(x.dtype).contiguous()
+
+    def rms_norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        *,
+        residual: torch.Tensor | None,
+        weight_offset: float,
+        eps: float,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Add, then ``F.rms_norm``."""
+        if weight_offset:
+            raise Declined("F.rms_norm has no offset")
+        return _norm(x, weight, residual, eps)
+
+    def gemma_rms_norm(
+        self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Add, then ``F.rms_norm`` with one added to the weight, in the weight's dtype."""
+        return _norm(x, 1 + weight, residual, eps)
+
+
+def _norm(
+    x: torch.Tensor, weight: torch.Tensor | None, residual: torch.Tensor | None, eps: float
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    if weight is not None and weight.dtype != x.dtype:
+        raise Declined("F.rms_norm wants the weight in x's dtype")
+    if residual is None:
+        return functional.rms_norm(x, x.shape[-1:], weight, eps).contiguous()
+    if residual.dtype != x.dtype:
+        raise Declined("x + residual would be in the wider of both dtypes")
+    total = x + residual
+    return functional.rms_norm(total, x.shape[-1:], weight, eps).contiguous(), total.contiguous()

@@ -32,7 +32,8 @@ class Output:
 class Operation:
     """One mathematical function with its arguments.
 
-    ``positional``: the arguments passed by position, in order; everything else goes by name. ``row_tensors``
+    ``positional``: the arguments passed by position, in order; everything else goes by name. Tensors among either
+    (``keywords`` names those that go by name) are None where a case does not pass them. ``row_tensors``
     have one row per row of the output, so that the oracle can work in chunks of rows. ``formula`` gives the
     interval of every output before its store, over tensors in ``(rows, n)``. ``points`` are the rounding
     points that can show in a case. ``invalid`` makes a call meaningless in one way. ``ordinary`` are the
@@ -43,6 +44,7 @@ class Operation:
 
     name: str
     positional: tuple[str, ...]
+    keywords: tuple[str, ...]
     row_tensors: frozenset[str]
     factors: Factors
     complete: Complete

@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import torch
 
 from conformance.case import Case, Flag, Layout, TensorSpec
 from conformance.corpus import ModelShape
+from conformance.operations.inverse_rms import inverse_rms
 from conformance.operations.operation import Arguments, Operation, Output
+from conformance.operations.row_calls import (
+    WRONG_WEIGHTS,
+    WRONG_X,
+    empty_calls,
+    fewer_rows,
+    other_dtype,
+    plainer_dtypes,
+    resized,
+    smaller_shapes,
+    wrong_companion,
+)
 from conformance.oracle.arithmetic import Machine
-from conformance.oracle.contract import Contract, round_once
+from conformance.oracle.contract import Contract
 from conformance.oracle.interval import Interval
 from conformance.shrink import plainer_flags, plainer_layouts, plainer_values, smaller
-from conformance.strategies import DTYPES, Assignment, Scope, layout, leading, rows, width
+from conformance.strategies import Assignment, Scope, layout, leading, rows, width
 
 LAYOUTS = ("contiguous", "row_gap", "offset", "step", "transposed", "swapped", "expanded", "shared")
 
@@ -85,33 +96,12 @@ def activation(machine: Machine, contract: Contract, gate: torch.Tensor, name: s
     return contract.at("act", machine.sigmoid(z) if name == "sigmoid" else machine.silu(z), gate.dtype)
 
 
-def inverse_rms(machine: Machine, contract: Contract, stream: Interval, eps: float, kind: torch.dtype) -> Interval:
-    """``1 / sqrt(mean(stream**2) + eps)`` over the last dimension, kept.
-
-    Kernels take eps as float32. Where the variance itself is rounded (plain PyTorch), eps may have been
-    rounded as well before it is added, and rsqrt may be the reciprocal of a rounded root: both were seen on
-    one machine, in one tensor.
-    """
-    squares = contract.at("square", machine.square(stream), kind)
-    mean = contract.at("variance", machine.mean(squares, contract.additions(stream.lo.shape[-1])), kind)
-    exact_eps = torch.tensor(eps, dtype=torch.float32, device=mean.lo.device).double()
-    added = Interval.exactly(exact_eps)
-    if "variance" in contract.rounds:
-        added = added.hull(Interval.exactly(round_once(exact_eps, kind)))
-    variance = contract.at("variance", machine.add(mean, added), kind)
-    direct = contract.at("rstd", machine.rsqrt(variance), kind)
-    if "rstd" not in contract.rounds:
-        return direct
-    root = contract.at("rstd", machine.sqrt(variance), kind)
-    return direct.hull(contract.at("rstd", machine.reciprocal(root), kind))
-
-
 def points(case: Case) -> tuple[str, ...]:
-    """Rounding points that this call has."""
-    norm = ("square", "variance", "rstd", "normalised", "weighted")
+    """Rounding points that show in this call. Where no gate follows, rounding the weighted value is its store."""
+    norm = ("square", "variance", "rstd", "normalised")
     if case.tensor("gate") is None:
         return norm
-    return (*norm, "act") if case.flag("norm_before_gate") else (*norm, "act", "gated")
+    return (*norm, "weighted", "act") if case.flag("norm_before_gate") else (*norm, "act", "gated")
 
 
 def outputs(case: Case) -> tuple[Output, ...]:
@@ -128,7 +118,7 @@ def complete(assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
     x_values, gate_values, weight_values = VALUES[assignment["values"]]
     tensors = [("x", TensorSpec(shape, scope.dtype, layout(assignment["x_layout"], rng), x_values))]
     if assignment["gate"] != "none":
-        dtype = scope.dtype if assignment["gate"] == "same" else _other(scope.dtype, rng)
+        dtype = scope.dtype if assignment["gate"] == "same" else other_dtype(scope.dtype, rng)
         place = layout(assignment["gate_layout"], rng)
         shared = Layout("shared", 1) if place.kind == "shared" else place
         tensors.append(("gate", TensorSpec(shape, dtype, shared, gate_values)))
@@ -154,23 +144,10 @@ def _widths(assignment: Assignment, rng: random.Random, scope: Scope) -> tuple[i
     return n * count, n
 
 
-def _other(dtype: str, rng: random.Random) -> str:
-    return rng.choice([name for name in DTYPES if name != dtype])
-
-
 def empties(scope: Scope) -> tuple[Case, ...]:
     """Calls without a single element: no rows, no heads, no columns; contiguous and not."""
-    shapes = ((0, 128), (0, 4, 128), (3, 0, 128), (0,), (4, 0), (2, 0, 3, 96))
     base = complete(PLAIN, random.Random(0), scope)  # noqa: S311
-    cases = []
-    for shape in shapes:
-        for kind in ("contiguous", "row_gap", "expanded"):
-            x = TensorSpec(shape, scope.dtype, Layout(kind, 0))
-            gate = replace(x, values="gate")
-            case = base.with_tensor("x", x).with_tensor("gate", gate)
-            case = case.with_tensor("weight", TensorSpec(shape[-1:], scope.dtype, values="weight"))
-            cases += [case, case.with_tensor("gate", None)]
-    return tuple(cases)
+    return tuple(empty_calls(base, "gate"))
 
 
 def model_case(shape: ModelShape, tokens: int) -> Case:
@@ -192,77 +169,25 @@ def simpler(case: Case) -> Iterator[Case]:
     yield from plainer_flags(case, {"group_size": None, "norm_before_gate": True, "activation": "silu"})
     if case.tensor("gate") is not None:
         yield case.with_tensor("gate", None)
-    for name in ("gate", "weight"):
-        spec = case.tensor(name)
-        if spec is not None and spec.dtype != case.dtype:
-            yield case.with_tensor(name, replace(spec, dtype=case.dtype))
+    yield from plainer_dtypes(case)
     yield from _smaller_shapes(case)
     yield from plainer_values(case, {"x": "normal", "gate": "gate", "weight": "weight"})
 
 
 def _smaller_shapes(case: Case) -> Iterator[Case]:
-    *leading_sizes, n = case.tensors[0][1].shape
     group = case.flag("group_size")
-    if len(leading_sizes) > 1:
-        yield _resized(case, (case.rows, n), group)
-    if leading_sizes and case.rows == 1:
-        yield _resized(case, (n,), group)
-    for place, size in enumerate(leading_sizes):
-        for fewer in smaller(size):
-            sizes = (*leading_sizes[:place], fewer, *leading_sizes[place + 1 :])
-            yield _resized(case, (*sizes, n), group)
     if group is None:
-        for fewer in smaller(n):
-            yield _resized(case, (*leading_sizes, fewer), None)
+        yield from smaller_shapes(case)
         return
+    yield from fewer_rows(case)
+    *leading_sizes, n = case.tensors[0][1].shape
     for fewer in smaller(n // group):
-        yield _resized(case, (*leading_sizes, fewer * group), group)
+        yield resized(case, (*leading_sizes, fewer * group))
     for narrower in smaller(group):
-        yield _resized(case, (*leading_sizes, n // group * narrower), narrower)
-
-
-def _resized(case: Case, shape: tuple[int, ...], group: int | None) -> Case:
-    for name, spec in case.tensors:
-        size = shape[-1:] if name == "weight" else shape
-        case = case.with_tensor(name, replace(spec, shape=size))
-    focus = None if case.focus is None else min(case.focus, max(case.rows - 1, 0))
-    return replace(case.with_flag("group_size", group), focus=focus)
+        yield resized(case, (*leading_sizes, n // group * narrower)).with_flag("group_size", narrower)
 
 
 PLAIN = {name: levels[0] for name, levels in FACTORS.items()}
-
-
-def _gate_of_another_shape(call: Arguments) -> Arguments:
-    return {**call, "gate": call["gate"][..., :-1]}
-
-
-def _gate_that_broadcasts(call: Arguments) -> Arguments:
-    gate = call["gate"]
-    return {**call, "gate": gate.reshape(-1, gate.shape[-1])[0].expand(*(1,) * (gate.dim() - 1), -1)}
-
-
-def _gate_of_integers(call: Arguments) -> Arguments:
-    return {**call, "gate": torch.ones_like(call["gate"], dtype=torch.int32)}
-
-
-def _integers(call: Arguments) -> Arguments:
-    return {**call, "x": torch.ones_like(call["x"], dtype=torch.int32)}
-
-
-def _a_scalar(call: Arguments) -> Arguments:
-    return {**call, "x": call["x"].new_ones(()), "gate": call["x"].new_ones(())}
-
-
-def _weight_too_long(call: Arguments) -> Arguments:
-    return {**call, "weight": torch.cat([call["weight"], call["weight"]])}
-
-
-def _weight_of_one(call: Arguments) -> Arguments:
-    return {**call, "weight": call["weight"][:1]}
-
-
-def _weight_per_row(call: Arguments) -> Arguments:
-    return {**call, "weight": call["x"].to(call["weight"].dtype)}
 
 
 def _group_does_not_divide(call: Arguments) -> Arguments:
@@ -282,14 +207,9 @@ def _unknown_activation(call: Arguments) -> Arguments:
 
 
 INVALID = {
-    "gate of another shape": _gate_of_another_shape,
-    "gate that would broadcast": _gate_that_broadcasts,
-    "gate of integers": _gate_of_integers,
-    "x of integers": _integers,
-    "x without a dimension": _a_scalar,
-    "weight too long": _weight_too_long,
-    "weight of one element": _weight_of_one,
-    "weight with rows": _weight_per_row,
+    **wrong_companion("gate"),
+    **WRONG_X,
+    **WRONG_WEIGHTS,
     "group size that does not divide": _group_does_not_divide,
     "group size zero": _group_of_nothing,
     "negative group size": _negative_group,
@@ -299,6 +219,7 @@ INVALID = {
 RMS_NORM_GATED = Operation(
     name="rms_norm_gated",
     positional=("x", "gate", "weight"),
+    keywords=(),
     row_tensors=frozenset({"x", "gate"}),
     factors=FACTORS,
     complete=complete,

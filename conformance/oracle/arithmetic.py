@@ -70,8 +70,15 @@ class Machine:
         return Interval(lower, upper, interval.nan)
 
     def add(self, a: Interval, b: Interval) -> Interval:
-        """``a + b``."""
+        """``a + b``. Of known numbers the sum rounded to fp32, or as exact as a kernel may have kept it."""
         lo, hi = a.lo + b.lo, a.hi + b.hi
+        if a.is_exact and b.is_exact:
+            single = round_once(lo, torch.float32)
+            lost = _lost(a.lo, b.lo, lo)
+            low = torch.minimum(torch.where(lost < 0, lo.nextafter(lo.new_tensor(-math.inf)), lo), single)
+            high = torch.maximum(torch.where(lost > 0, lo.nextafter(lo.new_tensor(math.inf)), lo), single)
+            sums = Interval(low, high, lo.isnan() | a.nan | b.nan)
+            return _with_zero(sums, lo.abs() < MIN_NORMAL) if self.flushes else sums
         return self.widen(Interval(lo, hi, a.nan | b.nan | lo.isnan() | hi.isnan()), ADD)
 
     def product(self, *factors: Interval) -> Interval:
@@ -164,6 +171,12 @@ def _times(a: Interval, b: Interval) -> Interval:
         ends[1] = a.hi * b.lo
     invalid = reduce(torch.logical_or, (end.isnan() for end in ends))
     return Interval(reduce(torch.fmin, ends), reduce(torch.fmax, ends), invalid | a.nan | b.nan)
+
+
+def _lost(a: torch.Tensor, b: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """What float64 lost of ``a + b``, exactly (Knuth's two-sum)."""
+    part = total - a
+    return (a - (total - part)) + (b - part)
 
 
 def _squares(x: Interval) -> Interval:

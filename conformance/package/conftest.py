@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from conformance.package.gated_calls import DEVICE
-from normkernels import ops
+from normkernels import routes
 from normkernels.call import interpreting
 from normkernels.kernels import plans
 from normkernels.launch import launch
@@ -18,10 +18,10 @@ def fresh_routes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Start without cached routes, on the plan table that the machine can reach, and leave nothing."""
     if interpreting():
         monkeypatch.setattr(plans, "TABLE", plans.INTERPRETED)
-    monkeypatch.delenv(ops.ENVIRONMENT, raising=False)
-    ops.reread_environment()
+    monkeypatch.delenv(routes.ENVIRONMENT, raising=False)
+    routes.reread_environment()
     yield
-    ops.reread_environment()
+    routes.reread_environment()
 
 
 @pytest.fixture
@@ -33,7 +33,8 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[plans.Plan]:
         seen.extend(arg for arg in args if isinstance(arg, plans.Plan))
         launch(*args)  # type: ignore[arg-type]  # passed on as they came
 
-    monkeypatch.setattr("normkernels.kernels.rms_norm_gated.launch", note)
+    for operation in ("rms_norm", "rms_norm_gated"):
+        monkeypatch.setattr(f"normkernels.kernels.{operation}.launch", note)
     return seen
 
 

@@ -22,8 +22,8 @@ LOW, HALF, FULL = torch.bfloat16, torch.float16, torch.float32
 TARGETS = {"sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
 
 
-class Variant(NamedTuple):
-    """One launch: by default the hot one."""
+class Gated(NamedTuple):
+    """One launch of a gated norm: by default the hot one."""
 
     shape: tuple[int, ...]
     width: int = 128
@@ -35,19 +35,42 @@ class Variant(NamedTuple):
     narrow: bool = False
 
 
-VARIANTS = {
-    "decode128": Variant((24, 128), narrow=True),
-    "decode128 hf": Variant((24, 128), activation="sigmoid", rounding="hf", dtypes=(LOW, HALF, FULL), narrow=True),
-    "prefill128": Variant((65536, 128), narrow=True),
-    "one column": Variant((24, 1), 1, dtypes=(FULL, FULL, FULL)),
-    "groups": Variant((24, 4096), 64, "before", "sigmoid", "hf", (LOW, HALF, LOW)),
-    "odd": Variant((24, 769), 769, "none", rounding="hf", dtypes=(HALF, LOW, FULL)),
-    "two sizes": Variant((8, 3, 128), layout="gap"),
-    "three sizes": Variant((8, 3, 5, 96), 96, "before", layout="gap"),
-    "columns apart": Variant((24, 128), layout="step"),
-    "many rows": Variant((4096, 256), 256),
-    "wide": Variant((24, 5120), 5120),
-    "widest": Variant((24, 32768), 32768, dtypes=(FULL, FULL, FULL)),
+class Norm(NamedTuple):
+    """One launch of a norm: by default between two layers of a model."""
+
+    shape: tuple[int, ...]
+    dtypes: tuple[torch.dtype, torch.dtype | None, torch.dtype | None] = (LOW, LOW, LOW)
+    offset: float = 0.0
+    rounding: str = "fp32"
+    layout: str = "contiguous"
+
+
+VARIANTS: dict[str, Gated | Norm] = {
+    "decode128": Gated((24, 128), narrow=True),
+    "decode128 hf": Gated((24, 128), activation="sigmoid", rounding="hf", dtypes=(LOW, HALF, FULL), narrow=True),
+    "prefill128": Gated((65536, 128), narrow=True),
+    "one column": Gated((24, 1), 1, dtypes=(FULL, FULL, FULL)),
+    "groups": Gated((24, 4096), 64, "before", "sigmoid", "hf", (LOW, HALF, LOW)),
+    "odd": Gated((24, 769), 769, "none", rounding="hf", dtypes=(HALF, LOW, FULL)),
+    "two sizes": Gated((8, 3, 128), layout="gap"),
+    "three sizes": Gated((8, 3, 5, 96), 96, "before", layout="gap"),
+    "columns apart": Gated((24, 128), layout="step"),
+    "many rows": Gated((4096, 256), 256),
+    "wide": Gated((24, 5120), 5120),
+    "widest": Gated((24, 32768), 32768, dtypes=(FULL, FULL, FULL)),
+    "norm": Norm((24, 5120)),
+    "norm alone": Norm((24, 5120), (LOW, None, LOW)),
+    "norm without a weight": Norm((24, 256), (LOW, None, None)),
+    "norm hf": Norm((24, 1536), (HALF, LOW, FULL), rounding="hf"),
+    "norm hf without a weight": Norm((24, 128), (LOW, FULL, None), rounding="hf"),
+    "norm gemma": Norm((24, 3072), (LOW, LOW, LOW), 1.0),
+    "norm offset alone": Norm((24, 769), (HALF, None, None), 0.5),
+    "norm of one column": Norm((24, 1), (FULL, FULL, FULL), 1.0),
+    "norm of two sizes": Norm((8, 3, 128), layout="gap"),
+    "norm of three sizes": Norm((8, 3, 5, 97), (LOW, FULL, FULL), 1.0, layout="gap"),
+    "norm of columns apart": Norm((24, 128), layout="step"),
+    "norm of many rows": Norm((4096, 256)),
+    "norm widest": Norm((24, 32768), (FULL, FULL, FULL)),
 }
 
 
@@ -100,8 +123,16 @@ def tensor(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> torch.Ten
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def launch(variant: Variant, batch: int) -> None:
+def launch(variant: Gated | Norm, batch: int) -> None:
     """Launch ``variant`` with another first size, as its plan has it."""
+    if isinstance(variant, Gated):
+        launch_gated(variant, batch)
+    else:
+        launch_norm(variant, batch)
+
+
+def launch_gated(variant: Gated, batch: int) -> None:
+    """Launch a gated norm."""
     from normkernels.kernels import plans
     from normkernels.kernels.rms_norm_gated import rms_norm_gated_fwd
 
@@ -124,6 +155,27 @@ def launch(variant: Variant, batch: int) -> None:
     )
 
 
+def launch_norm(variant: Norm, batch: int) -> None:
+    """Launch a norm; its outputs have the layout of its inputs."""
+    from normkernels.kernels import plans
+    from normkernels.kernels.rms_norm import rms_norm_fwd
+
+    shape = (batch, *variant.shape[1:])
+    dtype, residual, weight = variant.dtypes
+    x, out, total = (tensor(shape, dtype, variant.layout) for _ in range(3))
+    rms_norm_fwd(
+        x,
+        None if residual is None else tensor(shape, residual, variant.layout),
+        None if weight is None else torch.empty(shape[-1], dtype=weight, device="meta"),
+        out,
+        None if residual is None else total,
+        eps=1e-6,
+        offset=variant.offset,
+        rounding=variant.rounding,
+        plan=plans.general(torch.Size(variant.shape[:-1]).numel(), shape[-1], plans.MEASURED),
+    )
+
+
 def main(target: str) -> None:
     """Compile every variant for ``target`` and print the facts that the tests look at."""
     import triton
@@ -131,7 +183,7 @@ def main(target: str) -> None:
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
 
-    from normkernels.kernels import rms_norm_gated as kernels
+    from normkernels.kernels import rms_norm, rms_norm_gated
 
     backend = make_backend(GPUTarget(*TARGETS[target]))
     launched: list[tuple[str, ASTSource, dict[str, Any]]] = []
@@ -144,7 +196,11 @@ def main(target: str) -> None:
         source = ASTSource(kernel, signature, constants, attributes)
         launched.append((str(special), source, options.__dict__))
 
-    for kernel in (kernels.rms_norm_gated_kernel, kernels.rms_norm_gated_128_kernel):
+    for kernel in (
+        rms_norm.rms_norm_kernel,
+        rms_norm_gated.rms_norm_gated_kernel,
+        rms_norm_gated.rms_norm_gated_128_kernel,
+    ):
         kernel.run = functools.partial(note, kernel)
 
     facts = {}

@@ -25,9 +25,9 @@ from conformance.package.gated_calls import (
     strided,
     values,
 )
-from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, ops
-from normkernels.call import Call, Device
-from normkernels.dispatch import decide
+from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, describe, routes
+from normkernels.call import Call, Device, Gated
+from normkernels.dispatch import CHECKS, decide
 from normkernels.kernels import plans
 
 
@@ -68,7 +68,7 @@ RUNS = {"TRITON_INTERPRET": "1"}
 ENVIRONMENTS: dict[Reason, tuple[dict[str, str], dict[str, str]]] = {
     Reason.NO_TRITON: (RUNS, RUNS | {"WITHOUT": "triton"}),
     Reason.NO_GPU: (RUNS, {}),
-    Reason.FORCED: (RUNS, RUNS | {ops.ENVIRONMENT: "native"}),
+    Reason.FORCED: (RUNS, RUNS | {routes.ENVIRONMENT: "native"}),
 }
 
 SCRIPT = """
@@ -76,21 +76,23 @@ import json, os, sys
 if "WITHOUT" in os.environ:
     sys.modules[os.environ["WITHOUT"]] = None
 import torch, normkernels
+operation = sys.argv[1]
 x = torch.linspace(-2, 2, 256).reshape(2, 128)
-decision = normkernels.explain("rms_norm_gated", x, x, x[0], eps=1e-6)
-y = normkernels.rms_norm_gated(x, x, x[0], eps=1e-6)
-native = normkernels.rms_norm_gated(x, x, x[0], eps=1e-6, path="native")
+given = (x, x, x[0]) if operation == "rms_norm_gated" else (x, x[0])
+decision = normkernels.explain(operation, *given, eps=1e-6)
+y = getattr(normkernels, operation)(*given, eps=1e-6)
+native = getattr(normkernels, operation)(*given, eps=1e-6, path="native")
 print(json.dumps([decision.name, [str(r) for r in decision.rejected], bool(((y - native).abs() < 1e-6).all())]))
 """
 
 
-def in_environment(variables: dict[str, str]) -> tuple[str, list[str], bool]:
+def in_environment(variables: dict[str, str], operation: str = "rms_norm_gated") -> tuple[str, list[str], bool]:
     """Return decision, rejections and agreement with native, in a process of its own on the CPU."""
-    cleared = {"TRITON_INTERPRET", ops.ENVIRONMENT, "PYTHONPATH"}
+    cleared = {"TRITON_INTERPRET", routes.ENVIRONMENT, "PYTHONPATH"}
     kept = {k: v for k, v in os.environ.items() if k not in cleared}
     root = str(File(normkernels.__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT, operation],
         env=kept | {"PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""} | variables,
         capture_output=True,
         text=True,
@@ -138,13 +140,15 @@ def test_a_reason_does_not_fire_on_the_call_beside(reason: Reason, launched: lis
     assert_right(arguments, result)
 
 
+@pytest.mark.parametrize("operation", CHECKS)
 @pytest.mark.parametrize("reason", ENVIRONMENTS, ids=lambda reason: reason.name)
-def test_an_environment_fires_a_reason(reason: Reason) -> None:
+def test_an_environment_fires_a_reason(reason: Reason, operation: str) -> None:
     """The environment that just does not qualify runs natively and says why; the one beside runs rows."""
     qualifies, misses = ENVIRONMENTS[reason]
-    fired = in_environment(misses)
+    fired = in_environment(misses, operation)
+    plan = "rows/decode128" if operation == "rms_norm_gated" else "rows/general"
 
-    assert ("rows/decode128", [], True) == in_environment(qualifies)
+    assert (plan, [], True) == in_environment(qualifies, operation)
     assert ("native", True) == (fired[0], fired[2])
     assert any(f": {reason.name}: " in line for line in fired[1])
 
@@ -163,12 +167,9 @@ QUALIFIES = Call(
     width=128,
     rows=24,
     leading=1,
-    gate="after",
-    x_contiguous=True,
-    gate_contiguous=True,
-    out_contiguous=True,
     needs_grad=None,
     not_plain=None,
+    gated=Gated(gate="after", x_contiguous=True, gate_contiguous=True, out_contiguous=True),
 )
 H200 = Device("cuda", has_triton=True, interpreting=False, table=plans.MEASURED)
 CPU = dataclasses.replace(H200, kind="cpu")
@@ -217,13 +218,14 @@ def test_a_forced_path_that_cannot_run_raises_before_it_writes() -> None:
         ("", "rows/decode128"),
         ("native", "native"),
         ("rms_norm_gated=native", "native"),
+        ("gemma_rms_norm=native,rms_norm_gated=native", "native"),
         ("rms_norm_gated=native,rms_norm_gated=native", "native"),
     ],
 )
 def test_the_environment_forces_a_path(monkeypatch: pytest.MonkeyPatch, text: str, name: str) -> None:
     """``NORMKERNELS_PATH`` bisects a failure without touching code, and shows in the decision."""
-    monkeypatch.setenv(ops.ENVIRONMENT, text)
-    ops.reread_environment()
+    monkeypatch.setenv(routes.ENVIRONMENT, text)
+    routes.reread_environment()
     decision = explain(call())
 
     assert name == decision.name
@@ -232,8 +234,8 @@ def test_the_environment_forces_a_path(monkeypatch: pytest.MonkeyPatch, text: st
 
 def test_the_path_of_a_call_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code that asks for a path gets it."""
-    monkeypatch.setenv(ops.ENVIRONMENT, "native")
-    ops.reread_environment()
+    monkeypatch.setenv(routes.ENVIRONMENT, "native")
+    routes.reread_environment()
 
     assert "rows/decode128" == explain(call(path="rows")).name
 
@@ -241,17 +243,17 @@ def test_the_path_of_a_call_goes_before_the_environment(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("text", ["rows", "native,", "nothing=native", "rms_norm_gated=rows", " native"])
 def test_the_environment_is_held_to_what_it_may_say(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Anything else raises at the first call and says what is allowed."""
-    monkeypatch.setenv(ops.ENVIRONMENT, text)
-    ops.reread_environment()
+    monkeypatch.setenv(routes.ENVIRONMENT, text)
+    routes.reread_environment()
 
-    with pytest.raises(InvalidCall, match="must be native or a comma-separated list of rms_norm_gated=native"):
+    with pytest.raises(InvalidCall, match=r"must be native or a comma-separated list of .*rms_norm_gated=native"):
         run(call())
 
 
 def test_the_environment_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that changes after the first call changes nothing."""
     run(call())
-    monkeypatch.setenv(ops.ENVIRONMENT, "native")
+    monkeypatch.setenv(routes.ENVIRONMENT, "native")
 
     assert "rows/decode128" == explain(call()).name
 
@@ -264,11 +266,11 @@ def test_a_cached_route_agrees_with_decide(
 ) -> None:
     """A call whose route another batch has left behind runs the plan that ``decide`` gives it."""
     run(call(2, width, **changes))
-    cached = len(ops._routes)
+    cached = len(routes._routes)
     arguments = call(rows, width, **changes)
     result = run(arguments)
 
-    assert cached == len(ops._routes) == 1
+    assert cached == len(routes._routes) == 1
     assert explain(arguments).plan == launched[-1]
     assert_right(arguments, result)
 
@@ -315,13 +317,14 @@ def test_explain_launches_nothing(launched: list[plans.Plan]) -> None:
     assert [] == launched
 
 
-def test_explain_takes_what_the_operation_takes() -> None:
+@pytest.mark.parametrize("name", CHECKS)
+def test_explain_takes_what_the_operation_takes(name: str) -> None:
     """Every argument of the operation, under the same name and with the same default."""
-    operation = inspect.signature(normkernels.rms_norm_gated).parameters
-    describe = inspect.signature(ops._describe_gated).parameters
+    operation = inspect.signature(getattr(normkernels, name)).parameters
+    description = inspect.signature(describe.DESCRIBE[name]).parameters
 
-    wanted = {name: each.default for name, each in operation.items() if name != "path"}
-    assert wanted == {name: each.default for name, each in describe.items()}
+    wanted = {name: (each.kind, each.default) for name, each in operation.items() if name != "path"}
+    assert wanted == {name: (each.kind, each.default) for name, each in description.items()}
 
 
 def test_a_decision_says_why_in_words() -> None:

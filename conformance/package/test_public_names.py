@@ -33,14 +33,18 @@ def test_public_names_are_pinned() -> None:
     """A name appears or disappears on purpose only."""
     assert [
         "Decision",
+        "GemmaRMSNorm",
         "InvalidCall",
         "Path",
         "PathUnavailable",
+        "RMSNorm",
         "RMSNormGated",
         "Reason",
         "Rejection",
         "explain",
         "from_module",
+        "gemma_rms_norm",
+        "rms_norm",
         "rms_norm_gated",
     ] == sorted(normkernels.__all__)
 

@@ -195,12 +195,17 @@ def _where(case: Case, name: str, tensor: torch.Tensor, *, asked: bool) -> tuple
 def _calling(given: Subjected) -> str:
     operation = OPERATIONS[given.case.operation]
     present = dict(given.case.tensors)
-    positional = [f"tensors[{name!r}]" if name in present else "None" for name in operation.positional]
+
+    def shown(name: str) -> str:
+        return f"tensors[{name!r}]" if name in present else "None"
+
+    passed = [shown(name) for name in operation.positional]
+    passed += [f"{name}={shown(name)}" for name in operation.keywords]
     wait = "    torch.cuda.synchronize()\n" * (given.subject.device != "cpu")
     return (
         "def call(tensors, implementation=IMPLEMENTATION):\n"
         '    """The call; its outputs as a tuple."""\n'
-        f"    result = implementation.{operation.name}({', '.join(positional)}, **FLAGS)\n"
+        f"    result = implementation.{operation.name}({', '.join(passed)}, **FLAGS)\n"
         f"{wait}"
         "    return (result,) if isinstance(result, torch.Tensor) else tuple(result)"
     )
@@ -233,6 +238,12 @@ def _allowed(given: Subjected) -> str:
     return "\n".join([*lines, "}"])
 
 
+def _names(given: Subjected) -> str:
+    operation = OPERATIONS[given.case.operation]
+    names = [*operation.positional, *operation.keywords]
+    return f"# tensors that the operation takes; None where the call does not pass one\nNAMES = {names!r}"
+
+
 def _row_tensors(given: Subjected) -> str:
     rows = OPERATIONS[given.case.operation].row_tensors
     return f"ROW_TENSORS = {[name for name, _ in given.case.tensors if name in rows]!r}"
@@ -246,6 +257,7 @@ _FACTS: dict[str, Callable[[Subjected], str]] = {
     "EXPECTED": _expected,
     "ALLOWED": _allowed,
     "OPERATION": lambda given: f"OPERATION = {given.case.operation!r}",
+    "NAMES": _names,
     "ROW_TENSORS": _row_tensors,
     # the row and the shift that the property chose
     "ROW": lambda given: f"ROW = {given.case.seed % given.case.rows}",

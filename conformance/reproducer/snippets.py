@@ -294,13 +294,13 @@ PATH = Check(
 tensors, _ = arguments()
 with watched(DEVICE, 0xFF) as record:
     outputs = call(tensors)
-path = IMPLEMENTATION.path(OPERATION, {**tensors, **FLAGS})
+path = IMPLEMENTATION.path(OPERATION, {**dict.fromkeys(NAMES), **tensors, **FLAGS})
 print(f"path {path!r}; launched {record.launches or 'nothing'}; copied {record.copies or 'nothing'}")
 if path.startswith("native"):
     return bool(record.launches)
 return bool(record.copies) or not record.launches and any(out.numel() for out in outputs)
 """,
-    facts=("OPERATION",),
+    facts=("OPERATION", "NAMES"),
 )
 
 RAISED = Check(

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import platform
 import random
 import struct
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ EPS = (1e-6, 1e-5, 2.0**-10, 1.0)
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def mpmath_cases() -> None:
+def gated_mpmath_cases() -> None:
     """Gated RMSNorm of a few numbers, evaluated with 50 digits and written with 30."""
     import mpmath
 
@@ -90,6 +92,87 @@ def _gated_rms_norm(mp: Any, case: dict[str, Any]) -> list[list[str]]:
     return out
 
 
+# RMSNorm with a residual, an offset and no weight, at 50 digits
+
+OFFSETS = (0.0, 1.0, 0.375)
+OTHER = {"float32": "bfloat16", "bfloat16": "float32", "float16": "float32"}
+
+
+def norm_mpmath_cases() -> None:
+    """RMSNorm of a few numbers, with the sum of x and residual rounded before the norm, and not rounded."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    widths, eps, offsets = itertools.cycle(WIDTHS), itertools.cycle(EPS), itertools.cycle(OFFSETS)
+    cases: list[dict[str, Any]] = []
+    for residual, weight, dtype, values in itertools.product(
+        (None, "same", "other"), (None, "same", "float32"), DTYPES, ("ordinary", "wide")
+    ):
+        # a float32 weight of a float32 x is the same weight once more
+        if weight == "float32" == dtype:
+            continue
+        n = next(widths)
+        weight_dtype = "float32" if weight == "float32" else dtype
+        residual_dtype = OTHER[dtype] if residual == "other" else dtype
+        case = {
+            "id": f"{len(cases):02d}-{dtype}-{n}-residual-{residual}-weight-{weight}",
+            "dtype": dtype,
+            "residual_dtype": residual_dtype,
+            "weight_dtype": weight_dtype,
+            "x": _rows(draw, n, dtype, values),
+            "residual": _rows(draw, n, residual_dtype, values) if residual else None,
+            "weight": _rows(draw, n, weight_dtype, "ordinary", rows=1)[0] if weight else None,
+            "weight_offset": next(offsets),
+            "eps": _hex(_rounded(next(eps), "float32")),
+        }
+        cases.append(case | _rms_norm(mpmath, case))
+    _write(
+        "rms_norm_mpmath.json",
+        cases,
+        what="RMSNorm of two rows; inputs exact; sum is x + residual rounded to dtype, out the norm of sum and "
+        "out_unrounded the norm of x + residual, both to 30 digits and not rounded to dtype",
+        seed=SEED,
+        digits=50,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
+def _rms_norm(mp: Any, case: dict[str, Any]) -> dict[str, Any]:
+    """The formula, as one reads it."""
+    exact, stored = [], []
+    for row, x in enumerate(case["x"]):
+        terms = [x] if case["residual"] is None else [x, case["residual"][row]]
+        added = [
+            sum((Fraction(float.fromhex(v)) for v in column), Fraction()) for column in zip(*terms, strict=True)
+        ]
+        exact.append([mp.mpf(v.numerator) / v.denominator for v in added])
+        stored.append([_nearest(v, case["dtype"]) for v in added])
+    rounded = [[mp.mpf(v) for v in row] for row in stored]
+    results: dict[str, Any] = {"out": _norms(mp, rounded, case)}
+    if case["residual"] is not None:
+        results |= {"sum": [[_hex(v) for v in row] for row in stored], "out_unrounded": _norms(mp, exact, case)}
+    return results
+
+
+def _norms(mp: Any, rows: list[Any], case: dict[str, Any]) -> list[list[str]]:
+    weight = case["weight"] or ["0x1p+0"] * len(rows[0])
+    scale = [mp.mpf(case["weight_offset"]) + mp.mpf(float.fromhex(w)) for w in weight]
+    out = []
+    for s in rows:
+        root = mp.sqrt(mp.fsum(v * v for v in s) / len(s) + mp.mpf(float.fromhex(case["eps"])))
+        out.append([mp.nstr(v / root * w, 30) for v, w in zip(s, scale, strict=True)])
+    return out
+
+
+def _nearest(value: Fraction, dtype: str) -> float:
+    """Round once to nearest even. Only for values inside the dtype's normal range, or zero."""
+    digits = {"float32": 24, "bfloat16": 8, "float16": 11}[dtype]
+    # a sum that cancels is exact in the dtype's subnormals, and so are its steps here
+    step = Fraction(2) ** (math.frexp(float(value))[1] - digits)
+    return float(round(value / step) * step)
+
+
 def _rows(draw: random.Random, n: int, dtype: str, values: str, *, rows: int = 2) -> list[list[str]]:
     """Numbers that the dtype holds exactly."""
     return [[_hex(_rounded(_value(draw, values), dtype)) for _ in range(n)] for _ in range(rows)]
@@ -114,7 +197,7 @@ def _rounded(value: float, dtype: str) -> float:
     return float(struct.unpack(code, struct.pack(code, value))[0])
 
 
-# Hugging Face's module
+# Hugging Face's modules
 
 # (dtype of x and gate, dtype of the weight)
 HF_DTYPES = (
@@ -127,7 +210,7 @@ HF_DTYPES = (
 HF_WIDTHS = (7, 33, 96, 128, 256)
 
 
-def transformers_cases() -> None:
+def gated_transformers_cases() -> None:
     """``Qwen3NextRMSNormGated`` of transformers on the CPU: inputs and outputs as bit patterns."""
     import torch
     import transformers
@@ -172,6 +255,62 @@ def transformers_cases() -> None:
     )
 
 
+def norm_transformers_cases() -> None:
+    """``LlamaRMSNorm`` and ``Gemma3RMSNorm`` on the CPU, after the sum of a decoder layer and without it."""
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    _norm_cases("rms_norm_llama.json", LlamaRMSNorm, 1.0)
+    _norm_cases("gemma_rms_norm_gemma3.json", Gemma3RMSNorm, 0.0)
+
+
+def _norm_cases(file: str, norm: Any, mean_weight: float) -> None:
+    """One module's cases; the residual is added as decoder layers do, in the tensors' own dtype."""
+    import torch
+    import transformers
+
+    draw = torch.Generator().manual_seed(SEED)
+    cases: list[dict[str, Any]] = []
+    for place, ((dtype, weight_dtype), n) in enumerate(itertools.product(HF_DTYPES, HF_WIDTHS)):
+        x, residual = (
+            (torch.randn(4, n, generator=draw) * torch.tensor([[0.01], [1.0], [30.0], [1.0]])).to(
+                getattr(torch, dtype)
+            )
+            for _ in range(2)
+        )
+        module = norm(n, eps=1e-6)
+        weight = (mean_weight + 0.3 * torch.randn(n, generator=draw)).to(getattr(torch, weight_dtype))
+        module.weight = torch.nn.Parameter(weight)
+        added = x + residual if place % 2 else None
+        with torch.no_grad():
+            out = module(x if added is None else added)
+        cases.append(
+            {
+                "id": f"{len(cases):02d}-{dtype}-{n}-weight-{weight_dtype}-{'sum' if place % 2 else 'plain'}",
+                "dtype": dtype,
+                "weight_dtype": weight_dtype,
+                "out_dtype": str(out.dtype).removeprefix("torch."),
+                "x": _bits(x),
+                "residual": None if added is None else _bits(residual),
+                "weight": _bits(weight[None])[0],
+                "eps": _hex(1e-6),
+                "sum": None if added is None else _bits(added),
+                "out": _bits(out),
+            }
+        )
+    _write(
+        file,
+        cases,
+        what=f"Hugging Face's {norm.__name__} on a CPU; a string a row, a bit pattern an element",
+        seed=SEED,
+        versions={
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
 def _bits(tensor: Any) -> list[str]:
     """The rows of a matrix as bit patterns, most significant digit first."""
     import torch
@@ -201,4 +340,9 @@ def _write(name: str, cases: list[dict[str, Any]], **origin: object) -> None:
 
 
 if __name__ == "__main__":
-    {"mpmath": mpmath_cases, "transformers": transformers_cases}[sys.argv[1]]()
+    MAKERS = {
+        "mpmath": (gated_mpmath_cases, norm_mpmath_cases),
+        "transformers": (gated_transformers_cases, norm_transformers_cases),
+    }
+    for make in MAKERS[sys.argv[1]]:
+        make()

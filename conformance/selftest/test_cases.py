@@ -137,8 +137,9 @@ def test_the_same_seed_gives_the_same_cases() -> None:
 def test_chunks_share_out_the_covering_array() -> None:
     """The chunks of an item judge the whole array between them, each its own part."""
     subject = Subject(_Nothing())
-    parts = [i for i in items(subject, "ci", 0, properties=("values",)) if i.dtype == "float32"]
     operation = OPERATIONS["rms_norm_gated"]
+    found = items(subject, "ci", 0, operations=(operation.name,), properties=("values",))
+    parts = [item for item in found if item.dtype == "float32"]
     scope = scope_of(parts[0], subject)
     seed = parts[0].array_seed()
     array = set(enumerated_cases(operation.factors, operation.complete, scope, strength=3, seed=seed))

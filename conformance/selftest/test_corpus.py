@@ -10,10 +10,11 @@ import pytest
 from conformance import corpus
 
 SHAPES = corpus.model_shapes()
+GATED = [shape for shape in SHAPES if shape.operation == "rms_norm_gated"]
 
 
 def _rows(model: str, tp: int, tokens: int) -> tuple[int, ...]:
-    (shape,) = [s for s in SHAPES if (s.model, s.tp) == (model, tp)]
+    (shape,) = [s for s in GATED if (s.model, s.tp) == (model, tp)]
     return shape.shape(tokens)
 
 
@@ -32,10 +33,23 @@ def test_tensor_parallelism_divides_heads_or_the_row(model: str, tp: int, shape:
     assert shape == _rows(model, tp, 60381)
 
 
+def test_norms_between_layers_are_whole_on_every_rank() -> None:
+    """Rows of the hidden size whatever the tensor parallelism, with and without a residual; heads divide."""
+    norms = [s for s in SHAPES if s.operation in {"rms_norm", "gemma_rms_norm"}]
+    between = [s for s in norms if s.heads is None]
+
+    assert {s.model for s in SHAPES} == {s.model for s in between}
+    assert all((7, s.hidden_size) == s.shape(7) for s in between)
+    assert {(s.model, s.tp, r) for s in GATED for r in (True, False)} == {
+        (s.model, s.tp, dict(s.flags)["residual"]) for s in between
+    }
+    assert [(7, 16, 256), (7, 8, 256), (7, 4, 256), (7, 2, 256)] == [s.shape(7) for s in norms if s.heads]
+
+
 def test_every_model_is_there_at_every_tensor_parallelism() -> None:
     """The models of the milestone, each on 1, 2, 4 and 8 ranks, with their decode batches."""
     for model in ("Qwen3-Next-80B-A3B", "Qwen3.5-27B"):
-        shapes = [s for s in SHAPES if s.model == model]
+        shapes = [s for s in GATED if s.model == model]
 
         assert [1, 2, 4, 8] == [s.tp for s in shapes]
         assert {(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)} == {s.decode for s in shapes}
@@ -74,4 +88,4 @@ def test_heads_that_do_not_divide_are_refused() -> None:
     model: dict[str, Any] = {"model": "odd", "rms_norm_gated": {"heads": 6, "head_dim": 128, "eps": 1e-6}}
 
     with pytest.raises(ValueError, match="odd: heads=6 does not divide among 4 ranks"):
-        corpus._shape(model, "rms_norm_gated", 4)
+        corpus._shape(model, "rms_norm_gated", model["rms_norm_gated"], 4)

@@ -8,10 +8,12 @@ import pytest
 
 from conformance.item import Item, items
 from conformance.judging import judge_item
+from conformance.operations import OPERATIONS
 from conformance.plugin import faithful_interpreter
 from conformance.properties import PASSIVE, PROPERTIES
 from conformance.selftest.fakes import FAKES, kernels
 from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.kernels import Kernel
 from conformance.verdict import BAD, Status, Subject, Verdict
 
@@ -26,15 +28,21 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
     return device
 
 
-def _subject(kind: type[Correct], kernel_device: str) -> Subject:
+Fake = type[Correct | CorrectNorm]
+# every fake as every operation that it names
+RUNS = [pytest.param(fake, name, id=f"{fake.__name__}-{name}") for fake in FAKES for name in fake.operations]
+RIGHT = [(base, name) for base in (Correct, Kernel, CorrectNorm) for name in base.operations]
+
+
+def _subject(kind: Fake, kernel_device: str) -> Subject:
     return Subject(kind(), kernel_device if kind.__module__ == kernels.__name__ else "cpu")
 
 
-def _cheapest_first(subject: Subject, claimed: tuple[str, ...]) -> list[Item]:
+def _cheapest_first(subject: Subject, operation: str, claimed: tuple[str, ...]) -> list[Item]:
     """The quick profile's items, the ones first in which the fake is said to be caught."""
     passive = set(claimed) & set(PASSIVE)
     order = [*claimed, *(("layout",) if passive else ()), *PROPERTIES]
-    return sorted(items(subject), key=lambda item: order.index(item.property))
+    return sorted(items(subject, operations=(operation,)), key=lambda item: order.index(item.property))
 
 
 def _failed(subject: Subject, chosen: list[Item]) -> Iterator[Verdict]:
@@ -42,21 +50,22 @@ def _failed(subject: Subject, chosen: list[Item]) -> Iterator[Verdict]:
         yield from (verdict for verdict in judge_item(item, subject) if verdict.status in BAD)
 
 
-@pytest.mark.parametrize("fake", FAKES, ids=lambda fake: fake.__name__)
-def test_fake_is_caught(fake: type[Correct], kernel_device: str) -> None:
+@pytest.mark.parametrize(("fake", "operation"), RUNS)
+def test_fake_is_caught(fake: Fake, operation: str, kernel_device: str) -> None:
     """The quick profile, with its own seeds and counts, catches the fake in a property that the fake names."""
     subject = _subject(fake, kernel_device)
-    first = next(_failed(subject, _cheapest_first(subject, fake.caught_by)), None)
+    first = next(_failed(subject, _cheapest_first(subject, operation, fake.caught_by)), None)
 
     assert first is not None, f"nothing fails: {fake.__doc__}"
     assert first.property in fake.caught_by, str(first)
 
 
-@pytest.mark.parametrize("base", [Correct, Kernel])
-def test_base_of_the_fakes_is_right(base: type[Correct], kernel_device: str) -> None:
+@pytest.mark.parametrize(("base", "operation"), RIGHT)
+def test_base_of_the_fakes_is_right(base: Fake, operation: str, kernel_device: str) -> None:
     """Without its one mistake a fake passes: every failure above is the mistake's."""
     subject = _subject(base, kernel_device)
-    cheap = [item for item in items(subject, properties=("values",)) if item.dtype == "float16"]
+    values = items(subject, operations=(operation,), properties=("values",))
+    cheap = [item for item in values if item.dtype == "float16"]
     verdicts = [verdict for item in cheap for verdict in judge_item(item, subject)]
 
     assert [] == [str(verdict) for verdict in verdicts if verdict.status in BAD]
@@ -68,3 +77,9 @@ def test_fakes_make_one_mistake_each() -> None:
     assert len(FAKES) == len(set(FAKES))
     assert len(FAKES) == len({fake.__doc__ for fake in FAKES})
     assert all(fake.caught_by and set(fake.caught_by) <= {*PROPERTIES, *PASSIVE} for fake in FAKES)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_has_fakes(operation: str) -> None:
+    """Fifteen mistakes at least were tried on every operation."""
+    assert sum(operation in fake.operations for fake in FAKES) >= 15

@@ -1,19 +1,16 @@
 """Gated RMSNorm, forward: ``norm(x) * weight * act(gate)`` or ``norm(x * act(gate)) * weight``.
 
-Arithmetic is fp32. ``NORMALISED`` and ``WEIGHTED`` are the dtypes of the two rounding points;
-fp32 there rounds nothing.
+Arithmetic is fp32.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from normkernels.kernels.pairwise_sum import pairwise_sum
-from normkernels.kernels.plans import MAX_LEADING, Plan
+from normkernels.kernels.plans import Plan
+from normkernels.kernels.row_norm import rounding_points, row_norm
+from normkernels.kernels.row_offsets import row_args, row_offsets
 from normkernels.launch import launch
-from normkernels.strides import leading
-
-DTYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 
 
 @triton.jit
@@ -41,9 +38,7 @@ def gated_norm(
 
     if GATE == "before":
         x = x * act
-    inv_rms = tl.rsqrt(pairwise_sum(x * x, LEVELS) / WIDTH + eps)
-    y = (x * inv_rms).to(NORMALISED).to(tl.float32)
-    y = (y * weight).to(WEIGHTED).to(tl.float32)
+    y = row_norm(x, weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS)
     if GATE == "after":
         y = y * act
     return y
@@ -101,29 +96,6 @@ def rms_norm_gated_128_kernel(
         tl.store(out_ptr + first * 128 + offsets, y)
     else:
         tl.store(out_ptr + first * 128 + offsets, y, mask=mask)
-
-
-@triton.jit
-def row_offsets(
-    row,  # [rows, 1] int64
-    size_1,
-    size_2,
-    stride_0,
-    stride_1,
-    stride_2,
-    LEADING: tl.constexpr,
-):
-    """Return the offset of each row of a tensor with ``LEADING`` leading sizes, the last one innermost."""
-    if LEADING == 1:
-        offset = row * stride_2
-    elif LEADING == 2:
-        offset = row // size_2 * stride_1 + row % size_2 * stride_2
-    elif LEADING == 3:
-        outer = row // size_2
-        offset = outer // size_1 * stride_0 + outer % size_1 * stride_1 + row % size_2 * stride_2
-    else:
-        tl.static_assert(False, "unhandled LEADING")
-    return offset
 
 
 @triton.jit(do_not_specialize=["n_rows", "size_1", "size_2"])
@@ -194,8 +166,10 @@ def rms_norm_gated_fwd(
     rounding: str,
     plan: Plan,
 ) -> None:
-    """Write the gated norm into ``out``. Arguments were validated in ``normkernels.ops``."""
-    normalised, weighted = rounding_points(x, gate if gated == "before" else None, weight, rounding)
+    """Write the gated norm into ``out``. Arguments were validated in ``normkernels.describe``."""
+    normalised = x.dtype
+    if gate is not None and gated == "before":
+        normalised = torch.promote_types(x.dtype, gate.dtype)
     args = {
         "x_ptr": x,
         "gate_ptr": x if gate is None else gate,
@@ -205,37 +179,12 @@ def rms_norm_gated_fwd(
         "n_rows": x.numel() // width,
         "eps": eps,
         "ACTIVATION": activation,
-        "NORMALISED": normalised,
-        "WEIGHTED": weighted,
+        **rounding_points(rounding, normalised, weight),
         "ROWS": plan.rows,
     }
     kernel = rms_norm_gated_128_kernel
     if plan.name == "general":
         kernel = rms_norm_gated_kernel
-        args |= general_args(x, gate, out, width)
-        args |= {"GATE": gated, "WIDTH": width, "LEVELS": plan.levels}
+        args |= row_args({"x": x, "gate": args["gate_ptr"], "out": out}, width)
+        args |= {"n_groups": x.shape[-1] // width, "GATE": gated, "WIDTH": width, "LEVELS": plan.levels}
     launch(kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)
-
-
-def general_args(x: torch.Tensor, gate: torch.Tensor | None, out: torch.Tensor, width: int) -> dict[str, int]:
-    """Return the sizes and strides of the general kernel; unused leading ones are 1 and 0."""
-    tensors = {"x": x, "gate": x if gate is None else gate, "out": out}
-    rows = leading(tuple(tensors.values()), width)
-    unused = MAX_LEADING - len(rows.sizes)
-    sizes = (1,) * unused + rows.sizes
-    args = {"size_1": sizes[1], "size_2": sizes[2], "n_groups": x.shape[-1] // width}
-    for (name, tensor), strides in zip(tensors.items(), rows.strides, strict=True):
-        for axis, stride in enumerate((0,) * unused + strides):
-            args[f"{name}_stride_{axis}"] = stride
-        args[f"{name}_col_stride"] = tensor.stride(-1)
-    return args | {"LEADING": len(rows.sizes)}
-
-
-def rounding_points(
-    x: torch.Tensor, early_gate: torch.Tensor | None, weight: torch.Tensor, rounding: str
-) -> tuple[tl.dtype, tl.dtype]:
-    """Return the dtypes that the normalised and the weighted value are rounded to."""
-    if rounding == "fp32":
-        return tl.float32, tl.float32
-    normalised = x.dtype if early_gate is None else torch.promote_types(x.dtype, early_gate.dtype)
-    return DTYPES[normalised], DTYPES[torch.promote_types(normalised, weight.dtype)]

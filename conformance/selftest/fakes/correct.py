@@ -18,6 +18,7 @@ class Correct(Adapter):
     """Gated RMSNorm in fp32, rounded once at the store."""
 
     name = "correct"
+    operations: ClassVar[tuple[str, ...]] = ("rms_norm_gated",)
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": Contract(depth="tile")}
     validates = True
     # the properties of which one at least must catch the fake, and no other first

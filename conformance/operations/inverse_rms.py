@@ -1,0 +1,30 @@
+"""``1 / sqrt(mean(v**2) + eps)``, which every RMS norm has."""
+
+from __future__ import annotations
+
+import torch
+
+from conformance.oracle.arithmetic import Machine
+from conformance.oracle.contract import Contract, round_once
+from conformance.oracle.interval import Interval
+
+
+def inverse_rms(machine: Machine, contract: Contract, stream: Interval, eps: float, kind: torch.dtype) -> Interval:
+    """``1 / sqrt(mean(stream**2) + eps)`` over the last dimension, kept.
+
+    Kernels take eps as float32. Where the variance itself is rounded (plain PyTorch), eps may have been
+    rounded as well before it is added, and rsqrt may be the reciprocal of a rounded root: both were seen on
+    one machine, in one tensor.
+    """
+    squares = contract.at("square", machine.square(stream), kind)
+    mean = contract.at("variance", machine.mean(squares, contract.additions(stream.lo.shape[-1])), kind)
+    exact_eps = torch.tensor(eps, dtype=torch.float32, device=mean.lo.device).double()
+    added = Interval.exactly(exact_eps)
+    if "variance" in contract.rounds:
+        added = added.hull(Interval.exactly(round_once(exact_eps, kind)))
+    variance = contract.at("variance", machine.add(mean, added), kind)
+    direct = contract.at("rstd", machine.rsqrt(variance), kind)
+    if "rstd" not in contract.rounds:
+        return direct
+    root = contract.at("rstd", machine.sqrt(variance), kind)
+    return direct.hull(contract.at("rstd", machine.reciprocal(root), kind))

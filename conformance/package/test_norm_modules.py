@@ -1,0 +1,220 @@
+"""RMSNorm and GemmaRMSNorm keep the constructors, defaults, attributes, returns and state of vLLM's."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from conformance.package.gated_calls import DEVICE, values
+from conformance.package.norm_calls import assert_right
+from normkernels import GemmaRMSNorm, InvalidCall, RMSNorm, from_module, modules
+
+MODULES: dict[str, type[RMSNorm | GemmaRMSNorm]] = {"rms_norm": RMSNorm, "gemma_rms_norm": GemmaRMSNorm}
+LOW = torch.bfloat16
+
+
+class LlamaRMSNorm(nn.Module):
+    """What Hugging Face's class of this name has, and its forward as we understand it."""
+
+    def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.variance_epsilon = eps
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Norm in fp32, round, then the weight."""
+        wide = hidden_states.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * wide.to(hidden_states.dtype)
+
+
+class Gemma3RMSNorm(nn.Module):
+    """The same of Gemma 3, and of Qwen3-Next, which calls it otherwise."""
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Norm in fp32, one plus the weight in fp32, then one rounding."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * (1.0 + self.weight.float())).type_as(x)
+
+
+# The names that are taken over, and what they are copies of.
+KNOWN: dict[str, type[LlamaRMSNorm | Gemma3RMSNorm]] = {
+    "LlamaRMSNorm": LlamaRMSNorm,
+    "MistralRMSNorm": LlamaRMSNorm,
+    "MixtralRMSNorm": LlamaRMSNorm,
+    "Qwen2RMSNorm": LlamaRMSNorm,
+    "Qwen3RMSNorm": LlamaRMSNorm,
+    "Qwen3MoeRMSNorm": LlamaRMSNorm,
+    "Gemma2RMSNorm": Gemma3RMSNorm,
+    "Gemma3RMSNorm": Gemma3RMSNorm,
+    "Qwen3NextRMSNorm": Gemma3RMSNorm,
+    "Qwen3_5RMSNorm": Gemma3RMSNorm,
+    "Qwen3_5MoeRMSNorm": Gemma3RMSNorm,
+}
+
+
+def hugging_face(name: str, dtype: torch.dtype) -> Any:
+    """Return a module of a class that has this name, with a weight that tells."""
+    module: Any = KNOWN[name](96, eps=1e-3).to(DEVICE, dtype)
+    # Hugging Face's copies have no base in common
+    module.__class__ = type(name, (nn.Module,), {"forward": KNOWN[name].forward})
+    with torch.no_grad():
+        module.weight.copy_(values("weight", 96))
+    return module
+
+
+def test_the_constructors_are_pinned() -> None:
+    """Names, order and defaults are vLLM's."""
+    found = {
+        name: {key: parameter.default for key, parameter in inspect.signature(kind).parameters.items()}
+        for name, kind in MODULES.items()
+    }
+    empty = inspect.Parameter.empty
+
+    assert {
+        "hidden_size": empty,
+        "eps": 1e-6,
+        "var_hidden_size": None,
+        "has_weight": True,
+        "dtype": None,
+    } == found["rms_norm"]
+    assert {"hidden_size": empty, "eps": 1e-6} == found["gemma_rms_norm"]
+    assert ["hidden_size", "eps", "var_hidden_size", "has_weight", "dtype"] == list(found["rms_norm"])
+
+
+def test_the_attributes_and_the_first_weights_are_pinned() -> None:
+    """What a model reads from the module it had is there; Gemma's weight is centred on zero."""
+    norm, gemma = RMSNorm(96, 1e-3, dtype=LOW), GemmaRMSNorm(96)
+
+    assert (1e-3, 1e-6) == (norm.variance_epsilon, gemma.variance_epsilon)
+    assert norm.weight is not None
+    assert torch.equal(torch.ones(96, dtype=LOW), norm.weight)
+    assert torch.equal(torch.zeros(96), gemma.weight)
+
+
+@pytest.mark.parametrize("module", [RMSNorm(96), GemmaRMSNorm(96)], ids=MODULES)
+def test_the_state_is_the_weight(module: nn.Module) -> None:
+    """A checkpoint of the module it stands in for loads strictly."""
+    module.load_state_dict({"weight": torch.full((96,), 3.0)}, strict=True)
+
+    assert ["weight"] == list(module.state_dict())
+    assert torch.equal(torch.full((96,), 3.0), module.get_parameter("weight"))
+
+
+@pytest.mark.parametrize("dtype", [LOW, torch.float32], ids=str)
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("operation", MODULES)
+def test_forward_is_the_operation(operation: str, gradients: bool, dtype: torch.dtype) -> None:  # noqa: FBT001
+    """It returns y without a residual, (y, s) with one; with gradients it runs natively."""
+    module = MODULES[operation](96, 1e-3).to(DEVICE, dtype)
+    module.get_parameter("weight").data = values("weight", 96, dtype=dtype)
+    x, residual = values("x", 2, 5, 96, dtype=dtype), values("residual", 2, 5, 96, dtype=dtype)
+    arguments = {"x": x, "weight": module.weight, "eps": 1e-3}
+    with torch.set_grad_enabled(gradients):
+        alone, both = module(x), module(x, residual)
+
+    assert isinstance(alone, torch.Tensor)
+    assert isinstance(both, tuple)
+    assert_right(operation, arguments, (alone,))
+    assert_right(operation, arguments | {"residual": residual}, both)
+    assert gradients is alone.requires_grad is both[0].requires_grad
+
+
+def test_a_norm_may_have_no_weight() -> None:
+    """Then there is no state, nothing is multiplied, and the width is still held."""
+    module = RMSNorm(96, has_weight=False)
+    x = values("x", 3, 96)
+
+    assert module.weight is None
+    assert [] == list(module.state_dict())
+    assert_right("rms_norm", {"x": x, "weight": None, "eps": 1e-6}, (module(x),))
+    with pytest.raises(InvalidCall, match=r"RMSNorm: x has shape \(3, 95\), must have 96 columns"):
+        module(x[:, :95])
+
+
+@pytest.mark.parametrize("width", [0, 48, 97])
+def test_the_variance_is_that_of_whole_rows(width: int) -> None:
+    """Part of the columns for the variance is refused, not ignored; all of them are all."""
+    RMSNorm(96, var_hidden_size=96)
+
+    with pytest.raises(InvalidCall, match=f"var_hidden_size={width}, must be None or hidden_size, 96"):
+        RMSNorm(96, var_hidden_size=width)
+
+
+@pytest.mark.parametrize("module", [RMSNorm(96), GemmaRMSNorm(96)], ids=MODULES)
+def test_weights_that_change_are_seen(module: nn.Module) -> None:
+    """Nothing made of the weight is kept, one plus it least of all: reloading and casting count."""
+    module = module.to(DEVICE)
+    plain = 1.0 if isinstance(module, RMSNorm) else 0.0
+    x = values("x", 3, 96)
+    with torch.no_grad():
+        module.load_state_dict({"weight": torch.full((96,), plain)})
+        once = module(x)
+        module.get_parameter("weight").add_(1.0)
+        assert torch.equal(2 * once, module(x))
+        module.load_state_dict({"weight": torch.full((96,), plain + 3.0)})
+        assert torch.equal(4 * once, module(x))
+        assert LOW == module.to(LOW)(x.to(LOW)).dtype
+
+
+@pytest.mark.parametrize("kind", MODULES.values(), ids=MODULES)
+def test_gradients_flow(kind: type[nn.Module]) -> None:
+    """With gradients the module runs natively, and they are those of the formula."""
+    module = kind(8).to(DEVICE, torch.float64)
+    given = [values(name, 3, 8, dtype=torch.float64).requires_grad_() for name in ("x", "residual")]
+
+    assert torch.autograd.gradcheck(module, given)
+    y, total = module(*given)
+    (y + total).sum().backward()
+    assert module.get_parameter("weight").grad is not None
+
+
+def test_every_name_that_is_taken_over_is_tested() -> None:
+    """The gated one stands in test_modules."""
+    assert {*KNOWN, "Qwen3NextRMSNormGated"} == set(modules._CONVERTERS)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("dtype", [LOW, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_hugging_face_norm_is_taken_over(name: str, dtype: torch.dtype, gradients: bool) -> None:  # noqa: FBT001
+    """The same Parameter, eps, mode and rounding: in low precision nearly every bit is the same."""
+    theirs = hugging_face(name, dtype).eval()
+    ours = from_module(theirs)
+    x = values("x", 64, 96, dtype=dtype)
+    with torch.set_grad_enabled(gradients):
+        want, got = theirs(x), ours(x)
+
+    assert isinstance(ours, RMSNorm if KNOWN[name] is LlamaRMSNorm else GemmaRMSNorm)
+    assert ours.weight is theirs.weight
+    assert (1e-3, False) == (ours.variance_epsilon, ours.training)
+    assert torch.allclose(want, got, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+    # of the other contract, a quarter of the bits differ
+    assert dtype == torch.float32 or (want != got).float().mean() < 0.02
+
+
+def test_llamas_norm_rounds_in_its_order() -> None:
+    """The default rounding would be another contract, and visibly so."""
+    ours = from_module(hugging_face("LlamaRMSNorm", LOW))
+    assert isinstance(ours, RMSNorm)
+    x = values("x", 64, 96, dtype=LOW)
+    with torch.no_grad():
+        theirs = ours(x)
+        ours.rounding = "fp32"
+        assert (theirs != ours(x)).float().mean() > 0.1
+
+
+def test_a_printed_module_shows_its_flags() -> None:
+    """Width, eps, and what differs from the default."""
+    assert "RMSNorm(96, eps=1e-06, has_weight=False, rounding='fp32')" == str(RMSNorm(96, has_weight=False))
+    assert "GemmaRMSNorm(96, eps=1e-06)" == str(GemmaRMSNorm(96))

@@ -1,0 +1,142 @@
+"""RMSNorm and Gemma's: outputs that are given, wherever they lie, get the bits of fresh ones."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+
+from conformance.package.gated_calls import Arguments, strided, values
+from conformance.package.norm_calls import OPERATIONS, added, assert_right, call, run
+
+SHAPE = (5, 3, 97)
+LAYOUTS = ("contiguous", "row gap", "step", "transposed")
+# Where the two outputs may lie: in memory of their own, or in an input each.
+PLACES = [
+    (out, residual_out)
+    for out, residual_out in product((None, "own", "x", "residual"), repeat=2)
+    if out is None or out == "own" or out != residual_out
+]
+
+
+def laid_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
+    """Return the same values in the layout named."""
+    if layout == "row gap":
+        return strided(tensor)
+    if layout == "step":
+        return torch.stack([tensor, torch.full_like(tensor, torch.nan)], -1).flatten(-2)[..., ::2]
+    if layout == "transposed":
+        return tensor.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    return tensor.clone()
+
+
+def inputs(layout: str, dtype: torch.dtype) -> Arguments:
+    """Return a call whose x has the layout named, and the residual the next one."""
+    other = LAYOUTS[(LAYOUTS.index(layout) + 1) % len(LAYOUTS)]
+    given = added(*SHAPE, dtype=dtype)
+    return given | {"x": laid_out(given["x"], layout), "residual": laid_out(given["residual"], other)}
+
+
+@pytest.mark.parametrize("path", ["rows", "native"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("out", "residual_out"), PLACES)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_place_for_outputs_gives_the_same_bits(
+    operation: str, out: str | None, residual_out: str | None, layout: str, path: str
+) -> None:
+    """The in-place forms, the crossed ones too, are the functional one; what is no output stays as it was."""
+    dtype = torch.bfloat16 if layout == "row gap" else torch.float32
+    want = run(operation, inputs(layout, dtype) | {"path": path})
+    arguments = inputs(layout, dtype) | {"path": path}
+    for name, place in (("out", out), ("residual_out", residual_out)):
+        own = laid_out(torch.full(SHAPE, torch.nan, dtype=dtype, device=want[0].device), layout)
+        if place is not None:
+            arguments[name] = own if place == "own" else arguments[place]
+    kept = {name: arguments[name].clone() for name in {"x", "residual", "weight"} - {out, residual_out}}
+    results = run(operation, arguments)
+
+    assert all(map(torch.equal, want, results))
+    for name, result in zip(("out", "residual_out"), results, strict=True):
+        assert result is arguments[name] if name in arguments else result.is_contiguous()
+    assert all(torch.equal(was, arguments[name]) for name, was in kept.items())
+
+
+@pytest.mark.parametrize("path", ["rows", "native"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_out_may_be_x_without_a_residual(operation: str, layout: str, path: str) -> None:
+    """The plain norm in place."""
+    arguments = call(*SHAPE, x=laid_out(values("x", *SHAPE), layout), path=path)
+    want = run(operation, arguments)
+    (result,) = run(operation, arguments | {"out": arguments["x"]})
+
+    assert result is arguments["x"]
+    assert torch.equal(want[0], result)
+
+
+@pytest.mark.parametrize("path", ["rows", "native"])
+@pytest.mark.parametrize("output", ["out", "residual_out"])
+def test_x_may_be_the_residual(output: str, path: str) -> None:
+    """Twice x, in place."""
+    x = values("x", *SHAPE)
+    arguments = added(*SHAPE, x=x, residual=x, path=path)
+    want = run("rms_norm", arguments)
+    assert_right("rms_norm", arguments, want)
+
+    assert all(map(torch.equal, want, run("rms_norm", arguments | {output: x})))
+
+
+@pytest.mark.parametrize("path", ["rows", "native"])
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_outputs_may_lie_between_the_elements_of_inputs(path: str, interleaved: bool) -> None:  # noqa: FBT001
+    """Views of one buffer that share no element are legal, whatever their extents."""
+    memory = values("memory", 5, 4 * 96)
+    x, residual, out, residual_out = (
+        memory.view(5, 96, 4).unbind(-1) if interleaved else memory.view(5, 4, 96).unbind(1)
+    )
+    arguments = added(
+        5, 96, x=x.copy_(values("x", 5, 96)), residual=residual.copy_(values("residual", 5, 96)), path=path
+    )
+    want = run("rms_norm", arguments)
+    results = run("rms_norm", arguments | {"out": out, "residual_out": residual_out})
+
+    assert all(map(torch.equal, want, results))
+    assert torch.equal(values("x", 5, 96), x)
+    assert torch.equal(values("residual", 5, 96), residual)
+
+
+def test_an_output_may_be_another_view_of_an_input_that_is_the_same() -> None:
+    """Strides over a size of one do not matter: the elements lie at the same places."""
+    x = values("x", 1, 96)
+    arguments = added(1, 96, x=x)
+    want = run("rms_norm", arguments)
+    results = run("rms_norm", arguments | {"out": x.as_strided((1, 96), (7, 1))})
+
+    assert all(map(torch.equal, want, results))
+
+
+@pytest.mark.parametrize("path", ["rows", "native"])
+def test_the_sum_has_the_dtype_of_x(path: str) -> None:
+    """Whatever the residual's: a fp32 stream stays outside, and x itself may take the sum."""
+    for dtype, other in product((torch.bfloat16, torch.float16, torch.float32), repeat=2):
+        given = added(5, 96, dtype=dtype, residual=values("residual", 5, 96, dtype=other), path=path)
+        want = run("rms_norm", given)
+        assert_right("rms_norm", given, want)
+        assert all(map(torch.equal, want, run("rms_norm", given | {"residual_out": given["x"]})))
+
+
+@pytest.mark.parametrize("stride", [2, 0])
+def test_a_weight_may_have_any_stride(stride: int) -> None:
+    """Every second element of a wider one, or one value for all columns."""
+    weight = values("weight", 192).as_strided((96,), (stride,))
+    for operation in OPERATIONS:
+        arguments = added(weight=weight)
+        assert_right(operation, arguments, run(operation, arguments))
+
+
+def test_a_residual_may_be_expanded() -> None:
+    """One row for all."""
+    arguments = added(residual=values("residual", 1, 96).expand(3, 96))
+
+    assert_right("rms_norm", arguments, run("rms_norm", arguments))

@@ -1,0 +1,127 @@
+"""RMSNorm, forward: ``s = x + residual``, ``y = norm(s) * (weight_offset + weight)``.
+
+Gemma's norm is this one with an offset of one. Arithmetic is fp32. The sum is rounded to x's dtype,
+stored once, and the norm is that of the rounded sum.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from normkernels.kernels.plans import Plan
+from normkernels.kernels.row_norm import rounding_points, row_norm
+from normkernels.kernels.row_offsets import row_args, row_offsets
+from normkernels.launch import launch
+
+
+@triton.jit(do_not_specialize=["n_rows", "size_1", "size_2"])
+def rms_norm_kernel(
+    x_ptr,  # [size_0, size_1, size_2, WIDTH], any strides; residual, out and sum likewise
+    residual_ptr,
+    weight_ptr,  # [WIDTH]
+    out_ptr,
+    sum_ptr,
+    x_stride_0,
+    x_stride_1,
+    x_stride_2,
+    x_col_stride,
+    residual_stride_0,
+    residual_stride_1,
+    residual_stride_2,
+    residual_col_stride,
+    out_stride_0,
+    out_stride_1,
+    out_stride_2,
+    out_col_stride,
+    sum_stride_0,
+    sum_stride_1,
+    sum_stride_2,
+    sum_col_stride,
+    weight_stride,
+    n_rows,  # size_0 * size_1 * size_2
+    size_1,
+    size_2,
+    weight_offset,
+    eps,
+    RESIDUAL: tl.constexpr,
+    WEIGHT: tl.constexpr,
+    OFFSET: tl.constexpr,
+    NORMALISED: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    LEADING: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LEVELS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Normalise ``ROWS`` rows a program. All of a row is loaded before any is stored: outputs may be inputs."""
+    BLOCK: tl.constexpr = 2**LEVELS
+    # int64: row * stride and column * stride pass 2**31 on tensors that fit in memory
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    cols = tl.arange(0, BLOCK)[None, :].to(tl.int64)
+    mask = (row < n_rows) & (cols < WIDTH)
+
+    x_rows = row_offsets(row, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, LEADING)
+    x = tl.load(x_ptr + x_rows + cols * x_col_stride, mask=mask, other=0.0).to(tl.float32)
+    if WEIGHT:
+        # a load of the whole tile: one of a row would have to change its layout to meet it
+        weight_offsets = tl.broadcast_to(cols * weight_stride, [ROWS, BLOCK])
+        weight = tl.load(weight_ptr + weight_offsets, mask=mask, other=0.0).to(tl.float32)
+    else:
+        weight = tl.full([ROWS, BLOCK], 1.0, tl.float32)
+    if OFFSET:
+        weight = weight_offset + weight
+
+    if RESIDUAL:
+        residual_rows = row_offsets(
+            row, size_1, size_2, residual_stride_0, residual_stride_1, residual_stride_2, LEADING
+        )
+        residual_offsets = residual_rows + cols * residual_col_stride
+        residual = tl.load(residual_ptr + residual_offsets, mask=mask, other=0.0).to(tl.float32)
+        total = (x + residual).to(sum_ptr.dtype.element_ty)
+        x = total.to(tl.float32)
+        sum_rows = row_offsets(row, size_1, size_2, sum_stride_0, sum_stride_1, sum_stride_2, LEADING)
+        tl.store(sum_ptr + sum_rows + cols * sum_col_stride, total, mask=mask)
+
+    y = row_norm(x, weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS)
+    out_rows = row_offsets(row, size_1, size_2, out_stride_0, out_stride_1, out_stride_2, LEADING)
+    tl.store(out_ptr + out_rows + cols * out_col_stride, y.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def rms_norm_fwd(
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    out: torch.Tensor,
+    residual_out: torch.Tensor | None,
+    *,
+    eps: float,
+    offset: float,
+    rounding: str,
+    plan: Plan,
+) -> None:
+    """Write the norm into ``out`` and the sum into ``residual_out``. Arguments were validated in ``describe``."""
+    width = x.shape[-1]
+    # what is not there is not touched: any tensor stands in for it
+    tensors = {
+        "x": x,
+        "residual": x if residual is None else residual,
+        "out": out,
+        "sum": out if residual_out is None else residual_out,
+    }
+    args = {
+        **{f"{name}_ptr": tensor for name, tensor in tensors.items()},
+        "weight_ptr": x if weight is None else weight,
+        **row_args(tensors, width),
+        "weight_stride": 0 if weight is None else weight.stride(0),
+        "n_rows": x.numel() // width,
+        "weight_offset": offset,
+        "eps": eps,
+        "RESIDUAL": residual is not None,
+        "WEIGHT": weight is not None,
+        "OFFSET": offset != 0,
+        **rounding_points(rounding, x.dtype, weight),
+        "WIDTH": width,
+        "LEVELS": plan.levels,
+        "ROWS": plan.rows,
+    }
+    launch(rms_norm_kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)

@@ -1,0 +1,36 @@
+"""The norm of a tile of rows and its product with the weight, which every norm has, and where both round.
+
+``NORMALISED`` and ``WEIGHTED`` are the dtypes of the two rounding points; fp32 there rounds nothing.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from normkernels.kernels.pairwise_sum import pairwise_sum
+
+DTYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
+
+
+@triton.jit
+def row_norm(
+    x,  # [rows, 2**LEVELS] fp32, zero in the padding
+    weight,  # the same
+    eps,
+    NORMALISED: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LEVELS: tl.constexpr,
+):
+    """Return ``x * rsqrt(mean(x**2) + eps) * weight`` in fp32, its rounding points applied."""
+    inv_rms = tl.rsqrt(pairwise_sum(x * x, LEVELS) / WIDTH + eps)
+    y = (x * inv_rms).to(NORMALISED).to(tl.float32)
+    return (y * weight).to(WEIGHTED).to(tl.float32)
+
+
+def rounding_points(rounding: str, normalised: torch.dtype, weight: torch.Tensor | None) -> dict[str, tl.dtype]:
+    """Return the kernel arguments ``NORMALISED`` and ``WEIGHTED`` for a norm of values of dtype ``normalised``."""
+    if rounding == "fp32":
+        return {"NORMALISED": tl.float32, "WEIGHTED": tl.float32}
+    weighted = normalised if weight is None else torch.promote_types(normalised, weight.dtype)
+    return {"NORMALISED": DTYPES[normalised], "WEIGHTED": DTYPES[weighted]}

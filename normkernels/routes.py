@@ -1,0 +1,127 @@
+"""Which path a call takes, remembered: a decision depends on all of a common call but its row count."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+
+from normkernels import validate
+from normkernels.call import Call, Device
+from normkernels.describe import PLAIN, transformed
+from normkernels.dispatch import CHECKS, Decision, Path, decide
+from normkernels.errors import InvalidCall
+
+ENVIRONMENT = "NORMKERNELS_PATH"
+
+# Exact types of each operation's flags and of path, the last one: True equals 1 in a key.
+_COMMON_FLAGS = {
+    "rms_norm": ((float, float, str, str), (float, float, str, type(None))),
+    "gemma_rms_norm": ((float, str, str), (float, str, type(None))),
+    "rms_norm_gated": tuple(
+        (float, group_size, bool, str, str, path) for group_size in (int, type(None)) for path in (str, type(None))
+    ),
+}
+# More than a model has; a caller that varies eps or widths must not make the cache grow for ever.
+_MAX_ROUTES = 1024
+
+
+class Route(NamedTuple):
+    """How to run every call that differs in its row count only."""
+
+    path: Path
+    narrow: bool  # by the plans for contiguous rows of 128
+    flags: Mapping[str, Any]  # the operation's flags, resolved
+
+
+_routes: dict[Hashable, Route] = {}
+
+
+def key(
+    operation: str,
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    beside: torch.Tensor | None,
+    flags: tuple[object, ...],
+) -> Hashable:
+    """Return all that a decision on a common call depends on, row counts apart; None for any other call.
+
+    Common are plain contiguous tensors and flags of their exact types; the rest is decided each time.
+    ``beside`` has x's shape: a gate or a residual.
+    """
+    if (
+        type(x) is not torch.Tensor
+        or tuple(map(type, flags)) not in _COMMON_FLAGS[operation]
+        or x.layout is not torch.strided
+        or not (x.dim() and x.is_contiguous())
+        or x.is_neg()
+        or transformed()
+    ):
+        return None
+    if weight is not None and (type(weight) not in PLAIN or weight.layout is not torch.strided or weight.is_neg()):
+        return None
+    if beside is not None and (
+        type(beside) is not torch.Tensor
+        or beside.layout is not torch.strided
+        or beside.shape != x.shape
+        or not beside.is_contiguous()
+        or beside.is_neg()
+    ):
+        return None
+    return (
+        operation,
+        x.shape[-1],
+        None if weight is None else weight.shape,
+        tuple(tensor if tensor is None else (tensor.dtype, tensor.device) for tensor in (x, weight, beside)),
+        torch.is_grad_enabled()
+        and any(tensor is not None and tensor.requires_grad for tensor in (x, weight, beside)),
+        flags,
+    )
+
+
+def known(key: Hashable) -> Route | None:
+    """Return the route that an earlier call has left behind."""
+    return None if key is None else _routes.get(key)
+
+
+def learn(key: Hashable, x: torch.Tensor, call: Call, flags: Mapping[str, Any], path: str | None) -> Route:
+    """Decide on a call and remember its route under ``key``."""
+    decision = decide_on(call, x, path)
+    narrow = decision.plan is not None and decision.plan.name != "general"
+    route = Route(decision.path, narrow, flags)
+    if key is not None:
+        if len(_routes) >= _MAX_ROUTES:
+            _routes.clear()
+        _routes[key] = route
+    return route
+
+
+def decide_on(call: Call, x: torch.Tensor, path: str | None) -> Decision:
+    """Decide, obeying the ``path`` of the call before the one of the environment."""
+    device = Device.of(x)
+    if path is not None:
+        validate.choice(call.operation, "path", str(path), tuple(map(str, CHECKS[call.operation])))
+        return decide(call, device, Path(path))
+    return decide(call, device, _forced().get(call.operation), asked_by=ENVIRONMENT)
+
+
+def reread_environment() -> None:
+    """Forget what the environment said, and every route that followed from it."""
+    _forced.cache_clear()
+    _routes.clear()
+
+
+@cache
+def _forced() -> Mapping[str, Path]:
+    """Read, once, which operations the environment sends to ``native``."""
+    text = os.environ.get(ENVIRONMENT, "")
+    if text == Path.NATIVE:
+        return dict.fromkeys(CHECKS, Path.NATIVE)
+    pairs = [part.partition("=") for part in text.split(",")] if text else []
+    if any(operation not in CHECKS or path != Path.NATIVE for operation, _, path in pairs):
+        each = ", ".join(f"{operation}=native" for operation in CHECKS)
+        raise InvalidCall(f"{ENVIRONMENT}={text!r}, must be native or a comma-separated list of {each}")
+    return {operation: Path.NATIVE for operation, _, _ in pairs}
