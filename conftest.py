@@ -1,3 +1,3 @@
-"""pytest in this repository: the suite's own plugin, as an installed suite has it by entry point."""
+"""pytest in this repository: the suite's own plugin, as elsewhere `-p conformance.plugin` loads it."""
 
 pytest_plugins = ["conformance.plugin"]

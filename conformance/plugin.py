@@ -27,7 +27,7 @@ from conformance.verdict import BAD, Status, Subject
 from conformance.watch import warm_up
 
 OUT = "build/conformance"
-# of one property in one item the first failure is shrunk and explained; the others are counted
+BEGUN = "begun"  # an empty file beside the journals, as old as the first of them
 Question = tuple[str, Any]
 
 
@@ -147,7 +147,6 @@ class Judging:
         self.journal.close()
 
 
-_STARTED = pytest.StashKey[float]()
 _JUDGING = pytest.StashKey[Judging]()
 _REPORT = pytest.StashKey[Path]()
 _SUBJECT = pytest.StashKey[Subject]()
@@ -169,7 +168,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the device before anything imports Triton."""
-    config.stash[_STARTED] = time.monotonic()
     _one_gpu_a_worker(_worker(config))
     config.option.device = choose_device(config.option.device)
     single_threaded()
@@ -236,7 +234,10 @@ def _judging(request: pytest.FixtureRequest) -> Iterator[Judging]:
     (directory / "report.json").unlink(missing_ok=True)
     limit = config.getoption("limit") or PROFILES[config.getoption("profile")].limit
     shards = _shards(config)
-    shards.mkdir(exist_ok=True)
+    if not shards.exists():
+        # when judging began: other tests of the same session may have run before
+        shards.mkdir(exist_ok=True)
+        (shards / BEGUN).touch()
     written = journal.Journal(shards, _worker(config))
     judging = Judging(subject_of(config), config.getoption("adapter"), directory, written, limit)
     config.stash[_JUDGING] = judging
@@ -262,7 +263,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     directory, shards = _directory(config), _shards(config)
     if _worker(config) != "main" or not shards.exists():
         return
-    seconds = time.monotonic() - config.stash[_STARTED]
+    seconds = time.time() - (shards / BEGUN).stat().st_mtime
     header = report.header(subject_of(config), profile=config.getoption("profile"), seed=config.getoption("seed"))
     built = report.build(journal.read(shards), header, [str(item) for item in _items(config)], seconds)
     config.stash[_REPORT] = report.write(directory, built)

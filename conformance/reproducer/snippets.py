@@ -328,6 +328,7 @@ HUNG = Check(
 # ends the process with a traceback of where it hangs
 faulthandler.dump_traceback_later(LIMIT, exit=True)
 call(arguments()[0])
+faulthandler.cancel_dump_traceback_later()
 print("returned")
 return False
 """,
