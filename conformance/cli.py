@@ -188,7 +188,7 @@ def _adapter(target: str) -> Adapter:
         return load(target)
     except UsageError:
         raise
-    except Exception as error:
+    except Exception as error:  # importing somebody's file may raise anything
         raise UsageError(f"{target}: cannot be loaded: {type(error).__name__}: {error}") from error
 
 
@@ -366,7 +366,8 @@ def _section(title: str, lines: dict[str, str]) -> None:
 
 def _signature(name: str) -> str:
     operation = OPERATIONS[name]
-    return f"{', '.join((*operation.positional, *operation.keywords))}; wrong in {len(operation.invalid)} ways on purpose"
+    arguments = ", ".join((*operation.positional, *operation.keywords))
+    return f"{arguments}; wrong in {len(operation.invalid)} ways on purpose"
 
 
 def _effort(name: str) -> str:

@@ -8,11 +8,7 @@ from typing import Any
 import torch
 
 import normkernels
-from conformance.adapters.normkernels import NormKernels
-from conformance.case import Case, TensorSpec
-from conformance.comparison import Comparison
-from conformance.oracle.contract import NAMED, Contract
-from conformance.verdict import Subject, measure
+from conformance.package.judged import by_the_oracle
 
 Arguments = dict[str, Any]
 
@@ -83,26 +79,9 @@ def assert_right(arguments: Arguments, result: torch.Tensor) -> None:
         largest = wanted.abs().amax(-1, keepdim=True)
         assert ((result.detach() - wanted).abs() <= FLOAT64 * (wanted.abs() + largest)).all()
         return
-    comparison = by_the_oracle(arguments, result)
+    comparison = by_the_oracle("rms_norm_gated", arguments, (result,), DEVICE)
     assert comparison.elements == result.numel()
     assert not comparison.outside, str(comparison.first)
-
-
-def by_the_oracle(arguments: Arguments, result: torch.Tensor) -> Comparison:
-    """Compare with what the suite's oracle allows: the same judgement that every implementation gets."""
-    given = {name: arguments[name] for name in ("x", "gate", "weight") if arguments[name] is not None}
-    tensors = tuple(
-        (name, TensorSpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")))
-        for name, tensor in given.items()
-    )
-    flags = {"group_size": None, "norm_before_gate": True, "activation": "silu"}
-    flags |= {name: value for name, value in arguments.items() if name in {*flags, "eps"}}
-    case = Case("rms_norm_gated", tensors, tuple(flags.items()))
-    contract = Contract(NAMED[arguments.get("rounding", "fp32")], "tile")
-    # plain tensors of any kind of argument: subclasses, parameters, tensors that need a gradient
-    values = {name: tensor.detach().as_subclass(torch.Tensor).contiguous() for name, tensor in given.items()}
-    outputs = (result.detach().as_subclass(torch.Tensor),)
-    return measure(Subject(NormKernels(), DEVICE), contract, case, values, outputs)
 
 
 def run(arguments: Arguments) -> torch.Tensor:

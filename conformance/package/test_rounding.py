@@ -63,4 +63,4 @@ def test_the_outputs_follow_the_contract_hf(operation: str, prop: str, adapter: 
 
     expected = {Status.PASSED, Status.DECLINED} if operation == "rms_norm" else {Status.PASSED}
     assert not [str(v) for v in verdicts if v.status not in expected]
-    assert len(passed) >= (10 if operation == "rms_norm" else 40)
+    assert len(passed) >= (4 if operation == "rms_norm" else 16)
