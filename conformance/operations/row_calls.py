@@ -22,13 +22,15 @@ def other_dtype(dtype: str, rng: random.Random) -> str:
 
 
 def empty_calls(base: Case, companion: str) -> Iterator[Case]:
-    """Calls without a single element, contiguous and not, with and without the companion."""
+    """Calls without a single element, contiguous and not; the companion in x's dtype, in another, and left out."""
     x = base.tensors[0][1]
+    other = next(name for name in DTYPES if name != x.dtype)
     for shape in EMPTY_SHAPES:
         for kind in ("contiguous", "row_gap", "expanded"):
             empty = TensorSpec(shape, x.dtype, Layout(kind))
             case = resized(base, shape).with_tensor("x", empty).with_tensor(companion, empty)
             yield case
+            yield case.with_tensor(companion, replace(empty, dtype=other))
             yield case.with_tensor(companion, None)
 
 
@@ -91,6 +93,10 @@ def _weight_per_row(call: Arguments) -> Arguments:
     return {**call, "weight": call["x"].to(call["weight"].dtype)}
 
 
+def _weight_of_integers(call: Arguments) -> Arguments:
+    return {**call, "weight": torch.ones_like(call["weight"], dtype=torch.int32)}
+
+
 Mistakes = dict[str, Callable[[Arguments], Arguments]]
 
 WRONG_X: Mistakes = {"x of integers": _integers, "x without a dimension": _a_scalar}
@@ -99,6 +105,7 @@ WRONG_WEIGHTS: Mistakes = {
     "weight too long": _weight_too_long,
     "weight of one element": _weight_of_one,
     "weight with rows": _weight_per_row,
+    "weight of integers": _weight_of_integers,
 }
 
 
