@@ -13,7 +13,7 @@ from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES, Property
 from conformance.shrink import shrink
 from conformance.strategies import Assignment, Factors, Scope, covering_array
-from conformance.verdict import Status, Subject, Verdict, what_it_follows, without_outputs
+from conformance.verdict import NOT_IMPLEMENTED, Status, Subject, Verdict, what_it_follows, without_outputs
 
 # of a crash each try costs a process, of a hang the whole time limit
 SHRINK_TRIES = {Status.FAILED: 120, Status.CRASHED: 10, Status.HUNG: 0}
@@ -41,7 +41,7 @@ def judge(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
 def unjudged(item: Item, subject: Subject) -> tuple[Status, str] | None:
     """Why no case of an item can be judged: the status that it gets, and the reason."""
     if not hasattr(subject.adapter, item.operation):
-        return Status.DECLINED, "not implemented"
+        return Status.DECLINED, NOT_IMPLEMENTED
     if subject.unfaithful and item.dtype != "float32":
         return Status.NOT_JUDGED, subject.unfaithful
     cannot = PROPERTIES[item.property].cannot(subject, item.dtype)

@@ -35,6 +35,7 @@ class Status(StrEnum):
     ERROR = "error"  # ours
 
 
+NOT_IMPLEMENTED = "not implemented"  # why an adapter without a method declines
 SMALL = 2**18  # elements
 BAD = frozenset({Status.FAILED, Status.CRASHED, Status.HUNG})
 
@@ -110,7 +111,7 @@ def perform(
 def _call(subject: Subject, operation: Operation, arguments: Mapping[str, object]) -> Outcome:
     method = getattr(subject.adapter, operation.name, None)
     if method is None:
-        return Declined("not implemented")
+        return Declined(NOT_IMPLEMENTED)
     positional = [arguments[name] for name in operation.positional]
     named = {name: value for name, value in arguments.items() if name not in operation.positional}
     try:

@@ -18,7 +18,7 @@ from rich.text import Text
 from conformance.case import Case
 from conformance.properties import PASSIVE, PROMISES
 from conformance.report.results import Exit, Report
-from conformance.verdict import BAD, Status
+from conformance.verdict import BAD, NOT_IMPLEMENTED, Status
 
 Row = Mapping[str, Any]  # of a report's results
 
@@ -66,6 +66,7 @@ def summary(report: Report, place: str) -> RenderableType:
     reasons = Reasons()
     parts: list[RenderableType] = [_heading(report["header"])]
     parts += [_table(operation, report, reasons) for operation in _operations(report)]
+    parts += [Text(f"{operation}: {NOT_IMPLEMENTED}", style=ASIDE) for operation in _missing(report)]
     parts.append(reasons.text())
     parts += [_failure(failure) for failure in report["failures"][:MOST_FAILURES]]
     left_out = len(report["failures"]) - MOST_FAILURES
@@ -91,7 +92,18 @@ def _heading(header: Row) -> Text:
 
 
 def _operations(report: Report) -> list[str]:
-    return list(dict.fromkeys(row["operation"] for row in report["results"]))
+    """Operations with something to show."""
+    every = dict.fromkeys(row["operation"] for row in report["results"])
+    return [operation for operation in every if operation not in _missing(report)]
+
+
+def _missing(report: Report) -> list[str]:
+    """Operations that the adapter does not implement: a line for each, not a table of refusals."""
+    said: dict[str, set[str]] = {}
+    for row in report["results"]:
+        reasons = {entry["reason"] for entry in row["reasons"]}
+        said.setdefault(row["operation"], set()).update(reasons or {""})
+    return [operation for operation, reasons in said.items() if reasons == {NOT_IMPLEMENTED}]
 
 
 def _table(operation: str, report: Report, reasons: Reasons) -> Table:
