@@ -70,7 +70,7 @@ def rms_norm_gated(
     operation = "rms_norm_gated"
     optional = _present(gate=gate)
     outputs = _present(out=out)
-    _hold_tensors(operation, x, {"weight": weight}, optional, outputs)
+    hold_tensors(operation, x, {"weight": weight}, optional, outputs)
     eps = validate.epsilon(operation, eps)
     width = validate.group_width(operation, group_size, x.shape[-1])
     validate.choice(operation, "norm_before_gate", norm_before_gate, (True, False))
@@ -118,7 +118,7 @@ def _rms_norm(
     outputs = _present(out=out, residual_out=residual_out)
     if residual_out is not None and residual is None:
         raise InvalidCall(f"{operation}: residual_out is given, residual must be given then")
-    _hold_tensors(operation, x, weights, optional, outputs)
+    hold_tensors(operation, x, weights, optional, outputs)
     offset = validate.number(operation, "weight_offset", weight_offset)
     eps = validate.epsilon(operation, eps)
     validate.choice(operation, "rounding", rounding, ROUNDINGS)
@@ -135,7 +135,7 @@ def _present(**tensors: torch.Tensor | None) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
-def _hold_tensors(
+def hold_tensors(
     operation: str,
     x: torch.Tensor,
     weights: Mapping[str, torch.Tensor],

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from normkernels import describe, native, routes, validate
+from normkernels import describe, library, native, routes, validate
 from normkernels.dispatch import CHECKS, Decision, Path
 from normkernels.kernels import plans
+from normkernels.library import Given
 
 # y, or (y, s) where a residual is added
 Normed = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
@@ -34,8 +35,15 @@ def rms_norm(
     ``rounding="hf"`` follows Hugging Face's Llama: it also rounds the normalised value, to x's dtype, and
     its product with the weight, to the promoted dtype of both. With an offset it changes nothing, for
     there (Gemma 3) Hugging Face rounds once. ``out`` and ``residual_out`` may have any strides; each
-    may be x or the residual, but they may not share memory.
+    may be x or the residual, but they may not share memory. ``torch.compile`` traces a call as one op,
+    and refuses one with outputs given: there the compiler places them.
     """
+    if torch.compiler.is_compiling():
+        given: Given = {"x": x, "weight": weight, "residual": residual, "weight_offset": weight_offset, "eps": eps}
+        outputs = {"out": out, "residual_out": residual_out}
+        traced: Normed = library.call("rms_norm", {**given, "rounding": rounding, "path": path}, outputs)
+        return traced
+
     key = None
     if out is None and residual_out is None:
         key = routes.key("rms_norm", x, weight, residual, (weight_offset, eps, rounding, path))
@@ -69,8 +77,14 @@ def gemma_rms_norm(
     """Return ``rms_norm`` with ``weight_offset=1.0``: Gemma's norm, whose weight is centred on zero.
 
     ``1 + weight`` is formed in fp32 at every call. Hugging Face's Gemma 3 rounds once, at the end, so
-    ``rounding="hf"`` is the same as ``"fp32"`` here.
+    ``rounding="hf"`` is the same as ``"fp32"`` here. ``torch.compile`` refuses given outputs.
     """
+    if torch.compiler.is_compiling():
+        given: Given = {"x": x, "weight": weight, "residual": residual, "eps": eps}
+        outputs = {"out": out, "residual_out": residual_out}
+        traced: Normed = library.call("gemma_rms_norm", {**given, "rounding": rounding, "path": path}, outputs)
+        return traced
+
     key = None
     if out is None and residual_out is None:
         key = routes.key("gemma_rms_norm", x, weight, residual, (eps, rounding, path))
@@ -102,8 +116,17 @@ def rms_norm_gated(
     ``group_size`` of it. With ``norm_before_gate=False`` it is ``norm(x * act(gate)) * weight``;
     ``gate=None`` leaves the gate out. Arithmetic is fp32 and the result is rounded once;
     ``rounding="hf"`` also rounds the normalised and the weighted value, to the promoted dtype of
-    what they are made of. ``out`` may have any strides, and may be x or the gate.
+    what they are made of. ``out`` may have any strides, and may be x or the gate; ``torch.compile``
+    refuses it.
     """
+    if torch.compiler.is_compiling():
+        given: Given = {"x": x, "gate": gate, "weight": weight, "eps": eps, "group_size": group_size}
+        given = {**given, "norm_before_gate": norm_before_gate, "activation": activation}
+        traced: torch.Tensor = library.call(
+            "rms_norm_gated", {**given, "rounding": rounding, "path": path}, {"out": out}
+        )
+        return traced
+
     key = None
     if out is None:
         flags = (eps, group_size, norm_before_gate, activation, rounding, path)

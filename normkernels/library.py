@@ -1,0 +1,217 @@
+"""Every operation as a torch op with a fake and a backward: what a compiler sees of a call, in one piece.
+
+An op has the arguments of its function; one with a residual is an op of its own, for it returns two tensors.
+``ops.py`` calls them while something traces it; eager calls never come here. Whichever path runs the forward,
+the backward recomputes it natively.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from normkernels import native, validate
+from normkernels.describe import ACTIVATIONS, ROUNDINGS, hold_tensors
+from normkernels.dispatch import CHECKS
+from normkernels.errors import InvalidCall
+
+NAMESPACE = "normkernels"
+
+# y, or y and s
+Results = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+# The arguments of a call by name.
+Given = Mapping[str, Any]
+
+_FLAGS = {"eps": "float", "rounding": "str", "path": "str?"}
+_PLAIN = {"x": "Tensor", "weight": "Tensor?", "weight_offset": "float", **_FLAGS}
+_GEMMA = {"x": "Tensor", "weight": "Tensor", **_FLAGS}
+_GATED = {
+    "x": "Tensor",
+    "gate": "Tensor?",
+    "weight": "Tensor",
+    "group_size": "int?",
+    "norm_before_gate": "bool",
+    "activation": "str",
+    **_FLAGS,
+}
+_RESIDUAL = {"residual": "Tensor"}
+
+# Each op: the operation that it is, and its arguments with their types in a schema.
+OPS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "rms_norm": ("rms_norm", _PLAIN),
+    "rms_norm_residual": ("rms_norm", _PLAIN | _RESIDUAL),
+    "gemma_rms_norm": ("gemma_rms_norm", _GEMMA),
+    "gemma_rms_norm_residual": ("gemma_rms_norm", _GEMMA | _RESIDUAL),
+    "rms_norm_gated": ("rms_norm_gated", _GATED),
+}
+
+
+# Any: one tensor or two, as the operation says
+def call(operation: str, given: Given, outputs: Mapping[str, torch.Tensor | None]) -> Any:  # noqa: ANN401
+    """Make a call through its op; one that writes into given outputs is refused, and while it is traced."""
+    wrong = None
+    for name, tensor in outputs.items():
+        if tensor is not None:
+            wrong = f"{name} is given, must be None in a call that torch.compile traces"
+    # a schema takes True for a number, and a number for True
+    for name in ("eps", "weight_offset", "group_size"):
+        if isinstance(given.get(name), bool):
+            wrong = f"{name}={given[name]!r}, must be a number"
+    if not isinstance(given.get("norm_before_gate", True), bool):
+        wrong = f"norm_before_gate={given['norm_before_gate']!r}, must be one of True, False"
+    if wrong is not None:
+        # raised here it would only break the graph, and Dynamo would go on to trace the kernel's launch
+        return torch.ops.normkernels.refuse(given["x"], f"{operation}: {wrong}")
+
+    name = operation
+    if "residual" in given:
+        if given["residual"] is None:
+            given = {name: value for name, value in given.items() if name != "residual"}
+        else:
+            name = f"{operation}_residual"
+    return getattr(torch.ops.normkernels, name)(**given)
+
+
+def refuse(x: torch.Tensor, message: str) -> torch.Tensor:
+    """Raise, as the fake of a call without meaning does."""
+    raise InvalidCall(message)
+
+
+def _hold_backward(operation: str) -> None:
+    """Refuse a call under forward-mode autograd: torch would drop the tangents of an op without a word."""
+    # torch has no public question for it
+    if forward_ad._current_level >= 0:  # noqa: SLF001
+        raise InvalidCall(f"{operation}: called in forward-mode autograd, must be eager there: the op has no jvp")
+
+
+def run(operation: str, given: Given) -> Results:
+    """Run the call as an eager one."""
+    _hold_backward(operation)
+    if torch.compiler.is_compiling():
+        # a tracer that computes on constants: the function itself would come back here
+        return recompute(operation, given)
+
+    # here, because ops imports this module
+    from normkernels import ops
+
+    results: Results = getattr(ops, operation)(**given)
+    return results
+
+
+def fake(operation: str, given: Given) -> Results:
+    """Return what the call returns, without values; hold it to a meaning, which asks nothing of row counts."""
+    _hold_backward(operation)
+    x, weight = given["x"], given["weight"]
+    weights = {} if weight is None and operation == "rms_norm" else {"weight": weight}
+    beside = {name: given[name] for name in ("residual", "gate") if given.get(name) is not None}
+    hold_tensors(operation, x, weights, beside, {})
+    # float: a compiler may pass a symbol, and these are constants of a call
+    validate.epsilon(operation, float(given["eps"]))
+    if "weight_offset" in given:
+        validate.number(operation, "weight_offset", float(given["weight_offset"]))
+    if "group_size" in given:
+        validate.group_width(operation, given["group_size"], x.shape[-1])
+        validate.choice(operation, "activation", given["activation"], tuple(ACTIVATIONS))
+    validate.choice(operation, "rounding", given["rounding"], ROUNDINGS)
+    if given["path"] is not None:
+        validate.choice(operation, "path", given["path"], tuple(map(str, CHECKS[operation])))
+
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    return y if "residual" not in given else (y, torch.empty(x.shape, dtype=x.dtype, device=x.device))
+
+
+def recompute(operation: str, given: Given) -> Results:
+    """Run a valid call natively, in torch's own ops, which have gradients."""
+    x, eps, rounding = given["x"], given["eps"], given["rounding"]
+    if operation == "rms_norm_gated":
+        gated = "none" if given["gate"] is None else "after" if given["norm_before_gate"] else "before"
+        return native.rms_norm_gated(
+            x,
+            given["gate"],
+            given["weight"],
+            eps=eps,
+            width=x.shape[-1] if given["group_size"] is None else given["group_size"],
+            gated=gated,
+            activation=ACTIVATIONS[given["activation"]],
+            rounding=rounding,
+        )
+    offset = 1.0 if operation == "gemma_rms_norm" else given["weight_offset"]
+    rounding = "fp32" if offset else rounding
+    y, total = native.rms_norm(
+        x, given["weight"], given.get("residual"), eps=eps, offset=offset, rounding=rounding
+    )
+    return y if total is None else (y, total)
+
+
+# Any: autograd's context is untyped
+def _remember(names: tuple[str, ...]) -> Callable[..., None]:
+    def remember(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:  # noqa: ANN401
+        given = dict(zip(names, inputs, strict=True))
+        tensors = {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
+        ctx.save_for_backward(*tensors.values())
+        ctx.tensors = tuple(tensors)
+        ctx.flags = {name: value for name, value in given.items() if name not in tensors}
+
+    return remember
+
+
+def _differentiate(operation: str, names: tuple[str, ...]) -> Callable[..., tuple[torch.Tensor | None, ...]]:
+    def differentiate(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
+        needed = dict(zip(names, ctx.needs_input_grad, strict=True))
+        # of second order, where somebody asks for it
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # views: one tensor may be two arguments, and has a gradient as each
+            given = {
+                name: tensor.view_as(tensor) for name, tensor in zip(ctx.tensors, ctx.saved_tensors, strict=True)
+            }
+            made = recompute(operation, given | ctx.flags)
+        results = made if isinstance(made, tuple) else (made,)
+        # the sum has no gradient where only the weight needs one
+        pairs = [(result, grad) for result, grad in zip(results, grads, strict=True) if result.requires_grad]
+        wanted = [name for name in given if needed[name]]
+        found = torch.autograd.grad(
+            [result for result, _ in pairs],
+            [given[name] for name in wanted],
+            [grad for _, grad in pairs],
+            create_graph=again,
+        )
+        by_name = dict(zip(wanted, found, strict=True))
+        return tuple(by_name.get(name) for name in names)
+
+    return differentiate
+
+
+# Any: torch's class has no types
+def _register(library: Any) -> None:  # noqa: ANN401
+    """Give every op its schema, what runs it on any device, its fake and its backward."""
+    library.define("refuse(Tensor x, str message) -> Tensor")
+    library.impl("refuse", refuse, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::refuse", refuse, lib=library)
+    for name, (operation, types) in OPS.items():
+        names = tuple(types)
+        arguments = ", ".join(f"{kind} {argument}" for argument, kind in types.items())
+        library.define(f"{name}({arguments}) -> {'(Tensor, Tensor)' if 'residual' in types else 'Tensor'}")
+        qualified = f"{NAMESPACE}::{name}"
+        library.impl(name, _bound(run, operation, names), "CompositeExplicitAutograd")
+        torch.library.register_fake(qualified, _bound(fake, operation, names), lib=library)
+        torch.library.register_autograd(
+            qualified, _differentiate(operation, names), setup_context=_remember(names), lib=library
+        )
+
+
+def _bound(
+    function: Callable[[str, Given], Results], operation: str, names: tuple[str, ...]
+) -> Callable[..., Results]:
+    def bound(*args: object) -> Results:
+        return function(operation, dict(zip(names, args, strict=True)))
+
+    return bound
+
+
+# Kept: the ops live as long as it does.
+_LIBRARY = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]  # torch has no types here
+_register(_LIBRARY)
