@@ -76,24 +76,28 @@ def main() -> NoReturn:
     sys.exit(code or 0)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+# \b keeps click from filling the paragraph that follows
+_HELP = """Decide whether an implementation of fused normalisation operations is right.
+
+\b
+Examples:
+  conform run                              judge normkernels, the package this suite comes with
+  conform init my_adapter.py               write an adapter to fill in
+  conform run my_adapter.py                judge your own kernels
+  conform run my.package:MyNorms --op rms_norm_gated --property layout
+  conform replay 1f0c3a9b42 my_adapter.py  run a failed case again, and explain
+  conform compare old/report.json build/conformance/report.json
+
+\b
+Exit status: 0 every judged property holds; 1 something failed, crashed or hung;
+2 bad usage; 3 nothing was judged; 4 the suite itself failed.
+"""
+
+
+@click.group(help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="normkernels", prog_name="conform")
 def cli() -> None:
-    r"""Decide whether an implementation of fused normalisation operations is right.
-
-    \b
-    Examples:
-      conform run                              judge normkernels, the package this suite comes with
-      conform init my_adapter.py               write an adapter to fill in
-      conform run my_adapter.py                judge your own kernels
-      conform run my.package:MyNorms --op rms_norm_gated --property layout
-      conform replay 1f0c3a9b42 my_adapter.py  run a failed case again, and explain
-      conform compare old/report.json build/conformance/report.json
-
-    \b
-    Exit status: 0 every judged property holds; 1 something failed, crashed or hung;
-    2 bad usage; 3 nothing was judged; 4 the suite itself failed.
-    """
+    """Hold the commands together."""
 
 
 _target = click.argument("target", default="normkernels")

@@ -282,3 +282,13 @@ def test_a_case_is_replayed_from_its_json(
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("values", "contract", "memory", "determinism", "row_independence"))
     assert (text == WRONG) == ("the declared contract fp32 {} explains" in shown)
+
+
+def test_help_keeps_its_examples_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is shown of a command can be copied: click does not fill the lines into a paragraph."""
+    with pytest.raises(SystemExit):
+        cli.cli(["--help"], prog_name="conform")
+    lines = capsys.readouterr().out.splitlines()
+
+    assert any(line.strip().startswith("conform init my_adapter.py") for line in lines)
+    assert not [line for line in lines if line.count("conform ") > 1]
