@@ -133,6 +133,7 @@ def test_a_hugging_face_norm_is_taken_over(
 
     assert ours.weight is theirs.weight
     assert (1e-5, "hf", True) == (ours.eps, ours.rounding, ours.norm_before_gate)
+    # two right implementations of one contract may differ by a step where the exact value lies on a tie
     assert torch.allclose(want, got, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
     # of the other contract, a quarter of the bits differ
     assert dtype == torch.float32 or (want != got).float().mean() < 0.02

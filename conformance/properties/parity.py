@@ -29,7 +29,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     assert isinstance(made.outcome, Ran)
     assert isinstance(expected.outcome, Ran)
     try:
-        # the only assert_close in the tree: it is what people ask for first, beside the exact judgement
+        # the only assert_close that judges anybody: what people ask for first, beside the exact judgement
         torch.testing.assert_close(made.outcome.outputs, expected.outcome.outputs, equal_nan=True)
     except AssertionError as error:
         return (Verdict("parity", case, Status.FAILED, " ".join(str(error).split())),)
