@@ -15,7 +15,8 @@ from typing import Any
 
 Flag = str | float | int | bool | None
 
-LAYOUTS = ("contiguous", "offset", "row_gap", "step", "transposed", "swapped", "expanded", "shared")
+# the plainest first: cases shrink towards it
+LAYOUTS = ("contiguous", "row_gap", "offset", "step", "transposed", "swapped", "expanded", "shared")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ class Case:
     """One call: the operation, its tensors and flags by name, and the seed of every element.
 
     A tensor that is not passed (``gate=None``) is absent. ``invalid`` names the mistake that the operation
-    makes of this call on purpose, ``focus`` a row that a property singles out.
+    makes of this call on purpose.
     """
 
     operation: str
@@ -160,7 +161,6 @@ class Case:
     flags: tuple[tuple[str, Flag], ...]
     seed: int = 0
     invalid: str | None = None
-    focus: int | None = None
 
     def __post_init__(self) -> None:
         """Put tensors and flags in their one order, so that equal calls are equal cases."""
@@ -172,8 +172,7 @@ class Case:
         tensors = ", ".join(f"{name}: {spec}" for name, spec in self.tensors)
         flags = ", ".join(f"{name}={value!r}" for name, value in self.flags)
         wrong = f", invalid: {self.invalid}" if self.invalid else ""
-        focus = f", row {self.focus}" if self.focus is not None else ""
-        return f"{self.operation}({tensors}; {flags}; seed {self.seed}{wrong}{focus})"
+        return f"{self.operation}({tensors}; {flags}; seed {self.seed}{wrong})"
 
     @property
     def id(self) -> str:
@@ -230,8 +229,6 @@ class Case:
         }
         if self.invalid is not None:
             data["invalid"] = self.invalid
-        if self.focus is not None:
-            data["focus"] = self.focus
         return data
 
     @classmethod
@@ -255,7 +252,7 @@ class Case:
             for name, t in data["tensors"].items()
         )
         flags = tuple(data["flags"].items())
-        return cls(data["operation"], tensors, flags, data["seed"], data.get("invalid"), data.get("focus"))
+        return cls(data["operation"], tensors, flags, data["seed"], data.get("invalid"))
 
 
 # the first tensor names a case, and sorted JSON would put gate before x

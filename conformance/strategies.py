@@ -43,7 +43,6 @@ class Scope:
     max_width: int = 5120
     max_elements: int = 2**16
     fixed: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    needs: tuple[str, ...] = ()
 
     def levels(self, factors: Factors) -> Factors:
         """The operation's factors, narrowed to the levels that this scope fixes."""

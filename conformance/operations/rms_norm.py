@@ -12,11 +12,12 @@ from functools import partial
 
 import torch
 
-from conformance.case import Case, Flag, Layout, TensorSpec
+from conformance.case import LAYOUTS, Case, Flag, Layout, TensorSpec
 from conformance.corpus import ModelShape
 from conformance.operations.inverse_rms import inverse_rms
 from conformance.operations.operation import Operation, Output
 from conformance.operations.row_calls import (
+    EPS,
     WRONG_WEIGHTS,
     WRONG_X,
     empty_calls,
@@ -30,8 +31,6 @@ from conformance.oracle.contract import Contract
 from conformance.oracle.interval import Interval
 from conformance.shrink import plainer_flags, plainer_layouts, plainer_values
 from conformance.strategies import Assignment, Factors, Scope, layout, leading, rows, width
-
-LAYOUTS = ("contiguous", "row_gap", "offset", "step", "transposed", "swapped", "expanded", "shared")
 
 # profiles of x, residual and weight by level; the ordinary ones first
 VALUES = {
@@ -50,8 +49,6 @@ ORDINARY = ("normal", "rows", "constant", "large", "large_residual")
 
 # the last one is negative and in no binary format
 OFFSETS = {"zero": 0.0, "one": 1.0, "minus_a_tenth": -0.1}
-EPS = (1e-6, 1e-5, 1e-2, 1e-9)
-
 FACTORS: Factors = {
     "offset": tuple(OFFSETS),
     "rank": ("2", "1", "3", "4"),

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from conformance.case import Case, Flag, Layout, TensorSpec
+from conformance.case import LAYOUTS, Case, Flag, Layout, TensorSpec
 from conformance.corpus import ModelShape
 from conformance.operations.inverse_rms import inverse_rms
 from conformance.operations.operation import Arguments, Operation, Output
 from conformance.operations.row_calls import (
+    EPS,
     WRONG_WEIGHTS,
     WRONG_X,
     empty_calls,
@@ -31,8 +32,6 @@ from conformance.oracle.contract import Contract
 from conformance.oracle.interval import Interval
 from conformance.shrink import plainer_flags, plainer_layouts, plainer_values, smaller
 from conformance.strategies import Assignment, Scope, layout, leading, rows, width
-
-LAYOUTS = ("contiguous", "row_gap", "offset", "step", "transposed", "swapped", "expanded", "shared")
 
 # profiles of x, gate and weight by level; the ordinary ones first
 VALUES = {
@@ -62,8 +61,6 @@ FACTORS = {
     "width": ("tile", "narrow", "edge", "odd", "wide"),
     "x_layout": LAYOUTS,
 }
-
-EPS = (1e-6, 1e-5, 1e-2, 1e-9)
 
 
 def formula(

@@ -13,6 +13,9 @@ from conformance.operations.operation import Arguments
 from conformance.shrink import smaller
 from conformance.strategies import DTYPES
 
+# what models use, and one on either side of it
+EPS = (1e-6, 1e-5, 1e-2, 1e-9)
+
 EMPTY_SHAPES = ((0, 128), (0, 4, 128), (3, 0, 128), (0,), (4, 0), (2, 0, 3, 96))
 
 

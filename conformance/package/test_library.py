@@ -198,6 +198,7 @@ def test_one_tensor_may_be_two_arguments(backend: str) -> None:
     both = {"x": x, "weight": weight, "residual": x}
     wanted = gradients(norm_calls.run("rms_norm", both | {"eps": 1e-6}), [x])
 
+    # gradients have no contract of their own: two summations of the same terms
     torch.testing.assert_close(wanted, gradients(call(both), [x]))
 
 
@@ -303,6 +304,7 @@ def test_modules_compile_whole(make: Callable[[], torch.nn.Module], beside: bool
     module = make().to(DEVICE)
     args = (values("x", 3, 96), *([values("beside", 3, 96)] if beside else []))
     with torch.no_grad():
+        # gradients have no contract of their own: two summations of the same terms
         torch.testing.assert_close(
             module(*args), torch.compile(module, fullgraph=True, backend="aot_eager")(*args), rtol=0, atol=0
         )

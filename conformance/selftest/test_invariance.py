@@ -1,0 +1,50 @@
+"""Batch and position invariance fail where they are broken. Only a GPU judges them; here their judges are tried."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from conformance.case import Case
+from conformance.operations import OPERATIONS
+from conformance.properties import PROPERTIES
+from conformance.selftest.fakes.correct import Correct
+from conformance.strategies import Scope
+from conformance.verdict import Status, Subject
+
+
+class DependsOnTheBatch(Correct):
+    """One unit in the last place more for every row of a large batch."""
+
+    def rms_norm_gated(self, *tensors: Any, **flags: Any) -> torch.Tensor:
+        """Give the right result, moved where the batch is large."""
+        y = super().rms_norm_gated(*tensors, **flags)
+        return y * (1 + 2**-22) if y.shape[0] > 4 else y
+
+
+class DependsOnThePlace(Correct):
+    """One unit in the last place more for the first row."""
+
+    def rms_norm_gated(self, *tensors: Any, **flags: Any) -> torch.Tensor:
+        """Give the right result, its first row moved."""
+        y = super().rms_norm_gated(*tensors, **flags)
+        y[0] *= 1 + 2**-22
+        return y
+
+
+def _case() -> Case:
+    operation = OPERATIONS["rms_norm_gated"]
+    plain = {name: levels[0] for name, levels in operation.factors.items()}
+    return operation.complete({**plain, "rows": "many"}, random.Random(1), Scope("float32"))  # noqa: S311
+
+
+@pytest.mark.parametrize(
+    ("fake", "prop"), [(DependsOnTheBatch, "batch_invariance"), (DependsOnThePlace, "position_invariance")]
+)
+def test_a_dependence_on_the_batch_is_seen(fake: type[Correct], prop: str) -> None:
+    """The right implementation passes, and the wrong one fails."""
+    judge = PROPERTIES[prop].judge
+
+    assert [Status.PASSED] == [verdict.status for verdict in judge(Subject(Correct()), _case())]
+    assert [Status.FAILED] == [verdict.status for verdict in judge(Subject(fake()), _case())]
