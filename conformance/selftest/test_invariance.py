@@ -1,4 +1,4 @@
-"""Batch and position invariance fail where they are broken. Only a GPU judges them; here their judges are tried."""
+"""Batch and position invariance fail where they are broken. Only a GPU judges them; here the judges are tried."""
 
 import random
 from typing import Any
