@@ -21,7 +21,8 @@ from conformance.properties import PROPERTIES
 from conformance.report import Exit
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_norm import CorrectNorm
-from conformance.selftest.fakes.state import ConstantReturned, InputReturned
+from conformance.selftest.fakes.memory import ReturnsX
+from conformance.selftest.fakes.state import ConstantReturned
 from conformance.strategies import Scope
 from conformance.verdict import Status, Subject, Verdict
 
@@ -153,7 +154,7 @@ def test_the_share_of_the_covering_array_counts_what_ran() -> None:
 
 @pytest.mark.parametrize(
     ("fake", "said"),
-    [(InputReturned, "an output is x as it came"), (ConstantReturned, "an output is 0 everywhere")],
+    [(ReturnsX, "an output is x as it came"), (ConstantReturned, "an output is 0 everywhere")],
 )
 def test_an_output_that_was_not_computed_is_recognised(fake: type[Adapter], said: str) -> None:
     """The explanation of a failure says when the argument came back, or one number."""

@@ -98,8 +98,6 @@ GATED_NORM_FAKES: tuple[type[Correct], ...] = (
     memory.OutputBufferKept,
     memory.ReturnsX,
     state.WeightCached,
-    state.OutputBufferKept,
-    state.InputReturned,
     state.ConstantReturned,
     state.OutputCached,
     state.EpsCached,

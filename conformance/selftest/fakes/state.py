@@ -25,30 +25,6 @@ class WeightCached(Correct):
         return super().weigh(y, self.weights.setdefault(len(weight), weight.float().clone()), group)
 
 
-class OutputBufferKept(Correct):
-    """Results are right, and lie in a buffer that is allocated once per shape: the next call overwrites them."""
-
-    caught_by = ("memory",)
-
-    def __init__(self) -> None:
-        self.buffers: dict[object, torch.Tensor] = {}
-
-    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Reuse the buffer."""
-        right = super().store(y, x)
-        return self.buffers.setdefault((x.shape, x.dtype), torch.empty_like(right)).copy_(right)
-
-
-class InputReturned(Correct):
-    """The input comes back as it is."""
-
-    caught_by = (*ALL, "memory")
-
-    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Compute nothing."""
-        return x.contiguous()
-
-
 class ConstantReturned(Correct):
     """Every result is zero."""
 
