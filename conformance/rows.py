@@ -43,8 +43,8 @@ def axis(case: Case, name: str) -> int:
     return OPERATIONS[case.operation].token_axes.get(name, 0)
 
 
-def first_rows(case: Case, rows: int) -> Case:
-    """A :func:`flat` case with its first rows alone."""
+def with_rows(case: Case, rows: int) -> Case:
+    """A :func:`flat` case with so many rows."""
     for name, spec in case.tensors:
         if name in OPERATIONS[case.operation].row_tensors:
             shape = list(spec.shape)

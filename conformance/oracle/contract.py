@@ -106,21 +106,7 @@ NAMED = {
     "hf": frozenset({"normalised", "weighted"}),
     "two_step": frozenset({"weighted", "act"}),
     "low": frozenset({"turned"}),
-    "eager": frozenset(
-        {
-            "sum",
-            "offset",
-            "gated",
-            "square",
-            "variance",
-            "rstd",
-            "normalised",
-            "weighted",
-            "act",
-            "angle",
-            "turned",
-        }
-    ),
+    "eager": frozenset(POINTS),
 }
 
 

@@ -22,7 +22,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         return (without_outputs("batch_invariance", case, made.outcome),)
     expected = made.outcome.outputs
     for count in _counts(subject, whole):
-        part = perform(subject, rows.first_rows(whole, count), _first_values(whole, values, count))
+        part = perform(subject, rows.with_rows(whole, count), _first_values(whole, values, count))
         if not isinstance(part.outcome, Ran):
             return (without_outputs("batch_invariance", case, part.outcome),)
         for a, b in zip(expected, part.outcome.outputs, strict=True):
