@@ -10,14 +10,13 @@ import torch
 
 from conformance.case import Case
 from conformance.corpus import ModelShape
-from conformance.operations.term import Term
+from conformance.operations.term import Term, Values
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
 from conformance.oracle.interval import Interval
 from conformance.strategies import Complete, Factors, Scope
 
 Arguments = dict[str, Any]  # of a call, by name: tensors, numbers, strings, None
-Values = Mapping[str, torch.Tensor]
 Formula = Callable[[Machine, Contract, Mapping[str, torch.Tensor], Case], dict[str, Interval]]
 
 

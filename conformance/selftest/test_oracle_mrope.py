@@ -20,7 +20,8 @@ from conformance.item import cases_of, items
 from conformance.judging import judge_item
 from conformance.materialize import values_of
 from conformance.operations import OPERATIONS
-from conformance.operations.mrope import DIMS, Sizes, axis_of_frequency, sections
+from conformance.operations.mrope import axis_of_frequency
+from conformance.operations.mrope_calls import DIMS, Sizes, sections
 from conformance.oracle.arithmetic import MIN_NORMAL, Machine
 from conformance.oracle.contract import NAMED, Contract, rounded
 from conformance.oracle.interval import Interval
