@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-Flag = str | float | int | bool | None
+Flag = str | float | int | bool | tuple[int, ...] | None
 
 # the plainest first: cases shrink towards it
 LAYOUTS = ("contiguous", "row_gap", "offset", "step", "transposed", "swapped", "expanded", "shared")
@@ -30,7 +30,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a tensor lies in memory: a kind and one amount.
+    """How a tensor lies in memory: a kind, one amount, and of a slice the width of what it is cut from.
 
     ========== ======================================================================================
     contiguous row-major, nothing between rows
@@ -42,17 +42,24 @@ class Layout:
     expanded   the first dimension has stride 0 (a vector: one element seen ``n`` times)
     shared     the ``amount``-th part of a buffer that all shared tensors of the case divide, like a
                projection of which x and gate are slices
+    slice      from element ``amount`` on of rows that are ``width`` elements long; slices of equally many rows
+               of one width lie in one buffer, like q and k in that of a qkv projection
     ========== ======================================================================================
     """
 
     kind: str = "contiguous"
     amount: int = 0
+    width: int = 0
 
     def __str__(self) -> str:
+        if self.width:
+            return f"{self.kind}({self.amount} of {self.width})"
         return f"{self.kind}({self.amount})" if self.amount else self.kind
 
     def place(self, shape: tuple[int, ...], parts: int = 1) -> Placement:
         """Strides, offset and buffer length of a tensor of this layout; ``parts`` tensors share a buffer."""
+        if self.kind == "slice":
+            return _slice(shape, self.amount, self.width)
         return _PLACES[self.kind](shape, self.amount, parts)
 
 
@@ -119,6 +126,12 @@ def _shared(shape: tuple[int, ...], amount: int, parts: int) -> Placement:
     part = math.prod(shape[1:])
     strides = (parts * part, *_dense(shape[1:]))
     return Placement(strides, amount * part, parts * math.prod(shape))
+
+
+def _slice(shape: tuple[int, ...], start: int, width: int) -> Placement:
+    # a vector is one such row
+    strides = (width, *_dense(shape[1:])) if len(shape) > 1 else (1,)
+    return Placement(strides, start, width * (shape[0] if len(shape) > 1 else 1))
 
 
 _PLACES = {
@@ -216,7 +229,7 @@ class Case:
             name: {
                 "shape": list(spec.shape),
                 "dtype": spec.dtype,
-                "layout": [spec.layout.kind, spec.layout.amount],
+                "layout": _written(spec.layout),
                 "values": spec.values,
             }
             for name, spec in self.tensors
@@ -251,9 +264,17 @@ class Case:
             )
             for name, t in data["tensors"].items()
         )
-        flags = tuple(data["flags"].items())
+        flags = tuple(
+            (name, tuple(value) if isinstance(value, list) else value) for name, value in data["flags"].items()
+        )
         return cls(data["operation"], tensors, flags, data["seed"], data.get("invalid"))
 
 
+def _written(layout: Layout) -> list[str | int]:
+    # two items where they say it all: an id follows from the text
+    return [layout.kind, layout.amount, *([layout.width] if layout.width else [])]
+
+
 # the first tensor names a case, and sorted JSON would put gate before x
-_ORDER = {name: place for place, name in enumerate(("x", "q", "k", "gate", "residual", "weight"), start=-9)}
+_NAMES = ("x", "q", "k", "gate", "residual", "weight", "positions", "cos", "sin")
+_ORDER = {name: place for place, name in enumerate(_NAMES, start=-len(_NAMES))}

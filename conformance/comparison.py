@@ -98,8 +98,8 @@ def _needed_share(got: torch.Tensor, interval: Interval, dtype: torch.dtype) -> 
     middle = (interval.lo + interval.hi) / 2
     half = (interval.hi - interval.lo) / 2
     missing = ((got - middle).abs() - _ulp(got, dtype) / 2).clamp(min=0.0)
-    # a number that may also be flushed to zero says nothing about the bound
-    narrow = (half > 0) & (half < middle.abs() * NARROW)
+    # a number that may also be flushed to zero says nothing about the bound, nor does one that overflows
+    narrow = (half > 0) & (half < middle.abs() * NARROW) & got.isfinite()
     return torch.where(narrow, missing / half, 0.0)
 
 

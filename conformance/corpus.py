@@ -22,7 +22,7 @@ class ModelShape:
     heads: int | None  # on this rank; None where the model normalises the whole row at once
     head_dim: int  # the last dimension, on this rank
     hidden_size: int  # of the model: a width for the norms between layers
-    eps: float
+    eps: float | None  # None where the operation has none
     dtype: str
     flags: tuple[tuple[str, Flag], ...]  # without eps, sorted by name
     decode: tuple[int, ...]  # tokens in a batch
@@ -81,7 +81,7 @@ def _are_tables(value: object) -> bool:
 def _shape(model: dict[str, Any], operation: str, table: dict[str, Any], tp: int) -> ModelShape:
     """One rank's part: whole heads; of a ``width``, whole groups; of neither, all of the hidden row."""
     flags = dict(table)
-    eps = flags.pop("eps")
+    eps = flags.pop("eps", None)
     heads = None
     if "width" in flags:
         head_dim = _share(model, "width", flags.pop("width"), tp)
@@ -98,7 +98,7 @@ def _shape(model: dict[str, Any], operation: str, table: dict[str, Any], tp: int
         hidden_size=model["hidden_size"],
         eps=eps,
         dtype=model["dtype"],
-        flags=tuple(sorted(flags.items())),
+        flags=tuple(sorted((name, tuple(v) if isinstance(v, list) else v) for name, v in flags.items())),
         decode=tuple(model["decode"]),
         prefill=tuple(model["prefill"]),
         source=model["source"],

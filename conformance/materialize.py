@@ -46,20 +46,27 @@ def materialize(case: Case, values: dict[str, torch.Tensor], device: str, poison
     """Lay the values out as the case says, each tensor in a buffer of its own or in the shared one."""
     owners: list[tuple[str, Owner]] = []
     tensors: dict[str, torch.Tensor] = {}
-    shared: dict[tuple[tuple[int, ...], str], Owner] = {}
+    shared: dict[object, Owner] = {}
     for name, spec in case.tensors:
         dtype = getattr(torch, spec.dtype)
         place = spec.layout.place(spec.shape, SHARED_PARTS)
-        key = (spec.shape, spec.dtype)
-        owner = shared.get(key) if spec.layout.kind == "shared" else None
+        key = buffer_of(spec)
+        owner = shared.get(key)
         if owner is None:
             owner = Owner.of(place.extent * dtype.itemsize if _whole(spec) else 0, device, poison)
             owners.append((name, owner))
-            if spec.layout.kind == "shared":
+            if key is not None:
                 shared[key] = owner
         tensors[name] = _placed(owner, spec, values[name])
     arguments: Arguments = {**tensors, **dict(case.flags)}
     return Materials(case, arguments, tuple(owners), tuple(owner.raw.clone() for _, owner in owners))
+
+
+def buffer_of(spec: TensorSpec) -> tuple[object, ...] | None:
+    """What tensors that lie in one buffer have in common; None for a tensor with a buffer of its own."""
+    if spec.layout.kind == "shared":
+        return "shared", spec.dtype, *spec.shape
+    return ("slice", spec.dtype, spec.shape[0], spec.layout.width) if spec.layout.kind == "slice" else None
 
 
 def _whole(spec: TensorSpec) -> bool:

@@ -44,8 +44,9 @@ def essentials(case: Case, simpler: Callable[[Case], Iterator[Case]]) -> tuple[s
 def _lost(case: Case, candidate: Case) -> list[str]:
     """What ``case`` has and ``candidate`` has not."""
     words, simpler = [], dict(candidate.tensors)
-    if any(simpler[name].shape != spec.shape for name, spec in case.tensors if name in simpler):
-        words.append(f"{case.tensors[0][0]} of shape {case.tensors[0][1].shape}")
+    resized = [n for n, spec in case.tensors if n in simpler and simpler[n].shape != spec.shape]
+    # the first of them stands for those that follow its shape
+    words += [f"{name} of shape {dict(case.tensors)[name].shape}" for name in resized[:1]]
     for name, spec in case.tensors:
         if name not in simpler:
             words.append(f"a {name}")
@@ -70,6 +71,7 @@ _MEANING = {
     "transposed": "rows and columns swapped in memory",
     "swapped": "its first two dimensions swapped in memory",
     "expanded": "stride 0: rows that share memory",
+    "slice": "rows that are slices of longer ones",
     "shared": "rows that are slices of a buffer it shares",
 }
 

@@ -53,7 +53,12 @@ class Scope:
     def levels(self, factors: Factors) -> Factors:
         """The operation's factors, narrowed to the levels that this scope fixes."""
         fixed = dict(self.fixed)
-        return {name: fixed.get(name, levels) for name, levels in factors.items()}
+        # of the levels that a property fixes those that the operation has
+        kept = {
+            name: tuple(level for level in fixed.get(name, levels) if level in levels)
+            for name, levels in factors.items()
+        }
+        return {name: kept[name] or levels for name, levels in factors.items()}
 
 
 Complete = Callable[[Assignment, random.Random, Scope], Case]

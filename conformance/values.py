@@ -18,13 +18,19 @@ ROW_SCALES = (1.0, 1e-3, 30.0, 1e-5, 0.0)
 
 
 def draw(profile: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """A contiguous CPU tensor of ``shape`` with values of ``profile``."""
+    """A contiguous CPU tensor of ``shape`` with values of ``profile``.
+
+    The one profile of integers says what they stay under: ``positions<1000``.
+    """
+    profile, _, bound = profile.partition("<")
     n = shape[-1] if shape else 1
     rows = 1
     for size in shape[:-1]:
         rows *= size
     if rows * n == 0:
         return torch.empty(shape, dtype=dtype)
+    if bound:
+        return _positions(rows, n, int(bound), generator).to(dtype).reshape(shape)
     distinct = min(rows, distinct_rows(n))
     values = PROFILES[profile](distinct, n, dtype, generator)
     limit = torch.finfo(dtype).max
@@ -120,6 +126,29 @@ def _wide_gate(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator
     return 300.0 * torch.rand((rows, n), generator=generator) - 150.0
 
 
+def _cos(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """A table of cosines: within ±1, unlike in every element; of angle zero in the first row, as tables begin."""
+    values = 2.0 * torch.rand((rows, n), generator=generator) - 1.0
+    values[0] = 1.0
+    return values
+
+
+def _sin(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """A table of sines. Its angles need not be those of the cosines: nobody may compute one from the other."""
+    values = _cos(rows, n, dtype, generator)
+    values[0] = 0.0
+    return values
+
+
+def _positions(rows: int, n: int, bound: int, generator: torch.Generator) -> torch.Tensor:
+    """Rows of a cache, an axis a row: three axes differ in every column. The first and the last row occur."""
+    first = torch.randint(bound, (n,), generator=generator)
+    first[0] = bound - 1
+    first[-1] = 0 if n > 1 else bound - 1
+    steps = torch.randint(1, max((bound - 1) // 2, 1) + 1, (n,), generator=generator)
+    return (first + torch.arange(rows)[:, None] * steps) % bound
+
+
 PROFILES: dict[str, Callable[[int, int, torch.dtype, torch.Generator], torch.Tensor]] = {
     "normal": _normal,
     "rows": _rows,
@@ -132,6 +161,8 @@ PROFILES: dict[str, Callable[[int, int, torch.dtype, torch.Generator], torch.Ten
     "special_weight": _special_weight,
     "gate": _gate,
     "wide_gate": _wide_gate,
+    "cos": _cos,
+    "sin": _sin,
 }
 
 SPECIAL = frozenset({"specials", "special_weight", "huge", "subnormal"})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -18,6 +19,7 @@ from conformance.operations import OPERATIONS, Operation
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import NAMED, Contract
 from conformance.oracle.interval import Interval
+from conformance.rows import by_row, count
 from conformance.values import SPECIAL
 from conformance.watch import Record, watched
 
@@ -171,8 +173,8 @@ def intervals(
     device = _oracle_device(subject, case)
     given = {}
     for name, tensor in values.items():
-        flat = tensor.reshape(-1, tensor.shape[-1])[rows] if name in operation.row_tensors else tensor
-        given[name] = flat.to(device)
+        part = by_row(case, name, tensor)[rows] if name in operation.row_tensors else tensor
+        given[name] = part.to(device)
     return operation.formula(subject.machine, contract, {**given, **(returned or {})}, case)
 
 
@@ -180,6 +182,13 @@ def _oracle_device(subject: Subject, case: Case) -> str:
     """Where the oracle works: a hundred small steps are quicker on a CPU than as launches on a GPU."""
     small = case.rows * case.tensors[0][1].shape[-1] <= SMALL
     return "cpu" if small else subject.device
+
+
+def chunks(case: Case) -> Iterator[slice]:
+    """The rows of a case in parts that the oracle can hold."""
+    rows = count(case)
+    elements = sum(math.prod(want.shape) for want in OPERATIONS[case.operation].outputs(case))
+    return row_chunks(rows, elements // max(rows, 1))
 
 
 def measure(
@@ -192,10 +201,9 @@ def measure(
     """Compare all outputs with what the contract allows, in chunks of rows."""
     expected = OPERATIONS[case.operation].outputs(case)
     total = NOTHING
-    n = expected[0].shape[-1]
-    for rows in row_chunks(case.rows, n):
+    for rows in chunks(case):
         parts = {
-            want.name: got.reshape(-1, want.shape[-1])[rows].to(_oracle_device(subject, case))
+            want.name: got.reshape(count(case), -1)[rows].to(_oracle_device(subject, case))
             for want, got in zip(expected, outputs, strict=True)
         }
         # an output that others depend on is judged for itself, and they given what was returned of it
@@ -244,6 +252,7 @@ def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         *verdicts,
         _verdict("memory", case, _harm(first, second) or _differs(outputs, again)),
         _verdict("written", case, _unwritten(outputs, again)),
+        *_copied(case, values, outputs),
     )
 
 
@@ -323,6 +332,28 @@ def _unwritten(outputs: tuple[torch.Tensor, ...], again: tuple[torch.Tensor, ...
     return ""
 
 
+def _copied(
+    case: Case, values: Mapping[str, torch.Tensor], outputs: tuple[torch.Tensor, ...]
+) -> tuple[Verdict, ...]:
+    """Whether what an output only takes over has its bits, signs of zeros included; of operations that do that."""
+    operation = OPERATIONS[case.operation]
+    if operation.copies is None:
+        return ()
+    copies = operation.copies(case, values)
+    changed = []
+    for want, got in zip(operation.outputs(case), outputs, strict=True):
+        where, expected = copies[want.name]
+        wrong = (_bits(got.cpu()) != _bits(expected)) & where
+        if wrong.any():
+            place = ", ".join(map(str, torch.nonzero(wrong)[0].tolist()))
+            changed.append(f"{int(wrong.sum())} elements of {want.name}, the first at [{place}]")
+    return (_verdict("copied", case, f"other bits than those copied: {'; '.join(changed)}" if changed else ""),)
+
+
+def _bits(values: torch.Tensor) -> torch.Tensor:
+    return values.contiguous().view(torch.int16 if values.element_size() == 2 else torch.int32)
+
+
 def _poisoned(values: torch.Tensor, poison: int) -> torch.Tensor:
     # flat first: a dimension of one element may have any stride, and bytes are viewed along the last
     as_bytes = values.contiguous().flatten().view(torch.uint8).reshape(-1, values.element_size())
@@ -393,6 +424,11 @@ def what_it_follows(subject: Subject, case: Case) -> str:
         return f"{said}; with a serial sum it explains all: declare depth='serial'"
     relevant = set(OPERATIONS[case.operation].points(case))
     fits = [f.contract for f in found[:-1] if f.share == 1.0]
-    names = [name for name, rounds in NAMED.items() if any(rounds & relevant == c.rounds for c in fits)]
+    names = [
+        name
+        for name, rounds in NAMED.items()
+        # a name that says nothing of this call is none for what was found
+        if (not rounds or rounds & relevant) and any(rounds & relevant == c.rounds for c in fits)
+    ]
     hint = f" (named: {', '.join(names)})" if names else ""
     return f"{said}; {fits[0]} explains all{hint}: declare it, or round where the contract does"

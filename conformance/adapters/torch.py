@@ -20,6 +20,7 @@ class Torch(Adapter):
         "rms_norm_gated": "two_step",
         "rms_norm": Contract(frozenset({"sum"})),
         "gemma_rms_norm": Contract(frozenset({"sum", "offset"})),
+        "mrope": "eager",
     }
     # PyTorch chooses how to sum by the whole shape
     batch_invariant = False
@@ -69,6 +70,38 @@ class Torch(Adapter):
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Add, then ``F.rms_norm`` with one added to the weight, in the weight's dtype."""
         return _norm(x, 1 + weight, residual, eps)
+
+    def mrope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        positions: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        sections: tuple[int, int, int],
+        head_dim: int | None,
+        interleaved: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gather cos and sin once for both, then turn every head in the dtype it has."""
+        half = cos.shape[1]
+        axes = torch.zeros(half, dtype=torch.long, device=q.device)
+        for axis in (1, 2):
+            start = axis if interleaved else sum(sections[:axis])
+            stop = 3 * sections[axis] if interleaved else start + sections[axis]
+            axes[start : stop : 3 if interleaved else 1] = axis
+        index = positions.expand(3, -1)[axes].t().long()
+        angles = [table.gather(0, index)[:, None] for table in (cos, sin)]
+        return _rotated(q, angles, head_dim), _rotated(k, angles, head_dim)
+
+
+def _rotated(x: torch.Tensor, angles: list[torch.Tensor], head_dim: int | None) -> torch.Tensor:
+    heads = x if head_dim is None else x.reshape(len(x), x.shape[1] // head_dim, head_dim)
+    cos, sin = (torch.cat((angle, angle), -1).to(x.dtype) for angle in angles)
+    rotary, rest = heads.tensor_split([cos.shape[-1]], -1)
+    first, second = rotary.chunk(2, -1)
+    turned = rotary * cos + torch.cat((-second, first), -1) * sin
+    return torch.cat((turned, rest), -1).reshape(x.shape).contiguous()
 
 
 def _norm(

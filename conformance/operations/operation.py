@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from conformance.case import Case
 from conformance.corpus import ModelShape
-from conformance.operations.term import Term
+from conformance.operations.term import Term, Values
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
 from conformance.oracle.interval import Interval
@@ -35,9 +35,12 @@ class Operation:
 
     ``positional``: the arguments passed by position, in order; everything else goes by name. Tensors among either
     (``keywords`` names those that go by name) are None where a case does not pass them. ``row_tensors``
-    have one row per row of the output, so that the oracle can work in chunks of rows. ``formula`` gives the
-    interval of every output before its store, over tensors in ``(rows, n)``. ``points`` are the rounding
-    points that can show in a case. ``invalid`` makes a call meaningless in one way. ``ordinary`` are the
+    have one row per row of the output, so that the oracle can work in chunks of rows; ``token_axes`` names the
+    dimension that counts rows of each of them, where it is one alone and not all but the last. ``formula`` gives
+    the interval of every output before its store, over row tensors in ``(rows, elements)``. ``points`` are the
+    rounding points that can show in a case. ``invalid`` makes a call meaningless in one way; ``unseen`` are the
+    ways that stand in values, which a call on a GPU does not look at. ``copies`` gives the elements that an output
+    takes over bit for bit: where in the output, and what must stand there. ``ordinary`` are the
     levels of the factor ``values`` that hold finite numbers far from overflow, ``telling`` the levels of other
     factors at which every rounding point shows. ``terms`` are what a wrong formula may lack. ``model_case`` is the
     call of a real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one.
@@ -59,3 +62,6 @@ class Operation:
     empties: Callable[[Scope], tuple[Case, ...]]
     model_case: Callable[[ModelShape, int], Case]
     simpler: Callable[[Case], Iterator[Case]]
+    token_axes: Mapping[str, int] = field(default_factory=dict)
+    unseen: frozenset[str] = frozenset()
+    copies: Callable[[Case, Values], Mapping[str, tuple[torch.Tensor, torch.Tensor]]] | None = None

@@ -25,6 +25,8 @@ POINTS = (
     "weighted",
     "act",
     "unquantised",
+    "angle",
+    "turned",
 )
 
 
@@ -103,7 +105,8 @@ NAMED = {
     "fp32": frozenset[str](),
     "hf": frozenset({"normalised", "weighted"}),
     "two_step": frozenset({"weighted", "act"}),
-    "eager": frozenset({"sum", "offset", "gated", "square", "variance", "rstd", "normalised", "weighted", "act"}),
+    "low": frozenset({"turned"}),
+    "eager": frozenset(POINTS),
 }
 
 

@@ -40,6 +40,11 @@ class Interval:
         hi = lo if self.is_exact else self.hi.reshape(shape)
         return Interval(lo, hi, self.nan.reshape(shape))
 
+    def __neg__(self) -> Interval:
+        """The sets of the opposite numbers: negation loses nothing."""
+        lo = -self.hi
+        return Interval(lo, lo if self.is_exact else -self.lo, self.nan)
+
     def contains(self, values: torch.Tensor) -> torch.Tensor:
         """Where float64 ``values`` are members. NaN is a member only where the set says so."""
         return ((self.lo <= values) & (values <= self.hi)) | (values.isnan() & self.nan)

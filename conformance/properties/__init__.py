@@ -38,6 +38,7 @@ PASSIVE: dict[str, str] = {
     "metadata": "outputs have the documented number, dtype and shape, and are contiguous",
     "memory": "nothing outside the outputs is written, and nothing outside the arguments is read",
     "written": "every element of every output is written",
+    "copied": "what an output takes over unchanged has the very bits of the argument",
     "path": "the path that the adapter names is the one that ran, without hidden copies",
 }
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
+from conformance import rows
 from conformance.adapter import Ran
 from conformance.case import Case
 from conformance.materialize import values_of
@@ -16,49 +15,36 @@ from conformance.verdict import Status, Subject, Verdict, perform, same_bits, wi
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call with the first 1, 2, … rows of the case, and compare each with the same rows of the whole."""
-    whole = flat(case)
+    whole = rows.flat(case)
     values = values_of(whole)
     made = perform(subject, whole, values)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("batch_invariance", case, made.outcome),)
     expected = made.outcome.outputs
-    for count in _counts(subject, case):
-        part = perform(subject, _first(whole, count), _first_values(whole, values, count))
+    for count in _counts(subject, whole):
+        part = perform(subject, rows.with_rows(whole, count), _first_values(whole, values, count))
         if not isinstance(part.outcome, Ran):
             return (without_outputs("batch_invariance", case, part.outcome),)
         for a, b in zip(expected, part.outcome.outputs, strict=True):
             if not same_bits(a[:count], b):
-                rows = (a[:count] != b).reshape(count, -1).any(-1)
-                reason = f"{int(rows.sum())} of the first {count} rows have other bits in a batch of {whole.rows}"
+                other = int((a[:count] != b).reshape(count, -1).any(-1).sum())
+                reason = f"{other} of the first {count} rows have other bits in a batch of {rows.count(whole)}"
                 return (Verdict("batch_invariance", case, Status.FAILED, reason),)
     return (Verdict("batch_invariance", case, Status.PASSED),)
-
-
-def flat(case: Case) -> Case:
-    """The case with its leading dimensions as one."""
-    rows = case.rows
-    for name, spec in case.tensors:
-        if name in OPERATIONS[case.operation].row_tensors:
-            case = case.with_tensor(name, replace(spec, shape=(rows, spec.shape[-1])))
-    return case
 
 
 def _counts(subject: Subject, case: Case) -> list[int]:
     edges = subject.adapter.row_thresholds(case.operation)
     counts = {1, 2, *(edge + d for edge in edges for d in (-1, 0, 1))}
-    return sorted(count for count in counts if 0 < count < case.rows)
-
-
-def _first(case: Case, count: int) -> Case:
-    for name, spec in case.tensors:
-        if name in OPERATIONS[case.operation].row_tensors:
-            case = case.with_tensor(name, replace(spec, shape=(count, *spec.shape[1:])))
-    return case
+    return sorted(count for count in counts if 0 < count < rows.count(case))
 
 
 def _first_values(case: Case, values: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
-    rows = OPERATIONS[case.operation].row_tensors
-    return {name: tensor[:count] if name in rows else tensor for name, tensor in values.items()}
+    names = OPERATIONS[case.operation].row_tensors
+    return {
+        name: tensor.narrow(rows.axis(case, name), 0, count) if name in names else tensor
+        for name, tensor in values.items()
+    }
 
 
 def cannot(subject: Subject, dtype: str) -> str:

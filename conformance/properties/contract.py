@@ -10,6 +10,7 @@ from conformance.materialize import values_of
 from conformance.operations import OPERATIONS, Operation
 from conformance.oracle.contract import NAMED, Contract, rounded
 from conformance.properties.property import Fixed, Property, contiguous
+from conformance.rows import count
 from conformance.verdict import (
     Status,
     Subject,
@@ -45,7 +46,7 @@ def _indistinguishable(subject: Subject, declared: Contract, case: Case) -> str:
     """A named contract whose every allowed result could be the declared one's, or nothing."""
     relevant = set(OPERATIONS[case.operation].points(case))
     values = values_of(case)
-    rows = slice(0, case.rows)
+    rows = slice(0, count(case))
     dtype = getattr(torch, case.dtype)
     ours = intervals(subject, declared, case, values, rows)
     for name, rounds in NAMED.items():

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import torch
 
+from conformance import rows
 from conformance.adapter import Ran
 from conformance.case import Case
 from conformance.materialize import values_of
 from conformance.operations import OPERATIONS
-from conformance.properties.batch_invariance import cannot, fixed, flat
+from conformance.properties.batch_invariance import cannot, fixed
 from conformance.properties.property import Property
 from conformance.verdict import Status, Subject, Verdict, perform, same_bits, without_outputs
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call with the rows as they are and rolled; the outputs must roll with them."""
-    case = flat(case)
-    shift = 1 + case.seed % max(case.rows - 1, 1)
+    case = rows.flat(case)
+    shift = 1 + case.seed % max(rows.count(case) - 1, 1)
     values = values_of(case)
-    rows = OPERATIONS[case.operation].row_tensors
-    rolled = {name: torch.roll(t, shift, 0) if name in rows else t for name, t in values.items()}
+    names = OPERATIONS[case.operation].row_tensors
+    rolled = {
+        name: torch.roll(tensor, shift, rows.axis(case, name)) if name in names else tensor
+        for name, tensor in values.items()
+    }
     outputs = []
     for given in (values, rolled):
         made = perform(subject, case, given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from conformance import rows
 from conformance.adapter import Ran
 from conformance.case import Case
 from conformance.materialize import values_of
@@ -14,10 +15,10 @@ from conformance.verdict import Status, Subject, Verdict, perform, same_bits, wi
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call twice, the second time with NaN in every row but one."""
-    row = case.seed % case.rows
+    row = case.seed % rows.count(case)
     values = values_of(case)
     spoiled = {
-        name: _spoiled(tensor, row) if name in OPERATIONS[case.operation].row_tensors else tensor
+        name: _spoiled(case, name, tensor, row) if name in OPERATIONS[case.operation].row_tensors else tensor
         for name, tensor in values.items()
     }
     outputs = []
@@ -27,19 +28,16 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
             return (without_outputs("row_independence", case, made.outcome),)
         outputs.append(made.outcome.outputs)
     for a, b in zip(*outputs, strict=True):
-        if a.shape != b.shape or not same_bits(_row(a, row), _row(b, row)):
+        if a.shape != b.shape or not same_bits(*(out.reshape(rows.count(case), -1)[row] for out in (a, b))):
             reason = f"row {row} changes with the values of the other rows"
             return (Verdict("row_independence", case, Status.FAILED, reason),)
     return (Verdict("row_independence", case, Status.PASSED),)
 
 
-def _row(tensor: torch.Tensor, row: int) -> torch.Tensor:
-    return tensor.reshape(-1, tensor.shape[-1])[row]
-
-
-def _spoiled(tensor: torch.Tensor, row: int) -> torch.Tensor:
-    spoiled = torch.full_like(tensor, torch.nan)
-    _row(spoiled, row).copy_(_row(tensor, row))
+def _spoiled(case: Case, name: str, tensor: torch.Tensor, row: int) -> torch.Tensor:
+    # an index that is not a number would be an invalid call
+    spoiled = torch.full_like(tensor, torch.nan if tensor.is_floating_point() else 0)
+    rows.by_row(case, name, spoiled)[row] = rows.by_row(case, name, tensor)[row]
     return spoiled
 
 

@@ -15,6 +15,7 @@ from conformance.operations.term import Values
 from conformance.oracle.contract import rounded
 from conformance.properties.call import VALUES
 from conformance.properties.property import Property
+from conformance.rows import count
 from conformance.verdict import Status, Subject, Verdict, intervals, perform, without_outputs
 
 
@@ -35,7 +36,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 def _shows(subject: Subject, case: Case, values: Values, dropped: tuple[Case, Values], term: Term) -> bool:
     """Whether some element must differ: what is allowed with the term and without it have nothing in common."""
     contract = subject.adapter.contract(case.operation)
-    rows = slice(0, case.rows)
+    rows = slice(0, count(case))
     with_it = intervals(subject, contract, case, values, rows)
     without = intervals(subject, contract, *dropped, rows)
     for output in OPERATIONS[case.operation].outputs(case):

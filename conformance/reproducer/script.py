@@ -20,17 +20,16 @@ import torch
 import conformance
 from conformance.adapter import KNOWN
 from conformance.case import Case, Placement
-from conformance.comparison import row_chunks
 from conformance.item import PROFILES, Failure
 from conformance.materialize import SHARED_PARTS, materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import rounded
 from conformance.properties import PROMISES
-from conformance.properties.batch_invariance import flat
 from conformance.reproducer import snippets
 from conformance.reproducer.data import WIDTH, Data
-from conformance.verdict import Status, Subject, intervals
+from conformance.rows import axis, count, flat
+from conformance.verdict import Status, Subject, chunks, intervals
 
 # by property, but for calls that gave nothing to check
 _FLAT = {"batch_invariance", "position_invariance"}
@@ -188,7 +187,8 @@ def _where(case: Case, name: str, tensor: torch.Tensor, *, asked: bool) -> tuple
         reach = 1 + sum((size - 1) * stride for size, stride in steps)
         return name, Placement(tensor.stride(), 0, reach if tensor.numel() else 0)
     place = spec.layout.place(spec.shape, SHARED_PARTS)
-    buffer = f"{spec.dtype} projection" if spec.layout.kind == "shared" else name
+    buffers = {"shared": f"{spec.dtype} projection", "slice": f"{spec.dtype} rows of {spec.layout.width}"}
+    buffer = buffers.get(spec.layout.kind, name)
     return buffer, place if tensor.numel() else replace(place, offset=0, extent=0)
 
 
@@ -224,12 +224,10 @@ def _allowed(given: Subjected) -> str:
     here = replace(subject, device="cpu")
     values, contract = values_of(case), subject.adapter.contract(case.operation)
     outputs = OPERATIONS[case.operation].outputs(case)
-    chunks = [
-        intervals(here, contract, case, values, rows) for rows in row_chunks(case.rows, outputs[0].shape[-1])
-    ]
+    allowed = [intervals(here, contract, case, values, rows) for rows in chunks(case)]
     lines = ["# lowest and highest number allowed, and whether NaN is", "ALLOWED = {"]
     for out in outputs:
-        parts = [rounded(chunk[out.name], out.dtype) for chunk in chunks]
+        parts = [rounded(chunk[out.name], out.dtype) for chunk in allowed]
         ends = [torch.cat([getattr(part, end) for part in parts]).reshape(out.shape) for end in ("lo", "hi")]
         nan = torch.cat([part.nan for part in parts]).reshape(out.shape)
         shown = [given.data.expression(f"{out.name} {i}", end.to(out.dtype)) for i, end in enumerate(ends)]
@@ -245,8 +243,20 @@ def _names(given: Subjected) -> str:
 
 
 def _row_tensors(given: Subjected) -> str:
-    rows = OPERATIONS[given.case.operation].row_tensors
-    return f"ROW_TENSORS = {[name for name, _ in given.case.tensors if name in rows]!r}"
+    case, rows = given.case, OPERATIONS[given.case.operation].row_tensors
+    axes = {name: axis(case, name) for name, _ in case.tensors if name in rows}
+    return f"# the dimension that counts rows (or begins to, before the last)\nROW_TENSORS = {axes!r}"
+
+
+def _copied(given: Subjected) -> str:
+    """Where an output takes over the bits of an argument, and which."""
+    operation = OPERATIONS[given.case.operation]
+    assert operation.copies is not None
+    lines = []
+    for name, (where, values) in operation.copies(given.case, values_of(given.case)).items():
+        shown = [given.data.expression(f"{name} copied", where), given.data.expression(f"{name} values", values)]
+        lines += [f"    {name!r}: (", *(f"        {text}," for text in shown), "    ),"]
+    return "\n".join(["# outputs: which elements are copies, and of what", "COPIED = {", *lines, "}"])
 
 
 def _reference(given: Subjected) -> str:
@@ -260,8 +270,10 @@ _FACTS: dict[str, Callable[[Subjected], str]] = {
     "NAMES": _names,
     "ROW_TENSORS": _row_tensors,
     # the row and the shift that the property chose
-    "ROW": lambda given: f"ROW = {given.case.seed % given.case.rows}",
-    "SHIFT": lambda given: f"SHIFT = {1 + given.case.seed % max(given.case.rows - 1, 1)}",
+    "ROWS": lambda given: f"ROWS = {count(given.case)}",
+    "ROW": lambda given: f"ROW = {given.case.seed % count(given.case)}",
+    "SHIFT": lambda given: f"SHIFT = {1 + given.case.seed % max(count(given.case) - 1, 1)}",
+    "COPIED": _copied,
     "REFERENCE": _reference,
     "LIMIT": lambda given: f"LIMIT = {PROFILES[given.failure.item.profile].limit}",
 }

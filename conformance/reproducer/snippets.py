@@ -207,6 +207,19 @@ return count > 0
     functions=(GUARDED,),
 )
 
+COPIED = Check(
+    """
+changed = 0
+for output, (name, (where, values)) in zip(call(arguments()[0]), COPIED.items(), strict=True):
+    bits = torch.int16 if values.element_size() == 2 else torch.int32
+    other = (output.cpu().contiguous().view(bits) != values.view(bits)) & where
+    print(f"{int(other.sum())} of {int(where.sum())} copied elements of {name} have other bits")
+    changed += int(other.sum())
+return changed > 0
+""",
+    facts=("COPIED",),
+)
+
 DETERMINISM = Check(
     """
 results = [call(arguments()[0]) for _ in range(20)]
@@ -224,18 +237,18 @@ return later > 0 or not kept
 ROW_INDEPENDENCE = Check(
     """
 spoiled = {}
-for name in ROW_TENSORS:
-    values = TENSORS[name][-1]
-    rows = torch.full_like(values, float("nan")).reshape(-1, values.shape[-1])
-    rows[ROW] = values.reshape(rows.shape)[ROW]
-    spoiled[name] = rows.reshape(values.shape)
+for name, axis in ROW_TENSORS.items():
+    values = TENSORS[name][-1].contiguous()
+    other = torch.full_like(values, float("nan") if values.is_floating_point() else 0)
+    other.movedim(axis, 0).view(ROWS, -1)[ROW] = values.movedim(axis, 0).reshape(ROWS, -1)[ROW]
+    spoiled[name] = other
 for a, b in zip(call(arguments()[0]), call(arguments(**spoiled)[0]), strict=True):
-    if not same_bits(*(out.reshape(-1, out.shape[-1])[ROW] for out in (a, b))):
+    if not same_bits(*(out.reshape(ROWS, -1)[ROW] for out in (a, b))):
         print(f"row {ROW} changes with the values of the other rows")
         return True
 return False
 """,
-    facts=("ROW_TENSORS", "ROW"),
+    facts=("ROW_TENSORS", "ROWS", "ROW"),
     functions=(SAME_BITS,),
 )
 
@@ -243,21 +256,21 @@ BATCH_INVARIANCE = Check(
     """
 tensors, _ = arguments()
 whole = call(tensors)
-rows = len(tensors[ROW_TENSORS[0]])
-for count in range(1, rows):
-    part = call({name: t[:count] if name in ROW_TENSORS else t for name, t in tensors.items()})
+for count in range(1, ROWS):
+    first = {name: tensors[name].narrow(axis, 0, count) for name, axis in ROW_TENSORS.items()}
+    part = call({**tensors, **first})
     if not all(same_bits(a[:count], b) for a, b in zip(whole, part, strict=True)):
-        print(f"the first {count} rows have other bits in a batch of {rows}")
+        print(f"the first {count} rows have other bits in a batch of {ROWS}")
         return True
 return False
 """,
-    facts=("ROW_TENSORS",),
+    facts=("ROW_TENSORS", "ROWS"),
     functions=(SAME_BITS,),
 )
 
 POSITION_INVARIANCE = Check(
     """
-rolled = {name: torch.roll(TENSORS[name][-1], SHIFT, 0) for name in ROW_TENSORS}
+rolled = {name: torch.roll(TENSORS[name][-1], SHIFT, axis) for name, axis in ROW_TENSORS.items()}
 for a, b in zip(call(arguments()[0]), call(arguments(**rolled)[0]), strict=True):
     if not same_bits(torch.roll(a, SHIFT, 0), b):
         print(f"rows have other bits {SHIFT} places further on")
@@ -351,6 +364,7 @@ CHECKS = {
     "metadata": METADATA,
     "memory": MEMORY,
     "written": WRITTEN,
+    "copied": COPIED,
     "path": PATH,
     "parity": PARITY,
     "determinism": DETERMINISM,

@@ -165,6 +165,92 @@ def _norms(mp: Any, rows: list[Any], case: dict[str, Any]) -> list[list[str]]:
     return out
 
 
+# Rotations at positions on three axes, at 50 digits
+
+# the size of a head and half of what is rotated
+HEADS = ((2, 1), (6, 3), (9, 3), (7, 2), (16, 8))
+SECTIONS = {1: (1, 0, 0), 2: (0, 1, 1), 3: (1, 1, 1), 8: (2, 3, 3)}
+CACHE = 7
+
+
+def mrope_mpmath_cases() -> None:
+    """Rotations of a few heads by the cosines and sines of a small table."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    sizes = itertools.cycle(HEADS)
+    cases: list[dict[str, Any]] = []
+    for interleaved, on_axes, dtype, float32_tables, values in itertools.product(
+        (True, False), (True, False), DTYPES, (True, False), ("ordinary", "wide")
+    ):
+        head_dim, half = next(sizes)
+        angle_dtype = "float32" if float32_tables else dtype
+        angles = [[mpmath.mpf(p) / 100 ** (mpmath.mpf(i) / half) for i in range(half)] for p in range(CACHE)]
+        case = {
+            "id": f"{len(cases):02d}-{dtype}-{2 * half}-of-{head_dim}-{values}",
+            "dtype": dtype,
+            "angle_dtype": angle_dtype,
+            "head_dim": head_dim,
+            "sections": SECTIONS[half],
+            "interleaved": interleaved,
+            # three tokens: one and two heads
+            "q": _rows(draw, head_dim, dtype, values, rows=3),
+            "k": _rows(draw, 2 * head_dim, dtype, values, rows=3),
+            "positions": [draw.sample(range(CACHE), 3) for _ in range(3)]
+            if on_axes
+            else draw.sample(range(CACHE), 3),
+            "cos": [[_hex(_rounded(float(mpmath.cos(a)), angle_dtype)) for a in row] for row in angles],
+            "sin": [[_hex(_rounded(float(mpmath.sin(a)), angle_dtype)) for a in row] for row in angles],
+        }
+        cases.append(case | {f"rotated_{name}": _mrope(mpmath, case, name) for name in ("q", "k")})
+    _write(
+        "mrope_mpmath.json",
+        cases,
+        what="rotations of three tokens; inputs exact, outputs to 30 digits and not rounded to dtype",
+        seed=SEED,
+        digits=50,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
+def _mrope(mp: Any, case: dict[str, Any], name: str) -> list[list[str]]:
+    """Every head as complex numbers, each times that of its angle."""
+    size, half = case["head_dim"], len(case["cos"][0])
+    axes = _axes(case["sections"], half, interleaved=case["interleaved"])
+    out = []
+    for token, row in enumerate(case[name]):
+        numbers = [mp.mpf(float.fromhex(v)) for v in row]
+        places = case["positions"]
+        found = [places[axis][token] if isinstance(places[0], list) else places[token] for axis in axes]
+        turns = [
+            mp.mpc(float.fromhex(case["cos"][p][i]), float.fromhex(case["sin"][p][i])) for i, p in enumerate(found)
+        ]
+        turned = []
+        for start in range(0, len(numbers), size):
+            head = numbers[start : start + size]
+            pairs = [
+                mp.mpc(*pair) * turn for *pair, turn in zip(head[:half], head[half : 2 * half], turns, strict=True)
+            ]
+            turned += [*(z.real for z in pairs), *(z.imag for z in pairs), *head[2 * half :]]
+        out.append([mp.nstr(v, 30) for v in turned])
+    return out
+
+
+def _axes(sections: tuple[int, ...], half: int, *, interleaved: bool) -> list[int]:
+    """Axis of every frequency: as Hugging Face's models write them, over those of time."""
+    axes = [0] * half
+    if interleaved:
+        for axis in (1, 2):
+            places = range(axis, min(3 * sections[axis], half), 3)
+            for place in places:
+                axes[place] = axis
+        return axes
+    axes[sections[0] : sections[0] + sections[1]] = [1] * sections[1]
+    axes[sections[0] + sections[1] :] = [2] * sections[2]
+    return axes
+
+
 def _nearest(value: Fraction, dtype: str) -> float:
     """Round once to nearest even. Only for values inside the dtype's normal range, or zero."""
     digits = {"float32": 24, "bfloat16": 8, "float16": 11}[dtype]
@@ -311,6 +397,84 @@ def _norm_cases(file: str, norm: Any, mean_weight: float) -> None:
     )
 
 
+def mrope_transformers_cases() -> None:
+    """Qwen2-VL's rotation and Qwen3.5's on the CPU, each with the tables of its own module."""
+    from transformers.models.qwen2_vl import modeling_qwen2_vl
+    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
+    from transformers.models.qwen3_5 import modeling_qwen3_5
+    from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
+
+    sizes = {"num_attention_heads": 3, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    rope = {"rope_type": "default", "rope_theta": 100.0}
+    sectioned = Qwen2VLTextConfig(hidden_size=96, **sizes, rope_parameters={**rope, "mrope_section": [4, 6, 6]})
+    interleaved = Qwen3_5TextConfig(
+        hidden_size=96,
+        head_dim=64,
+        **sizes,
+        rope_parameters={**rope, "mrope_section": [3, 3, 2], "partial_rotary_factor": 0.25},
+    )
+    _rotation_cases(
+        "mrope_qwen2_vl.json",
+        modeling_qwen2_vl.Qwen2VLRotaryEmbedding(sectioned),
+        modeling_qwen2_vl.apply_rotary_pos_emb,
+        head_dim=32,
+        interleaved=False,
+    )
+    _rotation_cases(
+        "mrope_qwen3_5.json",
+        modeling_qwen3_5.Qwen3_5TextRotaryEmbedding(interleaved),
+        modeling_qwen3_5.apply_rotary_pos_emb,
+        head_dim=64,
+        interleaved=True,
+    )
+
+
+def _rotation_cases(file: str, rotary: Any, apply: Any, *, head_dim: int, interleaved: bool) -> None:
+    """One model's cases: a table is what the module gives for text at every position."""
+    import torch
+    import transformers
+
+    draw = torch.Generator().manual_seed(SEED)
+    tokens, cache = 5, 40
+    cases: list[dict[str, Any]] = []
+    for dtype, scale in itertools.product(DTYPES, (1.0, 30.0)):
+        q, k = (
+            (scale * torch.randn(1, heads, tokens, head_dim, generator=draw)).to(getattr(torch, dtype))
+            for heads in (3, 2)
+        )
+        positions = torch.randint(cache, (3, tokens), generator=draw)
+        cos, sin = (table[0] for table in rotary(q, torch.arange(cache).expand(3, 1, cache)))
+        with torch.no_grad():
+            rotated = apply(q, k, *rotary(q, positions[:, None]))
+        half = cos.shape[1] // 2
+        flat = [tensor[0].transpose(0, 1).reshape(tokens, -1) for tensor in (q, k, *rotated)]
+        cases.append(
+            {
+                "id": f"{len(cases):02d}-{dtype}-{2 * half}-of-{head_dim}",
+                "dtype": dtype,
+                "head_dim": head_dim,
+                "sections": list(rotary.mrope_section),
+                "interleaved": interleaved,
+                "positions": positions.tolist(),
+                "cos": _bits(cos[:, :half]),
+                "sin": _bits(sin[:, :half]),
+            }
+            | dict(zip(("q", "k", "rotated_q", "rotated_k"), map(_bits, flat), strict=True))
+        )
+    _write(
+        file,
+        cases,
+        what=f"Hugging Face's {type(rotary).__name__} and apply_rotary_pos_emb on a CPU; a string a row, a bit "
+        "pattern an element",
+        seed=SEED,
+        versions={
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
 def _bits(tensor: Any) -> list[str]:
     """The rows of a matrix as bit patterns, most significant digit first."""
     import torch
@@ -341,8 +505,8 @@ def _write(name: str, cases: list[dict[str, Any]], **origin: object) -> None:
 
 if __name__ == "__main__":
     MAKERS = {
-        "mpmath": (gated_mpmath_cases, norm_mpmath_cases),
-        "transformers": (gated_transformers_cases, norm_transformers_cases),
+        "mpmath": (gated_mpmath_cases, norm_mpmath_cases, mrope_mpmath_cases),
+        "transformers": (gated_transformers_cases, norm_transformers_cases, mrope_transformers_cases),
     }
     for make in MAKERS[sys.argv[1]]:
         make()

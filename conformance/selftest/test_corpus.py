@@ -38,8 +38,9 @@ def test_norms_between_layers_are_whole_on_every_rank() -> None:
     norms = [s for s in SHAPES if s.operation in {"rms_norm", "gemma_rms_norm"}]
     between = [s for s in norms if s.heads is None]
 
-    assert {s.model for s in SHAPES} == {s.model for s in between}
+    assert {s.model for s in GATED} == {s.model for s in between}
     assert all((7, s.hidden_size) == s.shape(7) for s in between)
+    assert all(s.eps for s in (*norms, *GATED))
     assert {(s.model, s.tp, r) for s in GATED for r in (True, False)} == {
         (s.model, s.tp, dict(s.flags)["residual"]) for s in between
     }

@@ -18,6 +18,7 @@ ORDER = (
     "shrink",
     "strategies",
     "operations",
+    "rows",
     "memory",
     "materialize",
     "adapter",

@@ -492,7 +492,7 @@ def _judged(follows: str, declares: str, case: Case) -> Comparison:
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("n", [16, 128, 769])
-@pytest.mark.parametrize(("follows", "declares"), list(permutations(NAMED, 2)))
+@pytest.mark.parametrize(("follows", "declares"), list(permutations(FOLLOWS, 2)))
 def test_contracts_are_told_apart(follows: str, declares: str, n: int, dtype: torch.dtype) -> None:
     """Who follows one contract and declares another is outside with some element, in rows of 16 and more."""
     assert _judged(follows, declares, _case((4, n), dtype)).outside > 0
@@ -501,7 +501,7 @@ def test_contracts_are_told_apart(follows: str, declares: str, n: int, dtype: to
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("profile", ["normal", "rows", "constant"])
 @pytest.mark.parametrize("n", [1, 3, 16, 128, 769, 5120])
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", FOLLOWS)
 def test_who_follows_a_contract_is_inside(name: str, n: int, profile: str, dtype: torch.dtype) -> None:
     """Each implementation lies inside its own contract; eager and two_step are torch's own operations."""
     found = _judged(name, name, _case((max(8, 2**15 // n), n), dtype, profile))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -22,7 +21,8 @@ from conformance.materialize import materialize, values_of
 from conformance.memory import POISONS
 from conformance.properties import PASSIVE, PROPERTIES
 from conformance.reproducer import data, snippets
-from conformance.verdict import BAD, Status, Subject, Verdict
+from conformance.selftest.reproduced import failure_of, run_script
+from conformance.verdict import Status, Subject, Verdict
 
 PLAIN = Case(
     "rms_norm_gated",
@@ -110,27 +110,13 @@ def _adapter(folder: Path, mistake: Mistake) -> str:
     return f"{file}:Wrong"
 
 
-def _failure(subject: Subject, name: str, case: Case) -> Failure:
-    """What the property itself says of a case; passive ones are judged of every call."""
-    judge = PROPERTIES["values" if name in PASSIVE else name].judge
-    (bad,) = [v for v in judge(subject, case) if v.status in BAD and v.property == name]
-    return Failure(Item(case.operation, name, case.dtype), bad, case, "")
-
-
-def _run(script: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The exit status of a script that is run in this process, which saves importing torch."""
-    monkeypatch.setattr(sys, "path", sys.path.copy())
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(script), run_name="__main__")
-    return int(ended.value.code or 0)
-
-
 def test_every_property_has_a_check_and_a_test() -> None:
     """Whatever can fail can be reproduced; a sample of other cases only says what they are worth."""
     every = {name for name, prop in PROPERTIES.items() if not prop.like} | set(PASSIVE)
 
     assert every == set(snippets.CHECKS)
-    assert every == set(MISTAKES)
+    # what only a rotation does is in test_reproducer_mrope.py
+    assert every == {*MISTAKES, "copied"}
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -141,15 +127,15 @@ def test_a_script_fails_while_the_mistake_is_there(
     mistake = MISTAKES[name]
     target = _adapter(tmp_path, mistake)
     subject = Subject(load(target))
-    script = reproducer.write(_failure(subject, name, mistake.case), subject, tmp_path, target)
+    script = reproducer.write(failure_of(subject, name, mistake.case), subject, tmp_path, target)
 
-    assert 1 == _run(script, monkeypatch)
+    assert 1 == run_script(script, monkeypatch)
     assert capsys.readouterr().out.strip()
 
     _adapter(tmp_path, replace(mistake, body=CURES.get(name, "return right()"), attributes="validates = False"))
     if name == "path":
         _adapter(tmp_path, replace(mistake, body="return right()", attributes=_NATIVE))
-    assert 0 == _run(script, monkeypatch)
+    assert 0 == run_script(script, monkeypatch)
 
 
 _NATIVE = "path = lambda self, operation, arguments: 'native'"
@@ -159,7 +145,7 @@ def _values_script(folder: Path, case: Case = PLAIN) -> Path:
     mistake = MISTAKES["values"]
     target = _adapter(folder, mistake)
     subject = Subject(load(target))
-    return reproducer.write(_failure(subject, "values", case), subject, folder, target)
+    return reproducer.write(failure_of(subject, "values", case), subject, folder, target)
 
 
 def test_a_script_shows_the_first_bad_elements(
@@ -167,7 +153,7 @@ def test_a_script_shows_the_first_bad_elements(
 ) -> None:
     """Index, what came out and what was allowed, as in the report."""
     script = _values_script(tmp_path)
-    _run(script, monkeypatch)
+    run_script(script, monkeypatch)
     shown = capsys.readouterr().out
 
     assert shown.startswith("y[0, 0] = ")
@@ -237,7 +223,7 @@ def test_a_script_makes_the_very_same_call(
     file.write_text(SKELETON + SPY, encoding="utf-8")
     subject = Subject(load(f"{file}:Spy"))
     failure = Failure(Item(case.operation, "metadata", case.dtype), _verdict("metadata", case), case, "")
-    _run(reproducer.write(failure, subject, tmp_path, f"{file}:Spy"), monkeypatch)
+    run_script(reproducer.write(failure, subject, tmp_path, f"{file}:Spy"), monkeypatch)
     ((seen, flags),) = sys.modules["conform_adapter_spy"].SEEN
     expected = materialize(case, values_of(case), "cpu", POISONS[0]).arguments
 
@@ -288,7 +274,7 @@ def test_a_call_that_never_returns_is_shown_as_it_is(
 
     assert code == subprocess.run(command, capture_output=True, check=False, timeout=60).returncode
     _adapter(tmp_path, Mistake("return right()"))
-    assert 0 == _run(script, monkeypatch)
+    assert 0 == run_script(script, monkeypatch)
 
 
 def test_an_implementations_words_cannot_break_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +284,7 @@ def test_an_implementations_words_cannot_break_the_script(tmp_path: Path, monkey
     verdict = _verdict("values", PLAIN, Status.CRASHED, said)
     failure = Failure(Item("rms_norm_gated", "values", "bfloat16"), verdict, PLAIN, "")
 
-    assert 0 == _run(reproducer.write(failure, Subject(load(target)), tmp_path, target), monkeypatch)
+    assert 0 == run_script(reproducer.write(failure, Subject(load(target)), tmp_path, target), monkeypatch)
 
 
 def test_a_known_adapter_is_found_by_its_name(tmp_path: Path) -> None:

@@ -21,12 +21,13 @@ from conformance.properties import PROPERTIES
 from conformance.report import Exit
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_norm import CorrectNorm
+from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.memory import ReturnsX
 from conformance.selftest.fakes.state import ConstantReturned
 from conformance.strategies import Scope
 from conformance.verdict import Status, Subject, Verdict
 
-RIGHT = {name: base for base in (Correct, CorrectNorm) for name in base.operations}
+RIGHT = {name: base for base in (Correct, CorrectNorm, CorrectRotation) for name in base.operations}
 DTYPES = ("bfloat16", "float16", "float32")
 
 

@@ -9,6 +9,8 @@ from conformance.selftest.fakes import (
     memory,
     norm_steps,
     residuals,
+    rotation_arguments,
+    rotations,
     rounding,
     semantics,
     state,
@@ -19,6 +21,7 @@ from conformance.selftest.fakes import (
 )
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_norm import CorrectNorm
+from conformance.selftest.fakes.correct_rotation import CorrectRotation
 
 GATED_NORM_FAKES: tuple[type[Correct], ...] = (
     semantics.GateOrderIgnored,
@@ -187,4 +190,66 @@ NORM_FAKES: tuple[type[CorrectNorm], ...] = (
     norm_steps.NormZeroRowDivided,
 )
 
-FAKES: tuple[type[Correct | CorrectNorm], ...] = (*GATED_NORM_FAKES, *NORM_FAKES)
+ROTATION_FAKES: tuple[type[CorrectRotation], ...] = (
+    rotations.TextPositions,
+    rotations.HeightAndWidthSwapped,
+    rotations.AlwaysSectioned,
+    rotations.AlwaysInterleaved,
+    rotations.SectionsIgnored,
+    rotations.SectionsOneShort,
+    rotations.SinNegated,
+    rotations.CosForSin,
+    rotations.NeighboursPaired,
+    rotations.RotaryIsTheHead,
+    rotations.PowerOfTwoHalves,
+    rotations.SecondHalfOfTheFirst,
+    rotations.HalvesSwapped,
+    rotations.RotatedTwice,
+    rotations.KNotRotated,
+    rotations.ResultsSwapped,
+    rotations.KHasTheHeadsOfQ,
+    rotations.FirstHeadAlone,
+    rotations.LastTokenMasked,
+    rotations.PartialTileMasked,
+    rotations.OnePositionFurther,
+    rotations.TokenForPosition,
+    rotations.FirstTokensPositions,
+    rotations.TablesCached,
+    rotations.RestLeftOut,
+    rotations.RestCleared,
+    rotations.RestInBfloat16,
+    rotations.RestThroughArithmetic,
+    rotations.NanSpreadsToOtherTokens,
+    rotations.ManyTokensAreText,
+    rotation_arguments.PositionsTakenForContiguous,
+    rotation_arguments.Int64ReadAsInt32,
+    rotation_arguments.QTakenForContiguous,
+    rotation_arguments.TokenStrideAlone,
+    rotation_arguments.KHasStridesOfQ,
+    rotation_arguments.CosTakenForContiguous,
+    rotation_arguments.SinHasStridesOfCos,
+    rotation_arguments.OutputsHaveStridesOfArguments,
+    rotation_arguments.RotatesInPlace,
+    rotation_arguments.TablesRoundedInPlace,
+    rotation_arguments.WritesPastTheLastHead,
+    rotation_arguments.TablesInDtypeOfX,
+    rotation_arguments.TableBytesReadAsXs,
+    rotation_arguments.LowArithmeticUndeclared,
+    rotation_arguments.EagerArithmeticUndeclared,
+    rotation_arguments.OneRoundingDeclaredLow,
+    rotation_arguments.RotationTruncated,
+    rotation_arguments.OutputsInFloat32,
+    rotation_arguments.KInDtypeOfQ,
+    rotation_arguments.RotationBuffersKept,
+    rotation_arguments.NoTokensFail,
+    rotation_arguments.TwoAxesAccepted,
+    rotation_arguments.PositionsWrap,
+    rotation_arguments.SectionsUnchecked,
+    rotation_arguments.HeadsRoundedDown,
+)
+
+FAKES: tuple[type[Correct | CorrectNorm | CorrectRotation], ...] = (
+    *GATED_NORM_FAKES,
+    *NORM_FAKES,
+    *ROTATION_FAKES,
+)

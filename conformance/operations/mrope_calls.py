@@ -1,0 +1,236 @@
+"""Calls of ``mrope``: drawn ones, real models', empty ones, and simpler ones to try in place of a failing one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from conformance.case import Case, Flag, Layout, TensorSpec
+from conformance.corpus import ModelShape
+from conformance.operations.row_calls import other_dtype
+from conformance.shrink import plainer_flags, plainer_layouts, plainer_values, smaller
+from conformance.strategies import Assignment, Scope, layout, rows
+
+AXES = 3
+Sections = tuple[int, int, int]
+
+# profiles of q, k, cos and sin by level; the ordinary ones first
+VALUES = {
+    "normal": ("normal", "normal", "cos", "sin"),
+    "rows": ("rows", "rows", "cos", "sin"),
+    "large": ("large", "normal", "cos", "sin"),
+    "large_k": ("normal", "large", "cos", "sin"),
+    "specials": ("specials", "specials", "cos", "sin"),
+    "special_angles": ("normal", "normal", "specials", "specials"),
+    "specials_everywhere": ("specials", "normal", "specials", "sin"),
+    "subnormal": ("subnormal", "subnormal", "cos", "sin"),
+    "huge": ("huge", "huge", "cos", "sin"),
+}
+ORDINARY = ("normal", "rows", "large", "large_k")
+
+# the size of a head and half of what is rotated of it. Few: a kernel may be compiled for each
+DIMS = {
+    "quarter": ((256, 32),),
+    "whole": ((128, 64), (64, 32)),
+    "part": ((128, 32), (80, 16), (96, 24)),
+    "odd": ((7, 3), (13, 5), (192, 96), (2, 1)),
+}
+# heads of q and of k on one rank
+HEADS = {"grouped": ((6, 2), (4, 1)), "equal": ((2, 2), (3, 3)), "one": ((1, 1),), "fewer": ((1, 3), (2, 5))}
+CACHES = (64, 3, 17, 1000)
+# rows of a real model's tables, fewer than its context is long
+MODEL_CACHE = 4096
+HEAD_LAYOUTS = ("contiguous", "row_gap", "offset", "step", "transposed", "swapped", "expanded", "slice")
+
+FACTORS = {
+    "cos_layout": ("contiguous", "shared", "row_gap", "offset", "step", "transposed"),
+    "dims": tuple(DIMS),
+    "dtypes": ("same", "cos_float32", "other_k"),
+    "heads": tuple(HEADS),
+    "index": ("int64", "int32"),
+    "k_layout": HEAD_LAYOUTS,
+    "order": ("interleaved", "sectioned"),
+    "positions": ("axes", "text"),
+    "positions_layout": ("contiguous", "row_gap", "transposed", "expanded", "offset", "step"),
+    "q_layout": HEAD_LAYOUTS,
+    "rank": ("3", "2"),
+    "rows": ("few", "one", "many"),
+    "sections": ("even", "uneven", "two", "text"),
+    "sin_layout": ("contiguous", "shared", "row_gap", "offset", "step", "transposed"),
+    "values": tuple(VALUES),
+}
+PLAIN = {name: levels[0] for name, levels in FACTORS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The sizes of a call. ``half`` is the number of frequencies, ``cache`` the rows of cos and sin."""
+
+    tokens: int
+    heads: int
+    k_heads: int
+    head_dim: int
+    half: int
+    cache: int
+    rank: int
+
+    @classmethod
+    def of(cls, case: Case) -> Sizes:
+        """The sizes of a case."""
+        q, k, cos = (spec_of(case, name) for name in ("q", "k", "cos"))
+        head_dim = case.flag("head_dim") or q.shape[-1]
+        heads, k_heads = (spec.shape[-1] // head_dim if len(spec.shape) == 2 else spec.shape[1] for spec in (q, k))
+        return cls(q.shape[0], heads, k_heads, head_dim, cos.shape[1], cos.shape[0], len(q.shape))
+
+    def shape(self, heads: int) -> tuple[int, ...]:
+        """The shape of q or k."""
+        return (self.tokens, heads, self.head_dim) if self.rank == 3 else (self.tokens, heads * self.head_dim)
+
+    def given(self, case: Case) -> Case:
+        """The case in these sizes, its sections as even as they can be where the frequencies are others."""
+        half = spec_of(case, "cos").shape[1]
+        positions = spec_of(case, "positions")
+        table = (self.cache, self.half)
+        shapes = {"q": self.shape(self.heads), "k": self.shape(self.k_heads), "cos": table, "sin": table}
+        for name, shape in shapes.items():
+            case = case.with_tensor(name, replace(spec_of(case, name), shape=shape))
+        axes = (*positions.shape[:-1], self.tokens)
+        case = case.with_tensor("positions", replace(positions, shape=axes, values=_positions(self.cache)))
+        case = case.with_flag("head_dim", self.head_dim if self.rank == 2 else None)
+        return case if half == self.half else case.with_flag("sections", sections("even", self.half))
+
+
+def spec_of(case: Case, name: str) -> TensorSpec:
+    """The spec of a tensor; every call has all of them."""
+    spec = case.tensor(name)
+    assert spec is not None
+    return spec
+
+
+def _positions(cache: int) -> str:
+    return f"positions<{cache}"
+
+
+def sections(level: str, half: int) -> Sections:
+    """How many of ``half`` frequencies t, h and w have: real models' at 32 and 64, none for some, all for t."""
+    if level == "text":
+        return half, 0, 0
+    if level == "two":
+        return half - half // 3, 0, half // 3
+    if level == "uneven":
+        return half // 4, (half - half // 4) - (half - half // 4) // 2, (half - half // 4) // 2
+    return half - (half + 1) // 3 - half // 3, (half + 1) // 3, half // 3
+
+
+def complete(assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
+    """A call with the assignment's levels; sizes, amounts and seed from ``rng``."""
+    head_dim, half = scope.compiled(rng).choice(DIMS[assignment["dims"]])
+    heads, k_heads = rng.choice(HEADS[assignment["heads"]])
+    tokens = rows(assignment["rows"], rng, scope, (heads + k_heads) * head_dim)
+    sizes = Sizes(tokens, heads, k_heads, head_dim, half, rng.choice(CACHES), int(assignment["rank"]))
+    q_values, k_values, *angle_values = VALUES[assignment["values"]]
+    projection = (heads + 2 * k_heads) * head_dim
+
+    def slice_or(kind: str, start: int) -> Layout:
+        return Layout("slice", start, projection) if kind == "slice" else layout(kind, rng)
+
+    q_place = slice_or(assignment["q_layout"], 0)
+    k_place = slice_or(assignment["k_layout"], heads * head_dim)
+    k_dtype = other_dtype(scope.dtype, rng) if assignment["dtypes"] == "other_k" else scope.dtype
+    angle_dtype = scope.dtype if assignment["dtypes"] == "same" else "float32"
+    axes = (AXES, tokens) if assignment["positions"] == "axes" else (tokens,)
+    positions = layout(assignment["positions_layout"], rng)
+    tensors = [
+        ("q", TensorSpec(sizes.shape(heads), scope.dtype, q_place, q_values)),
+        ("k", TensorSpec(sizes.shape(k_heads), k_dtype, k_place, k_values)),
+        ("positions", TensorSpec(axes, assignment["index"], positions, _positions(sizes.cache))),
+    ]
+    for part, name in enumerate(("cos", "sin")):
+        place = layout(assignment[f"{name}_layout"], rng)
+        # both halves of one cache
+        place = Layout("shared", part) if place.kind == "shared" else place
+        tensors.append((name, TensorSpec((sizes.cache, half), angle_dtype, place, angle_values[part])))
+    flags: dict[str, Flag] = {
+        "head_dim": head_dim if sizes.rank == 2 else None,
+        "interleaved": assignment["order"] == "interleaved",
+        "sections": sections(assignment["sections"], half),
+    }
+    return Case("mrope", tuple(tensors), tuple(flags.items()), rng.randrange(2**32))
+
+
+def empties(scope: Scope) -> tuple[Case, ...]:
+    """Calls without tokens or heads, at positions on three axes and on one, in both ranks, contiguous and not."""
+    cases = []
+    for rank, positions, missing, kind in product(
+        ("3", "2"),
+        ("axes", "text"),
+        ({"tokens": 0}, {"heads": 0, "k_heads": 0}),
+        ("contiguous", "row_gap", "expanded"),
+    ):
+        base = complete({**PLAIN, "rank": rank, "positions": positions}, random.Random(0), scope)  # noqa: S311
+        case = replace(Sizes.of(base), **missing).given(base)
+        for name in ("q", "k", "positions"):
+            case = case.with_tensor(name, replace(spec_of(case, name), layout=Layout(kind)))
+        cases.append(case)
+    return tuple(cases)
+
+
+def model_case(shape: ModelShape, tokens: int) -> Case:
+    """The call of a real model: q and k as slices of one qkv projection, cos and sin as halves of one cache.
+
+    A rank holds one head of k at least, however many ranks there are.
+    """
+    flags = dict(shape.flags)
+    k_heads, rotary_dim = flags.pop("k_heads"), flags.pop("rotary_dim")
+    assert isinstance(k_heads, int)
+    assert isinstance(rotary_dim, int)
+    assert shape.heads is not None
+    k_heads = max(1, k_heads // shape.tp)
+    start, width = shape.heads * shape.head_dim, (shape.heads + 2 * k_heads) * shape.head_dim
+    table = (MODEL_CACHE, rotary_dim // 2)
+    tensors = (
+        ("q", TensorSpec((tokens, start), shape.dtype, Layout("slice", 0, width), "rows")),
+        ("k", TensorSpec((tokens, k_heads * shape.head_dim), shape.dtype, Layout("slice", start, width), "rows")),
+        ("positions", TensorSpec((AXES, tokens), "int64", values=_positions(MODEL_CACHE))),
+        ("cos", TensorSpec(table, shape.dtype, Layout("shared", 0), "cos")),
+        ("sin", TensorSpec(table, shape.dtype, Layout("shared", 1), "sin")),
+    )
+    return Case("mrope", tensors, (*flags.items(), ("head_dim", shape.head_dim)), tokens)
+
+
+def simpler(case: Case) -> Iterator[Case]:
+    """Plain layouts, flags and dtypes; fewer tokens, heads and frequencies; ordinary values."""
+    yield from plainer_layouts(case)
+    yield from plainer_flags(case, {"interleaved": True})
+    yield from _plainer_dtypes(case)
+    positions = spec_of(case, "positions")
+    if len(positions.shape) == 2:
+        yield case.with_tensor("positions", replace(positions, shape=positions.shape[-1:]))
+    yield from (sizes.given(case) for sizes in _smaller(Sizes.of(case)))
+    yield from plainer_values(case, {"q": "normal", "k": "normal", "cos": "cos", "sin": "sin"})
+
+
+def _plainer_dtypes(case: Case) -> Iterator[Case]:
+    plain = {"k": case.dtype, "cos": case.dtype, "sin": case.dtype, "positions": "int64"}
+    # cos and sin are of one dtype, and of k's as well unless they are float32
+    for names in (("k", "cos", "sin"), ("k",), ("positions",)):
+        simple = case
+        for name in names:
+            simple = simple.with_tensor(name, replace(spec_of(case, name), dtype=plain[name]))
+        if simple != case:
+            yield simple
+
+
+def _smaller(sizes: Sizes) -> Iterator[Sizes]:
+    for name in ("tokens", "heads", "k_heads", "half", "cache"):
+        for fewer in smaller(getattr(sizes, name)):
+            # on fewer rows three axes cannot differ
+            if name != "cache" or fewer >= AXES:
+                yield replace(sizes, **{name: fewer})
+    for narrower in smaller(sizes.head_dim):
+        if narrower >= 2 * sizes.half:
+            yield replace(sizes, head_dim=narrower)
+    if sizes.rank == 3:
+        yield replace(sizes, rank=2)

@@ -1,0 +1,321 @@
+"""The formula of ``mrope`` is right: so say 50 digits and other people's code; and its cases show what matters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import reduce
+from itertools import permutations, product
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import mpmath
+import pytest
+import torch
+
+from conformance.case import Case, TensorSpec
+from conformance.comparison import Comparison, compare
+from conformance.item import cases_of, items
+from conformance.judging import judge_item
+from conformance.materialize import values_of
+from conformance.operations import OPERATIONS
+from conformance.operations.mrope import axis_of_frequency
+from conformance.operations.mrope_calls import DIMS, Sizes, sections
+from conformance.oracle.arithmetic import MIN_NORMAL, Machine
+from conformance.oracle.contract import NAMED, Contract, rounded
+from conformance.oracle.interval import Interval
+from conformance.rows import by_row, count
+from conformance.selftest.fakes.correct_rotation import RIGHT, CorrectRotation, EagerRotation, LowRotation
+from conformance.strategies import DTYPES
+from conformance.verdict import BAD, Status, Subject, intervals
+
+GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden"
+OPERATION = OPERATIONS["mrope"]
+OUTPUTS = {"rotated_q": "q", "rotated_k": "k"}
+CODES = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
+
+
+def _golden(name: str) -> list[Any]:
+    cases: list[dict[str, Any]] = json.loads((GOLDEN / name).read_text(encoding="utf-8"))["cases"]
+    assert cases
+    return [pytest.param(case, id=f"{name.removesuffix('.json')}-{case['id']}") for case in cases]
+
+
+def _case(given: dict[str, torch.Tensor], golden: dict[str, Any]) -> Case:
+    specs = {name: TensorSpec(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in given.items()}
+    flags = {name: golden[name] for name in ("head_dim", "interleaved")} | {"sections": tuple(golden["sections"])}
+    return Case(OPERATION.name, tuple(specs.items()), tuple(flags.items()))
+
+
+def _intervals(contract: Contract, given: dict[str, torch.Tensor], golden: dict[str, Any]) -> dict[str, Interval]:
+    case = _case(given, golden)
+    return intervals(Subject(CorrectRotation()), contract, case, given, slice(0, count(case)))
+
+
+# --- 50 digits ----------------------------------------------------------------------------------------------
+
+
+def _numbers(rows: list[list[str]], dtype: str) -> torch.Tensor:
+    values = [[float.fromhex(value) for value in row] for row in rows]
+    return torch.tensor(values, dtype=torch.float64).to(getattr(torch, dtype))
+
+
+@pytest.mark.parametrize("golden", _golden("mrope_mpmath.json"))
+def test_formula_holds_the_value_at_50_digits(golden: dict[str, Any]) -> None:
+    """The true result lies inside the interval, which is a few fp32 roundings of the larger product wide."""
+    given = {name: _numbers(golden[name], golden["dtype"]) for name in ("q", "k")}
+    given |= {name: _numbers(golden[name], golden["angle_dtype"]) for name in ("cos", "sin")}
+    given["positions"] = torch.tensor(golden["positions"])
+    for output, got in _intervals(Contract(), given, golden).items():
+        largest = float(given[OUTPUTS[output]].abs().max())
+        true = [mpmath.mpf(value) for row in golden[output] for value in row]
+        for lo, value, hi in zip(got.lo.flatten().tolist(), true, got.hi.flatten().tolist(), strict=True):
+            assert lo <= value <= hi
+            assert hi - lo <= 8 * 2.0**-24 * largest
+
+
+# --- Hugging Face -------------------------------------------------------------------------------------------
+
+
+def _from_bits(rows: list[str], dtype: torch.dtype) -> torch.Tensor:
+    size = 8 * dtype.itemsize
+    codes = [[int(code, 16) for code in row.split()] for row in rows]
+    signed = [[code - (1 << size) if code >> (size - 1) else code for code in row] for row in codes]
+    return torch.tensor(signed, dtype=CODES[dtype]).view(dtype)
+
+
+def _forbidden(rounds: frozenset[str], golden: dict[str, Any]) -> float:
+    """The share of a model's elements outside a contract, of those that it rotates."""
+    dtype = getattr(torch, golden["dtype"])
+    given = {name: _from_bits(golden[name], dtype) for name in ("q", "k", "cos", "sin")}
+    given["positions"] = torch.tensor(golden["positions"])
+    turned = 2 * given["cos"].shape[1]
+    outside = []
+    for output, got in _intervals(Contract(rounds), given, golden).items():
+        inside = rounded(got, dtype).contains(_from_bits(golden[output], dtype).double())
+        heads = inside.reshape(-1, golden["head_dim"])
+        assert heads[:, turned:].all()
+        outside.append(~heads[:, :turned])
+    return float(torch.cat(outside).double().mean())
+
+
+MODELS = [*_golden("mrope_qwen2_vl.json"), *_golden("mrope_qwen3_5.json")]
+LOW = [param for param in MODELS if param.values[0]["dtype"] != "float32"]
+
+
+@pytest.mark.parametrize("golden", MODELS)
+@pytest.mark.parametrize("name", ["low", "eager"])
+def test_models_follow_the_arithmetic_of_their_tensors(name: str, golden: dict[str, Any]) -> None:
+    """Every bit of Qwen2-VL's and Qwen3.5's rotations lies inside ``eager``, and ``low``: their tables are low."""
+    assert 0.0 == _forbidden(NAMED[name], golden)
+
+
+@pytest.mark.parametrize("golden", LOW)
+def test_models_do_not_follow_fp32(golden: dict[str, Any]) -> None:
+    """One rounding in place of two forbids at least a tenth of the rotated elements."""
+    assert _forbidden(NAMED["fp32"], golden) >= 0.1
+
+
+@pytest.mark.parametrize("golden", MODELS)
+def test_models_do_not_follow_the_other_order(golden: dict[str, Any]) -> None:
+    """Sectioned taken for interleaved, or the other way round, forbids elements of every case."""
+    other = {**golden, "interleaved": not golden["interleaved"]}
+
+    assert _forbidden(NAMED["eager"], other) >= 0.1
+
+
+# --- axes ---------------------------------------------------------------------------------------------------
+
+
+def test_axes_of_real_models() -> None:
+    """Qwen3.5's frequencies take turns and end with time; Qwen2-VL's stand section by section."""
+    interleaved = axis_of_frequency((11, 11, 10), interleaved=True)
+
+    assert [0, 1, 2, 0, 1, 2] == interleaved[:6]
+    assert [2, 0, 1] == interleaved[-3:]
+    assert (11, 11, 10) == tuple(interleaved.count(axis) for axis in range(3))
+    assert [0] * 16 + [1] * 24 + [2] * 24 == axis_of_frequency((16, 24, 24), interleaved=False)
+
+
+def test_short_sections_leave_their_turns_to_time() -> None:
+    """An axis has its turns among the first three times its section; time has all others."""
+    assert [0, 0, 2, 0, 0, 2, 0, 0] == axis_of_frequency((6, 0, 2), interleaved=True)
+    assert [0, 1, 0, 0, 1, 0] == axis_of_frequency((1, 5, 0), interleaved=True)
+
+
+@pytest.mark.parametrize("level", ["even", "uneven", "two", "text"])
+def test_sections_give_every_frequency_an_axis(level: str) -> None:
+    """For every number of frequencies that is drawn; three axes occur where there are three frequencies."""
+    halves = {half for sizes in DIMS.values() for _, half in sizes}
+    for half in halves:
+        given = sections(level, half)
+
+        assert half == sum(given)
+        assert min(given) >= 0
+        assert level != "even" or half < 3 or {0, 1, 2} == set(axis_of_frequency(given, interleaved=True))
+
+
+# --- cases --------------------------------------------------------------------------------------------------
+
+
+def _drawn(prop: str) -> Iterator[Case]:
+    """The cases of the quick profile, as a property draws them."""
+    subject = Subject(CorrectRotation())
+    for item in items(subject, operations=(OPERATION.name,), properties=(prop,)):
+        yield from cases_of(item, subject)
+
+
+@pytest.mark.parametrize("prop", ["values", "specials", "contract", "row_independence"])
+def test_three_axes_differ_at_every_token(prop: str) -> None:
+    """No token of a case with three axes stands at the same position on two of them, and all are in the tables."""
+    seen = 0
+    for case in _drawn(prop):
+        values = values_of(case)
+        positions, cache = values["positions"], len(values["cos"])
+        assert 0 <= int(positions.min())
+        assert int(positions.max()) == cache - 1
+        if positions.dim() == 2:
+            seen += 1
+            t, h, w = positions
+            assert bool(((t != h) & (h != w) & (t != w)).all())
+
+    assert seen >= 8
+
+
+def test_layouts_reach_every_argument() -> None:
+    """Slices of one buffer for q and k, halves of one cache, every layout of positions, both ranks and indices."""
+    cases = list(_drawn("layout"))
+    together = [case for case in cases if _kinds(case, "q", "k") == ("slice", "slice") and _one_dtype(case)]
+    chunked = [case for case in cases if _kinds(case, "cos", "sin") == ("shared", "shared")]
+    positions = [dict(case.tensors)["positions"] for case in cases]
+    forms = {(len(p.shape), p.dtype, Sizes.of(case).rank) for p, case in zip(positions, cases, strict=True)}
+
+    assert together
+    assert chunked
+    assert set(OPERATION.factors["positions_layout"]) == {p.layout.kind for p in positions}
+    assert set(product((1, 2), ("int32", "int64"), (2, 3))) == forms
+
+
+def _kinds(case: Case, *names: str) -> tuple[str, ...]:
+    return tuple(dict(case.tensors)[name].layout.kind for name in names)
+
+
+def _one_dtype(case: Case) -> bool:
+    tensors = dict(case.tensors)
+    return tensors["q"].dtype == tensors["k"].dtype
+
+
+def test_simpler_cases_are_calls() -> None:
+    """Whatever shrinking tries in place of a case is a call with a meaning: a right implementation takes it."""
+    subject = Subject(CorrectRotation())
+    judged = 0
+    for case in list(_drawn("layout"))[::40]:
+        for simpler in OPERATION.simpler(case):
+            values = values_of(simpler)
+            subject.adapter.mrope(*(values[name] for name in OPERATION.positional), **dict(simpler.flags))  # type: ignore[attr-defined]
+            assert simpler != case
+            judged += 1
+
+    assert judged > 100
+
+
+# --- right implementations ----------------------------------------------------------------------------------
+
+# in total over dtypes and implementations: more than 10**7
+TOKENS = 512
+
+
+def _large(dtype: str, order: bool, profile: str) -> Case:  # noqa: FBT001 - a parameter of the test
+    tensors = {
+        "q": TensorSpec((TOKENS, 3, 64), dtype, values=profile),
+        "k": TensorSpec((TOKENS, 2, 64), dtype, values=profile),
+        "positions": TensorSpec((3, TOKENS), "int64", values="positions<900"),
+        "cos": TensorSpec((900, 24), dtype, values="cos"),
+        "sin": TensorSpec((900, 24), dtype, values="sin"),
+    }
+    flags = {"head_dim": None, "interleaved": order, "sections": (8, 8, 8)}
+    return Case("mrope", tuple(tensors.items()), tuple(flags.items()), seed=len(profile))
+
+
+def _run(adapter: CorrectRotation, case: Case, values: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    return adapter.mrope(*(values[name] for name in OPERATION.positional), **dict(case.flags))  # type: ignore[arg-type]
+
+
+def _compared(kind: type[CorrectRotation], declared: str, case: Case) -> Comparison:
+    values = values_of(case)
+    adapter = kind()
+    allowed = intervals(Subject(adapter), Contract(NAMED[declared]), case, values, slice(0, count(case)))
+    parts = [
+        compare(name, out.reshape(count(case), -1), allowed[name], tuple(out.shape), 0)
+        for name, out in zip(allowed, _run(adapter, case, values), strict=True)
+    ]
+    return reduce(add, parts)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_element_of_a_right_rotation_is_outside(dtype: str) -> None:
+    """Not one of 10**7 elements, over value profiles, orders and float32 tables, is called wrong."""
+    total = Comparison()
+    for order, profile, tables in product((True, False), ("normal", "rows", "large"), (dtype, "float32")):
+        case = _large(dtype, order, profile)
+        for name in ("cos", "sin"):
+            case = case.with_tensor(name, TensorSpec((900, 24), tables, values=name))
+        for kind in RIGHT:
+            total += _compared(kind, str(kind.contracts["mrope"]), case)
+
+    assert total.outside == 0, total.first
+    assert total.elements >= 3_400_000
+
+
+def test_almost_every_bfloat16_element_has_one_right_value() -> None:
+    """Products of bfloat16 numbers are exact in fp32: one rounding leaves a choice for one in ten thousand."""
+    total = _compared(CorrectRotation, "fp32", _large("bfloat16", order=True, profile="normal"))
+
+    assert total.exact / total.elements >= 0.9999
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("follows", "declares"),
+    list(permutations({"fp32": CorrectRotation, "low": LowRotation, "eager": EagerRotation}.items(), 2)),
+)
+def test_contracts_are_told_apart(
+    follows: tuple[str, type[CorrectRotation]], declares: tuple[str, type[CorrectRotation]], dtype: str
+) -> None:
+    """With tables in q's dtype fp32 from the others, with float32 tables eager from the others."""
+    case = _large(dtype, order=True, profile="normal")
+    names = {follows[0], declares[0]}
+    if "eager" in names:
+        for name in ("cos", "sin"):
+            case = case.with_tensor(name, TensorSpec((900, 24), "float32", values=name))
+
+    assert _compared(follows[1], declares[0], case).outside > 0
+
+
+def test_a_right_rotation_never_fails() -> None:
+    """No verdict of the quick profile is against it, and every property has something to pass."""
+    subject = Subject(CorrectRotation())
+    verdicts = [v for item in items(subject, operations=(OPERATION.name,)) for v in judge_item(item, subject)]
+    passed = {verdict.property for verdict in verdicts if verdict.status is Status.PASSED}
+
+    assert [] == [str(verdict) for verdict in verdicts if verdict.status in BAD]
+    assert {"values", "layout", "specials", "contract", "copied", "row_independence", "empty", "errors"} <= passed
+
+
+def test_a_flushing_machine_is_allowed_its_zeros() -> None:
+    """Products below the smallest normal number may be zero, and nothing else changes."""
+    case = _large("bfloat16", order=True, profile="subnormal")
+    values = values_of(case)
+    given = {name: by_row(case, name, t) if name in OPERATION.row_tensors else t for name, t in values.items()}
+    plain, flushing = (
+        OPERATION.formula(Machine(flushes=flushes), Contract(), given, case) for flushes in (False, True)
+    )
+    for name, exact in plain.items():
+        lo, hi, loose = (ends.reshape(-1, 64)[:, :48] for ends in (exact.lo, exact.hi, flushing[name].lo))
+        small = (torch.maximum(lo.abs(), hi.abs()) < MIN_NORMAL) & (lo > 0)
+        normal = lo > 4 * MIN_NORMAL
+
+        assert small.any()
+        assert (loose[small] <= 0).all()
+        assert (loose[normal] > 0).all()
