@@ -60,6 +60,11 @@ def _collapse(axes: Sequence[tuple[int, tuple[int, ...]]]) -> list[tuple[int, tu
     return merged
 
 
+def by_heads(tensor: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Return ``(tokens, heads * head_dim)`` as ``(tokens, heads, head_dim)``, and that as it is; never a copy."""
+    return tensor if tensor.dim() == 3 else tensor.unflatten(1, (tensor.shape[1] // head_dim, head_dim))
+
+
 def overlaps_itself(tensor: torch.Tensor) -> bool:
     """Whether two elements may share memory: some stride is within the extent of the smaller ones."""
     reach = 0
