@@ -8,31 +8,9 @@ import triton
 import triton.language as tl
 
 from normkernels.kernels.plans import HeadPlan, power_of_two
+from normkernels.kernels.tiles import access, column_pointers, kernel
 from normkernels.launch import launch
 from normkernels.strides import by_heads
-
-# ``do_not_specialize`` of the kernel: its arguments by number, more than it has. Constexprs are not touched by it.
-FREE = tuple(range(64))
-# bytes that a thread can load or store at once
-ALIGNMENT = 16
-
-
-@triton.jit
-def column_pointers(
-    ptr,  # [rows, 1]
-    cols,  # [1, columns] int64
-    col_stride,
-    ACCESS: tl.constexpr,
-):
-    """Return pointers to the ``cols`` from ``ptr`` on."""
-    if ACCESS == "strided":
-        pointers = ptr + cols * col_stride
-    else:
-        pointers = ptr + cols
-    if ACCESS == "aligned":
-        # bytes: of an address, not of a number of elements
-        pointers = tl.multiple_of(pointers, [1, 16])
-    return pointers
 
 
 @triton.jit
@@ -118,7 +96,7 @@ def rotate(
             tl.store(out_rest, tl.load(x_rest, mask=kept, other=0.0), mask=kept)
 
 
-@triton.jit(do_not_specialize=FREE)
+@kernel
 def mrope_kernel(
     q_ptr,  # [n_tokens, q_heads, HEAD_DIM], any strides; q_out likewise
     k_ptr,  # [n_tokens, k_heads, HEAD_DIM], any strides; k_out likewise
@@ -281,7 +259,8 @@ def mrope_fwd(
         "AXES": 1 if positions.dim() == 1 else 3,
         "INTERLEAVED": interleaved,
         "COPIED": rest > 0 and q_out is not q,
-        "ACCESS": _access((*heads.values(), *tables.values()), half),
+        # the second half, and what is copied, begin a multiple of half further on
+        "ACCESS": access([(each, (half, *each.stride()[:-1])) for each in (*heads.values(), *tables.values())]),
         "HALF": half,
         "REST": rest,
         "HALF_BLOCK": power_of_two(half),
@@ -290,18 +269,3 @@ def mrope_fwd(
         "HEADS": plan.heads,
     }
     launch(mrope_kernel, (triton.cdiv(q.shape[0], plan.rows), plan.programs), args, plan, q.device)
-
-
-def _access(tensors: tuple[torch.Tensor, ...], half: int) -> str:
-    """Return ``ACCESS``: ``strided`` columns, ``unit`` ones, or ``aligned`` where every load begins at 16 bytes."""
-    if any(tensor.stride(-1) != 1 for tensor in tensors):
-        return "strided"
-    aligned = all(
-        place % ALIGNMENT == 0
-        for tensor in tensors
-        for place in (
-            tensor.data_ptr(),
-            *(step * tensor.element_size() for step in (half, *tensor.stride()[:-1])),
-        )
-    )
-    return "aligned" if aligned else "unit"
