@@ -108,7 +108,8 @@ def mrope(
     interleaved: bool = True,
 ) -> Described:
     """Describe a call of ``mrope``."""
-    described = _mrope("mrope", q, k, positions, cos, sin, sections, head_dim, interleaved)
+    given = {"q": q, "k": k, "positions": positions, "cos": cos, "sin": sin}
+    described = _mrope("mrope", given, sections, head_dim, interleaved)
     hold_positions("mrope", positions, cos)
     return described
 
@@ -125,8 +126,9 @@ def mrope_(
     interleaved: bool = True,
 ) -> Described:
     """Describe a call of ``mrope_``, whose q and k are written."""
-    described = _mrope("mrope_", q, k, positions, cos, sin, sections, head_dim, interleaved)
-    hold_in_place(q, k, positions, cos, sin)
+    given = {"q": q, "k": k, "positions": positions, "cos": cos, "sin": sin}
+    described = _mrope("mrope_", given, sections, head_dim, interleaved)
+    hold_in_place(**given)
     return described
 
 
@@ -168,20 +170,11 @@ def _rms_norm(
 
 
 def _mrope(
-    operation: str,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    positions: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    sections: Sequence[int],
-    head_dim: int | None,
-    interleaved: bool,
+    operation: str, given: Mapping[str, torch.Tensor], sections: object, head_dim: object, interleaved: object
 ) -> Described:
-    given = {"q": q, "k": k, "positions": positions, "cos": cos, "sin": sin}
     flags = hold_rotation(operation, given, sections, head_dim, interleaved)
-    width, half = flags["head_dim"], cos.shape[1]
-    q_heads, k_heads = (by_heads(tensor, width).shape[1] for tensor in (q, k))
+    q, width = given["q"], flags["head_dim"]
+    q_heads, k_heads = (by_heads(given[name], width).shape[1] for name in ("q", "k"))
     call = Call(
         # in place or not: one operation, with one set of paths
         operation="mrope",
@@ -192,7 +185,7 @@ def _mrope(
         leading=2,
         needs_grad=_needs_grad(given),
         not_plain=_not_plain(given),
-        heads=Heads(q_heads, k_heads, half),
+        heads=Heads(q_heads, k_heads, given["cos"].shape[1]),
     )
     return call, flags
 

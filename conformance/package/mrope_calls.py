@@ -55,7 +55,7 @@ def views_of_one_buffer(arguments: Arguments) -> Arguments:
     buffer = torch.cat([q.flatten(1), k.flatten(1), nan], 1)
     q_width, k_width = q[0].numel(), k[0].numel()
     views = buffer[:, :q_width], buffer[:, q_width : q_width + k_width]
-    q, k = (view.unflatten(1, like.shape[1:]) for view, like in zip(views, (q, k), strict=True))
+    q, k = (view.view(like.shape) for view, like in zip(views, (q, k), strict=True))
     return arguments | {"q": q, "k": k}
 
 
@@ -87,7 +87,7 @@ def products(arguments: Arguments, name: str) -> tuple[torch.Tensor, torch.Tenso
     x, at, tables = arguments[name], arguments["positions"], (arguments["cos"], arguments["sin"])
     x = x.detach().double()
     if x.dim() == 2:
-        x = x.unflatten(1, (x.shape[1] // arguments["head_dim"], arguments["head_dim"]))
+        x = x.view(x.shape[0], x.shape[1] // arguments["head_dim"], arguments["head_dim"])
     half = tables[0].shape[1]
     interleaved = arguments.get("interleaved", True)
     axes = [axis(i, arguments["sections"], interleaved=interleaved) for i in range(half)]
@@ -126,4 +126,4 @@ def assert_right(arguments: Arguments, results: Rotated, *, in_place: bool = Fal
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
     """Return the bytes of a tensor, which tell one NaN from another."""
-    return torch.atleast_1d(tensor).contiguous().view(torch.uint8)
+    return tensor.reshape(tensor.shape or 1).contiguous().view(torch.uint8)

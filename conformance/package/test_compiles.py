@@ -236,14 +236,20 @@ def launch_rotation(variant: Rotation, tokens: int) -> None:
         for heads, dtype in zip(variant.heads, variant.dtypes[:2], strict=True)
     )
     positions, cache = variant.dtypes[2:]
-    cos, sin = tensor((4096, 2 * half), cache, "contiguous").chunk(2, -1) if half else (tensor((4096, 0), cache, ""),) * 2
+    cos, sin = (
+        tensor((4096, 2 * half), cache, "contiguous").chunk(2, -1) if half else (tensor((4096, 0), cache, ""),) * 2
+    )
     mrope_fwd(
         q,
         k,
-        tensor((3, tokens)[-min(variant.axes, 2):], positions, "contiguous"),
+        tensor((3, tokens)[-min(variant.axes, 2) :], positions, "contiguous"),
         cos,
         sin,
-        *((q, k) if variant.in_place else (torch.empty(each.shape, dtype=each.dtype, device="meta") for each in (q, k))),
+        *(
+            (q, k)
+            if variant.in_place
+            else (torch.empty(each.shape, dtype=each.dtype, device="meta") for each in (q, k))
+        ),
         sections=(half - 2 * (half // 3), half // 3, half // 3),
         head_dim=head_dim,
         interleaved=variant.interleaved,

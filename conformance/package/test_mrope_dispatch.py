@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from conformance.package.gated_calls import Arguments, values
-from conformance.package.mrope_calls import assert_right, bits, call, explain, flat, positions, run
+from conformance.package.mrope_calls import (
+    assert_right,
+    bits,
+    call,
+    explain,
+    flat,
+    positions,
+    run,
+    views_of_one_buffer,
+)
 from normkernels import InvalidCall, Path, PathUnavailable, Reason, routes
 from normkernels.kernels import plans
 from normkernels.kernels.plans import INTERPRETED, MEASURED, HeadPlan
@@ -65,9 +74,7 @@ def test_a_reason_fires_alone(name: str, launched: list[plans.Plan]) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", MISSES)
-def test_a_reason_does_not_fire_on_the_call_beside(
-    name: str, operation: str, launched: list[plans.Plan]
-) -> None:
+def test_a_reason_does_not_fire_on_the_call_beside(name: str, operation: str, launched: list[plans.Plan]) -> None:
     """The call that just qualifies is rejected for nothing, and runs the plan that is decided."""
     arguments = QUALIFIES.get(MISSES[name][0], call)()
     wanted = run(arguments)
@@ -197,11 +204,39 @@ def test_a_cached_route_still_looks_at_memory() -> None:
 
 def test_both_ranks_have_routes_of_their_own() -> None:
     """The same columns, as heads or not, and as heads of another width."""
-    plain = flat(call(head_dim=64))
+    plain = flat(call())
     for arguments in (call(), plain, plain | {"head_dim": 32}, call(), plain):
         assert_right(arguments, run(arguments))
 
     assert 3 == len(routes._routes)
+
+
+# How wide each access may be: what a layout promises the compiler, and what it must not.
+ACCESSES: dict[str, tuple[str, Callable[[], Arguments]]] = {
+    "contiguous": ("aligned", call),
+    "views of one buffer": ("aligned", lambda: views_of_one_buffer(call())),
+    "halves of one cache": (
+        "aligned",
+        lambda: call(**dict(zip(("cos", "sin"), values("cache", 51, 32).chunk(2, -1), strict=True))),
+    ),
+    "a half of no 16 bytes": ("unit", lambda: call(5, (6, 2), 64, 14, sections=(6, 4, 4))),
+    "heads of no 16 bytes": ("unit", lambda: call(5, (6, 2), 66)),
+    "k one element on": ("unit", lambda: call(k=values("k", 5 * 2 * 64 + 1)[1:].view(5, 2, 64))),
+    "rows of sin of no 16 bytes": ("unit", lambda: call(sin=values("sin", 51, 17)[:, :16])),
+    "columns of q apart": ("strided", lambda: call(q=values("q", 5, 6, 128)[..., ::2])),
+    "columns of cos apart": ("strided", lambda: call(cos=values("cos", 51, 32)[:, ::2])),
+}
+
+
+@pytest.mark.parametrize("name", ACCESSES)
+def test_a_layout_gets_the_accesses_that_it_allows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen bytes at a time only where every head, half and row of each tensor begins at a multiple of them."""
+    wanted, make = ACCESSES[name]
+    seen: list[str] = []
+    monkeypatch.setattr("normkernels.kernels.mrope.launch", lambda *args: seen.append(args[2]["ACCESS"]))
+    run(make(), "mrope_")
+
+    assert [wanted] == seen
 
 
 def heads(tokens: int, table: plans.PlanTable, q: int = 24, k: int = 4, head_dim: int = 256) -> HeadPlan:

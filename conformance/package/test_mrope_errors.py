@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -30,7 +31,10 @@ def at(position: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
 
 BAD_CALLS: dict[str, tuple[Callable[[], Arguments], str]] = {
     "q no tensor": (lambda: call(q=[1.0]), "q is a list, must be a tensor"),
-    "q sparse": (lambda: call(q=values("q", 5, 6, 64).to_sparse()), "q is torch.sparse_coo, must be torch.strided"),
+    "q sparse": (
+        lambda: call(q=values("q", 5, 6, 64).to_sparse()),
+        "q is torch.sparse_coo, must be torch.strided",
+    ),
     "q of one dimension": (
         lambda: call(q=values("q", 5)),
         r"q has shape \(5,\), must be \(tokens, heads, head_dim\), or \(tokens, heads \* head_dim\) with head_dim",
@@ -55,7 +59,10 @@ BAD_CALLS: dict[str, tuple[Callable[[], Arguments], str]] = {
         lambda: flat(call()) | {"k": values("k", 5, 96)},
         r"k has shape \(5, 96\), must be as q \(5, heads \* 64\)",
     ),
-    "flat without head_dim": (lambda: flat(call()) | {"head_dim": None}, "head_dim=None, must be a divisor of the"),
+    "flat without head_dim": (
+        lambda: flat(call()) | {"head_dim": None},
+        "head_dim=None, must be a divisor of the",
+    ),
     "head_dim of no divisor": (
         lambda: flat(call()) | {"head_dim": 65},
         "head_dim=65, must be a divisor of the 384 columns of q",
@@ -67,7 +74,10 @@ BAD_CALLS: dict[str, tuple[Callable[[], Arguments], str]] = {
     "another head_dim": (lambda: call(head_dim=32), "head_dim=32, must be None or the 64 columns of q"),
     "head_dim text": (lambda: call(head_dim="64"), "head_dim='64', must be None or the 64 columns of q"),
     "positions a list": (lambda: call(positions=[0] * 5), "positions is a list, must be a tensor"),
-    "positions float": (lambda: call(positions=positions(5).float()), "positions is torch.float32, must be one of"),
+    "positions float": (
+        lambda: call(positions=positions(5).float()),
+        "positions is torch.float32, must be one of",
+    ),
     "positions of a byte": (
         lambda: call(positions=positions(5).to(torch.uint8)),
         "positions is torch.uint8, must be one of torch.int32, torch.int64",
@@ -84,7 +94,10 @@ BAD_CALLS: dict[str, tuple[Callable[[], Arguments], str]] = {
     "cos a number": (lambda: call(cos=1.0), "cos is a float, must be a tensor"),
     "cos half beside float": (lambda: call(**tables(*CACHE, dtype=HALF)), "cos is torch.float16, must be one of"),
     "sin double": (lambda: call(sin=values("sin", *CACHE, dtype=DOUBLE)), "sin is torch.float64, must be one of"),
-    "cos of one dimension": (lambda: call(**tables(16)), r"cos has shape \(16,\), must be \(max_positions, rotary"),
+    "cos of one dimension": (
+        lambda: call(**tables(16)),
+        r"cos has shape \(16,\), must be \(max_positions, rotary",
+    ),
     "cos of four dimensions": (lambda: call(**tables(51, 1, 1, 16)), r"cos has shape \(51, 1, 1, 16\), must be"),
     "cos too wide": (lambda: call(**tables(51, 33)), r"cos has shape \(51, 33\), .* a rotary_dim of at most 64"),
     "sin of other rows": (
@@ -143,11 +156,11 @@ def overlapping(name: str) -> Arguments:
 # What has a meaning unless q and k are written.
 IN_PLACE: dict[str, tuple[Callable[[], Arguments], str]] = {
     **{
-        name: (lambda name=name: overlapping(name), "k shares memory with q, must have its own")
+        name: (partial(overlapping, name), "k shares memory with q, must have its own")
         for name in ("k", "k, one token on", "k, through it")
     },
     **{
-        name: (lambda name=name: overlapping(name), f"q shares memory with {name}, must have its own")
+        name: (partial(overlapping, name), f"q shares memory with {name}, must have its own")
         for name in ("cos", "sin", "positions")
     },
     "k is q": (lambda: call(k=(q := values("q", 5, 6, 64)), q=q), "k shares memory with q"),
@@ -193,7 +206,7 @@ def test_a_call_without_meaning_raises_and_writes_nothing(name: str, operation: 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_unknown_path_raises(operation: str) -> None:
     """The paths are those of the operation, in place or not."""
-    with pytest.raises(InvalidCall, match="^mrope: path='rows', must be one of 'heads', 'native'"):
+    with pytest.raises(InvalidCall, match=r"^mrope: path='rows', must be one of 'heads', 'native'"):
         run(call(path="rows"), operation)
 
 

@@ -3,6 +3,8 @@
 A frequency takes its angle from the position on one of three axes. Arithmetic is fp32.
 """
 
+from collections.abc import Mapping
+
 import torch
 import triton
 import triton.language as tl
@@ -242,12 +244,10 @@ def mrope_fwd(
     given = {"q": q, "k": k, "q_out": q_out, "k_out": k_out}
     heads = {name: by_heads(tensor, head_dim) for name, tensor in given.items()}
     tables = {"cos": cos, "sin": sin}
-    args = {f"{name}_ptr": tensor for name, tensor in (heads | tables).items()}
-    for name, tensor in heads.items():
-        args |= dict(zip((f"{name}_token_stride", f"{name}_head_stride", f"{name}_col_stride"), tensor.stride()))
-    for name, tensor in tables.items():
-        args |= dict(zip((f"{name}_row_stride", f"{name}_col_stride"), tensor.stride()))
-    args |= {
+    args = {
+        **{f"{name}_ptr": tensor for name, tensor in (heads | tables).items()},
+        **_strides(heads, ("token", "head", "col")),
+        **_strides(tables, ("row", "col")),
         "positions_ptr": positions,
         "axis_stride": positions.stride(0),
         "position_stride": positions.stride(-1),
@@ -255,7 +255,9 @@ def mrope_fwd(
         "q_heads": heads["q"].shape[1],
         "k_heads": heads["k"].shape[1],
         "max_positions": cos.shape[0],
-        **dict(zip(("t_section", "h_section", "w_section"), sections)),
+        "t_section": sections[0],
+        "h_section": sections[1],
+        "w_section": sections[2],
         "AXES": 1 if positions.dim() == 1 else 3,
         "INTERLEAVED": interleaved,
         "COPIED": rest > 0 and q_out is not q,
@@ -269,3 +271,12 @@ def mrope_fwd(
         "HEADS": plan.heads,
     }
     launch(mrope_kernel, (triton.cdiv(q.shape[0], plan.rows), plan.programs), args, plan, q.device)
+
+
+def _strides(tensors: Mapping[str, torch.Tensor], axes: tuple[str, ...]) -> dict[str, int]:
+    """Return the kernel arguments about strides, ``<tensor>_<axis>_stride`` each."""
+    return {
+        f"{name}_{axis}_stride": stride
+        for name, tensor in tensors.items()
+        for axis, stride in zip(axes, tensor.stride(), strict=True)
+    }
