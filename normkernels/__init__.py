@@ -3,7 +3,7 @@
 from normkernels.dispatch import Decision, Path, Reason, Rejection
 from normkernels.errors import InvalidCall, PathUnavailable
 from normkernels.modules import GemmaRMSNorm, RMSNorm, RMSNormGated, from_module
-from normkernels.ops import explain, gemma_rms_norm, rms_norm, rms_norm_gated
+from normkernels.ops import explain, gemma_rms_norm, mrope, mrope_, rms_norm, rms_norm_gated
 
 __all__ = [
     "Decision",
@@ -18,6 +18,8 @@ __all__ = [
     "explain",
     "from_module",
     "gemma_rms_norm",
+    "mrope",
+    "mrope_",
     "rms_norm",
     "rms_norm_gated",
 ]

@@ -23,8 +23,17 @@ class Gated:
 
 
 @dataclass(frozen=True, slots=True)
+class Heads:
+    """What the plan of a rotation asks of a call."""
+
+    q: int
+    k: int
+    half: int  # of the columns that are rotated
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
-    """One valid call of a norm."""
+    """One valid call of a norm, or of a rotation: there the tokens are rows and a head has the columns."""
 
     operation: str
     dtype: str
@@ -35,6 +44,7 @@ class Call:
     needs_grad: str | None  # the first argument that does
     not_plain: str | None  # the first argument that is not, and what it is
     gated: Gated | None = None  # of a gated norm only
+    heads: Heads | None = None  # of a rotation only
 
 
 @dataclass(frozen=True, slots=True)

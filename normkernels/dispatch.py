@@ -19,6 +19,7 @@ class Path(StrEnum):
     """A way to run a call."""
 
     ROWS = "rows"
+    HEADS = "heads"
     NATIVE = "native"
 
 
@@ -30,6 +31,7 @@ class Reason(Enum):
     DTYPE = "computes in float32"
     LEADING_STRIDES = f"needs leading sizes that collapse to {plans.MAX_LEADING}"
     TOO_WIDE = f"holds {plans.MAX_WIDTH} columns in one block"
+    HEAD_DIM_LIMIT = f"holds {plans.MAX_HEAD_DIM} columns of a head"
     NEEDS_GRAD = "has no backward"
     SUBCLASS = "needs plain tensors"
     FORCED = "runs unless another path is asked for"
@@ -79,17 +81,33 @@ def _name(path: Path, plan: str | None) -> str:
 
 
 def against_rows(call: Call, device: Device) -> tuple[Rejection, ...]:
-    """Return what stops the Triton kernels."""
+    """Return what stops the Triton kernels for rows."""
     stops = (
+        (call.leading > plans.MAX_LEADING, Reason.LEADING_STRIDES, str(call.leading)),
+        (call.width > plans.MAX_WIDTH, Reason.TOO_WIDE, str(call.width)),
+    )
+    return _against_triton(Path.ROWS, call, device, stops)
+
+
+def against_heads(call: Call, device: Device) -> tuple[Rejection, ...]:
+    """Return what stops the Triton kernel for heads."""
+    stops = ((call.width > plans.MAX_HEAD_DIM, Reason.HEAD_DIM_LIMIT, str(call.width)),)
+    return _against_triton(Path.HEADS, call, device, stops)
+
+
+def _against_triton(
+    path: Path, call: Call, device: Device, stops: tuple[tuple[bool, Reason, str], ...]
+) -> tuple[Rejection, ...]:
+    """Return what stops a path of Triton kernels, with the ``stops`` of its own among it."""
+    every = (
         (not device.has_triton, Reason.NO_TRITON, "none that can be imported"),
         (device.kind != "cuda" and not device.interpreting, Reason.NO_GPU, repr(device.kind)),
         (call.dtype == "float64", Reason.DTYPE, call.dtype),
-        (call.leading > plans.MAX_LEADING, Reason.LEADING_STRIDES, str(call.leading)),
-        (call.width > plans.MAX_WIDTH, Reason.TOO_WIDE, str(call.width)),
+        *stops,
         (call.needs_grad is not None, Reason.NEEDS_GRAD, f"{call.needs_grad} that needs one"),
         (call.not_plain is not None, Reason.SUBCLASS, str(call.not_plain)),
     )
-    return tuple(Rejection(Path.ROWS, None, reason, got) for stopped, reason, got in stops if stopped)
+    return tuple(Rejection(path, None, reason, got) for stopped, reason, got in every if stopped)
 
 
 def against_native(_call: Call, _device: Device) -> tuple[Rejection, ...]:
@@ -119,17 +137,26 @@ def gated_plan(call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection,
     return (plans.general(call.rows, call.width, device.table) if stopped else narrow), stopped
 
 
+def heads_plan(call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection, ...]]:
+    """Return the one plan for a rotation of heads."""
+    assert call.heads is not None
+    heads = call.heads
+    return plans.heads(call.rows, heads.q, heads.k, call.width, heads.half, device.table), ()
+
+
 # Every operation's paths in order of preference. A check returns all that stops a path.
 CHECKS: Mapping[str, Mapping[Path, Callable[[Call, Device], tuple[Rejection, ...]]]] = {
     "rms_norm": {Path.ROWS: against_rows, Path.NATIVE: against_native},
     "gemma_rms_norm": {Path.ROWS: against_rows, Path.NATIVE: against_native},
     "rms_norm_gated": {Path.ROWS: against_rows, Path.NATIVE: against_native},
+    "mrope": {Path.HEADS: against_heads, Path.NATIVE: against_native},
 }
 # How a path that has plans chooses one.
 PLANS: Mapping[tuple[str, Path], Callable[[Call, Device], tuple[plans.Plan, tuple[Rejection, ...]]]] = {
     ("rms_norm", Path.ROWS): general_plan,
     ("gemma_rms_norm", Path.ROWS): general_plan,
     ("rms_norm_gated", Path.ROWS): gated_plan,
+    ("mrope", Path.HEADS): heads_plan,
 }
 
 

@@ -1,6 +1,7 @@
 """Every operation as a torch op with a fake and a backward: what a compiler sees of a call, in one piece.
 
 An op has the arguments of its function; one with a residual is an op of its own, for it returns two tensors.
+One that writes its arguments returns nothing and has no backward: it is refused where a gradient is needed.
 ``ops.py`` calls them while something traces it; eager calls never come here. Whichever path runs the forward,
 the backward recomputes it natively.
 """
@@ -14,14 +15,14 @@ import torch
 from torch.autograd import forward_ad
 
 from normkernels import native, validate
-from normkernels.describe import ACTIVATIONS, ROUNDINGS, hold_tensors
+from normkernels.describe import ACTIVATIONS, ROUNDINGS, hold_rotation, hold_tensors
 from normkernels.dispatch import CHECKS
 from normkernels.errors import InvalidCall
 
 NAMESPACE = "normkernels"
 
-# y, or y and s
-Results = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+# y, or y and s, or q and k; nothing where those are written
+Results = torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None
 # The arguments of a call by name.
 Given = Mapping[str, Any]
 
@@ -38,6 +39,17 @@ _GATED = {
     **_FLAGS,
 }
 _RESIDUAL = {"residual": "Tensor"}
+_MROPE = {
+    "q": "Tensor",
+    "k": "Tensor",
+    "positions": "Tensor",
+    "cos": "Tensor",
+    "sin": "Tensor",
+    "sections": "int[]",
+    "head_dim": "int?",
+    "interleaved": "bool",
+    "path": "str?",
+}
 
 # Each op: the operation that it is, and its arguments with their types in a schema.
 OPS: Mapping[str, tuple[str, Mapping[str, str]]] = {
@@ -46,6 +58,8 @@ OPS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "gemma_rms_norm": ("gemma_rms_norm", _GEMMA),
     "gemma_rms_norm_residual": ("gemma_rms_norm", _GEMMA | _RESIDUAL),
     "rms_norm_gated": ("rms_norm_gated", _GATED),
+    "mrope": ("mrope", _MROPE),
+    "mrope_": ("mrope_", _MROPE | {"q": "Tensor(a!)", "k": "Tensor(b!)"}),
 }
 
 
@@ -57,14 +71,19 @@ def call(operation: str, given: Given, outputs: Mapping[str, torch.Tensor | None
         if tensor is not None:
             wrong = f"{name} is given, must be None in a call that torch.compile traces"
     # a schema takes True for a number, and a number for True
-    for name in ("eps", "weight_offset", "group_size"):
+    for name in ("eps", "weight_offset", "group_size", "head_dim"):
         if isinstance(given.get(name), bool):
             wrong = f"{name}={given[name]!r}, must be a number"
-    if not isinstance(given.get("norm_before_gate", True), bool):
-        wrong = f"norm_before_gate={given['norm_before_gate']!r}, must be one of True, False"
+    for name in ("norm_before_gate", "interleaved"):
+        if not isinstance(given.get(name, True), bool):
+            wrong = f"{name}={given[name]!r}, must be one of True, False"
+    if operation == "mrope_" and torch.is_grad_enabled():
+        for name in ("q", "k", "cos", "sin"):
+            if given[name].requires_grad:
+                wrong = f"q and k are written, {name} must not need a gradient then"
     if wrong is not None:
         # raised here it would only break the graph, and Dynamo would go on to trace the kernel's launch
-        return torch.ops.normkernels.refuse(given["x"], f"{operation}: {wrong}")
+        return torch.ops.normkernels.refuse(next(iter(given.values())), f"{operation}: {wrong}")
 
     name = operation
     if "residual" in given:
@@ -72,6 +91,9 @@ def call(operation: str, given: Given, outputs: Mapping[str, torch.Tensor | None
             given = {name: value for name, value in given.items() if name != "residual"}
         else:
             name = f"{operation}_residual"
+    if operation == "mrope_":
+        torch.ops.normkernels.mrope_(**given)
+        return given["q"], given["k"]
     return getattr(torch.ops.normkernels, name)(**given)
 
 
@@ -98,12 +120,14 @@ def run(operation: str, given: Given) -> Results:
     from normkernels import ops
 
     results: Results = getattr(ops, operation)(**given)
-    return results
+    return None if operation == "mrope_" else results
 
 
 def fake(operation: str, given: Given) -> Results:
     """Return what the call returns, without values; hold it to a meaning, which asks nothing of row counts."""
     _hold_backward(operation)
+    if "q" in given:
+        return _fake_rotation(operation, given)
     x, weight = given["x"], given["weight"]
     weights = {} if weight is None and operation == "rms_norm" else {"weight": weight}
     beside = {name: given[name] for name in ("residual", "gate") if given.get(name) is not None}
@@ -116,15 +140,41 @@ def fake(operation: str, given: Given) -> Results:
         validate.group_width(operation, given["group_size"], x.shape[-1])
         validate.choice(operation, "activation", given["activation"], tuple(ACTIVATIONS))
     validate.choice(operation, "rounding", given["rounding"], ROUNDINGS)
-    if given["path"] is not None:
-        validate.choice(operation, "path", given["path"], tuple(map(str, CHECKS[operation])))
+    _hold_path(operation, operation, given["path"])
 
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     return y if "residual" not in given else (y, torch.empty(x.shape, dtype=x.dtype, device=x.device))
 
 
+def _fake_rotation(operation: str, given: Given) -> Results:
+    tensors = {name: given[name] for name in ("q", "k", "positions", "cos", "sin")}
+    # int: a compiler may pass a symbol, and these are constants of a call
+    sections = tuple(map(int, given["sections"]))
+    head_dim = None if given["head_dim"] is None else int(given["head_dim"])
+    hold_rotation(operation, tensors, sections, head_dim, given["interleaved"])
+    _hold_path(operation, "mrope", given["path"])
+    if operation == "mrope_":
+        return None
+    q, k = (torch.empty(each.shape, dtype=each.dtype, device=each.device) for each in (given["q"], given["k"]))
+    return q, k
+
+
+def _hold_path(name: str, operation: str, path: str | None) -> None:
+    if path is not None:
+        validate.choice(name, "path", path, tuple(map(str, CHECKS[operation])))
+
+
 def recompute(operation: str, given: Given) -> Results:
     """Run a valid call natively, in torch's own ops, which have gradients."""
+    if "q" in given:
+        tensors = {name: given[name] for name in ("q", "k", "positions", "cos", "sin")}
+        flags = hold_rotation(operation, tensors, given["sections"], given["head_dim"], given["interleaved"])
+        q, k = native.mrope(**tensors, **flags)
+        if operation == "mrope":
+            return q, k
+        given["q"].copy_(q)
+        given["k"].copy_(k)
+        return None
     x, eps, rounding = given["x"], given["eps"], given["rounding"]
     if operation == "rms_norm_gated":
         gated = "none" if given["gate"] is None else "after" if given["norm_before_gate"] else "before"
@@ -169,6 +219,7 @@ def _differentiate(operation: str, names: tuple[str, ...]) -> Callable[..., tupl
                 name: tensor.view_as(tensor) for name, tensor in zip(ctx.tensors, ctx.saved_tensors, strict=True)
             }
             made = recompute(operation, given | ctx.flags)
+        assert made is not None
         results = made if isinstance(made, tuple) else (made,)
         # the sum has no gradient where only the weight needs one
         pairs = [(result, grad) for result, grad in zip(results, grads, strict=True) if result.requires_grad]
@@ -194,13 +245,22 @@ def _register(library: Any) -> None:  # noqa: ANN401
     for name, (operation, types) in OPS.items():
         names = tuple(types)
         arguments = ", ".join(f"{kind} {argument}" for argument, kind in types.items())
-        library.define(f"{name}({arguments}) -> {'(Tensor, Tensor)' if 'residual' in types else 'Tensor'}")
+        library.define(f"{name}({arguments}) -> {_returns(name)}")
         qualified = f"{NAMESPACE}::{name}"
         library.impl(name, _bound(run, operation, names), "CompositeExplicitAutograd")
         torch.library.register_fake(qualified, _bound(fake, operation, names), lib=library)
+        if operation == "mrope_":
+            continue
         torch.library.register_autograd(
             qualified, _differentiate(operation, names), setup_context=_remember(names), lib=library
         )
+
+
+def _returns(name: str) -> str:
+    """Return the part of an op's schema that says what comes out."""
+    if name == "mrope_":
+        return "()"
+    return "(Tensor, Tensor)" if name == "mrope" or name.endswith("_residual") else "Tensor"
 
 
 def _bound(

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch.nn import functional
 
+from normkernels.strides import by_heads
+
 _ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": functional.silu,
     "sigmoid": torch.sigmoid,
@@ -80,3 +82,53 @@ def rms_norm_gated(
     if gate is not None and gated == "after":
         y = y * act
     return y.to(x.dtype).contiguous()
+
+
+def mrope(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    positions: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    *,
+    sections: tuple[int, int, int],
+    head_dim: int,
+    interleaved: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return q and k rotated, contiguous and each in its shape and dtype.
+
+    Arithmetic is fp32, or float64 for float64. A token with a position outside the cache becomes NaN where it
+    is rotated, and nothing is read there.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    inside = (positions >= 0) & (positions < cos.shape[0])
+    rows = torch.where(inside, positions, 0).expand(3, -1)
+    known = inside.expand(3, -1).all(0)[:, None]
+    axes = _axes(sections, interleaved=interleaved, device=q.device)
+
+    def angles(table: torch.Tensor) -> torch.Tensor:
+        # an empty cache has no row to read either
+        table = table if table.shape[0] else table.new_zeros(1, table.shape[1])
+        t, h, w = table[rows].to(wide)
+        row = torch.where(axes == 1, h, torch.where(axes == 2, w, t))
+        return torch.where(known, row, torch.nan)[:, None]
+
+    c, s, half = angles(cos), angles(sin), cos.shape[1]
+
+    def rotated(x: torch.Tensor) -> torch.Tensor:
+        by_head = by_heads(x, head_dim)
+        x1, x2 = (by_head[..., columns].to(wide) for columns in (slice(half), slice(half, 2 * half)))
+        parts = ((x1 * c - x2 * s).to(x.dtype), (x2 * c + x1 * s).to(x.dtype), by_head[..., 2 * half :])
+        return torch.cat(parts, -1).view(x.shape)
+
+    return rotated(q), rotated(k)
+
+
+def _axes(sections: tuple[int, int, int], *, interleaved: bool, device: torch.device) -> torch.Tensor:
+    """Return the axis of each frequency: 0, 1 or 2 for t, h or w."""
+    t, h, w = sections
+    frequency = torch.arange(t + h + w, device=device)
+    if not interleaved:
+        return (frequency >= t).int() + (frequency >= t + h).int()
+    turn = frequency % 3
+    return torch.where((turn == 1) & (frequency < 3 * h) | (turn == 2) & (frequency < 3 * w), turn, 0)

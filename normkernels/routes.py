@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ _COMMON_FLAGS = {
     "rms_norm_gated": tuple(
         (float, group_size, bool, str, str, path) for group_size in (int, type(None)) for path in (str, type(None))
     ),
+    "mrope": tuple((head_dim, bool, path) for head_dim in (int, type(None)) for path in (str, type(None))),
 }
 # More than a model has; a caller that varies eps or widths must not make the cache grow for ever.
 _MAX_ROUTES = 1024
@@ -78,6 +79,38 @@ def key(
         tuple(tensor if tensor is None else (tensor.dtype, tensor.device) for tensor in (x, weight, beside)),
         torch.is_grad_enabled()
         and any(tensor is not None and tensor.requires_grad for tensor in (x, weight, beside)),
+        flags,
+    )
+
+
+def rotation_key(
+    given: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    sections: Sequence[int],
+    flags: tuple[object, ...],
+) -> Hashable:
+    """Return all that a decision on a common rotation depends on, token counts apart; None for any other call.
+
+    ``given`` are q, k, positions, cos and sin. What no key can hold, where they lie and which positions they
+    are, is looked at in each call.
+    """
+    if type(sections) not in (list, tuple) or not all(type(count) is int for count in sections):
+        return None
+    if tuple(map(type, flags)) not in _COMMON_FLAGS["mrope"] or transformed():
+        return None
+    if any(type(each) not in PLAIN or each.layout is not torch.strided or each.is_neg() for each in given):
+        return None
+    q, k, positions, cos, sin = given
+    if not q.dim() or k.shape[:1] != q.shape[:1] or positions.shape[-1:] != q.shape[:1] or sin.shape != cos.shape:
+        return None
+    return (
+        "mrope",
+        q.shape[1:],
+        k.shape[1:],
+        positions.shape[:-1],
+        cos.shape[1:],
+        tuple((tensor.dtype, tensor.device) for tensor in given),
+        torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given),
+        tuple(sections),
         flags,
     )
 

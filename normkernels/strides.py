@@ -60,6 +60,11 @@ def _collapse(axes: Sequence[tuple[int, tuple[int, ...]]]) -> list[tuple[int, tu
     return merged
 
 
+def by_heads(tensor: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Return ``(tokens, heads * head_dim)`` as ``(tokens, heads, head_dim)``, and that as it is; never a copy."""
+    return tensor if tensor.dim() == 3 else tensor.view(tensor.shape[0], tensor.shape[1] // head_dim, head_dim)
+
+
 def overlaps_itself(tensor: torch.Tensor) -> bool:
     """Whether two elements may share memory: some stride is within the extent of the smaller ones."""
     reach = 0
@@ -90,17 +95,23 @@ def may_share(a: torch.Tensor, b: torch.Tensor) -> bool:
     """
     if a.numel() == 0 or b.numel() == 0 or a.device != b.device:
         return False
+    distance, extent_b = b.data_ptr() - a.data_ptr(), _extent(b)
+    # most pairs: one ends before the other begins
+    if distance >= _extent(a) or distance <= -extent_b:
+        return False
     steps: Counter[int] = Counter()
     for tensor in (a, b):
         steps[1] += tensor.element_size() - 1
         for step, size in zip(tensor.stride(), tensor.shape, strict=True):
             steps[step * tensor.element_size()] += size - 1
-    extent_b = (
-        b.element_size()
-        - 1
-        + sum(step * (size - 1) * b.element_size() for step, size in zip(b.stride(), b.shape, strict=True))
+    return _adds_up(distance + extent_b - 1, steps)
+
+
+def _extent(tensor: torch.Tensor) -> int:
+    """Return the bytes from a tensor's first element to the end of its last."""
+    return tensor.element_size() * (
+        1 + sum(step * (size - 1) for step, size in zip(tensor.stride(), tensor.shape, strict=True))
     )
-    return _adds_up(b.data_ptr() - a.data_ptr() + extent_b, steps)
 
 
 def _adds_up(distance: int, steps: Counter[int]) -> bool:

@@ -50,8 +50,8 @@ def group_width(operation: str, group_size: object, n: int) -> int:
 
 
 def tensors(operation: str, given: Mapping[str, object]) -> None:
-    """Hold every argument to a strided tensor on one device, that of x."""
-    device = None
+    """Hold every argument to a strided tensor on one device, that of the first."""
+    device, first = None, next(iter(given))
     for name, value in given.items():
         if not isinstance(value, torch.Tensor):
             raise InvalidCall(f"{operation}: {name} is a {type(value).__name__}, must be a tensor")
@@ -59,7 +59,7 @@ def tensors(operation: str, given: Mapping[str, object]) -> None:
             raise InvalidCall(f"{operation}: {name} is {value.layout}, must be torch.strided")
         device = device or value.device
         if value.device != device:
-            raise InvalidCall(f"{operation}: {name} is on {value.device}, must be on x's device, {device}")
+            raise InvalidCall(f"{operation}: {name} is on {value.device}, must be on {first}'s device, {device}")
 
 
 def dtype(operation: str, name: str, tensor: torch.Tensor, allowed: Collection[torch.dtype]) -> None:
@@ -89,3 +89,40 @@ def output(
     for other, tensor in taken.items():
         if may_share(out, tensor) and not (other in may_be and same_view(out, tensor)):
             raise InvalidCall(f"{operation}: {name} shares memory with {other}, must have its own{whole}")
+
+
+def head_width(operation: str, head_dim: object, q: torch.Tensor) -> int:
+    """Return the columns of one head of q, which has two or three dimensions."""
+    given = isinstance(head_dim, int) and not isinstance(head_dim, bool) and head_dim > 0
+    if q.dim() == 2:
+        if not given or q.shape[1] % head_dim:  # type: ignore[operator]  # given: an int
+            raise InvalidCall(
+                f"{operation}: head_dim={head_dim!r}, must be a divisor of the {q.shape[1]} columns of q"
+            )
+        return head_dim  # type: ignore[return-value]  # given: an int
+    if head_dim is not None and not (given and head_dim == q.shape[2]):
+        raise InvalidCall(f"{operation}: head_dim={head_dim!r}, must be None or the {q.shape[2]} columns of q")
+    return q.shape[2]
+
+
+def three_sections(operation: str, sections: object, half: int) -> tuple[int, int, int]:
+    """Return how many frequencies t, h and w have; they share ``half`` of the rotated columns."""
+    counts = tuple(sections) if isinstance(sections, (list, tuple)) else ()
+    plain = all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts)
+    if len(counts) != 3 or not plain or sum(counts) != half:
+        raise InvalidCall(
+            f"{operation}: sections={sections!r}, must be three integers whose sum is the {half} columns of cos"
+        )
+    return counts
+
+
+def positions(operation: str, given: torch.Tensor, max_positions: int) -> None:
+    """Hold positions to the rows of the cache, where looking at them costs no wait."""
+    if given.device.type != "cpu" or not given.numel():
+        return
+    lowest, highest = (int(each) for each in given.aminmax())
+    if lowest < 0 or highest >= max_positions:
+        raise InvalidCall(
+            f"{operation}: positions has {lowest if lowest < 0 else highest}, "
+            f"must be at least 0 and less than the {max_positions} rows of cos"
+        )

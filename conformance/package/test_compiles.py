@@ -45,7 +45,21 @@ class Norm(NamedTuple):
     layout: str = "contiguous"
 
 
-VARIANTS: dict[str, Gated | Norm] = {
+class Rotation(NamedTuple):
+    """One launch of a rotation: by default Qwen3.5's, whose q and k are views of one buffer."""
+
+    tokens: int = 24
+    heads: tuple[int, int] = (24, 4)
+    head_dim: int = 256
+    half: int = 32
+    dtypes: tuple[torch.dtype, torch.dtype, torch.dtype, torch.dtype] = (LOW, LOW, torch.int64, FULL)
+    axes: int = 3
+    interleaved: bool = True
+    in_place: bool = False
+    layout: str = "contiguous"
+
+
+VARIANTS: dict[str, Gated | Norm | Rotation] = {
     "decode128": Gated((24, 128), narrow=True),
     "decode128 hf": Gated((24, 128), activation="sigmoid", rounding="hf", dtypes=(LOW, HALF, FULL), narrow=True),
     "prefill128": Gated((65536, 128), narrow=True),
@@ -72,6 +86,18 @@ VARIANTS: dict[str, Gated | Norm] = {
     "norm of many rows": Norm((4096, 256)),
     "norm of two dtypes": Norm((24, 128), (HALF, LOW, HALF)),
     "norm widest": Norm((24, 32768), (FULL, FULL, FULL)),
+    "mrope": Rotation(),
+    "mrope in place": Rotation(in_place=True),
+    "mrope prefill": Rotation(8192),
+    "mrope prefill in place": Rotation(8192, in_place=True, dtypes=(LOW, LOW, torch.int64, LOW)),
+    "mrope whole heads": Rotation(24, (28, 4), 128, 64, interleaved=False),
+    "mrope few heads": Rotation(8192, (3, 1), dtypes=(HALF, LOW, torch.int32, HALF)),
+    "mrope of text": Rotation(axes=1, dtypes=(FULL, FULL, torch.int32, FULL)),
+    "mrope odd": Rotation(24, (3, 1), 97, 13),
+    "mrope widest": Rotation(24, (4, 4), 1024, 512, (FULL, FULL, torch.int64, FULL)),
+    "mrope of nothing": Rotation(half=0),
+    "mrope of columns apart": Rotation(layout="step"),
+    "mrope of gaps": Rotation(layout="gap"),
 }
 
 
@@ -144,12 +170,14 @@ def tensor(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> torch.Ten
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def launch(variant: Gated | Norm, batch: int) -> None:
-    """Launch ``variant`` with another first size, as its plan has it."""
-    if isinstance(variant, Gated):
-        launch_gated(variant, batch)
+def launch(variant: Gated | Norm | Rotation, batch: int | None = None) -> None:
+    """Launch ``variant``, or it with another first size, as its plan has it."""
+    if isinstance(variant, Rotation):
+        launch_rotation(variant, batch or variant.tokens)
+    elif isinstance(variant, Gated):
+        launch_gated(variant, batch or variant.shape[0])
     else:
-        launch_norm(variant, batch)
+        launch_norm(variant, batch or variant.shape[0])
 
 
 def launch_gated(variant: Gated, batch: int) -> None:
@@ -197,6 +225,38 @@ def launch_norm(variant: Norm, batch: int) -> None:
     )
 
 
+def launch_rotation(variant: Rotation, tokens: int) -> None:
+    """Launch a rotation; in place, or into new tensors."""
+    from normkernels.kernels import plans
+    from normkernels.kernels.mrope import mrope_fwd
+
+    head_dim, half = variant.head_dim, variant.half
+    q, k = (
+        tensor((tokens, heads, head_dim), dtype, variant.layout)
+        for heads, dtype in zip(variant.heads, variant.dtypes[:2], strict=True)
+    )
+    positions, cache = variant.dtypes[2:]
+    cos, sin = (
+        tensor((4096, 2 * half), cache, "contiguous").chunk(2, -1) if half else (tensor((4096, 0), cache, ""),) * 2
+    )
+    mrope_fwd(
+        q,
+        k,
+        tensor((3, tokens)[-min(variant.axes, 2) :], positions, "contiguous"),
+        cos,
+        sin,
+        *(
+            (q, k)
+            if variant.in_place
+            else (torch.empty(each.shape, dtype=each.dtype, device="meta") for each in (q, k))
+        ),
+        sections=(half - 2 * (half // 3), half // 3, half // 3),
+        head_dim=head_dim,
+        interleaved=variant.interleaved,
+        plan=plans.heads(variant.tokens, *variant.heads, head_dim, half, plans.MEASURED),
+    )
+
+
 def main(target: str) -> None:
     """Compile every variant for ``target`` and print the facts that the tests look at."""
     import triton
@@ -204,7 +264,7 @@ def main(target: str) -> None:
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
 
-    from normkernels.kernels import rms_norm, rms_norm_gated
+    from normkernels.kernels import mrope, rms_norm, rms_norm_gated
 
     backend = make_backend(GPUTarget(*TARGETS[target]))
     launched: list[tuple[str, ASTSource, dict[str, Any]]] = []
@@ -221,13 +281,14 @@ def main(target: str) -> None:
         rms_norm.rms_norm_kernel,
         rms_norm_gated.rms_norm_gated_kernel,
         rms_norm_gated.rms_norm_gated_128_kernel,
+        mrope.mrope_kernel,
     ):
         kernel.run = functools.partial(note, kernel)
 
     facts = {}
     for name, variant in VARIANTS.items():
         launched.clear()
-        launch(variant, variant.shape[0])
+        launch(variant)
         for batch in (1, 15, 16, 17):
             launch(variant, batch)
         batches = {special for special, _, _ in launched[1:]}

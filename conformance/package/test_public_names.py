@@ -44,6 +44,8 @@ def test_public_names_are_pinned() -> None:
         "explain",
         "from_module",
         "gemma_rms_norm",
+        "mrope",
+        "mrope_",
         "rms_norm",
         "rms_norm_gated",
     ] == sorted(normkernels.__all__)

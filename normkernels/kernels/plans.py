@@ -12,6 +12,8 @@ from dataclasses import dataclass
 MAX_WIDTH = 32768
 # The head dimension of gated delta-net layers, which has plans of its own.
 NARROW = 128
+# A program holds a few whole heads in registers; no model has wider ones.
+MAX_HEAD_DIM = 1024
 # Three leading sizes cover what model code slices and transposes; each costs a division per row.
 MAX_LEADING = 3
 # Elements per thread that fill 16-byte loads of 2-byte types twice.
@@ -26,11 +28,12 @@ class PlanTable:
     tile_rows: int
     prefill_rows: int
     max_programs: int | None = None
+    prefill_tokens: int = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One launch configuration."""
+    """One launch configuration; a program has ``rows`` rows."""
 
     name: str
     rows: int
@@ -42,12 +45,22 @@ class Plan:
         assert self.levels <= (24 if 2**self.levels <= 256 else 64)
 
 
+@dataclass(frozen=True, slots=True)
+class HeadPlan(Plan):
+    """One launch configuration of a rotation; the rows of a program are tokens, and nothing is summed."""
+
+    heads: int  # at a time
+    programs: int  # that share the heads of a token
+
+
 # tile_rows: below it a launch of small tiles just reaches every multiprocessor of a large GPU.
 # prefill_rows: below it four rows a program were the fastest or within 5 % of it on an H200; the
 # longest prefill, 1.4 million rows, wants eight.
+# prefill_tokens: from it on a program a token is sixteen for each multiprocessor of a large GPU, and cos and
+# sin are loaded once for all heads; below it the heads of a token are spread. Not measured yet.
 MEASURED = PlanTable(tile_rows=4096, prefill_rows=65536)
 # For Triton's CPU interpreter, where a program costs milliseconds whatever its size.
-INTERPRETED = PlanTable(tile_rows=8, prefill_rows=32, max_programs=64)
+INTERPRETED = PlanTable(tile_rows=8, prefill_rows=32, max_programs=64, prefill_tokens=8)
 
 # The table in use, read at each call.
 TABLE = MEASURED
@@ -67,6 +80,16 @@ def general(rows: int, width: int, table: PlanTable) -> Plan:
     tile = min(max(elements >> levels, 1), 64)
     warps = min(max((tile << levels) // (32 * _PER_THREAD), 1), _MAX_WARPS)
     return Plan("general", _enough(tile, rows, table), levels, warps)
+
+
+def heads(tokens: int, q_heads: int, k_heads: int, head_dim: int, half: int, table: PlanTable) -> HeadPlan:
+    """Plan a rotation: a few heads at a time, as many as registers hold, whose halves are 16 bytes a thread."""
+    block = power_of_two(half)
+    at_once = min(power_of_two(max(q_heads, k_heads)), 16, max(8192 // power_of_two(head_dim), 1))
+    warps = min(max(at_once * block // (32 * 8), 1), 16)
+    if tokens < table.prefill_tokens:
+        return HeadPlan("decode", 1, 0, warps, at_once, -(-q_heads // at_once) + -(-k_heads // at_once))
+    return HeadPlan("prefill", _enough(max(256 // (at_once * block), 1), tokens, table), 0, warps, at_once, 1)
 
 
 def _enough(tile: int, rows: int, table: PlanTable) -> int:

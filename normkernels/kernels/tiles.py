@@ -92,11 +92,11 @@ def tile_args(
         args[f"{name}_col_stride"] = tensor.stride(-1)
     args["weight_stride"] = 0 if weight is None else weight.stride(0)
     steps = list(zip(tensors.values(), rows.strides, strict=True))
-    args["ACCESS"] = _access(steps if weight is None else [*steps, (weight, (width,))])
+    args["ACCESS"] = access(steps if weight is None else [*steps, (weight, (width,))])
     return args
 
 
-def _access(tensors: Sequence[tuple[torch.Tensor, tuple[int, ...]]]) -> str:
+def access(tensors: Sequence[tuple[torch.Tensor, tuple[int, ...]]]) -> str:
     """Return ``ACCESS`` of tensors, each with the elements from one of its rows to the next."""
     # the stride of a single column is never used
     if any(tensor.shape[-1] != 1 and tensor.stride(-1) != 1 for tensor, _ in tensors):

@@ -1,0 +1,274 @@
+"""MRoPE: every reason fires in both directions, what was decided is what runs, and what plans cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from conformance.package.gated_calls import Arguments, values
+from conformance.package.mrope_calls import (
+    assert_right,
+    bits,
+    call,
+    explain,
+    flat,
+    positions,
+    run,
+    views_of_one_buffer,
+)
+from normkernels import InvalidCall, Path, PathUnavailable, Reason, routes
+from normkernels.kernels import plans
+from normkernels.kernels.plans import INTERPRETED, MEASURED, HeadPlan
+
+OPERATIONS = ("mrope", "mrope_")
+LOW, DOUBLE = torch.bfloat16, torch.float64
+WIDEST = plans.MAX_HEAD_DIM
+
+
+class Subclass(torch.Tensor):
+    """A tensor that may mean something else."""
+
+
+# The call that just does not qualify; the one beside it has no change.
+MISSES: dict[str, tuple[Reason, Callable[[], Arguments]]] = {
+    "float64": (Reason.DTYPE, lambda: call(dtype=DOUBLE)),
+    "a wide head": (Reason.HEAD_DIM_LIMIT, lambda: call(2, (2, 1), WIDEST + 1)),
+    "gradient of q": (Reason.NEEDS_GRAD, lambda: call(q=values("q", 5, 6, 64).requires_grad_())),
+    "gradient of sin": (Reason.NEEDS_GRAD, lambda: call(sin=values("sin", 51, 16).requires_grad_())),
+    "subclass of k": (Reason.SUBCLASS, lambda: call(k=values("k", 5, 2, 64).as_subclass(Subclass))),
+    "subclass of positions": (Reason.SUBCLASS, lambda: call(positions=positions(5).as_subclass(Subclass))),
+    "negated q": (Reason.SUBCLASS, lambda: call(q=torch._neg_view(values("q", 5, 6, 64)))),
+    "forced": (Reason.FORCED, lambda: call(path="native")),
+}
+QUALIFIES: dict[Reason, Callable[[], Arguments]] = {
+    Reason.HEAD_DIM_LIMIT: lambda: call(2, (2, 1), WIDEST),
+    Reason.FORCED: lambda: call(path="heads"),
+}
+# What an environment fires is tested in test_dispatch, for every operation; the others are those of rows.
+ENVIRONMENT = {Reason.NO_TRITON, Reason.NO_GPU}
+
+
+def test_every_reason_against_heads_stands_in_the_table() -> None:
+    """A reason that no call fires is not one of the path's."""
+    possible = {Reason.DTYPE, Reason.HEAD_DIM_LIMIT, Reason.NEEDS_GRAD, Reason.SUBCLASS, Reason.FORCED}
+
+    assert possible == {reason for reason, _ in MISSES.values()}
+    assert set(QUALIFIES) <= possible
+
+
+@pytest.mark.parametrize("name", MISSES)
+def test_a_reason_fires_alone(name: str, launched: list[plans.Plan]) -> None:
+    """The call that just does not qualify is rejected for this reason only, and runs natively."""
+    reason, misses = MISSES[name]
+    arguments = misses()
+    decision = explain(arguments)
+    results = run(arguments)
+
+    assert [reason] == [rejection.reason for rejection in decision.rejected]
+    assert (Path.NATIVE, []) == (decision.path, launched)
+    plain = arguments | {n: t.as_subclass(torch.Tensor) for n, t in arguments.items() if type(t) is Subclass}
+    assert_right(plain, (results[0].as_subclass(torch.Tensor), results[1].as_subclass(torch.Tensor)))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("name", MISSES)
+def test_a_reason_does_not_fire_on_the_call_beside(name: str, operation: str, launched: list[plans.Plan]) -> None:
+    """The call that just qualifies is rejected for nothing, and runs the plan that is decided."""
+    arguments = QUALIFIES.get(MISSES[name][0], call)()
+    wanted = run(arguments)
+    launched.clear()
+    decision = explain(arguments, operation)
+    results = run(arguments, operation)
+
+    assert ("heads/decode", ()) == (decision.name, decision.rejected)
+    assert [decision.plan] == launched
+    assert all(map(torch.equal, wanted, results))
+
+
+def test_in_place_is_decided_as_the_other() -> None:
+    """One operation: what sends it to native sends both."""
+    for reason, misses in MISSES.values():
+        if reason is not Reason.NEEDS_GRAD:
+            assert [reason] == [rejection.reason for rejection in explain(misses(), "mrope_").rejected]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_environment_forces_both_forms(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``NORMKERNELS_PATH`` names the operation; a norm is not moved."""
+    monkeypatch.setenv(routes.ENVIRONMENT, "mrope=native")
+    routes.reread_environment()
+
+    assert "native" == explain(call(), operation).name
+    assert "heads/decode" == explain(call(path="heads"), operation).name
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_forced_path_that_cannot_run_raises_before_it_writes(operation: str) -> None:
+    """What was asked for by name runs or raises."""
+    arguments = call(dtype=DOUBLE, path="heads")
+    before = arguments["q"].clone()
+
+    with pytest.raises(PathUnavailable, match=r"mrope: path=heads cannot run Call(.|\n)*DTYPE"):
+        run(arguments, operation)
+    assert torch.equal(before, arguments["q"])
+
+
+@pytest.mark.parametrize("path", [None, "heads"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_failing_launch_raises(operation: str, path: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch that fails is a bug to be seen, not a reason to try the next path."""
+
+    def fail(*_args: object) -> None:
+        message = "out of registers"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("normkernels.kernels.mrope.launch", fail)
+
+    with pytest.raises(RuntimeError, match="out of registers"):
+        run(call(path=path), operation)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("tokens", [1, 7, 8, 33])
+def test_a_cached_route_agrees_with_decide(operation: str, tokens: int, launched: list[plans.Plan]) -> None:
+    """A call whose route another batch has left behind runs the plan that ``decide`` gives it."""
+    run(call(2))
+    run(call(3, sections=[6, 5, 5]), "mrope_")
+    arguments = call(tokens)
+    wanted, decision = run(arguments), explain(arguments, operation)
+    results = run(arguments, operation)
+
+    assert 1 == len(routes._routes)
+    assert decision.plan == launched[-1]
+    assert all(map(torch.equal, wanted, results))
+
+
+OTHER_CALLS: dict[str, Arguments] = {
+    "sections": {"sections": (4, 9, 3)},
+    "sectioned": {"interleaved": False},
+    "one axis": {"positions": positions(5)[1]},
+    "narrower positions": {"positions": positions(5).int()},
+    "another k": {"k": values("k", 5, 3, 64)},
+    "a narrower k": {"k": values("k", 5, 2, 64, dtype=LOW)},
+    "path": {"path": "native"},
+    "a gradient": {"cos": values("cos", 51, 16).requires_grad_()},
+    "float positions": {"positions": positions(5).float()},
+    "positions of other tokens": {"positions": positions(6)},
+    "two axes": {"positions": positions(5)[:2]},
+    "k of other tokens": {"k": values("k", 6, 2, 64)},
+    "k of other columns": {"k": values("k", 5, 2, 32)},
+    "flat k": {"k": values("k", 5, 128)},
+    "sin of other columns": {"sin": values("sin", 51, 15)},
+    "sin of other rows": {"sin": values("sin", 50, 16)},
+    "a narrower sin": {"sin": values("sin", 51, 16, dtype=LOW)},
+    "a longer cache": {"cos": values("cos", 60, 16), "sin": values("sin", 60, 16)},
+    "a short cache": {"cos": values("cos", 50, 16), "sin": values("sin", 50, 16)},
+    "head_dim": {"head_dim": 32},
+    "a boolean flag": {"interleaved": 1},
+    "a boolean section": {"sections": (15, True, 0)},
+    "a position outside": {"positions": torch.full_like(positions(5), 51)},
+    "a position below": {"positions": torch.full_like(positions(5), -1)},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CALLS)
+def test_a_route_serves_no_other_call(name: str, launched: list[plans.Plan]) -> None:
+    """After a common call, one that differs in an argument is decided, or refused, on its own."""
+    run(call(sections=(15, 1, 0)) if name == "a boolean section" else call())
+    arguments = call(**OTHER_CALLS[name])
+    try:
+        decision = explain(arguments)
+    except InvalidCall:
+        with pytest.raises(InvalidCall):
+            run(arguments)
+        return
+    results = run(arguments)
+
+    assert ([decision.plan] if decision.plan else []) == launched[1:]
+    assert_right(arguments, results)
+
+
+def test_a_cached_route_still_looks_at_memory() -> None:
+    """What may be written in place is no part of a route."""
+    run(call(), "mrope_")
+    q = values("q", 5, 6, 64)
+    arguments = call(q=q, k=q[:, 1:3])
+    before = bits(q).clone()
+
+    with pytest.raises(InvalidCall, match="k shares memory with q"):
+        run(arguments, "mrope_")
+    assert torch.equal(before, bits(q))
+
+
+def test_both_ranks_have_routes_of_their_own() -> None:
+    """The same columns, as heads or not, and as heads of another width."""
+    plain = flat(call())
+    for arguments in (call(), plain, plain | {"head_dim": 32}, call(), plain):
+        assert_right(arguments, run(arguments))
+
+    assert 3 == len(routes._routes)
+
+
+# How wide each access may be: what a layout promises the compiler, and what it must not.
+ACCESSES: dict[str, tuple[str, Callable[[], Arguments]]] = {
+    "contiguous": ("aligned", call),
+    "views of one buffer": ("aligned", lambda: views_of_one_buffer(call())),
+    "halves of one cache": (
+        "aligned",
+        lambda: call(**dict(zip(("cos", "sin"), values("cache", 51, 32).chunk(2, -1), strict=True))),
+    ),
+    "a half of no 16 bytes": ("unit", lambda: call(5, (6, 2), 64, 14, sections=(6, 4, 4))),
+    "heads of no 16 bytes": ("unit", lambda: call(5, (6, 2), 66)),
+    "k one element on": ("unit", lambda: call(k=values("k", 5 * 2 * 64 + 1)[1:].view(5, 2, 64))),
+    "rows of sin of no 16 bytes": ("unit", lambda: call(sin=values("sin", 51, 17)[:, :16])),
+    "columns of q apart": ("strided", lambda: call(q=values("q", 5, 6, 128)[..., ::2])),
+    "columns of cos apart": ("strided", lambda: call(cos=values("cos", 51, 32)[:, ::2])),
+}
+
+
+@pytest.mark.parametrize("name", ACCESSES)
+def test_a_layout_gets_the_accesses_that_it_allows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen bytes at a time only where every head, half and row of each tensor begins at a multiple of them."""
+    wanted, make = ACCESSES[name]
+    seen: list[str] = []
+    monkeypatch.setattr("normkernels.kernels.mrope.launch", lambda *args: seen.append(args[2]["ACCESS"]))
+    run(make(), "mrope_")
+
+    assert [wanted] == seen
+
+
+def heads(tokens: int, table: plans.PlanTable, q: int = 24, k: int = 4, head_dim: int = 256) -> HeadPlan:
+    """Return the plan of a rotation of a quarter of each head."""
+    return plans.heads(tokens, q, k, head_dim, head_dim // 8, table)
+
+
+@pytest.mark.parametrize("table", [MEASURED, INTERPRETED], ids=["measured", "interpreted"])
+def test_prefill_begins_at_its_threshold(table: plans.PlanTable) -> None:
+    """One token less spreads its heads."""
+    below, above = (heads(tokens, table) for tokens in (table.prefill_tokens - 1, table.prefill_tokens))
+
+    assert ("decode", "prefill") == (below.name, above.name)
+    assert (3, 1) == (below.programs, above.programs)
+
+
+@pytest.mark.parametrize(("q", "k"), [(1, 1), (3, 1), (24, 4), (28, 4), (2, 64)])
+@pytest.mark.parametrize("head_dim", [1, 64, 97, 128, 256, WIDEST])
+def test_a_token_count_compiles_nothing_between_thresholds(q: int, k: int, head_dim: int) -> None:
+    """A plan is the same for every token count on one side of a threshold, and a program has its fill."""
+    some = {heads(tokens, MEASURED, q, k, head_dim) for tokens in (1, 15, 16, 17, MEASURED.prefill_tokens - 1)}
+    many = {heads(tokens, MEASURED, q, k, head_dim) for tokens in (MEASURED.prefill_tokens, 10**6, 10**9)}
+
+    assert (1, 1) == (len(some), len(many))
+    for plan in some | many:
+        assert plan.rows * plan.heads * head_dim <= 16384
+        assert 1 <= plan.warps <= 16
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 8, 33, 100, 4096])
+def test_the_interpreter_runs_few_programs(tokens: int) -> None:
+    """No launch over up to 4,096 tokens takes more than 64 programs on the CPU."""
+    plan = heads(tokens, INTERPRETED)
+
+    assert -(-tokens // plan.rows) * plan.programs <= 64

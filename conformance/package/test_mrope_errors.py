@@ -1,0 +1,231 @@
+"""MRoPE: calls without a meaning raise, say what must hold, and write nothing, in either form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+
+from conformance.package.gated_calls import DEVICE, Arguments, values
+from conformance.package.mrope_calls import bits, call, flat, positions, run
+from normkernels import InvalidCall
+
+HALF, DOUBLE, FP8 = torch.float16, torch.float64, torch.float8_e4m3fn
+OPERATIONS = ("mrope", "mrope_")
+CACHE = (51, 16)
+
+
+def tables(*shape: int, dtype: torch.dtype = torch.float32) -> Arguments:
+    """Return cos and sin of another shape or dtype."""
+    return {name: values(name, *shape, dtype=dtype) for name in ("cos", "sin")}
+
+
+def at(position: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+    """Return positions one of which is the one given."""
+    given = positions(5, dtype)
+    given[2, 3] = position
+    return given
+
+
+BAD_CALLS: dict[str, tuple[Callable[[], Arguments], str]] = {
+    "q no tensor": (lambda: call(q=[1.0]), "q is a list, must be a tensor"),
+    "q sparse": (
+        lambda: call(q=values("q", 5, 6, 64).to_sparse()),
+        "q is torch.sparse_coo, must be torch.strided",
+    ),
+    "q of one dimension": (
+        lambda: call(q=values("q", 5)),
+        r"q has shape \(5,\), must be \(tokens, heads, head_dim\), or \(tokens, heads \* head_dim\) with head_dim",
+    ),
+    "q of four dimensions": (lambda: call(q=values("q", 1, 5, 6, 64)), r"q has shape \(1, 5, 6, 64\), must be"),
+    "q integer": (lambda: call(q=torch.ones(5, 6, 64, dtype=torch.int32)), "q is torch.int32, must be one of"),
+    "q fp8": (lambda: call(q=values("q", 5, 6, 64).to(FP8)), "q is torch.float8_e4m3fn, must be one of"),
+    "k none": (lambda: call(k=None), "k is a NoneType, must be a tensor"),
+    "k double": (lambda: call(k=values("k", 5, 2, 64, dtype=DOUBLE)), "k is torch.float64, must be one of"),
+    "k elsewhere": (
+        lambda: call(k=torch.empty(5, 2, 64, device="meta")),
+        "k is on meta, must be on q's device, ",
+    ),
+    "k of other tokens": (
+        lambda: call(k=values("k", 4, 2, 64)),
+        r"k has shape \(4, 2, 64\), must be as q \(5, heads, 64\)",
+    ),
+    "k that broadcasts": (lambda: call(k=values("k", 1, 2, 64)), r"k has shape \(1, 2, 64\), must be as q"),
+    "k of other columns": (lambda: call(k=values("k", 5, 2, 32)), r"k has shape \(5, 2, 32\), must be as q"),
+    "k flat beside q": (lambda: call(k=values("k", 5, 128), head_dim=64), r"k has shape \(5, 128\), must be"),
+    "flat k of half a head": (
+        lambda: flat(call()) | {"k": values("k", 5, 96)},
+        r"k has shape \(5, 96\), must be as q \(5, heads \* 64\)",
+    ),
+    "flat without head_dim": (
+        lambda: flat(call()) | {"head_dim": None},
+        "head_dim=None, must be a divisor of the",
+    ),
+    "head_dim of no divisor": (
+        lambda: flat(call()) | {"head_dim": 65},
+        "head_dim=65, must be a divisor of the 384 columns of q",
+    ),
+    "head_dim zero": (lambda: flat(call()) | {"head_dim": 0}, "head_dim=0, must be a divisor"),
+    "head_dim negative": (lambda: flat(call()) | {"head_dim": -64}, "head_dim=-64, must be a divisor"),
+    "head_dim fractional": (lambda: flat(call()) | {"head_dim": 64.0}, "head_dim=64.0, must be a divisor"),
+    "head_dim boolean": (lambda: flat(call()) | {"head_dim": True}, "head_dim=True, must be a divisor"),
+    "another head_dim": (lambda: call(head_dim=32), "head_dim=32, must be None or the 64 columns of q"),
+    "head_dim text": (lambda: call(head_dim="64"), "head_dim='64', must be None or the 64 columns of q"),
+    "positions a list": (lambda: call(positions=[0] * 5), "positions is a list, must be a tensor"),
+    "positions float": (
+        lambda: call(positions=positions(5).float()),
+        "positions is torch.float32, must be one of",
+    ),
+    "positions of a byte": (
+        lambda: call(positions=positions(5).to(torch.uint8)),
+        "positions is torch.uint8, must be one of torch.int32, torch.int64",
+    ),
+    "positions of other tokens": (
+        lambda: call(positions=positions(6)),
+        r"positions has shape \(3, 6\), must be \(3, 5\) or \(5,\)",
+    ),
+    "positions of two axes": (lambda: call(positions=positions(5)[:2]), r"positions has shape \(2, 5\), must be"),
+    "positions turned": (lambda: call(positions=positions(5).t()), r"positions has shape \(5, 3\), must be"),
+    "positions of one token": (lambda: call(positions=positions(1)[0]), r"positions has shape \(1,\), must be"),
+    "positions of three dimensions": (lambda: call(positions=positions(5)[None]), "positions has shape"),
+    "a position": (lambda: call(positions=positions(5)[0, 0]), r"positions has shape \(\), must be"),
+    "cos a number": (lambda: call(cos=1.0), "cos is a float, must be a tensor"),
+    "cos half beside float": (lambda: call(**tables(*CACHE, dtype=HALF)), "cos is torch.float16, must be one of"),
+    "sin double": (lambda: call(sin=values("sin", *CACHE, dtype=DOUBLE)), "sin is torch.float64, must be one of"),
+    "cos of one dimension": (
+        lambda: call(**tables(16)),
+        r"cos has shape \(16,\), must be \(max_positions, rotary",
+    ),
+    "cos of four dimensions": (lambda: call(**tables(51, 1, 1, 16)), r"cos has shape \(51, 1, 1, 16\), must be"),
+    "cos too wide": (lambda: call(**tables(51, 33)), r"cos has shape \(51, 33\), .* a rotary_dim of at most 64"),
+    "sin of other rows": (
+        lambda: call(sin=values("sin", 50, 16)),
+        r"sin has shape \(50, 16\), must be the shape of cos, \(51, 16\)",
+    ),
+    "sin of other columns": (lambda: call(sin=values("sin", 51, 15)), r"sin has shape \(51, 15\), must be the"),
+    "sections of another sum": (
+        lambda: call(sections=(6, 5, 4)),
+        r"sections=\(6, 5, 4\), must be three integers whose sum is the 16 columns of cos",
+    ),
+    "two sections": (lambda: call(sections=(8, 8)), r"sections=\(8, 8\), must be three"),
+    "four sections": (lambda: call(sections=(4, 4, 4, 4)), r"sections=\(4, 4, 4, 4\), must be three"),
+    "a negative section": (lambda: call(sections=(17, -1, 0)), r"sections=\(17, -1, 0\), must be three"),
+    "a fractional section": (lambda: call(sections=(6.0, 5, 5)), r"sections=\(6.0, 5, 5\), must be three"),
+    "a boolean section": (lambda: call(sections=(15, True, 0)), r"sections=\(15, True, 0\), must be three"),
+    "no sections": (lambda: call(sections=None), "sections=None, must be three"),
+    "interleaved a number": (lambda: call(interleaved=1), "interleaved=1, must be one of True, False"),
+}
+# What only a machine that need not wait for it can see.
+OUTSIDE: dict[str, tuple[Callable[[], Arguments], str]] = {
+    "a position below": (
+        lambda: call(positions=at(-1)),
+        "positions has -1, must be at least 0 and less than the 51 rows of cos",
+    ),
+    "a position past the end": (lambda: call(positions=at(51)), "positions has 51, must be at least 0"),
+    "a narrow position past the end": (lambda: call(positions=at(2**31 - 1, torch.int32)), "positions has 2147"),
+    "a wide position past the end": (lambda: call(positions=at(2**32)), "positions has 4294967296, must"),
+    "a position on one axis": (lambda: call(positions=at(51)[2]), "positions has 51, must be"),
+    "a position in no cache": (lambda: call(**tables(0, 16)), "positions has .*, must be .* the 0 rows of cos"),
+}
+
+
+def overlapping(name: str) -> Arguments:
+    """Return a call whose q shares memory with the argument named."""
+    memory = values("q", 6, 6, 64)
+    q, k = memory[:5], call()["k"]
+    if name == "k":
+        k = memory[:5, 4:6]
+    elif name == "k, one token on":
+        k = memory[1:]
+    elif name == "k, through it":
+        q, k = memory[:5, :, :32], memory[:5, ::2, 16:48]
+        return call(5, (6, 2), 32) | {"q": q, "k": k}
+    elif name == "cos":
+        return call(q=q, cos=memory.view(-1)[: 51 * 16].view(CACHE))
+    elif name == "sin":
+        return call(k=k, q=q, sin=memory.view(-1)[100 : 100 + 51 * 16].view(CACHE))
+    elif name == "positions":
+        at = memory.view(torch.int32).view(-1)[:5]
+        memory.zero_()
+        return call(q=q, positions=at)
+    return call(q=q, k=k)
+
+
+# What has a meaning unless q and k are written.
+IN_PLACE: dict[str, tuple[Callable[[], Arguments], str]] = {
+    **{
+        name: (partial(overlapping, name), "k shares memory with q, must have its own")
+        for name in ("k", "k, one token on", "k, through it")
+    },
+    **{
+        name: (partial(overlapping, name), f"q shares memory with {name}, must have its own")
+        for name in ("cos", "sin", "positions")
+    },
+    "k is q": (lambda: call(k=(q := values("q", 5, 6, 64)), q=q), "k shares memory with q"),
+    "q over itself": (
+        lambda: call(q=values("q", 1, 6, 64).expand(5, 6, 64)),
+        r"q has strides \(0, 64, 1\), no two of its elements may share memory",
+    ),
+    "k over itself": (
+        lambda: call(k=values("k", 5, 1, 64).expand(5, 2, 64)),
+        r"k has strides \(64, 0, 1\), no two of its",
+    ),
+    "q with a gradient": (
+        lambda: call(q=values("q", 5, 6, 64).requires_grad_()),
+        "q and k are written, q must not need a gradient then",
+    ),
+    "cos with a gradient": (
+        lambda: call(cos=values("cos", *CACHE).requires_grad_()),
+        "q and k are written, cos must not need a gradient then",
+    ),
+}
+
+
+def refused(operation: str, arguments: Arguments, message: str) -> None:
+    """Hold a call to an error that names it, and its tensors to their bits."""
+    tensors = [t for t in arguments.values() if isinstance(t, torch.Tensor) and t.device.type != "meta"]
+    before = [bits(tensor.detach().to_dense()).clone() for tensor in tensors]
+
+    with pytest.raises(InvalidCall, match=f"^{operation}: {message}"):
+        run(arguments, operation)
+    for tensor, was in zip(tensors, before, strict=True):
+        assert torch.equal(was, bits(tensor.detach().to_dense()))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_a_call_without_meaning_raises_and_writes_nothing(name: str, operation: str) -> None:
+    """The message names operation, argument, value and what must hold; every tensor is as it was."""
+    make, message = BAD_CALLS[name]
+
+    refused(operation, make(), message)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_unknown_path_raises(operation: str) -> None:
+    """The paths are those of the operation, in place or not."""
+    with pytest.raises(InvalidCall, match=r"^mrope: path='rows', must be one of 'heads', 'native'"):
+        run(call(path="rows"), operation)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="a GPU makes NaN of it, see test_mrope_values")
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_position_outside_the_cache_raises(name: str, operation: str) -> None:
+    """The position is named, and the rows that there are."""
+    make, message = OUTSIDE[name]
+
+    refused(operation, make(), message)
+
+
+@pytest.mark.parametrize("path", [None, "native"])
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_what_cannot_be_written_raises(name: str, path: str | None) -> None:
+    """Elements that are shared, or that a gradient needs; the same call that writes elsewhere is fine."""
+    make, message = IN_PLACE[name]
+    results = run(make() | {"path": path})
+
+    assert not any(result.isnan().any() for result in results)
+    refused("mrope_", make() | {"path": path}, message)
