@@ -21,11 +21,24 @@ Formula = Callable[[Machine, Contract, Mapping[str, torch.Tensor], Case], dict[s
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a call must return: a fresh contiguous tensor of this shape and dtype."""
+    """What a call must return: a fresh tensor of this shape and dtype, contiguous.
+
+    ``columns``: of which each column lies whole in memory instead, as ``t().contiguous().t()`` has it: the leading
+    dimensions dense from stride 1 on. Between columns there may be room.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    columns: bool = False
+
+    def misplaced(self, tensor: torch.Tensor) -> str:
+        """How the strides of a tensor of this shape must be, where they are not so; or nothing."""
+        if not self.columns or not tensor.numel():
+            return "" if tensor.is_contiguous() else "contiguous"
+        first = tensor.select(-1, 0)
+        whole = first.is_contiguous() and (tensor.shape[-1] == 1 or tensor.stride(-1) >= first.numel())
+        return "" if whole else "column by column: leading dimensions dense from stride 1 on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +49,7 @@ class Operation:
     (``keywords`` names those that go by name) are None where a case does not pass them. ``row_tensors``
     have one row per row of the output, so that the oracle can work in chunks of rows. ``formula`` gives the
     interval of every output before its store, over tensors in ``(rows, n)``. ``points`` are the rounding
-    points that can show in a case. ``invalid`` makes a call meaningless in one way. ``ordinary`` are the
+    points that can show in a case. ``outputs``: one that another is computed from stands after it. ``invalid`` makes a call meaningless in one way. ``ordinary`` are the
     levels of the factor ``values`` that hold finite numbers far from overflow, ``telling`` the levels of other
     factors at which every rounding point shows. ``model_case`` is the call of a
     real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one.
