@@ -64,7 +64,7 @@ def materialize(case: Case, values: dict[str, torch.Tensor], device: str, poison
 
 def _flag(name: str, value: Flag) -> Flag | torch.dtype:
     """A flag as it is passed: a case, being JSON, has names in place of dtypes."""
-    return getattr(torch, str(value)) if name.endswith("dtype") else value  # type: ignore[no-any-return]
+    return getattr(torch, str(value)) if name.endswith("dtype") else value
 
 
 def _whole(spec: TensorSpec) -> bool:

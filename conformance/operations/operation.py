@@ -48,8 +48,9 @@ class Operation:
     ``positional``: the arguments passed by position, in order; everything else goes by name. Tensors among either
     (``keywords`` names those that go by name) are None where a case does not pass them. ``row_tensors``
     have one row per row of the output, so that the oracle can work in chunks of rows. ``formula`` gives the
-    interval of every output before its store, over tensors in ``(rows, n)``. ``points`` are the rounding
-    points that can show in a case. ``outputs``: one that another is computed from stands after it. ``invalid`` makes a call meaningless in one way. ``ordinary`` are the
+    interval of every output before its store, over tensors in ``(rows, n)``. Of ``outputs`` one that another is
+    computed from stands after it, and is judged before it. ``points`` are the rounding points that can show in a
+    case. ``invalid`` makes a call meaningless in one way. ``ordinary`` are the
     levels of the factor ``values`` that hold finite numbers far from overflow, ``telling`` the levels of other
     factors at which every rounding point shows. ``model_case`` is the call of a
     real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one.

@@ -138,13 +138,20 @@ class Machine:
         return self.widen(Interval(1 / v.hi, 1 / v.lo, v.nan), DIVIDE)
 
     def quotient(self, a: Interval, b: Interval) -> Interval:
-        """``a / b`` of non-negative ``b``, or ``a * (1 / b)``: the common two, in one interval."""
+        """``a / b`` of non-negative ``b``, or ``a * (1 / b)``: the common two, in one interval.
+
+        A power of two is exact either way where float32 holds the quotient.
+        """
         ends = [a.lo / b.lo]
         if not a.is_exact or not b.is_exact:
             ends += [a.lo / b.hi, a.hi / b.lo, a.hi / b.hi]
         invalid = reduce(torch.logical_or, (end.isnan() for end in ends))
         result = Interval(reduce(torch.fmin, ends), reduce(torch.fmax, ends), invalid | a.nan | b.nan)
-        return self.widen(result, DIVIDE + MULTIPLY)
+        wide = self.widen(result, DIVIDE + MULTIPLY)
+        if not result.is_exact:
+            return wide
+        held = (torch.frexp(b.lo).mantissa == 0.5) & (round_once(result.lo, torch.float32) == result.lo)
+        return Interval(torch.where(held, result.lo, wide.lo), torch.where(held, result.hi, wide.hi), result.nan)
 
     def largest(self, x: Interval) -> Interval:
         """The largest magnitude over the last dimension, kept; comparisons lose nothing.

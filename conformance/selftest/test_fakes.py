@@ -13,6 +13,7 @@ from conformance.plugin import faithful_interpreter
 from conformance.properties import PASSIVE, PROPERTIES
 from conformance.selftest.fakes import FAKES, kernels
 from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.kernels import Kernel
 from conformance.verdict import BAD, Status, Subject, Verdict
@@ -28,10 +29,10 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
     return device
 
 
-Fake = type[Correct | CorrectNorm]
+Fake = type[Correct | CorrectNorm | CorrectFp8]
 # every fake as every operation that it names
 RUNS = [pytest.param(fake, name, id=f"{fake.__name__}-{name}") for fake in FAKES for name in fake.operations]
-RIGHT = [(base, name) for base in (Correct, Kernel, CorrectNorm) for name in base.operations]
+RIGHT = [(base, name) for base in (Correct, Kernel, CorrectNorm, CorrectFp8) for name in base.operations]
 
 
 def _subject(kind: Fake, kernel_device: str) -> Subject:
