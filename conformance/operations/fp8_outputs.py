@@ -5,7 +5,8 @@ Per group of ``quant_group`` columns of the norm's ``y`` (None: the whole row; a
     scale  = max(largest magnitude, 1e-10) / largest number of the fp8 type
     values = y / scale, rounded once to nearest even, saturated
 
-the dynamic quantisation of DeepSeek-V3's activations, with vLLM's floor under the magnitude. Rounding points:
+the dynamic quantisation of DeepSeek-V3's activations, with the floor under the magnitude that vLLM and SGLang
+have. Rounding points:
 ``unquantised`` rounds y to x's dtype before anything is measured of it; ``power_of_two`` rounds the scale up to a
 power of two (UE8M0). Whether a kernel divides, or multiplies by a reciprocal, is nobody's promise.
 
@@ -82,7 +83,9 @@ def fp8_operation(name: str, norm: Operation) -> Operation:
         return (*plain, *(_call(name, case, column) for case in calls))
 
     def model_case(shape: ModelShape, tokens: int) -> Case:
-        return _call(name, norm.model_case(shape, tokens), {**PLAIN, **dict(shape.flags)})
+        said = dict(shape.flags)
+        flags = {flag: said.get(flag, plain) for flag, plain in PLAIN.items()}
+        return _call(name, norm.model_case(shape, tokens), flags)
 
     def simpler(case: Case) -> Iterator[Case]:
         yield from norm.simpler(case)

@@ -148,10 +148,9 @@ class Machine:
         invalid = reduce(torch.logical_or, (end.isnan() for end in ends))
         result = Interval(reduce(torch.fmin, ends), reduce(torch.fmax, ends), invalid | a.nan | b.nan)
         wide = self.widen(result, DIVIDE + MULTIPLY)
-        if not result.is_exact:
-            return wide
-        held = (torch.frexp(b.lo).mantissa == 0.5) & (round_once(result.lo, torch.float32) == result.lo)
-        return Interval(torch.where(held, result.lo, wide.lo), torch.where(held, result.hi, wide.hi), result.nan)
+        shift = (b.lo == b.hi) & (torch.frexp(b.lo).mantissa == 0.5)
+        held = shift & (result.lo == result.hi) & (round_once(result.lo, torch.float32) == result.lo)
+        return Interval(torch.where(held, result.lo, wide.lo), torch.where(held, result.hi, wide.hi), wide.nan)
 
     def largest(self, x: Interval) -> Interval:
         """The largest magnitude over the last dimension, kept; comparisons lose nothing.
