@@ -33,7 +33,8 @@ SQRT = 2.0
 # 2 ulp; LLVM's AMDGPU guide: 1 ulp
 EXP = 4.0
 EXP_PER_UNIT = 1.25
-# log2, absolute in units of U, beside the rounding of its result: lg2.approx, 2**-22 (PTX ISA)
+# log2, absolute in units of U, beside the rounding of its result: lg2.approx, 2**-22 (PTX ISA). An H200 needed 0.65
+# of both together to explain ceil(log2(v)) beside powers of two
 LOG2 = 4.0
 # div.approx (and CUDA's __fdividef) give 0 for a denominator above 2**126 (PTX ISA, div)
 LARGE_DENOMINATOR = 2.0**126
@@ -140,7 +141,8 @@ class Machine:
     def quotient(self, a: Interval, b: Interval) -> Interval:
         """``a / b`` of non-negative ``b``, or ``a * (1 / b)``: the common two, in one interval.
 
-        A power of two is exact either way where float32 holds the quotient.
+        A power of two is exact either way where float32 holds the quotient: so it was for each of 11.8 million
+        quotients of an H200, whose others were within 2.5 U.
         """
         ends = [a.lo / b.lo]
         if not a.is_exact or not b.is_exact:

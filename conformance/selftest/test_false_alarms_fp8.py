@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import pytest
-import torch
 
 from conformance.case import Case, TensorSpec
 from conformance.comparison import Comparison
@@ -14,10 +13,11 @@ from conformance.judging import judge_item
 from conformance.materialize import materialize, values_of
 from conformance.memory import POISONS
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
-from conformance.selftest.fakes.quantisation import RIGHT
+from conformance.selftest.fakes.quantisation import RIGHT, PowersOfTwo
 from conformance.strategies import DTYPES
 from conformance.verdict import BAD, Status, Subject, measure
 
+LOW = ("bfloat16", "float16")
 CHUNK = 2**17
 # in total over dtypes and operations: 10**7
 ELEMENTS = 1_700_000
@@ -66,41 +66,42 @@ def test_no_element_of_a_right_implementation_is_outside(operation: str, dtype: 
     assert total.elements >= ELEMENTS
 
 
-@pytest.mark.parametrize("kind", RIGHT)
-def test_right_implementation_never_fails(kind: type[CorrectFp8]) -> None:
+# every implementation as one operation in one dtype: the elements above are of all
+JUDGED = list(zip(RIGHT, itertools.cycle(CorrectFp8.operations), itertools.cycle(LOW[:1] + LOW), strict=False))
+
+
+@pytest.mark.parametrize(("kind", "operation", "dtype"), JUDGED)
+def test_right_implementation_never_fails(kind: type[CorrectFp8], operation: str, dtype: str) -> None:
     """No verdict of the quick profile is against an implementation that does what it declares."""
     subject = Subject(kind())
-    chosen = items(subject, operations=CorrectFp8.operations, properties=PROPERTIES)
+    every = items(subject, operations=(operation,), properties=PROPERTIES)
+    chosen = [item for item in every if item.dtype == dtype]
     verdicts = [verdict for item in chosen for verdict in judge_item(item, subject)]
 
     assert [] == [str(verdict) for verdict in verdicts if verdict.status in BAD]
     assert set(PROPERTIES) <= {verdict.property for verdict in verdicts if verdict.status is Status.PASSED}
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", LOW)
 @pytest.mark.parametrize("operation", CorrectFp8.operations)
 def test_almost_every_fp8_number_has_one_right_value(operation: str, dtype: str) -> None:
-    """Two in a hundred may have a neighbour as well: mostly those of a y that itself has two values."""
+    """Two in a hundred may have a neighbour as well: scales, and ties."""
     for fp8, profile in itertools.product(("float8_e4m3fn", "float8_e4m3fnuz"), ("normal", "rows")):
         comparison = _compared(CorrectFp8, _case(operation, dtype, 128, 128, fp8, profile))
 
-        # a scale in a hundred and twenty-nine outputs is fp32, and never known to the last bit
+        # one output of 129 is a scale, in fp32 and never known to the last bit
         assert comparison.exact / comparison.elements >= 0.98
 
 
 def test_powers_of_two_leave_less_choice() -> None:
     """A quotient by a power of two is exact: ties of bf16 numbers have one right value, too."""
-    case = _case("rms_norm_fp8", "bfloat16", 128, 128, "float8_e4m3fn", "normal")
-    kind = next(kind for kind in RIGHT if kind.__name__ == "PowersOfTwo")
-    comparison = _compared(kind, case)
+    comparison = _compared(PowersOfTwo, _case("rms_norm_fp8", "bfloat16", 128, 128, "float8_e4m3fn", "normal"))
 
-    assert comparison.exact / comparison.elements >= 0.99
+    assert comparison.exact / comparison.elements >= 0.998
 
 
 def test_elements_are_of_three_outputs() -> None:
     """What was counted above are values, scales and sums."""
     case = _case("rms_norm_fp8", "float32", 128, 64, "float8_e4m3fn", "normal")
-    rows = case.rows
 
-    assert rows * (128 + 2 + 128) == _compared(CorrectFp8, case).elements
-    assert torch.float32.itemsize == 4
+    assert case.rows * (128 + 2 + 128) == _compared(CorrectFp8, case).elements
