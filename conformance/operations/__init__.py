@@ -6,10 +6,11 @@ from conformance.operations.rms_norm import RMS_NORM
 from conformance.operations.rms_norm_fp8 import RMS_NORM_FP8
 from conformance.operations.rms_norm_gated import RMS_NORM_GATED
 from conformance.operations.rms_norm_gated_fp8 import RMS_NORM_GATED_FP8
+from conformance.operations.term import Term
 
 OPERATIONS: dict[str, Operation] = {
     operation.name: operation
     for operation in (RMS_NORM, GEMMA_RMS_NORM, RMS_NORM_GATED, RMS_NORM_FP8, RMS_NORM_GATED_FP8)
 }
 
-__all__ = ["OPERATIONS", "Arguments", "Operation", "Output"]
+__all__ = ["OPERATIONS", "Arguments", "Operation", "Output", "Term"]

@@ -27,6 +27,7 @@ from torch.nn.functional import pad
 from conformance.case import Case, Flag
 from conformance.corpus import ModelShape
 from conformance.operations.operation import Arguments, Operation, Output
+from conformance.operations.term import Term, Values, without_flag
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
 from conformance.oracle.interval import Interval
@@ -69,7 +70,8 @@ def fp8_operation(name: str, norm: Operation) -> Operation:
         flags: dict[str, Flag] = {
             "also_unquantised": assignment["unquantised"] == "yes",
             "fp8_dtype": assignment["fp8"],
-            "quant_group": _group(assignment["quant_group"], case.tensors[0][1].shape[-1], rng),
+            # a kernel is compiled for its group
+            "quant_group": _group(assignment["quant_group"], case.tensors[0][1].shape[-1], scope.compiled(rng)),
             "scale_layout": assignment["scales"],
         }
         (x_name, x), *others = case.tensors
@@ -101,6 +103,7 @@ def fp8_operation(name: str, norm: Operation) -> Operation:
         points=lambda case: (*norm.points(case), "unquantised", "power_of_two"),
         invalid={**norm.invalid, **INVALID},
         ordinary=(*norm.ordinary, *BEHIND),
+        terms=(*norm.terms, *TERMS),
         empties=empties,
         model_case=model_case,
         simpler=simpler,
@@ -191,6 +194,17 @@ def _group(level: str, n: int, rng: random.Random) -> int | None:
         fitting = [group for group in RAGGED if group < n and n % group]
         return rng.choice(fitting[:2]) if fitting else LARGER
     return int(level)
+
+
+def _other_type(case: Case, values: Values) -> tuple[Case, Values]:
+    other = next(name for name in FACTORS["fp8"] if name != case.flag("fp8_dtype"))
+    return case.with_flag("fp8_dtype", other), values
+
+
+TERMS = (
+    Term("quant groups", without_flag("quant_group", None), outputs=("values",)),
+    Term("fp8 type", _other_type, outputs=("scales",)),
+)
 
 
 def _no_group(call: Arguments) -> Arguments:

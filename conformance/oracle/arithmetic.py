@@ -33,8 +33,8 @@ SQRT = 2.0
 # 2 ulp; LLVM's AMDGPU guide: 1 ulp
 EXP = 4.0
 EXP_PER_UNIT = 1.25
-# log2, absolute in units of U, beside the rounding of its result: lg2.approx, 2**-22 (PTX ISA). An H200 needed 0.65
-# of both together to explain ceil(log2(v)) beside powers of two
+# log2, absolute in units of U, beside the rounding of its result: lg2.approx, 2**-22 (PTX ISA). Beside powers of
+# two ceil(log2(v)) of an H200 needed 0.65 of both together
 LOG2 = 4.0
 # div.approx (and CUDA's __fdividef) give 0 for a denominator above 2**126 (PTX ISA, div)
 LARGE_DENOMINATOR = 2.0**126
