@@ -79,12 +79,14 @@ def _are_tables(value: object) -> bool:
 
 
 def _shape(model: dict[str, Any], operation: str, table: dict[str, Any], tp: int) -> ModelShape:
-    """One rank's part: whole heads; of a ``width``, whole groups; of neither, all of the hidden row."""
+    """One rank's part: whole heads; of a ``width``, whole groups; all of a ``whole`` row, or of the hidden one."""
     flags = dict(table)
     eps = flags.pop("eps", None)
     heads = None
     if "width" in flags:
         head_dim = _share(model, "width", flags.pop("width"), tp)
+    elif "whole" in flags:
+        head_dim = flags.pop("whole")
     elif "heads" in flags:
         heads, head_dim = _share(model, "heads", flags.pop("heads"), tp), flags.pop("head_dim")
     else:

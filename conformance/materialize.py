@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from conformance.case import Case, TensorSpec
+from conformance.case import Case, Flag, TensorSpec
 from conformance.memory import Owner
 from conformance.operations import Arguments
 from conformance.values import draw
@@ -58,8 +58,13 @@ def materialize(case: Case, values: dict[str, torch.Tensor], device: str, poison
             if key is not None:
                 shared[key] = owner
         tensors[name] = _placed(owner, spec, values[name])
-    arguments: Arguments = {**tensors, **dict(case.flags)}
+    arguments: Arguments = {**tensors, **{name: _flag(name, value) for name, value in case.flags}}
     return Materials(case, arguments, tuple(owners), tuple(owner.raw.clone() for _, owner in owners))
+
+
+def _flag(name: str, value: Flag) -> Flag | torch.dtype:
+    """A flag as it is passed: a case, being JSON, has names in place of dtypes."""
+    return getattr(torch, str(value)) if name.endswith("dtype") else value
 
 
 def buffer_of(spec: TensorSpec) -> tuple[object, ...] | None:

@@ -17,7 +17,7 @@ FENCE = 16 * 2**20
 ALIGNMENT = 64
 GUARD = 512
 
-# two poisons: NaN in every float dtype, and a large finite number in every float dtype
+# two poisons: NaN in every float dtype (of float8_e4m3fnuz -240), and a large finite number in every float dtype
 POISONS = (0xFF, 0x7B)
 
 

@@ -16,6 +16,9 @@ DISTINCT_ROWS = 64
 # one row has one scale: ordinary, small, large, dominated by eps, zero
 ROW_SCALES = (1.0, 1e-3, 30.0, 1e-5, 0.0)
 
+# one block of columns has one scale: what one scale for the whole row would lose
+BLOCK_SCALES = (1.0, 30.0, 1e-3, 0.0)
+
 
 def draw(profile: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
     """A contiguous CPU tensor of ``shape`` with values of ``profile``.
@@ -66,6 +69,13 @@ def _rows(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> 
 def _constant(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
     """One number per row: sums whose rounding errors all point the same way."""
     return torch.randn((rows, 1), generator=generator).expand(rows, n).contiguous()
+
+
+def _blocks(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Every 64 columns at a scale of their own, some of them all zero."""
+    pick = torch.randint(len(BLOCK_SCALES), (rows, -(-n // 64)), generator=generator)
+    scale = torch.tensor(BLOCK_SCALES)[pick].repeat_interleave(64, 1)[:, :n]
+    return torch.randn((rows, n), generator=generator) * scale
 
 
 def _subnormal(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
@@ -153,6 +163,7 @@ PROFILES: dict[str, Callable[[int, int, torch.dtype, torch.Generator], torch.Ten
     "normal": _normal,
     "rows": _rows,
     "constant": _constant,
+    "blocks": _blocks,
     "subnormal": _subnormal,
     "large": _large,
     "huge": _huge,

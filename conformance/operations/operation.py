@@ -22,11 +22,24 @@ Formula = Callable[[Machine, Contract, Mapping[str, torch.Tensor], Case], dict[s
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a call must return: a fresh contiguous tensor of this shape and dtype."""
+    """What a call must return: a fresh tensor of this shape and dtype, contiguous.
+
+    ``columns``: of which each column lies whole in memory instead, as ``t().contiguous().t()`` has it: the leading
+    dimensions dense from stride 1 on. Between columns there may be room.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    columns: bool = False
+
+    def misplaced(self, tensor: torch.Tensor) -> str:
+        """How the strides of a tensor of this shape must be, where they are not so; or nothing."""
+        if not self.columns or not tensor.numel():
+            return "" if tensor.is_contiguous() else "contiguous"
+        first = tensor.select(-1, 0)
+        whole = first.is_contiguous() and (tensor.shape[-1] == 1 or tensor.stride(-1) >= first.numel())
+        return "" if whole else "column by column: leading dimensions dense from stride 1 on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +50,11 @@ class Operation:
     (``keywords`` names those that go by name) are None where a case does not pass them. ``row_tensors``
     have one row per row of the output, so that the oracle can work in chunks of rows; ``token_axes`` names the
     dimension that counts rows of each of them, where it is one alone and not all but the last. ``formula`` gives
-    the interval of every output before its store, over row tensors in ``(rows, elements)``. ``points`` are the
-    rounding points that can show in a case. ``invalid`` makes a call meaningless in one way; ``unseen`` are the
-    ways that stand in values, which a call on a GPU does not look at. ``copies`` gives the elements that an output
-    takes over bit for bit: where in the output, and what must stand there. ``ordinary`` are the
-    levels of the factor ``values`` that hold finite numbers far from overflow, ``telling`` the levels of other
+    the interval of every output before its store, over row tensors in ``(rows, elements)``. Of ``outputs``
+    one that another is computed from stands after it, and is judged before it. ``points`` are the rounding points
+    that can show in a case. ``invalid`` makes a call meaningless in one way; ``unseen`` are the ways that stand in
+    values, which a call on a GPU does not look at. ``copies`` gives the elements that an output takes over bit for
+    bit: where in the output, and what must stand there. ``ordinary`` are the levels of the factor ``values`` that hold finite numbers far from overflow, ``telling`` the levels of other
     factors at which every rounding point shows. ``terms`` are what a wrong formula may lack. ``model_case`` is the
     call of a real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one.
     """

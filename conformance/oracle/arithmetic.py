@@ -33,6 +33,9 @@ SQRT = 2.0
 # 2 ulp; LLVM's AMDGPU guide: 1 ulp
 EXP = 4.0
 EXP_PER_UNIT = 1.25
+# log2, absolute in units of U, beside the rounding of its result: lg2.approx, 2**-22 (PTX ISA). Beside powers of
+# two ceil(log2(v)) of an H200 needed 0.65 of both together
+LOG2 = 4.0
 # div.approx (and CUDA's __fdividef) give 0 for a denominator above 2**126 (PTX ISA, div)
 LARGE_DENOMINATOR = 2.0**126
 
@@ -135,6 +138,41 @@ class Machine:
         """``1 / v`` of non-negative ``v``."""
         return self.widen(Interval(1 / v.hi, 1 / v.lo, v.nan), DIVIDE)
 
+    def quotient(self, a: Interval, b: Interval) -> Interval:
+        """``a / b`` of non-negative ``b``, or ``a * (1 / b)``: the common two, in one interval.
+
+        A power of two is exact either way where float32 holds the quotient: so it was for each of 11.8 million
+        quotients of an H200, whose others were within 2.5 U.
+        """
+        ends = [a.lo / b.lo]
+        if not a.is_exact or not b.is_exact:
+            ends += [a.lo / b.hi, a.hi / b.lo, a.hi / b.hi]
+        invalid = reduce(torch.logical_or, (end.isnan() for end in ends))
+        result = Interval(reduce(torch.fmin, ends), reduce(torch.fmax, ends), invalid | a.nan | b.nan)
+        wide = self.widen(result, DIVIDE + MULTIPLY)
+        shift = (b.lo == b.hi) & (torch.frexp(b.lo).mantissa == 0.5)
+        held = shift & (result.lo == result.hi) & (round_once(result.lo, torch.float32) == result.lo)
+        return Interval(torch.where(held, result.lo, wide.lo), torch.where(held, result.hi, wide.hi), wide.nan)
+
+    def largest(self, x: Interval) -> Interval:
+        """The largest magnitude over the last dimension, kept; comparisons lose nothing.
+
+        IEEE 754 has two of it: ``maximum`` gives NaN where there is one, ``maximumNumber`` the largest of the
+        numbers, here zero where there is none. Both are allowed.
+        """
+        certain = torch.where(x.nan, 0.0, _least(x))
+        possible = _magnitude(x)
+        possible = torch.where(possible.isnan(), 0.0, possible)
+        return Interval(
+            certain.amax(-1, keepdim=True), possible.amax(-1, keepdim=True), x.nan.any(-1, keepdim=True)
+        )
+
+    def power_of_two(self, v: Interval) -> Interval:
+        """The least power of two that is no less than positive ``v``, as ``exp2(ceil(log2(v)))`` finds it."""
+        # an absolute error of the logarithm is a relative one of v
+        wide = self.widen(v, _magnitude(v).log2().abs().nan_to_num(posinf=0.0) + LOG2)
+        return Interval(_no_less(wide.lo), _no_less(wide.hi), v.nan)
+
     def sigmoid(self, z: Interval) -> Interval:
         """``1 / (1 + exp(-z))``. Where the denominator passes 2**126 the result may be zero."""
         lo = self._sigmoid_end(z.lo)
@@ -201,6 +239,12 @@ def _exact_or(exact: Interval, widened: Interval, single: torch.Tensor) -> Inter
     if bool(held.all()):
         return exact
     return Interval(torch.where(held, exact.lo, widened.lo), torch.where(held, exact.hi, widened.hi), exact.nan)
+
+
+def _no_less(values: torch.Tensor) -> torch.Tensor:
+    mantissa, exponent = torch.frexp(values)
+    power = torch.ldexp(torch.ones_like(values), exponent - (mantissa == 0.5).int())
+    return torch.where(values.isfinite(), power, values)
 
 
 def _with_zero(interval: Interval, where: torch.Tensor) -> Interval:

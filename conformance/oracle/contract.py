@@ -1,7 +1,7 @@
 """Contracts: where an implementation rounds, and how deep its sums are.
 
 A contract is a set of rounding points plus a summation depth. The store always rounds. A point rounds to the
-promoted dtype of its operands, once, to nearest even.
+promoted dtype of its operands, once, to nearest even; but ``power_of_two`` rounds a scale up to a power of two.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ POINTS = (
     "unquantised",
     "angle",
     "turned",
+    "power_of_two",
 )
 
 
@@ -106,7 +107,7 @@ NAMED = {
     "hf": frozenset({"normalised", "weighted"}),
     "two_step": frozenset({"weighted", "act"}),
     "low": frozenset({"turned"}),
-    "eager": frozenset(POINTS),
+    "eager": frozenset(POINTS) - {"power_of_two"},
 }
 
 
@@ -121,12 +122,15 @@ def named(contract: str | Contract) -> Contract:
 
 
 def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Float64 → ``dtype`` → float64, rounded once to nearest even.
+    """Float64 → ``dtype`` → float64, rounded once to nearest even; fp8 saturates, as every kernel has to.
 
     ``values.to(bfloat16)`` goes through float32 and rounds twice. Here float32 is reached by rounding to odd
     (truncate, then set the last bit where anything was lost), after which one more rounding is exact, because
     float32 has more than two bits more than the target.
     """
+    if dtype.itemsize == 1:
+        # PyTorch's cast saturates in some versions and gives NaN in others
+        values = values.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max)
     single = values.float()
     if dtype != torch.float32:
         exact = single.double()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from conformance.adapter import Ran
 from conformance.case import Case
 from conformance.materialize import values_of
@@ -47,7 +45,7 @@ def _indistinguishable(subject: Subject, declared: Contract, case: Case) -> str:
     relevant = set(OPERATIONS[case.operation].points(case))
     values = values_of(case)
     rows = slice(0, count(case))
-    dtype = getattr(torch, case.dtype)
+    dtypes = {out.name: out.dtype for out in OPERATIONS[case.operation].outputs(case)}
     ours = intervals(subject, declared, case, values, rows)
     for name, rounds in NAMED.items():
         if rounds & relevant == declared.rounds & relevant:
@@ -56,7 +54,7 @@ def _indistinguishable(subject: Subject, declared: Contract, case: Case) -> str:
         if not any(
             bool(((b := rounded(theirs[out], dtype)).lo > (a := rounded(ours[out], dtype)).hi).any())
             or bool((b.hi < a.lo).any())
-            for out in ours
+            for out, dtype in dtypes.items()
         ):
             return name
     return ""

@@ -41,6 +41,7 @@ _IMPORTS = {
 }
 _FROM = {
     "Owner.": "from conformance.memory import Owner",
+    "assert_alike(": "from conformance.properties.parity import assert_alike",
     "watched(": "from conformance.watch import watched",
     "TorchDispatchMode)": "from torch.utils._python_dispatch import TorchDispatchMode",
 }
@@ -213,8 +214,8 @@ def _calling(given: Subjected) -> str:
 
 def _expected(given: Subjected) -> str:
     outputs = OPERATIONS[given.case.operation].outputs(given.case)
-    lines = [f"    ({out.name!r}, {out.dtype}, {out.shape})," for out in outputs]
-    return "\n".join(["# outputs: name, dtype, shape", "EXPECTED = [", *lines, "]"])
+    lines = [f"    ({out.name!r}, {out.dtype}, {out.shape}, {out.columns})," for out in outputs]
+    return "\n".join(["# outputs: name, dtype, shape, whether column by column", "EXPECTED = [", *lines, "]"])
 
 
 def _allowed(given: Subjected) -> str:
@@ -275,5 +276,6 @@ _FACTS: dict[str, Callable[[Subjected], str]] = {
     "SHIFT": lambda given: f"SHIFT = {1 + given.case.seed % max(count(given.case) - 1, 1)}",
     "COPIED": _copied,
     "REFERENCE": _reference,
+    "DTYPE": lambda given: f"DTYPE = torch.{given.case.dtype}",
     "LIMIT": lambda given: f"LIMIT = {PROFILES[given.failure.item.profile].limit}",
 }

@@ -251,12 +251,91 @@ def _axes(sections: tuple[int, ...], half: int, *, interleaved: bool) -> list[in
     return axes
 
 
+# digits of the significand, exponent of the smallest number
+FORMATS = {
+    "float32": (24, -149),
+    "bfloat16": (8, -133),
+    "float16": (11, -24),
+    "float8_e4m3fn": (4, -9),
+    "float8_e4m3fnuz": (4, -10),
+}
+
+
 def _nearest(value: Fraction, dtype: str) -> float:
-    """Round once to nearest even. Only for values inside the dtype's normal range, or zero."""
-    digits = {"float32": 24, "bfloat16": 8, "float16": 11}[dtype]
-    # a sum that cancels is exact in the dtype's subnormals, and so are its steps here
-    step = Fraction(2) ** (math.frexp(float(value))[1] - digits)
+    """Round once to nearest even. Only for values that do not overflow."""
+    digits, smallest = FORMATS[dtype]
+    step = Fraction(2) ** max(math.frexp(float(value))[1] - digits, smallest)
     return float(round(value / step) * step)
+
+
+# Either norm, quantised to fp8: fractions, from the norm at 50 digits
+
+LARGEST = {"float8_e4m3fn": 448, "float8_e4m3fnuz": 240}
+QUANT_GROUPS = ((32, 8), (33, 16), (17, None), (15, 16), (7, 3), (20, 20))
+QUANTISED = ("unrounded", "rounded", "power_of_two")
+
+
+def fp8_mpmath_cases() -> None:
+    """Scales and fp8 numbers of a few rows, the second of them all zero."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    groups, eps = itertools.cycle(QUANT_GROUPS), itertools.cycle(EPS)
+    cases: list[dict[str, Any]] = []
+    for gated, dtype, fp8, values in itertools.product(
+        (True, False), DTYPES, LARGEST, ("ordinary", "wide", "ordinary")
+    ):
+        n, quant_group = next(groups)
+        case: dict[str, Any] = {
+            "id": f"{len(cases):02d}-{'gated' if gated else 'norm'}-{dtype}-{fp8}-{n}-by-{quant_group}",
+            "dtype": dtype,
+            "fp8_dtype": fp8,
+            "quant_group": quant_group,
+            "x": [*_rows(draw, n, dtype, values, rows=1), [_hex(0.0)] * n],
+            "weight": _rows(draw, n, dtype, "ordinary", rows=1)[0],
+            "eps": _hex(_rounded(next(eps), "float32")),
+        }
+        if gated:
+            case["gate"] = _rows(draw, n, dtype, values)
+            case |= {"group_size": None, "norm_before_gate": True, "activation": "silu"}
+            exact = _gated_rms_norm(mpmath, case)
+        else:
+            x = [[mpmath.mpf(float.fromhex(v)) for v in row] for row in case["x"]]
+            exact = _norms(mpmath, x, case | {"weight_offset": 0.0})
+        cases.append(case | {"y": exact} | {how: _quantised(mpmath, exact, how, case) for how in QUANTISED})
+    _write(
+        "fp8_outputs_mpmath.json",
+        cases,
+        what="norms of two rows, quantised; inputs exact, y to 30 digits; scales to 30 digits and fp8 numbers: of "
+        "y (unrounded), of y rounded to dtype (rounded), and of that with scales rounded up to powers of two",
+        seed=SEED,
+        digits=50,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
+def _quantised(mp: Any, exact: list[list[str]], how: str, case: dict[str, Any]) -> dict[str, Any]:
+    """The formula, as one reads it."""
+    floor, scales, values = Fraction(_rounded(1e-10, "float32")), [], []
+    for row in exact:
+        y = [Fraction(v) if how == "unrounded" else Fraction(_nearest(Fraction(v), case["dtype"])) for v in row]
+        group = case["quant_group"] or len(y)
+        parts = [y[start : start + group] for start in range(0, len(y), group)]
+        of = [max(floor, *(abs(v) for v in part)) / LARGEST[case["fp8_dtype"]] for part in parts]
+        if how == "power_of_two":
+            of = [_no_less(scale) for scale in of]
+        scales.append([mp.nstr(mp.mpf(scale.numerator) / scale.denominator, 30) for scale in of])
+        quotients = [v / scale for part, scale in zip(parts, of, strict=True) for v in part]
+        values.append([_hex(_nearest(quotient, case["fp8_dtype"])) for quotient in quotients])
+    return {"scales": scales, "values": values}
+
+
+def _no_less(scale: Fraction) -> Fraction:
+    power = Fraction(2) ** math.floor(math.log2(scale))
+    while power < scale:
+        power *= 2
+    return power
 
 
 def _rows(draw: random.Random, n: int, dtype: str, values: str, *, rows: int = 2) -> list[list[str]]:
@@ -505,7 +584,7 @@ def _write(name: str, cases: list[dict[str, Any]], **origin: object) -> None:
 
 if __name__ == "__main__":
     MAKERS = {
-        "mpmath": (gated_mpmath_cases, norm_mpmath_cases, mrope_mpmath_cases),
+        "mpmath": (gated_mpmath_cases, norm_mpmath_cases, mrope_mpmath_cases, fp8_mpmath_cases),
         "transformers": (gated_transformers_cases, norm_transformers_cases, mrope_transformers_cases),
     }
     for make in MAKERS[sys.argv[1]]:

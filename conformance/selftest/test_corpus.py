@@ -38,13 +38,23 @@ def test_norms_between_layers_are_whole_on_every_rank() -> None:
     norms = [s for s in SHAPES if s.operation in {"rms_norm", "gemma_rms_norm"}]
     between = [s for s in norms if s.heads is None]
 
-    assert {s.model for s in GATED} == {s.model for s in between}
+    gated = {s.model for s in GATED}
+
+    assert gated <= {s.model for s in between}
     assert all((7, s.hidden_size) == s.shape(7) for s in between)
     assert all(s.eps for s in (*norms, *GATED))
     assert {(s.model, s.tp, r) for s in GATED for r in (True, False)} == {
-        (s.model, s.tp, dict(s.flags)["residual"]) for s in between
+        (s.model, s.tp, dict(s.flags)["residual"]) for s in between if s.model in gated
     }
     assert [(7, 16, 256), (7, 8, 256), (7, 4, 256), (7, 2, 256)] == [s.shape(7) for s in norms if s.heads]
+
+
+def test_rows_of_fp8_outputs_are_quantised_in_groups_of_128() -> None:
+    """Of the hidden row, of a row that no rank divides, and of heads."""
+    fp8 = [s for s in SHAPES if s.operation.endswith("_fp8") and s.tp == 4]
+
+    assert {128} == {dict(s.flags)["quant_group"] for s in fp8}
+    assert {(7, 7168), (7, 1536), (7, 2048), (7, 8, 128)} == {s.shape(7) for s in fp8}
 
 
 def test_every_model_is_there_at_every_tensor_parallelism() -> None:

@@ -13,6 +13,7 @@ from conformance.plugin import faithful_interpreter
 from conformance.properties import PASSIVE, PROPERTIES
 from conformance.selftest.fakes import FAKES, kernels
 from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.kernels import Kernel
@@ -29,10 +30,15 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
     return device
 
 
-Fake = type[Correct | CorrectNorm | CorrectRotation]
+Fake = type[Correct | CorrectNorm | CorrectRotation | CorrectFp8]
 # every fake as every operation that it names
 RUNS = [pytest.param(fake, name, id=f"{fake.__name__}-{name}") for fake in FAKES for name in fake.operations]
-RIGHT = [(base, name) for base in (Correct, Kernel, CorrectNorm, CorrectRotation) for name in base.operations]
+BASES = (Correct, Kernel, CorrectNorm, CorrectRotation, CorrectFp8)
+RIGHT = [(base, name) for base in BASES for name in base.operations]
+    (base, name)
+    for base in (Correct, Kernel, CorrectNorm, CorrectRotation, CorrectFp8)
+    for name in base.operations
+]
 
 
 def _subject(kind: Fake, kernel_device: str) -> Subject:

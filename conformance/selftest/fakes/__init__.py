@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from conformance.selftest.fakes import (
     dtypes,
+    fp8_scales,
+    fp8_values,
     kernels,
     masks,
     memory,
@@ -20,6 +22,7 @@ from conformance.selftest.fakes import (
     weight_offsets,
 )
 from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 
@@ -248,8 +251,71 @@ ROTATION_FAKES: tuple[type[CorrectRotation], ...] = (
     rotation_arguments.HeadsRoundedDown,
 )
 
-FAKES: tuple[type[Correct | CorrectNorm | CorrectRotation], ...] = (
+FP8_FAKES: tuple[type[CorrectFp8], ...] = (
+    fp8_scales.ScalePerRow,
+    fp8_scales.ScaleOfTheFirstGroup,
+    fp8_scales.ScaleOfTheBatch,
+    fp8_scales.LargestWithoutMagnitude,
+    fp8_scales.HalfOfTheGroupMeasured,
+    fp8_scales.LastColumnNotMeasured,
+    fp8_scales.MeasuredBeforeRounding,
+    fp8_scales.MeasuredBeforeTheWeight,
+    fp8_scales.NoFloor,
+    fp8_scales.FloorUnderTheScale,
+    fp8_scales.ZeroGroupsHaveScaleOne,
+    fp8_scales.LargestOfE4m3fn,
+    fp8_scales.LargestOf224,
+    fp8_scales.ReciprocalReturned,
+    fp8_scales.ScalesRoundedToBfloat16,
+    fp8_scales.ScalesInDtypeOfX,
+    fp8_scales.PowerOfTwoUndeclared,
+    fp8_scales.PowerOfTwoDeclared,
+    fp8_scales.PowerOfTwoRoundedDown,
+    fp8_scales.ScaleCached,
+    fp8_scales.RaggedGroupReadsTheNextRow,
+    fp8_scales.RaggedGroupSharesAScale,
+    fp8_scales.RaggedGroupHasNoScale,
+    fp8_scales.GroupHardCoded,
+    fp8_scales.TransposedWithoutSayingSo,
+    fp8_scales.ColumnsIgnored,
+    fp8_scales.RowsIgnored,
+    fp8_scales.ColumnsOfEachBatch,
+    fp8_scales.MaximumOfUninitialisedScales,
+    fp8_scales.LastScaleNotWritten,
+    fp8_scales.ScaleStoredPastTheEnd,
+    fp8_scales.NanGroupHasTheFloor,
+    fp8_scales.InfiniteScaleClamped,
+    fp8_values.TruncatedToFp8,
+    fp8_values.RoundedThroughBfloat16,
+    fp8_values.TiesAwayFromZero,
+    fp8_values.QuantisedBeforeRounding,
+    fp8_values.RoundedBeforeUndeclared,
+    fp8_values.ValuesOfTheUnrounded,
+    fp8_values.ReciprocalInHalf,
+    fp8_values.MultipliedByTheScale,
+    fp8_values.ScaleOfTheNeighbour,
+    fp8_values.SmallNumbersFlushed,
+    fp8_values.NegativeZeroIsNan,
+    fp8_values.CodesOfE4m3fn,
+    fp8_values.AlwaysE4m3fn,
+    fp8_values.NanSaturates,
+    fp8_values.ClampedBelowTheLargest,
+    fp8_values.RaggedGroupNotStored,
+    fp8_values.Dequantised,
+    fp8_values.BesideInFloat32,
+    fp8_values.BesideForgotten,
+    fp8_values.BesideIsX,
+    fp8_values.BesideAndSumSwapped,
+    fp8_values.ValuesKept,
+    fp8_values.NoisyQuotients,
+    fp8_values.EmptyScalesHaveAGroup,
+    fp8_values.GroupOfNothingIsTheRow,
+    fp8_values.AnyFp8Dtype,
+)
+
+FAKES: tuple[type[Correct | CorrectNorm | CorrectRotation | CorrectFp8], ...] = (
     *GATED_NORM_FAKES,
     *NORM_FAKES,
     *ROTATION_FAKES,
+    *FP8_FAKES,
 )

@@ -1,0 +1,231 @@
+"""What quantising to fp8 adds to a norm: arguments, outputs, formula, cases and mistakes of its own.
+
+Per group of ``quant_group`` columns of the norm's ``y`` (None: the whole row; a shorter last group is legal)::
+
+    scale  = max(largest magnitude, 1e-10) / largest number of the fp8 type
+    values = y / scale, rounded once to nearest even, saturated
+
+the dynamic quantisation of DeepSeek-V3's activations, with the floor under the magnitude that vLLM and SGLang
+have. Rounding points:
+``unquantised`` rounds y to x's dtype before anything is measured of it; ``power_of_two`` rounds the scale up to a
+power of two (UE8M0). Whether a kernel divides, or multiplies by a reciprocal, is nobody's promise.
+
+Special numbers. A NaN in y is a NaN in the values, whatever becomes of the scale: that is NaN where the maximum
+keeps NaN, and follows the numbers of the group (or the floor) where it ignores them; IEEE 754 has both. A group
+with a NaN for its scale is NaN throughout. An infinity makes the scale infinite, itself NaN, and the rest zero.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch.nn.functional import pad
+
+from conformance.case import Case, Flag
+from conformance.corpus import ModelShape
+from conformance.operations.operation import Arguments, Operation, Output
+from conformance.operations.term import Term, Values, without_flag
+from conformance.oracle.arithmetic import Machine
+from conformance.oracle.contract import Contract
+from conformance.oracle.interval import Interval
+from conformance.shrink import plainer_flags
+from conformance.strategies import Assignment, Factors, Scope
+
+FLOOR = 1e-10
+
+FACTORS: Factors = {
+    "fp8": ("float8_e4m3fn", "float8_e4m3fnuz"),
+    "quant_group": ("128", "64", "row", "ragged", "larger"),
+    "scales": ("row", "column"),
+    "unquantised": ("no", "yes"),
+}
+# group sizes that leave a shorter last group, the first two that fit are drawn from; one over every width drawn
+RAGGED = (100, 48, 7, 2)
+LARGER = 8192
+PLAIN: dict[str, Flag] = {
+    "also_unquantised": False,
+    "fp8_dtype": "float8_e4m3fn",
+    "quant_group": 128,
+    "scale_layout": "row",
+}
+# the norm's level of values that stands behind the level of blocks
+BEHIND = {"blocks": "normal"}
+
+
+def fp8_operation(name: str, norm: Operation) -> Operation:
+    """The operation that quantises what ``norm`` returns."""
+
+    def formula(
+        machine: Machine, contract: Contract, given: Mapping[str, torch.Tensor], case: Case
+    ) -> dict[str, Interval]:
+        before = norm.formula(machine, contract, given, case)
+        return {**before, **quantised(machine, contract, before["y"], given, case)}
+
+    def complete(assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
+        level = assignment["values"]
+        case = norm.complete({**assignment, "values": BEHIND.get(level, level)}, rng, scope)
+        flags: dict[str, Flag] = {
+            "also_unquantised": assignment["unquantised"] == "yes",
+            "fp8_dtype": assignment["fp8"],
+            # a kernel is compiled for its group
+            "quant_group": _group(assignment["quant_group"], case.tensors[0][1].shape[-1], scope.compiled(rng)),
+            "scale_layout": assignment["scales"],
+        }
+        (x_name, x), *others = case.tensors
+        x = replace(x, values=level) if level in BEHIND else x
+        return _call(name, replace(case, tensors=((x_name, x), *others)), flags)
+
+    def empties(scope: Scope) -> tuple[Case, ...]:
+        calls = norm.empties(scope)
+        plain = [_call(name, case, PLAIN) for case in calls]
+        column = {**PLAIN, "also_unquantised": True, "scale_layout": "column"}
+        return (*plain, *(_call(name, case, column) for case in calls))
+
+    def model_case(shape: ModelShape, tokens: int) -> Case:
+        said = dict(shape.flags)
+        flags = {flag: said.get(flag, plain) for flag, plain in PLAIN.items()}
+        return _call(name, norm.model_case(shape, tokens), flags)
+
+    def simpler(case: Case) -> Iterator[Case]:
+        yield from norm.simpler(case)
+        yield from plainer_flags(case, {**PLAIN, "quant_group": None})
+
+    return replace(
+        norm,
+        name=name,
+        factors={**norm.factors, **FACTORS, "values": (*norm.ordinary, *BEHIND, *_special(norm))},
+        complete=complete,
+        outputs=lambda case: (*quantised_outputs(case), *_unquantised_outputs(norm, case)),
+        formula=formula,
+        points=lambda case: (*norm.points(case), "unquantised", "power_of_two"),
+        invalid={**norm.invalid, **INVALID},
+        ordinary=(*norm.ordinary, *BEHIND),
+        terms=(*norm.terms, *TERMS),
+        empties=empties,
+        model_case=model_case,
+        simpler=simpler,
+    )
+
+
+def quantised(
+    machine: Machine, contract: Contract, y: Interval, given: Mapping[str, torch.Tensor], case: Case
+) -> dict[str, Interval]:
+    """The intervals of ``values`` and ``scales`` before their stores, ``y`` being ``(rows, n)``.
+
+    The scales are judged given the ``y`` that was returned, where one was and the contract rounds it, and the
+    values given the scales that were returned.
+    """
+    largest = torch.finfo(_fp8(case)).max
+    y = contract.at("unquantised", y, given["x"].dtype)
+    if "unquantised" in contract.rounds and "y" in given:
+        y = Interval.exactly(given["y"])
+    n = y.lo.shape[-1]
+    groups = _grouped(y, min(case.flag("quant_group") or n, n))
+    amax = _at_least(machine.largest(groups), FLOOR)
+    scales = machine.quotient(amax, Interval.exactly(amax.lo.new_tensor(largest)))
+    if "power_of_two" in contract.rounds:
+        scales = machine.power_of_two(scales)
+    scales = scales.reshape(-1, groups.lo.shape[-2])
+    used = Interval.exactly(given["scales"]) if "scales" in given else scales
+    values = machine.quotient(groups, used.reshape(*used.lo.shape, 1))
+    return {"values": _ungrouped(values, n), "scales": scales}
+
+
+def _fp8(case: Case) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, case.flag("fp8_dtype"))
+    return dtype
+
+
+def _grouped(y: Interval, group: int) -> Interval:
+    """``(rows, groups, group)``; the last group filled up with zeros, which no maximum sees."""
+    missing = -y.lo.shape[-1] % group
+    lo = pad(y.lo, (0, missing))
+    hi = lo if y.is_exact else pad(y.hi, (0, missing))
+    filled = Interval(lo, hi, pad(y.nan, (0, missing)))
+    return filled.reshape(lo.shape[0], -1, group)
+
+
+def _ungrouped(values: Interval, n: int) -> Interval:
+    flat = values.reshape(values.lo.shape[0], -1)
+    return Interval(flat.lo[:, :n], flat.hi[:, :n], flat.nan[:, :n])
+
+
+def _at_least(amax: Interval, floor: float) -> Interval:
+    """Kernels take the floor as float32."""
+    least = float(torch.tensor(floor, dtype=torch.float32))
+    return Interval(amax.lo.clamp(min=least), amax.hi.clamp(min=least), amax.nan)
+
+
+def quantised_outputs(case: Case) -> tuple[Output, ...]:
+    """The values in x's shape, and a scale per row and group."""
+    *leading, n = case.tensors[0][1].shape
+    group = case.flag("quant_group")
+    count = 1 if group is None else -(-n // group)
+    columns = case.flag("scale_layout") == "column"
+    return (
+        Output("values", (*leading, n), _fp8(case)),
+        Output("scales", (*leading, count), torch.float32, columns=columns),
+    )
+
+
+def _unquantised_outputs(norm: Operation, case: Case) -> tuple[Output, ...]:
+    """What the norm returns; its y where it was asked for."""
+    wanted = case.flag("also_unquantised")
+    return tuple(output for output in norm.outputs(case) if wanted or output.name != "y")
+
+
+def _special(norm: Operation) -> tuple[str, ...]:
+    return tuple(level for level in norm.factors["values"] if level not in norm.ordinary)
+
+
+def _call(name: str, case: Case, flags: Mapping[str, Flag]) -> Case:
+    return replace(case, operation=name, flags=tuple({**dict(case.flags), **flags}.items()))
+
+
+def _group(level: str, n: int, rng: random.Random) -> int | None:
+    if level == "row":
+        return None
+    if level == "larger":
+        return LARGER
+    if level == "ragged":
+        fitting = [group for group in RAGGED if group < n and n % group]
+        return rng.choice(fitting[:2]) if fitting else LARGER
+    return int(level)
+
+
+def _other_type(case: Case, values: Values) -> tuple[Case, Values]:
+    other = next(name for name in FACTORS["fp8"] if name != case.flag("fp8_dtype"))
+    return case.with_flag("fp8_dtype", other), values
+
+
+TERMS = (
+    Term("quant groups", without_flag("quant_group", None), outputs=("values",)),
+    Term("fp8 type", _other_type, outputs=("scales",)),
+)
+
+
+def _no_group(call: Arguments) -> Arguments:
+    return {**call, "quant_group": 0}
+
+
+def _negative_group(call: Arguments) -> Arguments:
+    return {**call, "quant_group": -128}
+
+
+def _unknown_layout(call: Arguments) -> Arguments:
+    return {**call, "scale_layout": "diagonal"}
+
+
+def _not_fp8(call: Arguments) -> Arguments:
+    return {**call, "fp8_dtype": torch.float16}
+
+
+INVALID = {
+    "quant group zero": _no_group,
+    "negative quant group": _negative_group,
+    "unknown scale layout": _unknown_layout,
+    "fp8 dtype of 16 bits": _not_fp8,
+}
