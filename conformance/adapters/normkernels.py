@@ -22,6 +22,7 @@ class NormKernels(Adapter):
         "rms_norm": Contract(rounds=frozenset({"sum"}), depth="tile"),
         "gemma_rms_norm": Contract(rounds=frozenset({"sum"}), depth="tile"),
         "rms_norm_gated": Contract(rounds=frozenset(), depth="tile"),
+        "mrope": "fp32",
     }
     validates = True
     reference: str | None = "native"
@@ -75,15 +76,69 @@ class NormKernels(Adapter):
             path=self.forced,
         )
 
+    def mrope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        positions: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        sections: tuple[int, int, int],
+        head_dim: int | None,
+        interleaved: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Call the operation."""
+        return normkernels.mrope(
+            q,
+            k,
+            positions,
+            cos,
+            sin,
+            sections=sections,
+            head_dim=head_dim,
+            interleaved=interleaved,
+            path=self.forced,
+        )
+
+    def mrope_(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        positions: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        sections: tuple[int, int, int],
+        head_dim: int | None,
+        interleaved: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Call the operation in place."""
+        return normkernels.mrope_(
+            q,
+            k,
+            positions,
+            cos,
+            sin,
+            sections=sections,
+            head_dim=head_dim,
+            interleaved=interleaved,
+            path=self.forced,
+        )
+
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
         """Return what ``explain`` decides: ``rows/decode128`` and the like, or ``native``."""
         return normkernels.explain(operation, path=self.forced, **arguments).name
 
     def row_thresholds(self, operation: str) -> tuple[int, ...]:
         """Return the row counts of the plan table in use."""
+        if operation == "mrope":
+            return (plans.TABLE.prefill_tokens,)
         gated = (plans.TABLE.prefill_rows,) if operation == "rms_norm_gated" else ()
         return (plans.TABLE.tile_rows, *gated)
 
     def column_thresholds(self, operation: str) -> tuple[int, ...]:
-        """Return the width of the plans for narrow rows, and the widest row of one block."""
+        """Return the width of the plans for narrow rows, and the widest row or head of one block."""
+        if operation == "mrope":
+            return (plans.MAX_HEAD_DIM,)
         return (plans.NARROW, plans.MAX_WIDTH) if operation == "rms_norm_gated" else (plans.MAX_WIDTH,)

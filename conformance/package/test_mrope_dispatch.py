@@ -217,7 +217,7 @@ ACCESSES: dict[str, tuple[str, Callable[[], Arguments]]] = {
     "views of one buffer": ("aligned", lambda: views_of_one_buffer(call())),
     "halves of one cache": (
         "aligned",
-        lambda: call(**dict(zip(("cos", "sin"), values("cache", 51, 32).chunk(2, -1), strict=True))),
+        lambda: call() | dict(zip(("cos", "sin"), values("cache", 51, 32).chunk(2, -1), strict=True)),
     ),
     "a half of no 16 bytes": ("unit", lambda: call(5, (6, 2), 64, 14, sections=(6, 4, 4))),
     "heads of no 16 bytes": ("unit", lambda: call(5, (6, 2), 66)),
