@@ -45,7 +45,9 @@ def test_public_names_are_pinned() -> None:
         "from_module",
         "gemma_rms_norm",
         "rms_norm",
+        "rms_norm_fp8",
         "rms_norm_gated",
+        "rms_norm_gated_fp8",
     ] == sorted(normkernels.__all__)
 
 
