@@ -70,7 +70,9 @@ def rms_norm_gated(
 ) -> Described:
     """Describe a call of ``rms_norm_gated``."""
     operation = "rms_norm_gated"
-    return _rms_norm_gated(operation, x, gate, weight, eps, group_size, norm_before_gate, activation, rounding, out)
+    return _rms_norm_gated(
+        operation, x, gate, weight, eps, group_size, norm_before_gate, activation, rounding, out
+    )
 
 
 def rms_norm_fp8(

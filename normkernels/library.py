@@ -180,7 +180,7 @@ def _differentiate(operation: str, names: tuple[str, ...]) -> Callable[..., tupl
                 name: tensor.view_as(tensor) for name, tensor in zip(ctx.tensors, ctx.saved_tensors, strict=True)
             }
             made = recompute(operation, given | ctx.flags)
-        results = made if isinstance(made, tuple) else (made,)
+        results = (made,) if isinstance(made, torch.Tensor) else tuple(made)
         # the sum has no gradient where only the weight needs one
         pairs = [(result, grad) for result, grad in zip(results, grads, strict=True) if result.requires_grad]
         wanted = [name for name in given if needed[name]]

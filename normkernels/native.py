@@ -126,7 +126,7 @@ def _quantised(y: torch.Tensor, how: fp8.Quantisation) -> tuple[torch.Tensor, to
     if not y.numel():
         return torch.empty(y.shape, dtype=how.dtype, device=y.device), scales
     wide = y.to(torch.promote_types(y.dtype, torch.float32))
-    groups = functional.pad(wide, (0, -y.shape[-1] % how.group)).unflatten(-1, (-1, how.group))
+    groups = functional.pad(wide, (0, -y.shape[-1] % how.group)).reshape(*y.shape[:-1], -1, how.group)
     amax = groups.abs().amax(-1).clamp(min=fp8.FLOOR)
     # a tensor: by a number PyTorch divides otherwise on a GPU, multiplying by its reciprocal
     scales.copy_(amax / torch.full((), how.max, dtype=wide.dtype, device=y.device))

@@ -60,13 +60,13 @@ def rms_norm_gated_fp8_kernel(
     N: tl.constexpr,
     WIDTH: tl.constexpr,
     GROUP: tl.constexpr,
+    SPAN: tl.constexpr,
+    BLOCK: tl.constexpr,
     LEVELS: tl.constexpr,
     BLOCK_LEVELS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Normalise and quantise ``ROWS`` spans a program."""
-    SPAN: tl.constexpr = GROUP if WIDTH < GROUP else WIDTH
-    BLOCK: tl.constexpr = WIDTH if WIDTH < GROUP else GROUP
     SPANS: tl.constexpr = (N + SPAN - 1) // SPAN
     COLS: tl.constexpr = 2**BLOCK_LEVELS
     BLOCKS: tl.constexpr = 2 ** (LEVELS - BLOCK_LEVELS)
@@ -192,6 +192,8 @@ def rms_norm_gated_fp8_fwd(
         "UNQUANTISED": y is not None,
         **rounding_points(rounding, normalised, weight),
         "N": n,
+        "SPAN": cut.span,
+        "BLOCK": cut.block,
         "ROWS": plan.rows,
     }
     launch(rms_norm_gated_fp8_kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)
