@@ -112,7 +112,7 @@ def fake(operation: str, given: Given) -> Results:
     """Return what the call returns, without values; hold it to a meaning, which asks nothing of row counts."""
     _hold_backward(operation)
     x, weight = given["x"], given["weight"]
-    weights = {} if weight is None and operation == "rms_norm" else {"weight": weight}
+    weights = {} if weight is None and OPS[operation][1]["weight"] == "Tensor?" else {"weight": weight}
     beside = {name: given[name] for name in ("residual", "gate") if given.get(name) is not None}
     hold_tensors(operation, x, weights, beside, {})
     # float: a compiler may pass a symbol, and these are constants of a call
