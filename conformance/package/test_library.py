@@ -144,12 +144,12 @@ def test_torch_finds_no_fault_with_an_op(name: str, needs: bool) -> None:  # noq
 
 
 def test_every_op_is_tested() -> None:
-    """The calls above reach all that are registered."""
+    """The calls above reach all that are registered; those with fp8 values are test_fp8_library's."""
     reached = {
         f"{operation}_residual" if "residual" in make(1, 96) else operation for operation, make in CALLS.values()
     }
 
-    assert set(library.OPS) == reached
+    assert {name for name in library.OPS if "fp8" not in name} == reached
 
 
 @pytest.mark.parametrize("name", CALLS)
