@@ -4,6 +4,7 @@ from normkernels.dispatch import Decision, Path, Reason, Rejection
 from normkernels.errors import InvalidCall, PathUnavailable
 from normkernels.modules import GemmaRMSNorm, RMSNorm, RMSNormGated, from_module
 from normkernels.ops import explain, gemma_rms_norm, mrope, mrope_, rms_norm, rms_norm_gated
+from normkernels.ops_fp8 import rms_norm_fp8, rms_norm_gated_fp8
 
 __all__ = [
     "Decision",
@@ -21,5 +22,7 @@ __all__ = [
     "mrope",
     "mrope_",
     "rms_norm",
+    "rms_norm_fp8",
     "rms_norm_gated",
+    "rms_norm_gated_fp8",
 ]

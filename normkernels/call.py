@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
 
+import torch
+
+from normkernels import fp8
 from normkernels.kernels import plans
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +30,13 @@ class Heads:
     half: int  # of the columns that are rotated
 
 
+class Quantised:
+    """What rows with fp8 values ask of a call."""
+
+    dtype: str
+    crossing: str | None  # the quant groups and the norm groups, where each would cut the other
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One valid call of a norm, or of a rotation: there the tokens are rows and a head has the columns."""
@@ -38,13 +44,14 @@ class Call:
     operation: str
     dtype: str
     n: int
-    width: int  # columns of one group; n where there is one
+    width: int  # columns of one group; n where there is one; where quantised, those that a program holds of a row
     rows: int  # groups in all
     leading: int  # leading sizes left after collapsing
     needs_grad: str | None  # the first argument that does
     not_plain: str | None  # the first argument that is not, and what it is
     gated: Gated | None = None  # of a gated norm only
     heads: Heads | None = None  # of a rotation only
+    quantised: Quantised | None = None  # of a norm with fp8 values only
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +62,16 @@ class Device:
     has_triton: bool
     interpreting: bool
     table: plans.PlanTable
+    fp8: tuple[str, ...] = tuple(map(fp8.name, fp8.TYPES))  # what Triton converts to
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Device:
         """Describe the machine that holds ``tensor``."""
-        return cls(tensor.device.type, has_triton(), interpreting(), plans.TABLE)
+        kind, index = tensor.device.type, tensor.device.index
+        described = cls(kind, has_triton(), interpreting(), plans.TABLE)
+        if kind != "cuda" or not described.has_triton or described.interpreting:
+            return described
+        return replace(described, fp8=compiled_fp8(index))
 
 
 @cache
@@ -80,3 +92,14 @@ def interpreting() -> bool:
     from triton import knobs
 
     return bool(knobs.runtime.interpret)
+
+
+@cache
+def compiled_fp8(index: int) -> tuple[str, ...]:
+    """Return the fp8 types that Triton has conversions to on a GPU."""
+    from triton.compiler import make_backend
+    from triton.runtime import driver
+
+    with torch.cuda.device(index):
+        options = make_backend(driver.active.get_current_target()).parse_options({})
+    return tuple(fp8.name(dtype) for dtype, known in fp8.TYPES.items() if known in options.supported_fp8_dtypes)

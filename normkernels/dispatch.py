@@ -42,6 +42,8 @@ class Reason(Enum):
     X_NOT_CONTIGUOUS = "needs a contiguous x"
     GATE_NOT_CONTIGUOUS = "needs a contiguous gate"
     OUT_NOT_CONTIGUOUS = "needs a contiguous out"
+    FP8_DTYPE = "needs an fp8 type that Triton converts to on the GPU"
+    QUANT_GROUP = "needs quant groups in norm groups, or norm groups in quant groups"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,18 @@ def _against_triton(
     return tuple(Rejection(path, None, reason, got) for stopped, reason, got in every if stopped)
 
 
+def against_quantised_rows(call: Call, device: Device) -> tuple[Rejection, ...]:
+    """Return what stops the Triton kernels with fp8 values."""
+    assert call.quantised is not None
+    dtype, crossing = call.quantised.dtype, call.quantised.crossing
+    stops = (
+        (dtype not in device.fp8, Reason.FP8_DTYPE, dtype),
+        (crossing is not None, Reason.QUANT_GROUP, str(crossing)),
+    )
+    stopped = tuple(Rejection(Path.ROWS, None, reason, got) for stop, reason, got in stops if stop)
+    return against_rows(call, device) + stopped
+
+
 def against_native(_call: Call, _device: Device) -> tuple[Rejection, ...]:
     """Return nothing: native runs every valid call."""
     return ()
@@ -150,6 +164,8 @@ CHECKS: Mapping[str, Mapping[Path, Callable[[Call, Device], tuple[Rejection, ...
     "gemma_rms_norm": {Path.ROWS: against_rows, Path.NATIVE: against_native},
     "rms_norm_gated": {Path.ROWS: against_rows, Path.NATIVE: against_native},
     "mrope": {Path.HEADS: against_heads, Path.NATIVE: against_native},
+    "rms_norm_fp8": {Path.ROWS: against_quantised_rows, Path.NATIVE: against_native},
+    "rms_norm_gated_fp8": {Path.ROWS: against_quantised_rows, Path.NATIVE: against_native},
 }
 # How a path that has plans chooses one.
 PLANS: Mapping[tuple[str, Path], Callable[[Call, Device], tuple[plans.Plan, tuple[Rejection, ...]]]] = {
@@ -157,6 +173,8 @@ PLANS: Mapping[tuple[str, Path], Callable[[Call, Device], tuple[plans.Plan, tupl
     ("gemma_rms_norm", Path.ROWS): general_plan,
     ("rms_norm_gated", Path.ROWS): gated_plan,
     ("mrope", Path.HEADS): heads_plan,
+    ("rms_norm_fp8", Path.ROWS): general_plan,
+    ("rms_norm_gated_fp8", Path.ROWS): general_plan,
 }
 
 

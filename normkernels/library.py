@@ -3,7 +3,7 @@
 An op has the arguments of its function; one with a residual is an op of its own, for it returns two tensors.
 One that writes its arguments returns nothing and has no backward: it is refused where a gradient is needed.
 ``ops.py`` calls them while something traces it; eager calls never come here. Whichever path runs the forward,
-the backward recomputes it natively.
+the backward recomputes it natively. Ops with fp8 values return a list, and refuse to be differentiated.
 """
 
 from __future__ import annotations
@@ -14,15 +14,22 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from normkernels import native, validate
-from normkernels.describe import ACTIVATIONS, ROUNDINGS, hold_rotation, hold_tensors
+from normkernels import fp8, native, validate
+from normkernels.describe import (
+    ACTIVATIONS,
+    ROUNDINGS,
+    hold_rotation,
+    hold_tensors,
+    no_gradient,
+    quantisation,
+)
 from normkernels.dispatch import CHECKS
 from normkernels.errors import InvalidCall
 
 NAMESPACE = "normkernels"
 
-# y, or y and s, or q and k; nothing where those are written
-Results = torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None
+# y, or y and s, or q and k, or what an op with fp8 values returns; nothing where arguments are written
+Results = torch.Tensor | tuple[torch.Tensor, ...] | list[torch.Tensor] | None
 # The arguments of a call by name.
 Given = Mapping[str, Any]
 
@@ -50,6 +57,7 @@ _MROPE = {
     "interleaved": "bool",
     "path": "str?",
 }
+_FP8 = {"quant_group": "int?", "scale_layout": "str", "fp8_dtype": "ScalarType", "also_unquantised": "bool"}
 
 # Each op: the operation that it is, and its arguments with their types in a schema.
 OPS: Mapping[str, tuple[str, Mapping[str, str]]] = {
@@ -60,10 +68,13 @@ OPS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "rms_norm_gated": ("rms_norm_gated", _GATED),
     "mrope": ("mrope", _MROPE),
     "mrope_": ("mrope_", _MROPE | {"q": "Tensor(a!)", "k": "Tensor(b!)"}),
+    "rms_norm_fp8": ("rms_norm_fp8", _PLAIN | _FP8),
+    "rms_norm_fp8_residual": ("rms_norm_fp8", _PLAIN | _FP8 | _RESIDUAL),
+    "rms_norm_gated_fp8": ("rms_norm_gated_fp8", _GATED | _FP8),
 }
 
 
-# Any: one tensor or two, as the operation says
+# Any: one tensor or several, as the operation says
 def call(operation: str, given: Given, outputs: Mapping[str, torch.Tensor | None]) -> Any:  # noqa: ANN401
     """Make a call through its op; one that writes into given outputs is refused, and while it is traced."""
     wrong = None
@@ -71,12 +82,14 @@ def call(operation: str, given: Given, outputs: Mapping[str, torch.Tensor | None
         if tensor is not None:
             wrong = f"{name} is given, must be None in a call that torch.compile traces"
     # a schema takes True for a number, and a number for True
-    for name in ("eps", "weight_offset", "group_size", "head_dim"):
+    for name in ("eps", "weight_offset", "group_size", "quant_group", "head_dim"):
         if isinstance(given.get(name), bool):
             wrong = f"{name}={given[name]!r}, must be a number"
-    for name in ("norm_before_gate", "interleaved"):
+    for name in ("norm_before_gate", "interleaved", "also_unquantised"):
         if not isinstance(given.get(name, True), bool):
             wrong = f"{name}={given[name]!r}, must be one of True, False"
+    if not isinstance(given.get("fp8_dtype", torch.uint8), torch.dtype):
+        wrong = f"fp8_dtype={given['fp8_dtype']!r}, must be one of {', '.join(map(str, fp8.TYPES))}"
     if operation == "mrope_" and torch.is_grad_enabled():
         for name in ("q", "k", "cos", "sin"):
             if given[name].requires_grad:
@@ -116,11 +129,13 @@ def run(operation: str, given: Given) -> Results:
         # a tracer that computes on constants: the function itself would come back here
         return recompute(operation, given)
 
-    # here, because ops imports this module
-    from normkernels import ops
+    # here, because the functions' own modules import this one
+    import normkernels
 
-    results: Results = getattr(ops, operation)(**given)
-    return None if operation == "mrope_" else results
+    results: Results = getattr(normkernels, operation)(**given)
+    if operation == "mrope_":
+        return None
+    return list(results) if "fp8_dtype" in given and results is not None else results
 
 
 def fake(operation: str, given: Given) -> Results:
@@ -129,7 +144,7 @@ def fake(operation: str, given: Given) -> Results:
     if "q" in given:
         return _fake_rotation(operation, given)
     x, weight = given["x"], given["weight"]
-    weights = {} if weight is None and operation == "rms_norm" else {"weight": weight}
+    weights = {} if weight is None and OPS[operation][1]["weight"] == "Tensor?" else {"weight": weight}
     beside = {name: given[name] for name in ("residual", "gate") if given.get(name) is not None}
     hold_tensors(operation, x, weights, beside, {})
     # float: a compiler may pass a symbol, and these are constants of a call
@@ -143,7 +158,13 @@ def fake(operation: str, given: Given) -> Results:
     _hold_path(operation, operation, given["path"])
 
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    return y if "residual" not in given else (y, torch.empty(x.shape, dtype=x.dtype, device=x.device))
+    total = torch.empty(x.shape, dtype=x.dtype, device=x.device) if "residual" in given else None
+    if "fp8_dtype" in given:
+        how = quantisation(operation, x, *(given[name] for name in _FP8))
+        values = torch.empty(x.shape, dtype=how.dtype, device=x.device)
+        scales = fp8.empty_scales(x, how)
+        return list(fp8.results(values, scales, y if given["also_unquantised"] else None, total))
+    return y if total is None else (y, total)
 
 
 def _fake_rotation(operation: str, given: Given) -> Results:
@@ -168,36 +189,34 @@ def recompute(operation: str, given: Given) -> Results:
     """Run a valid call natively, in torch's own ops, which have gradients."""
     if "q" in given:
         tensors = {name: given[name] for name in ("q", "k", "positions", "cos", "sin")}
-        flags = hold_rotation(operation, tensors, given["sections"], given["head_dim"], given["interleaved"])
-        q, k = native.mrope(**tensors, **flags)
+        rotation = hold_rotation(operation, tensors, given["sections"], given["head_dim"], given["interleaved"])
+        q, k = native.mrope(**tensors, **rotation)
         if operation == "mrope":
             return q, k
         given["q"].copy_(q)
         given["k"].copy_(k)
         return None
-    x, eps, rounding = given["x"], given["eps"], given["rounding"]
-    if operation == "rms_norm_gated":
+    x, rounding = given["x"], given["rounding"]
+    flags: dict[str, Any] = {"eps": given["eps"]}
+    if "fp8_dtype" in given:
+        flags["how"] = quantisation(operation, x, *(given[name] for name in _FP8))
+        flags["unquantised"] = given["also_unquantised"]
+    if "gate" in given:
         gated = "none" if given["gate"] is None else "after" if given["norm_before_gate"] else "before"
-        return native.rms_norm_gated(
-            x,
-            given["gate"],
-            given["weight"],
-            eps=eps,
-            width=x.shape[-1] if given["group_size"] is None else given["group_size"],
-            gated=gated,
-            activation=ACTIVATIONS[given["activation"]],
-            rounding=rounding,
-        )
+        flags["width"] = x.shape[-1] if given["group_size"] is None else given["group_size"]
+        flags |= {"gated": gated, "activation": ACTIVATIONS[given["activation"]], "rounding": rounding}
+        run_natively = native.rms_norm_gated_fp8 if "how" in flags else native.rms_norm_gated
+        return run_natively(x, given["gate"], given["weight"], **flags)
     offset = 1.0 if operation == "gemma_rms_norm" else given["weight_offset"]
-    rounding = "fp32" if offset else rounding
-    y, total = native.rms_norm(
-        x, given["weight"], given.get("residual"), eps=eps, offset=offset, rounding=rounding
-    )
+    flags |= {"offset": offset, "rounding": "fp32" if offset else rounding}
+    if "how" in flags:
+        return list(native.rms_norm_fp8(x, given["weight"], given.get("residual"), **flags))
+    y, total = native.rms_norm(x, given["weight"], given.get("residual"), **flags)
     return y if total is None else (y, total)
 
 
 # Any: autograd's context is untyped
-def _remember(names: tuple[str, ...]) -> Callable[..., None]:
+def _remember(operation: str, names: tuple[str, ...]) -> Callable[..., None]:
     def remember(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:  # noqa: ANN401
         given = dict(zip(names, inputs, strict=True))
         tensors = {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
@@ -220,7 +239,7 @@ def _differentiate(operation: str, names: tuple[str, ...]) -> Callable[..., tupl
             }
             made = recompute(operation, given | ctx.flags)
         assert made is not None
-        results = made if isinstance(made, tuple) else (made,)
+        results = (made,) if isinstance(made, torch.Tensor) else tuple(made)
         # the sum has no gradient where only the weight needs one
         pairs = [(result, grad) for result, grad in zip(results, grads, strict=True) if result.requires_grad]
         wanted = [name for name in given if needed[name]]
@@ -234,6 +253,18 @@ def _differentiate(operation: str, names: tuple[str, ...]) -> Callable[..., tupl
         return tuple(by_name.get(name) for name in names)
 
     return differentiate
+
+
+# Any: autograd's context is untyped
+def _refuse_gradient(operation: str, names: tuple[str, ...]) -> Callable[..., None]:
+    """Return what autograd calls before an op returns that it would have to differentiate."""
+
+    def refuse_gradient(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:  # noqa: ANN401
+        given = zip(names, inputs, strict=True)
+        needs = next(name for name, each in given if isinstance(each, torch.Tensor) and each.requires_grad)
+        raise no_gradient(operation, needs)
+
+    return refuse_gradient
 
 
 # Any: torch's class has no types
@@ -251,8 +282,9 @@ def _register(library: Any) -> None:  # noqa: ANN401
         torch.library.register_fake(qualified, _bound(fake, operation, names), lib=library)
         if operation == "mrope_":
             continue
+        setup = (_refuse_gradient if "fp8_dtype" in types else _remember)(operation, names)
         torch.library.register_autograd(
-            qualified, _differentiate(operation, names), setup_context=_remember(names), lib=library
+            qualified, _differentiate(operation, names), setup_context=setup, lib=library
         )
 
 
@@ -260,6 +292,8 @@ def _returns(name: str) -> str:
     """Return the part of an op's schema that says what comes out."""
     if name == "mrope_":
         return "()"
+    if "fp8" in name:
+        return "Tensor[]"
     return "(Tensor, Tensor)" if name == "mrope" or name.endswith("_residual") else "Tensor"
 
 

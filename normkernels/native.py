@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch.nn import functional
 
+from normkernels import fp8
 from normkernels.strides import by_heads
 
 _ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -132,3 +133,53 @@ def _axes(sections: tuple[int, int, int], *, interleaved: bool, device: torch.de
         return (frequency >= t).int() + (frequency >= t + h).int()
     turn = frequency % 3
     return torch.where((turn == 1) & (frequency < 3 * h) | (turn == 2) & (frequency < 3 * w), turn, 0)
+
+
+def rms_norm_fp8(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    *,
+    eps: float,
+    offset: float,
+    rounding: str,
+    how: fp8.Quantisation,
+    unquantised: bool,
+) -> tuple[torch.Tensor, ...]:
+    """Return values and scales of ``rms_norm``, then it and the sum where there are any."""
+    y, total = rms_norm(x, weight, residual, eps=eps, offset=offset, rounding=rounding)
+    return fp8.results(*_quantised(y, how), y if unquantised else None, total)
+
+
+def rms_norm_gated_fp8(
+    x: torch.Tensor,
+    gate: torch.Tensor | None,
+    weight: torch.Tensor,
+    *,
+    eps: float,
+    width: int,
+    gated: str,
+    activation: str,
+    rounding: str,
+    how: fp8.Quantisation,
+    unquantised: bool,
+) -> tuple[torch.Tensor, ...]:
+    """Return values and scales of ``rms_norm_gated``, then it where it was asked for."""
+    y = rms_norm_gated(
+        x, gate, weight, eps=eps, width=width, gated=gated, activation=activation, rounding=rounding
+    )
+    return fp8.results(*_quantised(y, how), y if unquantised else None, None)
+
+
+def _quantised(y: torch.Tensor, how: fp8.Quantisation) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the values of y, contiguous, and their scales."""
+    scales = fp8.empty_scales(y, how)
+    if not y.numel():
+        return torch.empty(y.shape, dtype=how.dtype, device=y.device), scales
+    wide = y.to(torch.promote_types(y.dtype, torch.float32))
+    groups = functional.pad(wide, (0, -y.shape[-1] % how.group)).reshape(*y.shape[:-1], -1, how.group)
+    amax = groups.abs().amax(-1).clamp(min=fp8.FLOOR)
+    # a tensor: by a number PyTorch divides otherwise on a GPU, multiplying by its reciprocal
+    scales.copy_(amax / torch.full((), how.max, dtype=wide.dtype, device=y.device))
+    values = (groups / scales.unsqueeze(-1)).clamp(-how.max, how.max)
+    return values.flatten(-2)[..., : y.shape[-1]].contiguous().to(how.dtype), scales

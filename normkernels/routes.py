@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,9 @@ from normkernels.errors import InvalidCall
 
 ENVIRONMENT = "NORMKERNELS_PATH"
 
+_NONE = type(None)
+# quant_group, scale_layout, fp8_dtype, also_unquantised, rounding, path
+_QUANTISED = ((int, _NONE), (str,), (torch.dtype,), (bool,), (str,), (str, _NONE))
 # Exact types of each operation's flags and of path, the last one: True equals 1 in a key.
 _COMMON_FLAGS = {
     "rms_norm": ((float, float, str, str), (float, float, str, type(None))),
@@ -25,6 +29,8 @@ _COMMON_FLAGS = {
         (float, group_size, bool, str, str, path) for group_size in (int, type(None)) for path in (str, type(None))
     ),
     "mrope": tuple((head_dim, bool, path) for head_dim in (int, type(None)) for path in (str, type(None))),
+    "rms_norm_fp8": tuple(product((float,), (float,), *_QUANTISED)),
+    "rms_norm_gated_fp8": tuple(product((float,), (int, _NONE), (bool,), (str,), *_QUANTISED)),
 }
 # More than a model has; a caller that varies eps or widths must not make the cache grow for ever.
 _MAX_ROUTES = 1024

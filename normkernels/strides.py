@@ -29,13 +29,14 @@ class Leading:
 def leading(tensors: Sequence[torch.Tensor], width: int) -> Leading:
     """Collapse all sizes before the last ``width`` columns, jointly over ``tensors`` of one shape.
 
-    Several groups of ``width`` columns count as a size of their own. Sizes collapse by their strides
-    alone, also a size of one: else a batch of one would need a kernel of its own.
+    Several groups of ``width`` columns, the last of which may be shorter, count as a size of their own.
+    Sizes collapse by their strides alone, also a size of one: else a batch of one would need a kernel of
+    its own.
     """
     *sizes, n = tensors[0].shape
     strides = [list(tensor.stride()[:-1]) for tensor in tensors]
     if n > width:
-        sizes.append(n // width)
+        sizes.append(-(-n // width))
         for tensor, steps in zip(tensors, strides, strict=True):
             steps.append(width * tensor.stride(-1))
     axes = list(zip(sizes, zip(*strides, strict=True), strict=True))

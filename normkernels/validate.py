@@ -49,6 +49,12 @@ def group_width(operation: str, group_size: object, n: int) -> int:
     return group_size
 
 
+def quant_group(operation: str, columns: object) -> None:
+    """Hold the columns that share a scale to None or a count; it need not divide a row."""
+    if columns is not None and (isinstance(columns, bool) or not isinstance(columns, int) or columns < 1):
+        raise InvalidCall(f"{operation}: quant_group={columns!r}, must be None or a number of columns, at least 1")
+
+
 def tensors(operation: str, given: Mapping[str, object]) -> None:
     """Hold every argument to a strided tensor on one device, that of the first."""
     device, first = None, next(iter(given))

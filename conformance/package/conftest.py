@@ -33,7 +33,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[plans.Plan]:
         seen.extend(arg for arg in args if isinstance(arg, plans.Plan))
         launch(*args)  # type: ignore[arg-type]  # passed on as they came
 
-    for operation in ("rms_norm", "rms_norm_gated", "mrope"):
+    for operation in ("rms_norm", "rms_norm_gated", "rms_norm_fp8", "rms_norm_gated_fp8", "mrope"):
         monkeypatch.setattr(f"normkernels.kernels.{operation}.launch", note)
     return seen
 

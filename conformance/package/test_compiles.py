@@ -20,6 +20,8 @@ import torch
 
 LOW, HALF, FULL = torch.bfloat16, torch.float16, torch.float32
 TARGETS = {"sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
+# The fp8 type that each has instructions for.
+FP8 = {"sm_90": torch.float8_e4m3fn, "gfx942": torch.float8_e4m3fnuz}
 
 
 class Gated(NamedTuple):
@@ -59,7 +61,21 @@ class Rotation(NamedTuple):
     layout: str = "contiguous"
 
 
-VARIANTS: dict[str, Gated | Norm | Rotation] = {
+class Fp8(NamedTuple):
+    """One launch of a norm with fp8 values, gated where it has norm groups: by default between two layers."""
+
+    shape: tuple[int, ...]
+    group: int = 128
+    width: int | None = None
+    gated: str = "after"
+    dtypes: tuple[torch.dtype, torch.dtype, torch.dtype] = (LOW, LOW, LOW)
+    unquantised: bool = False
+    scales: str = "row"
+    fp8_dtype: torch.dtype | None = None  # the GPU's own
+    layout: str = "contiguous"
+
+
+VARIANTS: dict[str, Gated | Norm | Fp8 | Rotation] = {
     "decode128": Gated((24, 128), narrow=True),
     "decode128 hf": Gated((24, 128), activation="sigmoid", rounding="hf", dtypes=(LOW, HALF, FULL), narrow=True),
     "prefill128": Gated((65536, 128), narrow=True),
@@ -98,6 +114,20 @@ VARIANTS: dict[str, Gated | Norm | Rotation] = {
     "mrope of nothing": Rotation(half=0),
     "mrope of columns apart": Rotation(layout="step"),
     "mrope of gaps": Rotation(layout="gap"),
+    "fp8": Fp8((24, 5120)),
+    "fp8 and unquantised": Fp8((4096, 256), unquantised=True, scales="column"),
+    "fp8 in e4m3fn": Fp8((24, 1024), fp8_dtype=torch.float8_e4m3fn),
+    "fp8 of whole rows": Fp8((24, 3072), 3072),
+    "fp8 of two dtypes": Fp8((24, 128), dtypes=(HALF, LOW, HALF)),
+    "fp8 odd": Fp8((24, 769), 100, dtypes=(HALF, HALF, FULL), unquantised=True),
+    "fp8 of one column": Fp8((24, 8), 1, dtypes=(FULL, FULL, FULL)),
+    "fp8 of columns apart": Fp8((24, 128), 64, layout="step"),
+    "fp8 widest": Fp8((24, 32768), dtypes=(FULL, FULL, FULL)),
+    "gated fp8": Fp8((24, 128), width=128),
+    "gated fp8 of many rows": Fp8((65536, 128), width=128, unquantised=True),
+    "gated fp8, norm groups outside": Fp8((24, 4096), width=256, gated="before", scales="column"),
+    "gated fp8, norm groups inside": Fp8((24, 4096), width=64, gated="none"),
+    "gated fp8, the last span shorter": Fp8((8, 5, 480), width=96, group=192, layout="gap"),
 }
 
 
@@ -148,9 +178,37 @@ def test_aligned_rows_move_16_bytes_a_thread(name: str) -> None:
     assert 0 == compiled("sm_90")[name]["narrow"]
 
 
-def test_a_sum_of_two_dtypes_is_added_in_float32() -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fp8",
+        "fp8 and unquantised",
+        "fp8 of whole rows",
+        "gated fp8",
+        "gated fp8 of many rows",
+        "gated fp8, norm groups inside",
+        "gated fp8, norm groups outside",
+    ],
+)
+def test_aligned_rows_move_8_bytes_of_fp8_a_thread(name: str) -> None:
+    """As many values as a thread loads 16 bytes for: only the scales are stored one by one."""
+    code = compiled("sm_90")[name]
+
+    assert (1, 1) == (code["narrow"] - code["pairs"], min(code["pairs"], 1))
+
+
+@pytest.mark.parametrize("name", ["norm of two dtypes", "fp8 of two dtypes"])
+def test_a_sum_of_two_dtypes_is_added_in_float32(name: str) -> None:
     """LLVM does not make an fp16 addition of an fp16 x and a bf16 residual, which fp16 cannot hold."""
-    assert 0 == compiled("sm_90")["norm of two dtypes"]["half additions"]
+    assert 0 == compiled("sm_90")[name]["half additions"]
+
+
+@pytest.mark.parametrize("name", ["fp8", "fp8 odd", "fp8 widest", "gated fp8, norm groups inside"])
+def test_scales_and_values_are_divided_exactly(name: str) -> None:
+    """Rounded to nearest, as the native form's are: only the mean's division, of which nobody knows, is not."""
+    code = compiled("sm_90")[name]
+
+    assert (1, True) == (code["approximate divisions"], code["exact divisions"] > 16)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -170,14 +228,16 @@ def tensor(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> torch.Ten
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def launch(variant: Gated | Norm | Rotation, batch: int | None = None) -> None:
+def launch(variant: Gated | Norm | Fp8 | Rotation, fp8_dtype: torch.dtype, batch: int | None = None) -> None:
     """Launch ``variant``, or it with another first size, as its plan has it."""
     if isinstance(variant, Rotation):
         launch_rotation(variant, batch or variant.tokens)
     elif isinstance(variant, Gated):
         launch_gated(variant, batch or variant.shape[0])
-    else:
+    elif isinstance(variant, Norm):
         launch_norm(variant, batch or variant.shape[0])
+    else:
+        launch_fp8(variant, batch or variant.shape[0], variant.fp8_dtype or fp8_dtype)
 
 
 def launch_gated(variant: Gated, batch: int) -> None:
@@ -257,6 +317,32 @@ def launch_rotation(variant: Rotation, tokens: int) -> None:
     )
 
 
+def launch_fp8(variant: Fp8, batch: int, fp8_dtype: torch.dtype) -> None:
+    """Launch a norm with fp8 values; its outputs have the layout of its inputs."""
+    from normkernels import fp8
+    from normkernels.kernels import plans
+    from normkernels.kernels.rms_norm_fp8 import rms_norm_fp8_fwd
+    from normkernels.kernels.rms_norm_gated_fp8 import rms_norm_gated_fp8_fwd
+
+    shape = (batch, *variant.shape[1:])
+    how = fp8.Quantisation(fp8_dtype, variant.group, variant.scales)
+    cut = plans.Cut(variant.width or shape[-1], variant.group)
+    spans = torch.Size(variant.shape[:-1]).numel() * -(-shape[-1] // cut.span)
+    plan = plans.general(spans, 2**cut.levels, plans.MEASURED)
+    x, beside, out, y, total = (
+        tensor(shape, dtype, variant.layout)
+        for dtype in (*variant.dtypes[:2], fp8_dtype, variant.dtypes[0], variant.dtypes[0])
+    )
+    weight = torch.empty(shape[-1], dtype=variant.dtypes[2], device="meta")
+    results = (out, fp8.empty_scales(x, how), y if variant.unquantised else None)
+    flags: dict[str, Any] = {"eps": 1e-6, "rounding": "fp32", "how": how, "plan": plan}
+    if variant.width is None:
+        rms_norm_fp8_fwd(x, beside, weight, *results, total, offset=1.0, **flags)
+    else:
+        flags |= {"width": variant.width, "gated": variant.gated, "activation": "silu"}
+        rms_norm_gated_fp8_fwd(x, None if variant.gated == "none" else beside, weight, *results, **flags)
+
+
 def main(target: str) -> None:
     """Compile every variant for ``target`` and print the facts that the tests look at."""
     import triton
@@ -264,7 +350,7 @@ def main(target: str) -> None:
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
 
-    from normkernels.kernels import mrope, rms_norm, rms_norm_gated
+    from normkernels.kernels import mrope, rms_norm, rms_norm_fp8, rms_norm_gated, rms_norm_gated_fp8
 
     backend = make_backend(GPUTarget(*TARGETS[target]))
     launched: list[tuple[str, ASTSource, dict[str, Any]]] = []
@@ -282,21 +368,23 @@ def main(target: str) -> None:
         rms_norm_gated.rms_norm_gated_kernel,
         rms_norm_gated.rms_norm_gated_128_kernel,
         mrope.mrope_kernel,
+        rms_norm_fp8.rms_norm_fp8_kernel,
+        rms_norm_gated_fp8.rms_norm_gated_fp8_kernel,
     ):
         kernel.run = functools.partial(note, kernel)
 
     facts = {}
     for name, variant in VARIANTS.items():
         launched.clear()
-        launch(variant)
+        launch(variant, FP8[target])
         for batch in (1, 15, 16, 17):
-            launch(variant, batch)
+            launch(variant, FP8[target], batch)
         batches = {special for special, _, _ in launched[1:]}
         _, source, options = launched[0]
         launched.clear()
         for gap in ("gap1", "gap3", "gap16"):
             if not isinstance(variant, Gated) or not variant.narrow:
-                launch(variant._replace(layout=gap), 24)
+                launch(variant._replace(layout=gap), 24, FP8[target])
         gaps = {special for special, _, _ in launched}
         code = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
         ptx = code.asm.get("ptx", "")
@@ -305,6 +393,9 @@ def main(target: str) -> None:
             "shared": code.metadata.shared,
             "barriers": len(re.findall(r"\bbar\.", ptx)),
             "narrow": len(re.findall(r"\b(?:ld|st)\.global(?!\S*v4\.b32)", ptx)),
+            "pairs": len(re.findall(r"\bst\.global\.v2\.b32", ptx)),
+            "exact divisions": len(re.findall(r"\bdiv\.rn\.f32", ptx)),
+            "approximate divisions": len(re.findall(r"\bdiv\.(?!rn)\w+\.f32", ptx)),
             "fused": len(re.findall(r"\bfma\.", ptx)),
             "half additions": len(re.findall(r"\badd\S*\.f16", ptx)),
             "kernels for four batches": len(batches),

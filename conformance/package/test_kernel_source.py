@@ -107,6 +107,8 @@ def test_there_are_kernels_to_judge() -> None:
     """The rules see the kernels that are launched."""
     launched = {"rms_norm_gated.rms_norm_gated_kernel", "rms_norm_gated.rms_norm_gated_128_kernel"}
 
+    launched |= {"rms_norm_fp8.rms_norm_fp8_kernel", "rms_norm_gated_fp8.rms_norm_gated_fp8_kernel"}
+
     assert launched | {"rms_norm.rms_norm_kernel", "mrope.mrope_kernel"} <= set(FUNCTIONS)
 
 

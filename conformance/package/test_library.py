@@ -144,12 +144,12 @@ def test_torch_finds_no_fault_with_an_op(name: str, needs: bool) -> None:  # noq
 
 
 def test_every_op_is_tested() -> None:
-    """The calls above reach all that are registered; those of MRoPE are tested in test_mrope_library."""
+    """The calls above reach all that are registered; others have files of their own."""
     reached = {
         f"{operation}_residual" if "residual" in make(1, 96) else operation for operation, make in CALLS.values()
     }
 
-    assert set(library.OPS) - {"mrope", "mrope_"} == reached
+    assert {name for name in library.OPS if "fp8" not in name} - {"mrope", "mrope_"} == reached
 
 
 @pytest.mark.parametrize("name", CALLS)

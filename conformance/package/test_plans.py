@@ -30,6 +30,27 @@ def test_tiles_grow_at_their_threshold() -> None:
     assert below.rows < above.rows
 
 
+@pytest.mark.parametrize("group", [1, 2, 3, 64, 127, 128, 769, 5120])
+@pytest.mark.parametrize("width", [1, 3, 64, 128, 769, 5120])
+@pytest.mark.parametrize("n", [1, 128, 192, 769, 5120, 15360])
+def test_a_span_holds_whole_groups_of_both_kinds(n: int, width: int, group: int) -> None:
+    """But for the end of a row; and where there is none, no span smaller than the row would hold them."""
+    width, group = min(width, n), min(group, n)
+    cut = plans.cut(n, width, group)
+    if cut is None:
+        assert width < n
+        assert max(width, group) % min(width, group)
+        return
+
+    spans = [range(start, min(start + cut.span, n)) for start in range(0, n, cut.span)]
+    for span in spans:
+        assert 0 == span.start % width == span.start % group
+        # its blocks, each in a power of two
+        assert 2**cut.levels >= -(-len(span) // cut.block) * 2**cut.block_levels
+        assert cut.block <= 2**cut.block_levels < 2 * cut.block
+    assert 2**cut.levels < 4 * cut.span + 1
+
+
 @pytest.mark.parametrize("rows", [1, MEASURED.tile_rows])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_block_holds_a_row_and_no_more(width: int, rows: int) -> None:

@@ -47,7 +47,9 @@ def test_public_names_are_pinned() -> None:
         "mrope",
         "mrope_",
         "rms_norm",
+        "rms_norm_fp8",
         "rms_norm_gated",
+        "rms_norm_gated_fp8",
     ] == sorted(normkernels.__all__)
 
 

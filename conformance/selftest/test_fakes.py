@@ -35,10 +35,6 @@ Fake = type[Correct | CorrectNorm | CorrectRotation | CorrectFp8]
 RUNS = [pytest.param(fake, name, id=f"{fake.__name__}-{name}") for fake in FAKES for name in fake.operations]
 BASES = (Correct, Kernel, CorrectNorm, CorrectRotation, CorrectFp8)
 RIGHT = [(base, name) for base in BASES for name in base.operations]
-    (base, name)
-    for base in (Correct, Kernel, CorrectNorm, CorrectRotation, CorrectFp8)
-    for name in base.operations
-]
 
 
 def _subject(kind: Fake, kernel_device: str) -> Subject:

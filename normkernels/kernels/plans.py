@@ -75,7 +75,7 @@ def gated_128(rows: int, table: PlanTable) -> Plan:
 
 def general(rows: int, width: int, table: PlanTable) -> Plan:
     """Plan rows of any width: tiles of few elements for few rows, and warps by the tile."""
-    levels = max(width - 1, 0).bit_length()
+    levels = _levels(width)
     elements = 512 if rows < table.tile_rows else 2048
     tile = min(max(elements >> levels, 1), 64)
     warps = min(max((tile << levels) // (32 * _PER_THREAD), 1), _MAX_WARPS)
@@ -92,6 +92,49 @@ def heads(tokens: int, q_heads: int, k_heads: int, head_dim: int, half: int, tab
     return HeadPlan("prefill", _enough(max(256 // (at_once * block), 1), tokens, table), 0, warps, at_once, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Norm groups of ``width`` columns and quant groups of ``group``, of which one are whole parts of the other.
+
+    The larger ones are spans, whose statistics need nothing from beside them, made of blocks, the smaller
+    ones. The last span or block of a row may be shorter.
+    """
+
+    width: int
+    group: int
+
+    @property
+    def span(self) -> int:
+        """Return the columns of a span."""
+        return max(self.width, self.group)
+
+    @property
+    def block(self) -> int:
+        """Return the columns of a block."""
+        return min(self.width, self.group)
+
+    @property
+    def block_levels(self) -> int:
+        """Return the logarithm of the columns that hold a block."""
+        return _levels(self.block)
+
+    @property
+    def levels(self) -> int:
+        """Return the logarithm of the columns that hold a span, where each block has its own power of two."""
+        return _levels(-(-self.span // self.block)) + self.block_levels
+
+
+def cut(n: int, width: int, group: int) -> Cut | None:
+    """Cut rows of ``n`` columns by both groups, at most n; None where each would cut the other."""
+    # no columns are cut like one
+    pair = Cut(max(width, 1), max(group, 1))
+    return pair if width == n or pair.span % pair.block == 0 else None
+
+
+def _levels(size: int) -> int:
+    return max(size - 1, 0).bit_length()
+
+
 def _enough(tile: int, rows: int, table: PlanTable) -> int:
     """Widen a tile until ``max_programs`` programs cover ``rows``."""
     if table.max_programs is None:
@@ -101,4 +144,4 @@ def _enough(tile: int, rows: int, table: PlanTable) -> int:
 
 def power_of_two(size: int) -> int:
     """Return the smallest power of two that is at least ``size``."""
-    return 1 << max(size - 1, 0).bit_length()
+    return 1 << _levels(size)

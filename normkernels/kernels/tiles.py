@@ -70,8 +70,10 @@ def column_pointers(
     """Return pointers to the ``cols`` from ``ptr`` on."""
     pointers = ptr + cols * col_stride if ACCESS == "strided" else ptr + cols
     if ACCESS == "aligned":
-        # bytes: of an address, not of a number of elements
-        pointers = tl.multiple_of(pointers, [1, 16])
+        # bytes: of an address, not of a number of elements. Eight elements of fp8: a thread that stored sixteen
+        # would load as many of a wider type, apart from its neighbour's
+        BYTES: tl.constexpr = 8 if ptr.dtype.element_ty.primitive_bitwidth == 8 else 16
+        pointers = tl.multiple_of(pointers, [1, BYTES])
     return pointers
 
 

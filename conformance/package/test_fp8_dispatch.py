@@ -1,0 +1,337 @@
+"""The norms with fp8 values: every reason fires in both directions, and what was decided is what runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+
+from conformance.package.fp8_calls import OPERATIONS, TYPES, assert_right, call, explain, full, run
+from conformance.package.gated_calls import DEVICE, Arguments, strided, values
+from normkernels import InvalidCall, Path, PathUnavailable, Reason, describe, native, routes
+from normkernels.call import Call, Device, Quantised
+from normkernels.dispatch import decide
+from normkernels.kernels import plans
+
+DOUBLE = torch.float64
+NORM, GATED = OPERATIONS
+
+
+class Subclass(torch.Tensor):
+    """A tensor that may mean something else."""
+
+
+def apart(operation: str, leading: int, name: str) -> Arguments:
+    """Return a call of five sizes, ``leading`` of which are apart in the memory of the tensor named."""
+    shape = (2, 2, 2, 2, 8)
+    wider = [size + (5 - leading <= at < 4) for at, size in enumerate(shape)]
+    dtype = torch.float8_e4m3fn if name == "out" else torch.float32
+    tensor = torch.zeros(wider, dtype=dtype, device=DEVICE)[tuple(slice(size) for size in shape)]
+    return full(operation, *shape) | {name: tensor.copy_(values(name, *shape))}
+
+
+def ragged(leading: int) -> Arguments:
+    """Return a call with rows 256 apart, as their spans are: only in the results, of 192 columns, is it seen."""
+    shape = (2, 2, 2, 192)[-leading:]
+    x = torch.zeros((*shape[:-1], 256), device=DEVICE)[..., :192].copy_(values("x", *shape))
+    return call(GATED, *shape, x=x, gate=x, group_size=64, quant_group=128)
+
+
+# The call that just qualifies, and the one that just does not: they differ in one condition.
+Pair = tuple[Reason, tuple[str, ...], Callable[[str], Arguments], Callable[[str], Arguments]]
+CALLS: dict[str, Pair] = {
+    "float64": (Reason.DTYPE, OPERATIONS, full, lambda operation: full(operation, dtype=DOUBLE)),
+    **{
+        f"leading sizes of {name}": (
+            Reason.LEADING_STRIDES,
+            operations,
+            partial(apart, leading=3, name=name),
+            partial(apart, leading=4, name=name),
+        )
+        for name, operations in {
+            "x": OPERATIONS,
+            "out": OPERATIONS,
+            "gate": (GATED,),
+            "residual": (NORM,),
+            "residual_out": (NORM,),
+        }.items()
+    },
+    "wide": (
+        Reason.TOO_WIDE,
+        OPERATIONS,
+        lambda operation: call(operation, 1, plans.MAX_WIDTH),
+        lambda operation: call(operation, 1, plans.MAX_WIDTH + 1),
+    ),
+    # 128 groups in 256 columns each, and 129
+    "wide with its padding": (
+        Reason.TOO_WIDE,
+        OPERATIONS,
+        lambda operation: call(operation, 1, 128 * 129, quant_group=129),
+        lambda operation: call(operation, 1, 128 * 129 + 1, quant_group=129),
+    ),
+    "quant groups in norm groups": (
+        Reason.QUANT_GROUP,
+        (GATED,),
+        lambda operation: call(operation, 3, 192, group_size=96, quant_group=48),
+        lambda operation: call(operation, 3, 192, group_size=96, quant_group=64),
+    ),
+    "norm groups in quant groups": (
+        Reason.QUANT_GROUP,
+        (GATED,),
+        lambda operation: call(operation, 3, 192, group_size=32, quant_group=64),
+        lambda operation: call(operation, 3, 192, group_size=32, quant_group=65),
+    ),
+    "subclass": (
+        Reason.SUBCLASS,
+        OPERATIONS,
+        call,
+        lambda operation: call(operation, x=values("x", 3, 96).as_subclass(Subclass)),
+    ),
+    "subclass of out": (
+        Reason.SUBCLASS,
+        OPERATIONS,
+        lambda operation: call(operation, out=torch.empty(3, 96, dtype=torch.float8_e4m3fn, device=DEVICE)),
+        lambda operation: call(
+            operation, out=torch.empty(3, 96, dtype=torch.float8_e4m3fn, device=DEVICE).as_subclass(Subclass)
+        ),
+    ),
+    "forced": (
+        Reason.FORCED,
+        OPERATIONS,
+        lambda operation: call(operation, path="rows"),
+        lambda operation: call(operation, path="native"),
+    ),
+}
+EACH = [(operation, name) for name, (_, operations, _, _) in CALLS.items() for operation in operations]
+# What an environment fires is tested in test_dispatch, for every operation.
+ENVIRONMENT = {Reason.NO_TRITON, Reason.NO_GPU}
+# What a GPU lacks is decided on a description of it below, and compiled in test_compiles.
+GPU = {Reason.FP8_DTYPE}
+# Against the plans for contiguous gated rows; and a gradient, which is refused here.
+ELSEWHERE = {
+    Reason.NO_GATE,
+    Reason.GROUPED,
+    Reason.GATE_FIRST,
+    Reason.WIDTH,
+    Reason.X_NOT_CONTIGUOUS,
+    Reason.GATE_NOT_CONTIGUOUS,
+    Reason.OUT_NOT_CONTIGUOUS,
+    Reason.NEEDS_GRAD,
+}
+
+
+def test_every_reason_stands_in_the_table() -> None:
+    """A reason that no call fires belongs to another operation."""
+    assert set(Reason) - ELSEWHERE - ENVIRONMENT - GPU == {reason for reason, *_ in CALLS.values()}
+
+
+@pytest.mark.parametrize(("operation", "name"), EACH)
+def test_a_reason_fires_alone(operation: str, name: str, launched: list[plans.Plan]) -> None:
+    """The call that just does not qualify is rejected for this reason only, and runs natively."""
+    reason, _, _, misses = CALLS[name]
+    arguments = misses(operation)
+    decision = explain(operation, arguments)
+    results = run(operation, arguments)
+
+    assert [reason] == [rejection.reason for rejection in decision.rejected]
+    assert (Path.NATIVE, []) == (decision.path, launched)
+    assert_right(operation, arguments, results)
+
+
+@pytest.mark.parametrize(("operation", "name"), EACH)
+def test_a_reason_does_not_fire_on_the_call_beside(operation: str, name: str, launched: list[plans.Plan]) -> None:
+    """The call that just qualifies is rejected for nothing, and runs the one plan there is."""
+    _, _, qualifies, _ = CALLS[name]
+    arguments = qualifies(operation)
+    decision = explain(operation, arguments)
+    results = run(operation, arguments)
+
+    assert ("rows/general", ()) == (decision.name, decision.rejected)
+    assert [decision.plan] == launched
+    assert_right(operation, arguments, results)
+
+
+@pytest.mark.parametrize("leading", [1, 2, 3, 4])
+def test_results_count_among_the_leading_sizes(leading: int, launched: list[plans.Plan]) -> None:
+    """Fresh results may need a size more than the inputs do: the decision has seen them."""
+    arguments = ragged(leading)
+    decision = explain(GATED, arguments)
+    results = run(GATED, arguments)
+
+    assert ([decision.plan] if decision.plan else []) == launched
+    assert_right(GATED, arguments, results)
+
+
+QUALIFIES = Call(
+    operation="rms_norm_fp8",
+    dtype="bfloat16",
+    n=5120,
+    width=8192,
+    rows=24,
+    leading=1,
+    needs_grad=None,
+    not_plain=None,
+    quantised=Quantised("float8_e4m3fn", crossing=None),
+)
+H200 = Device("cuda", has_triton=True, interpreting=False, table=plans.MEASURED, fp8=("float8_e4m3fn",))
+
+
+def test_a_gpu_without_the_type_runs_natively_and_says_why() -> None:
+    """NVIDIA's have no fnuz, and before Ada none of both."""
+    fnuz = dataclasses.replace(QUALIFIES, quantised=Quantised("float8_e4m3fnuz", crossing=None))
+    a100 = dataclasses.replace(H200, fp8=())
+
+    assert ("rows/general", ()) == (decide(QUALIFIES, H200).name, decide(QUALIFIES, H200).rejected)
+    for call_, device, name in ((fnuz, H200, "float8_e4m3fnuz"), (QUALIFIES, a100, "float8_e4m3fn")):
+        assert [
+            "native",
+            f"  not rows: FP8_DTYPE: needs an fp8 type that Triton converts to on the GPU, got {name}",
+        ] == str(decide(call_, device)).splitlines()
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU: without one every type is interpreted")
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("fp8_dtype", TYPES, ids=str)
+def test_every_type_runs_on_this_gpu(operation: str, fp8_dtype: torch.dtype, launched: list[plans.Plan]) -> None:
+    """Where the decision says, and right."""
+    arguments = full(operation, fp8_dtype=fp8_dtype)
+    decision = explain(operation, arguments)
+    results = run(operation, arguments)
+
+    assert {Reason.FP8_DTYPE} >= {rejection.reason for rejection in decision.rejected}
+    assert ([decision.plan] if decision.plan else []) == launched
+    assert_right(operation, arguments, results)
+
+
+def test_a_rejection_names_both_groups() -> None:
+    """What is needed, then what was given."""
+    decision = explain(GATED, call(GATED, 3, 192, group_size=96, quant_group=64))
+
+    assert [
+        "rows: QUANT_GROUP: needs quant groups in norm groups, or norm groups in quant groups, got 64 over 96"
+    ] == [str(rejection) for rejection in decision.rejected]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 33])
+@pytest.mark.parametrize("group", [None, 32, 40, 128])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_cached_route_agrees_with_decide(
+    operation: str, group: int | None, rows: int, launched: list[plans.Plan]
+) -> None:
+    """A call whose route another batch has left behind runs the plan that ``decide`` gives it."""
+    run(operation, call(operation, 2, 96, quant_group=group))
+    arguments = call(operation, rows, 96, quant_group=group)
+    results = run(operation, arguments)
+
+    assert 1 == len(routes._routes)
+    assert explain(operation, arguments).plan == launched[-1]
+    assert_right(operation, arguments, results)
+
+
+@pytest.mark.parametrize("width", [24, 48, 96])
+@pytest.mark.parametrize("group", [None, 24, 48])
+def test_a_cached_route_of_groups_agrees_with_decide(
+    width: int, group: int | None, launched: list[plans.Plan]
+) -> None:
+    """Spans are counted alike on both ways to a plan."""
+    for rows in (2, 9):
+        arguments = call(GATED, rows, 96, quant_group=group, group_size=width)
+        run(GATED, arguments)
+        assert explain(GATED, arguments).plan == launched[-1]
+
+
+OTHER_CALLS: dict[str, Arguments] = {
+    "eps": {"eps": 1.0},
+    "rounding": {"rounding": "hf"},
+    "quant groups": {"quant_group": 32},
+    "one quant group": {"quant_group": None},
+    "layout": {"scale_layout": "column"},
+    "type": {"fp8_dtype": torch.float8_e4m3fnuz},
+    "unquantised": {"also_unquantised": True},
+    "path": {"path": "native"},
+    "weight of a narrower dtype": {"weight": values("weight", 96, dtype=torch.float16)},
+    "weight with a gradient": {"weight": values("weight", 96).requires_grad_()},
+    "a boolean eps": {"eps": True},
+    "a boolean group": {"quant_group": True},
+    "a fractional group": {"quant_group": 64.0},
+    "an integer for y": {"also_unquantised": 0},
+    "a type by its name": {"fp8_dtype": "float8_e4m3fn"},
+    "strided": {"x": strided(values("x", 3, 96))},
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("name", OTHER_CALLS)
+def test_a_route_serves_no_other_call(operation: str, name: str, launched: list[plans.Plan]) -> None:
+    """After a common call, one that differs in an argument is decided, or refused, on its own."""
+    common: dict[str, Arguments] = {"a boolean eps": {"eps": 1.0}, "a boolean group": {"quant_group": 1}}
+    run(operation, call(operation, **common.get(name, {})))
+    arguments = call(operation, **OTHER_CALLS[name])
+    try:
+        decision = explain(operation, arguments)
+    except InvalidCall:
+        with pytest.raises(InvalidCall):
+            run(operation, arguments)
+        return
+    results = run(operation, arguments)
+
+    assert ([decision.plan] if decision.plan else []) == launched[1:]
+    assert_right(operation, arguments, results)
+
+
+def test_a_route_of_one_operation_serves_no_other() -> None:
+    """The same arguments mean something else to each."""
+    for operation in (*OPERATIONS, *OPERATIONS):
+        arguments = full(operation) | ({"residual": None} if operation == NORM else {"gate": None})
+        run(operation, arguments)
+        assert_right(operation, {k: v for k, v in arguments.items() if k != "residual"}, run(operation, arguments))
+
+    assert 2 == len(routes._routes)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_forced_path_that_cannot_run_raises_before_it_writes(operation: str) -> None:
+    """The output given is as it was."""
+    out = values("out", 3, 96).to(torch.float8_e4m3fn)
+    before = out.clone()
+
+    with pytest.raises(PathUnavailable, match="DTYPE"):
+        run(operation, full(operation, dtype=DOUBLE, path="rows", out=out))
+    assert torch.equal(before.view(torch.uint8), out.view(torch.uint8))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
+    """``path="native"`` really runs the native form."""
+    marks = torch.full((1,), 7.0), torch.ones(1)
+    monkeypatch.setattr(native, operation, lambda *_args, **_flags: marks)
+
+    assert run(operation, call(operation, path="native"))[0] is marks[0]
+    assert run(operation, call(operation, path="rows"))[0] is not marks[0]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("path", [None, "rows"])
+def test_a_failing_launch_raises(monkeypatch: pytest.MonkeyPatch, operation: str, path: str | None) -> None:
+    """A launch that fails is a bug to be seen, not a reason to try the next path."""
+
+    def fail(*_args: object) -> None:
+        message = "out of registers"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(f"normkernels.kernels.{operation}.launch", fail)
+
+    with pytest.raises(RuntimeError, match="out of registers"):
+        run(operation, call(operation, path=path))
+
+
+def test_an_empty_call_is_described() -> None:
+    """No columns are cut like one."""
+    for shape in ((3, 0), (0, 96), (0,)):
+        described, _ = describe.rms_norm_fp8(
+            torch.empty(shape), torch.empty(shape[-1]), eps=0.0, fp8_dtype=torch.float8_e4m3fn
+        )
+        assert 0 == described.rows

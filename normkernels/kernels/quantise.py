@@ -1,0 +1,54 @@
+"""Fp8 values of a tile of groups and their scales: what every quantised norm ends with."""
+
+from collections.abc import Mapping
+
+import torch
+import triton
+import triton.language as tl
+
+from normkernels.fp8 import FLOOR, Quantisation
+from normkernels.kernels.plans import Cut
+
+
+@triton.jit
+def quantise(
+    y,  # [groups, block] fp32, zero in the padding
+    FLOOR: tl.constexpr,
+    FP8_MAX: tl.constexpr,
+):
+    """Return ``y / scale`` held to the range of the type, still in fp32, and ``scale``, [groups, 1].
+
+    ``scale = max(amax, FLOOR) / FP8_MAX``. NaN in a group makes the scale and all its values NaN.
+    """
+    # as integers, magnitudes keep their order and NaN is the largest: tl.max of floats would lose it
+    magnitude = y.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    amax = tl.max(magnitude, axis=1, keep_dims=True).to(tl.float32, bitcast=True)
+    # not tl.maximum, which loses NaN too
+    amax = tl.where(amax < FLOOR, FLOOR, amax)
+    # div_rn: `/` is a few units off on a GPU, and the native form is not
+    scale = tl.div_rn(amax, FP8_MAX)
+    values = tl.div_rn(y, scale)
+    return tl.clamp(values, -FP8_MAX, FP8_MAX, propagate_nan=tl.PropagateNan.ALL), scale
+
+
+def quantise_args(
+    tile: Mapping[str, int | str], scales: torch.Tensor, how: Quantisation, cut: Cut
+) -> dict[str, int | float | str]:
+    """Return the kernel arguments about tiles and scales: those of ``tile``, for lines of one block each."""
+    groups = scales.shape[-1]
+    steps = (groups, 1) if how.layout == "row" else (1, scales.numel() // groups)
+    args = {
+        **tile,
+        "scale_row_stride": steps[0],
+        "scale_group_stride": steps[1],
+        "FLOOR": FLOOR,
+        "FP8_MAX": how.max,
+        "WIDTH": cut.width,
+        "GROUP": cut.group,
+        "LEVELS": cut.levels,
+        "BLOCK_LEVELS": cut.block_levels,
+    }
+    # a line begins where its block does, and must be as aligned as rows are
+    if args["ACCESS"] == "aligned" and cut.block < cut.span and cut.block % 16:
+        args["ACCESS"] = "unit"
+    return args

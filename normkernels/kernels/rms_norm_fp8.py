@@ -1,0 +1,198 @@
+"""RMSNorm with fp8 values, forward: the norm of ``rms_norm``, rounded to x's dtype, then quantised by groups.
+
+A tile has a quant group in each of its lines. Arithmetic is fp32, the quantisation's too.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from normkernels.fp8 import Quantisation
+from normkernels.kernels.plans import Cut, Plan
+from normkernels.kernels.quantise import quantise, quantise_args
+from normkernels.kernels.row_norm import rounding_points, row_norm, widened
+from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
+from normkernels.launch import launch
+
+
+@kernel
+def rms_norm_fp8_kernel(
+    x_ptr,  # [size_0, size_1, size_2, WIDTH], any strides; residual, out, y and sum likewise
+    residual_ptr,
+    weight_ptr,  # [WIDTH]
+    out_ptr,
+    scale_ptr,  # [n_rows, ceil(WIDTH / GROUP)]
+    y_ptr,
+    sum_ptr,
+    x_stride_0,
+    x_stride_1,
+    x_stride_2,
+    x_col_stride,
+    residual_stride_0,
+    residual_stride_1,
+    residual_stride_2,
+    residual_col_stride,
+    out_stride_0,
+    out_stride_1,
+    out_stride_2,
+    out_col_stride,
+    y_stride_0,
+    y_stride_1,
+    y_stride_2,
+    y_col_stride,
+    sum_stride_0,
+    sum_stride_1,
+    sum_stride_2,
+    sum_col_stride,
+    weight_stride,
+    scale_row_stride,
+    scale_group_stride,
+    n_rows,  # size_0 * size_1 * size_2
+    size_1,
+    size_2,
+    weight_offset,
+    eps,
+    RESIDUAL: tl.constexpr,
+    WEIGHT: tl.constexpr,
+    OFFSET: tl.constexpr,
+    UNQUANTISED: tl.constexpr,
+    NORMALISED: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    FLOOR: tl.constexpr,
+    FP8_MAX: tl.constexpr,
+    LEADING: tl.constexpr,
+    ACCESS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    GROUP: tl.constexpr,
+    LEVELS: tl.constexpr,
+    BLOCK_LEVELS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Normalise ``ROWS`` rows a program. All of a row is loaded before any is stored: the sum may be an input."""
+    BLOCK: tl.constexpr = 2**BLOCK_LEVELS
+    GROUPS: tl.constexpr = 2 ** (LEVELS - BLOCK_LEVELS)
+    LINES: tl.constexpr = ROWS * GROUPS
+    # int64: row * stride and column * stride pass 2**31 on tensors that fit in memory
+    line = tl.program_id(0).to(tl.int64) * LINES + tl.arange(0, LINES)[:, None]
+    row = line // GROUPS
+    group = line % GROUPS
+    within = tl.arange(0, BLOCK)[None, :].to(tl.int64)
+    cols = group * GROUP + within
+    mask = (row < n_rows) & (within < GROUP) & (cols < WIDTH)
+
+    x_at = tile_pointers(
+        x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
+    )
+    x = tl.load(x_at, mask=mask, other=0.0).to(tl.float32)
+    if WEIGHT:
+        weight_at = column_pointers(weight_ptr, cols, weight_stride, ACCESS)
+        weight = tl.load(weight_at, mask=mask, other=0.0).to(tl.float32)
+    else:
+        weight = tl.full([LINES, BLOCK], 1.0, tl.float32)
+    if OFFSET:
+        weight = weight_offset + weight
+
+    if RESIDUAL:
+        residual_at = tile_pointers(
+            residual_ptr,
+            row,
+            cols,
+            size_1,
+            size_2,
+            residual_stride_0,
+            residual_stride_1,
+            residual_stride_2,
+            residual_col_stride,
+            LEADING,
+            ACCESS,
+        )
+        residual = widened(tl.load(residual_at, mask=mask, other=0.0))
+        total = (x + residual).to(sum_ptr.dtype.element_ty)
+        x = total.to(tl.float32)
+        sum_at = tile_pointers(
+            sum_ptr,
+            row,
+            cols,
+            size_1,
+            size_2,
+            sum_stride_0,
+            sum_stride_1,
+            sum_stride_2,
+            sum_col_stride,
+            LEADING,
+            ACCESS,
+        )
+        tl.store(sum_at, total, mask=mask)
+
+    x = tl.reshape(x, [ROWS, GROUPS * BLOCK])
+    weight = tl.reshape(weight, [ROWS, GROUPS * BLOCK])
+    y = row_norm(x, weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS)
+    y = tl.reshape(y, [LINES, BLOCK]).to(x_ptr.dtype.element_ty)
+    if UNQUANTISED:
+        y_at = tile_pointers(
+            y_ptr, row, cols, size_1, size_2, y_stride_0, y_stride_1, y_stride_2, y_col_stride, LEADING, ACCESS
+        )
+        tl.store(y_at, y, mask=mask)
+
+    # the padding is no zero where 1 / rms is infinite
+    values, scale = quantise(tl.where(mask, y.to(tl.float32), 0.0), FLOOR, FP8_MAX)
+    out_at = tile_pointers(
+        out_ptr,
+        row,
+        cols,
+        size_1,
+        size_2,
+        out_stride_0,
+        out_stride_1,
+        out_stride_2,
+        out_col_stride,
+        LEADING,
+        ACCESS,
+    )
+    tl.store(out_at, values.to(out_ptr.dtype.element_ty), mask=mask)
+    scale_at = scale_ptr + row * scale_row_stride + group * scale_group_stride
+    tl.store(scale_at, scale, mask=(row < n_rows) & (group * GROUP < WIDTH))
+
+
+def rms_norm_fp8_fwd(
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    out: torch.Tensor,
+    scales: torch.Tensor,
+    y: torch.Tensor | None,
+    residual_out: torch.Tensor | None,
+    *,
+    eps: float,
+    offset: float,
+    rounding: str,
+    how: Quantisation,
+    plan: Plan,
+) -> None:
+    """Write values, scales, the norm and the sum into the outputs. Arguments were validated in ``describe``."""
+    width = x.shape[-1]
+    cut = Cut(width, how.group)
+    # what is not there is not touched: any tensor stands in for it
+    tensors = {
+        "x": x,
+        "residual": x if residual is None else residual,
+        "out": out,
+        "y": x if y is None else y,
+        "sum": x if residual_out is None else residual_out,
+    }
+    args = {
+        **{f"{name}_ptr": tensor for name, tensor in tensors.items()},
+        "weight_ptr": x if weight is None else weight,
+        "scale_ptr": scales,
+        **quantise_args(tile_args(tensors, weight, width), scales, how, cut),
+        "n_rows": x.numel() // width,
+        "weight_offset": offset,
+        "eps": eps,
+        "RESIDUAL": residual is not None,
+        "WEIGHT": weight is not None,
+        "OFFSET": offset != 0,
+        "UNQUANTISED": y is not None,
+        **rounding_points(rounding, x.dtype, weight),
+        "ROWS": plan.rows,
+    }
+    launch(rms_norm_fp8_kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)

@@ -1,0 +1,199 @@
+"""Gated RMSNorm with fp8 values, forward: the norm of ``rms_norm_gated``, rounded to x's dtype, then quantised.
+
+A tile has a block in each of its lines: a norm group, or a quant group where that is smaller. A row of the
+kernel is a span of them, which is whatever is larger. Arithmetic is fp32, the quantisation's too.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from normkernels.fp8 import Quantisation
+from normkernels.kernels.plans import Cut, Plan
+from normkernels.kernels.quantise import quantise, quantise_args
+from normkernels.kernels.rms_norm_gated import gated_norm
+from normkernels.kernels.row_norm import rounding_points
+from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
+from normkernels.launch import launch
+
+
+@kernel
+def rms_norm_gated_fp8_kernel(
+    x_ptr,  # [size_0, size_1, size_2, SPAN], any strides; gate, out and y likewise
+    gate_ptr,
+    weight_ptr,  # [N]
+    out_ptr,
+    scale_ptr,  # [n_rows / SPANS, ceil(N / GROUP)]
+    y_ptr,
+    x_stride_0,
+    x_stride_1,
+    x_stride_2,
+    x_col_stride,
+    gate_stride_0,
+    gate_stride_1,
+    gate_stride_2,
+    gate_col_stride,
+    out_stride_0,
+    out_stride_1,
+    out_stride_2,
+    out_col_stride,
+    y_stride_0,
+    y_stride_1,
+    y_stride_2,
+    y_col_stride,
+    weight_stride,
+    scale_row_stride,
+    scale_group_stride,
+    n_rows,  # size_0 * size_1 * size_2
+    size_1,
+    size_2,
+    eps,
+    GATE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    UNQUANTISED: tl.constexpr,
+    NORMALISED: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    FLOOR: tl.constexpr,
+    FP8_MAX: tl.constexpr,
+    LEADING: tl.constexpr,
+    ACCESS: tl.constexpr,
+    N: tl.constexpr,
+    WIDTH: tl.constexpr,
+    GROUP: tl.constexpr,
+    SPAN: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LEVELS: tl.constexpr,
+    BLOCK_LEVELS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Normalise and quantise ``ROWS`` spans a program."""
+    SPANS: tl.constexpr = (N + SPAN - 1) // SPAN
+    COLS: tl.constexpr = 2**BLOCK_LEVELS
+    BLOCKS: tl.constexpr = 2 ** (LEVELS - BLOCK_LEVELS)
+    LINES: tl.constexpr = ROWS * BLOCKS
+    # blocks that share a mean, blocks that share a scale, and the scales of a span
+    NORMED: tl.constexpr = 1 if WIDTH < GROUP else BLOCKS
+    SCALED: tl.constexpr = BLOCKS if WIDTH < GROUP else 1
+    NORM_LEVELS: tl.constexpr = BLOCK_LEVELS if WIDTH < GROUP else LEVELS
+    SCALES: tl.constexpr = BLOCKS // SCALED
+    # int64: row * stride and column * stride pass 2**31 on tensors that fit in memory
+    line = tl.program_id(0).to(tl.int64) * LINES + tl.arange(0, LINES)[:, None]
+    row = line // BLOCKS
+    within = tl.arange(0, COLS)[None, :].to(tl.int64)
+    cols = line % BLOCKS * BLOCK + within
+    first = row % SPANS * SPAN
+    mask = (row < n_rows) & (within < BLOCK) & (cols < SPAN)
+    if N % SPAN != 0:
+        mask = mask & (first + cols < N)
+
+    x_at = tile_pointers(
+        x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
+    )
+    x = tl.load(x_at, mask=mask, other=0.0).to(tl.float32)
+    if GATE == "none":
+        gate = x
+    else:
+        gate_at = tile_pointers(
+            gate_ptr,
+            row,
+            cols,
+            size_1,
+            size_2,
+            gate_stride_0,
+            gate_stride_1,
+            gate_stride_2,
+            gate_col_stride,
+            LEADING,
+            ACCESS,
+        )
+        gate = tl.load(gate_at, mask=mask, other=0.0).to(tl.float32)
+    weight_at = column_pointers(weight_ptr, first + cols, weight_stride, ACCESS)
+    weight = tl.load(weight_at, mask=mask, other=0.0).to(tl.float32)
+
+    y = gated_norm(
+        tl.reshape(x, [LINES // NORMED, NORMED * COLS]),
+        tl.reshape(gate, [LINES // NORMED, NORMED * COLS]),
+        tl.reshape(weight, [LINES // NORMED, NORMED * COLS]),
+        eps,
+        GATE,
+        ACTIVATION,
+        NORMALISED,
+        WEIGHTED,
+        WIDTH,
+        NORM_LEVELS,
+    )
+    y = tl.reshape(y, [LINES, COLS]).to(x_ptr.dtype.element_ty)
+    if UNQUANTISED:
+        y_at = tile_pointers(
+            y_ptr, row, cols, size_1, size_2, y_stride_0, y_stride_1, y_stride_2, y_col_stride, LEADING, ACCESS
+        )
+        tl.store(y_at, y, mask=mask)
+
+    # the padding is no zero where 1 / rms is infinite
+    y = tl.where(mask, y.to(tl.float32), 0.0)
+    values, scale = quantise(tl.reshape(y, [LINES // SCALED, SCALED * COLS]), FLOOR, FP8_MAX)
+    values = tl.reshape(values, [LINES, COLS])
+    out_at = tile_pointers(
+        out_ptr,
+        row,
+        cols,
+        size_1,
+        size_2,
+        out_stride_0,
+        out_stride_1,
+        out_stride_2,
+        out_col_stride,
+        LEADING,
+        ACCESS,
+    )
+    tl.store(out_at, values.to(out_ptr.dtype.element_ty), mask=mask)
+
+    scaled = tl.program_id(0).to(tl.int64) * (ROWS * SCALES) + tl.arange(0, ROWS * SCALES)[:, None]
+    row = scaled // SCALES
+    group = scaled % SCALES
+    # spans that are several are whole groups, each of them
+    before = row % SPANS * ((SPAN + GROUP - 1) // GROUP)
+    scale_at = scale_ptr + row // SPANS * scale_row_stride + (before + group) * scale_group_stride
+    tl.store(scale_at, scale, mask=(row < n_rows) & (group * GROUP < SPAN))
+
+
+def rms_norm_gated_fp8_fwd(
+    x: torch.Tensor,
+    gate: torch.Tensor | None,
+    weight: torch.Tensor,
+    out: torch.Tensor,
+    scales: torch.Tensor,
+    y: torch.Tensor | None,
+    *,
+    eps: float,
+    width: int,
+    gated: str,
+    activation: str,
+    rounding: str,
+    how: Quantisation,
+    plan: Plan,
+) -> None:
+    """Write values, scales and the norm into the outputs. Arguments were validated in ``describe``."""
+    n, cut = x.shape[-1], Cut(width, how.group)
+    normalised = x.dtype
+    if gate is not None and gated == "before":
+        normalised = torch.promote_types(x.dtype, gate.dtype)
+    # what is not there is not touched: any tensor stands in for it
+    tensors = {"x": x, "gate": x if gate is None else gate, "out": out, "y": x if y is None else y}
+    args = {
+        **{f"{name}_ptr": tensor for name, tensor in tensors.items()},
+        "weight_ptr": weight,
+        "scale_ptr": scales,
+        **quantise_args(tile_args(tensors, weight, cut.span), scales, how, cut),
+        "n_rows": x.numel() // n * triton.cdiv(n, cut.span),
+        "eps": eps,
+        "GATE": gated,
+        "ACTIVATION": activation,
+        "UNQUANTISED": y is not None,
+        **rounding_points(rounding, normalised, weight),
+        "N": n,
+        "SPAN": cut.span,
+        "BLOCK": cut.block,
+        "ROWS": plan.rows,
+    }
+    launch(rms_norm_gated_fp8_kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)
