@@ -42,6 +42,28 @@ def test_a_case_survives_json() -> None:
     assert CASE.id == again.id
 
 
+ROTATION = Case(
+    "mrope",
+    (
+        ("sin", TensorSpec((9, 4), "bfloat16", Layout("shared", 1), "sin")),
+        ("positions", TensorSpec((3, 5), "int32", Layout("transposed"), "positions<9")),
+        ("k", TensorSpec((5, 1, 8), "bfloat16", Layout("slice", 16, 32))),
+        ("q", TensorSpec((5, 16), "bfloat16", Layout("slice", 0, 32))),
+        ("cos", TensorSpec((9, 4), "bfloat16", Layout("shared", 0), "cos")),
+    ),
+    (("sections", (2, 1, 1)), ("interleaved", True), ("head_dim", None)),
+)
+
+
+def test_a_case_of_integers_slices_and_tuples_survives_json() -> None:
+    """So do its layouts' widths, and flags of several numbers, which JSON has as lists."""
+    again = Case.from_json(ROTATION.to_json())
+
+    assert ROTATION == again
+    assert hash(ROTATION) == hash(again)
+    assert ["q", "k", "positions", "cos", "sin"] == [name for name, _ in again.tensors]
+
+
 def test_the_order_of_tensors_and_flags_means_nothing() -> None:
     """Equal calls are equal cases, and x names the dtype."""
     other = Case(CASE.operation, CASE.tensors[::-1], CASE.flags[::-1], CASE.seed)
@@ -103,6 +125,37 @@ def test_shared_tensors_are_slices_of_one_buffer() -> None:
 
     assert call["x"].untyped_storage().data_ptr() == call["gate"].untyped_storage().data_ptr()
     assert call["x"].data_ptr() + 8 * 4 == call["gate"].data_ptr()
+
+
+def test_slices_of_one_width_lie_in_one_buffer() -> None:
+    """Slices q and k of a projection lie in one storage beside each other, halves of a cache in another."""
+    case = ROTATION
+    call = materialize(case, values_of(case), "cpu", POISONS[0]).arguments
+    place = {
+        name: (tensor.untyped_storage().data_ptr(), tensor.data_ptr())
+        for name, tensor in call.items()
+        if isinstance(tensor, torch.Tensor)
+    }
+
+    assert 3 == len({storage for storage, _ in place.values()})
+    assert place["q"][0] == place["k"][0] != place["cos"][0] == place["sin"][0]
+    assert place["q"][1] + 16 * 2 == place["k"][1]
+    assert (32, 1) == call["q"].stride()
+    assert (32, 8, 1) == call["k"].stride()
+    assert (8, 1) == call["sin"].stride()
+    assert all(torch.equal(values, call[name]) for name, values in values_of(case).items())
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("bound", [3, 17, 1000])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
+def test_positions_are_rows_of_a_table(rows: int, bound: int, dtype: torch.dtype) -> None:
+    """Integers below the bound, the last row first and the first one last, no two axes alike in any column."""
+    drawn = draw(f"positions<{bound}", (rows, 40), dtype, torch.Generator().manual_seed(2))
+
+    assert (dtype, 0, bound - 1) == (drawn.dtype, int(drawn.min()), int(drawn.max()))
+    assert (bound - 1, 0) == (int(drawn[0, 0]), int(drawn[0, -1]))
+    assert all(len(set(column)) == rows for column in drawn.t().tolist())
 
 
 @pytest.mark.parametrize("strength", [2, 3])

@@ -21,7 +21,7 @@ from conformance.judging import judge_item
 from conformance.materialize import values_of
 from conformance.operations import OPERATIONS
 from conformance.operations.mrope import axis_of_frequency
-from conformance.operations.mrope_calls import DIMS, Sizes, sections
+from conformance.operations.mrope_calls import DIMS, MODEL_CACHE, Sizes, sections
 from conformance.oracle.arithmetic import MIN_NORMAL, Machine
 from conformance.oracle.contract import NAMED, Contract, rounded
 from conformance.oracle.interval import Interval
@@ -185,7 +185,8 @@ def test_three_axes_differ_at_every_token(prop: str) -> None:
 
 def test_layouts_reach_every_argument() -> None:
     """Slices of one buffer for q and k, halves of one cache, every layout of positions, both ranks and indices."""
-    cases = list(_drawn("layout"))
+    # without those of real models, which are slices and halves whatever is drawn
+    cases = [case for case in _drawn("layout") if Sizes.of(case).cache != MODEL_CACHE]
     together = [case for case in cases if _kinds(case, "q", "k") == ("slice", "slice") and _one_dtype(case)]
     chunked = [case for case in cases if _kinds(case, "cos", "sin") == ("shared", "shared")]
     positions = [dict(case.tensors)["positions"] for case in cases]
@@ -298,9 +299,12 @@ def test_a_right_rotation_never_fails() -> None:
     subject = Subject(CorrectRotation())
     verdicts = [v for item in items(subject, operations=(OPERATION.name,)) for v in judge_item(item, subject)]
     passed = {verdict.property for verdict in verdicts if verdict.status is Status.PASSED}
+    # infinite where float16 overflows, which says nothing of the bound
+    worst = max(verdict.comparison.worst for verdict in verdicts)
 
     assert [] == [str(verdict) for verdict in verdicts if verdict.status in BAD]
     assert {"values", "layout", "specials", "contract", "copied", "row_independence", "empty", "errors"} <= passed
+    assert 0.9 <= worst <= 1.0
 
 
 def test_a_flushing_machine_is_allowed_its_zeros() -> None:
