@@ -30,6 +30,7 @@ class Heads:
     half: int  # of the columns that are rotated
 
 
+@dataclass(frozen=True, slots=True)
 class Quantised:
     """What rows with fp8 values ask of a call."""
 

@@ -54,9 +54,10 @@ class Operation:
     one that another is computed from stands after it, and is judged before it. ``points`` are the rounding points
     that can show in a case. ``invalid`` makes a call meaningless in one way; ``unseen`` are the ways that stand in
     values, which a call on a GPU does not look at. ``copies`` gives the elements that an output takes over bit for
-    bit: where in the output, and what must stand there. ``ordinary`` are the levels of the factor ``values`` that hold finite numbers far from overflow, ``telling`` the levels of other
-    factors at which every rounding point shows. ``terms`` are what a wrong formula may lack. ``model_case`` is the
-    call of a real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one.
+    bit: where in the output, and what must stand there. ``ordinary`` are the levels of the factor ``values`` that
+    hold finite numbers far from overflow, ``telling`` the levels of other factors at which every rounding point
+    shows. ``terms`` are what a wrong formula may lack. ``model_case`` is the call of a real model for a number of
+    tokens; ``simpler`` gives the cases to try in place of a failing one.
     """
 
     name: str

@@ -384,7 +384,7 @@ def main(target: str) -> None:
         launched.clear()
         for gap in ("gap1", "gap3", "gap16"):
             if not isinstance(variant, Gated) or not variant.narrow:
-                launch(variant._replace(layout=gap), 24, FP8[target])
+                launch(variant._replace(layout=gap), FP8[target], 24)
         gaps = {special for special, _, _ in launched}
         code = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
         ptx = code.asm.get("ptx", "")
