@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -97,10 +98,18 @@ def interpreting() -> bool:
 
 @cache
 def compiled_fp8(index: int) -> tuple[str, ...]:
-    """Return the fp8 types that Triton has conversions to on a GPU."""
-    from triton.compiler import make_backend
+    """Return the fp8 types that Triton converts to on a GPU."""
     from triton.runtime import driver
 
     with torch.cuda.device(index):
-        options = make_backend(driver.active.get_current_target()).parse_options({})
+        return conversions(driver.active.get_current_target())
+
+
+# Any: triton has no types
+def conversions(target: Any) -> tuple[str, ...]:  # noqa: ANN401
+    """Return the fp8 types that Triton converts to on a kind of GPU, as it says itself."""
+    from triton.compiler import make_backend
+
+    # said, because Triton 3.9 warns where it is not
+    options = make_backend(target).parse_options({"enable_fp_fusion": False})
     return tuple(fp8.name(dtype) for dtype, known in fp8.TYPES.items() if known in options.supported_fp8_dtypes)

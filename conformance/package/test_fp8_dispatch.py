@@ -12,7 +12,7 @@ import torch
 from conformance.package.fp8_calls import OPERATIONS, TYPES, assert_right, call, explain, full, run
 from conformance.package.gated_calls import DEVICE, Arguments, strided, values
 from normkernels import InvalidCall, Path, PathUnavailable, Reason, describe, native, routes
-from normkernels.call import Call, Device, Quantised
+from normkernels.call import Call, Device, Quantised, conversions
 from normkernels.dispatch import decide
 from normkernels.kernels import plans
 
@@ -190,6 +190,16 @@ def test_a_gpu_without_the_type_runs_natively_and_says_why() -> None:
             "native",
             f"  not rows: FP8_DTYPE: needs an fp8 type that Triton converts to on the GPU, got {name}",
         ] == str(decide(call_, device)).splitlines()
+
+
+def test_triton_says_what_a_gpu_converts_to() -> None:
+    """A100, RTX 4090, H200, MI300: what compiles on the last two is in test_compiles."""
+    from triton.backends.compiler import GPUTarget
+
+    targets = [("cuda", 80, 32), ("cuda", 89, 32), ("cuda", 90, 32), ("hip", "gfx942", 64)]
+    found = [conversions(GPUTarget(*target)) for target in targets]
+
+    assert [(), ("float8_e4m3fn",), ("float8_e4m3fn",), ("float8_e4m3fn", "float8_e4m3fnuz")] == found
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU: without one every type is interpreted")
