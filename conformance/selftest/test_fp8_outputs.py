@@ -35,7 +35,7 @@ def _case(**flags: Any) -> Case:
         ("x", TensorSpec((3, 40), "bfloat16")),
         ("weight", TensorSpec((40,), "bfloat16", values="weight")),
     )
-    plain = {"eps": 1e-6, "weight_offset": 0.0, "quant_group": 16, "scale_layout": "column"}
+    plain: dict[str, Any] = {"eps": 1e-6, "weight_offset": 0.0, "quant_group": 16, "scale_layout": "column"}
     plain |= {"fp8_dtype": "float8_e4m3fnuz", "also_unquantised": True, **flags}
     return Case("rms_norm_fp8", tensors, tuple(plain.items()), seed=5)
 
