@@ -72,10 +72,12 @@ def _constant(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator)
 
 
 def _blocks(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Every 64 columns at a scale of their own, some of them all zero."""
+    """Every 64 columns at a scale of their own, some all zero; every second row so small that eps shows."""
     pick = torch.randint(len(BLOCK_SCALES), (rows, -(-n // 64)), generator=generator)
     scale = torch.tensor(BLOCK_SCALES)[pick].repeat_interleave(64, 1)[:, :n]
-    return torch.randn((rows, n), generator=generator) * scale
+    values = torch.randn((rows, n), generator=generator) * scale
+    values[::2] *= 1e-3
+    return values
 
 
 def _subnormal(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:

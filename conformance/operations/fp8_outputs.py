@@ -103,7 +103,7 @@ def fp8_operation(name: str, norm: Operation) -> Operation:
         points=lambda case: (*norm.points(case), "unquantised", "power_of_two"),
         invalid={**norm.invalid, **INVALID},
         ordinary=(*norm.ordinary, *BEHIND),
-        terms=(*norm.terms, *TERMS),
+        terms=(*(_seen_in_values(term) for term in norm.terms), *TERMS),
         empties=empties,
         model_case=model_case,
         simpler=simpler,
@@ -194,6 +194,12 @@ def _group(level: str, n: int, rng: random.Random) -> int | None:
         fitting = [group for group in RAGGED if group < n and n % group]
         return rng.choice(fitting[:2]) if fitting else LARGER
     return int(level)
+
+
+def _seen_in_values(term: Term) -> Term:
+    """Where y is not returned, what is missing in it shows in what it was quantised to."""
+    shown = ("values", "scales") if "y" in term.outputs else ()
+    return replace(term, outputs=(*term.outputs, *shown))
 
 
 def _other_type(case: Case, values: Values) -> tuple[Case, Values]:

@@ -1,0 +1,260 @@
+"""What the suite does with fp8 outputs beside the oracle: bits, poison, parity, reproducers, cases."""
+
+from __future__ import annotations
+
+import json
+import random
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conformance import reproducer
+from conformance.adapter import load
+from conformance.case import Case, TensorSpec
+from conformance.item import Failure, Item
+from conformance.materialize import materialize, values_of
+from conformance.memory import POISONS
+from conformance.operations import OPERATIONS
+from conformance.operations.fp8_outputs import FACTORS
+from conformance.properties import PASSIVE, PROPERTIES
+from conformance.properties.parity import assert_alike
+from conformance.selftest.fakes.correct_fp8 import FP8, CorrectFp8
+from conformance.strategies import Scope
+from conformance.verdict import BAD, Subject, judge_call, same_bits
+
+NAN = float("nan")
+NAMES = CorrectFp8.operations
+
+
+def _case(**flags: Any) -> Case:
+    tensors = (
+        ("x", TensorSpec((3, 40), "bfloat16")),
+        ("weight", TensorSpec((40,), "bfloat16", values="weight")),
+    )
+    plain: dict[str, Any] = {"eps": 1e-6, "weight_offset": 0.0, "quant_group": 16, "scale_layout": "column"}
+    plain |= {"fp8_dtype": "float8_e4m3fnuz", "also_unquantised": True, **flags}
+    return Case("rms_norm_fp8", tensors, tuple(plain.items()), seed=5)
+
+
+# --- bits and poison ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FP8, ids=str)
+def test_bits_of_fp8_are_compared(dtype: torch.dtype) -> None:
+    """Signs of zero and neighbouring numbers differ, every NaN is like every other."""
+    numbers = torch.tensor([0.0, 1.0, NAN, 448.0 if dtype == torch.float8_e4m3fn else 240.0], dtype=dtype)
+    below = (numbers.view(torch.uint8) - torch.tensor([0, 0, 0, 1], dtype=torch.uint8)).view(dtype)
+
+    assert same_bits(numbers, numbers.clone())
+    assert not same_bits(numbers, below)
+    if dtype == torch.float8_e4m3fn:
+        assert not same_bits(numbers, torch.tensor([0x80, 0x38, 0x7F, 0x7E], dtype=torch.uint8).view(dtype))
+        assert same_bits(numbers, torch.tensor([0x00, 0x38, 0xFF, 0x7E], dtype=torch.uint8).view(dtype))
+
+
+class _Unwritten(CorrectFp8):
+    """Leaves one number of one output as allocated."""
+
+    def __init__(self, output: int) -> None:
+        self.output = output
+
+    def together(
+        self, values: torch.Tensor, scales: torch.Tensor, beside: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.Tensor, ...]:
+        """Put back what memory held."""
+        made = [values, scales, *beside]
+        fresh = torch.empty(1, dtype=made[self.output].dtype)
+        made[self.output][1, 2] = fresh[0]
+        return tuple(made)
+
+
+@pytest.mark.parametrize("output", [0, 1, 2], ids=["values", "scales", "y"])
+@pytest.mark.parametrize("fp8", FACTORS["fp8"])
+def test_an_element_that_is_not_written_is_seen(fp8: str, output: int) -> None:
+    """One poison is a number in e4m3fnuz: both calls together tell it from a result."""
+    (written,) = [
+        verdict
+        for verdict in judge_call(Subject(_Unwritten(output)), _case(fp8_dtype=fp8))
+        if verdict.property == "written"
+    ]
+
+    assert written.status in BAD
+    assert "the first at (1, 2)" in written.reason
+
+
+@pytest.mark.parametrize("fp8", FACTORS["fp8"])
+def test_numbers_that_look_like_poison_are_written(fp8: str) -> None:
+    """0xFF and 0x7B are results as well: an element counts as unwritten where each call left its own."""
+    verdicts = judge_call(Subject(CorrectFp8()), _case(fp8_dtype=fp8))
+    codes = CorrectFp8().rms_norm_fp8(**_arguments(fp8))[0].view(torch.uint8)
+
+    assert [] == [str(verdict) for verdict in verdicts if verdict.status in BAD]
+    if fp8 == "float8_e4m3fnuz":
+        assert POISONS[0] in codes
+
+
+def _arguments(fp8: str) -> dict[str, Any]:
+    case = _case(fp8_dtype=fp8)
+    return {"residual": None, **materialize(case, values_of(case), "cpu", POISONS[0]).arguments}
+
+
+# --- parity -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FP8, ids=str)
+@pytest.mark.parametrize(("steps", "alike"), [(0, True), (1, True), (2, False)])
+def test_fp8_numbers_agree_within_one_step(dtype: torch.dtype, steps: int, alike: bool) -> None:  # noqa: FBT001
+    """A step up or down is close, two are not, at either end of the range and around zero."""
+    codes = torch.tensor([2, 16, 100, 130, 200], dtype=torch.uint8)
+    other = codes + steps
+
+    if alike:
+        assert_alike((codes.view(dtype),), (other.view(dtype),), torch.bfloat16)
+    else:
+        with pytest.raises(AssertionError):
+            assert_alike((codes.view(dtype),), (other.view(dtype),), torch.bfloat16)
+
+
+def test_nan_is_like_nan_alone() -> None:
+    """In fp8 NaN stands beside the largest numbers, and is none of them."""
+    numbers = torch.tensor([NAN, 448.0]).to(torch.float8_e4m3fn)
+
+    assert_alike((numbers,), (numbers.clone(),), torch.bfloat16)
+    with pytest.raises(AssertionError):
+        assert_alike((numbers,), (numbers.roll(1),), torch.bfloat16)
+
+
+def test_scales_are_as_close_as_what_they_are_of() -> None:
+    """A bfloat16 step apart is close where x is bfloat16, and not where x is float32."""
+    scales = torch.tensor([0.5, 0.25])
+
+    assert_alike((scales,), (scales * (1 + 2.0**-8),), torch.bfloat16)
+    with pytest.raises(AssertionError):
+        assert_alike((scales,), (scales * (1 + 2.0**-8),), torch.float32)
+    with pytest.raises(AssertionError, match="the reference returns 1"):
+        assert_alike((scales, scales), (scales,), torch.float32)
+
+
+# --- cases --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_levels_mean_what_they_say(name: str) -> None:
+    """Ragged groups leave a shorter one, larger ones hold the whole row, None is the row."""
+    operation, scope = OPERATIONS[name], Scope("bfloat16")
+    plain = {factor: levels[0] for factor, levels in operation.factors.items()}
+    for width in operation.factors["width"]:
+        groups = {}
+        for level in FACTORS["quant_group"]:
+            case = operation.complete({**plain, "width": width, "quant_group": level}, random.Random(1), scope)  # noqa: S311
+            n = case.tensors[0][1].shape[-1]
+            groups[level] = case.flag("quant_group")
+        assert groups["row"] is None
+        assert (128, 64) == (groups["128"], groups["64"])
+        assert groups["larger"] > n
+        if n > 2:
+            assert n % groups["ragged"]
+            assert groups["ragged"] < n
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_norm_within_is_the_norm_alone(name: str) -> None:
+    """But for what quantising adds, an operation has the arguments, mistakes, terms and flags of its norm."""
+    fp8, norm = OPERATIONS[name], OPERATIONS[name.removesuffix("_fp8")]
+    plain = {factor: levels[0] for factor, levels in fp8.factors.items()}
+    case = fp8.complete(plain, random.Random(2), Scope("float16"))  # noqa: S311
+    alone = norm.complete({f: plain[f] for f in norm.factors}, random.Random(2), Scope("float16"))  # noqa: S311
+
+    assert alone.tensors == case.tensors
+    assert set(dict(alone.flags)) < set(dict(case.flags))
+    assert (norm.positional, norm.keywords, norm.row_tensors) == (fp8.positional, fp8.keywords, fp8.row_tensors)
+    assert set(norm.invalid) < set(fp8.invalid)
+    assert {term.name for term in norm.terms} < {term.name for term in fp8.terms}
+
+
+def test_a_call_is_passed_a_dtype_where_the_case_names_one() -> None:
+    """Cases are JSON; implementations are given what torch has."""
+    case = _case()
+
+    assert Case.from_json(json.dumps(case.to_data())) == case
+    assert torch.float8_e4m3fnuz is materialize(case, values_of(case), "cpu", POISONS[0]).arguments["fp8_dtype"]
+
+
+def test_blocks_of_columns_have_scales_of_their_own() -> None:
+    """Some groups of a row that is not zero are: what one scale for the row would never show."""
+    case = _case().with_tensor("x", TensorSpec((16, 640), "bfloat16", values="blocks"))
+    blocks = values_of(case)["x"].float().reshape(16, 10, 64).abs().amax(-1)
+
+    assert (blocks == 0).any()
+    assert (blocks.amax(-1) > 0).all()
+    assert (blocks.amax(-1) > 1000 * blocks.amin(-1)).any()
+
+
+# --- reproducers --------------------------------------------------------------------------------------------
+
+ADAPTER = '''"""A wrong implementation of fp8 outputs, or a right one."""
+
+import torch
+
+from conformance.selftest.fakes.correct_fp8 import CorrectFp8
+
+
+class Theirs(CorrectFp8):
+    """Right but for one mistake."""
+
+    reference = REFERENCE
+
+    def rms_norm_fp8(self, x, weight, **named):
+        values, scales, y = super().rms_norm_fp8(x, weight, **named)
+        BODY
+        return values, scales, y
+'''
+RIGHT = "pass"
+MISTAKES = {
+    "values": "values = (values.float() * 0.5).to(values.dtype)",
+    "metadata": "scales = scales.contiguous()",
+    "memory": "scales = torch.empty_strided(scales.shape, scales.stride())",
+    "written": "values = torch.cat([values[:2], torch.empty_like(values[:1])])",
+    "parity": "values = (values.float() * 0.5).to(values.dtype)",
+    "determinism": "self.calls = getattr(self, 'calls', 0) + 1; values = values.roll(self.calls % 2, -1)",
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_script_shows_the_mistake_until_it_is_gone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fp8 tensors, column scales and steps of fp8 are written down as the suite means them."""
+    file = tmp_path / "their_fp8.py"
+    target = f"{file}:Theirs"
+    right = tmp_path / "right_fp8.py"
+    right.write_text(ADAPTER.replace("REFERENCE", "None").replace("BODY", RIGHT), encoding="utf-8")
+
+    def write(body: str) -> None:
+        file.write_text(ADAPTER.replace("REFERENCE", repr(str(right))).replace("BODY", body), encoding="utf-8")
+
+    write(MISTAKES[name])
+    subject = Subject(load(target))
+    verdicts = PROPERTIES["values" if name in PASSIVE else name].judge(subject, _case())
+    (bad,) = [verdict for verdict in verdicts if verdict.property == name]
+    failure = Failure(Item("rms_norm_fp8", name, "bfloat16"), bad, _case(), "")
+    script = reproducer.write(failure, subject, tmp_path, target)
+
+    assert bad.status in BAD
+    assert 1 == _run(script, monkeypatch)
+    assert capsys.readouterr().out.strip()
+
+    write(RIGHT)
+    assert 0 == _run(script, monkeypatch)
+
+
+def _run(script: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit status of a script that is run in this process, which saves importing torch."""
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    return int(ended.value.code or 0)
