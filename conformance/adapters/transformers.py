@@ -1,4 +1,4 @@
-"""Hugging Face Transformers: the norms of Llama, Gemma 3 and Qwen3-Next, which the contract ``hf`` is named for."""
+"""Hugging Face Transformers: the norms of Llama, Gemma 3 and Qwen3-Next, whose order of roundings ``hf`` names."""
 
 from __future__ import annotations
 

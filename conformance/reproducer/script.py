@@ -173,6 +173,8 @@ def _tensors(given: Subjected) -> str:
         if not isinstance(value, torch.Tensor):
             flags[name] = value
             continue
+        if _passed_as(case, name) != name:
+            continue
         buffer, place = _where(case, name, value, asked=value is drawn.get(name))
         values = given.data.expression(name, value)
         lines += [f"    {name!r}: (", f"        {buffer!r}, {place.extent}, {place.offset}, {place.strides},"]
@@ -180,10 +182,15 @@ def _tensors(given: Subjected) -> str:
     return "\n".join([*lines, "}", f"FLAGS = {flags!r}"])
 
 
+def _passed_as(case: Case, name: str) -> str:
+    """The tensor that the call passes as ``name``; a call made wrong on purpose may pass another."""
+    return name if case.invalid is not None else case.source(name)
+
+
 def _where(case: Case, name: str, tensor: torch.Tensor, *, asked: bool) -> tuple[str, Placement]:
     """Where the case puts a tensor; one that was made wrong on purpose lies wherever its strides lead."""
     spec = case.tensor(name)
-    if spec is None or not asked:
+    if spec is None or not asked or case.source(name) != name:
         steps = zip(tensor.shape, tensor.stride(), strict=True)
         reach = 1 + sum((size - 1) * stride for size, stride in steps)
         return name, Placement(tensor.stride(), 0, reach if tensor.numel() else 0)
@@ -197,7 +204,7 @@ def _calling(given: Subjected) -> str:
     present = dict(given.case.tensors)
 
     def shown(name: str) -> str:
-        return f"tensors[{name!r}]" if name in present else "None"
+        return f"tensors[{_passed_as(given.case, name)!r}]" if name in present else "None"
 
     passed = [shown(name) for name in operation.positional]
     passed += [f"{name}={shown(name)}" for name in operation.keywords]
@@ -240,13 +247,14 @@ def _allowed(given: Subjected) -> str:
 
 def _names(given: Subjected) -> str:
     operation = OPERATIONS[given.case.operation]
-    names = [*operation.positional, *operation.keywords]
-    return f"# tensors that the operation takes; None where the call does not pass one\nNAMES = {names!r}"
+    names = {name: _passed_as(given.case, name) for name in (*operation.positional, *operation.keywords)}
+    return f"# what the operation takes, and which tensor it is; none of TENSORS where it is not passed\nNAMES = {names!r}"
 
 
 def _row_tensors(given: Subjected) -> str:
     rows = OPERATIONS[given.case.operation].row_tensors
-    return f"ROW_TENSORS = {[name for name, _ in given.case.tensors if name in rows]!r}"
+    own = [name for name, _ in given.case.tensors if name in rows and given.case.source(name) == name]
+    return f"ROW_TENSORS = {own!r}"
 
 
 def _reference(given: Subjected) -> str:

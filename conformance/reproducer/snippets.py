@@ -294,7 +294,8 @@ PATH = Check(
 tensors, _ = arguments()
 with watched(DEVICE, 0xFF) as record:
     outputs = call(tensors)
-path = IMPLEMENTATION.path(OPERATION, {**dict.fromkeys(NAMES), **tensors, **FLAGS})
+given = {name: tensors.get(passed) for name, passed in NAMES.items()}
+path = IMPLEMENTATION.path(OPERATION, {**given, **FLAGS})
 print(f"path {path!r}; launched {record.launches or 'nothing'}; copied {record.copies or 'nothing'}")
 if path.startswith("native"):
     return bool(record.launches)

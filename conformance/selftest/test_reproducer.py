@@ -225,8 +225,9 @@ PACKED = replace(
         PLAIN.with_tensor("gate", None),
         _laid_out(Layout("offset", 3), Layout("expanded"), Layout("expanded")),
         _laid_out(Layout("shared", 0), Layout("shared", 1), Layout("offset", 1)),
+        _laid_out(Layout("row_gap", 8), Layout("same"), Layout("offset", 1)),
     ],
-    ids=["plain", "strided", "packed", "empty", "no_gate", "expanded", "shared"],
+    ids=["plain", "strided", "packed", "empty", "no_gate", "expanded", "shared", "same"],
 )
 def test_a_script_makes_the_very_same_call(
     case: Case, beside: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -248,7 +249,8 @@ def test_a_script_makes_the_very_same_call(
         if wanted is not None:
             assert (wanted.dtype, wanted.shape, wanted.stride()) == (given.dtype, given.shape, given.stride())
             assert torch.equal(wanted.contiguous().view(torch.int16), given.contiguous().view(torch.int16))
-    together = case.tensors[0][1].layout.kind == "shared"
+    assert (seen["gate"] is seen["x"]) == (expected.get("gate") is expected["x"])
+    together = case.tensors[0][1].layout.kind == "shared" or seen["gate"] is seen["x"]
     assert together == (
         seen["gate"] is not None
         and seen["x"].numel() > 0
