@@ -72,7 +72,7 @@ PROFILES = {
             "quick",
             strength=2,
             limit=20.0,
-            drawn={"": 16, "values": 20, "layout": 30, "specials": 16, "parity": 40},
+            drawn={"": 16, "values": 20, "layout": 30, "specials": 16, "parity": 40, "in_place": 24},
             enumerates=frozenset({"values", "layout", "specials"}),
             chunks=1,
         ),

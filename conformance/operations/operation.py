@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,7 +39,8 @@ class Operation:
     points that can show in a case. ``invalid`` makes a call meaningless in one way. ``ordinary`` are the
     levels of the factor ``values`` that hold finite numbers far from overflow, ``telling`` the levels of other
     factors at which every rounding point shows. ``model_case`` is the call of a
-    real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one.
+    real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one. ``in_place``
+    names, of every output, the argument that the in-place form writes it over; empty where there is no such form.
     """
 
     name: str
@@ -57,3 +58,4 @@ class Operation:
     empties: Callable[[Scope], tuple[Case, ...]]
     model_case: Callable[[ModelShape, int], Case]
     simpler: Callable[[Case], Iterator[Case]]
+    in_place: Mapping[str, str] = field(default_factory=dict)

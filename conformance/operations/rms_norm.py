@@ -191,6 +191,7 @@ def norm_operation(name: str, factors: Factors) -> Operation:
         empties=empties,
         model_case=partial(model_case, name),
         simpler=simpler,
+        in_place={"y": "x", "s": "residual"},
     )
 
 

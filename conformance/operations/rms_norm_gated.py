@@ -230,4 +230,5 @@ RMS_NORM_GATED = Operation(
     empties=empties,
     model_case=model_case,
     simpler=simpler,
+    in_place={"y": "x"},
 )

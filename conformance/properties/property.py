@@ -29,7 +29,7 @@ class Property:
 
     ``judge`` runs where the implementation runs. ``fixed`` narrows the operation's factors to the levels that
     can test the promise. ``given`` lists cases in place of drawing them. ``cannot`` says why a subject cannot be
-    judged here, or nothing.
+    judged here, or nothing. ``form`` ends the name of the method that is judged: ``_`` for the in-place form.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Property:
     fixed: Callable[[Operation], Fixed] = everything
     given: Callable[[Operation, Scope], tuple[Case, ...]] | None = None
     cannot: Callable[[Subject, str], str] = nothing_against
+    form: str = ""
 
 
 def contiguous(operation: Operation) -> Fixed:

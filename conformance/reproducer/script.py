@@ -26,7 +26,7 @@ from conformance.materialize import SHARED_PARTS, materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import rounded
-from conformance.properties import PROMISES
+from conformance.properties import PROMISES, PROPERTIES
 from conformance.properties.batch_invariance import flat
 from conformance.reproducer import snippets
 from conformance.reproducer.data import WIDTH, Data
@@ -200,6 +200,17 @@ def _where(case: Case, name: str, tensor: torch.Tensor, *, asked: bool) -> tuple
 
 
 def _calling(given: Subjected) -> str:
+    """The functions that call: the form of the operation that failed, and beside the in-place one the other."""
+    name = given.failure.verdict.property
+    # what is judged beside another property is judged of the form that every call has
+    form = PROPERTIES[name].form if name in PROPERTIES else ""
+    if not form:
+        return _function("call", "The call; its outputs as a tuple.", given, "")
+    in_place = _function("call", "The call in place; the tensors that it returns as a tuple.", given, form)
+    return f"{in_place}\n\n\n{_function('fresh', 'The same call with outputs of its own.', given, '')}"
+
+
+def _function(name: str, docstring: str, given: Subjected, form: str) -> str:
     operation = OPERATIONS[given.case.operation]
     present = dict(given.case.tensors)
 
@@ -209,11 +220,12 @@ def _calling(given: Subjected) -> str:
     passed = [shown(name) for name in operation.positional]
     passed += [f"{name}={shown(name)}" for name in operation.keywords]
     wait = "    torch.cuda.synchronize()\n" * (given.subject.device != "cpu")
+    nothing = "    if result is None:\n        return ()\n" * bool(form)
     return (
-        "def call(tensors, implementation=IMPLEMENTATION):\n"
-        '    """The call; its outputs as a tuple."""\n'
-        f"    result = implementation.{operation.name}({', '.join(passed)}, **FLAGS)\n"
-        f"{wait}"
+        f"def {name}(tensors, implementation=IMPLEMENTATION):\n"
+        f'    """{docstring}"""\n'
+        f"    result = implementation.{operation.name}{form}({', '.join(passed)}, **FLAGS)\n"
+        f"{wait}{nothing}"
         "    return (result,) if isinstance(result, torch.Tensor) else tuple(result)"
     )
 
@@ -248,13 +260,22 @@ def _allowed(given: Subjected) -> str:
 def _names(given: Subjected) -> str:
     operation = OPERATIONS[given.case.operation]
     names = {name: _passed_as(given.case, name) for name in (*operation.positional, *operation.keywords)}
-    return f"# what the operation takes, and which tensor it is; none of TENSORS where it is not passed\nNAMES = {names!r}"
+    return (
+        f"# what the operation takes: which of TENSORS, or none of them where nothing is passed\nNAMES = {names!r}"
+    )
 
 
 def _row_tensors(given: Subjected) -> str:
     rows = OPERATIONS[given.case.operation].row_tensors
     own = [name for name, _ in given.case.tensors if name in rows and given.case.source(name) == name]
     return f"ROW_TENSORS = {own!r}"
+
+
+def _over(given: Subjected) -> str:
+    operation = OPERATIONS[given.case.operation]
+    names = [operation.in_place[output.name] for output in operation.outputs(given.case)]
+    same = f"DETERMINISTIC = {given.subject.adapter.deterministic}"
+    return f"# the arguments that the outputs are written over, in their order\nOVER = {names!r}\n{same}"
 
 
 def _reference(given: Subjected) -> str:
@@ -267,6 +288,7 @@ _FACTS: dict[str, Callable[[Subjected], str]] = {
     "OPERATION": lambda given: f"OPERATION = {given.case.operation!r}",
     "NAMES": _names,
     "ROW_TENSORS": _row_tensors,
+    "OVER": _over,
     # the row and the shift that the property chose
     "ROW": lambda given: f"ROW = {given.case.seed % given.case.rows}",
     "SHIFT": lambda given: f"SHIFT = {1 + given.case.seed % max(given.case.rows - 1, 1)}",
