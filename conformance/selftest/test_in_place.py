@@ -17,7 +17,7 @@ from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
-from conformance.selftest.fakes.in_place import InPlaceSumsInAnotherOrder
+from conformance.selftest.fakes.in_place import InPlaceSaysNothing, InPlaceSumsInAnotherOrder
 from conformance.strategies import DTYPES, Scope
 from conformance.verdict import Status, Subject
 
@@ -58,6 +58,12 @@ class NoPromiseOfBits(InPlaceSumsInAnotherOrder):
     deterministic = False
 
 
+class NoPromiseButNumbers(InPlaceSaysNothing):
+    """The sum is not written, where no promise of bits would show it."""
+
+    deterministic = False
+
+
 def _case(name: str, dtype: str = "float32") -> Case:
     operation = OPERATIONS[name]
     plain = {factor: levels[0] for factor, levels in operation.factors.items()}
@@ -72,6 +78,7 @@ def _case(name: str, dtype: str = "float32") -> Case:
         (ReturnsViews, Status.PASSED),
         (NoPromiseOfBits, Status.PASSED),
         (InPlaceSumsInAnotherOrder, Status.FAILED),
+        (NoPromiseButNumbers, Status.FAILED),
         (Declines, Status.DECLINED),
     ],
 )
