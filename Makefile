@@ -33,5 +33,5 @@ $(INSTALLED): pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip show --quiet triton 2>/dev/null || $(BIN)/python -m pip install --quiet $(TRITON)
-	$(BIN)/python -m pip install --quiet --editable '.[conformance,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[conformance,dev,models]'
 	@touch $@

@@ -37,6 +37,9 @@ class Adapter:
     meaningless calls (``validates``). ``flushes`` allows zero for results below 2**-126, ``running_variance`` NaN
     and zero in rows whose sum of squares comes near the largest float32 or passes it. ``reference`` names a
     known adapter that ``parity`` compares with. An adapter never sees an expected value.
+
+    A method with an underscore after an operation's name, and its signature, is the in-place form: it writes each
+    output over an argument (y over x, s over the residual) and returns those arguments, or nothing.
     """
 
     name: str = ""

@@ -17,6 +17,9 @@ Flag = str | float | int | bool | tuple[int, ...] | None
 
 # the plainest first: cases shrink towards it
 LAYOUTS = ("contiguous", "row_gap", "offset", "step", "transposed", "swapped", "expanded", "shared")
+SAME = "same"
+# of a tensor beside the first: a residual or a gate may be x itself
+BESIDE = (*LAYOUTS, SAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Layout:
                projection of which x and gate are slices
     slice      from element ``amount`` on of rows that are ``width`` elements long; slices of equally many rows
                of one width lie in one buffer, like q and k in that of a qkv projection
+    same       no memory of its own: the case's first tensor, passed once more
     ========== ======================================================================================
     """
 
@@ -57,7 +61,10 @@ class Layout:
         return f"{self.kind}({self.amount})" if self.amount else self.kind
 
     def place(self, shape: tuple[int, ...], parts: int = 1) -> Placement:
-        """Strides, offset and buffer length of a tensor of this layout; ``parts`` tensors share a buffer."""
+        """Strides, offset and buffer length of a tensor of this layout; ``parts`` tensors share a buffer.
+
+        ``same`` has no place: ask the layout of the first tensor.
+        """
         if self.kind == "slice":
             return _slice(shape, self.amount, self.width)
         return _PLACES[self.kind](shape, self.amount, parts)
@@ -165,8 +172,8 @@ class TensorSpec:
 class Case:
     """One call: the operation, its tensors and flags by name, and the seed of every element.
 
-    A tensor that is not passed (``gate=None``) is absent. ``invalid`` names the mistake that the operation
-    makes of this call on purpose.
+    A tensor that is not passed (``gate=None``) is absent; one that is the first tensor once more has the layout
+    ``same`` and all else from it. ``invalid`` names the mistake that the operation makes of this call on purpose.
     """
 
     operation: str
@@ -178,7 +185,9 @@ class Case:
     def __post_init__(self) -> None:
         """Put tensors and flags in their one order, so that equal calls are equal cases."""
         tensors = sorted(self.tensors, key=lambda item: _ORDER.get(item[0], 0))
-        object.__setattr__(self, "tensors", tuple(tensors))
+        first = tensors[0][1]
+        like_first = [(n, replace(first, layout=s.layout) if s.layout.kind == SAME else s) for n, s in tensors]
+        object.__setattr__(self, "tensors", tuple(like_first))
         object.__setattr__(self, "flags", tuple(sorted(self.flags)))
 
     def __str__(self) -> str:
@@ -205,6 +214,11 @@ class Case:
     def tensor(self, name: str) -> TensorSpec | None:
         """The spec of a tensor, or None where the call does not pass it."""
         return dict(self.tensors).get(name)
+
+    def source(self, name: str) -> str:
+        """The name of the tensor that is passed as ``name``: the first one's where the layout is ``same``."""
+        spec = self.tensor(name)
+        return self.tensors[0][0] if spec is not None and spec.layout.kind == SAME else name
 
     def flag(self, name: str) -> Any:  # noqa: ANN401 - flags are of several types, each checked by its operation
         """The value of a flag."""

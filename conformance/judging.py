@@ -52,6 +52,9 @@ def unjudged(item: Item, subject: Subject) -> tuple[Status, str] | None:
         return Status.DECLINED, NOT_IMPLEMENTED
     if subject.unfaithful and item.dtype != "float32":
         return Status.NOT_JUDGED, subject.unfaithful
+    form = PROPERTIES[item.property].form
+    if form and not hasattr(subject.adapter, f"{item.operation}{form}"):
+        return Status.NOT_JUDGED, f"the adapter has no {item.operation}{form}"
     cannot = PROPERTIES[item.property].cannot(subject, item.dtype)
     return (Status.NOT_JUDGED, cannot) if cannot else None
 

@@ -39,15 +39,22 @@ class LayoutLost(AssertionError):
 
 def values_of(case: Case) -> dict[str, torch.Tensor]:
     """The values of every tensor, contiguous, on the CPU."""
-    return {name: _drawn(case, name, spec) for name, spec in case.tensors}
+    drawn = {name: _drawn(case, name, spec) for name, spec in case.tensors if case.source(name) == name}
+    return {name: drawn[case.source(name)] for name, _ in case.tensors}
 
 
 def materialize(case: Case, values: dict[str, torch.Tensor], device: str, poison: int) -> Materials:
-    """Lay the values out as the case says, each tensor in a buffer of its own or in the shared one."""
+    """Lay the values out as the case says, each tensor in a buffer of its own or in the shared one.
+
+    A tensor whose layout is ``same`` is the very object that the first one is; its own values are not looked at.
+    """
     owners: list[tuple[str, Owner]] = []
     tensors: dict[str, torch.Tensor] = {}
     shared: dict[object, Owner] = {}
     for name, spec in case.tensors:
+        if case.source(name) != name:
+            tensors[name] = tensors[case.source(name)]
+            continue
         dtype = getattr(torch, spec.dtype)
         place = spec.layout.place(spec.shape, SHARED_PARTS)
         key = buffer_of(spec)

@@ -11,7 +11,7 @@ from enum import StrEnum
 import torch
 
 from conformance.adapter import Adapter, Crashed, Declined, Hung, Outcome, Ran
-from conformance.case import Case, TensorSpec
+from conformance.case import SAME, Case, TensorSpec
 from conformance.comparison import NOTHING, Comparison, compare, row_chunks
 from conformance.materialize import Materials, materialize, values_of
 from conformance.memory import POISONS
@@ -98,9 +98,16 @@ class Call:
 
 
 def perform(
-    subject: Subject, case: Case, values: Mapping[str, torch.Tensor] | None = None, poison: int = POISONS[0]
+    subject: Subject,
+    case: Case,
+    values: Mapping[str, torch.Tensor] | None = None,
+    poison: int = POISONS[0],
+    form: str = "",
 ) -> Call:
-    """Materialise a case and call the implementation once. ``values`` default to the case's own."""
+    """Materialise a case and call the implementation once. ``values`` default to the case's own.
+
+    ``form`` ends the name of the adapter's method.
+    """
     materials = materialize(case, dict(values or values_of(case)), subject.device, poison)
     operation = OPERATIONS[case.operation]
     absent = dict.fromkeys((*operation.positional, *operation.keywords))
@@ -108,14 +115,14 @@ def perform(
     if case.invalid is not None:
         arguments = operation.invalid[case.invalid](arguments)
     with watched(subject.device, poison) as record:
-        outcome = _call(subject, operation, arguments)
-    if isinstance(outcome, Ran):
+        outcome = _call(subject, operation, arguments, form)
+    if isinstance(outcome, Ran) and not form:
         outcome = replace(outcome, path=subject.adapter.path(operation.name, arguments))
     return Call(materials, outcome, record, poison)
 
 
-def _call(subject: Subject, operation: Operation, arguments: Mapping[str, object]) -> Outcome:
-    method = getattr(subject.adapter, operation.name, None)
+def _call(subject: Subject, operation: Operation, arguments: Mapping[str, object], form: str) -> Outcome:
+    method = getattr(subject.adapter, f"{operation.name}{form}", None)
     if method is None:
         return Declined(NOT_IMPLEMENTED)
     positional = [arguments[name] for name in operation.positional]
@@ -128,6 +135,9 @@ def _call(subject: Subject, operation: Operation, arguments: Mapping[str, object
         return declined
     except Exception as error:  # noqa: BLE001 - the one place: code under test may raise anything
         return Crashed(f"{type(error).__name__}: {error}")
+    if form and result is None:
+        # it need not return what its caller has
+        return Ran((), None)
     return Ran((result,) if isinstance(result, torch.Tensor) else tuple(result), None)
 
 
@@ -222,6 +232,8 @@ def property_of(case: Case) -> str:
 
 def _reaches(spec: TensorSpec) -> bool:
     """Whether a layout is more than a name: one row cannot be transposed."""
+    if spec.layout.kind == SAME:
+        return True
     place = spec.layout.place(spec.shape)
     dense = torch.empty(spec.shape, device="meta").as_strided(spec.shape, place.strides)
     return place.offset > 0 or not dense.is_contiguous()

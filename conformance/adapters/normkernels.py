@@ -126,6 +126,59 @@ class NormKernels(Adapter):
             path=self.forced,
         )
 
+    def rms_norm_(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        *,
+        residual: torch.Tensor | None,
+        weight_offset: float,
+        eps: float,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Call the operation with its outputs over x and the residual."""
+        return normkernels.rms_norm(
+            x,
+            weight,
+            residual=residual,
+            weight_offset=weight_offset,
+            eps=eps,
+            path=self.forced,
+            out=x,
+            residual_out=residual,
+        )
+
+    def gemma_rms_norm_(
+        self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Call the operation with its outputs over x and the residual."""
+        return normkernels.gemma_rms_norm(
+            x, weight, residual=residual, eps=eps, path=self.forced, out=x, residual_out=residual
+        )
+
+    def rms_norm_gated_(
+        self,
+        x: torch.Tensor,
+        gate: torch.Tensor | None,
+        weight: torch.Tensor,
+        *,
+        eps: float,
+        group_size: int | None,
+        norm_before_gate: bool,
+        activation: str,
+    ) -> torch.Tensor:
+        """Call the operation with its output over x."""
+        return normkernels.rms_norm_gated(
+            x,
+            gate,
+            weight,
+            eps=eps,
+            group_size=group_size,
+            norm_before_gate=norm_before_gate,
+            activation=activation,
+            path=self.forced,
+            out=x,
+        )
+
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
         """Return what ``explain`` decides: ``rows/decode128`` and the like, or ``native``."""
         return normkernels.explain(operation, path=self.forced, **arguments).name

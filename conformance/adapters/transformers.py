@@ -1,32 +1,67 @@
-"""Hugging Face Transformers: the gated norm of Qwen3-Next, whose order of roundings the contract ``hf`` names."""
+"""Hugging Face Transformers: the norms of Llama, Gemma 3 and Qwen3-Next, whose order of roundings ``hf`` names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from conformance.adapter import Adapter, Declined, UsageError
-from conformance.oracle.contract import Contract
+from conformance.oracle.contract import NAMED, Contract
+
+Result = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 
 class Transformers(Adapter):
-    """``Qwen3NextRMSNormGated``, with the weight of each call in place of its own."""
+    """The modules, with the weight of each call in place of their own; a residual is added as their layers do."""
 
     name = "transformers"
-    contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": "hf"}
+    contracts: ClassVar[Mapping[str, str | Contract]] = {
+        "rms_norm": Contract(NAMED["hf"] | {"sum"}),
+        # rounded once: Gemma's module holds on to float32, where Llama's has rounded by then
+        "gemma_rms_norm": Contract(frozenset({"sum"})),
+        "rms_norm_gated": "hf",
+    }
     # it is plain PyTorch, which chooses how to sum by the whole shape
     batch_invariant = False
 
     def __init__(self) -> None:
         try:
+            from transformers.models.gemma3 import modeling_gemma3
+            from transformers.models.llama import modeling_llama
             from transformers.models.qwen3_next import modeling_qwen3_next
         except ImportError as error:
             raise UsageError(
                 f"transformers: needs Hugging Face's package, pip install transformers: {error}"
             ) from error
-        self._norm = modeling_qwen3_next.Qwen3NextRMSNormGated
+        self._llama = modeling_llama.LlamaRMSNorm
+        self._gemma = modeling_gemma3.Gemma3RMSNorm
+        self._gated = modeling_qwen3_next.Qwen3NextRMSNormGated
+
+    def rms_norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        *,
+        residual: torch.Tensor | None,
+        weight_offset: float,
+        eps: float,
+    ) -> Result:
+        """``LlamaRMSNorm``. Declines what the class cannot say."""
+        if weight is None:
+            raise Declined("the class has a weight")
+        if weight_offset:
+            raise Declined("the class has no offset")
+        if weight.dtype != x.dtype:
+            raise Declined("the class returns the wider of x's and the weight's dtypes")
+        return _added(_module(self._llama, weight, eps), x, residual)
+
+    def gemma_rms_norm(
+        self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
+    ) -> Result:
+        """``Gemma3RMSNorm``."""
+        return _added(_module(self._gemma, weight, eps), x, residual)
 
     def rms_norm_gated(
         self,
@@ -39,7 +74,7 @@ class Transformers(Adapter):
         norm_before_gate: bool,
         activation: str,
     ) -> torch.Tensor:
-        """Call the module's forward. Declines what the class cannot say."""
+        """``Qwen3NextRMSNormGated``. Declines what the class cannot say."""
         if group_size not in {None, x.shape[-1]}:
             raise Declined("the class has no groups")
         if gate is None:
@@ -48,7 +83,22 @@ class Transformers(Adapter):
             raise Declined("the class gates after the norm")
         if activation == "sigmoid":
             raise Declined("the class gates with silu")
-        norm = self._norm(x.shape[-1], eps=eps)
-        norm.weight = torch.nn.Parameter(weight, requires_grad=False)
-        result: torch.Tensor = norm(x, gate)
+        result: torch.Tensor = _module(self._gated, weight, eps)(x, gate)
         return result.contiguous()
+
+
+def _module(kind: Any, weight: torch.Tensor, eps: float) -> Any:  # noqa: ANN401 - of a package without types
+    norm = kind(weight.shape[-1], eps=eps)
+    norm.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return norm
+
+
+def _added(norm: Any, x: torch.Tensor, residual: torch.Tensor | None) -> Result:  # noqa: ANN401 - as above
+    """What a decoder layer does: ``residual + x`` in their dtype, then the norm of it."""
+    if residual is None:
+        alone: torch.Tensor = norm(x)
+        return alone.contiguous()
+    if residual.dtype != x.dtype:
+        raise Declined("x + residual would be in the wider of both dtypes")
+    total = residual + x
+    return norm(total).contiguous(), total.contiguous()

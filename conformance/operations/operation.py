@@ -57,7 +57,8 @@ class Operation:
     bit: where in the output, and what must stand there. ``ordinary`` are the levels of the factor ``values`` that
     hold finite numbers far from overflow, ``telling`` the levels of other factors at which every rounding point
     shows. ``terms`` are what a wrong formula may lack. ``model_case`` is the call of a real model for a number of
-    tokens; ``simpler`` gives the cases to try in place of a failing one.
+    tokens; ``simpler`` gives the cases to try in place of a failing one. ``in_place`` names, of every output, the
+    argument that the in-place form writes it over; empty where there is no such form.
     """
 
     name: str
@@ -79,3 +80,4 @@ class Operation:
     token_axes: Mapping[str, int] = field(default_factory=dict)
     unseen: frozenset[str] = frozenset()
     copies: Callable[[Case, Values], Mapping[str, tuple[torch.Tensor, torch.Tensor]]] | None = None
+    in_place: Mapping[str, str] = field(default_factory=dict)

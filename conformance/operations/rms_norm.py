@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from conformance.case import LAYOUTS, Case, Flag, Layout, TensorSpec
+from conformance.case import BESIDE, LAYOUTS, Case, Flag, Layout, TensorSpec
 from conformance.corpus import ModelShape
 from conformance.operations.inverse_rms import inverse_rms
 from conformance.operations.operation import Operation, Output
@@ -62,7 +62,7 @@ FACTORS: Factors = {
     "offset": tuple(OFFSETS),
     "rank": ("2", "1", "3", "4"),
     "residual": ("same", "none", "other"),
-    "residual_layout": LAYOUTS,
+    "residual_layout": BESIDE,
     "rows": ("few", "one", "many"),
     "values": tuple(VALUES),
     "weight": ("same", "float32", "none"),
@@ -217,6 +217,7 @@ def norm_operation(name: str, factors: Factors) -> Operation:
         empties=empties,
         model_case=partial(model_case, name),
         simpler=simpler,
+        in_place={"y": "x", "s": "residual"},
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from conformance.case import LAYOUTS, Case, Flag, Layout, TensorSpec
+from conformance.case import BESIDE, LAYOUTS, Case, Flag, Layout, TensorSpec
 from conformance.corpus import ModelShape
 from conformance.operations.inverse_rms import inverse_rms
 from conformance.operations.operation import Arguments, Operation, Output
@@ -59,7 +59,7 @@ FACTORS = {
     "norm_before_gate": ("yes", "no"),
     "activation": ("silu", "sigmoid", "swish"),
     "gate": ("same", "other", "none"),
-    "gate_layout": LAYOUTS,
+    "gate_layout": BESIDE,
     "group": ("none", "several", "whole"),
     "rank": ("2", "1", "3", "4"),
     "rows": ("few", "one", "many"),
@@ -269,4 +269,5 @@ RMS_NORM_GATED = Operation(
     empties=empties,
     model_case=model_case,
     simpler=simpler,
+    in_place={"y": "x"},
 )

@@ -9,6 +9,7 @@ from conformance.properties.contract import CONTRACT
 from conformance.properties.determinism import DETERMINISM
 from conformance.properties.empty import EMPTY
 from conformance.properties.errors import ERRORS
+from conformance.properties.in_place import IN_PLACE
 from conformance.properties.parity import PARITY
 from conformance.properties.position_invariance import POSITION_INVARIANCE
 from conformance.properties.property import Property
@@ -27,6 +28,7 @@ PROPERTIES: dict[str, Property] = {
         BATCH_INVARIANCE,
         POSITION_INVARIANCE,
         ROW_INDEPENDENCE,
+        IN_PLACE,
         EMPTY,
         ERRORS,
         SENSITIVITY,

@@ -35,7 +35,8 @@ class Property:
     ``judge`` runs where the implementation runs. ``fixed`` narrows the operation's factors to the levels that
     can test the promise. ``given`` lists cases in place of drawing them; ``like`` names the property whose cases
     are sampled instead. ``cannot`` says why a subject cannot be judged here, or nothing. ``concluded`` says, of an
-    operation and all verdicts on an item, why together they are no evidence, or nothing.
+    operation and all verdicts on an item, why together they are no evidence, or nothing. ``form`` ends
+    the name of the method that is judged: ``_`` for the in-place form.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Property:
     fixed: Callable[[Operation], Fixed] = everything
     given: Callable[[Operation, Scope], tuple[Case, ...]] | None = None
     cannot: Callable[[Subject, str], str] = nothing_against
+    form: str = ""
     like: str = ""
     concluded: Callable[[str, Iterable[Verdict]], str] = nothing_to_add
 

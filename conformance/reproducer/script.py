@@ -25,7 +25,7 @@ from conformance.materialize import SHARED_PARTS, materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import rounded
-from conformance.properties import PROMISES
+from conformance.properties import PROMISES, PROPERTIES
 from conformance.reproducer import snippets
 from conformance.reproducer.data import WIDTH, Data
 from conformance.rows import axis, count, flat
@@ -173,6 +173,8 @@ def _tensors(given: Subjected) -> str:
         if not isinstance(value, torch.Tensor):
             flags[name] = value
             continue
+        if _passed_as(case, name) != name:
+            continue
         buffer, place = _where(case, name, value, asked=value is drawn.get(name))
         values = given.data.expression(name, value)
         lines += [f"    {name!r}: (", f"        {buffer!r}, {place.extent}, {place.offset}, {place.strides},"]
@@ -180,10 +182,15 @@ def _tensors(given: Subjected) -> str:
     return "\n".join([*lines, "}", f"FLAGS = {flags!r}"])
 
 
+def _passed_as(case: Case, name: str) -> str:
+    """The tensor that the call passes as ``name``; a call made wrong on purpose may pass another."""
+    return name if case.invalid is not None else case.source(name)
+
+
 def _where(case: Case, name: str, tensor: torch.Tensor, *, asked: bool) -> tuple[str, Placement]:
     """Where the case puts a tensor; one that was made wrong on purpose lies wherever its strides lead."""
     spec = case.tensor(name)
-    if spec is None or not asked:
+    if spec is None or not asked or case.source(name) != name:
         steps = zip(tensor.shape, tensor.stride(), strict=True)
         reach = 1 + sum((size - 1) * stride for size, stride in steps)
         return name, Placement(tensor.stride(), 0, reach if tensor.numel() else 0)
@@ -194,20 +201,32 @@ def _where(case: Case, name: str, tensor: torch.Tensor, *, asked: bool) -> tuple
 
 
 def _calling(given: Subjected) -> str:
+    """The functions that call: the form of the operation that failed, and beside the in-place one the other."""
+    name = given.failure.verdict.property
+    # what is judged beside another property is judged of the form that every call has
+    form = PROPERTIES[name].form if name in PROPERTIES else ""
+    if not form:
+        return _function("call", "The call; its outputs as a tuple.", given, "")
+    in_place = _function("call", "The call in place; the tensors that it returns as a tuple.", given, form)
+    return f"{in_place}\n\n\n{_function('fresh', 'The same call with outputs of its own.', given, '')}"
+
+
+def _function(name: str, docstring: str, given: Subjected, form: str) -> str:
     operation = OPERATIONS[given.case.operation]
     present = dict(given.case.tensors)
 
     def shown(name: str) -> str:
-        return f"tensors[{name!r}]" if name in present else "None"
+        return f"tensors[{_passed_as(given.case, name)!r}]" if name in present else "None"
 
     passed = [shown(name) for name in operation.positional]
     passed += [f"{name}={shown(name)}" for name in operation.keywords]
     wait = "    torch.cuda.synchronize()\n" * (given.subject.device != "cpu")
+    nothing = "    if result is None:\n        return ()\n" * bool(form)
     return (
-        "def call(tensors, implementation=IMPLEMENTATION):\n"
-        '    """The call; its outputs as a tuple."""\n'
-        f"    result = implementation.{operation.name}({', '.join(passed)}, **FLAGS)\n"
-        f"{wait}"
+        f"def {name}(tensors, implementation=IMPLEMENTATION):\n"
+        f'    """{docstring}"""\n'
+        f"    result = implementation.{operation.name}{form}({', '.join(passed)}, **FLAGS)\n"
+        f"{wait}{nothing}"
         "    return (result,) if isinstance(result, torch.Tensor) else tuple(result)"
     )
 
@@ -239,13 +258,15 @@ def _allowed(given: Subjected) -> str:
 
 def _names(given: Subjected) -> str:
     operation = OPERATIONS[given.case.operation]
-    names = [*operation.positional, *operation.keywords]
-    return f"# tensors that the operation takes; None where the call does not pass one\nNAMES = {names!r}"
+    names = {name: _passed_as(given.case, name) for name in (*operation.positional, *operation.keywords)}
+    return (
+        f"# what the operation takes: which of TENSORS, or none of them where nothing is passed\nNAMES = {names!r}"
+    )
 
 
 def _row_tensors(given: Subjected) -> str:
     case, rows = given.case, OPERATIONS[given.case.operation].row_tensors
-    axes = {name: axis(case, name) for name, _ in case.tensors if name in rows}
+    axes = {name: axis(case, name) for name, _ in case.tensors if name in rows and case.source(name) == name}
     return f"# the dimension that counts rows (or begins to, before the last)\nROW_TENSORS = {axes!r}"
 
 
@@ -260,6 +281,13 @@ def _copied(given: Subjected) -> str:
     return "\n".join(["# outputs: which elements are copies, and of what", "COPIED = {", *lines, "}"])
 
 
+def _over(given: Subjected) -> str:
+    operation = OPERATIONS[given.case.operation]
+    names = [operation.in_place[output.name] for output in operation.outputs(given.case)]
+    same = f"DETERMINISTIC = {given.subject.adapter.deterministic}"
+    return f"# the arguments that the outputs are written over, in their order\nOVER = {names!r}\n{same}"
+
+
 def _reference(given: Subjected) -> str:
     return f"REFERENCE = load({given.subject.adapter.reference!r})"
 
@@ -270,6 +298,7 @@ _FACTS: dict[str, Callable[[Subjected], str]] = {
     "OPERATION": lambda given: f"OPERATION = {given.case.operation!r}",
     "NAMES": _names,
     "ROW_TENSORS": _row_tensors,
+    "OVER": _over,
     # the row and the shift that the property chose
     "ROWS": lambda given: f"ROWS = {count(given.case)}",
     "ROW": lambda given: f"ROW = {given.case.seed % count(given.case)}",

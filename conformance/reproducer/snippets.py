@@ -112,6 +112,22 @@ def changed(buffers, before):
 '''
 
 
+OUTSIDE = '''
+def outside(outputs):
+    """How many elements of the outputs are not allowed; shows the first."""
+    total = 0
+    for output, (name, (lo, hi, nan)) in zip(outputs, ALLOWED.items(), strict=True):
+        got = output.cpu().double()
+        bad = ~((lo.double() <= got) & (got <= hi.double()) | got.isnan() & nan)
+        for index in bad.nonzero().tolist()[:5]:
+            at = tuple(index)
+            print(f"{name}{index} = {got[at].item()!r}, allowed {lo[at].item()!r} to {hi[at].item()!r}")
+        print(f"{int(bad.sum())} of {bad.numel()} elements of {name} outside")
+        total += int(bad.sum())
+    return total
+'''
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """How one property is checked: the data that it needs, functions, the body of ``main``.
@@ -131,19 +147,10 @@ wrong = misshapen(outputs)
 if wrong:
     print(wrong)
     return True
-outside = 0
-for output, (name, (lo, hi, nan)) in zip(outputs, ALLOWED.items(), strict=True):
-    got = output.cpu().double()
-    bad = ~((lo.double() <= got) & (got <= hi.double()) | got.isnan() & nan)
-    for index in bad.nonzero().tolist()[:5]:
-        at = tuple(index)
-        print(f"{name}{index} = {got[at].item()!r}, allowed {lo[at].item()!r} to {hi[at].item()!r}")
-    print(f"{int(bad.sum())} of {bad.numel()} elements of {name} outside")
-    outside += int(bad.sum())
-return outside > 0
+return outside(outputs) > 0
 """,
     facts=("EXPECTED", "ALLOWED"),
-    functions=(SHAPED,),
+    functions=(SHAPED, OUTSIDE),
 )
 
 METADATA = Check(
@@ -303,6 +310,41 @@ return False
     facts=("REFERENCE", "DTYPE"),
 )
 
+IN_PLACE = Check(
+    """
+wrong, results = False, []
+for poison in (0xFF, 0x7B):
+    tensors, buffers = arguments(poison)
+    before = {name: raw.clone() for name, raw in buffers.items()}
+    over = [tensors[name] for name in OVER]
+    with Guarded(poison) as memory:
+        returned = call(tensors)
+    results.append([tensor.clone() for tensor in over])
+    places = [[(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in these] for these in (over, returned)]
+    if returned and places[0] != places[1]:
+        print("returned other tensors than the arguments")
+        wrong = True
+    # with the arguments put back, whatever else differs from before is damage
+    for name, tensor in zip(OVER, over, strict=True):
+        tensor.copy_(TENSORS[name][-1])
+    for name in changed(buffers, before):
+        print(f"the buffer of {name} was changed beside the results")
+        wrong = True
+    if memory.damaged():
+        print("memory beside an allocation of the call was written")
+        wrong = True
+if not all(map(same_bits, *results)):
+    print("the result changes with what lies beside the arguments or in fresh memory")
+    wrong = True
+if DETERMINISTIC and not all(map(same_bits, results[0], fresh(arguments()[0]))):
+    print("the functional form gives other bits")
+    wrong = True
+return outside(results[0]) > 0 or wrong
+""",
+    facts=("ALLOWED", "OVER"),
+    functions=(OUTSIDE, SAME_BITS, GUARDED, CHANGED),
+)
+
 ERRORS = Check(
     """
 tensors, buffers = arguments()
@@ -325,7 +367,8 @@ PATH = Check(
 tensors, _ = arguments()
 with watched(DEVICE, 0xFF) as record:
     outputs = call(tensors)
-path = IMPLEMENTATION.path(OPERATION, {**dict.fromkeys(NAMES), **tensors, **FLAGS})
+given = {name: tensors.get(passed) for name, passed in NAMES.items()}
+path = IMPLEMENTATION.path(OPERATION, {**given, **FLAGS})
 print(f"path {path!r}; launched {record.launches or 'nothing'}; copied {record.copies or 'nothing'}")
 if path.startswith("native"):
     return bool(record.launches)
@@ -381,6 +424,7 @@ CHECKS = {
     "batch_invariance": BATCH_INVARIANCE,
     "position_invariance": POSITION_INVARIANCE,
     "row_independence": ROW_INDEPENDENCE,
+    "in_place": IN_PLACE,
     "empty": EMPTY,
     "errors": ERRORS,
 }

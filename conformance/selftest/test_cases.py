@@ -1,5 +1,6 @@
 """Cases are data: they survive JSON, keep their ids, and the same seed draws the same ones."""
 
+from dataclasses import replace
 from itertools import combinations, product
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
 from conformance.strategies import covering_array, enumerated_cases
 from conformance.values import PROFILES, SPECIAL, draw
-from conformance.verdict import Subject
+from conformance.verdict import Subject, property_of
 
 CASE = Case(
     "rms_norm_gated",
@@ -156,6 +157,22 @@ def test_positions_are_rows_of_a_table(rows: int, bound: int, dtype: torch.dtype
     assert (dtype, 0, bound - 1) == (drawn.dtype, int(drawn.min()), int(drawn.max()))
     assert (bound - 1, 0) == (int(drawn[0, 0]), int(drawn[0, -1]))
     assert all(len(set(column)) == rows for column in drawn.t().tolist())
+
+
+def test_a_tensor_may_be_the_first_one() -> None:
+    """Gate is x then, the very object, and the case says so in one way: equal calls are equal cases."""
+    x = TensorSpec((4, 8), "bfloat16", Layout("row_gap", 3), "rows")
+    gates = (TensorSpec((4, 8), "bfloat16", Layout("same"), "gate"), TensorSpec((2,), "float32", Layout("same")))
+    case, other = (Case(CASE.operation, (("gate", gate), ("x", x)), CASE.flags) for gate in gates)
+
+    values = values_of(case)
+    call = materialize(case, values, "cpu", POISONS[0]).arguments
+
+    assert call["gate"] is call["x"]
+    assert torch.equal(values["gate"], call["x"])
+    assert case == other == Case.from_json(case.to_json())
+    assert "layout" == property_of(case)
+    assert [(1, 8)] * 2 == [spec.shape for _, spec in case.with_tensor("x", replace(x, shape=(1, 8))).tensors]
 
 
 @pytest.mark.parametrize("strength", [2, 3])

@@ -67,7 +67,7 @@ def test_fake_is_caught(fake: Fake, operation: str, kernel_device: str) -> None:
 def test_base_of_the_fakes_is_right(base: Fake, operation: str, kernel_device: str) -> None:
     """Without its one mistake a fake passes: every failure above is the mistake's."""
     subject = _subject(base, kernel_device)
-    values = items(subject, operations=(operation,), properties=("values",))
+    values = items(subject, operations=(operation,), properties=("values", "in_place"))
     cheap = [item for item in values if item.dtype == "float16"]
     verdicts = [verdict for item in cheap for verdict in judge_item(item, subject)]
 

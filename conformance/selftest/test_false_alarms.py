@@ -24,7 +24,7 @@ from conformance.verdict import BAD, Status, Subject, intervals, measure
 # in total over dtypes: 10**8
 ELEMENTS = 34_000_000
 CHUNK = 2**18
-PROPERTIES = ("values", "layout", "specials", "contract", "row_independence", "empty", "errors")
+PROPERTIES = ("values", "layout", "specials", "contract", "row_independence", "in_place", "empty", "errors")
 
 
 def _case(dtype: str, n: int, profile: str, *, gate_last: bool, elements: int = CHUNK, seed: int = 0) -> Case:

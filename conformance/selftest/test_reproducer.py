@@ -60,6 +60,9 @@ class Mistake:
     attributes: str = "pass"
 
 
+_RIGHT = "self.rms_norm_gated(x, gate, weight, **flags)"
+_IN_PLACE = "rms_norm_gated_ = lambda self, x, gate, weight, **flags: x"
+
 MISTAKES = {
     "values": Mistake("return super().rms_norm_gated(x, None, weight, **flags)"),
     "layout": Mistake("return right(x.as_strided(x.shape, (12, 1)))", STRIDED),
@@ -77,11 +80,16 @@ MISTAKES = {
     "batch_invariance": Mistake("return right() * (2 if x.shape[0] > 2 else 1)"),
     "position_invariance": Mistake("y = right(); y[0] *= 2; return y"),
     "row_independence": Mistake("return right() + 0 * x.sum()"),
+    "in_place": Mistake("return right()", STRIDED, f"{_IN_PLACE}.contiguous().copy_({_RIGHT})"),
     "empty": Mistake("return right() if x.numel() else x.new_empty((1, 12))", EMPTY),
     "errors": Mistake("return right()", replace(PLAIN, invalid="unknown activation"), "validates = True"),
 }
-# what the skeleton lacks to be right where its mistake was
+# what the skeleton lacks to be right where its mistake was: in the method, and beside it
 CURES = {"errors": "if flags['activation'] not in ('silu', 'sigmoid'): raise ValueError\n        return right()"}
+ATTRIBUTES = {
+    "path": "path = lambda self, operation, arguments: 'native'",
+    "in_place": f"{_IN_PLACE}.copy_({_RIGHT})",
+}
 
 WRONG = '''
 
@@ -132,13 +140,9 @@ def test_a_script_fails_while_the_mistake_is_there(
     assert 1 == run_script(script, monkeypatch)
     assert capsys.readouterr().out.strip()
 
-    _adapter(tmp_path, replace(mistake, body=CURES.get(name, "return right()"), attributes="validates = False"))
-    if name == "path":
-        _adapter(tmp_path, replace(mistake, body="return right()", attributes=_NATIVE))
+    body, attributes = CURES.get(name, "return right()"), ATTRIBUTES.get(name, "pass")
+    _adapter(tmp_path, replace(mistake, body=body, attributes=attributes))
     assert 0 == run_script(script, monkeypatch)
-
-
-_NATIVE = "path = lambda self, operation, arguments: 'native'"
 
 
 def _values_script(folder: Path, case: Case = PLAIN) -> Path:
@@ -211,8 +215,9 @@ PACKED = replace(
         PLAIN.with_tensor("gate", None),
         _laid_out(Layout("offset", 3), Layout("expanded"), Layout("expanded")),
         _laid_out(Layout("shared", 0), Layout("shared", 1), Layout("offset", 1)),
+        _laid_out(Layout("row_gap", 8), Layout("same"), Layout("offset", 1)),
     ],
-    ids=["plain", "strided", "packed", "empty", "no_gate", "expanded", "shared"],
+    ids=["plain", "strided", "packed", "empty", "no_gate", "expanded", "shared", "same"],
 )
 def test_a_script_makes_the_very_same_call(
     case: Case, beside: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -234,7 +239,8 @@ def test_a_script_makes_the_very_same_call(
         if wanted is not None:
             assert (wanted.dtype, wanted.shape, wanted.stride()) == (given.dtype, given.shape, given.stride())
             assert torch.equal(wanted.contiguous().view(torch.int16), given.contiguous().view(torch.int16))
-    together = case.tensors[0][1].layout.kind == "shared"
+    assert (seen["gate"] is seen["x"]) == (expected.get("gate") is expected["x"])
+    together = case.tensors[0][1].layout.kind == "shared" or seen["gate"] is seen["x"]
     assert together == (
         seen["gate"] is not None
         and seen["x"].numel() > 0

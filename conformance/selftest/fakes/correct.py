@@ -49,6 +49,33 @@ class Correct(Adapter):
             y = self.gated(y, act)
         return self.store(y, x)
 
+    def rms_norm_gated_(
+        self,
+        x: torch.Tensor,
+        gate: torch.Tensor | None,
+        weight: torch.Tensor,
+        *,
+        eps: float,
+        group_size: int | None,
+        norm_before_gate: bool,
+        activation: str,
+    ) -> torch.Tensor:
+        """Take the same steps, then write over x."""
+        y = self.rms_norm_gated(
+            x,
+            gate,
+            weight,
+            eps=eps,
+            group_size=group_size,
+            norm_before_gate=norm_before_gate,
+            activation=activation,
+        )
+        return self.overwrite(y, x, gate)
+
+    def overwrite(self, y: torch.Tensor, x: torch.Tensor, gate: torch.Tensor | None) -> torch.Tensor:
+        """Write the result over x, and return that."""
+        return x.copy_(y)
+
     def check(
         self,
         x: torch.Tensor,

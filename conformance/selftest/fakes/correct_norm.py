@@ -44,6 +44,34 @@ class CorrectNorm(Adapter):
         """One added to the weight."""
         return self.norm(x, weight, residual, 1.0, eps)
 
+    def rms_norm_(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        *,
+        residual: torch.Tensor | None,
+        weight_offset: float,
+        eps: float,
+    ) -> Result | None:
+        """Any offset, and no weight at all, in place."""
+        return self.overwrite(self.norm(x, weight, residual, weight_offset, eps), x, residual)
+
+    def gemma_rms_norm_(
+        self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
+    ) -> Result | None:
+        """One added to the weight, in place."""
+        return self.overwrite(self.norm(x, weight, residual, 1.0, eps), x, residual)
+
+    def overwrite(self, result: Result, x: torch.Tensor, residual: torch.Tensor | None) -> Result | None:
+        """Write y over x and the sum over the residual, and return those."""
+        if residual is None or isinstance(result, torch.Tensor):
+            return self.write(x, result if isinstance(result, torch.Tensor) else result[0])
+        return self.write(x, result[0]), self.write(residual, result[1])
+
+    def write(self, over: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        """Write one result over one argument."""
+        return over.copy_(result)
+
     def norm(
         self,
         x: torch.Tensor,

@@ -68,6 +68,31 @@ class ActivatesGateInPlace(Correct):
         return act
 
 
+class GateActivatedMeanwhile(Correct):
+    """The gate is activated in place and put back at the end: nobody sees it but a gate that is x."""
+
+    caught_by = ("layout",)
+
+    def __init__(self) -> None:
+        self.put_back: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
+        """Use the gate as scratch."""
+        act = super().activate(gate, activation, x)
+        if writable(gate):
+            self.put_back = (gate, gate.clone())
+            gate.copy_(act)
+        return act
+
+    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Clean up."""
+        if self.put_back is not None:
+            gate, kept = self.put_back
+            gate.copy_(kept)
+            self.put_back = None
+        return super().store(y, x)
+
+
 class WeightRoundedInPlace(Correct):
     """An fp32 weight is rounded to bf16 in place at the first call: its digits are lost for good."""
 

@@ -1,0 +1,120 @@
+"""The in-place form writes the results over arguments, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from conformance.adapter import Ran
+from conformance.case import SAME, Case
+from conformance.comparison import NOTHING, Comparison
+from conformance.materialize import values_of
+from conformance.memory import POISONS
+from conformance.operations import OPERATIONS, Operation
+from conformance.properties.property import Fixed, Property, ordinary
+from conformance.verdict import (
+    Status,
+    Subject,
+    Verdict,
+    measure,
+    metadata,
+    perform,
+    same_bits,
+    without_outputs,
+)
+
+FORM = "_"
+# of an argument that is written over: elements that share memory, with each other or with another result's
+UNWRITABLE = ("expanded", SAME)
+
+
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Call the in-place form twice, with two poisons around the arguments, and the functional form once."""
+    if not OPERATIONS[case.operation].in_place:
+        return (Verdict("in_place", case, Status.NOT_JUDGED, "the operation has no in-place form"),)
+    values = values_of(case)
+    written = []
+    for poison in POISONS:
+        made = perform(subject, case, values, poison, FORM)
+        if not isinstance(made.outcome, Ran):
+            return (without_outputs("in_place", case, made.outcome),)
+        over = _written_over(case, made.materials.arguments)
+        written.append(tuple(tensor.clone() for tensor in over.values()))
+        wrong = _other_tensors(over, made.outcome.outputs)
+        # with the arguments put back, whatever else differs from before is damage
+        for name, tensor in over.items():
+            tensor.copy_(values[name])
+        wrong = wrong or made.damage()
+        if wrong:
+            return (_verdict(case, wrong),)
+    first, second = written
+    comparison = measure(subject, subject.adapter.contract(case.operation), case, values, first)
+    if comparison.outside:
+        reason = f"{comparison.first}; {comparison.outside} of {comparison.elements} elements outside"
+        return (_verdict(case, reason, comparison),)
+    if not all(map(same_bits, first, second)):
+        return (
+            _verdict(case, "the result changes with what lies beside the arguments (or by chance)", comparison),
+        )
+    return (_verdict(case, _unlike_the_functional_form(subject, case, values, first), comparison),)
+
+
+def _verdict(case: Case, wrong: str, comparison: Comparison = NOTHING) -> Verdict:
+    return Verdict("in_place", case, Status.FAILED if wrong else Status.PASSED, wrong, comparison)
+
+
+def _written_over(case: Case, arguments: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The arguments that hold the results after the call, by name, in the order of the outputs."""
+    operation = OPERATIONS[case.operation]
+    names = [operation.in_place[output.name] for output in operation.outputs(case)]
+    return {name: arguments[name] for name in names}
+
+
+def _other_tensors(over: Mapping[str, torch.Tensor], returned: tuple[torch.Tensor, ...]) -> str:
+    """Whether something else is returned than the arguments, or nothing at all."""
+    if not returned:
+        return ""
+    if len(returned) != len(over):
+        return f"returned {len(returned)} tensors, must be {', '.join(over)} or nothing"
+    for (name, tensor), got in zip(over.items(), returned, strict=True):
+        place = (got.data_ptr(), got.shape, got.stride(), got.dtype)
+        if place != (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype):
+            return f"returned another tensor in the place of {name}, which it was given"
+    return ""
+
+
+def _unlike_the_functional_form(
+    subject: Subject, case: Case, values: Mapping[str, torch.Tensor], written: tuple[torch.Tensor, ...]
+) -> str:
+    """Whether the functional form gives other bits; nothing where it gives none, which others judge."""
+    if not subject.adapter.deterministic:
+        return ""
+    made = perform(subject, case, values)
+    if not isinstance(made.outcome, Ran) or metadata(case, made.outcome.outputs):
+        return ""
+    for output, ours, theirs in zip(
+        OPERATIONS[case.operation].outputs(case), written, made.outcome.outputs, strict=True
+    ):
+        if not same_bits(ours, theirs):
+            return f"{output.name} has other bits than that of the functional form"
+    return ""
+
+
+def _fixed(operation: Operation) -> Fixed:
+    """Ordinary values; arguments that are written over in a layout and a dtype that can hold the result."""
+    fixed = dict(ordinary(operation))
+    for name in operation.in_place.values():
+        for factor, without in ((f"{name}_layout", UNWRITABLE), (name, ("other",))):
+            if factor in operation.factors:
+                fixed[factor] = tuple(level for level in operation.factors[factor] if level not in without)
+    return tuple(fixed.items())
+
+
+IN_PLACE = Property(
+    "in_place",
+    "the in-place form writes the functional form's results over its arguments, and nothing else",
+    judge,
+    fixed=_fixed,
+    form=FORM,
+)

@@ -1,0 +1,132 @@
+"""The in-place forms: who is judged, of which calls, and what the form may return."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conformance.adapter import Declined
+from conformance.case import Case
+from conformance.item import Item, cases_of
+from conformance.judging import unjudged
+from conformance.materialize import materialize, values_of
+from conformance.memory import POISONS
+from conformance.operations import OPERATIONS
+from conformance.properties import PROPERTIES
+from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
+from conformance.selftest.fakes.in_place import InPlaceSaysNothing, InPlaceSumsInAnotherOrder
+from conformance.strategies import DTYPES, Scope
+from conformance.verdict import Status, Subject
+
+JUDGE = PROPERTIES["in_place"].judge
+IN_PLACE = [name for name, operation in OPERATIONS.items() if operation.in_place]
+
+
+class ReturnsNothing(CorrectNorm):
+    """Writes as it should, and leaves it at that."""
+
+    def overwrite(self, result: Result, x: torch.Tensor, residual: torch.Tensor | None) -> Result | None:
+        """Return nothing."""
+        super().overwrite(result, x, residual)
+        return None
+
+
+class ReturnsViews(CorrectNorm):
+    """Returns new tensor objects of the same memory, as a registered op does."""
+
+    def write(self, over: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        """Return a view of the whole."""
+        return (
+            super().write(over, result).view(over.shape) if over.is_contiguous() else super().write(over, result)
+        )
+
+
+class Declines(CorrectNorm):
+    """Offers the form for some calls alone."""
+
+    def overwrite(self, result: Result, x: torch.Tensor, residual: torch.Tensor | None) -> Result | None:
+        """Say no."""
+        raise Declined("not in place")
+
+
+class NoPromiseOfBits(InPlaceSumsInAnotherOrder):
+    """Two kernels, and no promise that they agree to the bit."""
+
+    deterministic = False
+
+
+class NoPromiseButNumbers(InPlaceSaysNothing):
+    """The sum is not written, where no promise of bits would show it."""
+
+    deterministic = False
+
+
+def _case(name: str, dtype: str = "float32") -> Case:
+    operation = OPERATIONS[name]
+    plain = {factor: levels[0] for factor, levels in operation.factors.items()}
+    return operation.complete({**plain, "rows": "many"}, random.Random(1), Scope(dtype))  # noqa: S311
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (CorrectNorm, Status.PASSED),
+        (ReturnsNothing, Status.PASSED),
+        (ReturnsViews, Status.PASSED),
+        (NoPromiseOfBits, Status.PASSED),
+        (InPlaceSumsInAnotherOrder, Status.FAILED),
+        (NoPromiseButNumbers, Status.FAILED),
+        (Declines, Status.DECLINED),
+    ],
+)
+def test_a_form_is_held_to_what_is_promised(kind: Callable[[], CorrectNorm], status: Status) -> None:
+    """Nothing, the arguments or views of them may come back; bits count where an adapter is deterministic."""
+    assert [status] == [verdict.status for verdict in JUDGE(Subject(kind()), _case("rms_norm"))]
+
+
+def test_only_a_form_that_is_there_is_judged() -> None:
+    """An adapter without the method is not judged, and the reason names it."""
+    subject, item = Subject(CorrectNorm()), Item("rms_norm", "in_place", "float32")
+    without = type("Without", (CorrectNorm,), {"__getattribute__": _hidden("rms_norm_")})
+
+    assert unjudged(item, subject) is None
+    assert (Status.NOT_JUDGED, "the adapter has no rms_norm_") == unjudged(
+        item, replace(subject, adapter=without())
+    )
+
+
+def _hidden(name: str) -> Callable[[object, str], object]:
+    def get(self: object, asked: str) -> object:
+        if asked == name:
+            raise AttributeError(name)
+        return object.__getattribute__(self, asked)
+
+    return get
+
+
+def test_an_operation_without_the_form_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an adapter may call so: the suite would not know where to look."""
+    monkeypatch.setitem(OPERATIONS, "rms_norm", replace(OPERATIONS["rms_norm"], in_place={}))
+
+    assert [Status.NOT_JUDGED] == [verdict.status for verdict in JUDGE(Subject(CorrectNorm()), _case("rms_norm"))]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_what_is_written_over_can_hold_the_result(name: str, dtype: str) -> None:
+    """It has the output's dtype and memory for every element, of its own; and some cases have gaps."""
+    subject = Subject(Correct() if name == "rms_norm_gated" else CorrectNorm())
+    gaps = 0
+    for case in cases_of(Item(name, "in_place", dtype), subject):
+        given = materialize(case, values_of(case), "cpu", POISONS[0]).arguments
+        outputs = OPERATIONS[name].outputs(case)
+        over = [given[OPERATIONS[name].in_place[output.name]] for output in outputs]
+
+        assert [output.dtype for output in outputs] == [tensor.dtype for tensor in over]
+        assert not any(0 in tensor.stride() and tensor.numel() > 1 for tensor in over)
+        assert len(over) == len({tensor.data_ptr() for tensor in over})
+        gaps += sum(not tensor.is_contiguous() for tensor in over)
+    assert gaps
