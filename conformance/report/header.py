@@ -13,8 +13,11 @@ import torch
 from conformance.verdict import Subject
 
 
-def header(subject: Subject, *, profile: str, seed: int) -> dict[str, Any]:
-    """What the numbers depend on: versions, machine, commit, subject, numerics environment."""
+def header(subject: Subject, *, profile: str, seed: int, chunks: str = "") -> dict[str, Any]:
+    """What the numbers depend on: versions, machine, commit, subject, numerics environment.
+
+    ``chunks`` names the numbers of the chunks that were judged, where they are not those of the profile.
+    """
     return {
         "suite": _version("normkernels"),
         "python": platform.python_version(),
@@ -25,6 +28,7 @@ def header(subject: Subject, *, profile: str, seed: int) -> dict[str, Any]:
         "commit": _commit(),
         "seed": seed,
         "profile": profile,
+        "chunks": chunks,
         "adapter": _adapter(subject),
         "numerics": _numerics(),
     }

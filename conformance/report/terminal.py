@@ -189,8 +189,9 @@ def _closing(report: Report, place: str) -> Text:
 class Progress:
     """One line that is rewritten on a terminal; elsewhere a plain line now and then."""
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console, total: int, title: str = "") -> None:
         self._console = console
+        self._title = title
         self._total = total
         self._began = time.monotonic()
         self._spoke = self._began
@@ -217,7 +218,7 @@ class Progress:
         bad = sum(self._counts[status] for status in (*BAD, Status.ERROR))
         judged = bad + self._counts[Status.PASSED]
         return Text.assemble(
-            f"{self._items}/{self._total} items, {judged:,} verdicts, ",
+            f"{self._title}{self._items}/{self._total} items, {judged:,} verdicts, ",
             (f"{bad} failed" if bad else "none failed", WRONG if bad else GOOD),
             f", {now - self._began:.0f} s ",
         )

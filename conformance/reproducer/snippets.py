@@ -323,6 +323,25 @@ return False
     functions=(GUARDED,),
 )
 
+LEAKED = Check(
+    """
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+tensors, _ = arguments()
+for _ in range(20):
+    call(tensors)
+before = held()
+for _ in range(200):
+    call(tensors)
+left = held() - before
+print(f"200 calls left {left / 2**20:.1f} MiB behind")
+# what allocators keep for themselves is less
+return left >= 16 * 2**20
+""",
+)
+
 HUNG = Check(
     """
 # ends the process with a traceback of where it hangs
