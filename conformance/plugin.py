@@ -134,7 +134,7 @@ class Judging:
             self.counts[status] += 1
             pytest.skip(f"{status}: {why}")
         failures: dict[str, Failure] = {}
-        verdicts = judge_item(item, self.subject, self.ask, lambda case: self.journal.started(item, case))
+        verdicts = judge_item(item, self.subject, self.ask, lambda case: self._begun(item, case))
         for verdict in map(self.waivers.applied, verdicts):
             self.journal.judged(item, verdict, self.waivers.of(verdict))
             self.counts[verdict.status] += 1
@@ -144,6 +144,10 @@ class Judging:
                 )
         self.journal.finished(item)
         return list(failures.values())
+
+    def _begun(self, item: Item, case: Case) -> None:
+        if self.waivers.forbidden(item.property, case) is None:
+            self.journal.started(item, case)
 
     def _follow(self, case: Case) -> str:
         answer = self._child.ask(("follow", case))
@@ -331,7 +335,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         subject_of(config),
         profile=config.getoption("profile"),
         seed=config.getoption("seed"),
-        chunks="" if profile == set(planned) else _numbers(planned),
+        chunks=None if profile == set(planned) else _numbers(planned),
     )
     built = report.build(
         journal.read(shards),
@@ -342,6 +346,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         interrupted=exitstatus == pytest.ExitCode.INTERRUPTED,
     )
     config.stash[_REPORT] = report.write(directory, built)
+    report.write_page(config.stash[_REPORT])
     if config.getoption("journal") is None:
         shutil.rmtree(shards)
     if exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:

@@ -171,8 +171,7 @@ class Waivers:
         places = self.of(verdict) if verdict.status in BAD else ()
         if not places:
             return verdict
-        reason = f"{self.every[places[0]]}: {verdict.status}, {verdict.reason}"
-        return replace(verdict, status=Status.WAIVED, reason=reason)
+        return replace(verdict, status=Status.WAIVED, reason=f"{verdict.status}: {self.every[places[0]]}")
 
     def forbidden(self, prop: str, case: Case) -> Verdict | None:
         """The verdict on a case that must not be called to judge a property; None where it may be."""
@@ -181,7 +180,7 @@ class Waivers:
         for waiver in (self.every[i] for i in self.held):
             for name in names:
                 if not waiver.launches and waiver.where.takes(name, case):
-                    return Verdict(name, case, Status.WAIVED, f"{waiver}: not called")
+                    return Verdict(name, case, Status.WAIVED, f"not called: {waiver}")
         return None
 
 

@@ -13,7 +13,7 @@ import torch
 from conformance.verdict import Subject
 
 
-def header(subject: Subject, *, profile: str, seed: int, chunks: str = "") -> dict[str, Any]:
+def header(subject: Subject, *, profile: str, seed: int, chunks: str | None = None) -> dict[str, Any]:
     """What the numbers depend on: versions, machine, commit, subject, numerics environment.
 
     ``chunks`` names the numbers of the chunks that were judged, where they are not those of the profile.
