@@ -445,19 +445,18 @@ def _effort(name: str) -> str:
 @click.argument("a", type=click.Path(exists=True, path_type=Path))
 @click.argument("b", type=click.Path(exists=True, path_type=Path))
 def compare(a: Path, b: Path) -> int:
-    """Show the rows in which two reports differ (report.json, or the folder that it lies in). Exit 1 if any."""
+    """Show in what two reports differ: header, and rows with other verdicts, worst error or exact share.
+
+    A and B are a report.json or the folder that it lies in. Exit 1 if a row differs, 0 if none does: another
+    commit or machine alone is no difference.
+    """
     first, second = _read(a), _read(b)
+    results = report.differences.of_results(first, second)
     table = Table("", str(a), str(b), box=None, header_style="bold")
-    for name in sorted({*first["header"], *second["header"]}):
-        values = [str(one["header"].get(name)) for one in (first, second)]
-        if values[0] != values[1]:
-            table.add_row(name, *values)
-    rows = [{_row(row): row for row in one["results"]} for one in (first, second)]
-    keys = [key for key in dict.fromkeys([*rows[0], *rows[1]]) if _cell(rows[0], key) != _cell(rows[1], key)]
-    for key in keys:
-        table.add_row(" ".join(key), _cell(rows[0], key), _cell(rows[1], key))
+    for found in (*report.differences.of_headers(first, second), *results):
+        table.add_row(found.what, found.first, found.second)
     Console(highlight=False, markup=False).print(table if table.row_count else "no difference")
-    return report.Exit.FAILED if keys else report.Exit.HOLDS
+    return report.Exit.FAILED if results else report.Exit.HOLDS
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -468,20 +467,6 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{file}: is no report of a run that ended ({type(error).__name__}: {error})") from error
     return dict(read)
-
-
-def _row(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["operation"], row["property"], row["dtype"]
-
-
-def _cell(rows: dict[tuple[str, str, str], dict[str, Any]], key: tuple[str, str, str]) -> str:
-    row = rows.get(key)
-    if row is None:
-        return "not in this run"
-    counts = ", ".join(f"{count} {status}" for status, count in row["counts"].items())
-    if row["exact"] is None:
-        return counts
-    return f"{counts}; worst {float(row['worst']):.3g}, exact {row['exact']:.2%}"
 
 
 @cli.command()

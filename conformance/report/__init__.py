@@ -1,5 +1,6 @@
 """Records → ``report.json`` for machines; a summary and a page for people."""
 
+from conformance.report import differences
 from conformance.report.header import header
 from conformance.report.page import page, write_page
 from conformance.report.results import Exit, Report, build, exit_code, write
@@ -10,6 +11,7 @@ __all__ = [
     "Progress",
     "Report",
     "build",
+    "differences",
     "exit_code",
     "header",
     "page",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -32,6 +34,15 @@ def header(subject: Subject, *, profile: str, seed: int, chunks: str | None = No
         "adapter": _adapter(subject),
         "numerics": _numerics(),
     }
+
+
+def facts(made: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every entry of a header with its value in words; those of tables by their path."""
+    for name, value in made.items():
+        if isinstance(value, dict) and value:
+            yield from facts(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
 
 
 def _version(distribution: str) -> str | None:

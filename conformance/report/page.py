@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from conformance.case import Case
 from conformance.report import table
+from conformance.report.header import facts
 from conformance.report.results import Report
 
 
@@ -45,7 +45,7 @@ def page(report: Report) -> str:
         failures=[{**failure, **_shown(failure)} for failure in report["failures"]],
         problems=(*table.stale_waivers(report), *table.unfinished(report)),
         waivers=[{**waiver, "said": _counts(waiver["counts"])} for waiver in report["waivers"]],
-        facts=list(_facts(report["header"])),
+        facts=list(facts(report["header"])),
     )
 
 
@@ -76,12 +76,3 @@ def _first(failure: table.Row) -> dict[str, str]:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items()) or "no verdict"
-
-
-def _facts(header: table.Row, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every entry of a header with its value in words, nested ones by their path."""
-    for name, value in header.items():
-        if isinstance(value, dict) and value:
-            yield from _facts(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
