@@ -61,8 +61,6 @@ class Child(Generic[Question, Answer]):
     healthy: Callable[[], bool] = lambda: True
     memory: int | None = None
     restarts: int = 0
-    _asked: int = field(default=0, init=False)
-    _at_start: int = field(default=0, init=False)
     _process: ForkProcess | None = field(default=None, init=False)
     _pipe: Connection | None = field(default=None, init=False)
 
@@ -71,7 +69,6 @@ class Child(Generic[Question, Answer]):
         pipe = self._started()
         try:
             pipe.send(question)
-            self._asked += 1
             instead = self._waited(pipe, limit or self.limit)
             if instead is None:
                 alive, answer = pipe.recv()
@@ -103,11 +100,9 @@ class Child(Generic[Question, Answer]):
         """What a process that holds too much is ended for: the next to ask for memory may be somebody else."""
         if self.memory is None or self._process is None:
             return None
-        held = _resident(self._process.pid)
-        if held <= self.memory:
+        if _resident(self._process.pid) <= self.memory:
             return None
-        before = f"{self._at_start / GIB:.2f} GiB before the first"
-        return Crashed(f"held {held / GIB:.2f} GiB of memory after {self._asked} calls, {before}")
+        return Crashed(f"held more than {self.memory / GIB:.3g} GiB of memory")
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -126,7 +121,6 @@ class Child(Generic[Question, Answer]):
         theirs.close()
         self._pipe = ours
         self.restarts += 1
-        self._asked, self._at_start = 0, _resident(self._process.pid)
         return ours
 
     def _buried(self) -> str:

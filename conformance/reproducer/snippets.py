@@ -323,23 +323,26 @@ return False
     functions=(GUARDED,),
 )
 
+HELD = '''
+def held():
+    """The physical memory of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+'''
+
 LEAKED = Check(
     """
-def held():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-
-
 tensors, _ = arguments()
-for _ in range(20):
-    call(tensors)
 before = held()
-for _ in range(200):
+for calls in range(1, 1001):
     call(tensors)
-left = held() - before
-print(f"200 calls left {left / 2**20:.1f} MiB behind")
-# what allocators keep for themselves is less
-return left >= 16 * 2**20
+    # far more than allocators keep for themselves
+    if held() - before > 64 * 2**20:
+        print(f"{calls} calls left {(held() - before) / 2**20:.0f} MiB behind")
+        return True
+print(f"{calls} calls left {(held() - before) / 2**20:.0f} MiB behind")
+return False
 """,
+    functions=(HELD,),
 )
 
 HUNG = Check(
