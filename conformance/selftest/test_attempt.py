@@ -10,7 +10,6 @@ import pytest
 from conformance.adapter import Crashed, Hung
 from conformance.attempt import Child, fair_memory
 
-
 HOARD: list[bytes] = []  # in the child
 
 
@@ -27,7 +26,7 @@ def _work(question: str) -> str:
         case "hoard":
             HOARD.append(b"x" * 2**29)
         case "reserve":
-            mmap.mmap(-1, 2**34, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)
+            mmap.mmap(-1, 2**34, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)
         case "hoard for ever":
             while True:
                 HOARD.append(b"x" * 2**24)
