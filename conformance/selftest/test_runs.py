@@ -147,6 +147,9 @@ def test_chunks_beyond_a_profile_draw_as_much_again(profile: str) -> None:
     for k in (0, number, number + 1):
         cases[k] = set(cases_of(Item("rms_norm", "determinism", "float16", profile, 3, k), subject))
 
+    strided = Item("rms_norm", "layout", "float16", profile, 3, number)
+    assert len(list(cases_of(strided, subject))) == PROFILES[profile].drawn["layout"] // number
+
     assert [(name, dtype, number) for name in drawing for dtype in DTYPES] == [
         (item.property, item.dtype, item.chunk) for item in chunk
     ]
