@@ -7,14 +7,17 @@ the next question forks a fresh one (14 ms). Fork is only safe while the parent 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
@@ -25,6 +28,18 @@ Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 _FORK = multiprocessing.get_context("fork")
+GIB = 2**30
+_GLANCE = 0.25  # seconds between two looks at the memory of a process that has not answered yet
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")
+_PAGE = os.sysconf("SC_PAGESIZE")
+
+
+def fair_memory(workers: int) -> int:
+    """What the child of one of ``workers`` may hold, in bytes: all of them leave a fifth of the machine free."""
+    machine = os.sysconf("SC_PHYS_PAGES") * _PAGE
+    with contextlib.suppress(OSError, ValueError):  # no such file, or no limit: "max"
+        machine = min(machine, int(_CONTAINER.read_text(encoding="ascii")))
+    return machine * 4 // (5 * workers)
 
 
 def single_threaded() -> None:
@@ -37,12 +52,14 @@ class Child(Generic[Question, Answer]):
     """A process that answers questions with ``work``.
 
     ``limit`` is in seconds a question; ``healthy`` says, after each, whether the process can go on: a GPU
-    context may be beyond use although the process lives.
+    context may be beyond use although the process lives. ``memory`` is what it may hold, in bytes of physical
+    memory: address space would also count what a sparse buffer only reserves, and what a GPU's driver maps.
     """
 
     work: Callable[[Question], Answer]
     limit: float
     healthy: Callable[[], bool] = lambda: True
+    memory: int | None = None
     restarts: int = 0
     _process: ForkProcess | None = field(default=None, init=False)
     _pipe: Connection | None = field(default=None, init=False)
@@ -52,18 +69,40 @@ class Child(Generic[Question, Answer]):
         pipe = self._started()
         try:
             pipe.send(question)
-            if not pipe.poll(limit or self.limit):
-                self.close()
-                return Hung(limit or self.limit)
-            alive, answer = pipe.recv()
+            instead = self._waited(pipe, limit or self.limit)
+            if instead is None:
+                alive, answer = pipe.recv()
+                instead = self._greedy()
         except (EOFError, OSError):
             return Crashed(self._buried())
+        if instead is not None:
+            self.close()
+            return instead
         if not alive:
             self.close()
         if isinstance(answer, Exception):
             raise answer
         result: Answer = answer
         return result
+
+    def _waited(self, pipe: Connection, limit: float) -> Crashed | Hung | None:
+        """Wait for an answer; what takes its place where none came in time, or waiting became dangerous."""
+        until = time.monotonic() + limit
+        while not pipe.poll(max(0.0, min(_GLANCE, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                return Hung(limit)
+            greedy = self._greedy()
+            if greedy:
+                return greedy
+        return None
+
+    def _greedy(self) -> Crashed | None:
+        """What a process that holds too much is ended for: the next to ask for memory may be somebody else."""
+        if self.memory is None or self._process is None:
+            return None
+        if _resident(self._process.pid) <= self.memory:
+            return None
+        return Crashed(f"held more than {self.memory / GIB:.3g} GiB of memory")
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -96,6 +135,14 @@ class Child(Generic[Question, Answer]):
         code = process.exitcode or 0
         process.close()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended itself with status {code}"
+
+
+def _resident(pid: int | None) -> int:
+    """The physical memory of a process in bytes; nothing where the system does not say."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
 
 
 def _serve(

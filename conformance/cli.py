@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,12 +23,14 @@ from conformance import journal, plugin, report
 from conformance.adapter import KNOWN, Adapter, UsageError, load
 from conformance.attempt import Child, single_threaded
 from conformance.case import Case
-from conformance.item import PROFILES
+from conformance.item import PROFILES, Profile
 from conformance.judging import asked, follow, judge
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED, Contract
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.verdict import Status, Subject, Verdict
+from conformance.waivers import Run
+from conformance.waivers import load as load_waivers
 
 MOST_WORKERS = 8
 SKELETON = '''\
@@ -72,7 +77,7 @@ def main() -> NoReturn:
         click.echo(f"conform: {' '.join(said.split())}", err=True)
         code = report.Exit.USAGE
     except click.Abort:
-        code = report.Exit.BROKEN
+        code = report.Exit.INTERRUPTED
     sys.exit(code or 0)
 
 
@@ -89,8 +94,9 @@ Examples:
   conform compare old/report.json build/conformance/report.json
 
 \b
-Exit status: 0 every judged property holds; 1 something failed, crashed or hung;
-2 bad usage; 3 nothing was judged; 4 the suite itself failed.
+Exit status: 0 every judged property holds; 1 something failed, crashed or hung,
+or a waiver is out of date; 2 bad usage; 3 nothing was judged; 4 the suite itself
+failed; 130 interrupted, with a report of what was judged until then.
 """
 
 
@@ -108,7 +114,7 @@ _report = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(plugin.OUT),
     show_default=True,
-    help="Folder for report.json, junit.xml, cases and reproducers.",
+    help="Folder for report.json, report.html, junit.xml, cases and reproducers.",
 )
 
 
@@ -126,6 +132,25 @@ _report = click.option(
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same cases."
 )
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0),
+    metavar="M",
+    help="After the profile judge chunk after chunk beyond it, until M minutes are over at the end of one. "
+    f"Default: {PROFILES['nightly'].minutes:g} for nightly, otherwise 0.",
+)
+@click.option(
+    "--chunk",
+    type=click.IntRange(min=0),
+    metavar="K",
+    help="Judge chunk K of the profile, or beyond it, alone: as it was judged in a run with the same seed.",
+)
+@click.option(
+    "--waivers",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Known failures (TOML), each with its issue; one that is out of date fails the run.",
+)
 @_report
 def run(
     target: str,
@@ -135,6 +160,9 @@ def run(
     profile: str,
     workers: int | None,
     seed: int,
+    minutes: float | None,
+    chunk: int | None,
+    waivers: Path | None,
     directory: Path,
 ) -> int:
     """Judge TARGET: a known adapter (conform list), package.module:Class or file.py:Class.
@@ -145,14 +173,36 @@ def run(
     _named("--property", properties, PROPERTIES)
     chosen = _chosen_device(device)
     _loaded(target, chosen)
+    if waivers is not None:
+        load_waivers(waivers, Run(chosen, profile))
+    if chunk is not None and minutes:
+        raise UsageError("--chunk and --minutes: a single chunk has its own end, give one of them")
     _prepared(directory)
     arguments = ["--adapter", target, "--device", chosen, "--profile", profile]
     arguments += ["--seed", str(seed), "--report", str(directory)]
     arguments += [part for name in operations for part in ("--op", name)]
     arguments += [part for name in properties for part in ("--property", name)]
+    arguments += ["--waivers", str(waivers)] if waivers is not None else []
     display = _Display(Console(stderr=True))
-    status = pytest.main([*_pytest(workers or _cores(), directory), *arguments], plugins=[display])
+    with tempfile.TemporaryDirectory(prefix="journal-", dir=directory) as journals:
+        arguments += ["--journal", journals]
+        for number in _chunks(PROFILES[profile], chunk, minutes):
+            only = [] if number is None else ["--chunk", str(number)]
+            command = [*_pytest(workers or _cores(), directory, number), *arguments, *only]
+            status = pytest.main(command, plugins=[display.of_chunk(number)])
+            if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
+                break
     return _ended(directory / "report.json", status, display)
+
+
+def _chunks(profile: Profile, only: int | None, minutes: float | None) -> Iterator[int | None]:
+    """The chunk asked for; or None for a whole profile, and then chunks beyond it until the time is up."""
+    until = time.monotonic() + 60 * (profile.minutes if minutes is None else minutes)
+    yield only
+    for number in itertools.count(profile.chunks):
+        if only is not None or time.monotonic() >= until:
+            return
+        yield number
 
 
 def _named(option: str, given: Sequence[str], known: dict[str, Any]) -> None:
@@ -207,14 +257,15 @@ def _cores() -> int:
     return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
-def _pytest(workers: int, directory: Path) -> list[str]:
+def _pytest(workers: int, directory: Path, chunk: int | None) -> list[str]:
     """Arguments that make pytest run the suite alone: no configuration, plugin or conftest.py of anybody."""
     os.environ.pop("PYTEST_ADDOPTS", None)
     suite = Path(conformance.__file__).parent / "suite"
     arguments = ["--pyargs", "conformance.suite", "-c", os.devnull, "--rootdir", str(suite), "--noconftest"]
     arguments += ["--disable-plugin-autoload", "-p", "conformance.plugin", "-p", "no:cacheprovider"]
     # the summary says what there is to say
-    arguments += ["-p", "no:terminalreporter", "--assert=plain", f"--junitxml={directory / 'junit.xml'}"]
+    arguments += ["-p", "no:terminalreporter", "--assert=plain"]
+    arguments.append(f"--junitxml={directory / ('junit.xml' if chunk is None else f'junit-{chunk}.xml')}")
     if workers > 1:
         arguments += ["-p", "xdist.plugin", "-n", str(workers), "--maxschedchunk=1"]
     return arguments
@@ -226,7 +277,14 @@ class _Display:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress: report.Progress | None = None
+        self._title = ""
         self._failed: dict[str, str] = {}  # test, or what broke -> text
+
+    def of_chunk(self, number: int | None) -> _Display:
+        """Begin again for the next chunk; what went wrong before is kept."""
+        self.close()
+        self._title = "" if number is None else f"chunk {number}: "
+        return self
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Count the items, where this process runs them."""
@@ -239,7 +297,7 @@ class _Display:
 
     def _begin(self, items: int) -> None:
         if items and self._progress is None:
-            self._progress = report.Progress(self._console, items)
+            self._progress = report.Progress(self._console, items, self._title)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """An item was judged, or could not be."""
@@ -262,6 +320,7 @@ class _Display:
         """End the line of progress."""
         if self._progress is not None:
             self._progress.close()
+            self._progress = None
 
     def errors(self, unfinished: Sequence[str]) -> list[str]:
         """What went wrong outside of verdicts: a finished item's failure is in the report."""
@@ -275,6 +334,9 @@ def _ended(path: Path, status: int, display: _Display) -> int:
     """Show the report and return its exit code; without a report the suite itself failed."""
     display.close()
     if not path.exists():
+        if status == pytest.ExitCode.INTERRUPTED:
+            click.echo("conform: interrupted before anything was judged", err=True)
+            return report.Exit.INTERRUPTED
         click.echo("\n".join([*display.errors([]), "conform: the run ended without a report"]), err=True)
         return report.Exit.USAGE if status == pytest.ExitCode.USAGE_ERROR else report.Exit.BROKEN
     footer = json.loads(path.read_text(encoding="utf-8"))["footer"]
@@ -383,19 +445,18 @@ def _effort(name: str) -> str:
 @click.argument("a", type=click.Path(exists=True, path_type=Path))
 @click.argument("b", type=click.Path(exists=True, path_type=Path))
 def compare(a: Path, b: Path) -> int:
-    """Show the rows in which two reports differ (report.json, or the folder that it lies in). Exit 1 if any."""
+    """Show in what two reports differ: header, and rows with other verdicts, worst error or exact share.
+
+    A and B are a report.json or the folder that it lies in. Exit 1 if a row differs, 0 if none does: another
+    commit or machine alone is no difference.
+    """
     first, second = _read(a), _read(b)
+    results = report.differences.of_results(first, second)
     table = Table("", str(a), str(b), box=None, header_style="bold")
-    for name in sorted({*first["header"], *second["header"]}):
-        values = [str(one["header"].get(name)) for one in (first, second)]
-        if values[0] != values[1]:
-            table.add_row(name, *values)
-    rows = [{_row(row): row for row in one["results"]} for one in (first, second)]
-    keys = [key for key in dict.fromkeys([*rows[0], *rows[1]]) if _cell(rows[0], key) != _cell(rows[1], key)]
-    for key in keys:
-        table.add_row(" ".join(key), _cell(rows[0], key), _cell(rows[1], key))
+    for found in (*report.differences.of_headers(first, second), *results):
+        table.add_row(found.what, found.first, found.second)
     Console(highlight=False, markup=False).print(table if table.row_count else "no difference")
-    return report.Exit.FAILED if keys else report.Exit.HOLDS
+    return report.Exit.FAILED if results else report.Exit.HOLDS
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -406,20 +467,6 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{file}: is no report of a run that ended ({type(error).__name__}: {error})") from error
     return dict(read)
-
-
-def _row(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["operation"], row["property"], row["dtype"]
-
-
-def _cell(rows: dict[tuple[str, str, str], dict[str, Any]], key: tuple[str, str, str]) -> str:
-    row = rows.get(key)
-    if row is None:
-        return "not in this run"
-    counts = ", ".join(f"{count} {status}" for status, count in row["counts"].items())
-    if row["exact"] is None:
-        return counts
-    return f"{counts}; worst {float(row['worst']):.3g}, exact {row['exact']:.2%}"
 
 
 @cli.command()

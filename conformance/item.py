@@ -1,7 +1,8 @@
 """An item is one property of one operation in one dtype: its cases follow from the run's seed and profile alone.
 
 Profiles are counts, never clocks, and an item's seed is a hash of the run's seed and its own name: neither the
-number of workers nor the speed of a machine changes what is judged.
+number of workers nor the speed of a machine changes what is judged. Chunks are numbered: the first ones share out
+a profile, and every one after them draws as many cases again, for as long as somebody wants to look.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Profile:
     """How hard to look. ``strength`` of the covering array; cases drawn beside it per item; hang limit in seconds.
 
     ``drawn`` gives the numbers by property, ``""`` for the others. ``enumerates``: properties whose covering
-    array is judged whole, the others only draw from its rows.
+    array is judged whole, shared out over ``chunks``; the others only draw from its rows. ``minutes``: how long
+    ``conform run`` then goes on with further chunks.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Profile:
     drawn: Mapping[str, int]
     enumerates: frozenset[str]
     chunks: int
+    minutes: float = 0.0
 
 
 PROFILES = {
@@ -96,9 +99,10 @@ PROFILES = {
             "nightly",
             strength=3,
             limit=60.0,
-            drawn={"": 1000, "values": 8000, "layout": 16000, "specials": 8000, "parity": 4000},
+            drawn={"": 100, "values": 400, "layout": 800, "specials": 400, "parity": 300},
             enumerates=frozenset({"values", "layout", "specials"}),
-            chunks=8,
+            chunks=4,
+            minutes=60.0,
         ),
     )
 }
@@ -106,7 +110,7 @@ PROFILES = {
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One property of one operation in one dtype, or a numbered part of it."""
+    """One property of one operation in one dtype, or a numbered chunk of it: one of the profile, or one beyond."""
 
     operation: str
     property: str
@@ -148,18 +152,28 @@ def items(
     *,
     operations: tuple[str, ...] = (),
     properties: tuple[str, ...] = (),
+    chunk: int | None = None,
 ) -> tuple[Item, ...]:
-    """Every item of a profile, the ones with most cases first. Empty selections mean all."""
+    """Every item of a profile, or of one chunk of it or beyond it. Empty selections mean all."""
     found = []
     for operation in OPERATIONS:
         for prop in PROPERTIES:
             if (operations and operation not in operations) or (properties and prop not in properties):
                 continue
-            parts = PROFILES[profile].chunks if prop in PROFILES[profile].enumerates else 1
+            numbers = _chunks(prop, PROFILES[profile], chunk)
             found += [
-                Item(operation, prop, dtype, profile, seed, chunk) for dtype in DTYPES for chunk in range(parts)
+                Item(operation, prop, dtype, profile, seed, number) for dtype in DTYPES for number in numbers
             ]
     return tuple(found)
+
+
+def _chunks(prop: str, profile: Profile, wanted: int | None) -> list[int]:
+    """The chunks of a property: all of the profile, or the wanted one where the property has it."""
+    parts = range(profile.chunks if prop in profile.enumerates else 1)
+    if wanted is None or wanted in parts:
+        return list(parts) if wanted is None else [wanted]
+    # a list of given cases is judged whole, and has nothing more to draw
+    return [wanted] if wanted >= profile.chunks and PROPERTIES[prop].given is None else []
 
 
 def scope_of(item: Item, subject: Subject) -> Scope:
@@ -184,7 +198,7 @@ def cases_of(item: Item, subject: Subject) -> Iterator[Case]:
     if prop.given is not None:
         yield from prop.given(OPERATIONS[item.operation], scope)
         return
-    if prop.name == "layout":
+    if prop.name == "layout" and not _beyond(item):
         known = [case for case in _known(item, subject) if case.dtype == item.dtype]
         yield from known[item.chunk :: _parts(item)]
     if prop.like:
@@ -200,14 +214,14 @@ def _sample(item: Item, cases: list[Case]) -> Iterator[Case]:
 
 
 def chosen_cases(item: Item, scope: Scope) -> Iterator[Case]:
-    """The item's part of the covering array of a scope, then drawn ones."""
+    """The item's part of the covering array of a scope, then drawn ones; beyond the profile drawn ones alone."""
     yield from listed_cases(item, scope)
     yield from _drawn(item, scope, _count(item))
 
 
 def listed_cases(item: Item, scope: Scope) -> list[Case]:
     """The item's part of the covering array of a scope, none where its property only draws."""
-    if item.property not in PROFILES[item.profile].enumerates:
+    if item.property not in PROFILES[item.profile].enumerates or _beyond(item):
         return []
     operation = OPERATIONS[item.operation]
     listed = enumerated_cases(
@@ -224,6 +238,11 @@ def _count(item: Item) -> int:
     """Cases that an item draws beside the listed ones."""
     drawn = PROFILES[item.profile].drawn
     return drawn.get(item.property, drawn[""]) // _parts(item)
+
+
+def _beyond(item: Item) -> bool:
+    """Whether an item's chunk comes after those of the profile: then it draws, and enumerates nothing."""
+    return item.chunk >= PROFILES[item.profile].chunks
 
 
 def _parts(item: Item) -> int:

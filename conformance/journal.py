@@ -33,8 +33,8 @@ class Journal:
         """Note a case before it runs, whole: it may be the last thing this worker does."""
         self._write("started", item, id=self._id(case), case=case.to_data())
 
-    def judged(self, item: Item, verdict: Verdict) -> None:
-        """Note a verdict: numbers where it passed, with its reason where it did not."""
+    def judged(self, item: Item, verdict: Verdict, waivers: tuple[int, ...] = ()) -> None:
+        """Note a verdict: numbers where it passed, with its reason where it did not; places of waivers of it."""
         comparison = verdict.comparison
         line: Line = {"property": verdict.property, "status": verdict.status, "id": self._id(verdict.case)}
         if comparison.elements:
@@ -44,11 +44,13 @@ class Journal:
             line["terms"] = dict(verdict.terms)
         if verdict.status is not Status.PASSED:
             line |= {"reason": verdict.reason, "case": verdict.case.to_data()}
+        if waivers:
+            line["waivers"] = waivers
         self._write("judged", item, **line)
 
-    def settled(self, item: Item, status: Status, reason: str) -> None:
+    def settled(self, item: Item, status: Status, reason: str, waivers: tuple[int, ...] = ()) -> None:
         """Note one status for a whole item, without a case: it cannot be judged here, or broke the suite."""
-        self._write("judged", item, property=item.property, status=status, reason=reason)
+        self._write("judged", item, property=item.property, status=status, reason=reason, waivers=waivers)
 
     def failed(self, failure: Failure, reproducer: Path) -> None:
         """Note what became of a failure: the shrunk case, the first bad element, how to see it again."""
@@ -143,13 +145,18 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """All that the workers of one run wrote. ``unfinished`` maps an item to the case that ran last in it."""
+    """All that the workers of one run wrote.
+
+    ``unfinished`` maps an item to the case that ran last in it, ``waivers`` the place of a waiver to the numbers
+    of verdicts by status that it speaks of.
+    """
 
     tallies: Mapping[Row, Tally]
     failures: tuple[Line, ...]
     finished: frozenset[str]
     unfinished: Mapping[str, Line]
     cases: int
+    waivers: Mapping[int, Counter[str]]
 
 
 class JournalDamaged(ValueError):
@@ -162,8 +169,9 @@ def prepare(directory: Path) -> None:
     Cases and reproducers stay: they are named by their content, so they are never out of date.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    for file in (*directory.glob("journal-*.jsonl"), directory / "report.json", directory / "junit.xml"):
-        file.unlink(missing_ok=True)
+    for pattern in ("journal-*.jsonl", "report.json", "report.html", "junit.xml", "junit-[0-9]*.xml"):
+        for file in directory.glob(pattern):
+            file.unlink()
 
 
 def read(directory: Path) -> Records:
@@ -177,6 +185,7 @@ def merge(lines: Iterable[Line]) -> Records:
     failures = []
     finished = set()
     running: dict[str, Line] = {}
+    waivers: dict[int, Counter[str]] = {}
     cases = 0
     for line in lines:
         item = line["item"]
@@ -187,6 +196,8 @@ def merge(lines: Iterable[Line]) -> Records:
             case "judged":
                 operation, _, dtype, _ = item.split("/")
                 tallies.setdefault((operation, line["property"], dtype), Tally()).add(line)
+                for place in line.get("waivers", ()):
+                    waivers.setdefault(place, Counter())[line["status"]] += 1
             case "failed":
                 failures.append({name: value for name, value in line.items() if name not in {"event", "item"}})
             case "finished":
@@ -197,7 +208,7 @@ def merge(lines: Iterable[Line]) -> Records:
                     tally = tallies.setdefault((operation, prop, dtype), Tally())
                     tally.array = tally.array[0] + ran, tally.array[1] + of
     unfinished = {item: case for item, case in running.items() if item not in finished}
-    return Records(tallies, tuple(failures), frozenset(finished), unfinished, cases)
+    return Records(tallies, tuple(failures), frozenset(finished), unfinished, cases, waivers)
 
 
 def _lines(shard: Path) -> Iterator[Line]:

@@ -10,8 +10,8 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,29 @@ import pytest
 
 from conformance import journal, report, reproducer
 from conformance.adapter import UsageError, load
-from conformance.attempt import Child, single_threaded
+from conformance.attempt import GIB, Child, fair_memory, single_threaded
 from conformance.case import Case
 from conformance.item import PROFILES, Failure, Item, items
-from conformance.judging import Answer, explain, follow, judge, judge_item, share_of_array, unjudged, vacuous
+from conformance.judging import (
+    Answer,
+    asked,
+    explain,
+    follow,
+    judge,
+    judge_item,
+    share_of_array,
+    unjudged,
+    vacuous,
+)
+from conformance.properties import PROPERTIES
 from conformance.verdict import BAD, Status, Subject
+from conformance.waivers import NONE, Run, Waivers
+from conformance.waivers import load as load_waivers
 from conformance.watch import warm_up
 
 OUT = "build/conformance"
 BEGUN = "begun"  # an empty file beside the journals, as old as the first of them
+PLANNED = "planned"  # the items of all chunks so far, a line each
 Question = tuple[str, Any]
 
 
@@ -77,13 +91,15 @@ class Judging:
     directory: Path
     journal: journal.Journal
     limit: float
+    memory: int
+    waivers: Waivers
     _child: Child[Question, Any] = field(init=False)
     counts: Counter[Status] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
         """Start nothing yet: the child is forked at the first question."""
         warm_up()
-        self._child = Child(self._work, self.limit, self._healthy)
+        self._child = Child(self._work, self.limit, self._healthy, self.memory)
 
     def _work(self, question: Question) -> Any:  # noqa: ANN401 - the answer's type follows from the question
         name, about = question
@@ -105,9 +121,16 @@ class Judging:
         return True
 
     def ask(self, prop: str, case: Case) -> Answer:
-        """Judge one case in the child."""
+        """Judge one case in the child, unless it must not be called."""
+        forbidden = self.waivers.forbidden(prop, case)
+        if forbidden is not None:
+            return (forbidden,)
         answer: Answer = self._child.ask((prop, case))
         return answer
+
+    def _ask_unexpected(self, prop: str, case: Case) -> Answer:
+        """As :meth:`ask`, with what is expected waived: nothing new is explained with what is known."""
+        return tuple(self.waivers.applied(verdict) for verdict in asked(self.ask, PROPERTIES[prop], case))
 
     def run(self, item: Item) -> list[Failure]:
         """Judge an item; skip it where it cannot be judged here."""
@@ -115,20 +138,21 @@ class Judging:
         reason = unjudged(item, self.subject)
         if reason is not None:
             status, why = reason
-            self.journal.settled(item, status, why)
+            waived = self.waivers.of_item(item.operation, item.property, item.dtype)
+            self.journal.settled(item, status, why, waived)
             self.journal.finished(item)
             self.counts[status] += 1
             pytest.skip(f"{status}: {why}")
         failures: dict[str, Failure] = {}
         judged = []
-        verdicts = judge_item(item, self.subject, self.ask, lambda case: self.journal.started(item, case))
-        for verdict in verdicts:
+        verdicts = judge_item(item, self.subject, self.ask, lambda case: self._begun(item, case))
+        for verdict in map(self.waivers.applied, verdicts):
             judged.append(verdict)
-            self.journal.judged(item, verdict)
+            self.journal.judged(item, verdict, self.waivers.of(verdict))
             self.counts[verdict.status] += 1
             if verdict.status in BAD and verdict.property not in failures:
                 failures[verdict.property] = self._explained(
-                    explain(item, self.subject, verdict, self.ask, self._follow)
+                    explain(item, self.subject, verdict, self._ask_unexpected, self._follow)
                 )
         self.journal.finished(item, share_of_array(item, self.subject, judged))
         if empty := vacuous(item, judged):
@@ -136,6 +160,10 @@ class Judging:
             self.counts[Status.ERROR] += 1
             pytest.fail(f"{item}: {empty}", pytrace=False)
         return list(failures.values())
+
+    def _begun(self, item: Item, case: Case) -> None:
+        if self.waivers.forbidden(item.property, case) is None:
+            self.journal.started(item, case)
 
     def _follow(self, case: Case) -> str:
         answer = self._child.ask(("follow", case))
@@ -156,6 +184,7 @@ class Judging:
 _JUDGING = pytest.StashKey[Judging]()
 _REPORT = pytest.StashKey[Path]()
 _SUBJECT = pytest.StashKey[Subject]()
+_WAIVERS = pytest.StashKey[Waivers]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -167,7 +196,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--report", default=OUT, help=f"folder for what is written (default {OUT})")
     group.addoption("--op", action="append", default=[], help="judge this operation only; repeatable")
     group.addoption("--property", action="append", default=[], help="judge this property only; repeatable")
+    group.addoption("--chunk", type=int, help="judge this chunk of the profile, or beyond it, alone")
+    group.addoption("--journal", type=Path, help="folder that collects the journals of several chunks")
+    group.addoption("--waivers", type=Path, help="TOML file of known divergences; one that is out of date fails")
     group.addoption("--limit", type=float, help="seconds after which a call has hung (default: the profile's)")
+    group.addoption("--memory", type=float, help="GiB that a worker's calls may hold (default: its share of 80 %)")
     group.addoption("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
 
 
@@ -191,10 +224,16 @@ def _worker(config: pytest.Config) -> str:
     return str(given.get("workerid", "main"))
 
 
+def _workers(config: pytest.Config) -> int:
+    given: dict[str, Any] = getattr(config, "workerinput", {})
+    return int(given.get("workercount", 1))
+
+
 def _shards(config: pytest.Config) -> Path:
     """The folder of this run's journals: a run beside it that reports to the same folder has another."""
     given: dict[str, Any] = getattr(config, "workerinput", {})
-    return Path(given.get("conform_shards", _directory(config) / f"journal-{os.getpid()}"))
+    alone = config.getoption("journal") or _directory(config) / f"journal-{os.getpid()}"
+    return Path(given.get("conform_shards", alone))
 
 
 def _directory(config: pytest.Config) -> Path:
@@ -216,19 +255,40 @@ def subject_of(config: pytest.Config) -> Subject:
     return config.stash[_SUBJECT]
 
 
-def _items(config: pytest.Config) -> tuple[Item, ...]:
+def waivers_of(config: pytest.Config) -> Waivers:
+    """The waivers that this run is held against, read once. Raises ``pytest.UsageError`` as :func:`subject_of`."""
+    if _WAIVERS not in config.stash:
+        chosen = {name: tuple(config.getoption(option)) for name, option in _CHOICES.items()}
+        run = Run(
+            config.getoption("device"), config.getoption("profile"), **{n: v for n, v in chosen.items() if v}
+        )
+        file = config.getoption("waivers")
+        try:
+            config.stash[_WAIVERS] = load_waivers(file, run) if file else NONE
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from error
+    return config.stash[_WAIVERS]
+
+
+_CHOICES = {"operations": "op", "properties": "property"}  # which part of a profile -> option
+
+
+def _items(config: pytest.Config, *, whole: bool = False) -> tuple[Item, ...]:
+    """The items of this session, or of the whole profile."""
+    chosen = {name: tuple(config.getoption(option)) for name, option in _CHOICES.items()}
     return items(
         subject_of(config),
         config.getoption("profile"),
         config.getoption("seed"),
-        operations=tuple(config.getoption("op")),
-        properties=tuple(config.getoption("property")),
+        chunk=None if whole else config.getoption("chunk"),
+        **chosen,
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test an item."""
     if "judging" in metafunc.fixturenames:
+        waivers_of(metafunc.config)
         metafunc.parametrize("item", _items(metafunc.config), ids=str)
 
 
@@ -240,12 +300,21 @@ def _judging(request: pytest.FixtureRequest) -> Iterator[Judging]:
     (directory / "report.json").unlink(missing_ok=True)
     limit = config.getoption("limit") or PROFILES[config.getoption("profile")].limit
     shards = _shards(config)
-    if not shards.exists():
+    if not (shards / BEGUN).exists():
         # when judging began: other tests of the same session may have run before
         shards.mkdir(exist_ok=True)
         (shards / BEGUN).touch()
     written = journal.Journal(shards, _worker(config))
-    judging = Judging(subject_of(config), config.getoption("adapter"), directory, written, limit)
+    memory = config.getoption("memory")
+    judging = Judging(
+        subject_of(config),
+        config.getoption("adapter"),
+        directory,
+        written,
+        limit,
+        int(memory * GIB) if memory else fair_memory(_workers(config)),
+        waivers_of(config),
+    )
     config.stash[_JUDGING] = judging
     yield judging
     judging.close()
@@ -263,19 +332,55 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return made
 
 
+# last, so that neither this process nor a worker writes any more
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Merge the journals into the report; a property that does not hold decides the exit status."""
     config = session.config
     directory, shards = _directory(config), _shards(config)
-    if _worker(config) != "main" or not shards.exists():
+    if _worker(config) != "main" or not (shards / BEGUN).exists():
         return
     seconds = time.time() - (shards / BEGUN).stat().st_mtime
-    header = report.header(subject_of(config), profile=config.getoption("profile"), seed=config.getoption("seed"))
-    built = report.build(journal.read(shards), header, [str(item) for item in _items(config)], seconds)
+    planned = _planned(config, shards)
+    profile = {str(item) for item in _items(config, whole=True)}
+    waivers = waivers_of(config)
+    if not profile <= set(planned):
+        # what one chunk does not show may show in the others
+        waivers = replace(waivers, held=())
+    header = report.header(
+        subject_of(config),
+        profile=config.getoption("profile"),
+        seed=config.getoption("seed"),
+        chunks=None if profile == set(planned) else _numbers(planned),
+    )
+    built = report.build(
+        journal.read(shards),
+        header,
+        planned,
+        seconds,
+        waivers=waivers,
+        interrupted=exitstatus == pytest.ExitCode.INTERRUPTED,
+    )
     config.stash[_REPORT] = report.write(directory, built)
-    shutil.rmtree(shards)
+    report.write_page(config.stash[_REPORT])
+    if config.getoption("journal") is None:
+        shutil.rmtree(shards)
     if exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
         session.exitstatus = max(built["footer"]["exit_code"], int(exitstatus))
+
+
+def _planned(config: pytest.Config, shards: Path) -> list[str]:
+    """The items of this session, and of those before it that wrote to the same folder."""
+    with (shards / PLANNED).open("a+", encoding="utf-8") as file:
+        file.writelines(f"{item}\n" for item in _items(config))
+        file.seek(0)
+        return file.read().split()
+
+
+def _numbers(planned: Iterable[str]) -> str:
+    """The numbers of the chunks of some items."""
+    numbers = sorted({int(item.rpartition("/")[2]) for item in planned})
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

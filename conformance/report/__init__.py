@@ -1,7 +1,22 @@
-"""Records → ``report.json`` for machines, a summary for people."""
+"""Records → ``report.json`` for machines; a summary and a page for people."""
 
+from conformance.report import differences
 from conformance.report.header import header
+from conformance.report.page import page, write_page
 from conformance.report.results import Exit, Report, build, exit_code, write
 from conformance.report.terminal import Progress, show, summary
 
-__all__ = ["Exit", "Progress", "Report", "build", "exit_code", "header", "show", "summary", "write"]
+__all__ = [
+    "Exit",
+    "Progress",
+    "Report",
+    "build",
+    "differences",
+    "exit_code",
+    "header",
+    "page",
+    "show",
+    "summary",
+    "write",
+    "write_page",
+]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -13,8 +15,11 @@ import torch
 from conformance.verdict import Subject
 
 
-def header(subject: Subject, *, profile: str, seed: int) -> dict[str, Any]:
-    """What the numbers depend on: versions, machine, commit, subject, numerics environment."""
+def header(subject: Subject, *, profile: str, seed: int, chunks: str | None = None) -> dict[str, Any]:
+    """What the numbers depend on: versions, machine, commit, subject, numerics environment.
+
+    ``chunks`` names the numbers of the chunks that were judged, where they are not those of the profile.
+    """
     return {
         "suite": _version("normkernels"),
         "python": platform.python_version(),
@@ -25,9 +30,19 @@ def header(subject: Subject, *, profile: str, seed: int) -> dict[str, Any]:
         "commit": _commit(),
         "seed": seed,
         "profile": profile,
+        "chunks": chunks,
         "adapter": _adapter(subject),
         "numerics": _numerics(),
     }
+
+
+def facts(made: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every entry of a header with its value in words; those of tables by their path."""
+    for name, value in made.items():
+        if isinstance(value, dict) and value:
+            yield from facts(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
 
 
 def _version(distribution: str) -> str | None:

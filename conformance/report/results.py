@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from conformance.case import Case
+from conformance.item import PROFILES
 from conformance.journal import Records, Tally, number
 from conformance.properties import PROMISES
 from conformance.verdict import BAD, NOT_IMPLEMENTED, Status
+from conformance.waivers import NONE, Waivers, stale
 
 Report = dict[str, Any]  # as it stands in report.json
 
@@ -21,42 +23,69 @@ class Exit(IntEnum):
     """How a run ends."""
 
     HOLDS = 0  # every judged property holds
-    FAILED = 1  # something failed, crashed or hung
+    FAILED = 1  # something failed, crashed or hung, or a waiver is out of date
     USAGE = 2  # asked for in a way that cannot be done
     NOTHING_JUDGED = 3
     BROKEN = 4  # the suite itself failed
+    INTERRUPTED = 130  # by Ctrl-C, in the way of shells
 
 
-def build(records: Records, header: Mapping[str, Any], planned: Collection[str], seconds: float) -> Report:
-    """The whole report. ``planned`` are the items (as text) that this run set out to judge."""
+def build(
+    records: Records,
+    header: Mapping[str, Any],
+    planned: Collection[str],
+    seconds: float,
+    *,
+    waivers: Waivers = NONE,
+    interrupted: bool = False,
+) -> Report:
+    """The whole report.
+
+    ``planned`` are the items (as text) that this run set out to judge, ``waivers`` those that it is held against.
+    """
     unfinished = [_unfinished(item, records) for item in sorted(set(planned) - records.finished)]
     alarms = _wholly_declined(records)
     totals = sum((tally.counts for tally in records.tallies.values()), Counter[str]())
+    complete = not unfinished and not interrupted
+    waived = [_waiver(place, waivers, records, complete=complete) for place in range(len(waivers.every))]
+    out_of_date = sum(bool(entry["stale"]) for entry in waived)
+    code = exit_code(totals, complete=complete, stale=out_of_date, alarms=len(alarms), interrupted=interrupted)
     footer = {
         "items": len(planned),
+        "chunks": _beyond(planned, header["profile"]),
         "unfinished": unfinished,
         "cases": records.cases,
         "verdicts": {status: totals[status] for status in Status if totals[status]},
         "elements": sum(tally.elements for tally in records.tallies.values()),
         "seconds": round(seconds, 1),
-        "complete": not unfinished,
         "alarms": alarms,
-        "exit_code": int(exit_code(totals, complete=not unfinished, alarms=alarms)),
+        "stale_waivers": out_of_date,
+        "interrupted": interrupted,
+        "complete": complete,
+        "exit_code": int(code),
     }
     results = [_result(row, records.tallies[row]) for row in sorted(records.tallies, key=_place)]
     return {
         "header": dict(header),
         "results": results,
         "failures": list(records.failures),
+        "waivers": waived,
         "footer": footer,
     }
 
 
-def exit_code(totals: Mapping[str, int], *, complete: bool, alarms: Sequence[str] = ()) -> Exit:
-    """What the numbers of verdicts by status mean, for a run that reached its end or did not."""
+def exit_code(
+    totals: Mapping[str, int], *, complete: bool, stale: int = 0, alarms: int = 0, interrupted: bool = False
+) -> Exit:
+    """What the numbers of verdicts by status mean, for a run that reached its end or did not.
+
+    ``stale`` waivers have to go; ``alarms`` are operations of which no call was taken.
+    """
+    if interrupted:
+        return Exit.INTERRUPTED
     if totals.get(Status.ERROR) or not complete:
         return Exit.BROKEN
-    if any(totals.get(status) for status in BAD):
+    if stale or any(totals.get(status) for status in BAD):
         return Exit.FAILED
     if not totals.get(Status.PASSED):
         return Exit.NOTHING_JUDGED
@@ -77,6 +106,27 @@ def _wholly_declined(records: Records) -> list[str]:
             said = "; ".join(list(reasons)[:3])
             alarms.append(f"{operation}: every call was declined ({said}): take some, or drop the method")
     return alarms
+
+
+def _beyond(planned: Collection[str], profile: str) -> int:
+    """How many chunks beyond its profile a run has."""
+    numbers = {int(item.rpartition("/")[2]) for item in planned}
+    return sum(number >= PROFILES[profile].chunks for number in numbers)
+
+
+def _waiver(place: int, waivers: Waivers, records: Records, *, complete: bool) -> dict[str, Any]:
+    """A waiver, the verdicts that it spoke of, and why it has to go; a run cut short cannot say that."""
+    waiver, held = waivers.every[place], place in waivers.held
+    counts = records.waivers.get(place, Counter[str]())
+    return {
+        "issue": waiver.issue,
+        "reason": waiver.reason,
+        "where": waiver.given,
+        "launches": waiver.launches,
+        "held": held,
+        "counts": {status: counts[status] for status in Status if counts[status]},
+        "stale": stale(counts) if held and complete else "",
+    }
 
 
 def _unfinished(item: str, records: Records) -> dict[str, Any]:

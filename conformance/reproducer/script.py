@@ -85,6 +85,8 @@ def _check(failure: Failure) -> tuple[snippets.Check, bool]:
         return snippets.HUNG, False
     if verdict.status is not Status.CRASHED:
         return snippets.CHECKS[verdict.property], False
+    if verdict.reason.startswith("held"):
+        return snippets.LEAKED, False
     died = verdict.reason.startswith(("killed", "ended"))
     return (snippets.KILLED, True) if died else (snippets.RAISED, False)
 

@@ -397,6 +397,28 @@ return False
     functions=(GUARDED,),
 )
 
+HELD = '''
+def held():
+    """The physical memory of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+'''
+
+LEAKED = Check(
+    """
+tensors, _ = arguments()
+before = held()
+for calls in range(1, 1001):
+    call(tensors)
+    # far more than allocators keep for themselves
+    if held() - before > 64 * 2**20:
+        print(f"{calls} calls left {(held() - before) / 2**20:.0f} MiB behind")
+        return True
+print(f"{calls} calls left {(held() - before) / 2**20:.0f} MiB behind")
+return False
+""",
+    functions=(HELD,),
+)
+
 HUNG = Check(
     """
 # ends the process with a traceback of where it hangs

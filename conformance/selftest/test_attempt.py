@@ -1,5 +1,6 @@
 """A child that dies or hangs costs one answer; the next question is answered as if nothing had been."""
 
+import mmap
 import os
 import signal
 import time
@@ -7,7 +8,9 @@ import time
 import pytest
 
 from conformance.adapter import Crashed, Hung
-from conformance.attempt import Child
+from conformance.attempt import Child, fair_memory
+
+HOARD: list[bytes] = []  # in the child
 
 
 def _work(question: str) -> str:
@@ -20,6 +23,13 @@ def _work(question: str) -> str:
             os._exit(7)
         case "hang":
             time.sleep(60)
+        case "hoard":
+            HOARD.append(b"x" * 2**26)
+        case "reserve":
+            mmap.mmap(-1, 2**34, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)
+        case "hoard for ever":
+            while True:
+                HOARD.append(b"x" * 2**24)
         case "raise":
             raise ValueError("no such thing")
     return f"{question}, said {os.getpid()}"
@@ -63,6 +73,41 @@ def test_a_hang_is_killed_in_time() -> None:
     assert time.monotonic() - begin < 5
     assert isinstance(child.ask("again"), str)
     child.close()
+
+
+def test_a_child_that_takes_too_much_memory_is_ended() -> None:
+    """Without waiting for its answer, and the next one begins with nothing of it."""
+    child = Child(_work, 60.0, memory=2**29)
+
+    assert isinstance(child.ask("before"), str)
+    assert Crashed("held more than 0.5 GiB of memory") == child.ask("hoard for ever")
+    assert isinstance(child.ask("again"), str)
+    assert child.restarts == 2
+    child.close()
+
+
+def test_memory_that_answers_leave_behind_adds_up() -> None:
+    """A little at each question is too much after some, although every one is answered at once."""
+    child = Child(_work, 60.0, memory=2**29)
+    answers = [child.ask("hoard") for _ in range(9)]
+    child.close()
+
+    assert isinstance(answers[0], str)
+    assert 1 == answers.count(Crashed("held more than 0.5 GiB of memory"))
+
+
+def test_address_space_that_is_only_reserved_is_no_memory() -> None:
+    """A sparse buffer of many GiB, as of large offsets, is the size of what is touched."""
+    child = Child(_work, 60.0, memory=2**29)
+
+    assert isinstance(child.ask("reserve"), str)
+    assert child.restarts == 1
+    child.close()
+
+
+def test_workers_share_the_memory_of_the_machine() -> None:
+    """All of them together leave a part of it to everybody else."""
+    assert 0 < 8 * fair_memory(8) <= fair_memory(1) < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
 
 
 def test_an_exception_of_the_work_is_raised_here() -> None:

@@ -159,6 +159,12 @@ def _called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["run", "right.py", "--report", "right.py"], "right.py"),
         (["run", "right.py", "--report", "right.py/out"], "cannot be written"),
         (["run", "right.py", "--fast"], "No such option"),
+        (["run", "right.py", "--minutes", "-1"], "--minutes"),
+        (["run", "right.py", "--minutes", "1", "--chunk", "2"], "--chunk and --minutes"),
+        (["run", "right.py", "--chunk", "-1"], "--chunk"),
+        (["run", "right.py", "--waivers", "missing.toml"], "missing.toml: cannot be read"),
+        (["run", "right.py", "--waivers", "right.py"], "right.py: is not TOML"),
+        (["run", "right.py", "--waivers", "bad.toml"], "every waiver needs a link to the issue"),
         (["replay", "0123456789", "right.py"], "no JSON, no file, and no id in"),
         (["replay", "{}", "right.py"], "not a case"),
         (["replay", "right.py", "right.py"], "right.py: "),
@@ -182,6 +188,7 @@ def test_bad_usage_is_one_line_that_says_what_to_do(
     vague = cli.SKELETON.replace('contracts = {"rms_norm_gated": "fp32"}', "")
     files = {"right.py": cli.SKELETON, "empty.py": "", "broken.py": "1 / 0", "two.py": two, "vague.py": vague}
     files["odd.py"] = cli.SKELETON.replace('"fp32"', '"fp31"')
+    files["bad.toml"] = "[[waiver]]\nwhere = { n = 1 }\n"
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -233,32 +240,47 @@ def test_help_has_examples_and_the_exit_codes(
     assert "3 nothing was judged" in shown
 
 
+def _saved(file: Path, commit: str, worst: float, **counts: int) -> None:
+    """A report with two rows, of which one is the same in all."""
+    row = {"operation": "rms_norm_gated", "dtype": "float16", "exact": None}
+    results = [
+        {**row, "property": "values", "counts": counts, "worst": worst, "exact": 0.5},
+        {**row, "property": "empty", "counts": {"passed": 3}, "worst": None},
+    ]
+    header = {"torch": "2.13.0", "commit": commit, "numerics": {"threads": 1}}
+    file.write_text(json.dumps({"header": header, "results": results, "failures": [], "footer": {}}))
+
+
 def test_compare_shows_the_rows_that_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit 1 where two reports differ; a row that is the same in both is not shown."""
-
-    def row(prop: str, **counts: int) -> dict[str, Any]:
-        return {
-            "operation": "rms_norm_gated",
-            "property": prop,
-            "dtype": "float16",
-            "counts": counts,
-            "exact": None,
-        }
-
-    for name, failed in (("a.json", 0), ("b.json", 2)):
-        results = [row("values", passed=5, failed=failed), row("empty", passed=3)]
-        text = json.dumps({"header": {"torch": "2.13.0"}, "results": results, "failures": [], "footer": {}})
-        (tmp_path / name).write_text(text, encoding="utf-8")
+    """Exit 1 where a row has other verdicts or another worst error; what both say alike is not shown."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    _saved(Path("a.json"), "c0ffee", 0.25, passed=5)
+    _saved(Path("b.json"), "c0ffee", 0.25, passed=3, failed=2)
+    _saved(Path("c.json"), "c0ffee", 0.2500001, passed=5)
 
     assert 1 == _called(monkeypatch, "compare", "a.json", "b.json")
     shown = capsys.readouterr().out
     assert "rms_norm_gated values float16" in shown
-    assert "2 failed" in shown
-    assert "empty" not in shown
+    assert "3 passed, 2 failed; worst 0.25, exact 50.0000%" in shown
+    assert not {"empty", "torch", "commit", "threads"} & set(shown.split())
+    assert 1 == _called(monkeypatch, "compare", "a.json", "c.json")
+
+
+def test_compare_shows_other_headers_and_decides_by_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same verdicts at another commit are the same verdicts."""
+    monkeypatch.chdir(tmp_path)
+    _saved(Path("a.json"), "c0ffee", 0.25, passed=5)
+    _saved(Path("b.json"), "decade", 0.25, passed=5)
+
+    assert 0 == _called(monkeypatch, "compare", "a.json", "b.json")
+    assert ["commit", "c0ffee", "decade"] == capsys.readouterr().out.split()[2:]
     assert 0 == _called(monkeypatch, "compare", "a.json", "a.json")
+    assert "no difference\n" == capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", [cli.SKELETON, WRONG], ids=["right", "wrong"])

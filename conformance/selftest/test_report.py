@@ -134,6 +134,37 @@ def test_the_exit_code_says_what_the_run_decided(totals: dict[str, int], complet
     assert expected is report.exit_code(totals, complete=complete)
 
 
+@pytest.mark.parametrize("totals", [{"passed": 3}, {"passed": 3, "failed": 1}, {"declined": 9}])
+def test_a_waiver_that_is_out_of_date_fails_what_would_hold(totals: dict[str, int]) -> None:
+    """A stale waiver is a failure like any other, whatever else was judged."""
+    assert Exit.FAILED is report.exit_code(totals, complete=True, stale=1)
+
+
+def test_an_interrupted_run_is_neither_right_nor_broken(tmp_path: Path, shard: journal.Journal) -> None:
+    """It keeps its verdicts and what failed, says that it is not complete, and lists nothing line by line."""
+    shard.started(OTHER, CASE)
+    subject = Subject(Named())
+    header, items = report.header(subject, profile="quick", seed=0), [str(ITEM), str(OTHER)]
+    built = report.build(_written(tmp_path, PASSED, FAILED), header, items, 1.5, interrupted=True)
+    shown = _summary(built, 120)
+
+    assert (False, True, Exit.INTERRUPTED) == tuple(
+        built["footer"][name] for name in ("complete", "interrupted", "exit_code")
+    )
+    assert {"passed": 1, "failed": 1} == built["footer"]["verdicts"]
+    assert "1 of 2 items were not judged to their end" in shown
+    assert str(OTHER) not in shown
+
+
+def test_what_did_not_finish_is_listed_up_to_a_length(tmp_path: Path) -> None:
+    """A suite that breaks at once names some of the items, and counts the others."""
+    items = [Item("rms_norm", "values", "float32", chunk=number) for number in range(30)]
+    shown = _summary(_built(_written(tmp_path, PASSED), ITEM, *items), 120)
+
+    assert 10 == shown.count("float32")
+    assert "and 20 more items did not finish" in shown
+
+
 def test_a_report_is_json_whatever_the_numbers_are(tmp_path: Path, shard: journal.Journal) -> None:
     """NaN and infinities are in no JSON: they are written as text that float() reads."""
     shard.failed(Failure(ITEM, FAILED, CASE, "a note"), tmp_path / "repro.py")

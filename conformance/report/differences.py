@@ -1,0 +1,60 @@
+"""Two reports side by side: what they were judged with, and the rows in which they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from conformance.report.header import facts
+from conformance.report.results import Report
+
+ABSENT = "not in this run"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that two reports say otherwise, as each says it."""
+
+    what: str
+    first: str
+    second: str
+
+
+def of_headers(first: Report, second: Report) -> tuple[Difference, ...]:
+    """Versions, machine, seed, adapter and switches in which two runs differ, and whether each came to its end."""
+    a, b = (
+        {**dict(facts(report["header"])), "complete": str(report["footer"].get("complete"))}
+        for report in (first, second)
+    )
+    names = dict.fromkeys([*a, *b])
+    found = (Difference(name, a.get(name, ABSENT), b.get(name, ABSENT)) for name in names)
+    return tuple(d for d in found if d.first != d.second)
+
+
+def of_results(first: Report, second: Report) -> tuple[Difference, ...]:
+    """The rows whose verdicts, worst error or share of exact demands differ, and those that one has alone."""
+    a, b = ({_key(row): row for row in report["results"]} for report in (first, second))
+    keys = dict.fromkeys([*a, *b])
+    return tuple(
+        Difference(" ".join(key), _said(a.get(key)), _said(b.get(key)))
+        for key in keys
+        if _judged(a.get(key)) != _judged(b.get(key))
+    )
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["operation"], row["property"], row["dtype"]
+
+
+def _judged(row: Mapping[str, Any] | None) -> tuple[object, ...] | None:
+    return None if row is None else (row["counts"], row.get("worst"), row["exact"])
+
+
+def _said(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ABSENT
+    counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in row["counts"].items())
+    if row["exact"] is None:
+        return counts
+    return f"{counts}; worst {float(row['worst']):.6g}, exact {row['exact']:.4%}"

@@ -1,0 +1,78 @@
+"""``report.json`` → ``report.html``: one file that needs nothing beside it, and nothing of the network."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from conformance.case import Case
+from conformance.report import table
+from conformance.report.header import facts
+from conformance.report.results import Report
+
+
+def write_page(path: Path) -> Path:
+    """Write ``report.html`` beside a ``report.json``, from nothing else, and return its path."""
+    target = path.with_suffix(".html")
+    target.write_text(page(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
+    return target
+
+
+def page(report: Report) -> str:
+    """The page of a report."""
+    # package data is found wherever the suite is installed, a zip included
+    templates = Environment(
+        loader=PackageLoader("conformance.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    reasons = table.Reasons()
+    end, totals = table.closing(report)
+    return templates.get_template("report.html.jinja").render(
+        name=report["header"]["adapter"]["name"],
+        end=end,
+        totals=totals,
+        heading=table.heading(report["header"]),
+        tables=table.tables(report, reasons),
+        missing=table.not_implemented(report),
+        reasons=reasons,
+        failures=[{**failure, **_shown(failure)} for failure in report["failures"]],
+        problems=table.problems(report),
+        waivers=[{**waiver, "said": _counts(waiver["counts"])} for waiver in report["waivers"]],
+        facts=list(facts(report["header"])),
+    )
+
+
+def _shown(failure: table.Row) -> dict[str, Any]:
+    """A failure's cases in words, and what replays it from this page alone."""
+    return {
+        "shrunk": str(Case.from_data(failure["case"])),
+        "drawn": str(Case.from_data(failure["original"])),
+        "replay": f"conform replay {shlex.quote(Case.from_data(failure['case']).to_json())}",
+        "first": _first(failure),
+    }
+
+
+def _first(failure: table.Row) -> dict[str, str]:
+    """The first bad element, in the order in which one reads it."""
+    bad = failure["first"]
+    if bad is None:
+        return {}
+    lo, hi = bad["lo"], bad["hi"]
+    return {
+        "element": f"{bad['output']}{bad['index']}",
+        "came out": str(bad["got"]),
+        "allowed": f"{lo} exactly" if lo == hi else f"{lo} to {hi}",
+        "off by": f"{bad['ulps']} ulp",
+        "outside": f"{failure['outside']} of {failure['elements']} elements",
+    }
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items()) or "no verdict"

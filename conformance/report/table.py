@@ -1,0 +1,204 @@
+"""What a report says cell by cell, in words and tones: the terminal and the page show the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from conformance.case import Case
+from conformance.properties import PASSIVE, PROMISES
+from conformance.report.results import Exit, Report
+from conformance.verdict import BAD, NOT_IMPLEMENTED, Status
+
+Row = Mapping[str, Any]  # of a report's results
+
+# a cell and a list are to be read; the rest is in report.json
+MOST_REASONS = 3
+MOST_UNFINISHED = 10
+
+
+class Tone(StrEnum):
+    """How something that is said is meant: it adds nothing to the words but a colour."""
+
+    GOOD = "good"
+    WRONG = "wrong"
+    ASIDE = "aside"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A line of a cell, with the numbers of its footnotes."""
+
+    text: str
+    tone: Tone
+    notes: tuple[int, ...] = ()
+    more: bool = False  # reasons than those of the footnotes
+
+    @property
+    def marks(self) -> str:
+        """The footnotes as ``[1,2,…]``, or nothing."""
+        return f"[{','.join(map(str, self.notes))}{',…' if self.more else ''}]" if self.notes else ""
+
+
+Cell = tuple[Said, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An operation's cells: a line per property with what it promises, a column per dtype."""
+
+    operation: str
+    dtypes: tuple[str, ...]
+    lines: tuple[tuple[str, str, tuple[Cell, ...]], ...]
+
+
+class Reasons:
+    """Footnotes: every reason once, numbered in the order of its first mention."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def of(self, row: Row, status: str) -> tuple[tuple[int, ...], bool]:
+        """The footnotes of a row's verdicts of one status, the most frequent ones; and whether there are more."""
+        reasons = [entry["reason"] for entry in row["reasons"] if entry["status"] == status]
+        numbers = (self._numbers.setdefault(reason, len(self._numbers) + 1) for reason in reasons[:MOST_REASONS])
+        return tuple(sorted(numbers)), len(reasons) > MOST_REASONS
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        return ((number, reason) for reason, number in self._numbers.items())
+
+
+def tables(report: Report, reasons: Reasons) -> tuple[Table, ...]:
+    """A table per operation that has something to show."""
+    every = dict.fromkeys(row["operation"] for row in report["results"])
+    missing = not_implemented(report)
+    return tuple(_table(operation, report, reasons) for operation in every if operation not in missing)
+
+
+def not_implemented(report: Report) -> tuple[str, ...]:
+    """Operations that the adapter does not implement: a line for each, not a table of refusals."""
+    said: dict[str, set[str]] = {}
+    for row in report["results"]:
+        reasons = {entry["reason"] for entry in row["reasons"]}
+        said.setdefault(row["operation"], set()).update(reasons or {""})
+    return tuple(operation for operation, reasons in said.items() if reasons == {NOT_IMPLEMENTED})
+
+
+def _table(operation: str, report: Report, reasons: Reasons) -> Table:
+    rows = {(row["property"], row["dtype"]): row for row in report["results"] if row["operation"] == operation}
+    dtypes = tuple(sorted({dtype for _, dtype in rows}))
+    judged = dict.fromkeys(prop for prop, _ in rows)
+    known = [prop for prop in PROMISES if prop in judged]
+    properties = (*known, *(prop for prop in judged if prop not in PROMISES))
+    lines = (
+        (prop, PROMISES.get(prop, ""), tuple(_cell(rows.get((prop, dtype)), prop, reasons) for dtype in dtypes))
+        for prop in properties
+    )
+    return Table(operation, dtypes, tuple(lines))
+
+
+def _cell(row: Row | None, prop: str, reasons: Reasons) -> Cell:
+    if row is None:
+        return (Said("no call ran" if prop in PASSIVE else "not in this run", Tone.ASIDE),)
+    counts = row["counts"]
+    judged = sum(counts.get(status, 0) for status in (Status.PASSED, *BAD))
+    lines = [_judged(counts, judged)] if judged else []
+    for status, word in _ASIDE.items():
+        if counts.get(status):
+            number = f"{counts[status]} " if judged or status != Status.NOT_JUDGED else ""
+            tone = Tone.WRONG if status == Status.ERROR else Tone.ASIDE
+            lines.append(Said(f"{number}{word}", tone, *reasons.of(row, status)))
+    if row["property"] == "values" and row["exact"] is not None:
+        lines.append(Said(f"worst {float(row['worst']):.3g}", Tone.ASIDE))
+        lines.append(Said(f"exact {share(row['exact'])}", Tone.ASIDE))
+    if row.get("terms"):
+        # the one that is hardest to see; the others are in report.json
+        term, (seen, of) = min(row["terms"].items(), key=lambda each: each[1][0] / each[1][1])
+        lines.append(Said(f"{term} in {seen} of {of}", Tone.ASIDE))
+    return tuple(lines)
+
+
+_ASIDE = {
+    Status.ERROR: "error",
+    Status.DECLINED: "declined",
+    Status.NOT_JUDGED: "not judged",
+    Status.WAIVED: "waived",
+}
+
+
+def _judged(counts: Mapping[str, int], judged: int) -> Said:
+    bad = [f"{counts[status]} {status}" for status in Status if status in BAD and counts.get(status)]
+    if bad:
+        return Said(f"{', '.join(bad)} of {judged}", Tone.WRONG)
+    return Said(f"{judged} ok", Tone.GOOD)
+
+
+def share(part: float) -> str:
+    """A share that says 100 % only where it is everything."""
+    return f"{part:.0%}" if part in {0.0, 1.0} else f"{min(part, 0.9999):.2%}"
+
+
+# --- around the tables --------------------------------------------------------------------------------------
+
+_ENDS = {
+    Exit.HOLDS: ("every judged property holds", Tone.GOOD),
+    Exit.FAILED: ("not every property holds", Tone.WRONG),
+    Exit.NOTHING_JUDGED: ("nothing was judged", Tone.WRONG),
+    Exit.BROKEN: ("the suite itself failed: this run decides nothing", Tone.WRONG),
+    Exit.INTERRUPTED: ("interrupted before its end", Tone.WRONG),
+}
+
+
+def heading(header: Row) -> tuple[str, ...]:
+    """What was judged where, what it declares, and what was drawn."""
+    adapter = header["adapter"]
+    contracts = ", ".join(f"{name}: {contract['text']}" for name, contract in adapter["contracts"].items())
+    chunks = f", chunks {header['chunks']}" if header["chunks"] else ""
+    commit = f", commit {header['commit']}" if header["commit"] else ""
+    versions = f"torch {header['torch']}, triton {header['triton'] or 'not installed'}"
+    return (
+        f"{adapter['name']} on {header['device']}; {versions}",
+        f"declares {contracts or 'no contract'}",
+        f"profile {header['profile']}, seed {header['seed']}{chunks}{commit}",
+    )
+
+
+def problems(report: Report) -> tuple[str, ...]:
+    """A line for everything but a failure that makes a run red."""
+    return (*report["footer"].get("alarms", ()), *stale_waivers(report), *unfinished(report))
+
+
+def stale_waivers(report: Report) -> tuple[str, ...]:
+    """A line for every waiver that has to go."""
+    entries = (entry for entry in report["waivers"] if entry["stale"])
+    return tuple(f"the waiver of {e['issue']} where {e['where']}: {e['stale']}, take it out" for e in entries)
+
+
+def unfinished(report: Report) -> tuple[str, ...]:
+    """What was not judged to its end: counted where somebody ended the run, named where it broke."""
+    footer = report["footer"]
+    entries = footer["unfinished"]
+    if footer["interrupted"] and entries:
+        return (f"{len(entries)} of {footer['items']} items were not judged to their end",)
+    lines = [_stopped(entry) for entry in entries[:MOST_UNFINISHED]]
+    left_out = len(entries) - MOST_UNFINISHED
+    return (*lines, *[f"and {left_out} more items did not finish"] * (left_out > 0))
+
+
+def _stopped(entry: Row) -> str:
+    case = f", while it ran {Case.from_data(entry['case'])}" if entry["case"] else ""
+    return f"{entry['item']} did not finish{case}"
+
+
+def closing(report: Report) -> tuple[Said, str]:
+    """How the run ended, and its totals."""
+    footer, name = report["footer"], report["header"]["adapter"]["name"]
+    said, tone = _ENDS[Exit(footer["exit_code"])]
+    counts = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in footer["verdicts"].items())
+    beyond = f" ({footer['chunks']} chunks beyond the profile)" if footer["chunks"] else ""
+    compared = f"{footer['elements']:,} elements compared in {footer['seconds']:g} s"
+    return Said(
+        f"{name}: {said}", tone
+    ), f"{footer['cases']:,} cases{beyond}, {compared}; verdicts: {counts or 'none'}"

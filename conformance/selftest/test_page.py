@@ -1,0 +1,151 @@
+"""The page says all that the terminal says, from report.json alone, and needs nothing beside it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from conformance import journal, report
+from conformance.item import Failure, Item
+from conformance.report import table
+from conformance.selftest.test_report import BAD, CASE, FAILED, ITEM, OTHER, PASSED, Named
+from conformance.verdict import Status, Subject, Verdict
+from conformance.waivers import Waiver, Waivers, Where
+
+ISSUE = "https://example.org/issues/7"
+VOID = {"meta", "br"}
+
+
+class _Page(HTMLParser):
+    """The words of a page, what it would load, its anchors, and tags that are left open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.classes: set[str] = set()
+        self.named: set[str] = set()
+        self.linked: set[str] = set()
+        self.loads: list[str] = []
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag not in VOID:
+            self.open.append(tag)
+        self.classes |= set(given.get("class", "").split())
+        self.named |= {given[name] for name in ("id",) if name in given}
+        self.linked |= {value[1:] for name, value in given.items() if name == "href" and value.startswith("#")}
+        if tag in {"script", "link", "img", "iframe"} or "src" in given:
+            self.loads.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag == self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+
+@pytest.fixture(name="built")
+def _built(tmp_path: Path) -> report.Report:
+    """A report with every kind of cell, a failure that is full of markup, and waivers."""
+    crashed = Verdict("layout", replace(CASE, seed=4), Status.CRASHED, "killed by SIGSEGV")
+    evil = replace(FAILED, reason="y[1, 2] = <script>alert(1)</script> & more", comparison=FAILED.comparison)
+    waived = Verdict("layout", CASE, Status.WAIVED, f"failed: known ({ISSUE})")
+    declined = [Verdict("values", CASE, Status.DECLINED, f"no {what}") for what in "abcde"]
+    with closing(journal.Journal(tmp_path, "gw0")) as shard:
+        shard.started(ITEM, CASE)
+        for verdict in (PASSED, replace(PASSED, property="metadata"), evil, crashed, *declined):
+            shard.judged(ITEM, verdict)
+        shard.judged(ITEM, waived, (0,))
+        shard.failed(Failure(ITEM, evil, replace(CASE, seed=9), "a note"), tmp_path / "repro_1.py")
+        for seed in range(12):
+            again = replace(crashed, case=replace(CASE, seed=seed))
+            shard.failed(Failure(ITEM, again, again.case, ""), tmp_path / f"repro_2{seed}.py")
+        shard.finished(ITEM)
+        shard.settled(OTHER, Status.NOT_JUDGED, "the adapter does not declare it")
+        shard.finished(OTHER)
+        missing = Item("rms_norm", "values", "float16")
+        shard.settled(missing, Status.DECLINED, "not implemented")
+        shard.finished(missing)
+    where = Where(property=("layout",))
+    waivers = Waivers((Waiver(ISSUE, where, "known"), Waiver(ISSUE + "1", Where(n=(77777,)), given="n = 77777")))
+    header = report.header(Subject(Named()), profile="quick", seed=0)
+    items = [str(item) for item in (ITEM, OTHER, missing)]
+    return report.build(journal.read(tmp_path), header, items, 1.5, waivers=replace(waivers, held=(0, 1)))
+
+
+@pytest.fixture(name="page")
+def _page(built: report.Report, tmp_path: Path) -> Iterator[_Page]:
+    """The page of that report, made of nothing but the file."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps(built), encoding="utf-8")
+    page = _Page(report.write_page(folder / "report.json").read_text(encoding="utf-8"))
+    yield page
+    assert [] == page.open
+
+
+def test_the_page_says_all_that_the_terminal_says(built: report.Report, page: _Page) -> None:
+    """Word by word, but for the brackets of footnotes, the place of the report, and what is cut on a terminal."""
+    console = Console(file=io.StringIO(), width=1000, highlight=False)
+    console.print(report.summary(built, ""))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]  # the file is the StringIO above
+    # footnotes are numbers in brackets there, and links here
+    lines = (re.sub(r" \[[\d,…]+\]", "", line).strip() for line in shown.splitlines() if "─" not in line)
+    phrases = [part for line in lines for part in re.split(r"  +", re.sub(r"^\[\d+\] ", "", line)) if part]
+    said = "".join(page.text.split())
+    cut = [phrase for phrase in phrases if "".join(phrase.split()) not in said]
+
+    # the page has them all
+    assert ["and 3 more failures in report.json"] == cut
+    assert len(phrases) > 60
+
+
+def test_the_page_needs_nothing_beside_it(page: _Page) -> None:
+    """No script, picture, style sheet or font is loaded; a footnote's number leads to its reason."""
+    assert [] == page.loads
+    assert page.linked
+    assert page.linked <= page.named
+
+
+def test_every_failure_is_on_the_page(page: _Page) -> None:
+    """With its smallest case, its first bad element, the remark, the script, and a command that replays it."""
+    for seed in range(12):
+        assert f"repro_2{seed}.py" in page.text
+    assert CASE.id in page.text
+    assert "element y[1, 2] came out nan" in page.text
+    assert f"1.0 to {BAD.hi}" in page.text
+    assert "1 of 6 elements" in page.text
+    assert "a note" in page.text
+    assert str(replace(CASE, seed=9)) in page.text
+    assert f"conform replay '{CASE.to_json()}'" in page.text
+
+
+def test_what_an_implementation_says_is_text(page: _Page) -> None:
+    """Its words cannot become a part of the page."""
+    assert "<script>alert(1)</script> & more" in page.text
+
+
+def test_waivers_are_on_the_page(page: _Page) -> None:
+    """What each waives, and why one has to go."""
+    assert "1 waived" in page.text
+    assert "matches nothing" in page.text
+    assert f"the waiver of {ISSUE}1 where n = 77777: matches nothing, take it out" in page.text
+
+
+def test_colours_add_to_words_and_nothing_else(page: _Page) -> None:
+    """Every tone is styled, in light and in dark."""
+    assert {"good", "wrong", "aside"} <= page.classes
+    assert {str(tone) for tone in table.Tone} <= page.classes

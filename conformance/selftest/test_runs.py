@@ -1,0 +1,244 @@
+"""Whole runs: with waivers, chunk by chunk, and cut short by Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance import cli
+from conformance.adapter import load
+from conformance.cli import SKELETON
+from conformance.item import PROFILES, Item, cases_of, items
+from conformance.judging import judge_item
+from conformance.properties import PROPERTIES
+from conformance.report import Exit
+from conformance.strategies import DTYPES
+from conformance.verdict import Subject
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFORM = "from conformance import cli; cli.main()"
+VALUES = ("--op", "rms_norm_gated", "--property", "values")
+# its bfloat16 rows are wrong, and every width that it is called with is noted
+WRONG = SKELETON.replace(
+    "        y = x.float()\n",
+    "        with open('called', 'a') as called:\n"
+    "            print(x.shape[-1], file=called)\n"
+    "        y = x.float() * (2 if x.dtype == torch.bfloat16 else 1)\n",
+).replace("(x.dtype).contiguous()", "(x.dtype).contiguous() * (2 if x.dtype == torch.bfloat16 else 1)")
+HANGS = SKELETON.replace(
+    "        y = x.float()\n", "        while x.shape[-1] > 100: pass\n        y = x.float()\n"
+)
+
+
+def _started(folder: Path, text: str, *arguments: str, code: str = CONFORM) -> subprocess.Popen[str]:
+    """``conform run`` on an adapter, in a process of its own."""
+    (folder / "mine.py").write_text(text, encoding="utf-8")
+    outside = {n: v for n, v in os.environ.items() if not n.startswith(("PYTEST", "TRITON_", "COV_"))}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "run", "mine.py", "--report", "out", *arguments],
+        cwd=folder,
+        env={**outside, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a process group of its own, as a shell makes one, so that Ctrl-C reaches it and nobody else
+        start_new_session=True,
+    )
+
+
+def _ran(folder: Path, text: str, *arguments: str, code: str = CONFORM) -> tuple[int, str, dict[str, Any]]:
+    """The exit status of a run, what it showed, and its report."""
+    process = _started(folder, text, *arguments, code=code)
+    out, err = process.communicate(timeout=300)
+    report: dict[str, Any] = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
+    assert "Traceback" not in err, err
+    return process.returncode, " ".join(out.split()), report
+
+
+def _rows(report: dict[str, Any]) -> dict[tuple[str, str], tuple[Counter[str], int]]:
+    return {(r["property"], r["dtype"]): (Counter(r["counts"]), r["elements"]) for r in report["results"]}
+
+
+# --- waivers ------------------------------------------------------------------------------------------------
+
+KNOWN = """
+[[waiver]]
+issue = "https://example.org/issues/1"
+reason = "twice too large"
+where = { operation = "rms_norm_gated", property = "values", dtype = "bfloat16" }
+
+[[waiver]]
+issue = "https://example.org/issues/2"
+where = { operation = "rms_norm_gated", n = 128 }
+launches = false
+
+[[waiver]]
+issue = "https://example.org/issues/3"
+where = { device = "cuda" }
+"""
+STALE = """
+[[waiver]]
+issue = "https://example.org/issues/4"
+where = { operation = "rms_norm_gated", dtype = "float16", n = [1, 2, 3, 4, 5, 6, 7, 8, 15, 16, 17, 31, 32, 33] }
+
+[[waiver]]
+issue = "https://example.org/issues/5"
+where = { operation = "rms_norm_gated", n = 77777 }
+"""
+
+
+def test_what_is_known_does_not_fail_a_run(tmp_path: Path) -> None:
+    """Exit 0 although bfloat16 is wrong everywhere; what must not be called is not; all of it is shown."""
+    (tmp_path / "known.toml").write_text(KNOWN, encoding="utf-8")
+    code, shown, report = _ran(tmp_path, WRONG, *VALUES, "--waivers", "known.toml", "-n", "2")
+    wrong, forbidden, elsewhere = report["waivers"]
+
+    assert Exit.HOLDS == code, shown
+    assert "128" not in (tmp_path / "called").read_text(encoding="utf-8").split()
+    assert set(_rows(report)["values", "bfloat16"][0]) <= {"waived", "declined"}
+    assert _rows(report)["values", "float16"][0]["waived"]
+    assert [] == report["failures"]
+    assert wrong["counts"]["waived"]
+    assert forbidden["counts"]["waived"]
+    assert (False, {}, "") == (elsewhere["held"], elsewhere["counts"], elsewhere["stale"])
+    assert 0 == report["footer"]["stale_waivers"]
+    assert "failed: twice too large (https://example.org/issues/1)" in shown
+    assert "not called: https://example.org/issues/2" in shown
+    assert "https://example.org/issues/1" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_waiver_that_is_out_of_date_fails_a_run(tmp_path: Path) -> None:
+    """Exit 1 with nothing else wrong, under pytest as well; each waiver is named with why it has to go."""
+    (tmp_path / "known.toml").write_text(KNOWN + STALE, encoding="utf-8")
+    plain = "import pytest, sys; sys.exit(pytest.main([*'-q -p conformance.plugin --pyargs conformance.suite "
+    plain += "-p no:cacheprovider --adapter mine.py'.split(), *sys.argv[3:]]))"
+    code, shown, report = _ran(tmp_path, WRONG, *VALUES, "--waivers", "known.toml", code=plain)
+    why = [entry["stale"] for entry in report["waivers"]]
+
+    assert Exit.FAILED == code == report["footer"]["exit_code"], shown
+    assert ["", "", "", "nothing that it matches fails any more", "matches nothing"] == why
+    assert 2 == report["footer"]["stale_waivers"]
+    assert [] == report["failures"]
+    assert "the waiver of https://example.org/issues/4" in shown
+    assert "the waiver of https://example.org/issues/5" in shown
+
+
+# --- chunks -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_chunks_beyond_a_profile_draw_as_much_again(profile: str) -> None:
+    """Each has an item per property that draws, cases of its own, and the same ones every time."""
+    subject = Subject(load("native"))
+    number = PROFILES[profile].chunks
+    drawing = [name for name, prop in PROPERTIES.items() if prop.given is None]
+    chunk = items(subject, profile, 3, operations=("rms_norm",), chunk=number)
+    cases = {}
+    for k in (0, number, number + 1):
+        cases[k] = set(cases_of(Item("rms_norm", "determinism", "float16", profile, 3, k), subject))
+
+    strided = Item("rms_norm", "layout", "float16", profile, 3, number)
+    assert len(list(cases_of(strided, subject))) == PROFILES[profile].drawn["layout"] // number
+
+    assert [(name, dtype, number) for name in drawing for dtype in DTYPES] == [
+        (item.property, item.dtype, item.chunk) for item in chunk
+    ]
+    assert cases[number] == set(cases_of(Item("rms_norm", "determinism", "float16", profile, 3, number), subject))
+    assert len(cases[number]) > len(cases[0]) / 2
+    assert not cases[number] & (cases[number + 1] | cases[0])
+
+
+def test_a_chunk_of_a_profile_is_a_part_of_it() -> None:
+    """The numbers from 0 on name the profile's own items, so that each of them can be judged alone."""
+    subject = Subject(load("native"))
+    parts = [items(subject, "ci", chunk=number) for number in range(PROFILES["ci"].chunks)]
+
+    assert set(items(subject, "ci")) == {item for part in parts for item in part}
+
+
+def test_chunks_go_on_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The profile first, whatever the time; then chunk after chunk, of which none begins too late."""
+    now = [0.0]
+    monkeypatch.setattr("conformance.cli.time.monotonic", lambda: now[0])
+
+    def numbers(profile: str, only: int | None, minutes: float | None) -> list[int | None]:
+        now[0], found = 0.0, []
+        for number in cli._chunks(PROFILES[profile], only, minutes):
+            found.append(number)
+            now[0] += 40
+        return found
+
+    assert [None] == numbers("ci", None, None)
+    assert [None, 1, 2] == numbers("quick", None, 2)
+    assert [None, 1, 2, 3] == numbers("quick", None, 2.5)
+    assert [None, 4] == numbers("ci", None, 1)
+    assert [7] == numbers("quick", 7, None)
+    assert PROFILES["nightly"].minutes * 60 / 40 == len(numbers("nightly", None, None))
+
+
+def test_a_chunk_is_the_same_alone_and_in_a_run(tmp_path: Path) -> None:
+    """Two chunks of one run on two workers are what each is elsewhere; name and header have their numbers."""
+    both = "from conformance import cli; cli._chunks = lambda *given: [1, 2]; cli.main()"
+    code, shown, report = _ran(tmp_path, SKELETON, *VALUES, "-n", "2", "--seed", "5", code=both)
+    one, _, alone = _ran(tmp_path, SKELETON, *VALUES, "-n", "1", "--seed", "5", "--chunk", "2")
+    here = Counter[str]()
+    subject = Subject(load(str(tmp_path / "mine.py")))
+    for item in items(subject, "quick", 5, operations=("rms_norm_gated",), properties=("values",), chunk=1):
+        here.update(verdict.status for verdict in judge_item(item, subject))
+
+    assert Exit.HOLDS == code == one, shown
+    assert "chunks 1 to 2" in shown
+    assert "2 chunks beyond the profile" in shown
+    assert ["1 to 2", "2"] == [made["header"]["chunks"] for made in (report, alone)]
+    assert [2, 1] == [made["footer"]["chunks"] for made in (report, alone)]
+    assert set(report["footer"]["verdicts"].items()) == set((here + Counter(alone["footer"]["verdicts"])).items())
+
+
+# --- interruptions ------------------------------------------------------------------------------------------
+
+
+def _wait_for_a_verdict(folder: Path) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if any(b'"passed"' in shard.read_bytes() for shard in folder.glob("out/journal-*/journal-*.jsonl")):
+            return
+        time.sleep(0.05)
+    pytest.fail("no verdict within two minutes")
+
+
+@pytest.mark.parametrize(
+    ("workers", "kill"), [("1", os.kill), ("2", os.killpg)], ids=["one_process", "the_group_of_a_terminal"]
+)
+def test_an_interrupted_run_leaves_what_it_judged(
+    workers: str, kill: Callable[[int, int], None], tmp_path: Path
+) -> None:
+    """While calls hang: 130, a report marked incomplete with its verdicts, a line about the rest, no process."""
+    process = _started(tmp_path, HANGS, *VALUES, "-n", workers)
+    _wait_for_a_verdict(tmp_path)
+    kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    shown = " ".join(out.split())
+
+    assert Exit.INTERRUPTED == process.returncode == 130, out + err
+    assert (True, False) == (report["footer"]["interrupted"], report["footer"]["complete"])
+    assert report["footer"]["verdicts"]["passed"]
+    left = len(report["footer"]["unfinished"])
+    assert 0 < left <= 3
+    assert f"{left} of 3 items were not judged to their end" in shown
+    assert "mynorms: interrupted before its end" in shown
+    assert "did not finish" not in shown
+    assert "Traceback" not in err
+    assert [] == [path.name for path in (tmp_path / "out").glob("journal-*")]
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
