@@ -175,4 +175,5 @@ MROPE = Operation(
     token_axes={"q": 0, "k": 0, "positions": -1},
     unseen=frozenset(UNSEEN),
     copies=copies,
+    in_place={output: name for name, output in ROTATED.items()},
 )
