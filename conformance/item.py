@@ -17,7 +17,7 @@ from conformance.case import Case
 from conformance.corpus import model_shapes, saved_cases
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
-from conformance.strategies import DTYPES, Scope, covering_array, enumerated_cases
+from conformance.strategies import DTYPES, Scope, enumerated_cases, pinned_rows
 from conformance.verdict import Subject, Verdict
 
 # tokens of a decode batch that the interpreter judges of a real model; a GPU judges all
@@ -75,7 +75,7 @@ PROFILES = {
             "quick",
             strength=2,
             limit=20.0,
-            drawn={"": 16, "values": 20, "layout": 30, "specials": 16, "parity": 40},
+            drawn={"": 16, "values": 20, "layout": 30, "specials": 16, "parity": 40, "sensitivity": 12},
             enumerates=frozenset({"values", "layout", "specials"}),
             chunks=1,
         ),
@@ -83,7 +83,7 @@ PROFILES = {
             "ci",
             strength=3,
             limit=60.0,
-            drawn={"": 100, "values": 400, "layout": 800, "specials": 400, "parity": 300},
+            drawn={"": 100, "values": 400, "layout": 800, "specials": 400, "parity": 300, "sensitivity": 40},
             enumerates=frozenset({"values", "layout", "specials"}),
             chunks=4,
         ),
@@ -190,29 +190,49 @@ def cases_of(item: Item, subject: Subject) -> Iterator[Case]:
     if prop.given is not None:
         yield from prop.given(OPERATIONS[item.operation], scope)
         return
-    if prop.name == "layout" and not _beyond(item):
+    if prop.name == "layout" and not beyond(item):
         known = [case for case in _known(item, subject) if case.dtype == item.dtype]
         yield from known[item.chunk :: _parts(item)]
+    if prop.like:
+        yield from _sample(item, list(chosen_cases(replace(item, property=prop.like), scope)))
+        return
     yield from chosen_cases(item, scope)
+
+
+def _sample(item: Item, cases: list[Case]) -> Iterator[Case]:
+    """As many cases as the profile grants the item, evenly over the list: it begins with the covering array."""
+    step = max(1, len(cases) // _count(item))
+    yield from cases[::step]
 
 
 def chosen_cases(item: Item, scope: Scope) -> Iterator[Case]:
     """The item's part of the covering array of a scope, then drawn ones; beyond the profile drawn ones alone."""
-    operation, profile = OPERATIONS[item.operation], PROFILES[item.profile]
-    if item.property in profile.enumerates and not _beyond(item):
-        listed = enumerated_cases(
-            operation.factors,
-            operation.complete,
-            scope,
-            strength=_strength(item, scope),
-            seed=item.array_seed(),
-        )
-        yield from list(listed)[item.chunk :: _parts(item)]
-    count = profile.drawn.get(item.property, profile.drawn[""]) // _parts(item)
-    yield from _drawn(item, scope, count)
+    yield from listed_cases(item, scope)
+    yield from _drawn(item, scope, _count(item))
 
 
-def _beyond(item: Item) -> bool:
+def listed_cases(item: Item, scope: Scope) -> list[Case]:
+    """The item's part of the covering array of a scope, none where it only draws."""
+    if item.property not in PROFILES[item.profile].enumerates or beyond(item):
+        return []
+    operation = OPERATIONS[item.operation]
+    listed = enumerated_cases(
+        operation.factors,
+        operation.complete,
+        scope,
+        strength=strength(item, scope.device),
+        seed=item.array_seed(),
+    )
+    return list(listed)[item.chunk :: _parts(item)]
+
+
+def _count(item: Item) -> int:
+    """Cases that an item draws beside the listed ones."""
+    drawn = PROFILES[item.profile].drawn
+    return drawn.get(item.property, drawn[""]) // _parts(item)
+
+
+def beyond(item: Item) -> bool:
     """Whether an item's chunk comes after those of the profile: then it draws, and enumerates nothing."""
     return item.chunk >= PROFILES[item.profile].chunks
 
@@ -222,9 +242,9 @@ def _parts(item: Item) -> int:
     return profile.chunks if item.property in profile.enumerates else 1
 
 
-def _strength(item: Item, scope: Scope) -> int:
+def strength(item: Item, device: str) -> int:
     """Of the covering array. Every assignment may compile a kernel: pairs are what a GPU has the time for."""
-    return PROFILES[item.profile].strength if scope.device == "cpu" else 2
+    return PROFILES[item.profile].strength if device == "cpu" else 2
 
 
 def _known(item: Item, subject: Subject) -> Iterator[Case]:
@@ -250,7 +270,12 @@ def _drawn(item: Item, scope: Scope, count: int) -> Iterator[Case]:
     operation = OPERATIONS[item.operation]
     levels = scope.levels(operation.factors)
     rng = random.Random(item.draw_seed())  # noqa: S311 - reproducible, not secret
-    rows = None if scope.device == "cpu" else covering_array(levels, _strength(item, scope), item.array_seed())
+    if scope.device == "cpu":
+        for _ in range(count):
+            picked = {name: rng.choice(choices) for name, choices in levels.items()}
+            yield operation.complete(picked, rng, scope)
+        return
+    rows = pinned_rows(operation.factors, scope, strength=strength(item, scope.device), seed=item.array_seed())
     for _ in range(count):
-        picked = rng.choice(rows) if rows else {name: rng.choice(choices) for name, choices in levels.items()}
-        yield operation.complete(picked, rng, scope)
+        assignment, pinned = rng.choice(rows)
+        yield operation.complete(assignment, rng, pinned)

@@ -22,7 +22,17 @@ from conformance.adapter import UsageError, load
 from conformance.attempt import GIB, Child, fair_memory, single_threaded
 from conformance.case import Case
 from conformance.item import PROFILES, Failure, Item, items
-from conformance.judging import Answer, asked, explain, follow, judge, judge_item, unjudged
+from conformance.judging import (
+    Answer,
+    asked,
+    explain,
+    follow,
+    judge,
+    judge_item,
+    share_of_array,
+    unjudged,
+    vacuous,
+)
 from conformance.properties import PROPERTIES
 from conformance.verdict import BAD, Status, Subject
 from conformance.waivers import NONE, Run, Waivers
@@ -134,15 +144,21 @@ class Judging:
             self.counts[status] += 1
             pytest.skip(f"{status}: {why}")
         failures: dict[str, Failure] = {}
+        judged = []
         verdicts = judge_item(item, self.subject, self.ask, lambda case: self._begun(item, case))
         for verdict in map(self.waivers.applied, verdicts):
+            judged.append(verdict)
             self.journal.judged(item, verdict, self.waivers.of(verdict))
             self.counts[verdict.status] += 1
             if verdict.status in BAD and verdict.property not in failures:
                 failures[verdict.property] = self._explained(
                     explain(item, self.subject, verdict, self._ask_unexpected, self._follow)
                 )
-        self.journal.finished(item)
+        self.journal.finished(item, share_of_array(item, self.subject, judged))
+        if empty := vacuous(item, judged):
+            self.journal.settled(item, Status.ERROR, empty)
+            self.counts[Status.ERROR] += 1
+            pytest.fail(f"{item}: {empty}", pytrace=False)
         return list(failures.values())
 
     def _begun(self, item: Item, case: Case) -> None:

@@ -13,6 +13,7 @@ from conformance.properties.parity import PARITY
 from conformance.properties.position_invariance import POSITION_INVARIANCE
 from conformance.properties.property import Property
 from conformance.properties.row_independence import ROW_INDEPENDENCE
+from conformance.properties.sensitivity import SENSITIVITY
 
 PROPERTIES: dict[str, Property] = {
     item.name: item
@@ -28,6 +29,7 @@ PROPERTIES: dict[str, Property] = {
         ROW_INDEPENDENCE,
         EMPTY,
         ERRORS,
+        SENSITIVITY,
     )
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from conformance.case import Case
@@ -18,6 +18,11 @@ def nothing_against(subject: Subject, dtype: str) -> str:
     return ""
 
 
+def nothing_to_add(operation: str, verdicts: Iterable[Verdict]) -> str:
+    """Each verdict speaks for itself."""
+    return ""
+
+
 def everything(operation: Operation) -> Fixed:
     """Every level of every factor."""
     return ()
@@ -28,8 +33,9 @@ class Property:
     """A promise and how one case of it is judged.
 
     ``judge`` runs where the implementation runs. ``fixed`` narrows the operation's factors to the levels that
-    can test the promise. ``given`` lists cases in place of drawing them. ``cannot`` says why a subject cannot be
-    judged here, or nothing.
+    can test the promise. ``given`` lists cases in place of drawing them; ``like`` names the property whose cases
+    are sampled instead. ``cannot`` says why a subject cannot be judged here, or nothing. ``concluded`` says, of an
+    operation and all verdicts on an item, why together they are no evidence, or nothing.
     """
 
     name: str
@@ -38,6 +44,8 @@ class Property:
     fixed: Callable[[Operation], Fixed] = everything
     given: Callable[[Operation, Scope], tuple[Case, ...]] | None = None
     cannot: Callable[[Subject, str], str] = nothing_against
+    like: str = ""
+    concluded: Callable[[str, Iterable[Verdict]], str] = nothing_to_add
 
 
 def contiguous(operation: Operation) -> Fixed:

@@ -43,7 +43,8 @@ def page(report: Report) -> str:
         missing=table.not_implemented(report),
         reasons=reasons,
         failures=[{**failure, **_shown(failure)} for failure in report["failures"]],
-        problems=(*table.stale_waivers(report), *table.unfinished(report)),
+        problems=table.problems(report),
+        evidence=table.evidence(report),
         waivers=[{**waiver, "said": _counts(waiver["counts"])} for waiver in report["waivers"]],
         facts=list(facts(report["header"])),
     )

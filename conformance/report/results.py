@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from conformance.case import Case
 from conformance.item import PROFILES
 from conformance.journal import Records, Tally, number
 from conformance.properties import PROMISES
-from conformance.verdict import BAD, Status
+from conformance.verdict import BAD, NOT_IMPLEMENTED, Status
 from conformance.waivers import NONE, Waivers, stale
 
 Report = dict[str, Any]  # as it stands in report.json
@@ -44,11 +44,12 @@ def build(
     ``planned`` are the items (as text) that this run set out to judge, ``waivers`` those that it is held against.
     """
     unfinished = [_unfinished(item, records) for item in sorted(set(planned) - records.finished)]
+    alarms = _wholly_declined(records)
     totals = sum((tally.counts for tally in records.tallies.values()), Counter[str]())
     complete = not unfinished and not interrupted
     waived = [_waiver(place, waivers, records, complete=complete) for place in range(len(waivers.every))]
     out_of_date = sum(bool(entry["stale"]) for entry in waived)
-    code = exit_code(totals, complete=complete, stale=out_of_date, interrupted=interrupted)
+    code = exit_code(totals, complete=complete, stale=out_of_date, alarms=alarms, interrupted=interrupted)
     footer = {
         "items": len(planned),
         "chunks": _beyond(planned, header["profile"]),
@@ -60,6 +61,7 @@ def build(
         "stale_waivers": out_of_date,
         "interrupted": interrupted,
         "complete": complete,
+        "alarms": alarms,
         "exit_code": int(code),
     }
     results = [_result(row, records.tallies[row]) for row in sorted(records.tallies, key=_place)]
@@ -72,7 +74,14 @@ def build(
     }
 
 
-def exit_code(totals: Mapping[str, int], *, complete: bool, stale: int = 0, interrupted: bool = False) -> Exit:
+def exit_code(
+    totals: Mapping[str, int],
+    *,
+    complete: bool,
+    stale: int = 0,
+    alarms: Sequence[str] = (),
+    interrupted: bool = False,
+) -> Exit:
     """What the numbers of verdicts by status mean, for a run that reached its end or did not."""
     if interrupted:
         return Exit.INTERRUPTED
@@ -80,7 +89,25 @@ def exit_code(totals: Mapping[str, int], *, complete: bool, stale: int = 0, inte
         return Exit.BROKEN
     if stale or any(totals.get(status) for status in BAD):
         return Exit.FAILED
-    return Exit.HOLDS if totals.get(Status.PASSED) else Exit.NOTHING_JUDGED
+    if not totals.get(Status.PASSED):
+        return Exit.NOTHING_JUDGED
+    return Exit.FAILED if alarms else Exit.HOLDS
+
+
+def _wholly_declined(records: Records) -> list[str]:
+    """Operations that an adapter says to implement, and of which it took no call: what passes is of the others."""
+    alarms = []
+    for operation in dict.fromkeys(operation for operation, _, _ in records.tallies):
+        tallies = [tally for (name, _, _), tally in records.tallies.items() if name == operation]
+        counts = sum((tally.counts for tally in tallies), Counter[str]())
+        reasons = {
+            reason: None for tally in tallies for status, reason in tally.reasons if status == Status.DECLINED
+        }
+        reasons.pop(NOT_IMPLEMENTED, None)
+        if reasons and not any(counts[status] for status in (Status.PASSED, Status.WAIVED, *BAD)):
+            said = "; ".join(list(reasons)[:3])
+            alarms.append(f"{operation}: every call was declined ({said}): take some, or drop the method")
+    return alarms
 
 
 def _beyond(planned: Collection[str], profile: str) -> int:
@@ -120,6 +147,11 @@ def _result(row: tuple[str, str, str], tally: Tally) -> dict[str, Any]:
         {"status": status, "reason": reason, "count": count}
         for (status, reason), count in tally.reasons.most_common()
     ]
+    beside: dict[str, Any] = (
+        {"terms": {term: list(counts) for term, counts in tally.terms.items()}} if tally.terms else {}
+    )
+    if tally.array[1]:
+        beside["array"] = list(tally.array)
     return {
         "operation": operation,
         "property": prop,
@@ -129,6 +161,7 @@ def _result(row: tuple[str, str, str], tally: Tally) -> dict[str, Any]:
         "worst": number(tally.worst) if tally.elements else None,
         "exact": tally.exact / tally.elements if tally.elements else None,
         "reasons": reasons,
+        **beside,
     }
 
 

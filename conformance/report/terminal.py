@@ -43,7 +43,7 @@ def summary(report: Report, place: str) -> RenderableType:
     left_out = len(report["failures"]) - MOST_FAILURES
     if left_out > 0:
         parts.append(Text(f"and {left_out} more failures in report.json", style=WRONG))
-    parts += [Text(line, style=WRONG) for line in (*table.stale_waivers(report), *table.unfinished(report))]
+    parts += [Text(line, style=WRONG) for line in table.problems(report)]
     end, totals = table.closing(report)
     parts.append(Text.assemble("\n", _line(end), f"\n{totals}\n{place}"))
     return Group(*parts)

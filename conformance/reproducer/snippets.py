@@ -176,6 +176,14 @@ for poison in (0xFF, 0x7B):
     if memory.damaged():
         print("memory beside an allocation of the call was written")
         wrong = True
+    if {out.untyped_storage().data_ptr() for out in results[-1]} & {
+        raw.untyped_storage().data_ptr() for raw in buffers.values()
+    }:
+        print("an output is a view of an argument")
+        wrong = True
+if len({out.untyped_storage().data_ptr() for outputs in results for out in outputs}) < sum(map(len, results)):
+    print("two outputs lie in the same memory")
+    wrong = True
 if not all(same_bits(a, b) for a, b in zip(*results, strict=True)):
     print("the result changes with what lies beside the arguments or in fresh memory")
     wrong = True
@@ -190,7 +198,7 @@ missing = []
 for poison in (0xFF, 0x7B):
     with Guarded(poison):
         outputs = call(arguments(poison)[0])
-    octets = [out.contiguous().reshape(-1, 1).view(torch.uint8) for out in outputs]
+    octets = [out.contiguous().flatten()[:, None].contiguous().view(torch.uint8) for out in outputs]
     missing.append([(part == poison).all(-1) for part in octets])
 count = sum(int((a & b).sum()) for a, b in zip(*missing, strict=True))
 print(f"{count} elements were never written")
