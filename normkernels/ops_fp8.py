@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from normkernels import describe, fp8, library, native, routes
+from normkernels import describe_fp8, fp8, library, native, routes
 from normkernels.dispatch import Path
 from normkernels.kernels import plans
 from normkernels.library import Given
@@ -59,7 +59,7 @@ def rms_norm_fp8(
         key = routes.key("rms_norm_fp8", x, weight, residual, flags)
     route = routes.known(key)
     if route is None:
-        call, resolved = describe.rms_norm_fp8(
+        call, resolved = describe_fp8.rms_norm_fp8(
             x,
             weight,
             eps=eps,
@@ -115,7 +115,7 @@ def rms_norm_gated_fp8(
         )
     route = routes.known(key)
     if route is None:
-        call, resolved = describe.rms_norm_gated_fp8(
+        call, resolved = describe_fp8.rms_norm_gated_fp8(
             x,
             gate,
             weight,
