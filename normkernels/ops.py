@@ -8,6 +8,7 @@ from normkernels import describe, library, native, routes
 from normkernels.dispatch import Path
 from normkernels.kernels import plans
 from normkernels.library import Given
+from normkernels.results import memory
 
 # y, or (y, s) where a residual is added
 Normed = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
@@ -166,10 +167,9 @@ def _run_rms_norm(
     # here, because the package must import without triton
     from normkernels.kernels.rms_norm import rms_norm_fwd
 
-    if out is None:
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    if residual is not None and residual_out is None:
-        residual_out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out = memory(out, x)
+    if residual is not None:
+        residual_out = memory(residual_out, x)
     if elements := x.numel():
         width = x.shape[-1]
         plan = plans.general(elements // width, width, plans.TABLE)
@@ -188,8 +188,7 @@ def _run_gated(
     # here, because the package must import without triton
     from normkernels.kernels.rms_norm_gated import rms_norm_gated_fwd
 
-    if out is None:
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out = memory(out, x)
     if elements := x.numel():
         width = route.flags["width"]
         rows = elements // width

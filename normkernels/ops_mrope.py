@@ -10,6 +10,7 @@ from normkernels import describe_mrope, library, native, routes
 from normkernels.dispatch import Path
 from normkernels.kernels import plans
 from normkernels.library import Given
+from normkernels.results import memory
 
 # q and k
 Rotated = tuple[torch.Tensor, torch.Tensor]
@@ -111,12 +112,7 @@ def _run_mrope(
     # here, because the package must import without triton
     from normkernels.kernels.mrope import mrope_fwd
 
-    if in_place:
-        # what autograd has kept of them is not theirs any more
-        torch.autograd.graph.increment_version((q, k))
-        q_out, k_out = q, k
-    else:
-        q_out, k_out = (torch.empty(each.shape, dtype=each.dtype, device=each.device) for each in (q, k))
+    q_out, k_out = (memory(each if in_place else None, each) for each in (q, k))
     if q.numel() or k.numel():
         width = route.flags["head_dim"]
         q_heads, k_heads = (each.numel() // (each.shape[0] * width) for each in (q, k))

@@ -116,6 +116,7 @@ ENVIRONMENT = {Reason.NO_TRITON, Reason.NO_GPU}
 GPU = {Reason.FP8_DTYPE}
 # Against the plans for contiguous gated rows; and a gradient, which is refused here.
 ELSEWHERE = {
+    Reason.HEAD_DIM_LIMIT,
     Reason.NO_GATE,
     Reason.GROUPED,
     Reason.GATE_FIRST,
