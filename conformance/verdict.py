@@ -370,8 +370,9 @@ def _bits(values: torch.Tensor) -> torch.Tensor:
 
 
 def _poisoned(values: torch.Tensor, poison: int) -> torch.Tensor:
-    # flat first: a dimension of one element may have any stride, and bytes are viewed along the last
-    as_bytes = values.contiguous().flatten().view(torch.uint8).reshape(-1, values.element_size())
+    # a copy: even a contiguous tensor may have any stride along a dimension of one element, and bytes may not
+    flat = values.flatten().clone(memory_format=torch.contiguous_format)
+    as_bytes = flat.view(torch.uint8).reshape(-1, values.element_size())
     return (as_bytes == poison).all(-1).reshape(values.shape)
 
 

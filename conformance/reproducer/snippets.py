@@ -215,7 +215,8 @@ missing = []
 for poison in (0xFF, 0x7B):
     with Guarded(poison):
         outputs = call(arguments(poison)[0])
-    octets = [out.contiguous().flatten()[:, None].contiguous().view(torch.uint8) for out in outputs]
+    flat = [out.flatten().clone(memory_format=torch.contiguous_format) for out in outputs]
+    octets = [part.view(torch.uint8).reshape(part.numel(), -1) for part in flat]
     missing.append([(part == poison).all(-1) for part in octets])
 count = sum(int((a & b).sum()) for a, b in zip(*missing, strict=True))
 print(f"{count} elements were never written")
