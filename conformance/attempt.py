@@ -52,8 +52,8 @@ class Child(Generic[Question, Answer]):
     """A process that answers questions with ``work``.
 
     ``limit`` is in seconds a question; ``healthy`` says, after each, whether the process can go on: a GPU
-    context may be beyond use although the process lives. ``memory`` is what it may hold, in bytes of physical
-    memory: address space would also count what a sparse buffer only reserves, and what a GPU's driver maps.
+    context may be beyond use although the process lives. ``memory`` is what it may add to what
+    it began with, in bytes of physical memory: address space would also count what a sparse buffer only reserves, and what a GPU's driver maps.
     """
 
     work: Callable[[Question], Answer]
@@ -63,6 +63,7 @@ class Child(Generic[Question, Answer]):
     restarts: int = 0
     _process: ForkProcess | None = field(default=None, init=False)
     _pipe: Connection | None = field(default=None, init=False)
+    _inherited: int = field(default=0, init=False)  # bytes that a new child shares with its parent
 
     def ask(self, question: Question, limit: float | None = None) -> Answer | Crashed | Hung:
         """The answer, or what became of the process instead. An exception of ``work`` itself is raised here."""
@@ -100,7 +101,7 @@ class Child(Generic[Question, Answer]):
         """What a process that holds too much is ended for: the next to ask for memory may be somebody else."""
         if self.memory is None or self._process is None:
             return None
-        if _resident(self._process.pid) <= self.memory:
+        if _resident(self._process.pid) - self._inherited <= self.memory:
             return None
         return Crashed(f"held more than {self.memory / GIB:.3g} GiB of memory")
 
@@ -117,6 +118,7 @@ class Child(Generic[Question, Answer]):
             self._buried()
         ours, theirs = _FORK.Pipe()
         self._process = _FORK.Process(target=_serve, args=(theirs, ours, self.work, self.healthy), daemon=True)
+        self._inherited = _resident(os.getpid())
         self._process.start()
         theirs.close()
         self._pipe = ours
