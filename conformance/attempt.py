@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -31,12 +32,11 @@ _FORK = multiprocessing.get_context("fork")
 GIB = 2**30
 _GLANCE = 0.25  # seconds between two looks at the memory of a process that has not answered yet
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
-_PAGE = os.sysconf("SC_PAGESIZE")
 
 
 def fair_memory(workers: int) -> int:
     """What the child of one of ``workers`` may hold, in bytes: all of them leave a fifth of the machine free."""
-    machine = os.sysconf("SC_PHYS_PAGES") * _PAGE
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
     with contextlib.suppress(OSError, ValueError):  # no such file, or no limit: "max"
         machine = min(machine, int(_CONTAINER.read_text(encoding="ascii")))
     return machine * 4 // (5 * workers)
@@ -52,8 +52,9 @@ class Child(Generic[Question, Answer]):
     """A process that answers questions with ``work``.
 
     ``limit`` is in seconds a question; ``healthy`` says, after each, whether the process can go on: a GPU
-    context may be beyond use although the process lives. ``memory`` is what it may add to what
-    it began with, in bytes of physical memory: address space would also count what a sparse buffer only reserves, and what a GPU's driver maps.
+    context may be beyond use although the process lives. ``memory`` is what it may add to what it began with, in
+    bytes of physical memory: address space would also count what a sparse buffer only reserves, and what a GPU's
+    driver maps.
     """
 
     work: Callable[[Question], Answer]
@@ -140,11 +141,13 @@ class Child(Generic[Question, Answer]):
 
 
 def _resident(pid: int | None) -> int:
-    """The physical memory of a process in bytes; nothing where the system does not say."""
+    """The physical memory of a process in bytes, files aside; nothing where the system does not say."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
-    except (OSError, IndexError):
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    except OSError:
         return 0
+    found = re.search(r"^RssAnon:\s*(\d+) kB$", status, re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
 
 
 def _serve(
