@@ -39,6 +39,25 @@ class BadElement:
 
 
 @dataclass(frozen=True, slots=True)
+class Errors:
+    """Signed errors of outputs from the middles of their intervals before the store, added up, in ulp.
+
+    ``up``: towards infinity; ``away``: away from zero; ``half``: the half widths of the intervals. Of ``count``
+    elements, those that are ordinary numbers.
+    """
+
+    up: float = 0.0
+    away: float = 0.0
+    half: float = 0.0
+    count: int = 0
+
+    def __add__(self, other: Errors) -> Errors:
+        return Errors(
+            self.up + other.up, self.away + other.away, self.half + other.half, self.count + other.count
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Counts over elements.
 
@@ -51,6 +70,7 @@ class Comparison:
     exact: int = 0
     worst: float = 0.0
     first: BadElement | None = None
+    errors: Errors = Errors()
 
     def __add__(self, other: Comparison) -> Comparison:
         return Comparison(
@@ -59,6 +79,7 @@ class Comparison:
             self.exact + other.exact,
             max(self.worst, other.worst),
             self.first or other.first,
+            self.errors + other.errors,
         )
 
 
@@ -83,24 +104,37 @@ def compare(
     allowed = rounded(before_store, output.dtype)
     inside = allowed.contains(got)
     outside = int((~inside).sum())
-    worst = _needed_share(got, before_store, output.dtype)
+    middle, half = (before_store.lo + before_store.hi) / 2, (before_store.hi - before_store.lo) / 2
+    worst = _needed_share(got, middle, half, output.dtype)
     return Comparison(
         elements=got.numel(),
         outside=outside,
         exact=int(((allowed.lo == allowed.hi) & ~allowed.nan).sum()),
         worst=float(worst.max()) if worst.numel() else 0.0,
         first=_first(name, got, allowed, inside, shape, row, output.dtype) if outside else None,
+        errors=_errors(got, middle, half, output.dtype),
     )
 
 
-def _needed_share(got: torch.Tensor, interval: Interval, dtype: torch.dtype) -> torch.Tensor:
+def _needed_share(
+    got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
     """How much of the half width is needed before half an ulp of the store explains the output."""
-    middle = (interval.lo + interval.hi) / 2
-    half = (interval.hi - interval.lo) / 2
     missing = ((got - middle).abs() - _ulp(got, dtype) / 2).clamp(min=0.0)
     # a number that may also be flushed to zero says nothing about the bound
     narrow = (half > 0) & (half < middle.abs() * NARROW)
     return torch.where(narrow, missing / half, 0.0)
+
+
+def _errors(got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, dtype: torch.dtype) -> Errors:
+    """The signed errors, where the output and what it may be are finite and normal."""
+    size = middle.abs()
+    ordinary = got.isfinite() & half.isfinite() & (size >= torch.finfo(dtype).smallest_normal)
+    per_ulp = torch.where(ordinary, 1.0 / _ulp(middle, dtype), 0.0)
+    error = torch.where(ordinary, (got - middle) * per_ulp, 0.0)
+    away = (error * middle.sign()).nansum()
+    widths = torch.where(ordinary, half * per_ulp, 0.0)
+    return Errors(float(error.sum()), float(away), float(widths.sum()), int(ordinary.sum()))
 
 
 def _ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -65,6 +65,11 @@ class Profile:
     chunks: int
 
 
+# one case of these makes many calls
+FEW_QUICK = {"scale": 6, "bias": 6, "chain": 1, "state": 4, "threads": 3}
+FEW_CI = {name: 8 * count for name, count in FEW_QUICK.items()}
+FEW_NIGHTLY = {name: 64 * count for name, count in FEW_QUICK.items()}
+
 PROFILES = {
     profile.name: profile
     for profile in (
@@ -72,7 +77,7 @@ PROFILES = {
             "quick",
             strength=2,
             limit=20.0,
-            drawn={"": 16, "values": 20, "layout": 30, "specials": 16, "parity": 40},
+            drawn={"": 16, "values": 20, "layout": 30, "specials": 16, "parity": 40} | FEW_QUICK,
             enumerates=frozenset({"values", "layout", "specials"}),
             chunks=1,
         ),
@@ -80,7 +85,7 @@ PROFILES = {
             "ci",
             strength=3,
             limit=60.0,
-            drawn={"": 100, "values": 400, "layout": 800, "specials": 400, "parity": 300},
+            drawn={"": 100, "values": 400, "layout": 800, "specials": 400, "parity": 300} | FEW_CI,
             enumerates=frozenset({"values", "layout", "specials"}),
             chunks=4,
         ),
@@ -88,7 +93,7 @@ PROFILES = {
             "nightly",
             strength=3,
             limit=60.0,
-            drawn={"": 1000, "values": 8000, "layout": 16000, "specials": 8000, "parity": 4000},
+            drawn={"": 1000, "values": 8000, "layout": 16000, "specials": 8000, "parity": 4000} | FEW_NIGHTLY,
             enumerates=frozenset({"values", "layout", "specials"}),
             chunks=8,
         ),

@@ -44,7 +44,8 @@ def unjudged(item: Item, subject: Subject) -> tuple[Status, str] | None:
         return Status.DECLINED, NOT_IMPLEMENTED
     if subject.unfaithful and item.dtype != "float32":
         return Status.NOT_JUDGED, subject.unfaithful
-    cannot = PROPERTIES[item.property].cannot(subject, item.dtype)
+    prop = PROPERTIES[item.property]
+    cannot = prop.void(OPERATIONS[item.operation]) or prop.cannot(subject, item.dtype)
     return (Status.NOT_JUDGED, cannot) if cannot else None
 
 

@@ -14,7 +14,7 @@ from conformance.case import Case, TensorSpec
 from conformance.comparison import NOTHING, Comparison, compare, row_chunks
 from conformance.materialize import Materials, materialize, values_of
 from conformance.memory import POISONS
-from conformance.operations import OPERATIONS, Operation
+from conformance.operations import OPERATIONS, Arguments, Operation
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import NAMED, Contract
 from conformance.oracle.interval import Interval
@@ -97,8 +97,7 @@ def perform(
     """Materialise a case and call the implementation once. ``values`` default to the case's own."""
     materials = materialize(case, dict(values or values_of(case)), subject.device, poison)
     operation = OPERATIONS[case.operation]
-    absent = dict.fromkeys((*operation.positional, *operation.keywords))
-    arguments = {**absent, **materials.arguments}
+    arguments = arguments_of(materials)
     if case.invalid is not None:
         arguments = operation.invalid[case.invalid](arguments)
     with watched(subject.device, poison) as record:
@@ -108,8 +107,22 @@ def perform(
     return Call(materials, outcome, record, poison)
 
 
-def _call(subject: Subject, operation: Operation, arguments: Mapping[str, object]) -> Outcome:
-    method = getattr(subject.adapter, operation.name, None)
+def arguments_of(materials: Materials) -> Arguments:
+    """Every argument of a call by name; None where its case does not pass it."""
+    operation = OPERATIONS[materials.case.operation]
+    return {**dict.fromkeys((*operation.positional, *operation.keywords)), **materials.arguments}
+
+
+def call_with(subject: Subject, case: Case, arguments: Mapping[str, object], form: str = "") -> Outcome:
+    """Call once with arguments that stay the caller's, who watches over them; all names are there.
+
+    ``form`` is added to the method's name: ``_`` calls the operation in place, whose results lie in arguments.
+    """
+    return _call(subject, OPERATIONS[case.operation], arguments, form)
+
+
+def _call(subject: Subject, operation: Operation, arguments: Mapping[str, object], form: str = "") -> Outcome:
+    method = getattr(subject.adapter, operation.name + form, None)
     if method is None:
         return Declined(NOT_IMPLEMENTED)
     positional = [arguments[name] for name in operation.positional]
@@ -122,7 +135,7 @@ def _call(subject: Subject, operation: Operation, arguments: Mapping[str, object
         return declined
     except Exception as error:  # noqa: BLE001 - the one place: code under test may raise anything
         return Crashed(f"{type(error).__name__}: {error}")
-    return Ran((result,) if isinstance(result, torch.Tensor) else tuple(result), None)
+    return Ran((result,) if isinstance(result, torch.Tensor) else tuple(result or ()), None)
 
 
 def without_outputs(prop: str, case: Case, outcome: Outcome) -> Verdict:

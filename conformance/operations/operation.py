@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,17 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaling:
+    """What a factor on some arguments makes of the outputs: each with the power of the factor that it gets.
+
+    Holds exactly for powers of two, as long as nothing overflows or underflows.
+    """
+
+    arguments: Mapping[str, int]
+    outputs: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """One mathematical function with its arguments.
 
@@ -40,6 +51,9 @@ class Operation:
     levels of the factor ``values`` that hold finite numbers far from overflow, ``telling`` the levels of other
     factors at which every rounding point shows. ``model_case`` is the call of a
     real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one.
+    ``parameters`` are the tensors that a model loads once, and may reload. ``scaling`` is how outputs follow a
+    factor on the arguments. ``carried`` names outputs that are the sum of x and an argument, and that argument:
+    the next layer's call gets them for it.
     """
 
     name: str
@@ -57,3 +71,6 @@ class Operation:
     empties: Callable[[Scope], tuple[Case, ...]]
     model_case: Callable[[ModelShape, int], Case]
     simpler: Callable[[Case], Iterator[Case]]
+    parameters: tuple[str, ...] = ("weight",)
+    scaling: Scaling | None = None
+    carried: Mapping[str, str] = field(default_factory=dict)

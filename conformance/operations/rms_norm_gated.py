@@ -14,7 +14,7 @@ import torch
 from conformance.case import LAYOUTS, Case, Flag, Layout, TensorSpec
 from conformance.corpus import ModelShape
 from conformance.operations.inverse_rms import inverse_rms
-from conformance.operations.operation import Arguments, Operation, Output
+from conformance.operations.operation import Arguments, Operation, Output, Scaling
 from conformance.operations.row_calls import (
     EPS,
     WRONG_WEIGHTS,
@@ -230,4 +230,5 @@ RMS_NORM_GATED = Operation(
     empties=empties,
     model_case=model_case,
     simpler=simpler,
+    scaling=Scaling({"x": 1, "eps": 2}, {"y": 0}),
 )

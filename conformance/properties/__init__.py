@@ -4,15 +4,21 @@ The table is the order of reports.
 """
 
 from conformance.properties.batch_invariance import BATCH_INVARIANCE
+from conformance.properties.bias import BIAS
 from conformance.properties.call import LAYOUT, SPECIALS, VALUES
+from conformance.properties.chain import CHAIN
 from conformance.properties.contract import CONTRACT
 from conformance.properties.determinism import DETERMINISM
 from conformance.properties.empty import EMPTY
 from conformance.properties.errors import ERRORS
+from conformance.properties.padding_invariance import PADDING_INVARIANCE
 from conformance.properties.parity import PARITY
 from conformance.properties.position_invariance import POSITION_INVARIANCE
 from conformance.properties.property import Property
 from conformance.properties.row_independence import ROW_INDEPENDENCE
+from conformance.properties.scale import SCALE
+from conformance.properties.state import STATE
+from conformance.properties.threads import THREADS
 
 PROPERTIES: dict[str, Property] = {
     item.name: item
@@ -25,7 +31,13 @@ PROPERTIES: dict[str, Property] = {
         DETERMINISM,
         BATCH_INVARIANCE,
         POSITION_INVARIANCE,
+        PADDING_INVARIANCE,
         ROW_INDEPENDENCE,
+        SCALE,
+        BIAS,
+        CHAIN,
+        STATE,
+        THREADS,
         EMPTY,
         ERRORS,
     )

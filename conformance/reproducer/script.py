@@ -7,12 +7,14 @@ alone; the oracle is not asked again.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import sys
 import sysconfig
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import torch
@@ -20,24 +22,31 @@ import torch
 import conformance
 from conformance.adapter import KNOWN
 from conformance.case import Case, Placement
-from conformance.comparison import row_chunks
+from conformance.comparison import Errors, compare, row_chunks
 from conformance.item import PROFILES, Failure
 from conformance.materialize import SHARED_PARTS, materialize, values_of
 from conformance.memory import POISONS
-from conformance.operations import OPERATIONS
+from conformance.operations import OPERATIONS, Output
 from conformance.oracle.contract import rounded
+from conformance.oracle.interval import Interval
 from conformance.properties import PROMISES
 from conformance.properties.batch_invariance import flat
+from conformance.properties.bias import bound
+from conformance.properties.chain import LAYERS
+from conformance.properties.padding_invariance import padding_of
+from conformance.properties.scale import exponent_of
+from conformance.properties.state import CHANGES, Change, new_values, with_new_parameters
 from conformance.reproducer import snippets
 from conformance.reproducer.data import WIDTH, Data
 from conformance.verdict import Status, Subject, intervals
 
 # by property, but for calls that gave nothing to check
-_FLAT = {"batch_invariance", "position_invariance"}
+_FLAT = {"batch_invariance", "position_invariance", "padding_invariance"}
 _IMPORTS = {
     "base64.": "import base64",
     "faulthandler.": "import faulthandler",
     "os.": "import os",
+    "threading.": "import threading",
     "zlib.": "import zlib",
 }
 _FROM = {
@@ -203,11 +212,12 @@ def _calling(given: Subjected) -> str:
     passed += [f"{name}={shown(name)}" for name in operation.keywords]
     wait = "    torch.cuda.synchronize()\n" * (given.subject.device != "cpu")
     return (
-        "def call(tensors, implementation=IMPLEMENTATION):\n"
+        "def call(tensors, implementation=IMPLEMENTATION, *, in_place=False):\n"
         '    """The call; its outputs as a tuple."""\n'
-        f"    result = implementation.{operation.name}({', '.join(passed)}, **FLAGS)\n"
+        f'    method = getattr(implementation, {operation.name!r} + "_" * in_place)\n'
+        f"    result = method({', '.join(passed)}, **FLAGS)\n"
         f"{wait}"
-        "    return (result,) if isinstance(result, torch.Tensor) else tuple(result)"
+        "    return (result,) if isinstance(result, torch.Tensor) else tuple(result or ())"
     )
 
 
@@ -219,23 +229,84 @@ def _expected(given: Subjected) -> str:
 
 def _allowed(given: Subjected) -> str:
     """The lowest and the highest number that the contract allows per element, and where NaN is allowed."""
-    case, subject = given.case, given.subject
+    return _allowed_of(given, given.case, values_of(given.case))
+
+
+def _allowed_of(given: Subjected, case: Case, values: dict[str, torch.Tensor]) -> str:
+    lines = ["# lowest and highest number allowed, and whether NaN is", "ALLOWED = {"]
+    for out, interval in _intervals(given, case, values):
+        allowed = rounded(interval, out.dtype)
+        lo, hi, nan = (end.reshape(out.shape) for end in (allowed.lo, allowed.hi, allowed.nan))
+        shown = [given.data.expression(f"{out.name} {i}", end.to(out.dtype)) for i, end in enumerate((lo, hi))]
+        shown.append(given.data.expression(f"{out.name} nan", nan) if nan.any() else "torch.tensor(False)")
+        lines += [f"    {out.name!r}: (", *(f"        {text}," for text in shown), "    ),"]
+    return "\n".join([*lines, "}"])
+
+
+def _intervals(given: Subjected, case: Case, values: dict[str, torch.Tensor]) -> Iterator[tuple[Output, Interval]]:
+    """What the contract allows before the store of every output, in rows."""
     # not where the implementation runs: whoever writes a script need not touch a GPU
-    here = replace(subject, device="cpu")
-    values, contract = values_of(case), subject.adapter.contract(case.operation)
+    here = replace(given.subject, device="cpu")
+    contract = given.subject.adapter.contract(case.operation)
     outputs = OPERATIONS[case.operation].outputs(case)
     chunks = [
         intervals(here, contract, case, values, rows) for rows in row_chunks(case.rows, outputs[0].shape[-1])
     ]
-    lines = ["# lowest and highest number allowed, and whether NaN is", "ALLOWED = {"]
     for out in outputs:
-        parts = [rounded(chunk[out.name], out.dtype) for chunk in chunks]
-        ends = [torch.cat([getattr(part, end) for part in parts]).reshape(out.shape) for end in ("lo", "hi")]
-        nan = torch.cat([part.nan for part in parts]).reshape(out.shape)
-        shown = [given.data.expression(f"{out.name} {i}", end.to(out.dtype)) for i, end in enumerate(ends)]
-        shown.append(given.data.expression(f"{out.name} nan", nan) if nan.any() else "torch.tensor(False)")
-        lines += [f"    {out.name!r}: (", *(f"        {text}," for text in shown), "    ),"]
-    return "\n".join([*lines, "}"])
+        parts = [chunk[out.name] for chunk in chunks]
+        ends = (torch.cat([getattr(part, end) for part in parts]) for end in ("lo", "hi", "nan"))
+        yield out, Interval(*ends)
+
+
+def _middles(given: Subjected) -> str:
+    """Where the exact results lie, and what chance and the contract allow of their mean error."""
+    lines, errors = ["# the exact results, but for what the contract allows", "MIDDLES = {"], Errors()
+    for out, interval in _intervals(given, given.case, values_of(given.case)):
+        middle = ((interval.lo + interval.hi) / 2).reshape(out.shape)
+        lines.append(f"    {out.name!r}: {given.data.expression(f'{out.name} middle', middle)},")
+        errors += compare(out.name, middle.to(out.dtype).reshape(interval.lo.shape), interval, out.shape, 0).errors
+    return "\n".join([*lines, "}", f"BOUND = {bound(errors)}"])
+
+
+def _carried(given: Subjected) -> str:
+    """Which outputs go into which argument of the next layer's call, and what chance allows of their error."""
+    operation = OPERATIONS[given.case.operation]
+    outputs = [out.name for out in operation.outputs(given.case)]
+    pairs = [(outputs.index(out), name) for out, name in operation.carried.items() if out in outputs]
+    elements = len(pairs) * LAYERS * prod(given.case.tensors[0][1].shape)
+    drift = f"LAYERS = {LAYERS}\nDRIFT = {bound(Errors(count=elements))}"
+    return f"# place of an output, and the argument that it is in the next call\nCARRIED = {pairs!r}\n{drift}"
+
+
+def _change(given: Subjected) -> Change:
+    """What had happened to the parameters when the failing call was made."""
+    return next(change for change in CHANGES if change.words in given.failure.verdict.reason)
+
+
+def _new(given: Subjected) -> str:
+    """The new parameters, and how they come to take the place of the old ones."""
+    change = _change(given)
+    changed = with_new_parameters(given.case, change)
+    values = new_values(given.case, changed)
+    names = [name for name in OPERATIONS[given.case.operation].parameters if name in values]
+    lines = [f"    {name!r}: {given.data.expression(f'new {name}', values[name])}," for name in names]
+    made = inspect.getsource(change.make)
+    return "\n".join(["NEW = {", *lines, "}", "", "", made, "", f"change = {change.make.__name__}"])
+
+
+def _allowed_afterwards(given: Subjected) -> str:
+    changed = with_new_parameters(given.case, _change(given))
+    return _allowed_of(given, changed, new_values(given.case, changed))
+
+
+def _scaling(given: Subjected) -> str:
+    scaling = OPERATIONS[given.case.operation].scaling
+    assert scaling is not None
+    factor = 2.0 ** exponent_of(given.case)
+    arguments, outputs = dict(scaling.arguments), dict(scaling.outputs)
+    return (
+        f"# powers of the factor\nFACTOR = {factor}\nSCALED_ARGUMENTS = {arguments}\nSCALED_OUTPUTS = {outputs}"
+    )
 
 
 def _names(given: Subjected) -> str:
@@ -263,5 +334,11 @@ _FACTS: dict[str, Callable[[Subjected], str]] = {
     "ROW": lambda given: f"ROW = {given.case.seed % given.case.rows}",
     "SHIFT": lambda given: f"SHIFT = {1 + given.case.seed % max(given.case.rows - 1, 1)}",
     "REFERENCE": _reference,
+    "MORE": lambda given: f"MORE = {padding_of(given.case)}",
+    "SCALING": _scaling,
+    "MIDDLES": _middles,
+    "CARRIED": _carried,
+    "NEW": _new,
+    "ALLOWED_AFTERWARDS": _allowed_afterwards,
     "LIMIT": lambda given: f"LIMIT = {PROFILES[given.failure.item.profile].limit}",
 }

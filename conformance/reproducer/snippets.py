@@ -102,6 +102,34 @@ def changed(buffers, before):
 '''
 
 
+OUTSIDE = '''
+def outside(outputs):
+    """Whether outputs are not what the contract allows; says where."""
+    wrong = misshapen(outputs)
+    if wrong:
+        print(wrong)
+        return True
+    count = 0
+    for output, (name, (lo, hi, nan)) in zip(outputs, ALLOWED.items(), strict=True):
+        got = output.cpu().double()
+        bad = ~((lo.double() <= got) & (got <= hi.double()) | got.isnan() & nan)
+        for index in bad.nonzero().tolist()[:5]:
+            at = tuple(index)
+            print(f"{name}{index} = {got[at].item()!r}, allowed {lo[at].item()!r} to {hi[at].item()!r}")
+        print(f"{int(bad.sum())} of {bad.numel()} elements of {name} outside")
+        count += int(bad.sum())
+    return count > 0
+'''
+
+ULP = '''
+def ulp(values, dtype):
+    """The distance from each of some float64 values to its neighbour away from zero."""
+    info = torch.finfo(dtype)
+    exponent = torch.frexp(values.abs().clamp(min=info.smallest_normal)).exponent
+    return torch.ldexp(torch.full_like(values, info.eps), exponent - 1)
+'''
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """How one property is checked: the data that it needs, functions, the body of ``main``.
@@ -116,24 +144,10 @@ class Check:
 
 WITHIN = Check(
     """
-outputs = call(arguments()[0])
-wrong = misshapen(outputs)
-if wrong:
-    print(wrong)
-    return True
-outside = 0
-for output, (name, (lo, hi, nan)) in zip(outputs, ALLOWED.items(), strict=True):
-    got = output.cpu().double()
-    bad = ~((lo.double() <= got) & (got <= hi.double()) | got.isnan() & nan)
-    for index in bad.nonzero().tolist()[:5]:
-        at = tuple(index)
-        print(f"{name}{index} = {got[at].item()!r}, allowed {lo[at].item()!r} to {hi[at].item()!r}")
-    print(f"{int(bad.sum())} of {bad.numel()} elements of {name} outside")
-    outside += int(bad.sum())
-return outside > 0
+return outside(call(arguments()[0]))
 """,
     facts=("EXPECTED", "ALLOWED"),
-    functions=(SHAPED,),
+    functions=(SHAPED, OUTSIDE),
 )
 
 METADATA = Check(
@@ -260,6 +274,137 @@ return False
     functions=(SAME_BITS,),
 )
 
+PADDING_INVARIANCE = Check(
+    """
+rows = len(TENSORS[ROW_TENSORS[0]][-1])
+tensors, _ = arguments()
+alone = call(tensors)
+wrong = False
+for kind in ("zeros", "NaN", "tokens"):
+    padded = dict(tensors)
+    for name in ROW_TENSORS:
+        given = tensors[name]
+        more = torch.cat([given] * (MORE // rows + 1))[:MORE].flip(0)
+        if kind == "zeros" or not given.is_floating_point():
+            more = torch.zeros_like(more)
+        elif kind == "NaN":
+            more = torch.full_like(more, float("nan"))
+        padded[name] = torch.cat([given, more])
+    if not all(same_bits(a, b[:rows]) for a, b in zip(alone, call(padded), strict=True)):
+        print(f"the first {rows} rows have other bits with {MORE} rows of {kind} after them")
+        wrong = True
+return wrong
+""",
+    facts=("ROW_TENSORS", "MORE"),
+    functions=(SAME_BITS,),
+)
+
+SCALE = Check(
+    """
+plain = call(arguments()[0])
+scaled = {}
+for name, power in SCALED_ARGUMENTS.items():
+    if name in TENSORS:
+        scaled[name] = TENSORS[name][-1] * FACTOR**power
+    elif name in FLAGS:
+        FLAGS[name] *= FACTOR**power
+wrong = False
+for a, b, (name, _, _) in zip(plain, call(arguments(**scaled)[0]), EXPECTED, strict=True):
+    if not same_bits(a * FACTOR ** SCALED_OUTPUTS[name], b):
+        print(f"{name} has other bits where the arguments are scaled by {FACTOR}")
+        wrong = True
+return wrong
+""",
+    facts=("EXPECTED", "SCALING"),
+    functions=(SAME_BITS,),
+)
+
+BIAS = Check(
+    """
+up = away = count = 0.0
+for output, middle in zip(call(arguments()[0]), MIDDLES.values(), strict=True):
+    got = output.cpu().double()
+    ordinary = got.isfinite() & (middle.abs() >= torch.finfo(output.dtype).smallest_normal)
+    error = ((got - middle) / ulp(middle, output.dtype))[ordinary]
+    up += error.sum().item()
+    away += (error * middle[ordinary].sign()).sum().item()
+    count += error.numel()
+print(f"mean error in ulp: {up / count:+.4f} upwards, {away / count:+.4f} away from zero; allowed {BOUND:.4f}")
+return max(abs(up), abs(away)) / count > BOUND
+""",
+    facts=("MIDDLES",),
+    functions=(ULP,),
+)
+
+CHAIN = Check(
+    """
+tensors, _ = arguments()
+in_place = getattr(IMPLEMENTATION, OPERATION + "_", None)
+up = away = count = worst = 0.0
+for layer in range(1, LAYERS + 1):
+    before = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+    outputs = call(tensors, in_place=in_place is not None)
+    for place, name in CARRIED:
+        tensors[name] = tensors[name] if in_place else outputs[place]
+        exact = before["x"].double() + before[name].double()
+        error = (tensors[name].cpu().double() - exact) / ulp(exact, tensors[name].dtype)
+        worst = max(worst, error.abs().nan_to_num(float("inf")).max().item())
+        up += error.sum().item()
+        away += (error * exact.sign()).sum().item()
+        count += error.numel()
+    x = before["x"].flatten()
+    tensors["x"].copy_(torch.roll(x, layer).reshape(before["x"].shape))
+print(f"{LAYERS} sums, {worst:.4g} ulp off at most, must be 0.5")
+print(f"mean error in ulp: {up / count:+.4f} upwards, {away / count:+.4f} away from zero; allowed {DRIFT:.4f}")
+return not worst <= 0.5 + 2**-8 or max(abs(up), abs(away)) / count > DRIFT
+""",
+    facts=("OPERATION", "CARRIED"),
+    functions=(ULP,),
+)
+
+STATE = Check(
+    """
+tensors, _ = arguments()
+call(tensors)
+for name, values in NEW.items():
+    buffer, length, offset, strides, _ = TENSORS[name]
+    inside = room(length * values.element_size(), 0xFF)[1].view(values.dtype)
+    other = inside.as_strided(values.shape, strides, inside.storage_offset() + offset)
+    tensors[name] = change(tensors[name], other.copy_(values))
+return outside(call(tensors))
+""",
+    facts=("EXPECTED", "NEW", "ALLOWED_AFTERWARDS"),
+    functions=(SHAPED, OUTSIDE),
+)
+
+THREADS = Check(
+    """
+def moved(number):
+    values = {name: entry[-1] for name, entry in TENSORS.items()}
+    return arguments(**{n: torch.roll(v.flatten(), number).reshape(v.shape) for n, v in values.items()})[0]
+
+inputs = [moved(number) for number in range(8)]
+alone = [[out.clone() for out in call(tensors)] for tensors in inputs]
+wrong = 0
+for _ in range(20):
+    start, found = threading.Barrier(8), [None] * 8
+
+    def run(number):
+        start.wait()
+        found[number] = call(inputs[number])
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wrong += sum(not all(map(same_bits, *pair)) for pair in zip(alone, found, strict=True))
+print(f"{wrong} of 160 calls in 8 threads have other bits than alone")
+return wrong > 0
+""",
+    functions=(SAME_BITS,),
+)
+
 PARITY = Check(
     """
 try:
@@ -351,4 +496,10 @@ CHECKS = {
     "row_independence": ROW_INDEPENDENCE,
     "empty": EMPTY,
     "errors": ERRORS,
+    "padding_invariance": PADDING_INVARIANCE,
+    "scale": SCALE,
+    "bias": BIAS,
+    "chain": CHAIN,
+    "state": STATE,
+    "threads": THREADS,
 }

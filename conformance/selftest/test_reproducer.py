@@ -78,6 +78,17 @@ MISTAKES = {
     "position_invariance": Mistake("y = right(); y[0] *= 2; return y"),
     "row_independence": Mistake("return right() + 0 * x.sum()"),
     "empty": Mistake("return right() if x.numel() else x.new_empty((1, 12))", EMPTY),
+    "padding_invariance": Mistake("return right() * (2 if x.shape[0] > 3 else 1)"),
+    "scale": Mistake("return super().rms_norm_gated(x, gate, weight, **{**flags, 'eps': max(flags['eps'], 1e-6)})"),
+    "bias": Mistake("return right() * (1 - 2**-9)", LONG),
+    "chain": Mistake("y, s = right(); return y, (s.float() * (1 - 2**-9)).to(x.dtype)", RESIDUAL),
+    "state": Mistake(
+        "weight = self.kept.setdefault(id(weight), weight.clone()); return right(weight=weight)",
+        attributes="kept = {}",
+    ),
+    "threads": Mistake(
+        "self.x = x; time.sleep(1e-3); return right(self.x)", attributes="import time"
+    ),
     "errors": Mistake("return right()", replace(PLAIN, invalid="unknown activation"), "validates = True"),
 }
 # what the skeleton lacks to be right where its mistake was
