@@ -52,9 +52,7 @@ class Errors:
     count: int = 0
 
     def __add__(self, other: Errors) -> Errors:
-        return Errors(
-            self.up + other.up, self.away + other.away, self.half + other.half, self.count + other.count
-        )
+        return Errors(self.up + other.up, self.away + other.away, self.half + other.half, self.count + other.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +114,7 @@ def compare(
     )
 
 
-def _needed_share(
-    got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, dtype: torch.dtype
-) -> torch.Tensor:
+def _needed_share(got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """How much of the half width is needed before half an ulp of the store explains the output."""
     missing = ((got - middle).abs() - _ulp(got, dtype) / 2).clamp(min=0.0)
     # a number that may also be flushed to zero says nothing about the bound

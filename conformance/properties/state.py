@@ -146,7 +146,10 @@ def fixed(operation: Operation) -> Fixed:
     """Plain calls with parameters, in every layout that can be written to."""
     own = {name: operation.factors.get(f"{name}_layout", ()) for name in operation.parameters}
     layouts = tuple(
-        (f"{name}_layout", tuple(level for level in levels if level in {"contiguous", "offset", "step", "row_gap"}))
+        (
+            f"{name}_layout",
+            tuple(level for level in levels if level in {"contiguous", "offset", "step", "row_gap"}),
+        )
         for name, levels in own.items()
     )
     there = tuple(

@@ -72,7 +72,10 @@ def together(calls: list[Callable[[], Outcome]]) -> list[Outcome]:
 
 def _arguments(subject: Subject, case: Case, number: int) -> Arguments:
     """The arguments of a thread's call: the case's values, moved on, so that each thread has others."""
-    values = {name: torch.roll(tensor.flatten(), number).reshape(tensor.shape) for name, tensor in values_of(case).items()}
+    values = {
+        name: torch.roll(tensor.flatten(), number).reshape(tensor.shape)
+        for name, tensor in values_of(case).items()
+    }
     return arguments_of(materialize(case, values, subject.device, POISONS[0]))
 
 

@@ -304,9 +304,7 @@ def _scaling(given: Subjected) -> str:
     assert scaling is not None
     factor = 2.0 ** exponent_of(given.case)
     arguments, outputs = dict(scaling.arguments), dict(scaling.outputs)
-    return (
-        f"# powers of the factor\nFACTOR = {factor}\nSCALED_ARGUMENTS = {arguments}\nSCALED_OUTPUTS = {outputs}"
-    )
+    return f"# powers of the factor\nFACTOR = {factor}\nSCALED_ARGUMENTS = {arguments}\nSCALED_OUTPUTS = {outputs}"
 
 
 def _names(given: Subjected) -> str:

@@ -51,13 +51,30 @@ EMPTY = replace(
 )
 
 
+# long enough for a mean, and a norm whose sum goes on to the next layer
+LONG = replace(
+    PLAIN, tensors=tuple((n, replace(s, shape=(*(16 for _ in s.shape[1:]), 512))) for n, s in PLAIN.tensors)
+)
+RESIDUAL = Case(
+    "rms_norm",
+    (
+        ("x", TensorSpec((4, 32), "bfloat16")),
+        ("residual", TensorSpec((4, 32), "bfloat16")),
+        ("weight", TensorSpec((32,), "bfloat16", values="weight")),
+    ),
+    (("eps", 1e-6), ("weight_offset", 0.0)),
+    seed=5,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A body for a method that may call ``right()``, and a case that shows the mistake."""
+    """A body for a method that may call ``right()``, and a case that shows the mistake. ``norm`` ends rms_norm."""
 
-    body: str
+    body: str = "return right()"
     case: Case = PLAIN
     attributes: str = "pass"
+    norm: str = "return y, s"
 
 
 MISTAKES = {
@@ -79,16 +96,16 @@ MISTAKES = {
     "row_independence": Mistake("return right() + 0 * x.sum()"),
     "empty": Mistake("return right() if x.numel() else x.new_empty((1, 12))", EMPTY),
     "padding_invariance": Mistake("return right() * (2 if x.shape[0] > 3 else 1)"),
-    "scale": Mistake("return super().rms_norm_gated(x, gate, weight, **{**flags, 'eps': max(flags['eps'], 1e-6)})"),
-    "bias": Mistake("return right() * (1 - 2**-9)", LONG),
-    "chain": Mistake("y, s = right(); return y, (s.float() * (1 - 2**-9)).to(x.dtype)", RESIDUAL),
+    "scale": Mistake(
+        "return super().rms_norm_gated(x, gate, weight, **{**flags, 'eps': max(flags['eps'], 1e-2)})"
+    ),
+    "bias": Mistake("return right() * (1 - 2**-7)", LONG),
+    "chain": Mistake(case=RESIDUAL, norm="return y, (s.float() * (1 - 2**-7)).to(x.dtype)"),
     "state": Mistake(
         "weight = self.kept.setdefault(id(weight), weight.clone()); return right(weight=weight)",
         attributes="kept = {}",
     ),
-    "threads": Mistake(
-        "self.x = x; time.sleep(1e-3); return right(self.x)", attributes="import time"
-    ),
+    "threads": Mistake("import time; self.x = x; time.sleep(1e-3); return right(self.x)"),
     "errors": Mistake("return right()", replace(PLAIN, invalid="unknown activation"), "validates = True"),
 }
 # what the skeleton lacks to be right where its mistake was
@@ -97,16 +114,24 @@ CURES = {"errors": "if flags['activation'] not in ('silu', 'sigmoid'): raise Val
 WRONG = '''
 
 import torch.nn.functional as F
+from conformance.oracle.contract import Contract
 
 
 class Wrong(MyNorms):
     """The skeleton with one mistake."""
 
-    contracts = {{"rms_norm_gated": "fp32"}}
+    contracts = {{"rms_norm_gated": "fp32", "rms_norm": Contract(frozenset({{"sum"}}))}}
     {attributes}
 
+    def rms_norm(self, x, weight, *, residual, weight_offset, eps):
+        s = (x.float() + residual.float()).to(x.dtype)
+        y = s.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps) * (weight_offset + weight.float())
+        y = y.to(x.dtype)
+        {norm}
+
     def rms_norm_gated(self, x, gate, weight, **flags):
-        def right(x=x):
+        def right(x=x, weight=weight):
             return super(Wrong, self).rms_norm_gated(x, gate, weight, **flags)
 
         {body}
@@ -116,7 +141,7 @@ class Wrong(MyNorms):
 def _adapter(folder: Path, mistake: Mistake) -> str:
     """The target of an adapter file with a mistake."""
     file = folder / "their_norms.py"
-    text = SKELETON + WRONG.format(attributes=mistake.attributes, body=mistake.body)
+    text = SKELETON + WRONG.format(attributes=mistake.attributes, body=mistake.body, norm=mistake.norm)
     file.write_text(text, encoding="utf-8")
     return f"{file}:Wrong"
 
@@ -157,9 +182,9 @@ def test_a_script_fails_while_the_mistake_is_there(
     assert 1 == _run(script, monkeypatch)
     assert capsys.readouterr().out.strip()
 
-    _adapter(tmp_path, replace(mistake, body=CURES.get(name, "return right()"), attributes="validates = False"))
+    _adapter(tmp_path, Mistake(CURES.get(name, "return right()"), attributes="validates = False"))
     if name == "path":
-        _adapter(tmp_path, replace(mistake, body="return right()", attributes=_NATIVE))
+        _adapter(tmp_path, Mistake(attributes=_NATIVE))
     assert 0 == _run(script, monkeypatch)
 
 

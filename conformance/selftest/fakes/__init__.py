@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from conformance.selftest.fakes import (
     dtypes,
+    kept,
     kernels,
     masks,
     memory,
@@ -113,6 +114,11 @@ GATED_NORM_FAKES: tuple[type[Correct], ...] = (
     kernels.GateRowStrideIsWidth,
     kernels.SaysNativeLaunches,
     kernels.HiddenCopy,
+    kept.WeightKeptOnTheTensor,
+    kept.WeightKeptByVersion,
+    kept.WeightKeptByAddress,
+    kept.ScratchForAll,
+    kept.EpsRaised,
 )
 
 # each runs as every operation that it names
@@ -184,6 +190,10 @@ NORM_FAKES: tuple[type[CorrectNorm], ...] = (
     norm_steps.NormHfDeclared,
     norm_steps.NormScaledByTheBatch,
     norm_steps.NormZeroRowDivided,
+    kept.OffsetKeptOnTheTensor,
+    kept.SmallSquaresLost,
+    kept.TruncatedInPlace,
+    kept.SumsLeanUpwards,
 )
 
 FAKES: tuple[type[Correct | CorrectNorm], ...] = (*GATED_NORM_FAKES, *NORM_FAKES)
