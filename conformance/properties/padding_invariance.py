@@ -58,8 +58,8 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def padding_of(case: Case) -> int:
-    """How many rows are appended: up to the next multiple, one at least."""
-    return MULTIPLE - case.rows % MULTIPLE
+    """How many rows are appended: up to the next multiple; one where it is one."""
+    return -case.rows % MULTIPLE or 1
 
 
 def _longer(case: Case, more: int) -> Case:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -31,7 +31,7 @@ ROUNDS = 4
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call with eight sets of values one after the other, then with all at once; each result must have its bits."""
+    """Call with eight sets of values one after the other, then with all at once; each must give its bits."""
     made = perform(subject, case)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("threads", case, made.outcome),)
@@ -53,7 +53,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     return (Verdict("threads", case, Status.PASSED),)
 
 
-def together(calls: list[Callable[[], Outcome]]) -> list[Outcome]:
+def together(calls: Sequence[Callable[[], Outcome]]) -> list[Outcome]:
     """What came of each call, made in a thread of its own, all let go at the same moment."""
     start = threading.Barrier(len(calls))
     found: dict[int, Outcome] = {}

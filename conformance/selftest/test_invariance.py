@@ -1,4 +1,4 @@
-"""Batch, position and padding invariance fail where they are broken. Only a GPU judges them; here the judges are tried."""
+"""Invariance of bits is seen to be broken. Only a GPU judges that; here the judges themselves are tried."""
 
 import random
 from typing import Any
