@@ -11,6 +11,7 @@ from conformance.properties.contract import CONTRACT
 from conformance.properties.determinism import DETERMINISM
 from conformance.properties.empty import EMPTY
 from conformance.properties.errors import ERRORS
+from conformance.properties.large_index import LARGE_INDEX
 from conformance.properties.padding_invariance import PADDING_INVARIANCE
 from conformance.properties.parity import PARITY
 from conformance.properties.position_invariance import POSITION_INVARIANCE
@@ -36,6 +37,7 @@ PROPERTIES: dict[str, Property] = {
         SCALE,
         BIAS,
         CHAIN,
+        LARGE_INDEX,
         STATE,
         THREADS,
         EMPTY,
