@@ -16,7 +16,7 @@ from conformance.case import Case
 from conformance.corpus import model_shapes, saved_cases
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
-from conformance.strategies import DTYPES, Scope, covering_array, enumerated_cases
+from conformance.strategies import DTYPES, Scope, enumerated_cases, pinned_rows
 from conformance.verdict import Subject, Verdict
 
 # tokens of a decode batch that the interpreter judges of a real model; a GPU judges all
@@ -236,7 +236,12 @@ def _drawn(item: Item, scope: Scope, count: int) -> Iterator[Case]:
     operation = OPERATIONS[item.operation]
     levels = scope.levels(operation.factors)
     rng = random.Random(item.draw_seed())  # noqa: S311 - reproducible, not secret
-    rows = None if scope.device == "cpu" else covering_array(levels, _strength(item, scope), item.array_seed())
+    if scope.device == "cpu":
+        for _ in range(count):
+            picked = {name: rng.choice(choices) for name, choices in levels.items()}
+            yield operation.complete(picked, rng, scope)
+        return
+    rows = pinned_rows(operation.factors, scope, strength=_strength(item, scope), seed=item.array_seed())
     for _ in range(count):
-        picked = rng.choice(rows) if rows else {name: rng.choice(choices) for name, choices in levels.items()}
-        yield operation.complete(picked, rng, scope)
+        assignment, pinned = rng.choice(rows)
+        yield operation.complete(assignment, rng, pinned)

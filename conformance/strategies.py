@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
@@ -31,7 +31,8 @@ class Scope:
     """What one property on one machine may draw: dtype, sizes, and the levels it fixes.
 
     ``row_edges`` and ``column_edges`` are the thresholds of the implementation under test, so that both sides
-    of each are drawn. ``widths`` closes the set of widths (on a GPU every width compiles), empty: any.
+    of each are drawn. ``widths`` closes the set of widths (on a GPU every width compiles), empty: any. Sizes that
+    a kernel is compiled for follow from ``pinned`` where it is given, so that cases of one assignment share them.
     """
 
     dtype: str
@@ -43,6 +44,11 @@ class Scope:
     max_width: int = 5120
     max_elements: int = 2**16
     fixed: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    pinned: int | None = None
+
+    def compiled(self, rng: random.Random) -> random.Random:
+        """The generator of what a kernel is compiled for: ``rng``, or one that follows from ``pinned``."""
+        return rng if self.pinned is None else random.Random(self.pinned)  # noqa: S311
 
     def levels(self, factors: Factors) -> Factors:
         """The operation's factors, narrowed to the levels that this scope fixes."""
@@ -123,18 +129,30 @@ def enumerated_cases(
 ) -> Iterator[Case]:
     """The covering array, each row completed once."""
     rng = random.Random(seed)  # noqa: S311
-    for assignment in covering_array(scope.levels(factors), strength, seed):
-        yield complete(assignment, rng, scope)
+    for assignment, pinned in pinned_rows(factors, scope, strength=strength, seed=seed):
+        yield complete(assignment, rng, pinned)
+
+
+def pinned_rows(factors: Factors, scope: Scope, *, strength: int, seed: int) -> list[tuple[Assignment, Scope]]:
+    """The rows of the covering array, each with the scope to complete it in.
+
+    Where every size compiles, all cases of one row are compiled for the same sizes.
+    """
+    array = covering_array(scope.levels(factors), strength, seed)
+    if not scope.widths:
+        return [(assignment, scope) for assignment in array]
+    pins = random.Random(seed)  # noqa: S311
+    return [(assignment, replace(scope, pinned=pins.randrange(2**32))) for assignment in array]
 
 
 def width(level: str, rng: random.Random, scope: Scope) -> int:
     """A row width of a class: ``tile`` is 128, ``narrow`` under 16, ``edge`` beside a power of two."""
     candidates = [n for n in _WIDTHS[level](scope) if 1 <= n <= scope.max_width]
+    wanted = scope.compiled(rng).choice(candidates)
     if scope.widths:
         # the nearest width that is compiled anyway
-        wanted = rng.choice(candidates)
         return min(scope.widths, key=lambda n: (abs(n - wanted), n))
-    return rng.choice(candidates)
+    return wanted
 
 
 def _edges(values: tuple[int, ...]) -> tuple[int, ...]:

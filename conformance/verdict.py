@@ -304,7 +304,8 @@ def _unwritten(outputs: tuple[torch.Tensor, ...], again: tuple[torch.Tensor, ...
 
 
 def _poisoned(values: torch.Tensor, poison: int) -> torch.Tensor:
-    as_bytes = values.contiguous().reshape(-1, 1).view(torch.uint8)
+    # flat first: a dimension of one element may have any stride, and bytes are viewed along the last
+    as_bytes = values.contiguous().flatten().view(torch.uint8).reshape(-1, values.element_size())
     return (as_bytes == poison).all(-1).reshape(values.shape)
 
 

@@ -137,7 +137,7 @@ def _widths(assignment: Assignment, rng: random.Random, scope: Scope) -> tuple[i
         return n, None
     if assignment["group"] == "whole":
         return n, n
-    count = rng.choice((2, 3, 4))
+    count = scope.compiled(rng).choice((2, 3, 4))
     return n * count, n
 
 

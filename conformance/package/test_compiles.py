@@ -70,6 +70,7 @@ VARIANTS: dict[str, Gated | Norm] = {
     "norm of three sizes": Norm((8, 3, 5, 97), (LOW, FULL, FULL), 1.0, layout="gap"),
     "norm of columns apart": Norm((24, 128), layout="step"),
     "norm of many rows": Norm((4096, 256)),
+    "norm of two dtypes": Norm((24, 128), (HALF, LOW, HALF)),
     "norm widest": Norm((24, 32768), (FULL, FULL, FULL)),
 }
 
@@ -113,10 +114,30 @@ def test_a_new_batch_size_compiles_nothing(name: str) -> None:
     assert 1 == compiled("sm_90")[name]["kernels for four batches"]
 
 
+@pytest.mark.parametrize(
+    "name", ["many rows", "wide", "widest", "groups", "norm", "norm gemma", "norm of many rows"]
+)
+def test_aligned_rows_move_16_bytes_a_thread(name: str) -> None:
+    """Rows that begin at multiples of 16 bytes are loaded and stored 16 bytes at once, whatever their width."""
+    assert 0 == compiled("sm_90")[name]["narrow"]
+
+
+def test_a_sum_of_two_dtypes_is_added_in_float32() -> None:
+    """LLVM does not make an fp16 addition of an fp16 x and a bf16 residual, which fp16 cannot hold."""
+    assert 0 == compiled("sm_90")["norm of two dtypes"]["half additions"]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_place_in_memory_compiles_nothing(name: str) -> None:
+    """Triton sees the same kernel for other gaps between rows and other starts that are not aligned."""
+    assert compiled("sm_90")[name]["kernels for three gaps"] <= 2
+
+
 def tensor(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> torch.Tensor:
     """Return a tensor without memory, in the layout named."""
-    if layout == "gap":
-        wider = torch.empty([size + 1 for size in shape], dtype=dtype, device="meta")
+    if layout.startswith("gap"):
+        gap = int(layout.removeprefix("gap") or 1)
+        wider = torch.empty([size + gap for size in shape], dtype=dtype, device="meta")
         return wider[tuple(slice(size) for size in shape)]
     if layout == "step":
         return torch.empty((*shape[:-1], 2 * shape[-1]), dtype=dtype, device="meta")[..., ::2]
@@ -209,7 +230,13 @@ def main(target: str) -> None:
         launch(variant, variant.shape[0])
         for batch in (1, 15, 16, 17):
             launch(variant, batch)
+        batches = {special for special, _, _ in launched[1:]}
         _, source, options = launched[0]
+        launched.clear()
+        for gap in ("gap1", "gap3", "gap16"):
+            if not isinstance(variant, Gated) or not variant.narrow:
+                launch(variant._replace(layout=gap), 24)
+        gaps = {special for special, _, _ in launched}
         code = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
         ptx = code.asm.get("ptx", "")
         facts[name] = {
@@ -218,7 +245,9 @@ def main(target: str) -> None:
             "barriers": len(re.findall(r"\bbar\.", ptx)),
             "narrow": len(re.findall(r"\b(?:ld|st)\.global(?!\S*v4\.b32)", ptx)),
             "fused": len(re.findall(r"\bfma\.", ptx)),
-            "kernels for four batches": len({special for special, _, _ in launched[1:]}),
+            "half additions": len(re.findall(r"\badd\S*\.f16", ptx)),
+            "kernels for four batches": len(batches),
+            "kernels for three gaps": len(gaps),
         }
     print(json.dumps(facts))  # noqa: T201
 

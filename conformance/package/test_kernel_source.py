@@ -16,7 +16,9 @@ KERNELS = sorted((Path(normkernels.__file__).parent / "kernels").glob("*.py"))
 def jitted(tree: ast.Module) -> Iterator[ast.FunctionDef]:
     """Yield the functions that Triton compiles."""
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and any("triton.jit" in ast.unparse(d) for d in node.decorator_list):
+        if isinstance(node, ast.FunctionDef) and any(
+            "triton.jit" in ast.unparse(each) or ast.unparse(each) == "kernel" for each in node.decorator_list
+        ):
             yield node
 
 

@@ -204,7 +204,7 @@ missing = []
 for poison in (0xFF, 0x7B):
     with Guarded(poison):
         outputs = call(arguments(poison)[0])
-    octets = [out.contiguous().reshape(-1, 1).view(torch.uint8) for out in outputs]
+    octets = [out.contiguous().flatten()[:, None].contiguous().view(torch.uint8) for out in outputs]
     missing.append([(part == poison).all(-1) for part in octets])
 count = sum(int((a & b).sum()) for a, b in zip(*missing, strict=True))
 print(f"{count} elements were never written")

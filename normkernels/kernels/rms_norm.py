@@ -9,12 +9,12 @@ import triton
 import triton.language as tl
 
 from normkernels.kernels.plans import Plan
-from normkernels.kernels.row_norm import rounding_points, row_norm
-from normkernels.kernels.row_offsets import row_args, row_offsets
+from normkernels.kernels.row_norm import rounding_points, row_norm, widened
+from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
 from normkernels.launch import launch
 
 
-@triton.jit(do_not_specialize=["n_rows", "size_1", "size_2"])
+@kernel
 def rms_norm_kernel(
     x_ptr,  # [size_0, size_1, size_2, WIDTH], any strides; residual, out and sum likewise
     residual_ptr,
@@ -49,6 +49,7 @@ def rms_norm_kernel(
     NORMALISED: tl.constexpr,
     WEIGHTED: tl.constexpr,
     LEADING: tl.constexpr,
+    ACCESS: tl.constexpr,
     WIDTH: tl.constexpr,
     LEVELS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -60,31 +61,67 @@ def rms_norm_kernel(
     cols = tl.arange(0, BLOCK)[None, :].to(tl.int64)
     mask = (row < n_rows) & (cols < WIDTH)
 
-    x_rows = row_offsets(row, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, LEADING)
-    x = tl.load(x_ptr + x_rows + cols * x_col_stride, mask=mask, other=0.0).to(tl.float32)
+    x_at = tile_pointers(
+        x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
+    )
+    x = tl.load(x_at, mask=mask, other=0.0).to(tl.float32)
     if WEIGHT:
         # a load of the whole tile: one of a row would have to change its layout to meet it
-        weight_offsets = tl.broadcast_to(cols * weight_stride, [ROWS, BLOCK])
-        weight = tl.load(weight_ptr + weight_offsets, mask=mask, other=0.0).to(tl.float32)
+        weight_cols = tl.broadcast_to(cols, [ROWS, BLOCK])
+        weight_at = column_pointers(weight_ptr, weight_cols, weight_stride, ACCESS)
+        weight = tl.load(weight_at, mask=mask, other=0.0).to(tl.float32)
     else:
         weight = tl.full([ROWS, BLOCK], 1.0, tl.float32)
     if OFFSET:
         weight = weight_offset + weight
 
     if RESIDUAL:
-        residual_rows = row_offsets(
-            row, size_1, size_2, residual_stride_0, residual_stride_1, residual_stride_2, LEADING
+        residual_at = tile_pointers(
+            residual_ptr,
+            row,
+            cols,
+            size_1,
+            size_2,
+            residual_stride_0,
+            residual_stride_1,
+            residual_stride_2,
+            residual_col_stride,
+            LEADING,
+            ACCESS,
         )
-        residual_offsets = residual_rows + cols * residual_col_stride
-        residual = tl.load(residual_ptr + residual_offsets, mask=mask, other=0.0).to(tl.float32)
+        residual = widened(tl.load(residual_at, mask=mask, other=0.0))
         total = (x + residual).to(sum_ptr.dtype.element_ty)
         x = total.to(tl.float32)
-        sum_rows = row_offsets(row, size_1, size_2, sum_stride_0, sum_stride_1, sum_stride_2, LEADING)
-        tl.store(sum_ptr + sum_rows + cols * sum_col_stride, total, mask=mask)
+        sum_at = tile_pointers(
+            sum_ptr,
+            row,
+            cols,
+            size_1,
+            size_2,
+            sum_stride_0,
+            sum_stride_1,
+            sum_stride_2,
+            sum_col_stride,
+            LEADING,
+            ACCESS,
+        )
+        tl.store(sum_at, total, mask=mask)
 
     y = row_norm(x, weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS)
-    out_rows = row_offsets(row, size_1, size_2, out_stride_0, out_stride_1, out_stride_2, LEADING)
-    tl.store(out_ptr + out_rows + cols * out_col_stride, y.to(out_ptr.dtype.element_ty), mask=mask)
+    out_at = tile_pointers(
+        out_ptr,
+        row,
+        cols,
+        size_1,
+        size_2,
+        out_stride_0,
+        out_stride_1,
+        out_stride_2,
+        out_col_stride,
+        LEADING,
+        ACCESS,
+    )
+    tl.store(out_at, y.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def rms_norm_fwd(
@@ -111,8 +148,7 @@ def rms_norm_fwd(
     args = {
         **{f"{name}_ptr": tensor for name, tensor in tensors.items()},
         "weight_ptr": x if weight is None else weight,
-        **row_args(tensors, width),
-        "weight_stride": 0 if weight is None else weight.stride(0),
+        **tile_args(tensors, weight, width),
         "n_rows": x.numel() // width,
         "weight_offset": offset,
         "eps": eps,

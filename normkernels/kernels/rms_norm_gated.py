@@ -9,7 +9,7 @@ import triton.language as tl
 
 from normkernels.kernels.plans import Plan
 from normkernels.kernels.row_norm import rounding_points, row_norm
-from normkernels.kernels.row_offsets import row_args, row_offsets
+from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
 from normkernels.launch import launch
 
 
@@ -98,7 +98,7 @@ def rms_norm_gated_128_kernel(
         tl.store(out_ptr + first * 128 + offsets, y, mask=mask)
 
 
-@triton.jit(do_not_specialize=["n_rows", "size_1", "size_2"])
+@kernel
 def rms_norm_gated_kernel(
     x_ptr,  # [size_0, size_1, size_2, WIDTH], any strides; gate and out likewise
     gate_ptr,
@@ -127,6 +127,7 @@ def rms_norm_gated_kernel(
     NORMALISED: tl.constexpr,
     WEIGHTED: tl.constexpr,
     LEADING: tl.constexpr,
+    ACCESS: tl.constexpr,
     WIDTH: tl.constexpr,
     LEVELS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -138,19 +139,45 @@ def rms_norm_gated_kernel(
     cols = tl.arange(0, BLOCK)[None, :].to(tl.int64)
     mask = (row < n_rows) & (cols < WIDTH)
 
-    x_rows = row_offsets(row, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, LEADING)
-    x = tl.load(x_ptr + x_rows + cols * x_col_stride, mask=mask, other=0.0).to(tl.float32)
+    x_at = tile_pointers(
+        x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
+    )
+    x = tl.load(x_at, mask=mask, other=0.0).to(tl.float32)
     if GATE == "none":
         gate = x
     else:
-        gate_rows = row_offsets(row, size_1, size_2, gate_stride_0, gate_stride_1, gate_stride_2, LEADING)
-        gate = tl.load(gate_ptr + gate_rows + cols * gate_col_stride, mask=mask, other=0.0).to(tl.float32)
-    weight_cols = row % n_groups * WIDTH + cols
-    weight = tl.load(weight_ptr + weight_cols * weight_stride, mask=mask, other=0.0).to(tl.float32)
+        gate_at = tile_pointers(
+            gate_ptr,
+            row,
+            cols,
+            size_1,
+            size_2,
+            gate_stride_0,
+            gate_stride_1,
+            gate_stride_2,
+            gate_col_stride,
+            LEADING,
+            ACCESS,
+        )
+        gate = tl.load(gate_at, mask=mask, other=0.0).to(tl.float32)
+    weight_at = column_pointers(weight_ptr, row % n_groups * WIDTH + cols, weight_stride, ACCESS)
+    weight = tl.load(weight_at, mask=mask, other=0.0).to(tl.float32)
 
     y = gated_norm(x, gate, weight, eps, GATE, ACTIVATION, NORMALISED, WEIGHTED, WIDTH, LEVELS)
-    out_rows = row_offsets(row, size_1, size_2, out_stride_0, out_stride_1, out_stride_2, LEADING)
-    tl.store(out_ptr + out_rows + cols * out_col_stride, y.to(out_ptr.dtype.element_ty), mask=mask)
+    out_at = tile_pointers(
+        out_ptr,
+        row,
+        cols,
+        size_1,
+        size_2,
+        out_stride_0,
+        out_stride_1,
+        out_stride_2,
+        out_col_stride,
+        LEADING,
+        ACCESS,
+    )
+    tl.store(out_at, y.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def rms_norm_gated_fwd(
@@ -182,9 +209,9 @@ def rms_norm_gated_fwd(
         **rounding_points(rounding, normalised, weight),
         "ROWS": plan.rows,
     }
-    kernel = rms_norm_gated_128_kernel
+    run = rms_norm_gated_128_kernel
     if plan.name == "general":
-        kernel = rms_norm_gated_kernel
-        args |= row_args({"x": x, "gate": args["gate_ptr"], "out": out}, width)
+        run = rms_norm_gated_kernel
+        args |= tile_args({"x": x, "gate": args["gate_ptr"], "out": out}, weight, width)
         args |= {"n_groups": x.shape[-1] // width, "GATE": gated, "WIDTH": width, "LEVELS": plan.levels}
-    launch(kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)
+    launch(run, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)

@@ -13,6 +13,20 @@ DTYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32:
 
 
 @triton.jit
+def widened(values):
+    """Return values of any dtype in fp32.
+
+    bf16 by its bits, which LLVM cannot see through: of ``(fp16 + bf16 in fp32)`` rounded to fp16 it makes an
+    addition in fp16, with the bf16 operand rounded to fp16 first (its subnormal bits lost, beyond 65504 infinite).
+    """
+    if values.dtype == tl.bfloat16:
+        wide = (values.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    else:
+        wide = values.to(tl.float32)
+    return wide
+
+
+@triton.jit
 def row_norm(
     x,  # [rows, 2**LEVELS] fp32, zero in the padding
     weight,  # the same

@@ -1,0 +1,109 @@
+"""Tiles of rows: where their elements lie in tensors with up to three leading sizes and any strides.
+
+``ACCESS`` names the three ways to reach them that deserve code of their own:
+
+- ``strided``: some column stride is not one;
+- ``unit``: all are one;
+- ``aligned``: so are they, and every row of every tensor begins at a multiple of 16 bytes.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from normkernels.kernels.plans import MAX_LEADING
+from normkernels.strides import leading
+
+# bytes that a thread can load or store at once
+ALIGNMENT = 16
+
+
+# Any: Triton has no types
+def kernel(function: Callable[..., None]) -> Any:
+    """Make a Triton kernel that is compiled for its constexprs and dtypes alone.
+
+    ``triton.jit`` would compile it for every mixture of strides that are one or divisible by 16, of row counts
+    that are, and of pointers that are aligned.
+    """
+    free = [name for name in inspect.signature(function).parameters if name not in function.__annotations__]
+    return triton.jit(do_not_specialize=free)(function)
+
+
+@triton.jit
+def tile_pointers(
+    ptr,
+    row,  # [rows, 1] int64
+    cols,  # [1, columns] int64
+    size_1,
+    size_2,
+    stride_0,
+    stride_1,
+    stride_2,
+    col_stride,
+    LEADING: tl.constexpr,
+    ACCESS: tl.constexpr,
+):
+    """Return pointers to ``cols`` of each row of a tensor with ``LEADING`` leading sizes, the last innermost."""
+    if LEADING == 1:
+        offset = row * stride_2
+    elif LEADING == 2:
+        offset = row // size_2 * stride_1 + row % size_2 * stride_2
+    elif LEADING == 3:
+        outer = row // size_2
+        offset = outer // size_1 * stride_0 + outer % size_1 * stride_1 + row % size_2 * stride_2
+    else:
+        tl.static_assert(False, "unhandled LEADING")
+    return column_pointers(ptr + offset, cols, col_stride, ACCESS)
+
+
+@triton.jit
+def column_pointers(
+    ptr,  # [rows, 1], or one pointer
+    cols,  # [1, columns] int64
+    col_stride,
+    ACCESS: tl.constexpr,
+):
+    """Return pointers to the ``cols`` from ``ptr`` on."""
+    pointers = ptr + cols * col_stride if ACCESS == "strided" else ptr + cols
+    if ACCESS == "aligned":
+        # bytes: of an address, not of a number of elements
+        pointers = tl.multiple_of(pointers, [1, 16])
+    return pointers
+
+
+def tile_args(
+    tensors: Mapping[str, torch.Tensor], weight: torch.Tensor | None, width: int
+) -> dict[str, int | str]:
+    """Return the kernel arguments about sizes and strides; unused leading ones are 1 and 0.
+
+    ``tensors`` have one shape; ``weight`` has an element per column, and ``width`` columns of both are one row.
+    """
+    rows = leading(tuple(tensors.values()), width)
+    unused = MAX_LEADING - len(rows.sizes)
+    sizes = (1,) * unused + rows.sizes
+    args: dict[str, int | str] = {"size_1": sizes[1], "size_2": sizes[2], "LEADING": len(rows.sizes)}
+    for (name, tensor), strides in zip(tensors.items(), rows.strides, strict=True):
+        for axis, stride in enumerate((0,) * unused + strides):
+            args[f"{name}_stride_{axis}"] = stride
+        args[f"{name}_col_stride"] = tensor.stride(-1)
+    args["weight_stride"] = 0 if weight is None else weight.stride(0)
+    steps = list(zip(tensors.values(), rows.strides, strict=True))
+    args["ACCESS"] = _access(steps if weight is None else [*steps, (weight, (width,))])
+    return args
+
+
+def _access(tensors: Sequence[tuple[torch.Tensor, tuple[int, ...]]]) -> str:
+    """Return ``ACCESS`` of tensors, each with the elements from one of its rows to the next."""
+    # the stride of a single column is never used
+    if any(tensor.shape[-1] != 1 and tensor.stride(-1) != 1 for tensor, _ in tensors):
+        return "strided"
+    aligned = all(
+        place % ALIGNMENT == 0
+        for tensor, steps in tensors
+        for place in (tensor.data_ptr(), *(step * tensor.element_size() for step in steps))
+    )
+    return "aligned" if aligned else "unit"
