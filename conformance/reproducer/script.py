@@ -24,7 +24,7 @@ from conformance.adapter import KNOWN
 from conformance.case import Case, Placement
 from conformance.comparison import Errors, compare, row_chunks
 from conformance.item import PROFILES, Failure
-from conformance.materialize import SHARED_PARTS, materialize, values_of
+from conformance.materialize import SHARED_PARTS, materialize, spread, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS, Output
 from conformance.oracle.contract import rounded
@@ -76,7 +76,8 @@ def write(failure: Failure, subject: Subject, directory: Path, target: str) -> P
     case = flat(failure.verdict.case) if name in _FLAT else failure.verdict.case
     given = Subjected(failure, subject, case, Data(path.with_suffix(".pt")))
     check, fenced = _check(failure)
-    functions = (snippets.FENCED_ROOM if fenced else snippets.ROOM, snippets.ARGUMENTS, *check.functions)
+    room = snippets.FENCED_ROOM if fenced else snippets.ROOM
+    functions = (room, snippets.FAR_ARGUMENTS if _far(case) else snippets.ARGUMENTS, *check.functions)
     main = f"def main():\n{textwrap.indent(check.main.strip(), '    ')}\n\n\nsys.exit(main())"
     facts = "\n".join([_tensors(given), *(_FACTS[fact](given) for fact in check.facts)])
     code = "\n\n\n".join(text.strip() for text in (*functions, _calling(given), main))
@@ -199,6 +200,11 @@ def _where(case: Case, name: str, tensor: torch.Tensor, *, asked: bool) -> tuple
     place = spec.layout.place(spec.shape, SHARED_PARTS)
     buffer = f"{spec.dtype} projection" if spec.layout.kind == "shared" else name
     return buffer, place if tensor.numel() else replace(place, offset=0, extent=0)
+
+
+def _far(case: Case) -> bool:
+    """Whether elements of the case lie too far apart for a buffer of memory."""
+    return any(spread(spec, spec.layout.place(spec.shape, SHARED_PARTS)) for _, spec in case.tensors)
 
 
 def _calling(given: Subjected) -> str:

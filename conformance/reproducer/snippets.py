@@ -46,6 +46,23 @@ def arguments(poison=0xFF, **other_values):
     return tensors, {name: raw for name, (raw, _) in buffers.items()}
 '''
 
+# of tensors whose buffer would be gigabytes for next to no elements
+FAR_ARGUMENTS = '''
+def arguments(poison=0xFF):
+    """The tensors of the call, and the rooms that they lie in: on a CPU there is no memory between elements."""
+    tensors, rooms = {}, {}
+    for name, (_, length, offset, strides, values) in TENSORS.items():
+        places = torch.tensor(offset)
+        for size, stride in zip(values.shape, strides, strict=True):
+            places = places[..., None] + torch.arange(size) * stride
+        width = values.element_size()
+        rooms[name] = Owner.spread(places * width, length * width, DEVICE, poison)
+        inside = rooms[name].raw.view(values.dtype)
+        tensors[name] = inside.as_strided(values.shape, strides, inside.storage_offset() + offset)
+        tensors[name].copy_(values)
+    return tensors, rooms
+'''
+
 SHAPED = '''
 def misshapen(outputs):
     """What is wrong with the number, shapes, dtypes and strides of the outputs, or nothing."""
@@ -405,6 +422,21 @@ return wrong > 0
     functions=(SAME_BITS,),
 )
 
+LARGE_INDEX = Check(
+    """
+tensors, rooms = arguments()
+before = {name: room.content() for name, room in rooms.items()}
+wrong = outside(call(tensors))
+for name, room in rooms.items():
+    if not torch.equal(room.content(), before[name]):
+        print(f"the buffer of {name} was changed (elements, or bytes beside them)")
+        wrong = True
+return wrong
+""",
+    facts=("EXPECTED", "ALLOWED"),
+    functions=(SHAPED, OUTSIDE),
+)
+
 PARITY = Check(
     """
 try:
@@ -500,6 +532,7 @@ CHECKS = {
     "scale": SCALE,
     "bias": BIAS,
     "chain": CHAIN,
+    "large_index": LARGE_INDEX,
     "state": STATE,
     "threads": THREADS,
 }

@@ -55,6 +55,7 @@ EMPTY = replace(
 LONG = replace(
     PLAIN, tensors=tuple((n, replace(s, shape=(*(16 for _ in s.shape[1:]), 512))) for n, s in PLAIN.tensors)
 )
+FAR = _laid_out(Layout("row_gap", 2**31 + 5), Layout(), Layout())
 RESIDUAL = Case(
     "rms_norm",
     (
@@ -106,6 +107,11 @@ MISTAKES = {
         attributes="kept = {}",
     ),
     "threads": Mistake("import time; self.x = x; time.sleep(1e-3); return right(self.x)"),
+    "large_index": Mistake(
+        "i = torch.arange(3)[:, None] * x.stride(0) % 2**32 + torch.arange(12);"
+        " return right(x.as_strided((2**32 + 12,), (1,))[i])",
+        FAR,
+    ),
     "errors": Mistake("return right()", replace(PLAIN, invalid="unknown activation"), "validates = True"),
 }
 # what the skeleton lacks to be right where its mistake was

@@ -9,6 +9,7 @@ from conformance.selftest.fakes import (
     masks,
     memory,
     norm_steps,
+    offsets,
     residuals,
     rounding,
     semantics,
@@ -119,6 +120,7 @@ GATED_NORM_FAKES: tuple[type[Correct], ...] = (
     kept.WeightKeptByAddress,
     kept.ScratchForAll,
     kept.EpsRaised,
+    offsets.OffsetsOf32Bits,
 )
 
 # each runs as every operation that it names
