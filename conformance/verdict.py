@@ -113,15 +113,20 @@ def arguments_of(materials: Materials) -> Arguments:
     return {**dict.fromkeys((*operation.positional, *operation.keywords)), **materials.arguments}
 
 
-def call_with(subject: Subject, case: Case, arguments: Mapping[str, object], form: str = "") -> Outcome:
+def call_with(
+    subject: Subject, case: Case, arguments: Mapping[str, object], form: str = "", *, wait: bool = True
+) -> Outcome:
     """Call once with arguments that stay the caller's, who watches over them; all names are there.
 
     ``form`` is added to the method's name: ``_`` calls the operation in place, whose results lie in arguments.
+    ``wait`` for a GPU to be done.
     """
-    return _call(subject, OPERATIONS[case.operation], arguments, form)
+    return _call(subject, OPERATIONS[case.operation], arguments, form, wait=wait)
 
 
-def _call(subject: Subject, operation: Operation, arguments: Mapping[str, object], form: str = "") -> Outcome:
+def _call(
+    subject: Subject, operation: Operation, arguments: Mapping[str, object], form: str = "", *, wait: bool = True
+) -> Outcome:
     method = getattr(subject.adapter, operation.name + form, None)
     if method is None:
         return Declined(NOT_IMPLEMENTED)
@@ -129,8 +134,8 @@ def _call(subject: Subject, operation: Operation, arguments: Mapping[str, object
     named = {name: value for name, value in arguments.items() if name not in operation.positional}
     try:
         result = method(*positional, **named)
-        if subject.device != "cpu":
-            torch.cuda.synchronize()
+        if subject.device != "cpu" and wait:
+            torch.cuda.synchronize(subject.device)
     except Declined as declined:
         return declined
     except Exception as error:  # noqa: BLE001 - the one place: code under test may raise anything

@@ -20,6 +20,7 @@ from conformance.properties.row_independence import ROW_INDEPENDENCE
 from conformance.properties.scale import SCALE
 from conformance.properties.state import STATE
 from conformance.properties.threads import THREADS
+from conformance.properties.variants import VARIANTS
 
 PROPERTIES: dict[str, Property] = {
     item.name: item
@@ -40,6 +41,7 @@ PROPERTIES: dict[str, Property] = {
         LARGE_INDEX,
         STATE,
         THREADS,
+        VARIANTS,
         EMPTY,
         ERRORS,
     )

@@ -45,7 +45,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     if not isinstance(made.outcome, Ran):
         return (without_outputs("padding_invariance", case, made.outcome),)
     more = padding_of(case)
-    longer = _longer(case, more)
+    longer = with_rows(case, case.rows + more)
     for kind, fill in PADDINGS.items():
         padded = perform(subject, longer, _padded(case, values, fill, more))
         if not isinstance(padded.outcome, Ran):
@@ -62,10 +62,11 @@ def padding_of(case: Case) -> int:
     return -case.rows % MULTIPLE or 1
 
 
-def _longer(case: Case, more: int) -> Case:
+def with_rows(case: Case, rows: int) -> Case:
+    """The call with another number of rows."""
     for name, spec in case.tensors:
         if name in OPERATIONS[case.operation].row_tensors:
-            case = case.with_tensor(name, replace(spec, shape=(spec.shape[0] + more, *spec.shape[1:])))
+            case = case.with_tensor(name, replace(spec, shape=(rows, *spec.shape[1:])))
     return case
 
 

@@ -27,6 +27,7 @@ from conformance.item import PROFILES, Failure
 from conformance.materialize import SHARED_PARTS, materialize, spread, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS, Output
+from conformance.operations.row_calls import EPS
 from conformance.oracle.contract import rounded
 from conformance.oracle.interval import Interval
 from conformance.properties import PROMISES
@@ -36,12 +37,13 @@ from conformance.properties.chain import LAYERS
 from conformance.properties.padding_invariance import padding_of
 from conformance.properties.scale import exponent_of
 from conformance.properties.state import CHANGES, Change, new_values, with_new_parameters
+from conformance.properties.variants import counted
 from conformance.reproducer import snippets
 from conformance.reproducer.data import WIDTH, Data
 from conformance.verdict import Status, Subject, intervals
 
 # by property, but for calls that gave nothing to check
-_FLAT = {"batch_invariance", "position_invariance", "padding_invariance"}
+_FLAT = {"batch_invariance", "position_invariance", "padding_invariance", "variants"}
 _IMPORTS = {
     "base64.": "import base64",
     "faulthandler.": "import faulthandler",
@@ -305,6 +307,11 @@ def _allowed_afterwards(given: Subjected) -> str:
     return _allowed_of(given, changed, new_values(given.case, changed))
 
 
+def _counts(given: Subjected) -> str:
+    counts, allowed = counted(given.subject, given.case)
+    return f"COUNTS = {counts!r}\nALLOWED = {allowed}\nEPS = {EPS!r}"
+
+
 def _scaling(given: Subjected) -> str:
     scaling = OPERATIONS[given.case.operation].scaling
     assert scaling is not None
@@ -341,6 +348,7 @@ _FACTS: dict[str, Callable[[Subjected], str]] = {
     "MORE": lambda given: f"MORE = {padding_of(given.case)}",
     "SCALING": _scaling,
     "MIDDLES": _middles,
+    "COUNTS": _counts,
     "CARRIED": _carried,
     "NEW": _new,
     "ALLOWED_AFTERWARDS": _allowed_afterwards,

@@ -437,6 +437,30 @@ return wrong
     functions=(SHAPED, OUTSIDE),
 )
 
+VARIANTS = Check(
+    """
+tensors, _ = arguments()
+
+def compiled(rows, **flags):
+    given = {n: t[:1].expand(rows, *t.shape[1:]).contiguous() if n in ROW_TENSORS else t for n, t in tensors.items()}
+    before = dict(FLAGS)
+    FLAGS.update(flags)
+    with watched(DEVICE, 0xFF) as record:
+        call(given)
+    FLAGS.update(before)
+    return record.variants
+
+rows = set().union(*(compiled(count) for count in COUNTS))
+print(f"{len(rows)} kernels are compiled for {len(COUNTS)} numbers of rows, {ALLOWED} would do")
+if "eps" not in FLAGS:
+    return len(rows) > ALLOWED
+eps = set().union(*(compiled(1, eps=eps) for eps in EPS))
+print(f"{len(eps)} kernels are compiled for {len(EPS)} values of eps, {len(compiled(1))} would do")
+return len(rows) > ALLOWED or len(eps) > len(compiled(1))
+""",
+    facts=("ROW_TENSORS", "COUNTS"),
+)
+
 PARITY = Check(
     """
 try:
@@ -535,4 +559,5 @@ CHECKS = {
     "large_index": LARGE_INDEX,
     "state": STATE,
     "threads": THREADS,
+    "variants": VARIANTS,
 }

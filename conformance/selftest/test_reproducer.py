@@ -112,12 +112,30 @@ MISTAKES = {
         " return right(x.as_strided((2**32 + 12,), (1,))[i])",
         FAR,
     ),
+    "variants": Mistake("return launch(right(), len(x))"),
     "errors": Mistake("return right()", replace(PLAIN, invalid="unknown activation"), "validates = True"),
 }
 # what the skeleton lacks to be right where its mistake was
-CURES = {"errors": "if flags['activation'] not in ('silu', 'sigmoid'): raise ValueError\n        return right()"}
+CURES = {
+    # without a kernel there is nothing to judge
+    "variants": "return launch(right(), 1)",
+    "errors": "if flags['activation'] not in ('silu', 'sigmoid'): raise ValueError\n        return right()",
+}
 
 WRONG = '''
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def nothing_kernel(y_ptr, COUNT: tl.constexpr):
+    tl.store(y_ptr, tl.load(y_ptr))
+
+
+def launch(y, count):
+    nothing_kernel[(1,)](y, count)
+    return y
+
 
 import torch.nn.functional as F
 from conformance.oracle.contract import Contract

@@ -115,6 +115,8 @@ GATED_NORM_FAKES: tuple[type[Correct], ...] = (
     kernels.GateRowStrideIsWidth,
     kernels.SaysNativeLaunches,
     kernels.HiddenCopy,
+    kernels.RowsConstexpr,
+    kernels.EpsConstexpr,
     kept.WeightKeptOnTheTensor,
     kept.WeightKeptByVersion,
     kept.WeightKeptByAddress,
