@@ -66,7 +66,8 @@ class Profile:
 
 
 # one case of these makes many calls
-FEW_QUICK = {"scale": 6, "bias": 6, "chain": 1, "state": 4, "threads": 3, "variants": 1}
+FEW_QUICK = {"scale": 6, "bias": 6, "chain": 1, "state": 4, "threads": 3, "variants": 1, "compile": 1}
+FEW_QUICK |= {"graph": 3, "stream": 3, "device": 3}
 FEW_CI = {name: 8 * count for name, count in FEW_QUICK.items()}
 FEW_NIGHTLY = {name: 64 * count for name, count in FEW_QUICK.items()}
 

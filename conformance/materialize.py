@@ -51,7 +51,6 @@ def materialize(case: Case, values: dict[str, torch.Tensor], device: str, poison
     tensors: dict[str, torch.Tensor] = {}
     shared: dict[tuple[tuple[int, ...], str], Owner] = {}
     for name, spec in case.tensors:
-        dtype = getattr(torch, spec.dtype)
         place = spec.layout.place(spec.shape, SHARED_PARTS)
         key = (spec.shape, spec.dtype)
         owner = shared.get(key) if spec.layout.kind == "shared" else None

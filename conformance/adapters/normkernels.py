@@ -24,6 +24,8 @@ class NormKernels(Adapter):
         "rms_norm_gated": Contract(rounds=frozenset(), depth="tile"),
     }
     validates = True
+    compiles = True
+    graphs = True
     reference: str | None = "native"
     forced: str | None = None  # the path asked for; None leaves the choice to the dispatcher
 

@@ -7,10 +7,13 @@ from conformance.properties.batch_invariance import BATCH_INVARIANCE
 from conformance.properties.bias import BIAS
 from conformance.properties.call import LAYOUT, SPECIALS, VALUES
 from conformance.properties.chain import CHAIN
+from conformance.properties.compile import COMPILE
 from conformance.properties.contract import CONTRACT
 from conformance.properties.determinism import DETERMINISM
+from conformance.properties.device import DEVICE
 from conformance.properties.empty import EMPTY
 from conformance.properties.errors import ERRORS
+from conformance.properties.graph import GRAPH
 from conformance.properties.large_index import LARGE_INDEX
 from conformance.properties.padding_invariance import PADDING_INVARIANCE
 from conformance.properties.parity import PARITY
@@ -19,6 +22,7 @@ from conformance.properties.property import Property
 from conformance.properties.row_independence import ROW_INDEPENDENCE
 from conformance.properties.scale import SCALE
 from conformance.properties.state import STATE
+from conformance.properties.stream import STREAM
 from conformance.properties.threads import THREADS
 from conformance.properties.variants import VARIANTS
 
@@ -42,6 +46,10 @@ PROPERTIES: dict[str, Property] = {
         STATE,
         THREADS,
         VARIANTS,
+        COMPILE,
+        GRAPH,
+        STREAM,
+        DEVICE,
         EMPTY,
         ERRORS,
     )

@@ -43,7 +43,7 @@ from conformance.reproducer.data import WIDTH, Data
 from conformance.verdict import Status, Subject, intervals
 
 # by property, but for calls that gave nothing to check
-_FLAT = {"batch_invariance", "position_invariance", "padding_invariance", "variants"}
+_FLAT = {"batch_invariance", "position_invariance", "padding_invariance", "variants", "compile"}
 _IMPORTS = {
     "base64.": "import base64",
     "faulthandler.": "import faulthandler",
@@ -54,6 +54,7 @@ _IMPORTS = {
 _FROM = {
     "Owner.": "from conformance.memory import Owner",
     "watched(": "from conformance.watch import watched",
+    "lookup_backend(": "from torch._dynamo import lookup_backend",
     "TorchDispatchMode)": "from torch.utils._python_dispatch import TorchDispatchMode",
 }
 
@@ -218,9 +219,9 @@ def _calling(given: Subjected) -> str:
 
     passed = [shown(name) for name in operation.positional]
     passed += [f"{name}={shown(name)}" for name in operation.keywords]
-    wait = "    torch.cuda.synchronize()\n" * (given.subject.device != "cpu")
+    wait = "    if wait:\n        torch.cuda.synchronize()\n" * (given.subject.device != "cpu")
     return (
-        "def call(tensors, implementation=IMPLEMENTATION, *, in_place=False):\n"
+        "def call(tensors, implementation=IMPLEMENTATION, *, in_place=False, wait=True):\n"
         '    """The call; its outputs as a tuple."""\n'
         f'    method = getattr(implementation, {operation.name!r} + "_" * in_place)\n'
         f"    result = method({', '.join(passed)}, **FLAGS)\n"
@@ -307,6 +308,17 @@ def _allowed_afterwards(given: Subjected) -> str:
     return _allowed_of(given, changed, new_values(given.case, changed))
 
 
+def _another(given: Subjected) -> str:
+    """Other values for every tensor, which the property puts there before or after."""
+    values = values_of(_of_another(given))
+    lines = [f"    {name!r}: {given.data.expression(f'another {name}', values[name])}," for name in values]
+    return "\n".join(["ANOTHER = {", *lines, "}"])
+
+
+def _of_another(given: Subjected) -> Case:
+    return replace(given.case, seed=given.case.seed + 1)
+
+
 def _counts(given: Subjected) -> str:
     counts, allowed = counted(given.subject, given.case)
     return f"COUNTS = {counts!r}\nALLOWED = {allowed}\nEPS = {EPS!r}"
@@ -349,6 +361,8 @@ _FACTS: dict[str, Callable[[Subjected], str]] = {
     "SCALING": _scaling,
     "MIDDLES": _middles,
     "COUNTS": _counts,
+    "ANOTHER": _another,
+    "ALLOWED_OF_ANOTHER": lambda given: _allowed_of(given, given.case, values_of(_of_another(given))),
     "CARRIED": _carried,
     "NEW": _new,
     "ALLOWED_AFTERWARDS": _allowed_afterwards,

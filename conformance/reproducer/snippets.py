@@ -442,7 +442,9 @@ VARIANTS = Check(
 tensors, _ = arguments()
 
 def compiled(rows, **flags):
-    given = {n: t[:1].expand(rows, *t.shape[1:]).contiguous() if n in ROW_TENSORS else t for n, t in tensors.items()}
+    given = dict(tensors)
+    for name in ROW_TENSORS:
+        given[name] = given[name][:1].expand(rows, *given[name].shape[1:]).contiguous()
     before = dict(FLAGS)
     FLAGS.update(flags)
     with watched(DEVICE, 0xFF) as record:
@@ -459,6 +461,92 @@ print(f"{len(eps)} kernels are compiled for {len(EPS)} values of eps, {len(compi
 return len(rows) > ALLOWED or len(eps) > len(compiled(1))
 """,
     facts=("ROW_TENSORS", "COUNTS"),
+)
+
+COMPILE = Check(
+    """
+graphs = []
+
+def backend(graph, inputs):
+    graphs.append(graph)
+    return lookup_backend("aot_eager" if DEVICE == "cpu" else "inductor")(graph, inputs)
+
+wrong = False
+compiled = torch.compile(call, fullgraph=True, backend=backend)
+given, _ = arguments()
+for rows in (5, 7, 12):
+    tensors = {n: t[:1].repeat(rows, *[1] * (t.dim() - 1)) if n in ROW_TENSORS else t for n, t in given.items()}
+    expected = call(tensors)
+    try:
+        found = compiled(tensors)
+    except Exception as error:
+        print(f"compiled, a call with {rows} rows raises {error!r}")
+        return True
+    same = [(t.shape, t.dtype, t.stride()) for t in expected] == [(t.shape, t.dtype, t.stride()) for t in found]
+    if not same or not all(map(same_bits, expected, found)):
+        print(f"compiled, a call with {rows} rows gives another result")
+        wrong = True
+print(f"{len(graphs)} graphs for 3 numbers of rows, 2 would do")
+return wrong or len(graphs) > 2
+""",
+    facts=("ROW_TENSORS",),
+    functions=(SAME_BITS,),
+)
+
+# the three that follow need a GPU
+GRAPH = Check(
+    """
+tensors, _ = arguments()
+side = torch.cuda.Stream()
+side.wait_stream(torch.cuda.current_stream())
+with torch.cuda.stream(side):
+    call(tensors)
+torch.cuda.synchronize()
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    outputs = call(tensors, wait=False)
+for name, values in ANOTHER.items():
+    tensors[name].copy_(values)
+for output in outputs:
+    output.view(torch.uint8).fill_(0xFF)
+graph.replay()
+torch.cuda.synchronize()
+return outside(outputs)
+""",
+    facts=("EXPECTED", "ANOTHER", "ALLOWED_OF_ANOTHER"),
+    functions=(SHAPED, OUTSIDE),
+)
+
+STREAM = Check(
+    """
+tensors, _ = arguments(**{name: values.to(DEVICE) for name, values in ANOTHER.items()})
+values = {name: entry[-1].to(DEVICE) for name, entry in TENSORS.items()}
+call(tensors)
+side = torch.cuda.Stream()
+with torch.cuda.stream(side):
+    torch.cuda._sleep(50_000_000)
+    for name, tensor in tensors.items():
+        tensor.copy_(values[name])
+    outputs = call(tensors, wait=False)
+side.synchronize()
+return outside(outputs)
+""",
+    facts=("EXPECTED", "ANOTHER", "ALLOWED"),
+    functions=(SHAPED, OUTSIDE),
+)
+
+DEVICE = Check(
+    """
+tensors, _ = arguments()
+wrong = outside(call(tensors))
+there = {name: tensor.to("cuda:1") for name, tensor in tensors.items()}
+outputs = call(there)
+torch.cuda.synchronize("cuda:1")
+print("outputs on", *(output.device for output in outputs))
+return outside(outputs) or wrong or any(str(output.device) != "cuda:1" for output in outputs)
+""",
+    facts=("EXPECTED", "ALLOWED"),
+    functions=(SHAPED, OUTSIDE),
 )
 
 PARITY = Check(
@@ -560,4 +648,8 @@ CHECKS = {
     "state": STATE,
     "threads": THREADS,
     "variants": VARIANTS,
+    "compile": COMPILE,
+    "graph": GRAPH,
+    "stream": STREAM,
+    "device": DEVICE,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import dis
 import os
 import runpy
 import signal
@@ -9,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import CodeType
 
 import pytest
 import torch
@@ -113,8 +116,11 @@ MISTAKES = {
         FAR,
     ),
     "variants": Mistake("return launch(right(), len(x))"),
+    "compile": Mistake("return right() if x.sum().item() > 0 else right()", attributes="compiles = True"),
     "errors": Mistake("return right()", replace(PLAIN, invalid="unknown activation"), "validates = True"),
 }
+# judged, and reproduced, on a GPU alone
+ON_A_GPU = {"graph", "stream", "device"}
 # what the skeleton lacks to be right where its mistake was
 CURES = {
     # without a kernel there is nothing to judge
@@ -190,7 +196,7 @@ def test_every_property_has_a_check_and_a_test() -> None:
     every = {*PROPERTIES, *PASSIVE}
 
     assert every == set(snippets.CHECKS)
-    assert every == set(MISTAKES)
+    assert every == {*MISTAKES, *ON_A_GPU}
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -210,6 +216,28 @@ def test_a_script_fails_while_the_mistake_is_there(
     if name == "path":
         _adapter(tmp_path, Mistake(attributes=_NATIVE))
     assert 0 == _run(script, monkeypatch)
+
+
+@pytest.mark.parametrize("name", sorted(ON_A_GPU))
+def test_a_script_for_a_gpu_is_python(name: str, tmp_path: Path) -> None:
+    """Where it cannot run it compiles, and nothing that it names is undefined."""
+    target = _adapter(tmp_path, Mistake())
+    failure = Failure(Item(PLAIN.operation, name, PLAIN.dtype), _verdict(name, PLAIN), PLAIN, "")
+    script = reproducer.write(failure, Subject(load(target), "cuda"), tmp_path, target)
+    code = compile(script.read_text(encoding="utf-8"), str(script), "exec")
+    defined = {*code.co_names, *dir(builtins)}
+    used = {
+        name for constant in code.co_consts if isinstance(constant, CodeType) for name in _global_names(constant)
+    }
+
+    assert set() == used - defined
+
+
+def _global_names(code: CodeType) -> set[str]:
+    """The global names that a function reads."""
+    return {
+        instruction.argval for instruction in dis.get_instructions(code) if instruction.opname == "LOAD_GLOBAL"
+    }
 
 
 _NATIVE = "path = lambda self, operation, arguments: 'native'"
