@@ -55,12 +55,15 @@ class Errors:
         return Errors(self.up + other.up, self.away + other.away, self.half + other.half, self.count + other.count)
 
 
+NO_ERRORS = Errors()
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Counts over elements.
 
     ``exact``: one value alone was allowed. ``worst``: the largest share of the bound before the store that is
-    needed to explain an output; 0 where the exact result rounds to it.
+    needed to explain an output; 0 where the exact result rounds to it. ``errors``: where they were asked for.
     """
 
     elements: int = 0
@@ -68,7 +71,7 @@ class Comparison:
     exact: int = 0
     worst: float = 0.0
     first: BadElement | None = None
-    errors: Errors = Errors()
+    errors: Errors = NO_ERRORS
 
     def __add__(self, other: Comparison) -> Comparison:
         return Comparison(
@@ -92,11 +95,18 @@ def row_chunks(rows: int, n: int) -> Iterator[slice]:
 
 
 def compare(
-    name: str, output: torch.Tensor, before_store: Interval, shape: tuple[int, ...], row: int
+    name: str,
+    output: torch.Tensor,
+    before_store: Interval,
+    shape: tuple[int, ...],
+    row: int,
+    *,
+    signed: bool = False,
 ) -> Comparison:
     """Compare ``(rows, n)`` of an output with its interval before the store; ``row`` is the first row's number.
 
-    ``shape`` is the output's full shape, for the index of a bad element.
+    ``shape`` is the output's full shape, for the index of a bad element. ``signed``: with the signed errors,
+    which cost as much again.
     """
     got = output.double()
     allowed = rounded(before_store, output.dtype)
@@ -110,7 +120,7 @@ def compare(
         exact=int(((allowed.lo == allowed.hi) & ~allowed.nan).sum()),
         worst=float(worst.max()) if worst.numel() else 0.0,
         first=_first(name, got, allowed, inside, shape, row, output.dtype) if outside else None,
-        errors=_errors(got, middle, half, output.dtype),
+        errors=_errors(got, middle, half, output.dtype) if signed else NO_ERRORS,
     )
 
 

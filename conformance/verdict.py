@@ -202,8 +202,10 @@ def measure(
     case: Case,
     values: Mapping[str, torch.Tensor],
     outputs: tuple[torch.Tensor, ...],
+    *,
+    signed: bool = False,
 ) -> Comparison:
-    """Compare all outputs with what the contract allows, in chunks of rows."""
+    """Compare all outputs with what the contract allows, in chunks of rows; ``signed``: with signed errors."""
     expected = OPERATIONS[case.operation].outputs(case)
     total = NOTHING
     n = expected[0].shape[-1]
@@ -215,7 +217,9 @@ def measure(
         # an output that others depend on is judged for itself, and they given what was returned of it
         allowed = intervals(subject, contract, case, values, rows, parts)
         for want in expected:
-            total += compare(want.name, parts[want.name], allowed[want.name], want.shape, rows.start)
+            total += compare(
+                want.name, parts[want.name], allowed[want.name], want.shape, rows.start, signed=signed
+            )
     return total
 
 

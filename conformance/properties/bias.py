@@ -52,7 +52,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     if wrong:
         return (Verdict("bias", case, Status.FAILED, f"nothing to compare: {wrong}"),)
     contract = subject.adapter.contract(case.operation)
-    errors = measure(subject, contract, case, values_of(case), made.outcome.outputs).errors
+    errors = measure(subject, contract, case, values_of(case), made.outcome.outputs, signed=True).errors
     wrong = leaning(errors)
     if wrong:
         return (Verdict("bias", case, Status.FAILED, wrong),)

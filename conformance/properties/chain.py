@@ -83,7 +83,7 @@ def _outside(
 def _errors(total: torch.Tensor, x: torch.Tensor, carried: torch.Tensor) -> Errors:
     """Against the exact sum: float64 holds it but for bits far below the last place of the result."""
     exact = Interval.exactly(x.double() + carried.double())
-    return compare("sum", total, exact, tuple(total.shape), 0).errors
+    return compare("sum", total, exact, tuple(total.shape), 0, signed=True).errors
 
 
 def _void(operation: Operation) -> str:

@@ -273,7 +273,9 @@ def _middles(given: Subjected) -> str:
     for out, interval in _intervals(given, given.case, values_of(given.case)):
         middle = ((interval.lo + interval.hi) / 2).reshape(out.shape)
         lines.append(f"    {out.name!r}: {given.data.expression(f'{out.name} middle', middle)},")
-        errors += compare(out.name, middle.to(out.dtype).reshape(interval.lo.shape), interval, out.shape, 0).errors
+        errors += compare(
+            out.name, middle.to(out.dtype).reshape(interval.lo.shape), interval, out.shape, 0, signed=True
+        ).errors
     return "\n".join([*lines, "}", f"BOUND = {bound(errors)}"])
 
 
