@@ -68,6 +68,12 @@ class Profile:
     minutes: float = 0.0
 
 
+# one case of these makes many calls
+FEW_QUICK = {"scale": 6, "bias": 6, "chain": 1, "state": 4, "threads": 3, "variants": 1, "compile": 1}
+FEW_QUICK |= {"graph": 3, "stream": 3, "device": 3}
+FEW_CI = {name: 8 * count for name, count in FEW_QUICK.items()}
+FEW_NIGHTLY = {name: 64 * count for name, count in FEW_QUICK.items()}
+
 PROFILES = {
     profile.name: profile
     for profile in (
@@ -83,7 +89,8 @@ PROFILES = {
                 "parity": 40,
                 "in_place": 24,
                 "sensitivity": 12,
-            },
+            }
+            | FEW_QUICK,
             enumerates=frozenset({"values", "layout", "specials"}),
             chunks=1,
         ),
@@ -91,7 +98,8 @@ PROFILES = {
             "ci",
             strength=3,
             limit=60.0,
-            drawn={"": 100, "values": 400, "layout": 800, "specials": 400, "parity": 300, "sensitivity": 40},
+            drawn={"": 100, "values": 400, "layout": 800, "specials": 400, "parity": 300, "sensitivity": 40}
+            | FEW_CI,
             enumerates=frozenset({"values", "layout", "specials"}),
             chunks=4,
         ),
@@ -99,7 +107,7 @@ PROFILES = {
             "nightly",
             strength=3,
             limit=60.0,
-            drawn={"": 100, "values": 400, "layout": 800, "specials": 400, "parity": 300},
+            drawn={"": 100, "values": 400, "layout": 800, "specials": 400, "parity": 300} | FEW_CI,
             enumerates=frozenset({"values", "layout", "specials"}),
             chunks=4,
             minutes=60.0,

@@ -25,6 +25,8 @@ class NormKernels(Adapter):
         "mrope": "fp32",
     }
     validates = True
+    compiles = True
+    graphs = True
     reference: str | None = "native"
     forced: str | None = None  # the path asked for; None leaves the choice to the dispatcher
 
