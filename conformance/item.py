@@ -206,7 +206,7 @@ def cases_of(item: Item, subject: Subject) -> Iterator[Case]:
     if prop.given is not None:
         yield from prop.given(OPERATIONS[item.operation], scope)
         return
-    if prop.name == "layout" and not _beyond(item):
+    if prop.name == "layout" and not beyond(item):
         known = [case for case in _known(item, subject) if case.dtype == item.dtype]
         yield from known[item.chunk :: _parts(item)]
     if prop.like:
@@ -228,8 +228,8 @@ def chosen_cases(item: Item, scope: Scope) -> Iterator[Case]:
 
 
 def listed_cases(item: Item, scope: Scope) -> list[Case]:
-    """The item's part of the covering array of a scope, none where its property only draws."""
-    if item.property not in PROFILES[item.profile].enumerates or _beyond(item):
+    """The item's part of the covering array of a scope, none where it only draws."""
+    if item.property not in PROFILES[item.profile].enumerates or beyond(item):
         return []
     operation = OPERATIONS[item.operation]
     listed = enumerated_cases(
@@ -248,7 +248,7 @@ def _count(item: Item) -> int:
     return drawn.get(item.property, drawn[""]) // _parts(item)
 
 
-def _beyond(item: Item) -> bool:
+def beyond(item: Item) -> bool:
     """Whether an item's chunk comes after those of the profile: then it draws, and enumerates nothing."""
     return item.chunk >= PROFILES[item.profile].chunks
 

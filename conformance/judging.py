@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from conformance.adapter import Crashed, Hung
 from conformance.case import Case
-from conformance.item import Failure, Item, cases_of, chosen_cases, listed_cases, scope_of
+from conformance.item import Failure, Item, beyond, cases_of, chosen_cases, listed_cases, scope_of
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES, Property
 from conformance.shrink import essentials, shrink
@@ -83,6 +83,9 @@ def vacuous(item: Item, verdicts: Collection[Verdict]) -> str:
     """Why all the verdicts on an item together are no evidence for its promise, or nothing."""
     if not verdicts:
         return "no case was drawn"
+    if beyond(item):
+        # it adds to what the profile has shown
+        return ""
     return PROPERTIES[item.property].concluded(item.operation, verdicts)
 
 

@@ -219,7 +219,13 @@ ACCESSES: dict[str, tuple[str, Callable[[], Arguments]]] = {
         "aligned",
         lambda: call() | dict(zip(("cos", "sin"), values("cache", 51, 32).chunk(2, -1), strict=True)),
     ),
-    "a half of no 16 bytes": ("unit", lambda: call(5, (6, 2), 64, 14, sections=(6, 4, 4))),
+    "a half of no 16 bytes": (
+        "unit",
+        lambda: (
+            call(5, (6, 2), 64, sections=(6, 4, 4))
+            | {name: values(name, 51, 16)[:, :14] for name in ("cos", "sin")}
+        ),
+    ),
     "heads of no 16 bytes": ("unit", lambda: call(5, (6, 2), 66)),
     "k one element on": ("unit", lambda: call(k=values("k", 5 * 2 * 64 + 1)[1:].view(5, 2, 64))),
     "rows of sin of no 16 bytes": ("unit", lambda: call(sin=values("sin", 51, 17)[:, :16])),

@@ -139,6 +139,11 @@ def overlapping(name: str) -> Arguments:
         k = memory[:5, 4:6]
     elif name == "k, one token on":
         k = memory[1:]
+    elif name == "k, from its last column on":
+        k = memory.view(-1)[q.numel() - 1 :][: 5 * 64].view(5, 1, 64)
+    elif name == "k, to its first column":
+        k = memory.view(-1)[: 5 * 64].view(5, 1, 64)
+        q = memory.view(-1)[k.numel() - 1 :][: 5 * 5 * 64].view(5, 5, 64)
     elif name == "k, through it":
         q, k = memory[:5, :, :32], memory[:5, ::2, 16:48]
         return call(5, (6, 2), 32) | {"q": q, "k": k}
@@ -157,7 +162,13 @@ def overlapping(name: str) -> Arguments:
 IN_PLACE: dict[str, tuple[Callable[[], Arguments], str]] = {
     **{
         name: (partial(overlapping, name), "k shares memory with q, must have its own")
-        for name in ("k", "k, one token on", "k, through it")
+        for name in (
+            "k",
+            "k, one token on",
+            "k, from its last column on",
+            "k, to its first column",
+            "k, through it",
+        )
     },
     **{
         name: (partial(overlapping, name), f"q shares memory with {name}, must have its own")

@@ -44,6 +44,7 @@ def page(report: Report) -> str:
         reasons=reasons,
         failures=[{**failure, **_shown(failure)} for failure in report["failures"]],
         problems=table.problems(report),
+        evidence=table.evidence(report),
         waivers=[{**waiver, "said": _counts(waiver["counts"])} for waiver in report["waivers"]],
         facts=list(facts(report["header"])),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def build(
     complete = not unfinished and not interrupted
     waived = [_waiver(place, waivers, records, complete=complete) for place in range(len(waivers.every))]
     out_of_date = sum(bool(entry["stale"]) for entry in waived)
-    code = exit_code(totals, complete=complete, stale=out_of_date, alarms=len(alarms), interrupted=interrupted)
+    code = exit_code(totals, complete=complete, stale=out_of_date, alarms=alarms, interrupted=interrupted)
     footer = {
         "items": len(planned),
         "chunks": _beyond(planned, header["profile"]),
@@ -58,10 +58,10 @@ def build(
         "verdicts": {status: totals[status] for status in Status if totals[status]},
         "elements": sum(tally.elements for tally in records.tallies.values()),
         "seconds": round(seconds, 1),
-        "alarms": alarms,
         "stale_waivers": out_of_date,
         "interrupted": interrupted,
         "complete": complete,
+        "alarms": alarms,
         "exit_code": int(code),
     }
     results = [_result(row, records.tallies[row]) for row in sorted(records.tallies, key=_place)]
@@ -75,12 +75,14 @@ def build(
 
 
 def exit_code(
-    totals: Mapping[str, int], *, complete: bool, stale: int = 0, alarms: int = 0, interrupted: bool = False
+    totals: Mapping[str, int],
+    *,
+    complete: bool,
+    stale: int = 0,
+    alarms: Sequence[str] = (),
+    interrupted: bool = False,
 ) -> Exit:
-    """What the numbers of verdicts by status mean, for a run that reached its end or did not.
-
-    ``stale`` waivers have to go; ``alarms`` are operations of which no call was taken.
-    """
+    """What the numbers of verdicts by status mean, for a run that reached its end or did not."""
     if interrupted:
         return Exit.INTERRUPTED
     if totals.get(Status.ERROR) or not complete:
@@ -102,7 +104,7 @@ def _wholly_declined(records: Records) -> list[str]:
             reason: None for tally in tallies for status, reason in tally.reasons if status == Status.DECLINED
         }
         reasons.pop(NOT_IMPLEMENTED, None)
-        if reasons and not any(counts[status] for status in (Status.PASSED, *BAD)):
+        if reasons and not any(counts[status] for status in (Status.PASSED, Status.WAIVED, *BAD)):
             said = "; ".join(list(reasons)[:3])
             alarms.append(f"{operation}: every call was declined ({said}): take some, or drop the method")
     return alarms

@@ -114,7 +114,7 @@ def _cell(row: Row | None, prop: str, reasons: Reasons) -> Cell:
         lines.append(Said(f"worst {float(row['worst']):.3g}", Tone.ASIDE))
         lines.append(Said(f"exact {share(row['exact'])}", Tone.ASIDE))
     if row.get("terms"):
-        # the one that is hardest to see; the others are in report.json
+        # the one that is hardest to see
         term, (seen, of) = min(row["terms"].items(), key=lambda each: each[1][0] / each[1][1])
         lines.append(Said(f"{term} in {seen} of {of}", Tone.ASIDE))
     return tuple(lines)
@@ -165,18 +165,28 @@ def heading(header: Row) -> tuple[str, ...]:
     )
 
 
+def evidence(report: Report) -> tuple[tuple[str, str], ...]:
+    """What the cases of a row could show: terms of the formula, and the share of the covering array that ran."""
+    said = []
+    for row in report["results"]:
+        name = f"{row['operation']} {row['property']} {row['dtype']}"
+        terms = [f"{term} in {seen} of {of} cases" for term, (seen, of) in row.get("terms", {}).items()]
+        array = ["{} of {} rows of the covering array".format(*row["array"])] if "array" in row else []
+        said += [(name, "; ".join([*terms, *array]))] if terms or array else []
+    return tuple(said)
+
+
 def problems(report: Report) -> tuple[str, ...]:
-    """A line for everything but a failure that makes a run red."""
-    return (*report["footer"].get("alarms", ()), *stale_waivers(report), *unfinished(report))
+    """What is wrong with a run besides its failures, a line each."""
+    return (*_stale_waivers(report), *_unfinished(report), *report["footer"]["alarms"])
 
 
-def stale_waivers(report: Report) -> tuple[str, ...]:
-    """A line for every waiver that has to go."""
+def _stale_waivers(report: Report) -> tuple[str, ...]:
     entries = (entry for entry in report["waivers"] if entry["stale"])
     return tuple(f"the waiver of {e['issue']} where {e['where']}: {e['stale']}, take it out" for e in entries)
 
 
-def unfinished(report: Report) -> tuple[str, ...]:
+def _unfinished(report: Report) -> tuple[str, ...]:
     """What was not judged to its end: counted where somebody ended the run, named where it broke."""
     footer = report["footer"]
     entries = footer["unfinished"]

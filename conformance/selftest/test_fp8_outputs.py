@@ -119,6 +119,17 @@ def test_fp8_numbers_agree_within_one_step(dtype: torch.dtype, steps: int, alike
             assert_alike((codes.view(dtype),), (other.view(dtype),), torch.bfloat16)
 
 
+def test_zero_has_a_neighbour_on_either_side() -> None:
+    """The smallest number and its negative are two steps apart, zero and its negative none."""
+    zeros = torch.tensor([0x00, 0x80], dtype=torch.uint8).view(torch.float8_e4m3fn)
+    smallest = torch.tensor([0x01, 0x81], dtype=torch.uint8).view(torch.float8_e4m3fn)
+
+    for close in (zeros, zeros.roll(1), smallest):
+        assert_alike((zeros,), (close,), torch.bfloat16)
+    with pytest.raises(AssertionError):
+        assert_alike((smallest,), (smallest.roll(1),), torch.bfloat16)
+
+
 def test_nan_is_like_nan_alone() -> None:
     """In fp8 NaN stands beside the largest numbers, and is none of them."""
     numbers = torch.tensor([NAN, 448.0]).to(torch.float8_e4m3fn)

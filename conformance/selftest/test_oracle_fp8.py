@@ -16,6 +16,7 @@ from conformance.case import Case, TensorSpec
 from conformance.comparison import Comparison
 from conformance.materialize import values_of
 from conformance.operations import OPERATIONS
+from conformance.oracle import arithmetic
 from conformance.oracle.arithmetic import MAX, Machine, U
 from conformance.oracle.contract import Contract, round_once, rounded
 from conformance.oracle.interval import Interval
@@ -168,6 +169,7 @@ def test_powers_of_two_are_rounded_up() -> None:
     got = MACHINE.power_of_two(_exact(0.3, 1.01, 2.0**-42 * 0.98, 1e30, INF))
 
     assert [0.5, 2.0, 2.0**-42, 2.0**100, INF] == got.lo.tolist() == got.hi.tolist()
+    assert [0.25, 0.5, INF] == arithmetic._no_less(torch.tensor([0.25, 0.3, INF])).tolist()
     at = MACHINE.power_of_two(_exact(0.25))
     assert (0.25, 0.5) == (at.lo.item(), at.hi.item())
 

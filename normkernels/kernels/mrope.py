@@ -166,7 +166,7 @@ def mrope_kernel(
         w = tl.load(at + axis_stride + axis_stride, mask=token < n_tokens, other=0).to(tl.int64)
     lowest = tl.minimum(t, tl.minimum(h, w))
     highest = tl.maximum(t, tl.maximum(h, w))
-    inside = (token < n_tokens) & (lowest >= 0) & (highest < max_positions)
+    inside = (lowest >= 0) & (highest < max_positions)
     mask = inside & (frequency < HALF)
     cols = frequency.to(tl.int64)
     cos = angles(cos_ptr, cos_row_stride, cos_col_stride, t, h, w, of_h, of_w, cols, mask, AXES, ACCESS)
