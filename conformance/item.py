@@ -78,7 +78,8 @@ PROFILES = {
             "quick",
             strength=2,
             limit=20.0,
-            drawn={"": 16, "values": 20, "layout": 30, "specials": 16, "parity": 40} | FEW_QUICK,
+            drawn={"": 16, "values": 20, "layout": 30, "specials": 16, "parity": 40, "sensitivity": 12}
+            | FEW_QUICK,
             enumerates=frozenset({"values", "layout", "specials"}),
             chunks=1,
         ),
@@ -86,7 +87,8 @@ PROFILES = {
             "ci",
             strength=3,
             limit=60.0,
-            drawn={"": 100, "values": 400, "layout": 800, "specials": 400, "parity": 300} | FEW_CI,
+            drawn={"": 100, "values": 400, "layout": 800, "specials": 400, "parity": 300, "sensitivity": 40}
+            | FEW_CI,
             enumerates=frozenset({"values", "layout", "specials"}),
             chunks=4,
         ),
@@ -185,23 +187,43 @@ def cases_of(item: Item, subject: Subject) -> Iterator[Case]:
     if prop.name == "layout":
         known = [case for case in _known(item, subject) if case.dtype == item.dtype]
         yield from known[item.chunk :: _parts(item)]
+    if prop.like:
+        yield from _sample(item, list(chosen_cases(replace(item, property=prop.like), scope)))
+        return
     yield from chosen_cases(item, scope)
+
+
+def _sample(item: Item, cases: list[Case]) -> Iterator[Case]:
+    """As many cases as the profile grants the item, evenly over the list: it begins with the covering array."""
+    step = max(1, len(cases) // _count(item))
+    yield from cases[::step]
 
 
 def chosen_cases(item: Item, scope: Scope) -> Iterator[Case]:
     """The item's part of the covering array of a scope, then drawn ones."""
-    operation, profile = OPERATIONS[item.operation], PROFILES[item.profile]
-    if item.property in profile.enumerates:
-        listed = enumerated_cases(
-            operation.factors,
-            operation.complete,
-            scope,
-            strength=_strength(item, scope),
-            seed=item.array_seed(),
-        )
-        yield from list(listed)[item.chunk :: _parts(item)]
-    count = profile.drawn.get(item.property, profile.drawn[""]) // _parts(item)
-    yield from _drawn(item, scope, count)
+    yield from listed_cases(item, scope)
+    yield from _drawn(item, scope, _count(item))
+
+
+def listed_cases(item: Item, scope: Scope) -> list[Case]:
+    """The item's part of the covering array of a scope, none where its property only draws."""
+    if item.property not in PROFILES[item.profile].enumerates:
+        return []
+    operation = OPERATIONS[item.operation]
+    listed = enumerated_cases(
+        operation.factors,
+        operation.complete,
+        scope,
+        strength=strength(item, scope.device),
+        seed=item.array_seed(),
+    )
+    return list(listed)[item.chunk :: _parts(item)]
+
+
+def _count(item: Item) -> int:
+    """Cases that an item draws beside the listed ones."""
+    drawn = PROFILES[item.profile].drawn
+    return drawn.get(item.property, drawn[""]) // _parts(item)
 
 
 def _parts(item: Item) -> int:
@@ -209,9 +231,9 @@ def _parts(item: Item) -> int:
     return profile.chunks if item.property in profile.enumerates else 1
 
 
-def _strength(item: Item, scope: Scope) -> int:
+def strength(item: Item, device: str) -> int:
     """Of the covering array. Every assignment may compile a kernel: pairs are what a GPU has the time for."""
-    return PROFILES[item.profile].strength if scope.device == "cpu" else 2
+    return PROFILES[item.profile].strength if device == "cpu" else 2
 
 
 def _known(item: Item, subject: Subject) -> Iterator[Case]:
@@ -242,7 +264,7 @@ def _drawn(item: Item, scope: Scope, count: int) -> Iterator[Case]:
             picked = {name: rng.choice(choices) for name, choices in levels.items()}
             yield operation.complete(picked, rng, scope)
         return
-    rows = pinned_rows(operation.factors, scope, strength=_strength(item, scope), seed=item.array_seed())
+    rows = pinned_rows(operation.factors, scope, strength=strength(item, scope.device), seed=item.array_seed())
     for _ in range(count):
         assignment, pinned = rng.choice(rows)
         yield operation.complete(assignment, rng, pinned)

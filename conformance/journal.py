@@ -40,6 +40,8 @@ class Journal:
         if comparison.elements:
             line |= {"elements": comparison.elements, "exact": comparison.exact}
             line["worst"] = number(comparison.worst)
+        if verdict.terms:
+            line["terms"] = dict(verdict.terms)
         if verdict.status is not Status.PASSED:
             line |= {"reason": verdict.reason, "case": verdict.case.to_data()}
         self._write("judged", item, **line)
@@ -52,9 +54,9 @@ class Journal:
         """Note what became of a failure: the shrunk case, the first bad element, how to see it again."""
         self._write("failed", failure.item, **_failure(failure, reproducer))
 
-    def finished(self, item: Item) -> None:
-        """Note that all cases of an item were judged."""
-        self._write("finished", item)
+    def finished(self, item: Item, array: tuple[int, int] = (0, 0)) -> None:
+        """Note that an item's cases were judged; ``array``: rows of its covering array that ran, of how many."""
+        self._write("finished", item, array=array)
 
     def close(self) -> None:
         """Close the file."""
@@ -120,6 +122,10 @@ class Tally:
     exact: int = 0
     worst: float = 0.0
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)  # (status, reason) of what was not judged
+    terms: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # cases that show a term, of those that have it
+    array: tuple[int, int] = (0, 0)  # rows of the covering array that ran, of how many
 
     def add(self, line: Line) -> None:
         """Count one verdict."""
@@ -128,6 +134,9 @@ class Tally:
         self.elements += line.get("elements", 0)
         self.exact += line.get("exact", 0)
         self.worst = max(self.worst, float(line.get("worst", 0.0)))
+        for term, shows in line.get("terms", {}).items():
+            seen, of = self.terms.get(term, (0, 0))
+            self.terms[term] = seen + shows, of + 1
         if status not in {Status.PASSED, Status.FAILED}:
             self.reasons[status, line.get("reason", "")] += 1
 
@@ -182,6 +191,11 @@ def merge(lines: Iterable[Line]) -> Records:
                 failures.append({name: value for name, value in line.items() if name not in {"event", "item"}})
             case "finished":
                 finished.add(item)
+                ran, of = line["array"]
+                if of:
+                    operation, prop, dtype, _ = item.split("/")
+                    tally = tallies.setdefault((operation, prop, dtype), Tally())
+                    tally.array = tally.array[0] + ran, tally.array[1] + of
     unfinished = {item: case for item, case in running.items() if item not in finished}
     return Records(tallies, tuple(failures), frozenset(finished), unfinished, cases)
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import replace
 
 from conformance.adapter import Crashed, Hung
 from conformance.case import Case
-from conformance.item import Failure, Item, cases_of, chosen_cases, scope_of
+from conformance.item import Failure, Item, cases_of, chosen_cases, listed_cases, scope_of
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES, Property
-from conformance.shrink import shrink
+from conformance.shrink import essentials, shrink
 from conformance.strategies import Assignment, Factors, Scope, covering_array
-from conformance.verdict import NOT_IMPLEMENTED, Status, Subject, Verdict, what_it_follows, without_outputs
+from conformance.verdict import (
+    NOT_IMPLEMENTED,
+    Status,
+    Subject,
+    Verdict,
+    giveaway,
+    what_it_follows,
+    without_outputs,
+)
 
 # of a crash each try costs a process, of a hang the whole time limit
 SHRINK_TRIES = {Status.FAILED: 120, Status.CRASHED: 10, Status.HUNG: 0}
@@ -66,6 +74,20 @@ def judge_item(
         scope = yield from run.accepted(scope_of(item, subject))
         if scope is not None:
             yield from run.judged(chosen_cases(item, scope))
+
+
+def vacuous(item: Item, verdicts: Collection[Verdict]) -> str:
+    """Why all the verdicts on an item together are no evidence for its promise, or nothing."""
+    if not verdicts:
+        return "no case was drawn"
+    return PROPERTIES[item.property].concluded(item.operation, verdicts)
+
+
+def share_of_array(item: Item, subject: Subject, verdicts: Iterable[Verdict]) -> tuple[int, int]:
+    """How many rows of the covering array ran, of how many: what an implementation declines is not covered."""
+    listed = set(listed_cases(item, scope_of(item, subject)))
+    ran = {verdict.case for verdict in verdicts if verdict.status not in {Status.DECLINED, Status.NOT_JUDGED}}
+    return len(listed & ran), len(listed)
 
 
 class _Run:
@@ -145,7 +167,7 @@ def explain(item: Item, subject: Subject, failed: Verdict, ask: Ask, follow: Cal
                 return verdict
         return None
 
-    smallest = shrink(
+    smallest, settled = shrink(
         failed.case,
         OPERATIONS[item.operation].simpler,
         lambda case: same(case) is not None,
@@ -154,15 +176,19 @@ def explain(item: Item, subject: Subject, failed: Verdict, ask: Ask, follow: Cal
     verdict = failed
     if smallest != failed.case:
         verdict = same(smallest) or failed
-    note = ""
+    needs = essentials(smallest, OPERATIONS[item.operation].simpler) if settled else ()
+    note = f"passes without any one of: {'; '.join(needs)}" if needs else ""
     if failed.status is Status.CRASHED and smallest == failed.case and same(failed.case) is None:
         note = "the same case passes in a fresh process: a case before it may have done the damage"
-    if failed.status is Status.FAILED and failed.comparison.outside and item.dtype != "float32":
+    if failed.status is Status.FAILED and failed.comparison.outside:
         # on the case as drawn: the smallest one may be too small to tell contracts apart
-        note = follow(failed.case)
+        note = "\n".join(part for part in (note, follow(failed.case)) if part)
     return Failure(item, verdict, failed.case, note)
 
 
 def follow(subject: Subject, case: Case) -> str:
-    """Contract discovery on a case, in a sentence."""
-    return what_it_follows(subject, case)
+    """What the outputs of a failing case are instead, in a sentence."""
+    if found := giveaway(subject, case):
+        return found
+    # float32 outputs do not show where an implementation rounds
+    return "" if case.dtype == "float32" else what_it_follows(subject, case)

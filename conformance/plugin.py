@@ -22,7 +22,7 @@ from conformance.adapter import UsageError, load
 from conformance.attempt import Child, single_threaded
 from conformance.case import Case
 from conformance.item import PROFILES, Failure, Item, items
-from conformance.judging import Answer, explain, follow, judge, judge_item, unjudged
+from conformance.judging import Answer, explain, follow, judge, judge_item, share_of_array, unjudged, vacuous
 from conformance.verdict import BAD, Status, Subject
 from conformance.watch import warm_up
 
@@ -120,15 +120,21 @@ class Judging:
             self.counts[status] += 1
             pytest.skip(f"{status}: {why}")
         failures: dict[str, Failure] = {}
+        judged = []
         verdicts = judge_item(item, self.subject, self.ask, lambda case: self.journal.started(item, case))
         for verdict in verdicts:
+            judged.append(verdict)
             self.journal.judged(item, verdict)
             self.counts[verdict.status] += 1
             if verdict.status in BAD and verdict.property not in failures:
                 failures[verdict.property] = self._explained(
                     explain(item, self.subject, verdict, self.ask, self._follow)
                 )
-        self.journal.finished(item)
+        self.journal.finished(item, share_of_array(item, self.subject, judged))
+        if empty := vacuous(item, judged):
+            self.journal.settled(item, Status.ERROR, empty)
+            self.counts[Status.ERROR] += 1
+            pytest.fail(f"{item}: {empty}", pytrace=False)
         return list(failures.values())
 
     def _follow(self, case: Case) -> str:

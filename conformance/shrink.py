@@ -14,8 +14,11 @@ def shrink(
     still_fails: Callable[[Case], bool],
     *,
     tries: int,
-) -> Case:
-    """Follow the first simplification that still fails until none does, or ``tries`` cases were run."""
+) -> tuple[Case, bool]:
+    """Follow the first simplification that still fails until none does, or ``tries`` cases were run.
+
+    Returns the last case that failed, and whether every simplification of it passes.
+    """
     seen = {case}
     while True:
         for candidate in simpler(case):
@@ -23,13 +26,52 @@ def shrink(
                 continue
             seen.add(candidate)
             if tries <= 0:
-                return case
+                return case, False
             tries -= 1
             if still_fails(candidate):
                 case = candidate
                 break
         else:
-            return case
+            return case, True
+
+
+def essentials(case: Case, simpler: Callable[[Case], Iterator[Case]]) -> tuple[str, ...]:
+    """In words, what a smallest case cannot do without: each simplification that passes takes one thing away."""
+    lost = (_lost(case, candidate) for candidate in simpler(case))
+    return tuple(dict.fromkeys(words[0] for words in lost if len(words) == 1))
+
+
+def _lost(case: Case, candidate: Case) -> list[str]:
+    """What ``case`` has and ``candidate`` has not."""
+    words, simpler = [], dict(candidate.tensors)
+    if any(simpler[name].shape != spec.shape for name, spec in case.tensors if name in simpler):
+        words.append(f"{case.tensors[0][0]} of shape {case.tensors[0][1].shape}")
+    for name, spec in case.tensors:
+        if name not in simpler:
+            words.append(f"a {name}")
+            continue
+        plain = simpler[name]
+        if spec.layout != plain.layout:
+            words.append(f"{name} with {_MEANING[spec.layout.kind]}")
+        if spec.dtype != plain.dtype:
+            words.append(f"{name} in {spec.dtype}")
+        if spec.values != plain.values:
+            words.append(f"{name} with {spec.values} values")
+    flags = dict(candidate.flags)
+    words += [f"{name}={value!r}" for name, value in case.flags if flags.get(name) != value]
+    return words
+
+
+_MEANING = {
+    "contiguous": "rows without a gap",
+    "row_gap": "a gap between rows",
+    "offset": "a first element off alignment",
+    "step": "a stride between columns",
+    "transposed": "rows and columns swapped in memory",
+    "swapped": "its first two dimensions swapped in memory",
+    "expanded": "stride 0: rows that share memory",
+    "shared": "rows that are slices of a buffer it shares",
+}
 
 
 def plainer_layouts(case: Case) -> Iterator[Case]:

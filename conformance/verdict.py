@@ -42,13 +42,17 @@ BAD = frozenset({Status.FAILED, Status.CRASHED, Status.HUNG})
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One property judged on one case. Numbers are of its comparison, zero where nothing was compared."""
+    """One property judged on one case. Numbers are of its comparison, zero where nothing was compared.
+
+    ``terms``: what the formula has in this case, and whether dropping it would show.
+    """
 
     property: str
     case: Case
     status: Status
     reason: str = ""
     comparison: Comparison = NOTHING
+    terms: tuple[tuple[str, bool], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.property} {self.status}: {self.reason}\n  {self.case}"
@@ -260,9 +264,38 @@ def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     return (
         _judged(prop, case, comparison),
         *verdicts,
-        _verdict("memory", case, first.damage() or second.damage() or _differs(outputs, again)),
+        _verdict("memory", case, _harm(first, second) or _differs(outputs, again)),
         _verdict("written", case, _unwritten(outputs, again)),
     )
+
+
+def _harm(first: Call, second: Call) -> str:
+    """What two calls did to memory that is not their outputs', or made their outputs of, or nothing."""
+    return first.damage() or second.damage() or _borrowed(first) or _recycled(first, second)
+
+
+def _borrowed(made: Call) -> str:
+    """An output that lies in an argument's memory: nobody asked for it in place."""
+    assert isinstance(made.outcome, Ran)
+    names = {_memory(owner.raw): name for name, owner in made.materials.owners}
+    for output in made.outcome.outputs:
+        if output.numel() and _memory(output) in names:
+            return f"an output is a view of {names[_memory(output)]}, must have memory of its own"
+    return ""
+
+
+def _recycled(first: Call, second: Call) -> str:
+    """Two results in one place: the second call changed what the first had given."""
+    assert isinstance(first.outcome, Ran)
+    assert isinstance(second.outcome, Ran)
+    theirs = {_memory(output) for output in second.outcome.outputs if output.numel()}
+    if any(_memory(output) in theirs for output in first.outcome.outputs):
+        return "two calls returned the same memory: the second changes the result of the first"
+    return ""
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _verdict(prop: str, case: Case, wrong: str) -> Verdict:
@@ -352,6 +385,21 @@ def _sets(case: Case) -> list[frozenset[str]]:
     points = OPERATIONS[case.operation].points(case)
     sizes = range(len(points) + 1)
     return [frozenset(chosen) for size in sizes for chosen in itertools.combinations(points, size)]
+
+
+def giveaway(subject: Subject, case: Case) -> str:
+    """What gives outputs away that were not computed: an argument returned as it came, one number everywhere."""
+    made = perform(subject, case)
+    if not isinstance(made.outcome, Ran):
+        return ""
+    for output in made.outcome.outputs:
+        for name, argument in made.materials.arguments.items():
+            same = isinstance(argument, torch.Tensor) and argument.shape == output.shape and output.numel()
+            if same and argument.dtype == output.dtype and same_bits(argument, output):
+                return f"an output is {name} as it came"
+        if output.numel() > 1 and same_bits(output, output.flatten()[0].expand(output.shape)):
+            return f"an output is {float(output.flatten()[0]):.9g} everywhere"
+    return ""
 
 
 def what_it_follows(subject: Subject, case: Case) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from conformance.case import Case
 from conformance.corpus import ModelShape
+from conformance.operations.term import Term
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
 from conformance.oracle.interval import Interval
@@ -49,8 +50,8 @@ class Operation:
     interval of every output before its store, over tensors in ``(rows, n)``. ``points`` are the rounding
     points that can show in a case. ``invalid`` makes a call meaningless in one way. ``ordinary`` are the
     levels of the factor ``values`` that hold finite numbers far from overflow, ``telling`` the levels of other
-    factors at which every rounding point shows. ``model_case`` is the call of a
-    real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one.
+    factors at which every rounding point shows. ``terms`` are what a wrong formula may lack. ``model_case`` is the
+    call of a real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one.
     ``parameters`` are the tensors that a model loads once, and may reload. ``scaling`` is how outputs follow a
     factor on the arguments. ``carried`` names outputs that are the sum of x and an argument, and that argument:
     the next layer's call gets them for it.
@@ -68,6 +69,7 @@ class Operation:
     invalid: Mapping[str, Callable[[Arguments], Arguments]]
     ordinary: tuple[str, ...]
     telling: Factors
+    terms: tuple[Term, ...]
     empties: Callable[[Scope], tuple[Case, ...]]
     model_case: Callable[[ModelShape, int], Case]
     simpler: Callable[[Case], Iterator[Case]]

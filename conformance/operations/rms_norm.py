@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,6 +26,14 @@ from conformance.operations.row_calls import (
     plainer_dtypes,
     smaller_shapes,
     wrong_companion,
+)
+from conformance.operations.term import (
+    Term,
+    Values,
+    with_ones,
+    without_flag,
+    without_last_column,
+    without_tensor,
 )
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
@@ -104,6 +113,22 @@ def _scale(
     # kernels take the offset as float32
     added = machine.add(given, Interval.exactly(torch.tensor(offset, dtype=torch.float32, device=x.device)))
     return (contract.at("offset", added, dtype),), dtype if "offset" in contract.rounds else torch.float32
+
+
+def _without_offset(case: Case, values: Values) -> tuple[Case, Values] | None:
+    if offset_of(case) == 0.0:
+        return None
+    flags = {**dict(case.flags), "weight_offset": 0.0}
+    return replace(case, flags=tuple(flags.items())), values
+
+
+TERMS = (
+    Term("eps", without_flag("eps", 0.0)),
+    Term("weight", with_ones("weight"), outputs=("y",)),
+    Term("offset", _without_offset, outputs=("y",)),
+    Term("residual", without_tensor("residual"), outputs=("y",)),
+    Term("last column", without_last_column("x", "residual"), outputs=("y",), elsewhere=True),
+)
 
 
 def points(case: Case) -> tuple[str, ...]:
@@ -188,6 +213,7 @@ def norm_operation(name: str, factors: Factors) -> Operation:
         ordinary=ORDINARY,
         # a product with a float32 operand is not rounded, whatever the contract says
         telling={"weight": ("same",), "residual": ("same",)},
+        terms=TERMS,
         empties=empties,
         model_case=partial(model_case, name),
         simpler=simpler,

@@ -27,6 +27,14 @@ from conformance.operations.row_calls import (
     smaller_shapes,
     wrong_companion,
 )
+from conformance.operations.term import (
+    Term,
+    Values,
+    with_ones,
+    without_flag,
+    without_last_column,
+    without_tensor,
+)
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
 from conformance.oracle.interval import Interval
@@ -213,6 +221,36 @@ INVALID = {
     "unknown activation": _unknown_activation,
 }
 
+
+def _other_order(case: Case, values: Values) -> tuple[Case, Values] | None:
+    if case.tensor("gate") is None:
+        return None
+    return case.with_flag("norm_before_gate", not case.flag("norm_before_gate")), values
+
+
+def _other_activation(case: Case, values: Values) -> tuple[Case, Values] | None:
+    if case.tensor("gate") is None:
+        return None
+    return case.with_flag("activation", "sigmoid" if case.flag("activation") == "silu" else "silu"), values
+
+
+def _without_groups(case: Case, values: Values) -> tuple[Case, Values] | None:
+    # None and one group of all columns are the same
+    if case.flag("group_size") in {None, case.tensors[0][1].shape[-1]}:
+        return None
+    return case.with_flag("group_size", None), values
+
+
+TERMS = (
+    Term("eps", without_flag("eps", 0.0)),
+    Term("weight", with_ones("weight")),
+    Term("gate", without_tensor("gate")),
+    Term("gate order", _other_order),
+    Term("activation", _other_activation),
+    Term("groups", _without_groups),
+    Term("last column", without_last_column("x"), elsewhere=True),
+)
+
 RMS_NORM_GATED = Operation(
     name="rms_norm_gated",
     positional=("x", "gate", "weight"),
@@ -227,6 +265,7 @@ RMS_NORM_GATED = Operation(
     ordinary=("normal", "rows", "constant", "large", "wide_gate"),
     # a product with a float32 operand is not rounded, whatever the contract says
     telling={"weight": ("same",), "gate": ("same",), "group": ("none", "whole")},
+    terms=TERMS,
     empties=empties,
     model_case=model_case,
     simpler=simpler,

@@ -21,6 +21,7 @@ from conformance.properties.position_invariance import POSITION_INVARIANCE
 from conformance.properties.property import Property
 from conformance.properties.row_independence import ROW_INDEPENDENCE
 from conformance.properties.scale import SCALE
+from conformance.properties.sensitivity import SENSITIVITY
 from conformance.properties.state import STATE
 from conformance.properties.stream import STREAM
 from conformance.properties.threads import THREADS
@@ -52,6 +53,7 @@ PROPERTIES: dict[str, Property] = {
         DEVICE,
         EMPTY,
         ERRORS,
+        SENSITIVITY,
     )
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from conformance.case import Case
@@ -15,6 +15,11 @@ Fixed = tuple[tuple[str, tuple[str, ...]], ...]
 
 def nothing_against(subject: Subject, dtype: str) -> str:
     """Every machine can judge it."""
+    return ""
+
+
+def nothing_to_add(operation: str, verdicts: Iterable[Verdict]) -> str:
+    """Each verdict speaks for itself."""
     return ""
 
 
@@ -33,8 +38,10 @@ class Property:
     """A promise and how one case of it is judged.
 
     ``judge`` runs where the implementation runs. ``fixed`` narrows the operation's factors to the levels that
-    can test the promise. ``given`` lists cases in place of drawing them. ``cannot`` says why a subject cannot be
-    judged here, ``void`` why the promise says nothing of an operation; or nothing.
+    can test the promise. ``given`` lists cases in place of drawing them; ``like`` names the property whose cases
+    are sampled instead. ``cannot`` says why a subject cannot be judged here, ``void`` why the promise says nothing
+    of an operation; or nothing. ``concluded`` says, of an operation and all verdicts on an item, why together they
+    are no evidence, or nothing.
     """
 
     name: str
@@ -44,6 +51,8 @@ class Property:
     given: Callable[[Operation, Scope], tuple[Case, ...]] | None = None
     cannot: Callable[[Subject, str], str] = nothing_against
     void: Callable[[Operation], str] = every_operation
+    like: str = ""
+    concluded: Callable[[str, Iterable[Verdict]], str] = nothing_to_add
 
 
 def contiguous(operation: Operation) -> Fixed:

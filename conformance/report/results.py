@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from conformance.case import Case
 from conformance.journal import Records, Tally, number
 from conformance.properties import PROMISES
-from conformance.verdict import BAD, Status
+from conformance.verdict import BAD, NOT_IMPLEMENTED, Status
 
 Report = dict[str, Any]  # as it stands in report.json
 
@@ -30,6 +30,7 @@ class Exit(IntEnum):
 def build(records: Records, header: Mapping[str, Any], planned: Collection[str], seconds: float) -> Report:
     """The whole report. ``planned`` are the items (as text) that this run set out to judge."""
     unfinished = [_unfinished(item, records) for item in sorted(set(planned) - records.finished)]
+    alarms = _wholly_declined(records)
     totals = sum((tally.counts for tally in records.tallies.values()), Counter[str]())
     footer = {
         "items": len(planned),
@@ -39,7 +40,8 @@ def build(records: Records, header: Mapping[str, Any], planned: Collection[str],
         "elements": sum(tally.elements for tally in records.tallies.values()),
         "seconds": round(seconds, 1),
         "complete": not unfinished,
-        "exit_code": int(exit_code(totals, complete=not unfinished)),
+        "alarms": alarms,
+        "exit_code": int(exit_code(totals, complete=not unfinished, alarms=alarms)),
     }
     results = [_result(row, records.tallies[row]) for row in sorted(records.tallies, key=_place)]
     return {
@@ -50,13 +52,31 @@ def build(records: Records, header: Mapping[str, Any], planned: Collection[str],
     }
 
 
-def exit_code(totals: Mapping[str, int], *, complete: bool) -> Exit:
+def exit_code(totals: Mapping[str, int], *, complete: bool, alarms: Sequence[str] = ()) -> Exit:
     """What the numbers of verdicts by status mean, for a run that reached its end or did not."""
     if totals.get(Status.ERROR) or not complete:
         return Exit.BROKEN
     if any(totals.get(status) for status in BAD):
         return Exit.FAILED
-    return Exit.HOLDS if totals.get(Status.PASSED) else Exit.NOTHING_JUDGED
+    if not totals.get(Status.PASSED):
+        return Exit.NOTHING_JUDGED
+    return Exit.FAILED if alarms else Exit.HOLDS
+
+
+def _wholly_declined(records: Records) -> list[str]:
+    """Operations that an adapter says to implement, and of which it took no call: what passes is of the others."""
+    alarms = []
+    for operation in dict.fromkeys(operation for operation, _, _ in records.tallies):
+        tallies = [tally for (name, _, _), tally in records.tallies.items() if name == operation]
+        counts = sum((tally.counts for tally in tallies), Counter[str]())
+        reasons = {
+            reason: None for tally in tallies for status, reason in tally.reasons if status == Status.DECLINED
+        }
+        reasons.pop(NOT_IMPLEMENTED, None)
+        if reasons and not any(counts[status] for status in (Status.PASSED, *BAD)):
+            said = "; ".join(list(reasons)[:3])
+            alarms.append(f"{operation}: every call was declined ({said}): take some, or drop the method")
+    return alarms
 
 
 def _unfinished(item: str, records: Records) -> dict[str, Any]:
@@ -75,6 +95,11 @@ def _result(row: tuple[str, str, str], tally: Tally) -> dict[str, Any]:
         {"status": status, "reason": reason, "count": count}
         for (status, reason), count in tally.reasons.most_common()
     ]
+    beside: dict[str, Any] = (
+        {"terms": {term: list(counts) for term, counts in tally.terms.items()}} if tally.terms else {}
+    )
+    if tally.array[1]:
+        beside["array"] = list(tally.array)
     return {
         "operation": operation,
         "property": prop,
@@ -84,6 +109,7 @@ def _result(row: tuple[str, str, str], tally: Tally) -> dict[str, Any]:
         "worst": number(tally.worst) if tally.elements else None,
         "exact": tally.exact / tally.elements if tally.elements else None,
         "reasons": reasons,
+        **beside,
     }
 
 

@@ -73,6 +73,7 @@ def summary(report: Report, place: str) -> RenderableType:
     if left_out > 0:
         parts.append(Text(f"and {left_out} more failures in report.json", style=WRONG))
     parts += [_unfinished(entry) for entry in report["footer"]["unfinished"]]
+    parts += [Text(alarm, style=WRONG) for alarm in report["footer"].get("alarms", [])]
     parts.append(_closing(report, place))
     return Group(*parts)
 
@@ -134,6 +135,10 @@ def _cell(row: Row | None, prop: str, reasons: Reasons) -> Text:
     if row["property"] == "values" and row["exact"] is not None:
         lines.append(Text(f"worst {float(row['worst']):.3g}", style=ASIDE))
         lines.append(Text(f"exact {_share(row['exact'])}", style=ASIDE))
+    if row.get("terms"):
+        # the one that is hardest to see; the others are in report.json
+        term, (seen, of) = min(row["terms"].items(), key=lambda each: each[1][0] / each[1][1])
+        lines.append(Text(f"{term} in {seen} of {of}", style=ASIDE))
     return Text("\n").join(lines)
 
 

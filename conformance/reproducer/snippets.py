@@ -207,6 +207,14 @@ for poison in (0xFF, 0x7B):
     if memory.damaged():
         print("memory beside an allocation of the call was written")
         wrong = True
+    if {out.untyped_storage().data_ptr() for out in results[-1]} & {
+        raw.untyped_storage().data_ptr() for raw in buffers.values()
+    }:
+        print("an output is a view of an argument")
+        wrong = True
+if len({out.untyped_storage().data_ptr() for outputs in results for out in outputs}) < sum(map(len, results)):
+    print("two outputs lie in the same memory")
+    wrong = True
 if not all(same_bits(a, b) for a, b in zip(*results, strict=True)):
     print("the result changes with what lies beside the arguments or in fresh memory")
     wrong = True

@@ -192,8 +192,8 @@ def _run(script: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_every_property_has_a_check_and_a_test() -> None:
-    """Whatever can fail can be reproduced."""
-    every = {*PROPERTIES, *PASSIVE}
+    """Whatever can fail can be reproduced; a sample of other cases only says what they are worth."""
+    every = {name for name, prop in PROPERTIES.items() if not prop.like} | set(PASSIVE)
 
     assert every == set(snippets.CHECKS)
     assert every == {*MISTAKES, *ON_A_GPU}

@@ -4,7 +4,7 @@ import random
 
 from conformance.case import Case
 from conformance.operations import OPERATIONS
-from conformance.shrink import shrink
+from conformance.shrink import essentials, shrink
 from conformance.strategies import Scope, drawn_cases
 
 OPERATION = OPERATIONS["rms_norm_gated"]
@@ -24,9 +24,10 @@ def test_only_what_matters_is_left() -> None:
         gate = candidate.tensor("gate")
         return gate is not None and gate.layout.kind == "step"
 
-    smallest = shrink(case, OPERATION.simpler, fails, tries=500)
+    smallest, settled = shrink(case, OPERATION.simpler, fails, tries=500)
 
     assert fails(smallest)
+    assert settled
     assert smallest.tensors[0][1].layout.kind == "contiguous"
     assert smallest.flag("activation") == "silu"
     assert smallest.flag("group_size") is None
@@ -40,8 +41,9 @@ def test_a_size_shrinks_to_its_threshold() -> None:
     def fails(candidate: Case) -> bool:
         return candidate.tensors[0][1].shape[-1] >= 17 and candidate.rows >= 3
 
-    smallest = shrink(case, OPERATION.simpler, fails, tries=500)
+    smallest, settled = shrink(case, OPERATION.simpler, fails, tries=500)
 
+    assert settled
     assert smallest.tensors[0][1].shape == (3, 17)
 
 
@@ -53,9 +55,25 @@ def test_the_number_of_tries_is_kept() -> None:
         tried.append(candidate)
         return True
 
-    shrink(_drawn(rank="4", width="wide"), OPERATION.simpler, fails, tries=4)
+    _, settled = shrink(_drawn(rank="4", width="wide"), OPERATION.simpler, fails, tries=4)
 
     assert len(tried) == 4
+    assert not settled
+
+
+def test_what_a_case_cannot_do_without_is_said_in_words() -> None:
+    """Each thing that a smallest case has for a reason is named, and nothing else."""
+    case = _drawn(gate_layout="step", weight="float32", norm_before_gate="no", rows="few", rank="2")
+
+    def fails(candidate: Case) -> bool:
+        gate, weight = candidate.tensor("gate"), candidate.tensor("weight")
+        strided = gate is not None and gate.layout.kind == "step"
+        return strided and weight is not None and weight.dtype == "float32" and candidate.rows >= 2
+
+    smallest, _ = shrink(case, OPERATION.simpler, fails, tries=500)
+    said = essentials(smallest, OPERATION.simpler)
+
+    assert {"gate with a stride between columns", "a gate", "weight in float32", "x of shape (2, 1)"} == set(said)
 
 
 def test_every_simplification_is_a_valid_call() -> None:

@@ -100,6 +100,7 @@ GATED_NORM_FAKES: tuple[type[Correct], ...] = (
     memory.OutputBufferKept,
     memory.ReturnsX,
     state.WeightCached,
+    state.ConstantReturned,
     state.OutputCached,
     state.EpsCached,
     state.ManyRowsSkipTheWeight,

@@ -25,6 +25,16 @@ class WeightCached(Correct):
         return super().weigh(y, self.weights.setdefault(len(weight), weight.float().clone()), group)
 
 
+class ConstantReturned(Correct):
+    """Every result is zero."""
+
+    caught_by = ALL
+
+    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Compute nothing."""
+        return torch.zeros(x.shape, dtype=x.dtype)
+
+
 class OutputCached(Correct):
     """Results are remembered by shape and dtype, not by content."""
 

@@ -1,0 +1,182 @@
+"""A run that could not have failed is red: blind cases or none, collapsed factors, operations wholly declined."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from conformance import journal, report
+from conformance.adapter import Adapter, Declined
+from conformance.case import Case
+from conformance.item import Item, cases_of, items, listed_cases, scope_of
+from conformance.judging import follow, judge_item, share_of_array, vacuous
+from conformance.operations import OPERATIONS
+from conformance.properties import PROPERTIES
+from conformance.report import Exit
+from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_norm import CorrectNorm
+from conformance.selftest.fakes.memory import ReturnsX
+from conformance.selftest.fakes.state import ConstantReturned
+from conformance.strategies import Scope
+from conformance.verdict import Status, Subject, Verdict
+
+RIGHT = {name: base for base in (Correct, CorrectNorm) for name in base.operations}
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+def _sensitivity(operation: str, dtype: str) -> tuple[Item, list[Verdict]]:
+    item = Item(operation, "sensitivity", dtype)
+    return item, list(judge_item(item, Subject(RIGHT[operation]())))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_term_of_every_operation_shows(operation: str, dtype: str) -> None:
+    """The quick profile has cases that would notice each term of the formula being dropped."""
+    item, verdicts = _sensitivity(operation, dtype)
+    seen = {name for verdict in verdicts for name, shows in verdict.terms if shows}
+
+    assert {term.name for term in OPERATIONS[operation].terms} == seen
+    assert "" == vacuous(item, verdicts)
+
+
+def test_cases_that_are_blind_to_a_term_are_no_evidence() -> None:
+    """Where no case shows a term, the item says which: passing would prove nothing of it."""
+    item, verdicts = _sensitivity("rms_norm_gated", "bfloat16")
+    blinded = [
+        replace(verdict, terms=tuple((name, shows and name != "eps") for name, shows in verdict.terms))
+        for verdict in verdicts
+    ]
+
+    assert "no case of values would notice if eps were dropped" == vacuous(item, blinded)
+
+
+def test_large_values_hide_eps() -> None:
+    """At values around 1e4 nothing shows whether 1e-9 was added to the mean of their squares."""
+    judge = PROPERTIES["sensitivity"].judge
+    operation = OPERATIONS["rms_norm_gated"]
+    plain = {name: levels[0] for name, levels in operation.factors.items()}
+    case = operation.complete({**plain, "values": "large"}, random.Random(0), Scope("bfloat16"))  # noqa: S311
+    [hidden] = judge(Subject(Correct()), case.with_flag("eps", 1e-9))
+    [shown] = judge(Subject(Correct()), case.with_flag("eps", 1e10))
+
+    assert dict(hidden.terms)["eps"] is False
+    assert dict(shown.terms)["eps"] is True
+    assert dict(hidden.terms)["weight"] is True
+
+
+def test_no_case_is_no_evidence() -> None:
+    """An item that drew nothing does not hold."""
+    assert "no case was drawn" == vacuous(Item("rms_norm", "values", "float32"), [])
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_no_factor_collapses(operation: str) -> None:
+    """Every two levels of every factor make different calls."""
+    factors = OPERATIONS[operation].factors
+    scope = Scope("bfloat16")
+    # what a level changes must not hide behind another factor: a gate's layout needs a gate
+    bases = [{name: levels[place % len(levels)] for name, levels in factors.items()} for place in range(3)] + [
+        dict.fromkeys(factors, "")
+    ]
+
+    def made(base: Mapping[str, str], name: str, level: str) -> set[str]:
+        full = {other: base[other] or levels[-1] for other, levels in factors.items()}
+        cases = (
+            OPERATIONS[operation].complete({**full, name: level}, random.Random(seed), scope)  # noqa: S311
+            for seed in range(12)
+        )
+        return {replace(case, seed=0).to_json() for case in cases}
+
+    for name, levels in factors.items():
+        for one, other in pairwise(levels):
+            assert any(made(base, name, one) != made(base, name, other) for base in bases), (name, one, other)
+
+
+class Half(CorrectNorm):
+    """Takes every call of the norms, and none of the gated one, which it has a method for."""
+
+    def rms_norm_gated(self, x: torch.Tensor, *rest: object, **flags: object) -> torch.Tensor:
+        """Say no."""
+        raise Declined("not on Mondays")
+
+
+def test_an_operation_declined_as_a_whole_is_an_alarm() -> None:
+    """What passes is of the other operations: the run is red, and says which operation it did not judge."""
+    subject = Subject(Half())
+    lines: list[journal.Line] = []
+    for operation in ("rms_norm", "rms_norm_gated"):
+        item = Item(operation, "empty", "float32")
+        for verdict in judge_item(item, subject):
+            rest = {"reason": verdict.reason} if verdict.reason else {}
+            line = {"event": "judged", "item": str(item), "property": "empty", "status": verdict.status, **rest}
+            lines.append(line)
+        lines.append({"event": "finished", "item": str(item), "array": [0, 0]})
+    header = report.header(subject, profile="quick", seed=0)
+    built = report.build(journal.merge(lines), header, [], 1.0)
+
+    assert built["footer"]["verdicts"]["passed"] > 0
+    assert ["rms_norm_gated: every call was declined (not on Mondays): take some, or drop the method"] == built[
+        "footer"
+    ]["alarms"]
+    assert Exit.FAILED == built["footer"]["exit_code"]
+
+
+class NoFloat32Weight(Correct):
+    """It declines one level of one factor."""
+
+    def rms_norm_gated(
+        self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **flags: Any
+    ) -> torch.Tensor:
+        """Say no to a weight of another dtype."""
+        if weight.dtype != x.dtype:
+            raise Declined("weight in x's dtype")
+        return super().rms_norm_gated(x, gate, weight, **flags)
+
+
+def test_the_share_of_the_covering_array_counts_what_ran() -> None:
+    """Rows that an implementation declines are not covered, all others are."""
+    item = Item("rms_norm_gated", "values", "bfloat16")
+    subject = Subject(NoFloat32Weight())
+    listed = listed_cases(item, scope_of(item, subject))
+    ran, of = share_of_array(item, subject, list(judge_item(item, subject)))
+    taken = [case for case in listed if (weight := case.tensor("weight")) and weight.dtype == "bfloat16"]
+
+    assert (len(taken), len(listed)) == (ran, of)
+    assert 0 < ran < of
+
+
+@pytest.mark.parametrize(
+    ("fake", "said"),
+    [(ReturnsX, "an output is x as it came"), (ConstantReturned, "an output is 0 everywhere")],
+)
+def test_an_output_that_was_not_computed_is_recognised(fake: type[Adapter], said: str) -> None:
+    """The explanation of a failure says when the argument came back, or one number."""
+    subject = Subject(fake())
+    item = next(item for item in items(subject, operations=("rms_norm_gated",), properties=("values",)))
+
+    def several(case: Case) -> bool:
+        return case.rows * case.tensors[0][1].shape[-1] > 1
+
+    assert said == follow(subject, next(case for case in cases_of(item, subject) if several(case)))
+
+
+def test_the_sample_of_sensitivity_is_of_the_cases_of_values() -> None:
+    """Evidence is about the cases that values judges, not about others."""
+    subject = Subject(Correct())
+    values = set(cases_of(Item("rms_norm_gated", "values", "float16"), subject))
+    sample = list(cases_of(Item("rms_norm_gated", "sensitivity", "float16"), subject))
+
+    assert 12 <= len(sample) <= 24
+    assert set(sample) <= values
+
+
+def test_an_error_is_neither_a_pass_nor_a_failure_of_the_implementation() -> None:
+    """A vacuous item ends the run with the status of a broken suite."""
+    assert Exit.BROKEN == report.results.exit_code({Status.ERROR: 1, Status.PASSED: 9}, complete=True)
