@@ -219,7 +219,8 @@ def _where(case: Case, name: str, tensor: torch.Tensor, *, asked: bool) -> tuple
 
 def _far(case: Case) -> bool:
     """Whether elements of the case lie too far apart for a buffer of memory."""
-    return any(spread(spec, spec.layout.place(spec.shape, SHARED_PARTS)) for _, spec in case.tensors)
+    own = (spec for name, spec in case.tensors if case.source(name) == name)
+    return any(spread(spec, spec.layout.place(spec.shape, SHARED_PARTS)) for spec in own)
 
 
 def _calling(given: Subjected) -> str:

@@ -20,6 +20,7 @@ from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.report import Exit
 from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.memory import ReturnsX
@@ -27,7 +28,7 @@ from conformance.selftest.fakes.state import ConstantReturned
 from conformance.strategies import Scope
 from conformance.verdict import Status, Subject, Verdict
 
-RIGHT = {name: base for base in (Correct, CorrectNorm, CorrectRotation) for name in base.operations}
+RIGHT = {name: base for base in (Correct, CorrectNorm, CorrectRotation, CorrectFp8) for name in base.operations}
 DTYPES = ("bfloat16", "float16", "float32")
 
 
