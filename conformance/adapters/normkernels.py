@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -12,6 +12,9 @@ from conformance.adapter import Adapter
 from conformance.oracle.contract import Contract
 from normkernels.call import interpreting
 from normkernels.kernels import plans
+
+Results = torch.Tensor | tuple[torch.Tensor, ...]
+Flag = Any  # flags are of several types, each checked by the package
 
 
 class NormKernels(Adapter):
@@ -23,6 +26,9 @@ class NormKernels(Adapter):
         "gemma_rms_norm": Contract(rounds=frozenset({"sum"}), depth="tile"),
         "rms_norm_gated": Contract(rounds=frozenset(), depth="tile"),
         "mrope": "fp32",
+        # the norm is rounded to x's dtype before it is quantised
+        "rms_norm_fp8": Contract(rounds=frozenset({"sum", "unquantised"}), depth="tile"),
+        "rms_norm_gated_fp8": Contract(rounds=frozenset({"unquantised"}), depth="tile"),
     }
     validates = True
     compiles = True
@@ -35,151 +41,49 @@ class NormKernels(Adapter):
         if interpreting():
             plans.TABLE = plans.INTERPRETED
 
-    def rms_norm(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor | None,
-        *,
-        residual: torch.Tensor | None,
-        weight_offset: float,
-        eps: float,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    # arguments go on as they came
+
+    def rms_norm(self, *given: torch.Tensor | None, **flags: Flag) -> Results:
         """Call the operation."""
-        return normkernels.rms_norm(
-            x, weight, residual=residual, weight_offset=weight_offset, eps=eps, path=self.forced
-        )
+        return normkernels.rms_norm(*given, path=self.forced, **flags)  # type: ignore[arg-type]
 
-    def gemma_rms_norm(
-        self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Call the operation."""
-        return normkernels.gemma_rms_norm(x, weight, residual=residual, eps=eps, path=self.forced)
-
-    def rms_norm_gated(
-        self,
-        x: torch.Tensor,
-        gate: torch.Tensor | None,
-        weight: torch.Tensor,
-        *,
-        eps: float,
-        group_size: int | None,
-        norm_before_gate: bool,
-        activation: str,
-    ) -> torch.Tensor:
-        """Call the operation."""
-        return normkernels.rms_norm_gated(
-            x,
-            gate,
-            weight,
-            eps=eps,
-            group_size=group_size,
-            norm_before_gate=norm_before_gate,
-            activation=activation,
-            path=self.forced,
-        )
-
-    def mrope(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        positions: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        *,
-        sections: tuple[int, int, int],
-        head_dim: int | None,
-        interleaved: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Call the operation."""
-        return normkernels.mrope(
-            q,
-            k,
-            positions,
-            cos,
-            sin,
-            sections=sections,
-            head_dim=head_dim,
-            interleaved=interleaved,
-            path=self.forced,
-        )
-
-    def mrope_(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        positions: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        *,
-        sections: tuple[int, int, int],
-        head_dim: int | None,
-        interleaved: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Call the operation in place."""
-        return normkernels.mrope_(
-            q,
-            k,
-            positions,
-            cos,
-            sin,
-            sections=sections,
-            head_dim=head_dim,
-            interleaved=interleaved,
-            path=self.forced,
-        )
-
-    def rms_norm_(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor | None,
-        *,
-        residual: torch.Tensor | None,
-        weight_offset: float,
-        eps: float,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    def rms_norm_(self, x: torch.Tensor, weight: torch.Tensor | None, **flags: Flag) -> Results:
         """Call the operation with its outputs over x and the residual."""
-        return normkernels.rms_norm(
-            x,
-            weight,
-            residual=residual,
-            weight_offset=weight_offset,
-            eps=eps,
-            path=self.forced,
-            out=x,
-            residual_out=residual,
-        )
+        over = {"out": x, "residual_out": flags["residual"]}
+        return normkernels.rms_norm(x, weight, path=self.forced, **flags, **over)
 
-    def gemma_rms_norm_(
-        self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    def gemma_rms_norm(self, *given: torch.Tensor, **flags: Flag) -> Results:
+        """Call the operation."""
+        return normkernels.gemma_rms_norm(*given, path=self.forced, **flags)
+
+    def gemma_rms_norm_(self, x: torch.Tensor, weight: torch.Tensor, **flags: Flag) -> Results:
         """Call the operation with its outputs over x and the residual."""
-        return normkernels.gemma_rms_norm(
-            x, weight, residual=residual, eps=eps, path=self.forced, out=x, residual_out=residual
-        )
+        over = {"out": x, "residual_out": flags["residual"]}
+        return normkernels.gemma_rms_norm(x, weight, path=self.forced, **flags, **over)
 
-    def rms_norm_gated_(
-        self,
-        x: torch.Tensor,
-        gate: torch.Tensor | None,
-        weight: torch.Tensor,
-        *,
-        eps: float,
-        group_size: int | None,
-        norm_before_gate: bool,
-        activation: str,
-    ) -> torch.Tensor:
+    def rms_norm_gated(self, *given: torch.Tensor, **flags: Flag) -> Results:
+        """Call the operation."""
+        return normkernels.rms_norm_gated(*given, path=self.forced, **flags)
+
+    def rms_norm_gated_(self, x: torch.Tensor, *given: torch.Tensor, **flags: Flag) -> Results:
         """Call the operation with its output over x."""
-        return normkernels.rms_norm_gated(
-            x,
-            gate,
-            weight,
-            eps=eps,
-            group_size=group_size,
-            norm_before_gate=norm_before_gate,
-            activation=activation,
-            path=self.forced,
-            out=x,
-        )
+        return normkernels.rms_norm_gated(x, *given, path=self.forced, out=x, **flags)
+
+    def mrope(self, *given: torch.Tensor, **flags: Flag) -> Results:
+        """Call the operation."""
+        return normkernels.mrope(*given, path=self.forced, **flags)
+
+    def mrope_(self, *given: torch.Tensor, **flags: Flag) -> Results:
+        """Call the operation in place."""
+        return normkernels.mrope_(*given, path=self.forced, **flags)
+
+    def rms_norm_fp8(self, *given: torch.Tensor | None, **flags: Flag) -> Results:
+        """Call the operation."""
+        return normkernels.rms_norm_fp8(*given, path=self.forced, **flags)  # type: ignore[arg-type]
+
+    def rms_norm_gated_fp8(self, *given: torch.Tensor, **flags: Flag) -> Results:
+        """Call the operation."""
+        return normkernels.rms_norm_gated_fp8(*given, path=self.forced, **flags)
 
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
         """Return what ``explain`` decides: ``rows/decode128`` and the like, or ``native``."""

@@ -35,7 +35,7 @@ class HuggingFaceOrder(NormKernels):
         """Call the operation in the rounding that is no other here."""
         return normkernels.gemma_rms_norm(*tensors, **flags, rounding="hf", path=self.forced)
 
-    def rms_norm_gated(self, *tensors: torch.Tensor, **flags: Any) -> torch.Tensor:  # type: ignore[override]
+    def rms_norm_gated(self, *tensors: torch.Tensor, **flags: Any) -> torch.Tensor:
         """Call the operation in the other rounding."""
         return normkernels.rms_norm_gated(*tensors, **flags, rounding="hf", path=self.forced)
 

@@ -60,7 +60,7 @@ class HeadPlan(Plan):
 # sin are loaded once for all heads; below it the heads of a token are spread. Not measured yet.
 MEASURED = PlanTable(tile_rows=4096, prefill_rows=65536)
 # For Triton's CPU interpreter, where a program costs milliseconds whatever its size.
-INTERPRETED = PlanTable(tile_rows=8, prefill_rows=32, max_programs=64, prefill_tokens=8)
+INTERPRETED = PlanTable(tile_rows=8, prefill_rows=32, max_programs=8, prefill_tokens=8)
 
 # The table in use, read at each call.
 TABLE = MEASURED
@@ -88,7 +88,8 @@ def heads(tokens: int, q_heads: int, k_heads: int, head_dim: int, half: int, tab
     at_once = min(power_of_two(max(q_heads, k_heads)), 16, max(8192 // power_of_two(head_dim), 1))
     warps = min(max(at_once * block // (32 * 8), 1), 16)
     if tokens < table.prefill_tokens:
-        return HeadPlan("decode", 1, 0, warps, at_once, -(-q_heads // at_once) + -(-k_heads // at_once))
+        blocks = -(-q_heads // at_once) + -(-k_heads // at_once)
+        return HeadPlan("decode", _enough(1, tokens * blocks, table), 0, warps, at_once, blocks)
     return HeadPlan("prefill", _enough(max(256 // (at_once * block), 1), tokens, table), 0, warps, at_once, 1)
 
 
