@@ -3,8 +3,10 @@
 from normkernels.dispatch import Decision, Path, Reason, Rejection
 from normkernels.errors import InvalidCall, PathUnavailable
 from normkernels.modules import GemmaRMSNorm, RMSNorm, RMSNormGated, from_module
-from normkernels.ops import explain, gemma_rms_norm, mrope, mrope_, rms_norm, rms_norm_gated
+from normkernels.ops import gemma_rms_norm, rms_norm, rms_norm_gated
 from normkernels.ops_fp8 import rms_norm_fp8, rms_norm_gated_fp8
+from normkernels.ops_mrope import mrope, mrope_
+from normkernels.routes import explain
 
 __all__ = [
     "Decision",

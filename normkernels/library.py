@@ -15,14 +15,9 @@ import torch
 from torch.autograd import forward_ad
 
 from normkernels import fp8, native, validate
-from normkernels.describe import (
-    ACTIVATIONS,
-    ROUNDINGS,
-    hold_rotation,
-    hold_tensors,
-    no_gradient,
-    quantisation,
-)
+from normkernels.describe import ACTIVATIONS, ROUNDINGS, hold_tensors
+from normkernels.describe_fp8 import no_gradient, quantisation
+from normkernels.describe_mrope import hold_rotation
 from normkernels.dispatch import CHECKS
 from normkernels.errors import InvalidCall
 

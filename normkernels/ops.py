@@ -1,21 +1,17 @@
-"""The public functions: each validates, describes, decides and runs."""
+"""The public norms: each validates, describes, decides and runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 
-from normkernels import describe, library, native, routes, validate
-from normkernels.dispatch import Decision, Path
+from normkernels import describe, library, native, routes
+from normkernels.dispatch import Path
 from normkernels.kernels import plans
 from normkernels.library import Given
+from normkernels.results import memory
 
 # y, or (y, s) where a residual is added
 Normed = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
-# q and k
-Rotated = tuple[torch.Tensor, torch.Tensor]
 
 
 def rms_norm(
@@ -151,92 +147,6 @@ def rms_norm_gated(
     return _run_gated(route, x, gate, weight, out)
 
 
-def mrope(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    positions: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    *,
-    sections: Sequence[int],
-    head_dim: int | None = None,
-    interleaved: bool = True,
-    path: str | None = None,
-) -> Rotated:
-    """Return q and k with the first ``rotary_dim`` columns of each head rotated, and the rest copied bit for bit.
-
-    q and k are ``(tokens, heads, head_dim)``, or ``(tokens, heads * head_dim)`` with ``head_dim`` given; results
-    are contiguous, each in its shape and dtype. positions, int32 or int64, are ``(3, tokens)``, on the axes t, h
-    and w, or ``(tokens,)`` where those are equal. cos and sin, in q's dtype or fp32, are ``(max_positions,
-    rotary_dim // 2)``. Any strides: ``cos_sin_cache.chunk(2, -1)`` fits as it is. With ``x1`` and ``x2`` the two
-    halves of the rotated columns, ``y1 = x1 * c - x2 * s`` and ``y2 = x2 * c + x1 * s``: fp32, rounded once.
-    The row of cos and sin that frequency ``i`` takes is at the position on h if ``i % 3 == 1 and i < 3 *
-    sections[1]``, on w if ``i % 3 == 2 and i < 3 * sections[2]``, on t otherwise; not ``interleaved``, the first
-    ``sections[0]`` frequencies are t's, the next h's, the last w's. The three sum to ``rotary_dim // 2``.
-    A position outside the cache is an ``InvalidCall`` on the CPU; on a GPU, where seeing it would be a wait, the
-    rotated columns of that token are NaN. ``torch.compile`` traces a call as one op.
-    """
-    if torch.compiler.is_compiling():
-        given: Given = {"q": q, "k": k, "positions": positions, "cos": cos, "sin": sin}
-        flags = {"sections": sections, "head_dim": head_dim, "interleaved": interleaved, "path": path}
-        traced: Rotated = library.call("mrope", {**given, **flags}, {})
-        return traced
-
-    key = routes.rotation_key((q, k, positions, cos, sin), sections, (head_dim, interleaved, path))
-    route = routes.known(key)
-    if route is None:
-        call, resolved = describe.mrope(
-            q, k, positions, cos, sin, sections=sections, head_dim=head_dim, interleaved=interleaved
-        )
-        route = routes.learn(key, q, call, resolved, path)
-    else:
-        describe.hold_positions("mrope", positions, cos)
-    return _run_mrope(route, q, k, positions, cos, sin)
-
-
-def mrope_(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    positions: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    *,
-    sections: Sequence[int],
-    head_dim: int | None = None,
-    interleaved: bool = True,
-    path: str | None = None,
-) -> Rotated:
-    """Rotate q and k as ``mrope`` does, in place, and return them; what would be copied is not touched.
-
-    They may be views of one buffer, but share no memory with each other, nor with the other arguments. A call
-    that needs a gradient is refused.
-    """
-    if torch.compiler.is_compiling():
-        given: Given = {"q": q, "k": k, "positions": positions, "cos": cos, "sin": sin}
-        flags = {"sections": sections, "head_dim": head_dim, "interleaved": interleaved, "path": path}
-        traced: Rotated = library.call("mrope_", {**given, **flags}, {})
-        return traced
-
-    key = routes.rotation_key((q, k, positions, cos, sin), sections, (head_dim, interleaved, path))
-    route = routes.known(key)
-    if route is None:
-        call, resolved = describe.mrope_(
-            q, k, positions, cos, sin, sections=sections, head_dim=head_dim, interleaved=interleaved
-        )
-        route = routes.learn(key, q, call, resolved, path)
-    else:
-        describe.hold_in_place(q, k, positions, cos, sin)
-    return _run_mrope(route, q, k, positions, cos, sin, in_place=True)
-
-
-# Any: whatever the operation takes
-def explain(operation: str, *args: Any, path: str | None = None, **kwargs: Any) -> Decision:  # noqa: ANN401
-    """Return the decision on a call, which is given as to the operation itself, without running it."""
-    validate.choice("explain", "operation", operation, tuple(describe.DESCRIBE))
-    call, _ = describe.DESCRIBE[operation](*args, **kwargs)
-    return routes.decide_on(call, args[0] if args else kwargs["q" if call.heads else "x"], path)
-
-
 def _run_rms_norm(
     route: routes.Route,
     x: torch.Tensor,
@@ -257,10 +167,9 @@ def _run_rms_norm(
     # here, because the package must import without triton
     from normkernels.kernels.rms_norm import rms_norm_fwd
 
-    if out is None:
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    if residual is not None and residual_out is None:
-        residual_out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out = memory(out, x)
+    if residual is not None:
+        residual_out = memory(residual_out, x)
     if elements := x.numel():
         width = x.shape[-1]
         plan = plans.general(elements // width, width, plans.TABLE)
@@ -279,8 +188,7 @@ def _run_gated(
     # here, because the package must import without triton
     from normkernels.kernels.rms_norm_gated import rms_norm_gated_fwd
 
-    if out is None:
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out = memory(out, x)
     if elements := x.numel():
         width = route.flags["width"]
         rows = elements // width
@@ -288,35 +196,3 @@ def _run_gated(
         plan = plans.gated_128(rows, table) if route.narrow else plans.general(rows, width, table)
         rms_norm_gated_fwd(x, gate, weight, out, **route.flags, plan=plan)
     return out
-
-
-def _run_mrope(
-    route: routes.Route,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    positions: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    *,
-    in_place: bool = False,
-) -> Rotated:
-    """Run a valid call on its path."""
-    if route.path is Path.NATIVE:
-        q_out, k_out = native.mrope(q, k, positions, cos, sin, **route.flags)
-        return (q.copy_(q_out), k.copy_(k_out)) if in_place else (q_out, k_out)
-
-    # here, because the package must import without triton
-    from normkernels.kernels.mrope import mrope_fwd
-
-    if in_place:
-        # what autograd has kept of them is not theirs any more
-        torch.autograd.graph.increment_version((q, k))
-        q_out, k_out = q, k
-    else:
-        q_out, k_out = (torch.empty(each.shape, dtype=each.dtype, device=each.device) for each in (q, k))
-    if q.numel() or k.numel():
-        width = route.flags["head_dim"]
-        q_heads, k_heads = (each.numel() // (each.shape[0] * width) for each in (q, k))
-        plan = plans.heads(q.shape[0], q_heads, k_heads, width, cos.shape[1], plans.TABLE)
-        mrope_fwd(q, k, positions, cos, sin, q_out, k_out, **route.flags, plan=plan)
-    return q_out, k_out

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from normkernels import describe, fp8, library, native, routes
+from normkernels import describe_fp8, fp8, library, native, routes
 from normkernels.dispatch import Path
 from normkernels.kernels import plans
 from normkernels.library import Given
+from normkernels.results import memory
 
 
 def rms_norm_fp8(
@@ -59,7 +60,7 @@ def rms_norm_fp8(
         key = routes.key("rms_norm_fp8", x, weight, residual, flags)
     route = routes.known(key)
     if route is None:
-        call, resolved = describe.rms_norm_fp8(
+        call, resolved = describe_fp8.rms_norm_fp8(
             x,
             weight,
             eps=eps,
@@ -115,7 +116,7 @@ def rms_norm_gated_fp8(
         )
     route = routes.known(key)
     if route is None:
-        call, resolved = describe.rms_norm_gated_fp8(
+        call, resolved = describe_fp8.rms_norm_gated_fp8(
             x,
             gate,
             weight,
@@ -156,8 +157,8 @@ def _run_rms_norm(
     flags = dict(route.flags)
     how, unquantised = flags["how"], flags.pop("unquantised")
     values, scales, y = _empty(x, how, out, unquantised=unquantised)
-    if residual is not None and residual_out is None:
-        residual_out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if residual is not None:
+        residual_out = memory(residual_out, x)
     if x.numel():
         plan = _plan(x, plans.Cut(x.shape[-1], how.group))
         rms_norm_fp8_fwd(x, residual, weight, values, scales, y, residual_out, **flags, plan=plan)
@@ -188,8 +189,8 @@ def _empty(
     x: torch.Tensor, how: fp8.Quantisation, out: torch.Tensor | None, *, unquantised: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Return memory for values, unless it is given, for scales, and for y where it is asked for."""
-    values = torch.empty(x.shape, dtype=how.dtype, device=x.device) if out is None else out
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if unquantised else None
+    values = memory(out, x, how.dtype)
+    y = memory(None, x) if unquantised else None
     return values, fp8.empty_scales(x, how), y
 
 

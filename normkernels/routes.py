@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 
-from normkernels import validate
+from normkernels import describe, describe_fp8, describe_mrope, validate
 from normkernels.call import Call, Device
-from normkernels.describe import PLAIN, transformed
+from normkernels.describe import PLAIN, Described, transformed
 from normkernels.dispatch import CHECKS, Decision, Path, decide
 from normkernels.errors import InvalidCall
 
 ENVIRONMENT = "NORMKERNELS_PATH"
+
+# What describes a call of each public function, with its signature.
+DESCRIBE: Mapping[str, Callable[..., Described]] = {
+    "rms_norm": describe.rms_norm,
+    "gemma_rms_norm": describe.gemma_rms_norm,
+    "rms_norm_gated": describe.rms_norm_gated,
+    "rms_norm_fp8": describe_fp8.rms_norm_fp8,
+    "rms_norm_gated_fp8": describe_fp8.rms_norm_gated_fp8,
+    "mrope": describe_mrope.mrope,
+    "mrope_": describe_mrope.mrope_,
+}
 
 _NONE = type(None)
 # quant_group, scale_layout, fp8_dtype, also_unquantised, rounding, path
@@ -145,6 +156,14 @@ def decide_on(call: Call, x: torch.Tensor, path: str | None) -> Decision:
         validate.choice(call.operation, "path", str(path), tuple(map(str, CHECKS[call.operation])))
         return decide(call, device, Path(path))
     return decide(call, device, _forced().get(call.operation), asked_by=ENVIRONMENT)
+
+
+# Any: whatever the operation takes
+def explain(operation: str, *args: Any, path: str | None = None, **kwargs: Any) -> Decision:  # noqa: ANN401
+    """Return the decision on a call, which is given as to the operation itself, without running it."""
+    validate.choice("explain", "operation", operation, tuple(DESCRIBE))
+    call, _ = DESCRIBE[operation](*args, **kwargs)
+    return decide_on(call, args[0] if args else kwargs["q" if call.heads else "x"], path)
 
 
 def reread_environment() -> None:

@@ -158,6 +158,16 @@ def test_the_128_plans_stream_without_barriers(plan: str) -> None:
     assert {"shared": 0, "barriers": 0, "narrow": 0} == {k: code[k] for k in ("shared", "barriers", "narrow")}
 
 
+@pytest.mark.parametrize(
+    "name", ["mrope", "mrope in place", "mrope prefill", "mrope prefill in place", "mrope whole heads"]
+)
+def test_rotations_stream_without_barriers(name: str) -> None:
+    """All but the three positions of a token moves 16 bytes a thread, and no thread waits for another."""
+    code = compiled("sm_90")[name]
+
+    assert {"shared": 0, "barriers": 0, "narrow": 3} == {k: code[k] for k in ("shared", "barriers", "narrow")}
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_no_sum_is_contracted(name: str) -> None:
     """No multiplication is fused with an addition: that would tie a row's bits to its layout."""
@@ -295,16 +305,13 @@ def launch_rotation(variant: Rotation, tokens: int) -> None:
         tensor((tokens, heads, head_dim), dtype, variant.layout)
         for heads, dtype in zip(variant.heads, variant.dtypes[:2], strict=True)
     )
-    positions, cache = variant.dtypes[2:]
-    cos, sin = (
-        tensor((4096, 2 * half), cache, "contiguous").chunk(2, -1) if half else (tensor((4096, 0), cache, ""),) * 2
-    )
+    cache = tensor((4096, 2 * half), variant.dtypes[3], "contiguous")
     mrope_fwd(
         q,
         k,
-        tensor((3, tokens)[-min(variant.axes, 2) :], positions, "contiguous"),
-        cos,
-        sin,
+        tensor((3, tokens) if variant.axes == 3 else (tokens,), variant.dtypes[2], "contiguous"),
+        cache[:, :half],
+        cache[:, half:],
         *(
             (q, k)
             if variant.in_place

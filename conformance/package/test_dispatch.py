@@ -25,7 +25,7 @@ from conformance.package.gated_calls import (
     strided,
     values,
 )
-from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, describe, routes
+from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, routes
 from normkernels.call import Call, Device, Gated
 from normkernels.dispatch import CHECKS, decide
 from normkernels.kernels import plans
@@ -329,11 +329,11 @@ def test_explain_launches_nothing(launched: list[plans.Plan]) -> None:
     assert [] == launched
 
 
-@pytest.mark.parametrize("name", describe.DESCRIBE)
+@pytest.mark.parametrize("name", routes.DESCRIBE)
 def test_explain_takes_what_the_operation_takes(name: str) -> None:
     """Every argument of the operation, under the same name and with the same default."""
     operation = inspect.signature(getattr(normkernels, name)).parameters
-    description = inspect.signature(describe.DESCRIBE[name]).parameters
+    description = inspect.signature(routes.DESCRIBE[name]).parameters
 
     wanted = {name: (each.kind, each.default) for name, each in operation.items() if name != "path"}
     assert wanted == {name: (each.kind, each.default) for name, each in description.items()}

@@ -11,7 +11,7 @@ import torch
 
 from conformance.package.fp8_calls import OPERATIONS, TYPES, assert_right, call, explain, full, run
 from conformance.package.gated_calls import DEVICE, Arguments, strided, values
-from normkernels import InvalidCall, Path, PathUnavailable, Reason, describe, native, routes
+from normkernels import InvalidCall, Path, PathUnavailable, Reason, describe_fp8, native, routes
 from normkernels.call import Call, Device, Quantised, conversions
 from normkernels.dispatch import decide
 from normkernels.kernels import plans
@@ -116,6 +116,7 @@ ENVIRONMENT = {Reason.NO_TRITON, Reason.NO_GPU}
 GPU = {Reason.FP8_DTYPE}
 # Against the plans for contiguous gated rows; and a gradient, which is refused here.
 ELSEWHERE = {
+    Reason.HEAD_DIM_LIMIT,
     Reason.NO_GATE,
     Reason.GROUPED,
     Reason.GATE_FIRST,
@@ -346,7 +347,7 @@ def test_a_failing_launch_raises(monkeypatch: pytest.MonkeyPatch, operation: str
 def test_an_empty_call_is_described() -> None:
     """No columns are cut like one."""
     for shape in ((3, 0), (0, 96), (0,)):
-        described, _ = describe.rms_norm_fp8(
+        described, _ = describe_fp8.rms_norm_fp8(
             torch.empty(shape), torch.empty(shape[-1]), eps=0.0, fp8_dtype=torch.float8_e4m3fn
         )
         assert 0 == described.rows

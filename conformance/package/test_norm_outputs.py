@@ -140,3 +140,28 @@ def test_a_residual_may_be_expanded() -> None:
     arguments = added(residual=values("residual", 1, 96).expand(3, 96))
 
     assert_right("rms_norm", arguments, run("rms_norm", arguments))
+
+
+@pytest.mark.parametrize("path", ["rows", "native"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_autograd_sees_that_a_given_output_is_written(operation: str, path: str) -> None:
+    """What a backward has kept of a tensor is out of date once a call has written to it: it must not be used."""
+    given = added(*SHAPE)
+    kept = given["x"].clone().requires_grad_()
+    square = (given["x"] * kept).sum()  # keeps x
+    with torch.no_grad():
+        run(operation, given | {"path": path, "out": given["x"], "residual_out": given["residual"]})
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        square.backward()
+
+
+@pytest.mark.parametrize("path", ["rows", "native"])
+def test_tensors_of_inference_are_written(path: str) -> None:
+    """Inference mode tracks no versions, and needs none."""
+    with torch.inference_mode():
+        given = added(*SHAPE)
+        want = run("rms_norm", given | {"path": path})
+        results = run("rms_norm", given | {"path": path, "out": given["x"], "residual_out": given["residual"]})
+
+        assert all(map(torch.equal, want, results))

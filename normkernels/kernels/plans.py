@@ -60,7 +60,7 @@ class HeadPlan(Plan):
 # sin are loaded once for all heads; below it the heads of a token are spread. Not measured yet.
 MEASURED = PlanTable(tile_rows=4096, prefill_rows=65536)
 # For Triton's CPU interpreter, where a program costs milliseconds whatever its size.
-INTERPRETED = PlanTable(tile_rows=8, prefill_rows=32, max_programs=8, prefill_tokens=8)
+INTERPRETED = PlanTable(tile_rows=8, prefill_rows=32, max_programs=2, prefill_tokens=8)
 
 # The table in use, read at each call.
 TABLE = MEASURED
