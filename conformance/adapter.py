@@ -33,10 +33,13 @@ class Adapter:
     """A method per operation, named after it, with its signature; a missing one is not implemented.
 
     ``contracts`` names the contract of each operation, or gives it. What is declared is demanded: the same bits
-    for the same call (``deterministic``), for the same row in any batch (``batch_invariant``), an exception for
-    meaningless calls (``validates``). ``flushes`` allows zero for results below 2**-126, ``running_variance`` NaN
-    and zero in rows whose sum of squares comes near the largest float32 or passes it. ``reference`` names a
-    known adapter that ``parity`` compares with. An adapter never sees an expected value.
+    for the same call (``deterministic``), for the same row in any batch (``batch_invariant``), for arguments
+    scaled by a power of two (``scale_invariant``); no kernel of its own for every number of rows or eps
+    (``few_variants``); an exception for meaningless calls (``validates``); calls that ``torch.compile`` takes
+    whole (``compiles``), and that a CUDA graph can record (``graphs``). ``flushes`` allows zero for results below
+    2**-126, ``running_variance`` NaN and zero in rows whose sum of squares comes near the largest float32 or
+    passes it. ``reference`` names a known adapter that ``parity`` compares with. An adapter never sees an
+    expected value.
 
     A method with an underscore after an operation's name, and its signature, is the in-place form: it writes each
     output over an argument (y over x, s over the residual) and returns those arguments, or nothing.
@@ -46,7 +49,11 @@ class Adapter:
     contracts: ClassVar[Mapping[str, str | Contract]] = {}
     deterministic: bool = True
     batch_invariant: bool = True
+    scale_invariant: bool = True
+    few_variants: bool = True
     validates: bool = False
+    compiles: bool = False
+    graphs: bool = False
     flushes: bool = False
     running_variance: bool = False
     reference: str | None = None

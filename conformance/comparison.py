@@ -39,11 +39,31 @@ class BadElement:
 
 
 @dataclass(frozen=True, slots=True)
+class Errors:
+    """Signed errors of outputs from the middles of their intervals before the store, added up, in ulp.
+
+    ``up``: towards infinity; ``away``: away from zero; ``half``: the half widths of the intervals. Of ``count``
+    elements, those that are ordinary numbers.
+    """
+
+    up: float = 0.0
+    away: float = 0.0
+    half: float = 0.0
+    count: int = 0
+
+    def __add__(self, other: Errors) -> Errors:
+        return Errors(self.up + other.up, self.away + other.away, self.half + other.half, self.count + other.count)
+
+
+NO_ERRORS = Errors()
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Counts over elements.
 
     ``exact``: one value alone was allowed. ``worst``: the largest share of the bound before the store that is
-    needed to explain an output; 0 where the exact result rounds to it.
+    needed to explain an output; 0 where the exact result rounds to it. ``errors``: where they were asked for.
     """
 
     elements: int = 0
@@ -51,6 +71,7 @@ class Comparison:
     exact: int = 0
     worst: float = 0.0
     first: BadElement | None = None
+    errors: Errors = NO_ERRORS
 
     def __add__(self, other: Comparison) -> Comparison:
         return Comparison(
@@ -59,6 +80,7 @@ class Comparison:
             self.exact + other.exact,
             max(self.worst, other.worst),
             self.first or other.first,
+            self.errors + other.errors,
         )
 
 
@@ -73,34 +95,52 @@ def row_chunks(rows: int, n: int) -> Iterator[slice]:
 
 
 def compare(
-    name: str, output: torch.Tensor, before_store: Interval, shape: tuple[int, ...], row: int
+    name: str,
+    output: torch.Tensor,
+    before_store: Interval,
+    shape: tuple[int, ...],
+    row: int,
+    *,
+    signed: bool = False,
 ) -> Comparison:
     """Compare ``(rows, n)`` of an output with its interval before the store; ``row`` is the first row's number.
 
-    ``shape`` is the output's full shape, for the index of a bad element.
+    ``shape`` is the output's full shape, for the index of a bad element. ``signed``: with the signed errors,
+    which cost as much again.
     """
     got = output.double()
     allowed = rounded(before_store, output.dtype)
     inside = allowed.contains(got)
     outside = int((~inside).sum())
-    worst = _needed_share(got, before_store, output.dtype)
+    middle, half = (before_store.lo + before_store.hi) / 2, (before_store.hi - before_store.lo) / 2
+    worst = _needed_share(got, middle, half, output.dtype)
     return Comparison(
         elements=got.numel(),
         outside=outside,
         exact=int(((allowed.lo == allowed.hi) & ~allowed.nan).sum()),
         worst=float(worst.max()) if worst.numel() else 0.0,
         first=_first(name, got, allowed, inside, shape, row, output.dtype) if outside else None,
+        errors=_errors(got, middle, half, output.dtype) if signed else NO_ERRORS,
     )
 
 
-def _needed_share(got: torch.Tensor, interval: Interval, dtype: torch.dtype) -> torch.Tensor:
+def _needed_share(got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """How much of the half width is needed before half an ulp of the store explains the output."""
-    middle = (interval.lo + interval.hi) / 2
-    half = (interval.hi - interval.lo) / 2
     missing = ((got - middle).abs() - _ulp(got, dtype) / 2).clamp(min=0.0)
     # a number that may also be flushed to zero says nothing about the bound, nor does one that overflows
     narrow = (half > 0) & (half < middle.abs() * NARROW) & got.isfinite()
     return torch.where(narrow, missing / half, 0.0)
+
+
+def _errors(got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, dtype: torch.dtype) -> Errors:
+    """The signed errors, where the output and what it may be are finite and normal."""
+    size = middle.abs()
+    ordinary = got.isfinite() & half.isfinite() & (size >= torch.finfo(dtype).smallest_normal)
+    per_ulp = torch.where(ordinary, 1.0 / _ulp(middle, dtype), 0.0)
+    error = torch.where(ordinary, (got - middle) * per_ulp, 0.0)
+    away = (error * middle.sign()).nansum()
+    widths = torch.where(ordinary, half * per_ulp, 0.0)
+    return Errors(float(error.sum()), float(away), float(widths.sum()), int(ordinary.sum()))
 
 
 def _ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -52,10 +52,11 @@ def unjudged(item: Item, subject: Subject) -> tuple[Status, str] | None:
         return Status.DECLINED, NOT_IMPLEMENTED
     if subject.unfaithful and item.dtype != "float32":
         return Status.NOT_JUDGED, subject.unfaithful
-    form = PROPERTIES[item.property].form
-    if form and not hasattr(subject.adapter, f"{item.operation}{form}"):
-        return Status.NOT_JUDGED, f"the adapter has no {item.operation}{form}"
-    cannot = PROPERTIES[item.property].cannot(subject, item.dtype)
+    prop = PROPERTIES[item.property]
+    cannot = prop.void(OPERATIONS[item.operation])
+    if not cannot and prop.form and not hasattr(subject.adapter, f"{item.operation}{prop.form}"):
+        cannot = f"the adapter has no {item.operation}{prop.form}"
+    cannot = cannot or prop.cannot(subject, item.dtype)
     return (Status.NOT_JUDGED, cannot) if cannot else None
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
 
-from conformance.case import Case, Flag, TensorSpec
+from conformance.case import Case, Flag, Placement, TensorSpec
 from conformance.memory import Owner
 from conformance.operations import Arguments
 from conformance.values import draw
 
+FAR = 2**30  # elements
+SPARSE = 2**10  # times as long as its elements would be in a row
 SHARED_PARTS = 2  # x and gate, as slices of one projection
 
 
@@ -29,7 +32,7 @@ class Materials:
         return tuple(
             name
             for (name, owner), before in zip(self.owners, self.before, strict=True)
-            if not torch.equal(owner.raw, before)
+            if not torch.equal(owner.content(), before)
         )
 
 
@@ -55,18 +58,33 @@ def materialize(case: Case, values: dict[str, torch.Tensor], device: str, poison
         if case.source(name) != name:
             tensors[name] = tensors[case.source(name)]
             continue
-        dtype = getattr(torch, spec.dtype)
         place = spec.layout.place(spec.shape, SHARED_PARTS)
         key = buffer_of(spec)
         owner = shared.get(key)
         if owner is None:
-            owner = Owner.of(place.extent * dtype.itemsize if _whole(spec) else 0, device, poison)
+            owner = _room(spec, place, device, poison)
             owners.append((name, owner))
             if key is not None:
                 shared[key] = owner
         tensors[name] = _placed(owner, spec, values[name])
     arguments: Arguments = {**tensors, **{name: _flag(name, value) for name, value in case.flags}}
-    return Materials(case, arguments, tuple(owners), tuple(owner.raw.clone() for _, owner in owners))
+    return Materials(case, arguments, tuple(owners), tuple(owner.content() for _, owner in owners))
+
+
+def _room(spec: TensorSpec, place: Placement, device: str, poison: int) -> Owner:
+    """A buffer for the tensors of a placement; without the memory between elements where that would be most."""
+    size = getattr(torch, spec.dtype).itemsize
+    if not spread(spec, place):
+        return Owner.of(place.extent * size if _whole(spec) else 0, device, poison)
+    offsets = torch.tensor(place.offset)
+    for length, stride in zip(spec.shape, place.strides, strict=True):
+        offsets = offsets[..., None] + torch.arange(length) * stride
+    return Owner.spread(offsets * size, place.extent * size, device, poison)
+
+
+def spread(spec: TensorSpec, place: Placement) -> bool:
+    """Whether a buffer would be gigabytes for next to no elements."""
+    return place.extent > FAR and place.extent > SPARSE * math.prod(spec.shape) > 0
 
 
 def _flag(name: str, value: Flag) -> Flag | torch.dtype:

@@ -132,18 +132,20 @@ def drawn_cases(factors: Factors, complete: Complete, scope: Scope) -> st.Search
 def enumerated_cases(
     factors: Factors, complete: Complete, scope: Scope, *, strength: int, seed: int
 ) -> Iterator[Case]:
-    """The covering array, each row completed once."""
+    """The rows of the covering array in the scope's dtype, each completed once."""
     rng = random.Random(seed)  # noqa: S311
     for assignment, pinned in pinned_rows(factors, scope, strength=strength, seed=seed):
         yield complete(assignment, rng, pinned)
 
 
 def pinned_rows(factors: Factors, scope: Scope, *, strength: int, seed: int) -> list[tuple[Assignment, Scope]]:
-    """The rows of the covering array, each with the scope to complete it in.
+    """The rows of the covering array in the scope's dtype, each with the scope to complete it in.
 
-    Where every size compiles, all cases of one row are compiled for the same sizes.
+    The dtype is a factor like others: every combination occurs in one of them, not in each. Where every size
+    compiles, all cases of one row are compiled for the same sizes.
     """
-    array = covering_array(scope.levels(factors), strength, seed)
+    levels = {**scope.levels(factors), "dtype": DTYPES}
+    array = [row for row in covering_array(levels, strength, seed) if row["dtype"] == scope.dtype]
     if not scope.widths:
         return [(assignment, scope) for assignment in array]
     pins = random.Random(seed)  # noqa: S311

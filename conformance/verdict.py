@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -15,7 +15,7 @@ from conformance.case import SAME, Case, TensorSpec
 from conformance.comparison import NOTHING, Comparison, compare, row_chunks
 from conformance.materialize import Materials, materialize, values_of
 from conformance.memory import POISONS
-from conformance.operations import OPERATIONS, Operation
+from conformance.operations import OPERATIONS, Arguments, Operation
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import NAMED, Contract
 from conformance.oracle.interval import Interval
@@ -110,8 +110,7 @@ def perform(
     """
     materials = materialize(case, dict(values or values_of(case)), subject.device, poison)
     operation = OPERATIONS[case.operation]
-    absent = dict.fromkeys((*operation.positional, *operation.keywords))
-    arguments = {**absent, **materials.arguments}
+    arguments = arguments_of(materials)
     if case.invalid is not None:
         arguments = operation.invalid[case.invalid](arguments)
     with watched(subject.device, poison) as record:
@@ -121,7 +120,26 @@ def perform(
     return Call(materials, outcome, record, poison)
 
 
-def _call(subject: Subject, operation: Operation, arguments: Mapping[str, object], form: str) -> Outcome:
+def arguments_of(materials: Materials) -> Arguments:
+    """Every argument of a call by name; None where its case does not pass it."""
+    operation = OPERATIONS[materials.case.operation]
+    return {**dict.fromkeys((*operation.positional, *operation.keywords)), **materials.arguments}
+
+
+def call_with(
+    subject: Subject, case: Case, arguments: Mapping[str, object], form: str = "", *, wait: bool = True
+) -> Outcome:
+    """Call once with arguments that stay the caller's, who watches over them; all names are there.
+
+    ``form`` ends the name of the adapter's method: ``_`` calls the operation in place, whose results lie in
+    arguments. ``wait`` for a GPU to be done.
+    """
+    return _call(subject, OPERATIONS[case.operation], arguments, form, wait=wait)
+
+
+def _call(
+    subject: Subject, operation: Operation, arguments: Mapping[str, object], form: str, *, wait: bool = True
+) -> Outcome:
     method = getattr(subject.adapter, f"{operation.name}{form}", None)
     if method is None:
         return Declined(NOT_IMPLEMENTED)
@@ -129,16 +147,14 @@ def _call(subject: Subject, operation: Operation, arguments: Mapping[str, object
     named = {name: value for name, value in arguments.items() if name not in operation.positional}
     try:
         result = method(*positional, **named)
-        if subject.device != "cpu":
-            torch.cuda.synchronize()
+        if subject.device != "cpu" and wait:
+            torch.cuda.synchronize(subject.device)
     except Declined as declined:
         return declined
     except Exception as error:  # noqa: BLE001 - the one place: code under test may raise anything
         return Crashed(f"{type(error).__name__}: {error}")
-    if form and result is None:
-        # it need not return what its caller has
-        return Ran((), None)
-    return Ran((result,) if isinstance(result, torch.Tensor) else tuple(result), None)
+    # a form in place need not return what its caller has
+    return Ran((result,) if isinstance(result, torch.Tensor) else tuple(result or ()), None)
 
 
 def without_outputs(prop: str, case: Case, outcome: Outcome) -> Verdict:
@@ -207,8 +223,10 @@ def measure(
     case: Case,
     values: Mapping[str, torch.Tensor],
     outputs: tuple[torch.Tensor, ...],
+    *,
+    signed: Collection[str] = (),
 ) -> Comparison:
-    """Compare all outputs with what the contract allows, in chunks of rows."""
+    """Compare all outputs with what the contract allows, in chunks of rows; ``signed``: whose errors to add up."""
     expected = OPERATIONS[case.operation].outputs(case)
     total = NOTHING
     for rows in chunks(case):
@@ -219,7 +237,8 @@ def measure(
         # an output that others depend on is judged for itself, and they given what was returned of it
         allowed = intervals(subject, contract, case, values, rows, parts)
         for want in reversed(expected):
-            total += compare(want.name, parts[want.name], allowed[want.name], want.shape, rows.start)
+            part, interval, lean = parts[want.name], allowed[want.name], want.name in signed
+            total += compare(want.name, part, interval, want.shape, rows.start, signed=lean)
     return total
 
 

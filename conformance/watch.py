@@ -8,8 +8,9 @@ past the end are both seen.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,7 @@ class Record:
     """What one call did."""
 
     launches: list[str] = field(default_factory=list)  # names of Triton kernels, in order
+    variants: set[str] = field(default_factory=set)  # what Triton compiles these launches for
     copies: list[str] = field(default_factory=list)  # tensor copies, as "clone (4, 128)"
     owners: list[Owner] = field(default_factory=list)  # of memory allocated without being filled
 
@@ -115,9 +117,51 @@ def _recording(run: Callable[..., Any], record: Record) -> Callable[..., Untyped
     def recorded(kernel: Untyped, *args: Untyped, **kwargs: Untyped) -> Untyped:
         if not kwargs.get("warmup"):
             record.launches.append(getattr(kernel.fn, "__name__", str(kernel.fn)))
+            record.variants.add(variant(kernel, args, kwargs))
         return run(kernel, *args, **kwargs)
 
     return recorded
+
+
+# of a launch, not of what is compiled for it
+_OF_THE_LAUNCH = frozenset({"grid", "warmup", "stream"})
+
+
+def variant(kernel: Untyped, args: Untyped, kwargs: Mapping[str, Untyped]) -> str:
+    """What Triton compiles a launch of ``kernel`` for, by its documented rules; the interpreter compiles nothing.
+
+    Constexprs and options by value; numbers by type, and whether they are 1 or a multiple of 16, unless the kernel
+    is told not to specialise on them; tensors by dtype and whether their address is a multiple of 16.
+    """
+    signature = inspect.signature(kernel.fn)
+    settings = getattr(kernel, "kwargs", None) or vars(kernel)
+    plain = set(settings.get("do_not_specialize") or ())
+    unaligned = set(settings.get("do_not_specialize_on_alignment") or ())
+    given = dict(zip(signature.parameters, args, strict=False)) | dict(kwargs)
+    said = [getattr(kernel.fn, "__name__", str(kernel.fn))]
+    for place, (name, parameter) in enumerate(signature.parameters.items()):
+        value = given.pop(name, parameter.default)
+        if "constexpr" in str(parameter.annotation):
+            said.append(f"{name}={value}")
+        else:
+            special = not {name, place} & plain
+            said.append(
+                f"{name}:{_kind(value, special=special, aligned=special and not {name, place} & unaligned)}"
+            )
+    options = sorted((name, str(value)) for name, value in given.items() if name not in _OF_THE_LAUNCH)
+    return " ".join([*said, *(f"{name}={value}" for name, value in options)])
+
+
+def _kind(value: Untyped, *, special: bool, aligned: bool) -> str:
+    """What a kernel is compiled for of one argument."""
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype}{'/16' if aligned and value.data_ptr() % 16 == 0 else ''}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        return "float" if isinstance(value, float) else str(value)
+    size = "i32" if -(2**31) <= value < 2**31 else "i64"
+    if not special:
+        return size
+    return "1" if value == 1 else f"{size}{'/16' if value % 16 == 0 else ''}"
 
 
 def _kernel_classes() -> list[Any]:

@@ -31,6 +31,8 @@ class NormKernels(Adapter):
         "rms_norm_gated_fp8": Contract(rounds=frozenset({"unquantised"}), depth="tile"),
     }
     validates = True
+    compiles = True
+    graphs = True
     reference: str | None = "native"
     forced: str | None = None  # the path asked for; None leaves the choice to the dispatcher
 

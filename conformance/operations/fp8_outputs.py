@@ -93,6 +93,9 @@ def fp8_operation(name: str, norm: Operation) -> Operation:
         yield from norm.simpler(case)
         yield from plainer_flags(case, {**PLAIN, "quant_group": None})
 
+    assert norm.scaling is not None
+    # scales follow y, which no factor changes
+    unscaled = {**norm.scaling.outputs, "values": 0, "scales": 0}
     return replace(
         norm,
         name=name,
@@ -107,6 +110,9 @@ def fp8_operation(name: str, norm: Operation) -> Operation:
         empties=empties,
         model_case=model_case,
         simpler=simpler,
+        # values have no argument of their dtype to lie over
+        in_place={},
+        scaling=replace(norm.scaling, outputs=unscaled),
     )
 
 

@@ -28,7 +28,7 @@ from conformance.operations.mrope_calls import (
     spec_of,
 )
 from conformance.operations.mrope_mistakes import INVALID, UNSEEN
-from conformance.operations.operation import Operation, Output
+from conformance.operations.operation import Operation, Output, Scaling
 from conformance.operations.term import Dropped, Term, Values
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
@@ -176,4 +176,7 @@ MROPE = Operation(
     unseen=frozenset(UNSEEN),
     copies=copies,
     in_place={output: name for name, output in ROTATED.items()},
+    parameters=("cos", "sin"),
+    # a rotation is linear
+    scaling=Scaling(dict.fromkeys(ROTATED, 1), dict.fromkeys(ROTATED.values(), 1)),
 )

@@ -43,6 +43,17 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaling:
+    """What a factor on some arguments makes of the outputs: each with the power of the factor that it gets.
+
+    Holds exactly for powers of two, as long as nothing overflows or underflows.
+    """
+
+    arguments: Mapping[str, int]
+    outputs: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """One mathematical function with its arguments.
 
@@ -58,7 +69,10 @@ class Operation:
     hold finite numbers far from overflow, ``telling`` the levels of other factors at which every rounding point
     shows. ``terms`` are what a wrong formula may lack. ``model_case`` is the call of a real model for a number of
     tokens; ``simpler`` gives the cases to try in place of a failing one. ``in_place`` names, of every output, the
-    argument that the in-place form writes it over; empty where there is no such form.
+    argument that the in-place form writes it over; empty where there is no such form. ``parameters`` are the
+    tensors that a model loads once, and may reload. ``scaling`` is how outputs follow a factor on the arguments.
+    ``carried`` names outputs that are the sum of x and an argument, and that argument: the next layer's call gets
+    them for it.
     """
 
     name: str
@@ -81,3 +95,6 @@ class Operation:
     unseen: frozenset[str] = frozenset()
     copies: Callable[[Case, Values], Mapping[str, tuple[torch.Tensor, torch.Tensor]]] | None = None
     in_place: Mapping[str, str] = field(default_factory=dict)
+    parameters: tuple[str, ...] = ("weight",)
+    scaling: Scaling | None = None
+    carried: Mapping[str, str] = field(default_factory=dict)

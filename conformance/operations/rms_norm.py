@@ -16,7 +16,7 @@ import torch
 from conformance.case import BESIDE, LAYOUTS, Case, Flag, Layout, TensorSpec
 from conformance.corpus import ModelShape
 from conformance.operations.inverse_rms import inverse_rms
-from conformance.operations.operation import Operation, Output
+from conformance.operations.operation import Operation, Output, Scaling
 from conformance.operations.row_calls import (
     EPS,
     WRONG_WEIGHTS,
@@ -218,6 +218,9 @@ def norm_operation(name: str, factors: Factors) -> Operation:
         model_case=partial(model_case, name),
         simpler=simpler,
         in_place={"y": "x", "s": "residual"},
+        # a norm divides out what it multiplies, if eps follows the square
+        scaling=Scaling({"x": 1, "residual": 1, "eps": 2}, {"y": 0, "s": 1}),
+        carried={"s": "residual"},
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from conformance.case import BESIDE, LAYOUTS, Case, Flag, Layout, TensorSpec
 from conformance.corpus import ModelShape
 from conformance.operations.inverse_rms import inverse_rms
-from conformance.operations.operation import Arguments, Operation, Output
+from conformance.operations.operation import Arguments, Operation, Output, Scaling
 from conformance.operations.row_calls import (
     EPS,
     WRONG_WEIGHTS,
@@ -270,4 +270,5 @@ RMS_NORM_GATED = Operation(
     model_case=model_case,
     simpler=simpler,
     in_place={"y": "x"},
+    scaling=Scaling({"x": 1, "eps": 2}, {"y": 0}),
 )

@@ -4,17 +4,29 @@ The table is the order of reports.
 """
 
 from conformance.properties.batch_invariance import BATCH_INVARIANCE
+from conformance.properties.bias import BIAS
 from conformance.properties.call import LAYOUT, SPECIALS, VALUES
+from conformance.properties.chain import CHAIN
+from conformance.properties.compile import COMPILE
 from conformance.properties.contract import CONTRACT
 from conformance.properties.determinism import DETERMINISM
+from conformance.properties.device import DEVICE
 from conformance.properties.empty import EMPTY
 from conformance.properties.errors import ERRORS
+from conformance.properties.graph import GRAPH
 from conformance.properties.in_place import IN_PLACE
+from conformance.properties.large_index import LARGE_INDEX
+from conformance.properties.padding_invariance import PADDING_INVARIANCE
 from conformance.properties.parity import PARITY
 from conformance.properties.position_invariance import POSITION_INVARIANCE
 from conformance.properties.property import Property
 from conformance.properties.row_independence import ROW_INDEPENDENCE
+from conformance.properties.scale import SCALE
 from conformance.properties.sensitivity import SENSITIVITY
+from conformance.properties.state import STATE
+from conformance.properties.stream import STREAM
+from conformance.properties.threads import THREADS
+from conformance.properties.variants import VARIANTS
 
 PROPERTIES: dict[str, Property] = {
     item.name: item
@@ -27,8 +39,20 @@ PROPERTIES: dict[str, Property] = {
         DETERMINISM,
         BATCH_INVARIANCE,
         POSITION_INVARIANCE,
+        PADDING_INVARIANCE,
         ROW_INDEPENDENCE,
         IN_PLACE,
+        SCALE,
+        BIAS,
+        CHAIN,
+        LARGE_INDEX,
+        STATE,
+        THREADS,
+        VARIANTS,
+        COMPILE,
+        GRAPH,
+        STREAM,
+        DEVICE,
         EMPTY,
         ERRORS,
         SENSITIVITY,

@@ -37,7 +37,8 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     return (Verdict("determinism", case, Status.PASSED),)
 
 
-def _cannot(subject: Subject, dtype: str) -> str:
+def cannot(subject: Subject, dtype: str) -> str:
+    """Why bits cannot be compared, or nothing."""
     return "" if subject.adapter.deterministic else "the adapter does not declare it"
 
 
@@ -46,5 +47,5 @@ DETERMINISM = Property(
     "the same call gives the same bits, and results stay what they were",
     judge,
     fixed=ordinary,
-    cannot=_cannot,
+    cannot=cannot,
 )

@@ -31,8 +31,6 @@ UNWRITABLE = ("expanded", SAME)
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call the in-place form twice, with two poisons around the arguments, and the functional form once."""
-    if not OPERATIONS[case.operation].in_place:
-        return (Verdict("in_place", case, Status.NOT_JUDGED, "the operation has no in-place form"),)
     values = values_of(case)
     written = []
     for poison in POISONS:
@@ -101,6 +99,10 @@ def _unlike_the_functional_form(
     return ""
 
 
+def _void(operation: Operation) -> str:
+    return "" if operation.in_place else "the operation has no in-place form"
+
+
 def _fixed(operation: Operation) -> Fixed:
     """Ordinary values; arguments that are written over in a layout and a dtype that can hold the result."""
     fixed = dict(ordinary(operation))
@@ -117,4 +119,5 @@ IN_PLACE = Property(
     judge,
     fixed=_fixed,
     form=FORM,
+    void=_void,
 )

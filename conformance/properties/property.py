@@ -28,15 +28,20 @@ def everything(operation: Operation) -> Fixed:
     return ()
 
 
+def every_operation(operation: Operation) -> str:
+    """No operation is without this promise."""
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Property:
     """A promise and how one case of it is judged.
 
     ``judge`` runs where the implementation runs. ``fixed`` narrows the operation's factors to the levels that
     can test the promise. ``given`` lists cases in place of drawing them; ``like`` names the property whose cases
-    are sampled instead. ``cannot`` says why a subject cannot be judged here, or nothing. ``concluded`` says, of an
-    operation and all verdicts on an item, why together they are no evidence, or nothing. ``form`` ends
-    the name of the method that is judged: ``_`` for the in-place form.
+    are sampled instead. ``cannot`` says why a subject cannot be judged here, ``void`` why the promise says nothing
+    of an operation; or nothing. ``concluded`` says, of an operation and all verdicts on an item, why together they
+    are no evidence, or nothing. ``form`` ends the name of the method that is judged: ``_`` for the in-place form.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Property:
     form: str = ""
     like: str = ""
     concluded: Callable[[str, Iterable[Verdict]], str] = nothing_to_add
+    void: Callable[[Operation], str] = every_operation
 
 
 def contiguous(operation: Operation) -> Fixed:
@@ -69,3 +75,12 @@ def special(operation: Operation) -> Fixed:
 def several_rows(operation: Operation) -> Fixed:
     """More than one row, in at least one leading dimension."""
     return (("rows", ("few", "many")), ("rank", ("2", "3", "4")))
+
+
+def narrowed(operation: Operation, *choices: Fixed) -> Fixed:
+    """Several choices of levels together: those that all of them have, but never none at all."""
+    levels = dict(operation.factors)
+    for name, kept in (one for choice in choices for one in choice):
+        if name in levels:
+            levels[name] = tuple(level for level in levels[name] if level in kept) or levels[name]
+    return tuple(levels.items())

@@ -7,12 +7,14 @@ alone; the oracle is not asked again.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import sys
 import sysconfig
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import torch
@@ -20,29 +22,41 @@ import torch
 import conformance
 from conformance.adapter import KNOWN
 from conformance.case import Case, Placement
+from conformance.comparison import Errors, compare
 from conformance.item import PROFILES, Failure
-from conformance.materialize import SHARED_PARTS, materialize, values_of
+from conformance.materialize import SHARED_PARTS, materialize, spread, values_of
 from conformance.memory import POISONS
-from conformance.operations import OPERATIONS
+from conformance.operations import OPERATIONS, Output
+from conformance.operations.row_calls import EPS
 from conformance.oracle.contract import rounded
+from conformance.oracle.interval import Interval
 from conformance.properties import PROMISES, PROPERTIES
+from conformance.properties.bias import bound, telling
+from conformance.properties.chain import LAYERS, in_place
+from conformance.properties.in_place import FORM
+from conformance.properties.padding_invariance import padding_of
+from conformance.properties.scale import exponent_of
+from conformance.properties.state import CHANGES, Change, new_values, with_new_parameters
+from conformance.properties.variants import counted
 from conformance.reproducer import snippets
 from conformance.reproducer.data import WIDTH, Data
 from conformance.rows import axis, count, flat
 from conformance.verdict import Status, Subject, chunks, intervals
 
 # by property, but for calls that gave nothing to check
-_FLAT = {"batch_invariance", "position_invariance"}
+_FLAT = {"batch_invariance", "position_invariance", "padding_invariance", "variants", "compile"}
 _IMPORTS = {
     "base64.": "import base64",
     "faulthandler.": "import faulthandler",
     "os.": "import os",
+    "threading.": "import threading",
     "zlib.": "import zlib",
 }
 _FROM = {
     "Owner.": "from conformance.memory import Owner",
     "assert_alike(": "from conformance.properties.parity import assert_alike",
     "watched(": "from conformance.watch import watched",
+    "lookup_backend(": "from torch._dynamo import lookup_backend",
     "TorchDispatchMode)": "from torch.utils._python_dispatch import TorchDispatchMode",
 }
 
@@ -67,7 +81,8 @@ def write(failure: Failure, subject: Subject, directory: Path, target: str) -> P
     case = flat(failure.verdict.case) if name in _FLAT else failure.verdict.case
     given = Subjected(failure, subject, case, Data(path.with_suffix(".pt")))
     check, fenced = _check(failure)
-    functions = (snippets.FENCED_ROOM if fenced else snippets.ROOM, snippets.ARGUMENTS, *check.functions)
+    room = snippets.FENCED_ROOM if fenced else snippets.ROOM
+    functions = (room, snippets.FAR_ARGUMENTS if _far(case) else snippets.ARGUMENTS, *check.functions)
     main = f"def main():\n{textwrap.indent(check.main.strip(), '    ')}\n\n\nsys.exit(main())"
     facts = "\n".join([_tensors(given), *(_FACTS[fact](given) for fact in check.facts)])
     code = "\n\n\n".join(text.strip() for text in (*functions, _calling(given), main))
@@ -202,15 +217,27 @@ def _where(case: Case, name: str, tensor: torch.Tensor, *, asked: bool) -> tuple
     return buffer, place if tensor.numel() else replace(place, offset=0, extent=0)
 
 
+def _far(case: Case) -> bool:
+    """Whether elements of the case lie too far apart for a buffer of memory."""
+    own = (spec for name, spec in case.tensors if case.source(name) == name)
+    return any(spread(spec, spec.layout.place(spec.shape, SHARED_PARTS)) for spec in own)
+
+
 def _calling(given: Subjected) -> str:
     """The functions that call: the form of the operation that failed, and beside the in-place one the other."""
-    name = given.failure.verdict.property
-    # what is judged beside another property is judged of the form that every call has
-    form = PROPERTIES[name].form if name in PROPERTIES else ""
+    form = _form(given)
     if not form:
         return _function("call", "The call; its outputs as a tuple.", given, "")
-    in_place = _function("call", "The call in place; the tensors that it returns as a tuple.", given, form)
-    return f"{in_place}\n\n\n{_function('fresh', 'The same call with outputs of its own.', given, '')}"
+    over = _function("call", "The call in place; the tensors that it returns as a tuple.", given, form)
+    return f"{over}\n\n\n{_function('fresh', 'The same call with outputs of its own.', given, '')}"
+
+
+def _form(given: Subjected) -> str:
+    name = given.failure.verdict.property
+    if name == "chain":
+        return FORM * in_place(given.subject, OPERATIONS[given.case.operation])
+    # what is judged beside another property is judged of the form that every call has
+    return PROPERTIES[name].form if name in PROPERTIES else ""
 
 
 def _function(name: str, docstring: str, given: Subjected, form: str) -> str:
@@ -222,14 +249,13 @@ def _function(name: str, docstring: str, given: Subjected, form: str) -> str:
 
     passed = [shown(name) for name in operation.positional]
     passed += [f"{name}={shown(name)}" for name in operation.keywords]
-    wait = "    torch.cuda.synchronize()\n" * (given.subject.device != "cpu")
-    nothing = "    if result is None:\n        return ()\n" * bool(form)
+    wait = "    if wait:\n        torch.cuda.synchronize()\n" * (given.subject.device != "cpu")
     return (
-        f"def {name}(tensors, implementation=IMPLEMENTATION):\n"
+        f"def {name}(tensors, implementation=IMPLEMENTATION, *, wait=True):\n"
         f'    """{docstring}"""\n'
         f"    result = implementation.{operation.name}{form}({', '.join(passed)}, **FLAGS)\n"
-        f"{wait}{nothing}"
-        "    return (result,) if isinstance(result, torch.Tensor) else tuple(result)"
+        f"{wait}"
+        "    return (result,) if isinstance(result, torch.Tensor) else tuple(result or ())"
     )
 
 
@@ -241,21 +267,101 @@ def _expected(given: Subjected) -> str:
 
 def _allowed(given: Subjected) -> str:
     """The lowest and the highest number that the contract allows per element, and where NaN is allowed."""
-    case, subject = given.case, given.subject
-    # not where the implementation runs: whoever writes a script need not touch a GPU
-    here = replace(subject, device="cpu")
-    values, contract = values_of(case), subject.adapter.contract(case.operation)
-    outputs = OPERATIONS[case.operation].outputs(case)
-    allowed = [intervals(here, contract, case, values, rows) for rows in chunks(case)]
+    return _allowed_of(given, given.case, values_of(given.case))
+
+
+def _allowed_of(given: Subjected, case: Case, values: dict[str, torch.Tensor]) -> str:
     lines = ["# lowest and highest number allowed, and whether NaN is", "ALLOWED = {"]
-    for out in outputs:
-        parts = [rounded(chunk[out.name], out.dtype) for chunk in allowed]
-        ends = [torch.cat([getattr(part, end) for part in parts]).reshape(out.shape) for end in ("lo", "hi")]
-        nan = torch.cat([part.nan for part in parts]).reshape(out.shape)
-        shown = [given.data.expression(f"{out.name} {i}", end.to(out.dtype)) for i, end in enumerate(ends)]
+    for out, interval in _intervals(given, case, values):
+        allowed = rounded(interval, out.dtype)
+        lo, hi, nan = (end.reshape(out.shape) for end in (allowed.lo, allowed.hi, allowed.nan))
+        shown = [given.data.expression(f"{out.name} {i}", end.to(out.dtype)) for i, end in enumerate((lo, hi))]
         shown.append(given.data.expression(f"{out.name} nan", nan) if nan.any() else "torch.tensor(False)")
         lines += [f"    {out.name!r}: (", *(f"        {text}," for text in shown), "    ),"]
     return "\n".join([*lines, "}"])
+
+
+def _intervals(given: Subjected, case: Case, values: dict[str, torch.Tensor]) -> Iterator[tuple[Output, Interval]]:
+    """What the contract allows before the store of every output, in rows."""
+    # not where the implementation runs: whoever writes a script need not touch a GPU
+    here = replace(given.subject, device="cpu")
+    contract = given.subject.adapter.contract(case.operation)
+    outputs = OPERATIONS[case.operation].outputs(case)
+    allowed = [intervals(here, contract, case, values, rows) for rows in chunks(case)]
+    for out in outputs:
+        parts = [chunk[out.name] for chunk in allowed]
+        ends = (torch.cat([getattr(part, end) for part in parts]) for end in ("lo", "hi", "nan"))
+        yield out, Interval(*ends)
+
+
+def _middles(given: Subjected) -> str:
+    """Where the exact results lie, and what chance and the contract allow of their mean error."""
+    lines, errors = ["# the exact results, but for what the contract allows", "MIDDLES = {"], Errors()
+    for out, interval in _intervals(given, given.case, values_of(given.case)):
+        if out.name not in telling(given.case):
+            continue
+        middle = ((interval.lo + interval.hi) / 2).reshape(out.shape)
+        lines.append(f"    {out.name!r}: {given.data.expression(f'{out.name} middle', middle)},")
+        errors += compare(
+            out.name, middle.to(out.dtype).reshape(interval.lo.shape), interval, out.shape, 0, signed=True
+        ).errors
+    return "\n".join([*lines, "}", f"BOUND = {bound(errors)}"])
+
+
+def _carried(given: Subjected) -> str:
+    """Which outputs go into which argument of the next layer's call, and what chance allows of their error."""
+    operation = OPERATIONS[given.case.operation]
+    outputs = [out.name for out in operation.outputs(given.case)]
+    pairs = [(outputs.index(out), name) for out, name in operation.carried.items() if out in outputs]
+    elements = len(pairs) * LAYERS * prod(given.case.tensors[0][1].shape)
+    over = f"IN_PLACE = {in_place(given.subject, operation)}"
+    drift = f"{over}\nLAYERS = {LAYERS}\nDRIFT = {bound(Errors(count=elements))}"
+    return f"# place of an output, and the argument that it is in the next call\nCARRIED = {pairs!r}\n{drift}"
+
+
+def _change(given: Subjected) -> Change:
+    """What had happened to the parameters when the failing call was made."""
+    return next(change for change in CHANGES if change.words in given.failure.verdict.reason)
+
+
+def _new(given: Subjected) -> str:
+    """The new parameters, and how they come to take the place of the old ones."""
+    change = _change(given)
+    changed = with_new_parameters(given.case, change)
+    values = new_values(given.case, changed)
+    names = [name for name in OPERATIONS[given.case.operation].parameters if name in values]
+    lines = [f"    {name!r}: {given.data.expression(f'new {name}', values[name])}," for name in names]
+    made = inspect.getsource(change.make)
+    return "\n".join(["NEW = {", *lines, "}", "", "", made, "", f"change = {change.make.__name__}"])
+
+
+def _allowed_afterwards(given: Subjected) -> str:
+    changed = with_new_parameters(given.case, _change(given))
+    return _allowed_of(given, changed, new_values(given.case, changed))
+
+
+def _another(given: Subjected) -> str:
+    """Other values for every tensor, which the property puts there before or after."""
+    values = values_of(_of_another(given))
+    lines = [f"    {name!r}: {given.data.expression(f'another {name}', values[name])}," for name in values]
+    return "\n".join(["ANOTHER = {", *lines, "}"])
+
+
+def _of_another(given: Subjected) -> Case:
+    return replace(given.case, seed=given.case.seed + 1)
+
+
+def _counts(given: Subjected) -> str:
+    counts, allowed = counted(given.subject, given.case)
+    return f"COUNTS = {counts!r}\nALLOWED = {allowed}\nEPS = {EPS!r}"
+
+
+def _scaling(given: Subjected) -> str:
+    scaling = OPERATIONS[given.case.operation].scaling
+    assert scaling is not None
+    factor = 2.0 ** exponent_of(given.case)
+    arguments, outputs = dict(scaling.arguments), dict(scaling.outputs)
+    return f"# powers of the factor\nFACTOR = {factor}\nSCALED_ARGUMENTS = {arguments}\nSCALED_OUTPUTS = {outputs}"
 
 
 def _names(given: Subjected) -> str:
@@ -308,5 +414,14 @@ _FACTS: dict[str, Callable[[Subjected], str]] = {
     "COPIED": _copied,
     "REFERENCE": _reference,
     "DTYPE": lambda given: f"DTYPE = torch.{given.case.dtype}",
+    "MORE": lambda given: f"MORE = {padding_of(given.case)}",
+    "SCALING": _scaling,
+    "MIDDLES": _middles,
+    "COUNTS": _counts,
+    "ANOTHER": _another,
+    "ALLOWED_OF_ANOTHER": lambda given: _allowed_of(given, given.case, values_of(_of_another(given))),
+    "CARRIED": _carried,
+    "NEW": _new,
+    "ALLOWED_AFTERWARDS": _allowed_afterwards,
     "LIMIT": lambda given: f"LIMIT = {PROFILES[given.failure.item.profile].limit}",
 }

@@ -46,6 +46,23 @@ def arguments(poison=0xFF, **other_values):
     return tensors, {name: raw for name, (raw, _) in buffers.items()}
 '''
 
+# of tensors whose buffer would be gigabytes for next to no elements
+FAR_ARGUMENTS = '''
+def arguments(poison=0xFF):
+    """The tensors of the call, and the rooms that they lie in: on a CPU there is no memory between elements."""
+    tensors, rooms = {}, {}
+    for name, (_, length, offset, strides, values) in TENSORS.items():
+        places = torch.tensor(offset)
+        for size, stride in zip(values.shape, strides, strict=True):
+            places = places[..., None] + torch.arange(size) * stride
+        width = values.element_size()
+        rooms[name] = Owner.spread(places * width, length * width, DEVICE, poison)
+        inside = rooms[name].raw.view(values.dtype)
+        tensors[name] = inside.as_strided(values.shape, strides, inside.storage_offset() + offset)
+        tensors[name].copy_(values)
+    return tensors, rooms
+'''
+
 SHAPED = '''
 def misshapen(outputs):
     """What is wrong with the number, shapes, dtypes and strides of the outputs, or nothing."""
@@ -114,7 +131,7 @@ def changed(buffers, before):
 
 OUTSIDE = '''
 def outside(outputs):
-    """How many elements of the outputs are not allowed; shows the first."""
+    """Whether elements of the outputs are not what the contract allows; shows the first."""
     total = 0
     for output, (name, (lo, hi, nan)) in zip(outputs, ALLOWED.items(), strict=True):
         got = output.cpu().double()
@@ -124,7 +141,24 @@ def outside(outputs):
             print(f"{name}{index} = {got[at].item()!r}, allowed {lo[at].item()!r} to {hi[at].item()!r}")
         print(f"{int(bad.sum())} of {bad.numel()} elements of {name} outside")
         total += int(bad.sum())
-    return total
+    return total > 0
+'''
+
+AMISS = '''
+def amiss(outputs):
+    """Whether outputs are not what is documented, or not what the contract allows."""
+    wrong = misshapen(outputs)
+    if wrong:
+        print(wrong)
+    return bool(wrong) or outside(outputs)
+'''
+
+ULP = '''
+def ulp(values, dtype):
+    """The distance from each of some float64 values to its neighbour away from zero."""
+    info = torch.finfo(dtype)
+    exponent = torch.frexp(values.abs().clamp(min=info.smallest_normal)).exponent
+    return torch.ldexp(torch.full_like(values, info.eps), exponent - 1)
 '''
 
 
@@ -142,15 +176,10 @@ class Check:
 
 WITHIN = Check(
     """
-outputs = call(arguments()[0])
-wrong = misshapen(outputs)
-if wrong:
-    print(wrong)
-    return True
-return outside(outputs) > 0
+return amiss(call(arguments()[0]))
 """,
     facts=("EXPECTED", "ALLOWED"),
-    functions=(SHAPED, OUTSIDE),
+    functions=(SHAPED, OUTSIDE, AMISS),
 )
 
 METADATA = Check(
@@ -299,6 +328,271 @@ return False
     functions=(SAME_BITS,),
 )
 
+PADDING_INVARIANCE = Check(
+    """
+tensors, _ = arguments()
+alone = call(tensors)
+wrong = False
+for kind in ("zeros", "NaN", "tokens"):
+    padded = dict(tensors)
+    for name, axis in ROW_TENSORS.items():
+        given = tensors[name]
+        more = torch.cat([given] * (MORE // ROWS + 1), axis).narrow(axis, 0, MORE).flip(axis)
+        if kind == "zeros" or kind == "NaN" and not given.is_floating_point():
+            more = torch.zeros_like(more)
+        elif kind == "NaN":
+            more = torch.full_like(more, float("nan"))
+        padded[name] = torch.cat([given, more], axis)
+    if not all(same_bits(a, b[:ROWS]) for a, b in zip(alone, call(padded), strict=True)):
+        print(f"the first {ROWS} rows have other bits with {MORE} rows of {kind} after them")
+        wrong = True
+return wrong
+""",
+    facts=("ROW_TENSORS", "ROWS", "MORE"),
+    functions=(SAME_BITS,),
+)
+
+SCALE = Check(
+    """
+plain = call(arguments()[0])
+scaled = {}
+for name, power in SCALED_ARGUMENTS.items():
+    if name in TENSORS:
+        scaled[name] = TENSORS[name][-1] * FACTOR**power
+    elif name in FLAGS:
+        FLAGS[name] *= FACTOR**power
+wrong = False
+for a, b, (name, *_) in zip(plain, call(arguments(**scaled)[0]), EXPECTED, strict=True):
+    factor = FACTOR ** SCALED_OUTPUTS[name]
+    if factor != 1:
+        # below the smallest normal number a store has fewer bits
+        edge = torch.finfo(a.dtype).smallest_normal
+        lower, upper = torch.minimum(a.abs(), b.abs()), torch.maximum(a.abs(), b.abs())
+        fewer = (lower < edge) & (upper <= edge * max(factor, 1 / factor))
+        a, b = (a * factor).masked_fill(fewer, 0), b.masked_fill(fewer, 0)
+    if not same_bits(a, b):
+        print(f"{name} has other bits where the arguments are scaled by {FACTOR}")
+        wrong = True
+return wrong
+""",
+    facts=("EXPECTED", "SCALING"),
+    functions=(SAME_BITS,),
+)
+
+BIAS = Check(
+    """
+up = away = count = 0.0
+for output, (name, *_) in zip(call(arguments()[0]), EXPECTED, strict=True):
+    if name not in MIDDLES:
+        continue
+    got, middle = output.cpu().double(), MIDDLES[name]
+    ordinary = got.isfinite() & (middle.abs() >= torch.finfo(output.dtype).smallest_normal)
+    error = ((got - middle) / ulp(middle, output.dtype))[ordinary]
+    up += error.sum().item()
+    away += (error * middle[ordinary].sign()).sum().item()
+    count += error.numel()
+print(f"mean error in ulp: {up / count:+.4f} upwards, {away / count:+.4f} away from zero; allowed {BOUND:.4f}")
+return max(abs(up), abs(away)) / count > BOUND
+""",
+    facts=("EXPECTED", "MIDDLES"),
+    functions=(ULP,),
+)
+
+CHAIN = Check(
+    """
+tensors, _ = arguments()
+up = away = count = worst = 0.0
+for layer in range(1, LAYERS + 1):
+    before = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+    outputs = call(tensors)
+    for place, name in CARRIED:
+        tensors[name] = tensors[name] if IN_PLACE else outputs[place]
+        exact = before["x"].double() + before[name].double()
+        error = (tensors[name].cpu().double() - exact) / ulp(exact, tensors[name].dtype)
+        worst = max(worst, error.abs().nan_to_num(float("inf")).max().item())
+        up += error.sum().item()
+        away += (error * exact.sign()).sum().item()
+        count += error.numel()
+    x = before["x"].flatten()
+    tensors["x"].copy_(torch.roll(x, layer).reshape(before["x"].shape))
+print(f"{LAYERS} sums, {worst:.4g} ulp off at most, must be 0.5")
+print(f"mean error in ulp: {up / count:+.4f} upwards, {away / count:+.4f} away from zero; allowed {DRIFT:.4f}")
+return not worst <= 0.5 + 2**-8 or max(abs(up), abs(away)) / count > DRIFT
+""",
+    facts=("CARRIED",),
+    functions=(ULP,),
+)
+
+STATE = Check(
+    """
+tensors, _ = arguments()
+call(tensors)
+for name, values in NEW.items():
+    buffer, length, offset, strides, _ = TENSORS[name]
+    inside = room(length * values.element_size(), 0xFF)[1].view(values.dtype)
+    other = inside.as_strided(values.shape, strides, inside.storage_offset() + offset)
+    tensors[name] = change(tensors[name], other.copy_(values))
+return amiss(call(tensors))
+""",
+    facts=("EXPECTED", "NEW", "ALLOWED_AFTERWARDS"),
+    functions=(SHAPED, OUTSIDE, AMISS),
+)
+
+THREADS = Check(
+    """
+def moved(number):
+    values = {name: entry[-1] for name, entry in TENSORS.items()}
+    return arguments(**{n: torch.roll(v.flatten(), number).reshape(v.shape) for n, v in values.items()})[0]
+
+inputs = [moved(number) for number in range(8)]
+alone = [[out.clone() for out in call(tensors)] for tensors in inputs]
+wrong = 0
+for _ in range(20):
+    start, found = threading.Barrier(8), [None] * 8
+
+    def run(number):
+        start.wait()
+        found[number] = call(inputs[number])
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wrong += sum(not all(map(same_bits, *pair)) for pair in zip(alone, found, strict=True))
+print(f"{wrong} of 160 calls in 8 threads have other bits than alone")
+return wrong > 0
+""",
+    functions=(SAME_BITS,),
+)
+
+LARGE_INDEX = Check(
+    """
+tensors, rooms = arguments()
+before = {name: room.content() for name, room in rooms.items()}
+wrong = amiss(call(tensors))
+for name, room in rooms.items():
+    if not torch.equal(room.content(), before[name]):
+        print(f"the buffer of {name} was changed (elements, or bytes beside them)")
+        wrong = True
+return wrong
+""",
+    facts=("EXPECTED", "ALLOWED"),
+    functions=(SHAPED, OUTSIDE, AMISS),
+)
+
+VARIANTS = Check(
+    """
+tensors, _ = arguments()
+
+def compiled(rows, **flags):
+    given = dict(tensors)
+    for name, axis in ROW_TENSORS.items():
+        given[name] = torch.cat([given[name].narrow(axis, 0, 1)] * rows, axis)
+    before = dict(FLAGS)
+    FLAGS.update(flags)
+    with watched(DEVICE, 0xFF) as record:
+        call(given)
+    FLAGS.update(before)
+    return record.variants
+
+rows = set().union(*(compiled(count) for count in COUNTS))
+print(f"{len(rows)} kernels are compiled for {len(COUNTS)} numbers of rows, {ALLOWED} would do")
+if "eps" not in FLAGS:
+    return len(rows) > ALLOWED
+eps = set().union(*(compiled(1, eps=eps) for eps in EPS))
+print(f"{len(eps)} kernels are compiled for {len(EPS)} values of eps, {len(compiled(1))} would do")
+return len(rows) > ALLOWED or len(eps) > len(compiled(1))
+""",
+    facts=("ROW_TENSORS", "COUNTS"),
+)
+
+COMPILE = Check(
+    """
+graphs = []
+
+def backend(graph, inputs):
+    graphs.append(graph)
+    return lookup_backend("aot_eager" if DEVICE == "cpu" else "inductor")(graph, inputs)
+
+wrong = False
+compiled = torch.compile(call, fullgraph=True, backend=backend)
+given, _ = arguments()
+for rows in (5, 7, 12):
+    tensors = dict(given)
+    for name, axis in ROW_TENSORS.items():
+        tensors[name] = torch.cat([given[name].narrow(axis, 0, 1)] * rows, axis)
+    expected = call(tensors)
+    try:
+        found = compiled(tensors)
+    except Exception as error:
+        print(f"compiled, a call with {rows} rows raises {error!r}")
+        return True
+    same = [(t.shape, t.dtype, t.stride()) for t in expected] == [(t.shape, t.dtype, t.stride()) for t in found]
+    if not same or not all(map(same_bits, expected, found)):
+        print(f"compiled, a call with {rows} rows gives another result")
+        wrong = True
+print(f"{len(graphs)} graphs for 3 numbers of rows, 2 would do")
+return wrong or len(graphs) > 2
+""",
+    facts=("ROW_TENSORS",),
+    functions=(SAME_BITS,),
+)
+
+# the three that follow need a GPU
+GRAPH = Check(
+    """
+tensors, _ = arguments()
+side = torch.cuda.Stream()
+side.wait_stream(torch.cuda.current_stream())
+with torch.cuda.stream(side):
+    call(tensors)
+torch.cuda.synchronize()
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    outputs = call(tensors, wait=False)
+for name, values in ANOTHER.items():
+    tensors[name].copy_(values)
+graph.replay()
+torch.cuda.synchronize()
+return amiss(outputs)
+""",
+    facts=("EXPECTED", "ANOTHER", "ALLOWED_OF_ANOTHER"),
+    functions=(SHAPED, OUTSIDE, AMISS),
+)
+
+STREAM = Check(
+    """
+tensors, _ = arguments(**{name: values.to(DEVICE) for name, values in ANOTHER.items()})
+values = {name: entry[-1].to(DEVICE) for name, entry in TENSORS.items()}
+call(tensors)
+side = torch.cuda.Stream()
+with torch.cuda.stream(side):
+    torch.cuda._sleep(50_000_000)
+    for name, tensor in tensors.items():
+        tensor.copy_(values[name])
+    outputs = call(tensors, wait=False)
+side.synchronize()
+return amiss(outputs)
+""",
+    facts=("EXPECTED", "ANOTHER", "ALLOWED"),
+    functions=(SHAPED, OUTSIDE, AMISS),
+)
+
+DEVICE = Check(
+    """
+tensors, _ = arguments()
+wrong = amiss(call(tensors))
+there = {name: tensor.to("cuda:1") for name, tensor in tensors.items()}
+outputs = call(there)
+torch.cuda.synchronize("cuda:1")
+print("outputs on", *(output.device for output in outputs))
+return amiss(outputs) or wrong or any(str(output.device) != "cuda:1" for output in outputs)
+""",
+    facts=("EXPECTED", "ALLOWED"),
+    functions=(SHAPED, OUTSIDE, AMISS),
+)
+
 PARITY = Check(
     """
 try:
@@ -340,7 +634,7 @@ if not all(map(same_bits, *results)):
 if DETERMINISTIC and not all(map(same_bits, results[0], fresh(arguments()[0]))):
     print("the functional form gives other bits")
     wrong = True
-return outside(results[0]) > 0 or wrong
+return outside(results[0]) or wrong
 """,
     facts=("ALLOWED", "OVER"),
     functions=(OUTSIDE, SAME_BITS, GUARDED, CHANGED),
@@ -450,4 +744,16 @@ CHECKS = {
     "in_place": IN_PLACE,
     "empty": EMPTY,
     "errors": ERRORS,
+    "padding_invariance": PADDING_INVARIANCE,
+    "scale": SCALE,
+    "bias": BIAS,
+    "chain": CHAIN,
+    "large_index": LARGE_INDEX,
+    "state": STATE,
+    "threads": THREADS,
+    "variants": VARIANTS,
+    "compile": COMPILE,
+    "graph": GRAPH,
+    "stream": STREAM,
+    "device": DEVICE,
 }

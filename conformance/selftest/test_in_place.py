@@ -110,8 +110,9 @@ def _hidden(name: str) -> Callable[[object, str], object]:
 def test_an_operation_without_the_form_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever an adapter may call so: the suite would not know where to look."""
     monkeypatch.setitem(OPERATIONS, "rms_norm", replace(OPERATIONS["rms_norm"], in_place={}))
+    item = Item("rms_norm", "in_place", "bfloat16")
 
-    assert [Status.NOT_JUDGED] == [verdict.status for verdict in JUDGE(Subject(CorrectNorm()), _case("rms_norm"))]
+    assert (Status.NOT_JUDGED, "the operation has no in-place form") == unjudged(item, Subject(CorrectNorm()))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

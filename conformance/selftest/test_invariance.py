@@ -1,4 +1,4 @@
-"""Batch and position invariance fail where they are broken. Only a GPU judges them; here the judges are tried."""
+"""Invariance of bits is seen to be broken. Only a GPU judges that; here the judges themselves are tried."""
 
 import random
 from typing import Any
@@ -10,6 +10,7 @@ from conformance.case import Case
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.state import NanSpreadsToOtherRows
 from conformance.strategies import Scope
 from conformance.verdict import Status, Subject
 
@@ -33,6 +34,15 @@ class DependsOnThePlace(Correct):
         return y
 
 
+class DependsOnThePadding(Correct):
+    """Batches of whole tiles take a kernel that is one unit in the last place off."""
+
+    def rms_norm_gated(self, *tensors: Any, **flags: Any) -> torch.Tensor:
+        """Give the right result, moved where no tile is partial."""
+        y = super().rms_norm_gated(*tensors, **flags)
+        return y * (1 + 2**-22) if y.shape[0] % 16 == 0 else y
+
+
 def _case() -> Case:
     operation = OPERATIONS["rms_norm_gated"]
     plain = {name: levels[0] for name, levels in operation.factors.items()}
@@ -40,7 +50,13 @@ def _case() -> Case:
 
 
 @pytest.mark.parametrize(
-    ("fake", "prop"), [(DependsOnTheBatch, "batch_invariance"), (DependsOnThePlace, "position_invariance")]
+    ("fake", "prop"),
+    [
+        (DependsOnTheBatch, "batch_invariance"),
+        (DependsOnThePlace, "position_invariance"),
+        (DependsOnThePadding, "padding_invariance"),
+        (NanSpreadsToOtherRows, "padding_invariance"),
+    ],
 )
 def test_a_dependence_on_the_batch_is_seen(fake: type[Correct], prop: str) -> None:
     """The right implementation passes, and the wrong one fails."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
+import dis
 import os
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import CodeType
 
 import pytest
 import torch
@@ -51,13 +54,31 @@ EMPTY = replace(
 )
 
 
+# long enough for a mean, and a norm whose sum goes on to the next layer
+LONG = replace(
+    PLAIN, tensors=tuple((n, replace(s, shape=(*(16 for _ in s.shape[1:]), 512))) for n, s in PLAIN.tensors)
+)
+FAR = _laid_out(Layout("row_gap", 2**31 + 5), Layout(), Layout())
+RESIDUAL = Case(
+    "rms_norm",
+    (
+        ("x", TensorSpec((4, 32), "bfloat16")),
+        ("residual", TensorSpec((4, 32), "bfloat16")),
+        ("weight", TensorSpec((32,), "bfloat16", values="weight")),
+    ),
+    (("eps", 1e-6), ("weight_offset", 0.0)),
+    seed=5,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A body for a method that may call ``right()``, and a case that shows the mistake."""
+    """A body for a method that may call ``right()``, and a case that shows the mistake. ``norm`` ends rms_norm."""
 
-    body: str
+    body: str = "return right()"
     case: Case = PLAIN
     attributes: str = "pass"
+    norm: str = "return y, s"
 
 
 _RIGHT = "self.rms_norm_gated(x, gate, weight, **flags)"
@@ -82,28 +103,73 @@ MISTAKES = {
     "row_independence": Mistake("return right() + 0 * x.sum()"),
     "in_place": Mistake("return right()", STRIDED, f"{_IN_PLACE}.contiguous().copy_({_RIGHT})"),
     "empty": Mistake("return right() if x.numel() else x.new_empty((1, 12))", EMPTY),
+    "padding_invariance": Mistake("return right() * (2 if x.shape[0] > 3 else 1)"),
+    "scale": Mistake(
+        "return super().rms_norm_gated(x, gate, weight, **{**flags, 'eps': max(flags['eps'], 1e-2)})"
+    ),
+    "bias": Mistake("return right() * (1 - 2**-7)", LONG),
+    "chain": Mistake(case=RESIDUAL, norm="return y, (s.float() * (1 - 2**-7)).to(x.dtype)"),
+    "state": Mistake(
+        "weight = self.kept.setdefault(id(weight), weight.clone()); return right(weight=weight)",
+        attributes="kept = {}",
+    ),
+    "threads": Mistake("import time; self.x = x; time.sleep(1e-3); return right(self.x)"),
+    "large_index": Mistake(
+        "i = torch.arange(3)[:, None] * x.stride(0) % 2**32 + torch.arange(12);"
+        " return right(x.as_strided((2**32 + 12,), (1,))[i])",
+        FAR,
+    ),
+    "variants": Mistake("return launch(right(), len(x))"),
+    "compile": Mistake("return right() if x.sum().item() > 0 else right()", attributes="compiles = True"),
     "errors": Mistake("return right()", replace(PLAIN, invalid="unknown activation"), "validates = True"),
 }
+# judged, and reproduced, on a GPU alone
+ON_A_GPU = {"graph", "stream", "device"}
 # what the skeleton lacks to be right where its mistake was: in the method, and beside it
-CURES = {"errors": "if flags['activation'] not in ('silu', 'sigmoid'): raise ValueError\n        return right()"}
+CURES = {
+    # without a kernel there is nothing to judge
+    "variants": "return launch(right(), 1)",
+    "errors": "if flags['activation'] not in ('silu', 'sigmoid'): raise ValueError\n        return right()",
+}
 ATTRIBUTES = {
     "path": "path = lambda self, operation, arguments: 'native'",
     "in_place": f"{_IN_PLACE}.copy_({_RIGHT})",
 }
 
 WRONG = '''
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def nothing_kernel(y_ptr, COUNT: tl.constexpr):
+    tl.store(y_ptr, tl.load(y_ptr))
+
+
+def launch(y, count):
+    nothing_kernel[(1,)](y, count)
+    return y
+
 
 import torch.nn.functional as F
+from conformance.oracle.contract import Contract
 
 
 class Wrong(MyNorms):
     """The skeleton with one mistake."""
 
-    contracts = {{"rms_norm_gated": "fp32"}}
+    contracts = {{"rms_norm_gated": "fp32", "rms_norm": Contract(frozenset({{"sum"}}))}}
     {attributes}
 
+    def rms_norm(self, x, weight, *, residual, weight_offset, eps):
+        s = (x.float() + residual.float()).to(x.dtype)
+        y = s.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps) * (weight_offset + weight.float())
+        y = y.to(x.dtype)
+        {norm}
+
     def rms_norm_gated(self, x, gate, weight, **flags):
-        def right(x=x):
+        def right(x=x, weight=weight):
             return super(Wrong, self).rms_norm_gated(x, gate, weight, **flags)
 
         {body}
@@ -113,7 +179,7 @@ class Wrong(MyNorms):
 def _adapter(folder: Path, mistake: Mistake) -> str:
     """The target of an adapter file with a mistake."""
     file = folder / "their_norms.py"
-    text = SKELETON + WRONG.format(attributes=mistake.attributes, body=mistake.body)
+    text = SKELETON + WRONG.format(attributes=mistake.attributes, body=mistake.body, norm=mistake.norm)
     file.write_text(text, encoding="utf-8")
     return f"{file}:Wrong"
 
@@ -124,7 +190,7 @@ def test_every_property_has_a_check_and_a_test() -> None:
 
     assert every == set(snippets.CHECKS)
     # what only a rotation does is in test_reproducer_mrope.py
-    assert every == {*MISTAKES, "copied"}
+    assert every == {*MISTAKES, *ON_A_GPU, "copied"}
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -141,8 +207,30 @@ def test_a_script_fails_while_the_mistake_is_there(
     assert capsys.readouterr().out.strip()
 
     body, attributes = CURES.get(name, "return right()"), ATTRIBUTES.get(name, "pass")
-    _adapter(tmp_path, replace(mistake, body=body, attributes=attributes))
+    _adapter(tmp_path, Mistake(body, attributes=attributes))
     assert 0 == run_script(script, monkeypatch)
+
+
+@pytest.mark.parametrize("name", sorted(ON_A_GPU))
+def test_a_script_for_a_gpu_is_python(name: str, tmp_path: Path) -> None:
+    """Where it cannot run it compiles, and nothing that it names is undefined."""
+    target = _adapter(tmp_path, Mistake())
+    failure = Failure(Item(PLAIN.operation, name, PLAIN.dtype), _verdict(name, PLAIN), PLAIN, "")
+    script = reproducer.write(failure, Subject(load(target), "cuda"), tmp_path, target)
+    code = compile(script.read_text(encoding="utf-8"), str(script), "exec")
+    defined = {*code.co_names, *dir(builtins)}
+    used = {
+        name for constant in code.co_consts if isinstance(constant, CodeType) for name in _global_names(constant)
+    }
+
+    assert set() == used - defined
+
+
+def _global_names(code: CodeType) -> set[str]:
+    """The global names that a function reads."""
+    return {
+        instruction.argval for instruction in dis.get_instructions(code) if instruction.opname == "LOAD_GLOBAL"
+    }
 
 
 def _values_script(folder: Path, case: Case = PLAIN) -> Path:

@@ -67,7 +67,7 @@ def rms_norm_gated_128_kernel(
     # 32 bits within the tile: the 64-bit part of an address is the same for all of it
     offsets = rows * 128 + cols
     # a 2-D load: a 1-D one would have to change its layout to meet the tile
-    weight_offsets = tl.broadcast_to(cols * weight_stride, [ROWS, 128])
+    weight_offsets = tl.broadcast_to(cols.to(tl.int64) * weight_stride, [ROWS, 128])
 
     # a branch, not a constexpr of the launch: a new row count must not compile anything
     even = first + ROWS <= n_rows

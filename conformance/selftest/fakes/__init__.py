@@ -7,10 +7,12 @@ from conformance.selftest.fakes import (
     fp8_scales,
     fp8_values,
     in_place,
+    kept,
     kernels,
     masks,
     memory,
     norm_steps,
+    offsets,
     residuals,
     rotation_arguments,
     rotations,
@@ -126,6 +128,14 @@ GATED_NORM_FAKES: tuple[type[Correct], ...] = (
     kernels.GateRowStrideIsWidth,
     kernels.SaysNativeLaunches,
     kernels.HiddenCopy,
+    kernels.RowsConstexpr,
+    kernels.EpsConstexpr,
+    kept.WeightKeptOnTheTensor,
+    kept.WeightKeptByVersion,
+    kept.WeightKeptByAddress,
+    kept.ScratchForAll,
+    kept.EpsRaised,
+    offsets.OffsetsOf32Bits,
 )
 
 # each runs as every operation that it names
@@ -209,6 +219,10 @@ NORM_FAKES: tuple[type[CorrectNorm], ...] = (
     norm_steps.NormHfDeclared,
     norm_steps.NormScaledByTheBatch,
     norm_steps.NormZeroRowDivided,
+    kept.OffsetKeptOnTheTensor,
+    kept.SmallSquaresLost,
+    kept.TruncatedInPlace,
+    kept.SumsLeanUpwards,
 )
 
 ROTATION_FAKES: tuple[type[CorrectRotation], ...] = (

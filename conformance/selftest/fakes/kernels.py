@@ -59,6 +59,22 @@ def sigmoid_rows_kernel(
     tl.store(out_ptr + row * n_cols + cols, tl.sigmoid(gate.to(tl.float32)), mask=mask)
 
 
+@triton.jit
+def inverse_rms_kernel(
+    x_ptr,  # [N_ROWS, n_cols] contiguous
+    out_ptr,  # [N_ROWS] fp32
+    n_cols,
+    N_ROWS: tl.constexpr,
+    EPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """``1 / sqrt(mean + EPS)`` of each row, with sizes that the compiler knows."""
+    row = tl.program_id(0)
+    cols = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + row * n_cols + cols, mask=(cols < n_cols) & (row < N_ROWS), other=0.0)
+    tl.store(out_ptr + row, tl.rsqrt(tl.sum(x * x, axis=0) / n_cols + EPS))
+
+
 class Kernel(Correct):
     """Right: normalises in a kernel."""
 
@@ -142,3 +158,36 @@ class HiddenCopy(Correct):
     def path(self, operation: str, arguments: Mapping[str, Any]) -> str:
         """Say what ran, without what it cost."""
         return normkernels.explain(operation, **{**arguments, "x": arguments["x"].contiguous()}).name
+
+
+class RowsConstexpr(Correct):
+    """The number of rows is a constexpr: every batch size compiles a kernel of its own."""
+
+    caught_by = ("variants",)
+
+    def inverse_rms(self, grouped: torch.Tensor, eps: float) -> torch.Tensor:
+        """Add eps outside the kernel, so that only rows are constants."""
+        # 1 / sqrt(m) -> 1 / sqrt(m + eps)
+        return self.launch(grouped, grouped.numel() // grouped.shape[-1], 0.0).pow(-2).add(eps).rsqrt()
+
+    def launch(self, grouped: torch.Tensor, rows: int, eps: float) -> torch.Tensor:
+        """Run one program a row."""
+        source = grouped.contiguous()
+        out = torch.empty(grouped.shape[:-1], dtype=torch.float32, device=grouped.device)
+        inverse_rms_kernel[(out.numel(),)](
+            x_ptr=source,
+            out_ptr=out,
+            n_cols=source.shape[-1],
+            N_ROWS=rows,
+            EPS=eps,
+            BLOCK=triton.next_power_of_2(source.shape[-1]),
+        )
+        return out[..., None]
+
+
+class EpsConstexpr(RowsConstexpr):
+    """eps is a constexpr: every model compiles a kernel of its own, and every change of it another."""
+
+    def inverse_rms(self, grouped: torch.Tensor, eps: float) -> torch.Tensor:
+        """Tell the kernel no number of rows that it could know."""
+        return self.launch(grouped, 2**30, eps)

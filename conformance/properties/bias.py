@@ -1,0 +1,97 @@
+"""Rounding errors cancel: their signed mean is zero, within what chance and the contract allow.
+
+The error of an output, in units of its last place and measured from the middle of its interval before the store,
+has two parts. The first is how far the number that was stored lay from the middle: at most the half width, so on
+average at most the mean of the half widths. The second is the rounding at the store: to nearest it lies within
+±1/2 and has mean zero over numbers whose low bits are arbitrary. The mean of N such errors passes ``b`` with a
+probability of at most ``2 exp(-2 N b**2)`` (Hoeffding's inequality), so that ``b = sqrt(ln(2 / CHANCE) / (2 N))``.
+Truncation has a mean of one half towards zero, and every tolerance accepts it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from conformance.adapter import Ran
+from conformance.case import Case
+from conformance.comparison import Errors
+from conformance.materialize import values_of
+from conformance.operations import OPERATIONS, Operation
+from conformance.properties.property import Fixed, Property, contiguous, narrowed
+from conformance.verdict import Status, Subject, Verdict, measure, metadata, perform, without_outputs
+
+# of calling a right implementation biased, a case
+CHANCE = 1e-12
+# ulp; under a wider bound half of a truncation would pass
+TELLING = 0.25
+
+
+def telling(case: Case) -> frozenset[str]:
+    """The outputs whose errors are added up, by name: those of 16 bits.
+
+    Before a store in float32 a contract allows more than a truncation takes. Numbers of 8 bits are so few that
+    right rounding leans with the density of what is rounded; there the bound of a single element is narrow.
+    """
+    return frozenset(out.name for out in OPERATIONS[case.operation].outputs(case) if out.dtype.itemsize == 2)
+
+
+def bound(errors: Errors) -> float:
+    """What the mean error of a right implementation stays within, in ulp."""
+    if not errors.count:
+        return math.inf
+    return errors.half / errors.count + math.sqrt(math.log(2 / CHANCE) / (2 * errors.count))
+
+
+def leaning(errors: Errors) -> str:
+    """Which way outputs lean, and by how much, or nothing."""
+    for total, way in ((errors.up, "upwards"), (errors.away, "away from zero")):
+        mean = total / max(errors.count, 1)
+        if abs(mean) > bound(errors):
+            said = f"the mean error {way} is {mean:+.4f} ulp over {errors.count} elements"
+            return f"{said}, must be within ±{bound(errors):.4f}"
+    return ""
+
+
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Call once, and add up the signed errors of all elements."""
+    made = perform(subject, case)
+    if not isinstance(made.outcome, Ran):
+        return (without_outputs("bias", case, made.outcome),)
+    wrong = metadata(case, made.outcome.outputs)
+    if wrong:
+        return (Verdict("bias", case, Status.FAILED, f"nothing to compare: {wrong}"),)
+    contract = subject.adapter.contract(case.operation)
+    errors = measure(subject, contract, case, values_of(case), made.outcome.outputs, signed=telling(case)).errors
+    wrong = leaning(errors)
+    if wrong:
+        return (Verdict("bias", case, Status.FAILED, wrong),)
+    if bound(errors) > TELLING:
+        reason = "too few elements, or too wide a contract, to tell a truncation from chance"
+        return (Verdict("bias", case, Status.NOT_JUDGED, reason),)
+    return (Verdict("bias", case, Status.PASSED),)
+
+
+def _cannot(subject: Subject, dtype: str) -> str:
+    wide = "what the contract allows before a store in float32 is wider than a truncation"
+    return wide if dtype == "float32" else ""
+
+
+def fixed(operation: Operation) -> Fixed:
+    """Many ordinary elements, each another number."""
+    return narrowed(
+        operation,
+        contiguous(operation),
+        (("values", ("normal",)), ("width", ("tile", "wide")), ("rows", ("many",))),
+        # what is only copied, or quantised, dilutes the mean, or has none
+        (("dims", ("whole",)), ("unquantised", ("yes",))),
+        tuple(operation.telling.items()),
+    )
+
+
+BIAS = Property(
+    "bias",
+    "rounding errors cancel: their signed mean is zero, within chance and contract",
+    judge,
+    fixed=fixed,
+    cannot=_cannot,
+)

@@ -1,0 +1,115 @@
+"""A residual stream through as many layers as a model has: each sum is rounded once, and nothing drifts.
+
+Every layer gets other values and the stream that the layer before returned. Each step is judged given that
+stream, so that errors do not hide in each other; and the errors of all steps together must not lean to one side
+(:mod:`conformance.properties.bias` says what chance allows). An implementation that has the operation's form in
+place works on the same memory all the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from conformance.adapter import Outcome, Ran
+from conformance.case import Case
+from conformance.comparison import Errors, compare
+from conformance.materialize import materialize, values_of
+from conformance.memory import POISONS
+from conformance.operations import OPERATIONS, Arguments, Operation
+from conformance.oracle.interval import Interval
+from conformance.properties.bias import leaning
+from conformance.properties.in_place import FORM
+from conformance.properties.property import Fixed, Property, contiguous, narrowed
+from conformance.verdict import (
+    Status,
+    Subject,
+    Verdict,
+    arguments_of,
+    call_with,
+    measure,
+    metadata,
+    without_outputs,
+)
+
+LAYERS = 72
+
+
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Call once a layer, and hand on what is carried from one to the next."""
+    operation = OPERATIONS[case.operation]
+    arguments = arguments_of(materialize(case, values_of(case), subject.device, POISONS[0]))
+    errors = Errors()
+    for layer in range(1, LAYERS + 1):
+        given = {name: arguments[name].cpu().clone() for name, _ in case.tensors}
+        outcome = _layer(subject, case, arguments)
+        if not isinstance(outcome, Ran):
+            return (without_outputs("chain", case, outcome),)
+        wrong = metadata(case, outcome.outputs) or _outside(subject, case, given, outcome.outputs)
+        if wrong:
+            return (Verdict("chain", case, Status.FAILED, f"layer {layer}: {wrong}"),)
+        for want, got in zip(operation.outputs(case), outcome.outputs, strict=True):
+            if want.name in operation.carried:
+                name = operation.carried[want.name]
+                errors += _errors(got.cpu(), given["x"], given[name])
+                arguments[name] = got
+        arguments["x"].copy_(torch.roll(given["x"].flatten(), layer).reshape(given["x"].shape))
+    wrong = leaning(errors)
+    said = f"the sums of {LAYERS} layers drift: {wrong}" if wrong else ""
+    return (Verdict("chain", case, Status.FAILED if wrong else Status.PASSED, said),)
+
+
+def in_place(subject: Subject, operation: Operation) -> bool:
+    """Whether the operation has a form in place, and the implementation that form."""
+    return bool(operation.in_place) and hasattr(subject.adapter, f"{operation.name}{FORM}")
+
+
+def _layer(subject: Subject, case: Case, arguments: Arguments) -> Outcome:
+    """One call, in place where the implementation can: then each result lies where its argument was."""
+    operation = OPERATIONS[case.operation]
+    if not in_place(subject, operation):
+        return call_with(subject, case, arguments)
+    outcome = call_with(subject, case, arguments, FORM)
+    if not isinstance(outcome, Ran):
+        return outcome
+    places = (operation.in_place[want.name] for want in operation.outputs(case))
+    return replace(outcome, outputs=tuple(arguments[name] for name in places))
+
+
+def _outside(
+    subject: Subject, case: Case, given: Mapping[str, torch.Tensor], outputs: tuple[torch.Tensor, ...]
+) -> str:
+    comparison = measure(subject, subject.adapter.contract(case.operation), case, given, outputs)
+    outside = f"{comparison.outside} of {comparison.elements} elements outside"
+    return f"{comparison.first}; {outside}" if comparison.outside else ""
+
+
+def _errors(total: torch.Tensor, x: torch.Tensor, carried: torch.Tensor) -> Errors:
+    """Against the exact sum: float64 holds it but for bits far below the last place of the result."""
+    exact = Interval.exactly(x.double() + carried.double())
+    return compare("sum", total, exact, tuple(total.shape), 0, signed=True).errors
+
+
+def _void(operation: Operation) -> str:
+    return "" if operation.carried else "no result of the operation goes into its next call"
+
+
+def fixed(operation: Operation) -> Fixed:
+    """A few rows of ordinary numbers with all that is carried, in one dtype."""
+    return narrowed(
+        operation,
+        contiguous(operation),
+        (("values", ("normal",)), ("width", ("tile", "odd")), ("rows", ("few",))),
+        tuple(operation.telling.items()),
+    )
+
+
+CHAIN = Property(
+    "chain",
+    f"through {LAYERS} layers every sum of the residual stream is rounded once, and none drifts",
+    judge,
+    fixed=fixed,
+    void=_void,
+)

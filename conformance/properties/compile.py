@@ -1,0 +1,117 @@
+"""torch.compile takes a call whole, and the compiled call has the bits of the eager one at every shape.
+
+A break in the graph is an error. A second number of rows may compile once more, with the number as a variable;
+a third may not. torch itself compiles anew for every number that is no size, so another eps is only called.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from conformance.adapter import Adapter, Crashed, Declined, Ran
+from conformance.case import Case
+from conformance.materialize import materialize, values_of
+from conformance.memory import POISONS
+from conformance.operations import Operation
+from conformance.operations.row_calls import EPS
+from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
+from conformance.rows import count, flat, with_rows
+from conformance.verdict import (
+    Status,
+    Subject,
+    Verdict,
+    arguments_of,
+    call_with,
+    same_bits,
+    without_outputs,
+)
+
+ROWS = (5, 7, 12)
+# one more where the number of rows turns out to vary
+MOST_GRAPHS = 2
+
+
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Call eagerly and compiled, over several numbers of rows and every eps, and count the graphs."""
+    case = flat(case)
+    graphs: list[object] = []
+    torch._dynamo.reset()  # noqa: SLF001 - the one way to forget what other cases compiled
+    whole = replace(subject, adapter=compiled(subject.adapter, case.operation, _backend(subject, graphs)))
+    for rows in ROWS:
+        wrong = _differs(subject, whole, with_rows(case, rows))
+        if wrong is not None:
+            return (replace(wrong, case=case),)
+    if len(graphs) > MOST_GRAPHS:
+        reason = f"{len(graphs)} graphs for {len(ROWS)} numbers of rows, {MOST_GRAPHS} would do"
+        return (Verdict("compile", case, Status.FAILED, reason),)
+    if "eps" in dict(case.flags):
+        other = next(eps for eps in EPS if eps != case.flag("eps"))
+        wrong = _differs(subject, whole, with_rows(case, ROWS[-1]).with_flag("eps", other))
+    return (replace(wrong, case=case) if wrong else Verdict("compile", case, Status.PASSED),)
+
+
+def compiled(adapter: Adapter, operation: str, backend: Callable[..., Any]) -> Adapter:
+    """The adapter with one method compiled, as one graph."""
+    method = torch.compile(getattr(adapter, operation), fullgraph=True, backend=backend)
+    changed = copy.copy(adapter)
+    setattr(changed, operation, method)
+    return changed
+
+
+def _backend(subject: Subject, graphs: list[object]) -> Callable[..., Any]:
+    """What people compile with; on the CPU without code generation. Notes every graph that it is given."""
+    from torch._dynamo import lookup_backend
+
+    chosen = lookup_backend("aot_eager" if subject.device == "cpu" else "inductor")
+
+    def noting(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:  # noqa: ANN401 - torch's to call
+        graphs.append(graph)
+        return chosen(graph, inputs)
+
+    return noting
+
+
+def _differs(eager: Subject, whole: Subject, case: Case) -> Verdict | None:
+    """The verdict on a case where the compiled call is not as the eager one; None where it is."""
+    values = values_of(case)
+    outcomes = []
+    for subject in (eager, whole):
+        arguments = arguments_of(materialize(case, values, subject.device, POISONS[0]))
+        outcome = call_with(subject, case, arguments)
+        if isinstance(outcome, Crashed) and subject is whole:
+            return Verdict("compile", case, Status.FAILED, f"compiled: {outcome.how}")
+        if isinstance(outcome, Crashed | Declined):
+            return without_outputs("compile", case, outcome)
+        outcomes.append(outcome)
+    a, b = (outcome.outputs for outcome in outcomes if isinstance(outcome, Ran))
+    if [(t.shape, t.dtype, t.stride()) for t in a] != [(t.shape, t.dtype, t.stride()) for t in b]:
+        reason = f"compiled, a call with {count(case)} rows gives other shapes, dtypes or strides"
+        return Verdict("compile", case, Status.FAILED, reason)
+    if not all(map(same_bits, a, b)):
+        reason = f"compiled, a call with {count(case)} rows and eps {dict(case.flags).get('eps')} has other bits"
+        return Verdict("compile", case, Status.FAILED, reason)
+    return None
+
+
+def _cannot(subject: Subject, dtype: str) -> str:
+    return "" if subject.adapter.compiles else "the adapter does not declare it"
+
+
+def fixed(operation: Operation) -> Fixed:
+    """Plain rows of a usual width, with every combination of flags."""
+    plain = (("width", ("tile",)), ("rank", ("2",)), ("rows", ("few",)))
+    return narrowed(operation, contiguous(operation), ordinary(operation), plain)
+
+
+COMPILE = Property(
+    "compile",
+    "torch.compile takes the call as one graph, few times, and its bits are the eager ones",
+    judge,
+    fixed=fixed,
+    cannot=_cannot,
+)

@@ -1,0 +1,100 @@
+"""Offsets past 2**31 and 2**32 elements are right: a strided tensor crosses them without holding them.
+
+The rows, or the elements, of one tensor lie so far apart that the last of them is past 2**32 elements, in strides
+that themselves fit 31 bits. On the CPU there is no memory between them (:meth:`conformance.memory.Owner.spread`);
+on a GPU it is really allocated, where there is enough.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from conformance.adapter import Ran
+from conformance.case import Case, Layout, TensorSpec
+from conformance.materialize import SHARED_PARTS, values_of
+from conformance.operations import Operation
+from conformance.properties.property import Property
+from conformance.rows import count
+from conformance.strategies import Scope
+from conformance.verdict import Status, Subject, Verdict, measure, metadata, perform, without_outputs
+
+LIMIT = 2**32
+# so that no stride of rows needs more than 31 bits itself
+FEWEST = 4
+# of a GPU's free memory: others may work there
+SHARE = 0.75
+
+
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Call once: right values, and nothing written but the outputs."""
+    lacking = _lacking(subject, case)
+    if lacking:
+        return (Verdict("large_index", case, Status.NOT_JUDGED, lacking),)
+    values = values_of(case)
+    try:
+        made = perform(subject, case, values)
+    except OSError as error:
+        reason = f"so many addresses cannot be had here: {error}"
+        return (Verdict("large_index", case, Status.NOT_JUDGED, reason),)
+    if not isinstance(made.outcome, Ran):
+        return (without_outputs("large_index", case, made.outcome),)
+    wrong = metadata(case, made.outcome.outputs) or made.damage()
+    if wrong:
+        return (Verdict("large_index", case, Status.FAILED, wrong),)
+    contract = subject.adapter.contract(case.operation)
+    comparison = measure(subject, contract, case, values, made.outcome.outputs)
+    if comparison.outside:
+        reason = f"{comparison.first}; {comparison.outside} of {comparison.elements} elements outside"
+        return (Verdict("large_index", case, Status.FAILED, reason, comparison),)
+    return (Verdict("large_index", case, Status.PASSED, "", comparison),)
+
+
+def _lacking(subject: Subject, case: Case) -> str:
+    """Which memory a GPU lacks for a case, or nothing."""
+    if subject.device == "cpu":
+        return ""
+    # what earlier cases held
+    torch.cuda.empty_cache()
+    needed = sum(_length(spec) for _, spec in case.tensors)
+    free, _ = torch.cuda.mem_get_info()
+    return f"needs {needed / 2**30:.0f} GiB of a GPU with few others" if needed > free * SHARE else ""
+
+
+def _length(spec: TensorSpec) -> int:
+    """Bytes from the first element of a tensor to its last."""
+    extent: int = spec.layout.place(spec.shape, SHARED_PARTS).extent * getattr(torch, spec.dtype).itemsize
+    return extent
+
+
+def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
+    """Each tensor of a plain call, its rows far apart and then its elements."""
+    plain = {name: levels[0] for name, levels in operation.factors.items()}
+    drawn = (operation.complete(plain, random.Random(seed), scope) for seed in itertools.count())  # noqa: S311
+    base = next(case for case in drawn if count(case) >= FEWEST)
+    return tuple(
+        base.with_tensor(name, replace(spec, layout=layout))
+        for name, spec in base.tensors
+        for layout in _far_apart(spec)
+    )
+
+
+def _far_apart(spec: TensorSpec) -> Iterator[Layout]:
+    rows, elements = math.prod(spec.shape[:-1]), math.prod(spec.shape)
+    if rows >= FEWEST:
+        yield Layout("row_gap", LIMIT // (rows - 1) + 1 - spec.shape[-1])
+    if elements >= FEWEST:
+        yield Layout("step", LIMIT // (elements - 1) + 1)
+
+
+LARGE_INDEX = Property(
+    "large_index",
+    "offsets past 2**31 and 2**32 elements are right, in every argument",
+    judge,
+    given=given,
+)

@@ -1,0 +1,91 @@
+"""A row has the same bits whatever rows are appended to the batch: zeros, NaN, or other tokens.
+
+Serving pads a batch to the next size for which it has a captured graph; what lies in the padding is anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from conformance import rows
+from conformance.adapter import Ran
+from conformance.case import Case
+from conformance.materialize import values_of
+from conformance.operations import OPERATIONS
+from conformance.properties.batch_invariance import cannot, fixed
+from conformance.properties.property import Property
+from conformance.verdict import Status, Subject, Verdict, perform, same_bits, without_outputs
+
+# batch sizes that graphs are captured for are multiples of this
+MULTIPLE = 16
+
+
+def _zeros(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(tensor)
+
+
+def _nans(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else torch.zeros_like(tensor)
+
+
+def _tokens(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+PADDINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"zeros": _zeros, "NaN": _nans, "tokens": _tokens}
+
+
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Call as it is and with padding of each kind behind it; the first rows must have the same bits."""
+    case = rows.flat(case)
+    values = values_of(case)
+    made = perform(subject, case, values)
+    if not isinstance(made.outcome, Ran):
+        return (without_outputs("padding_invariance", case, made.outcome),)
+    more = padding_of(case)
+    longer = rows.with_rows(case, rows.count(case) + more)
+    for kind, fill in PADDINGS.items():
+        padded = perform(subject, longer, _padded(case, values, fill, more))
+        if not isinstance(padded.outcome, Ran):
+            return (without_outputs("padding_invariance", case, padded.outcome),)
+        for a, b in zip(made.outcome.outputs, padded.outcome.outputs, strict=True):
+            if not same_bits(a, b[: len(a)]):
+                reason = f"rows have other bits with {more} rows of {kind} after them"
+                return (Verdict("padding_invariance", case, Status.FAILED, reason),)
+    return (Verdict("padding_invariance", case, Status.PASSED),)
+
+
+def padding_of(case: Case) -> int:
+    """How many rows are appended: up to the next multiple; one where it is one."""
+    return -rows.count(case) % MULTIPLE or 1
+
+
+def _padded(
+    case: Case, values: dict[str, torch.Tensor], fill: Callable[[torch.Tensor], torch.Tensor], more: int
+) -> dict[str, torch.Tensor]:
+    """The values with ``more`` rows made of the first ones, in the other order."""
+    names = OPERATIONS[case.operation].row_tensors
+    return {
+        name: _appended(tensor, fill, more, rows.axis(case, name)) if name in names else tensor
+        for name, tensor in values.items()
+    }
+
+
+def _appended(
+    tensor: torch.Tensor, fill: Callable[[torch.Tensor], torch.Tensor], more: int, axis: int
+) -> torch.Tensor:
+    # repeated where there are too few
+    repeats = -(-more // tensor.shape[axis])
+    source = torch.cat([tensor] * repeats, axis).narrow(axis, 0, more).flip(axis)
+    return torch.cat([tensor, fill(source)], axis)
+
+
+PADDING_INVARIANCE = Property(
+    "padding_invariance",
+    "a row has the same bits whatever rows are appended: zeros, NaN, other tokens",
+    judge,
+    fixed=fixed,
+    cannot=cannot,
+)

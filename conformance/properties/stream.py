@@ -1,0 +1,84 @@
+"""A call works on the stream that is current: what that stream writes first is what the call reads.
+
+The inputs are filled on a side stream, after some work that keeps it busy. Kernels that are launched on another
+stream run before that, and normalise what was there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import torch
+
+from conformance.adapter import Ran
+from conformance.case import Case
+from conformance.materialize import materialize, values_of
+from conformance.memory import POISONS
+from conformance.properties.graph import fixed
+from conformance.properties.property import Property
+from conformance.verdict import (
+    Status,
+    Subject,
+    Verdict,
+    arguments_of,
+    call_with,
+    measure,
+    metadata,
+    without_outputs,
+)
+
+CYCLES = 50_000_000  # some 30 ms: longer than the launches of a call take
+
+
+@contextlib.contextmanager
+def busy_stream() -> Iterator[None]:
+    """Another stream, current inside and busy for a while; done when this is left."""
+    torch.cuda.synchronize()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    with torch.cuda.stream(side):
+        # what torch's own tests of streams are made with
+        torch.cuda._sleep(CYCLES)  # type: ignore[no-untyped-call]  # noqa: SLF001
+        yield
+    side.synchronize()
+
+
+def judge(
+    subject: Subject, case: Case, busy: Callable[[], AbstractContextManager[None]] = busy_stream
+) -> tuple[Verdict, ...]:
+    """Fill the inputs on a busy stream and call; the outputs must be those of the new values."""
+    old = values_of(replace(case, seed=case.seed + 1))
+    arguments = arguments_of(materialize(case, old, subject.device, POISONS[0]))
+    # compiles now, not while the stream is busy
+    first = call_with(subject, case, arguments)
+    if not isinstance(first, Ran):
+        return (without_outputs("stream", case, first),)
+    values = values_of(case)
+    ready = {name: tensor.to(subject.device) for name, tensor in values.items()}
+    with busy():
+        for name, tensor in ready.items():
+            arguments[name].copy_(tensor)
+        outcome = call_with(subject, case, arguments, wait=False)
+    if not isinstance(outcome, Ran):
+        return (without_outputs("stream", case, outcome),)
+    wrong = metadata(case, outcome.outputs)
+    if not wrong:
+        comparison = measure(subject, subject.adapter.contract(case.operation), case, values, outcome.outputs)
+        outside = f"{comparison.first}; {comparison.outside} of {comparison.elements} elements outside"
+        wrong = f"on a side stream: {outside}" if comparison.outside else ""
+    return (Verdict("stream", case, Status.FAILED if wrong else Status.PASSED, wrong),)
+
+
+def _cannot(subject: Subject, dtype: str) -> str:
+    return "needs a CUDA GPU" if subject.device == "cpu" else ""
+
+
+STREAM = Property(
+    "stream",
+    "a call works on the stream that is current",
+    judge,
+    fixed=fixed,
+    cannot=_cannot,
+)

@@ -1,0 +1,88 @@
+"""Calls from several threads at once do not get into each other's way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from conformance.adapter import Outcome, Ran
+from conformance.case import Case
+from conformance.materialize import materialize, values_of
+from conformance.memory import POISONS
+from conformance.operations import Arguments
+from conformance.properties.determinism import cannot
+from conformance.properties.property import Property, contiguous, ordinary
+from conformance.verdict import (
+    Status,
+    Subject,
+    Verdict,
+    arguments_of,
+    call_with,
+    perform,
+    same_bits,
+    without_outputs,
+)
+
+CALLERS = 8
+ROUNDS = 4
+
+
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Call with eight sets of values one after the other, then with all at once; each must give its bits."""
+    made = perform(subject, case)
+    if not isinstance(made.outcome, Ran):
+        return (without_outputs("threads", case, made.outcome),)
+    if made.record.launches and subject.device == "cpu":
+        reason = "needs a GPU: Triton's interpreter runs one kernel at a time"
+        return (Verdict("threads", case, Status.NOT_JUDGED, reason),)
+    calls = [partial(call_with, subject, case, _arguments(subject, case, number)) for number in range(CALLERS)]
+    alone = [call() for call in calls]
+    for _ in range(ROUNDS):
+        for number, (expected, got) in enumerate(zip(alone, together(calls), strict=True)):
+            for outcome in (expected, got):
+                if not isinstance(outcome, Ran):
+                    return (without_outputs("threads", case, outcome),)
+            assert isinstance(expected, Ran)
+            assert isinstance(got, Ran)
+            if not all(map(same_bits, expected.outputs, got.outputs)):
+                reason = f"call {number + 1} of {CALLERS} at once has other bits than alone"
+                return (Verdict("threads", case, Status.FAILED, reason),)
+    return (Verdict("threads", case, Status.PASSED),)
+
+
+def together(calls: Sequence[Callable[[], Outcome]]) -> list[Outcome]:
+    """What came of each call, made in a thread of its own, all let go at the same moment."""
+    start = threading.Barrier(len(calls))
+    found: dict[int, Outcome] = {}
+
+    def run(number: int) -> None:
+        start.wait()
+        found[number] = calls[number]()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found[number] for number in range(len(calls))]
+
+
+def _arguments(subject: Subject, case: Case, number: int) -> Arguments:
+    """The arguments of a thread's call: the case's values, moved on, so that each thread has others."""
+    values = {
+        name: torch.roll(tensor.flatten(), number).reshape(tensor.shape)
+        for name, tensor in values_of(case).items()
+    }
+    return arguments_of(materialize(case, values, subject.device, POISONS[0]))
+
+
+THREADS = Property(
+    "threads",
+    "calls from several threads at once give each its own result",
+    judge,
+    fixed=lambda operation: (*contiguous(operation), *ordinary(operation)),
+    cannot=cannot,
+)

@@ -1,0 +1,84 @@
+"""Neither a number of rows nor an eps has a kernel of its own: a new batch size does not stop to compile.
+
+What Triton compiles a launch for follows from the launch (:func:`conformance.watch.variant`), so that this is
+judged in the interpreter too. A number may be told by whether it is 1 or a multiple of 16, and each side of a
+threshold of the implementation may have its kernel; more than that many variants grow with the traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from conformance.adapter import Ran
+from conformance.case import Case
+from conformance.operations import Operation
+from conformance.operations.row_calls import EPS
+from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
+from conformance.rows import flat, with_rows
+from conformance.verdict import Status, Subject, Verdict, perform, without_outputs
+
+# of numbers: one, the multiples of 16, all others
+KINDS = 3
+COUNTS = (1, 2, 3, 4, 5, 6, 7, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48)
+
+
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Count what would be compiled over many numbers of rows, and over every eps."""
+    counts, allowed = counted(subject, case)
+    whole = flat(case)
+    rows = _variants(subject, (with_rows(whole, count) for count in counts))
+    if isinstance(rows, Verdict):
+        return (replace(rows, case=case),)
+    if not rows:
+        return (Verdict("variants", case, Status.NOT_JUDGED, "the call launches no Triton kernel"),)
+    if len(rows) > allowed:
+        reason = f"{len(rows)} kernels are compiled for {len(counts)} numbers of rows, {allowed} would do"
+        return (Verdict("variants", case, Status.FAILED, reason),)
+    if "eps" in dict(case.flags):
+        one = _variants(subject, [case])
+        many = _variants(subject, (case.with_flag("eps", eps) for eps in EPS))
+        if isinstance(one, Verdict) or isinstance(many, Verdict):
+            return tuple(found for found in (one, many) if isinstance(found, Verdict))
+        if len(many) > len(one):
+            reason = f"{len(many)} kernels are compiled for {len(EPS)} values of eps, {len(one)} would do"
+            return (Verdict("variants", case, Status.FAILED, reason),)
+    return (Verdict("variants", case, Status.PASSED),)
+
+
+def counted(subject: Subject, case: Case) -> tuple[list[int], int]:
+    """The numbers of rows that are tried, and how many kernels they may need."""
+    edges = subject.adapter.row_thresholds(case.operation)
+    counts = {*COUNTS, *(edge + d for edge in edges for d in (-1, 0, 1) if edge + d > 0)}
+    return sorted(counts), KINDS * (len(edges) + 1)
+
+
+def _variants(subject: Subject, cases: Iterable[Case]) -> set[str] | Verdict:
+    """What Triton compiles for some calls, or the verdict on a call that gave nothing."""
+    found: set[str] = set()
+    for case in cases:
+        made = perform(subject, case)
+        if not isinstance(made.outcome, Ran):
+            return without_outputs("variants", case, made.outcome)
+        found |= made.record.variants
+    return found
+
+
+def _cannot(subject: Subject, dtype: str) -> str:
+    return "" if subject.adapter.few_variants else "the adapter does not declare it"
+
+
+def fixed(operation: Operation) -> Fixed:
+    """Plain rows of a usual width."""
+    return narrowed(
+        operation, contiguous(operation), ordinary(operation), (("width", ("tile",)), ("rank", ("2",)))
+    )
+
+
+VARIANTS = Property(
+    "variants",
+    "neither a number of rows nor an eps has a kernel of its own",
+    judge,
+    fixed=fixed,
+    cannot=_cannot,
+)

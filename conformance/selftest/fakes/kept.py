@@ -1,0 +1,134 @@
+"""Fakes that keep what was true once: weights under a key that does not change with them, a scratch for all."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_norm import CorrectNorm
+
+
+class WeightKeptOnTheTensor(Correct):
+    """The converted weight is an attribute of the tensor that it came from, whatever becomes of that."""
+
+    caught_by = ("state",)
+
+    def weigh(self, y: torch.Tensor, weight: torch.Tensor, group: int) -> torch.Tensor:
+        """Convert a tensor once."""
+        if not hasattr(weight, "converted"):
+            weight.converted = weight.float().clone()  # type: ignore[attr-defined]  # the point
+        return super().weigh(y, weight.converted, group)  # type: ignore[attr-defined]
+
+
+class WeightKeptByVersion(Correct):
+    """The converted weight is kept by tensor and version: loading through ``.data`` counts no version."""
+
+    caught_by = ("state",)
+
+    def __init__(self) -> None:
+        self.kept: dict[object, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def weigh(self, y: torch.Tensor, weight: torch.Tensor, group: int) -> torch.Tensor:
+        """Convert a version once."""
+        key = (id(weight), weight._version, weight.data_ptr(), weight.dtype)
+        # with the tensor itself, so that its id is nobody else's
+        _, converted = self.kept.setdefault(key, (weight, weight.float().clone()))
+        return super().weigh(y, converted, group)
+
+
+class WeightKeptByAddress(Correct):
+    """The converted weight is kept by address: another model's weight may come to lie there."""
+
+    caught_by = ("state",)
+
+    def __init__(self) -> None:
+        self.kept: dict[object, torch.Tensor] = {}
+
+    def weigh(self, y: torch.Tensor, weight: torch.Tensor, group: int) -> torch.Tensor:
+        """Convert an address once."""
+        key = (weight.data_ptr(), len(weight), weight.dtype)
+        return super().weigh(y, self.kept.setdefault(key, weight.float().clone()), group)
+
+
+class OffsetKeptOnTheTensor(CorrectNorm):
+    """``1 + w`` is an attribute of the weight: a reloaded one is never seen."""
+
+    caught_by = ("state",)
+
+    def scale(self, weight: torch.Tensor, offset: float) -> torch.Tensor:
+        """Add once per tensor and offset."""
+        sums: dict[float, torch.Tensor] = vars(weight).setdefault("sums", {})
+        return sums.setdefault(offset, super().scale(weight, offset).clone())
+
+
+class ScratchForAll(Correct):
+    """What is normalised waits in a scratch that all calls share: two at once take each other's."""
+
+    caught_by = ("threads",)
+
+    def inverse_rms(self, grouped: torch.Tensor, eps: float) -> torch.Tensor:
+        """Leave it there for a moment, as long as a kernel takes."""
+        self.scratch = grouped
+        time.sleep(1e-4)
+        return super().inverse_rms(self.scratch, eps)
+
+
+class EpsRaised(Correct):
+    """An eps below 1e-9 is taken for a mistake: small activations with a small eps are pressed down."""
+
+    caught_by = ("scale",)
+
+    def inverse_rms(self, grouped: torch.Tensor, eps: float) -> torch.Tensor:
+        """Raise it."""
+        return super().inverse_rms(grouped, max(eps, 1e-9))
+
+
+class SmallSquaresLost(CorrectNorm):
+    """Squares are summed in fixed point, which ends at 2**-32: enough for the activations that were tried."""
+
+    caught_by = ("scale", "values", "layout", "specials")
+
+    def mean_square(self, stream: torch.Tensor) -> torch.Tensor:
+        """Round to the grid."""
+        return super().mean_square(stream).mul(2.0**32).round().mul(2.0**-32)
+
+
+class TruncatedInPlace(CorrectNorm):
+    """In place the sum is truncated where it is stored; out of place it is rounded."""
+
+    caught_by = ("chain",)
+
+    def rms_norm_(self, x: torch.Tensor, weight: torch.Tensor | None, **flags: Any) -> None:
+        """Write y over x, and the sum over the residual."""
+        self._write(x, flags["residual"], self.rms_norm(x, weight, **flags))
+
+    def gemma_rms_norm_(self, x: torch.Tensor, weight: torch.Tensor, **flags: Any) -> None:
+        """Write y over x, and the sum over the residual."""
+        self._write(x, flags["residual"], self.gemma_rms_norm(x, weight, **flags))
+
+    def _write(self, x: torch.Tensor, residual: torch.Tensor | None, result: Any) -> None:
+        if residual is None:
+            x.copy_(result)
+            return
+        exact = x.double() + residual.double()
+        nearest = exact.to(x.dtype)
+        towards = torch.zeros_like(nearest)
+        too_far = nearest.double().abs() > exact.abs()
+        residual.copy_(torch.where(too_far, torch.nextafter(nearest, towards), nearest))
+        x.copy_(result[0])
+
+
+class SumsLeanUpwards(CorrectNorm):
+    """A carry is added before the low bits are cut off, one bit too high: sums grow by half a place each."""
+
+    caught_by = ("chain", "bias", "values", "layout", "specials")
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Round away from zero."""
+        exact = x.double() + residual.double()
+        nearest = exact.to(x.dtype)
+        outwards = torch.nextafter(nearest, nearest.sign() * torch.inf)
+        return torch.where(nearest.double().abs() < exact.abs(), outwards, nearest)

@@ -1,0 +1,70 @@
+"""Right implementations keep the promises that need several calls: what fails is a fake's own mistake."""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.item import items
+from conformance.judging import judge_item, unjudged
+from conformance.operations import OPERATIONS
+from conformance.plugin import faithful_interpreter
+from conformance.properties import PROPERTIES
+from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_fp8 import CorrectFp8
+from conformance.selftest.fakes.correct_norm import CorrectNorm
+from conformance.selftest.fakes.correct_rotation import CorrectRotation
+from conformance.selftest.fakes.kernels import Kernel
+from conformance.verdict import BAD, Status, Subject
+
+SEVERAL_CALLS = ("scale", "bias", "chain", "large_index", "state", "threads")
+BASES = (Correct, CorrectNorm, CorrectRotation, CorrectFp8)
+RIGHT = [(base, name) for base in BASES for name in base.operations]
+
+
+@pytest.mark.parametrize("name", SEVERAL_CALLS)
+@pytest.mark.parametrize(("base", "operation"), RIGHT)
+def test_a_right_implementation_passes(
+    base: type[Correct | CorrectNorm | CorrectRotation | CorrectFp8], operation: str, name: str
+) -> None:
+    """The quick profile finds nothing in it, and judges something wherever there is something to judge."""
+    subject = Subject(base())
+    chosen = items(subject, operations=(operation,), properties=(name,))
+    (item,) = (item for item in chosen if item.dtype == "float16")
+    statuses = [verdict.status for verdict in judge_item(item, subject)]
+
+    assert set() == BAD & set(statuses)
+    assert (Status.PASSED in statuses) != (unjudged(item, subject) is not None)
+
+
+def test_a_kernel_without_constants_of_the_traffic_passes(request: pytest.FixtureRequest) -> None:
+    """Numbers of rows and eps at run time: no more kernels than kinds of numbers."""
+    device = request.config.getoption("device")
+    assert device != "cpu" or not faithful_interpreter()
+    subject = Subject(Kernel(), device)
+    (item,) = items(subject, operations=Kernel.operations, properties=("variants",))[:1]
+
+    assert {Status.PASSED} == {verdict.status for verdict in judge_item(item, subject)}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_states_what_a_factor_makes_of_it(operation: str) -> None:
+    """An operation without a relation of scales would never be judged by it."""
+    scaling = OPERATIONS[operation].scaling
+
+    assert scaling is not None
+    assert scaling.arguments
+    assert scaling.outputs
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_what_a_property_fixes_are_levels_of_the_operation(name: str, operation: str) -> None:
+    """Of a factor whose fixed levels it all lacks every level would be drawn."""
+    factors = OPERATIONS[operation].factors
+    wrong = {
+        factor: levels
+        for factor, levels in PROPERTIES[name].fixed(OPERATIONS[operation])
+        if factor in factors and not set(levels) & set(factors[factor])
+    }
+
+    assert {} == wrong

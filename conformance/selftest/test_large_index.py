@@ -1,0 +1,106 @@
+"""Offsets that lose their high bits are seen, also where they lead out of all memory."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from conformance.adapter import Crashed
+from conformance.attempt import Child
+from conformance.case import Case, Layout, TensorSpec
+from conformance.materialize import materialize, spread, values_of
+from conformance.memory import PAGE, POISONS, Owner
+from conformance.operations import OPERATIONS
+from conformance.plugin import faithful_interpreter
+from conformance.properties import PROPERTIES
+from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.offsets import OffsetsOf31Bits
+from conformance.strategies import Scope
+from conformance.verdict import Status, Subject, Verdict
+
+LARGE_INDEX = PROPERTIES["large_index"]
+
+
+def _cases(operation: str) -> tuple[Case, ...]:
+    assert LARGE_INDEX.given is not None
+    return LARGE_INDEX.given(OPERATIONS[operation], Scope("bfloat16"))
+
+
+def _reach(spec: TensorSpec) -> int:
+    return spec.layout.place(spec.shape).extent
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_tensor_reaches_past_32_bits(operation: str) -> None:
+    """Rows in strides that 31 bits hold, and elements: of each tensor of the call in its own case."""
+    cases = _cases(operation)
+    far = {(name, spec.layout.kind) for case in cases for name, spec in case.tensors if _reach(spec) > 2**32}
+    names = {name for case in cases for name, _ in case.tensors}
+
+    assert all(sum(_reach(spec) > 2**32 for _, spec in case.tensors) == 1 for case in cases)
+    assert names == {name for name, _ in far}
+    assert {"row_gap", "step"} == {kind for _, kind in far}
+    assert all(spec.layout.place(spec.shape).strides[0] < 2**31 for case in cases for _, spec in case.tensors)
+
+
+def test_offsets_of_31_bits_leave_all_memory() -> None:
+    """A kernel that multiplies in 32 bits dies of it in the child; the right one passes."""
+    assert not faithful_interpreter()
+    case = next(case for case in _cases("rms_norm_gated") if _reach(dict(case.tensors)["gate"]) > 2**32)
+    child = Child(partial(LARGE_INDEX.judge, Subject(OffsetsOf31Bits())), limit=60.0)
+    died = child.ask(case)
+    child.close()
+    (right,) = LARGE_INDEX.judge(Subject(Correct()), case)
+
+    assert Crashed("killed by SIGSEGV") == died
+    assert Status.PASSED is right.status
+
+
+def test_what_lies_beside_far_elements_is_watched() -> None:
+    """A page that holds an element is poisoned elsewhere, and a change of it is seen."""
+    case = _cases("rms_norm")[0]
+    made = materialize(case, values_of(case), "cpu", POISONS[0])
+    x = made.arguments["x"]
+
+    assert () == made.touched()
+    x.as_strided((1,), (1,), x.storage_offset() + x.stride(0) + x.shape[-1]).zero_()
+    assert ("x",) == made.touched()
+
+
+def test_a_spread_room_holds_its_pages_only() -> None:
+    """Elements that lie close share an island; what is between islands costs no memory."""
+    owner = Owner.spread(torch.tensor([0, 8, PAGE, 2**34]), 2**34 + 8, "cpu", POISONS[1])
+
+    assert (slice(0, 2 * PAGE), slice(2**34, 2**34 + PAGE)) == owner.islands
+    assert 3 * PAGE == len(owner.content())
+    assert bool((owner.content() == POISONS[1]).all())
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_spread"),
+    [
+        (TensorSpec((5, 128), "float32", Layout("row_gap", 2**30)), True),
+        # much memory, but of elements
+        (TensorSpec((2**20, 2048), "float32"), False),
+        (TensorSpec((2**20, 2048), "float32", Layout("step", 3)), False),
+        (TensorSpec((0, 128), "float32", Layout("row_gap", 2**30)), False),
+    ],
+)
+def test_only_next_to_empty_buffers_are_spread(spec: TensorSpec, is_spread: bool) -> None:  # noqa: FBT001
+    """A tensor that fills its buffer gets memory, however large it is."""
+    assert is_spread == spread(spec, spec.layout.place(spec.shape))
+
+
+def test_addresses_that_cannot_be_had_are_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that promises no such room cannot judge, and says so."""
+
+    def refused(*_: object) -> Owner:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(Owner, "spread", refused)
+    verdicts: tuple[Verdict, ...] = LARGE_INDEX.judge(Subject(Correct()), _cases("rms_norm_gated")[0])
+
+    assert [Status.NOT_JUDGED] == [verdict.status for verdict in verdicts]
+    assert "cannot be had" in verdicts[0].reason

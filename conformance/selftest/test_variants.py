@@ -1,0 +1,66 @@
+"""What Triton compiles a launch for is told from the launch alone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import triton.language as tl
+
+from conformance.watch import variant
+
+
+def _copy_kernel(x_ptr: Any, n_rows: Any, stride: Any, eps: Any, BLOCK: tl.constexpr) -> None:
+    """Stand for a kernel: only its signature counts."""
+
+
+KERNEL = SimpleNamespace(fn=_copy_kernel, kwargs={"do_not_specialize": ["n_rows"]})
+ROOM = torch.zeros(256)
+PLAIN = {"x_ptr": ROOM, "n_rows": 5, "stride": 48, "eps": 1e-6, "BLOCK": 128, "grid": (4,), "num_warps": 4}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_rows": 1},
+        {"n_rows": 16},
+        {"stride": 64},
+        {"eps": 1e-5},
+        {"grid": (7,)},
+        {"x_ptr": torch.zeros(256)},
+    ],
+    ids=str,
+)
+def test_what_needs_no_kernel_of_its_own(change: dict[str, Any]) -> None:
+    """Values of numbers that are alike in kind, grids, and other memory of the same alignment."""
+    assert variant(KERNEL, (), PLAIN) == variant(KERNEL, (), {**PLAIN, **change})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stride": 1},
+        {"stride": 7},
+        {"stride": 2**31},
+        {"n_rows": 2**31},
+        {"BLOCK": 64},
+        {"num_warps": 8},
+        {"x_ptr": ROOM[1:]},
+        {"x_ptr": ROOM.half()},
+        {"x_ptr": None},
+    ],
+    ids=str,
+)
+def test_what_compiles_another_kernel(change: dict[str, Any]) -> None:
+    """Kinds of numbers, their size, constexprs, options, alignment, dtype, and nothing in place of a tensor."""
+    assert variant(KERNEL, (), PLAIN) != variant(KERNEL, (), {**PLAIN, **change})
+
+
+def test_arguments_by_position_are_the_same_launch() -> None:
+    """A name or a place: Triton compiles once."""
+    named = dict(PLAIN)
+    placed = (named.pop("x_ptr"), named.pop("n_rows"))
+
+    assert variant(KERNEL, (), PLAIN) == variant(KERNEL, placed, named)
