@@ -158,6 +158,9 @@ def _serve(
     # the parent decides about Ctrl-C; pytest's fault handler would print a stack for every expected crash
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.disable()
+    # renews the thread pool, which does not outlive a fork: of several threads that begin to compute at once
+    # one renews it otherwise, and another may find none
+    single_threaded()
     while True:
         try:
             question = pipe.recv()
