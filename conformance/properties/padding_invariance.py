@@ -14,7 +14,7 @@ from conformance.adapter import Ran
 from conformance.case import Case
 from conformance.materialize import values_of
 from conformance.operations import OPERATIONS
-from conformance.properties.batch_invariance import cannot, fixed
+from conformance.properties.batch_invariance import cannot, fixed, native
 from conformance.properties.property import Property
 from conformance.verdict import Status, Subject, Verdict, perform, same_bits, without_outputs
 
@@ -44,6 +44,8 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     made = perform(subject, case, values)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("padding_invariance", case, made.outcome),)
+    if reason := native(made.outcome):
+        return (Verdict("padding_invariance", case, Status.NOT_JUDGED, reason),)
     more = padding_of(case)
     longer = rows.with_rows(case, rows.count(case) + more)
     for kind, fill in PADDINGS.items():

@@ -58,8 +58,8 @@ def _same(plain: torch.Tensor, scaled: torch.Tensor, exponent: int) -> bool:
         return same_bits(plain, scaled)
     factor, least = 2.0**exponent, torch.finfo(plain.dtype).smallest_normal
     a, b = plain.abs(), scaled.abs()
-    # below, a store has fewer bits
-    rounded = (torch.minimum(a, b) < least) & (torch.maximum(a, b) <= least * max(factor, 1 / factor))
+    # below, a store has fewer bits; it may have rounded up to the least
+    rounded = (torch.minimum(a, b) <= least) & (torch.maximum(a, b) <= least * max(factor, 1 / factor))
     return same_bits((plain * factor).masked_fill(rounded, 0), scaled.masked_fill(rounded, 0))
 
 

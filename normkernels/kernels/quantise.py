@@ -11,6 +11,20 @@ from normkernels.kernels.plans import Cut
 
 
 @triton.jit
+def block_columns(BLOCK: tl.constexpr, BLOCK_LEVELS: tl.constexpr, LEVELS: tl.constexpr):
+    """Return the columns of a row of ``2**LEVELS`` in blocks of ``BLOCK``, each in room of its own power of two.
+
+    And where there are any: the rest of the room is padding. Both are [1, 2**LEVELS]. Rows are loaded in this
+    order, whole, and only quantised values are regrouped: Triton 3.6 sums a tile wrongly that was loaded as
+    blocks and regrouped to rows, where it lies across warps.
+    """
+    place = tl.arange(0, 2**LEVELS)[None, :].to(tl.int64)
+    within = place % 2**BLOCK_LEVELS
+    cols = place if BLOCK == 2**BLOCK_LEVELS else place // 2**BLOCK_LEVELS * BLOCK + within
+    return cols, within < BLOCK
+
+
+@triton.jit
 def quantise(
     y,  # [groups, block] fp32, zero in the padding
     FLOOR: tl.constexpr,

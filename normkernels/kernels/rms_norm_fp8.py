@@ -1,6 +1,6 @@
 """RMSNorm with fp8 values, forward: the norm of ``rms_norm``, rounded to x's dtype, then quantised by groups.
 
-A tile has a quant group in each of its lines. Arithmetic is fp32, the quantisation's too.
+A tile holds whole rows; only what is quantised is regrouped. Arithmetic is fp32, the quantisation's too.
 """
 
 import torch
@@ -9,7 +9,7 @@ import triton.language as tl
 
 from normkernels.fp8 import Quantisation
 from normkernels.kernels.plans import Cut, Plan
-from normkernels.kernels.quantise import quantise, quantise_args
+from normkernels.kernels.quantise import block_columns, quantise, quantise_args
 from normkernels.kernels.row_norm import rounding_points, row_norm, widened
 from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
 from normkernels.launch import launch
@@ -73,22 +73,21 @@ def rms_norm_fp8_kernel(
     GROUPS: tl.constexpr = 2 ** (LEVELS - BLOCK_LEVELS)
     LINES: tl.constexpr = ROWS * GROUPS
     # int64: row * stride and column * stride pass 2**31 on tensors that fit in memory
-    line = tl.program_id(0).to(tl.int64) * LINES + tl.arange(0, LINES)[:, None]
-    row = line // GROUPS
-    group = line % GROUPS
-    within = tl.arange(0, BLOCK)[None, :].to(tl.int64)
-    cols = group * GROUP + within
-    mask = (row < n_rows) & (within < GROUP) & (cols < WIDTH)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    cols, exists = block_columns(GROUP, BLOCK_LEVELS, LEVELS)
+    mask = (row < n_rows) & exists & (cols < WIDTH)
 
     x_at = tile_pointers(
         x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
     )
     x = tl.load(x_at, mask=mask, other=0.0).to(tl.float32)
     if WEIGHT:
-        weight_at = column_pointers(weight_ptr, cols, weight_stride, ACCESS)
+        # a load of the whole tile: one of a row would have to change its layout to meet it
+        weight_cols = tl.broadcast_to(cols, [ROWS, GROUPS * BLOCK])
+        weight_at = column_pointers(weight_ptr, weight_cols, weight_stride, ACCESS)
         weight = tl.load(weight_at, mask=mask, other=0.0).to(tl.float32)
     else:
-        weight = tl.full([LINES, BLOCK], 1.0, tl.float32)
+        weight = tl.full([ROWS, GROUPS * BLOCK], 1.0, tl.float32)
     if OFFSET:
         weight = weight_offset + weight
 
@@ -124,10 +123,7 @@ def rms_norm_fp8_kernel(
         )
         tl.store(sum_at, total, mask=mask)
 
-    x = tl.reshape(x, [ROWS, GROUPS * BLOCK])
-    weight = tl.reshape(weight, [ROWS, GROUPS * BLOCK])
-    y = row_norm(x, weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS)
-    y = tl.reshape(y, [LINES, BLOCK]).to(x_ptr.dtype.element_ty)
+    y = row_norm(x, weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS).to(x_ptr.dtype.element_ty)
     if UNQUANTISED:
         y_at = tile_pointers(
             y_ptr, row, cols, size_1, size_2, y_stride_0, y_stride_1, y_stride_2, y_col_stride, LEADING, ACCESS
@@ -135,7 +131,9 @@ def rms_norm_fp8_kernel(
         tl.store(y_at, y, mask=mask)
 
     # the padding is no zero where 1 / rms is infinite
-    values, scale = quantise(tl.where(mask, y.to(tl.float32), 0.0), FLOOR, FP8_MAX)
+    y = tl.where(mask, y.to(tl.float32), 0.0)
+    values, scale = quantise(tl.reshape(y, [LINES, BLOCK]), FLOOR, FP8_MAX)
+    values = tl.reshape(values, [ROWS, GROUPS * BLOCK])
     out_at = tile_pointers(
         out_ptr,
         row,
@@ -150,6 +148,10 @@ def rms_norm_fp8_kernel(
         ACCESS,
     )
     tl.store(out_at, values.to(out_ptr.dtype.element_ty), mask=mask)
+
+    line = tl.program_id(0).to(tl.int64) * LINES + tl.arange(0, LINES)[:, None]
+    row = line // GROUPS
+    group = line % GROUPS
     scale_at = scale_ptr + row * scale_row_stride + group * scale_group_stride
     tl.store(scale_at, scale, mask=(row < n_rows) & (group * GROUP < WIDTH))
 

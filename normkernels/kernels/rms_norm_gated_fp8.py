@@ -1,7 +1,7 @@
 """Gated RMSNorm with fp8 values, forward: the norm of ``rms_norm_gated``, rounded to x's dtype, then quantised.
 
-A tile has a block in each of its lines: a norm group, or a quant group where that is smaller. A row of the
-kernel is a span of them, which is whatever is larger. Arithmetic is fp32, the quantisation's too.
+A line of a tile is a norm group. A row of the kernel is a span, whichever is larger of a norm group and a quant
+group; it is made of blocks, the smaller ones. Arithmetic is fp32, the quantisation's too.
 """
 
 import torch
@@ -10,7 +10,7 @@ import triton.language as tl
 
 from normkernels.fp8 import Quantisation
 from normkernels.kernels.plans import Cut, Plan
-from normkernels.kernels.quantise import quantise, quantise_args
+from normkernels.kernels.quantise import block_columns, quantise, quantise_args
 from normkernels.kernels.rms_norm_gated import gated_norm
 from normkernels.kernels.row_norm import rounding_points
 from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
@@ -75,14 +75,20 @@ def rms_norm_gated_fp8_kernel(
     NORMED: tl.constexpr = 1 if WIDTH < GROUP else BLOCKS
     SCALED: tl.constexpr = BLOCKS if WIDTH < GROUP else 1
     NORM_LEVELS: tl.constexpr = BLOCK_LEVELS if WIDTH < GROUP else LEVELS
+    TILE_ROWS: tl.constexpr = LINES // NORMED
+    TILE_COLS: tl.constexpr = NORMED * COLS
     SCALES: tl.constexpr = BLOCKS // SCALED
     # int64: row * stride and column * stride pass 2**31 on tensors that fit in memory
-    line = tl.program_id(0).to(tl.int64) * LINES + tl.arange(0, LINES)[:, None]
-    row = line // BLOCKS
-    within = tl.arange(0, COLS)[None, :].to(tl.int64)
-    cols = line % BLOCKS * BLOCK + within
+    line = tl.program_id(0).to(tl.int64) * TILE_ROWS + tl.arange(0, TILE_ROWS)[:, None]
+    cols, exists = block_columns(BLOCK, BLOCK_LEVELS, NORM_LEVELS)
+    if WIDTH < GROUP:
+        row = line // BLOCKS
+        cols = line % BLOCKS * BLOCK + cols
+    else:
+        row = line
+        cols = tl.broadcast_to(cols, [TILE_ROWS, TILE_COLS])
     first = row % SPANS * SPAN
-    mask = (row < n_rows) & (within < BLOCK) & (cols < SPAN)
+    mask = (row < n_rows) & exists & (cols < SPAN)
     if N % SPAN != 0:
         mask = mask & (first + cols < N)
 
@@ -111,9 +117,9 @@ def rms_norm_gated_fp8_kernel(
     weight = tl.load(weight_at, mask=mask, other=0.0).to(tl.float32)
 
     y = gated_norm(
-        tl.reshape(x, [LINES // NORMED, NORMED * COLS]),
-        tl.reshape(gate, [LINES // NORMED, NORMED * COLS]),
-        tl.reshape(weight, [LINES // NORMED, NORMED * COLS]),
+        x,
+        gate,
+        weight,
         eps,
         GATE,
         ACTIVATION,
@@ -121,8 +127,7 @@ def rms_norm_gated_fp8_kernel(
         WEIGHTED,
         WIDTH,
         NORM_LEVELS,
-    )
-    y = tl.reshape(y, [LINES, COLS]).to(x_ptr.dtype.element_ty)
+    ).to(x_ptr.dtype.element_ty)
     if UNQUANTISED:
         y_at = tile_pointers(
             y_ptr, row, cols, size_1, size_2, y_stride_0, y_stride_1, y_stride_2, y_col_stride, LEADING, ACCESS
@@ -132,7 +137,7 @@ def rms_norm_gated_fp8_kernel(
     # the padding is no zero where 1 / rms is infinite
     y = tl.where(mask, y.to(tl.float32), 0.0)
     values, scale = quantise(tl.reshape(y, [LINES // SCALED, SCALED * COLS]), FLOOR, FP8_MAX)
-    values = tl.reshape(values, [LINES, COLS])
+    values = tl.reshape(values, [TILE_ROWS, TILE_COLS])
     out_at = tile_pointers(
         out_ptr,
         row,
