@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.item import items
+from conformance.item import Item, cases_of, items
 from conformance.judging import judge_item, unjudged
 from conformance.operations import OPERATIONS
 from conformance.plugin import faithful_interpreter
 from conformance.properties import PROPERTIES
+from conformance.properties.state import CHANGES, with_new_parameters
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.kernels import Kernel
+from conformance.strategies import DTYPES
 from conformance.verdict import BAD, Status, Subject
 
 SEVERAL_CALLS = ("scale", "bias", "chain", "large_index", "state", "threads")
@@ -68,3 +70,14 @@ def test_what_a_property_fixes_are_levels_of_the_operation(name: str, operation:
     }
 
     assert {} == wrong
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tables_are_cast_to_what_a_rotation_takes(dtype: str) -> None:
+    """The tables have the dtype of q and of k, or float32."""
+    (cast,) = (change for change in CHANGES if change.casts)
+    for case in cases_of(Item("mrope", "state", dtype, "ci"), Subject(CorrectRotation())):
+        dtypes = {name: spec.dtype for name, spec in with_new_parameters(case, cast).tensors}
+
+        assert dtypes["cos"] == dtypes["sin"]
+        assert dtypes["cos"] in {"float32", *({dtypes["q"]} & {dtypes["k"]})}

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from conformance.comparison import Errors, compare
+from conformance.item import Item, cases_of
 from conformance.oracle.interval import Interval
-from conformance.properties.bias import CHANCE, bound, leaning
+from conformance.properties.bias import CHANCE, bound, leaning, telling
+from conformance.selftest.fakes.correct_fp8 import CorrectFp8
+from conformance.verdict import Subject
 
 ELEMENTS = 2**16
 LOW = (torch.bfloat16, torch.float16)
@@ -89,3 +92,11 @@ def test_what_is_no_ordinary_number_counts_for_nothing() -> None:
     special = torch.tensor([[float("nan"), float("inf"), 0.0, 1e-40, 1.0]], dtype=torch.float64)
 
     assert 1 == _errors(special.to(torch.bfloat16), special).count
+
+
+def test_errors_of_eight_bits_and_of_float32_are_not_added_up() -> None:
+    """Of a norm that is quantised y and the sum are judged, not the values, nor the scales."""
+    cases = list(cases_of(Item("rms_norm_fp8", "bias", "bfloat16"), Subject(CorrectFp8())))
+
+    assert {"y"} < frozenset().union(*map(telling, cases)) <= {"y", "s"}
+    assert all("y" in telling(case) for case in cases)

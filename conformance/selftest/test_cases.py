@@ -13,7 +13,7 @@ from conformance.item import Item, cases_of, items, scope_of
 from conformance.materialize import SHARED_PARTS, materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
-from conformance.strategies import covering_array, enumerated_cases
+from conformance.strategies import DTYPES, Scope, covering_array, enumerated_cases, pinned_rows
 from conformance.values import PROFILES, SPECIAL, draw
 from conformance.verdict import Subject, property_of
 
@@ -191,6 +191,20 @@ def test_a_covering_array_is_much_smaller_than_the_product() -> None:
     factors = OPERATIONS["rms_norm_gated"].factors
 
     assert len(covering_array(factors, 2, seed=0)) < 100
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_dtypes_share_out_the_covering_array(operation: str) -> None:
+    """Every pair of levels occurs in some dtype, and every level in each; no dtype pays for all pairs."""
+    factors = OPERATIONS[operation].factors
+    by_dtype = {d: [row for row, _ in pinned_rows(factors, Scope(d), strength=2, seed=1)] for d in DTYPES}
+    rows = [row for part in by_dtype.values() for row in part]
+
+    for names in combinations(factors, 2):
+        assert set(product(*(factors[n] for n in names))) == {tuple(row[n] for n in names) for row in rows}
+    for name, levels in factors.items():
+        assert all(set(levels) == {row[name] for row in part} for part in by_dtype.values())
+    assert len(rows) < 1.5 * len(covering_array(factors, 2, seed=1))
 
 
 def test_the_same_seed_gives_the_same_cases() -> None:
