@@ -88,6 +88,13 @@ def test_the_interpreter_runs_few_programs(rows: int) -> None:
         assert -(-rows // plan.rows) <= 64
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_interpreter_widens_tiles_in_few_steps(width: int) -> None:
+    """Numbers of rows up to 64 have three tiles on either side of a threshold at most."""
+    for rows in (range(1, INTERPRETED.tile_rows), range(INTERPRETED.tile_rows, 65)):
+        assert len({plans.general(count, width, INTERPRETED) for count in rows}) <= 3
+
+
 def test_warps_follow_the_tile() -> None:
     """Every thread has work, and no program asks for more warps than a GPU has."""
     for width in WIDTHS:

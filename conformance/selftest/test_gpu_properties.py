@@ -171,6 +171,16 @@ def test_what_does_not_compile_whole_and_once_is_seen(fake: type[Correct]) -> No
     assert [Status.FAILED] == _status(judge_compiled(Subject(fake()), case))
 
 
+def test_where_the_suites_buffers_begin_needs_no_graph() -> None:
+    """Tensors of two dtypes begin at other offsets of their buffers with every number of rows."""
+    case = CASE
+    for name, dtype in (("x", "float32"), ("gate", "bfloat16"), ("weight", "float32")):
+        spec = dict(CASE.tensors)[name]
+        case = case.with_tensor(name, replace(spec, dtype=dtype, shape=(*(1 for _ in spec.shape[1:]), 510)))
+
+    assert [Status.PASSED] == _status(judge_compiled(Subject(Compiles()), case))
+
+
 @pytest.mark.parametrize("name", ["graph", "stream", "device"])
 def test_without_a_gpu_it_is_not_judged(name: str) -> None:
     """A machine that cannot judge says what it needs."""

@@ -1,15 +1,20 @@
 """Invariance of bits is seen to be broken. Only a GPU judges that; here the judges themselves are tried."""
 
 import random
+from itertools import islice
 from typing import Any
 
 import pytest
 import torch
 
 from conformance.case import Case
+from conformance.item import Item, cases_of
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_fp8 import CorrectFp8
+from conformance.selftest.fakes.correct_norm import CorrectNorm
+from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.state import NanSpreadsToOtherRows
 from conformance.strategies import Scope
 from conformance.verdict import Status, Subject
@@ -64,3 +69,17 @@ def test_a_dependence_on_the_batch_is_seen(fake: type[Correct], prop: str) -> No
 
     assert [Status.PASSED] == [verdict.status for verdict in judge(Subject(Correct()), _case())]
     assert [Status.FAILED] == [verdict.status for verdict in judge(Subject(fake()), _case())]
+
+
+RIGHT = {name: base for base in (Correct, CorrectNorm, CorrectRotation, CorrectFp8) for name in base.operations}
+
+
+@pytest.mark.parametrize("prop", ["position_invariance", "padding_invariance"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_rows_are_those_of_the_operation(operation: str, prop: str) -> None:
+    """Whatever a row is, a token of a rotation or a vector, it is moved and padded in every argument at once."""
+    subject = Subject(RIGHT[operation]())
+    cases = list(islice(cases_of(Item(operation, prop, "bfloat16"), subject), 4))
+    verdicts = [verdict for case in cases for verdict in PROPERTIES[prop].judge(subject, case)]
+
+    assert {Status.PASSED} == {verdict.status for verdict in verdicts}

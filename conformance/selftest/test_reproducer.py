@@ -211,6 +211,21 @@ def test_a_script_fails_while_the_mistake_is_there(
     assert 0 == run_script(script, monkeypatch)
 
 
+def test_a_chain_in_place_is_reproduced_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the form in place loses bits of the sum; the script calls that form, which may return nothing."""
+    form = """def rms_norm_(self, x, weight, *, residual, **flags):
+        y, s = self.rms_norm(x, weight, residual=residual, **flags)
+        x.copy_(y), residual.copy_({})"""
+    target = _adapter(tmp_path, Mistake(attributes=form.format("(s.float() * (1 - 2**-7)).to(x.dtype)")))
+    subject = Subject(load(target))
+    script = reproducer.write(failure_of(subject, "chain", RESIDUAL), subject, tmp_path, target)
+
+    assert 1 == run_script(script, monkeypatch)
+
+    _adapter(tmp_path, Mistake(attributes=form.format("s")))
+    assert 0 == run_script(script, monkeypatch)
+
+
 @pytest.mark.parametrize("name", sorted(ON_A_GPU))
 def test_a_script_for_a_gpu_is_python(name: str, tmp_path: Path) -> None:
     """Where it cannot run it compiles, and nothing that it names is undefined."""

@@ -42,6 +42,18 @@ STRIDED = _with(
     sin=Layout("shared", 1),
 )
 SPECIAL = PLAIN.with_tensor("q", TensorSpec((4, 2, 8), "bfloat16", values="specials"))
+# enough numbers for a mean, all of them turned
+LONG = PLAIN
+for _name, _shape in (
+    ("q", (64, 4, 64)),
+    ("k", (64, 1, 64)),
+    ("positions", (3, 64)),
+    ("cos", (9, 32)),
+    ("sin", (9, 32)),
+):
+    LONG = LONG.with_tensor(_name, replace(dict(PLAIN.tensors)[_name], shape=_shape))
+LONG = LONG.with_flag("sections", (12, 10, 10))
+FAR = _with(PLAIN, k=Layout("row_gap", 2**31 + 5))
 EMPTY = PLAIN
 for _name, _shape in (("q", (0, 2, 8)), ("k", (0, 1, 8)), ("positions", (3, 0))):
     EMPTY = EMPTY.with_tensor(_name, replace(dict(PLAIN.tensors)[_name], shape=_shape))
@@ -67,6 +79,17 @@ MISTAKES = {
     "batch_invariance": Mistake("return right(q=q * 2 if len(q) > 2 else q)"),
     "position_invariance": Mistake("return right(positions=positions[..., :1].expand_as(positions))"),
     "row_independence": Mistake("return right(positions=positions.flip(-1))"),
+    "padding_invariance": Mistake("return right(k=k * 2 if len(k) > 4 else k)"),
+    "scale": Mistake("return right(k=k.clamp(-1, 1))"),
+    "bias": Mistake("return tuple((y.float() * (1 - 2**-7)).to(y.dtype) for y in right())", LONG),
+    "state": Mistake(
+        "kept = vars(type(self)).get('kept') or {'cos': cos.clone()}; type(self).kept = kept; return right(**kept)"
+    ),
+    "large_index": Mistake(
+        "i = torch.arange(4)[:, None, None] * k.stride(0) % 2**32 + torch.arange(8);"
+        " return right(k=k.as_strided((2**32 + 8,), (1,))[i])",
+        FAR,
+    ),
     "empty": Mistake("return right() if len(q) else (q.new_empty(0), k.new_empty(0))", EMPTY),
     "errors": Mistake(
         "return right(positions=positions.clamp(0, len(cos) - 1))", replace(PLAIN, invalid="negative position")
@@ -74,6 +97,8 @@ MISTAKES = {
 }
 
 ADAPTER = '''
+import torch
+
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 
 

@@ -137,10 +137,10 @@ def _levels(size: int) -> int:
 
 
 def _enough(tile: int, rows: int, table: PlanTable) -> int:
-    """Widen a tile until ``max_programs`` programs cover ``rows``."""
-    if table.max_programs is None:
-        return tile
-    return max(tile, power_of_two(-(-rows // table.max_programs)))
+    """Widen a tile until ``max_programs`` programs cover ``rows``: eightfold, so that few widths compile."""
+    while table.max_programs is not None and tile * table.max_programs < rows:
+        tile *= 8
+    return tile
 
 
 def power_of_two(size: int) -> int:
