@@ -86,12 +86,12 @@ PROFILES = {
             # and the bits beside them, are where kernels go wrong
             drawn={
                 "": 8,
-                "values": 14,
-                "layout": 20,
-                "specials": 12,
+                "values": 10,
+                "layout": 14,
+                "specials": 10,
                 "contract": 12,
-                "parity": 16,
-                "in_place": 12,
+                "parity": 12,
+                "in_place": 10,
                 "sensitivity": 10,
             }
             | FEW,
