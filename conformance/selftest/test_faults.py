@@ -73,7 +73,7 @@ FAULTS = {
     "an exit": Fault("sys.exit(3)", "crashed", "ended itself with status 3", 3),
     "an exception": Fault("raise RuntimeError('out of registers')", "crashed", "RuntimeError: out of registers"),
     "memory that every call leaves behind": Fault(
-        "KEPT.append(b'x' * 2**26)", "crashed", "held more than 1 GiB of memory"
+        "KEPT.append(b'x' * 2**28)", "crashed", "held more than 1 GiB of memory"
     ),
     # its script would hang as well, or eat all memory
     "a call that takes all memory": Fault("leaks_for_ever()", "crashed", "held more than 1 GiB of memory", None),
