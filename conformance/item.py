@@ -91,7 +91,7 @@ PROFILES = {
                 "specials": 10,
                 "contract": 12,
                 "parity": 12,
-                "in_place": 10,
+                "in_place": 12,
                 "sensitivity": 10,
             }
             | FEW,
