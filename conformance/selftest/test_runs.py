@@ -35,8 +35,12 @@ WRONG = SKELETON.replace(
     "            print(x.shape[-1], file=called)\n"
     "        y = x.float() * (2 if x.dtype == torch.bfloat16 else 1)\n",
 ).replace("(x.dtype).contiguous()", "(x.dtype).contiguous() * (2 if x.dtype == torch.bfloat16 else 1)")
+# every child answers a few calls, whatever they are, and then no more
 HANGS = SKELETON.replace(
-    "        y = x.float()\n", "        while x.shape[-1] > 100: pass\n        y = x.float()\n"
+    "        y = x.float()\n",
+    "        self.calls = getattr(self, 'calls', 0) + 1\n"
+    "        while self.calls > 6: pass\n"
+    "        y = x.float()\n",
 )
 
 
