@@ -89,7 +89,7 @@ PROFILES = {
                 "values": 10,
                 "layout": 14,
                 "specials": 10,
-                "contract": 12,
+                "contract": 16,
                 "parity": 12,
                 "in_place": 12,
                 "sensitivity": 10,
