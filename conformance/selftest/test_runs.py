@@ -26,7 +26,11 @@ from conformance.strategies import DTYPES
 from conformance.verdict import Subject
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFORM = "from conformance import cli; cli.main()"
+# Ctrl-C reaches it also where whoever runs the tests is in the background, and ignores it
+CONFORM = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from conformance import cli; cli.main()"
+)
 VALUES = ("--op", "rms_norm_gated", "--property", "values")
 # its bfloat16 rows are wrong, and every width that it is called with is noted
 WRONG = SKELETON.replace(
