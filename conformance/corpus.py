@@ -52,7 +52,7 @@ def model_shapes() -> tuple[ModelShape, ...]:
 
 
 def saved_cases() -> tuple[Case, ...]:
-    """Every case of ``fixtures/cases``: each failed once, and is judged in every run since."""
+    """Every case of ``fixtures/cases``: each failed once, or came nearest to its bound; every run judges them."""
     return tuple(Case.from_json(file.read_text(encoding="utf-8")) for file in _files("cases", ".json"))
 
 

@@ -267,7 +267,7 @@ def strength(item: Item, device: str) -> int:
 
 
 def _known(item: Item, subject: Subject) -> Iterator[Case]:
-    """Cases that once failed, and the calls of real models that this machine can hold."""
+    """Saved cases, and the calls of real models."""
     operation = OPERATIONS[item.operation]
     yield from (case for case in saved_cases() if case.operation == item.operation)
     for shape in model_shapes():

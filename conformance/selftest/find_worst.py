@@ -1,8 +1,9 @@
 """Search for the calls whose results come nearest to their bounds, and keep them.
 
-``python -m conformance.selftest.find_worst [ADAPTER] [--examples N]`` lets Hypothesis climb towards the largest
-share of the bound that explains an output, for every operation and dtype. It writes the best case of each into
-``fixtures/cases/`` and prints their rows for ``fixtures/README.md``. Every profile replays them.
+``python -m conformance.selftest.find_worst [ADAPTER ...] [--examples N]`` lets Hypothesis climb towards the
+largest share of the bound that explains an output, for every operation, contract and dtype, over all adapters that
+declare the contract. It writes the best case of each, as small as it can be had, into ``fixtures/cases/`` and
+prints their rows for ``fixtures/README.md``. Every profile replays them.
 
 Not part of a run: what it finds depends on the version of Hypothesis, and is a record, not a verdict.
 """
@@ -11,20 +12,41 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, settings, target
 
 from conformance.adapter import Ran, load
 from conformance.case import Case
-from conformance.item import Item, scope_of
+from conformance.item import GPU_WIDTHS, Item, scope_of
 from conformance.materialize import values_of
 from conformance.operations import OPERATIONS
+from conformance.oracle.contract import Contract
 from conformance.plugin import choose_device, faithful_interpreter
+from conformance.shrink import shrink
 from conformance.strategies import DTYPES, drawn_cases
 from conformance.verdict import Subject, measure, metadata, perform
 
 CASES = Path(__file__).parents[2] / "fixtures" / "cases"
+ADAPTERS = ("normkernels", "native", "torch", "transformers")
+# what every run replays should cost it little: few rows, none of them wide
+WIDTHS = tuple(n for n in GPU_WIDTHS if n <= 1024)
+MAX_ELEMENTS = 2**12
+# a smaller call that comes nearly as near its bound is the better one to keep
+NEARLY = 0.9
+SHRINK_TRIES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """A call, and the share of the bound that explains its outputs; ``subject`` is whose."""
+
+    subject: Subject
+    case: Case
+    share: float
 
 
 def share_of_bound(subject: Subject, case: Case) -> float:
@@ -36,10 +58,11 @@ def share_of_bound(subject: Subject, case: Case) -> float:
     return measure(subject, contract, case, values_of(case), made.outcome.outputs).worst
 
 
-def worst_case(subject: Subject, operation: str, dtype: str, examples: int) -> tuple[float, Case | None]:
-    """The best of so many examples, and its share."""
+def worst_case(subject: Subject, operation: str, dtype: str, examples: int) -> Worst | None:
+    """The best of so many examples; None where none ran."""
     scope = scope_of(Item(operation, "layout", dtype), subject)
-    best: tuple[float, Case | None] = (0.0, None)
+    scope = replace(scope, widths=WIDTHS, max_elements=MAX_ELEMENTS)
+    best: Worst | None = None
 
     @settings(
         max_examples=examples,
@@ -54,35 +77,62 @@ def worst_case(subject: Subject, operation: str, dtype: str, examples: int) -> t
         nonlocal best
         share = share_of_bound(subject, case)
         target(share)
-        if share > best[0]:
-            best = share, case
+        if share > (best.share if best else 0.0):
+            best = Worst(subject, case, share)
 
     climb()
     return best
 
 
+def smallest(worst: Worst) -> Worst:
+    """The smallest call found that comes nearly as near its bound."""
+    case, _ = shrink(
+        worst.case,
+        OPERATIONS[worst.case.operation].simpler,
+        lambda case: share_of_bound(worst.subject, case) >= NEARLY * worst.share,
+        tries=SHRINK_TRIES,
+    )
+    return replace(worst, case=case, share=share_of_bound(worst.subject, case))
+
+
+def worst_cases(subjects: tuple[Subject, ...], operation: str, dtype: str, examples: int) -> Iterator[Worst]:
+    """The worst call of an operation in a dtype under each contract that one of the subjects declares."""
+    found: dict[Contract, Worst] = {}
+    for subject in subjects:
+        if not hasattr(subject.adapter, operation):
+            continue
+        contract = subject.adapter.contract(operation)
+        worst = worst_case(subject, operation, dtype, examples)
+        if worst is not None and (contract not in found or worst.share > found[contract].share):
+            found[contract] = worst
+    return map(smallest, found.values())
+
+
+def row(case: Case, found: Iterable[Worst], examples: int) -> str:
+    """Write a case; its row of ``fixtures/README.md``, with all of whose worst it is."""
+    text = case.to_json() + "\n"
+    (CASES / f"{case.id}.json").write_text(text, encoding="utf-8")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    command = f"`python -m conformance.selftest.find_worst --examples {examples}`"
+    shares = ", ".join(f"{worst.share:.3f} of the bound of {worst.subject.adapter.name}" for worst in found)
+    return f"| `cases/{case.id}.json` | {command}: {case.operation} in {case.dtype}, {shares} | `{digest}` |"
+
+
 def main() -> None:
     """Search, write, and print the rows."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("adapter", nargs="?", default="normkernels")
-    options.add_argument("--examples", type=int, default=400, help="calls per operation and dtype")
+    options.add_argument("adapters", nargs="*", default=ADAPTERS)
+    options.add_argument("--examples", type=int, default=400, help="calls per adapter, operation and dtype")
     chosen = options.parse_args()
     device = choose_device()
     unfaithful = faithful_interpreter() if device == "cpu" else ""
-    subject = Subject(load(chosen.adapter), device, unfaithful)
-    for operation in OPERATIONS:
-        if not hasattr(subject.adapter, operation):
-            continue
-        for dtype in DTYPES:
-            share, case = worst_case(subject, operation, dtype, chosen.examples)
-            if case is None:
-                continue
-            text = case.to_json() + "\n"
-            (CASES / f"{case.id}.json").write_text(text, encoding="utf-8")
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            command = f"`python -m conformance.selftest.find_worst {chosen.adapter} --examples {chosen.examples}`"
-            what = f"{command}: {operation} in {dtype}, {share:.3f} of the bound"
-            print(f"| `cases/{case.id}.json` | {what} | `{digest}` |")  # noqa: T201
+    subjects = tuple(Subject(load(name), device, unfaithful) for name in chosen.adapters)
+    for operation, dtype in itertools.product(OPERATIONS, DTYPES):
+        kept: dict[Case, list[Worst]] = {}
+        for worst in worst_cases(subjects, operation, dtype, chosen.examples):
+            kept.setdefault(worst.case, []).append(worst)
+        for case, found in kept.items():
+            print(row(case, found, chosen.examples), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

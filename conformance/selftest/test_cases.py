@@ -1,5 +1,7 @@
 """Cases are data: they survive JSON, keep their ids, and the same seed draws the same ones."""
 
+import math
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations, product
 from typing import ClassVar
@@ -7,15 +9,17 @@ from typing import ClassVar
 import pytest
 import torch
 
-from conformance.adapter import Adapter
+from conformance.adapter import Adapter, load
 from conformance.case import LAYOUTS, Case, Layout, TensorSpec
+from conformance.corpus import saved_cases
+from conformance.item import PROFILES as DEPTHS
 from conformance.item import Item, cases_of, items, scope_of
 from conformance.materialize import SHARED_PARTS, materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
 from conformance.strategies import DTYPES, Scope, covering_array, enumerated_cases, pinned_rows
 from conformance.values import PROFILES, SPECIAL, draw
-from conformance.verdict import Subject, property_of
+from conformance.verdict import Status, Subject, judge_call, property_of
 
 CASE = Case(
     "rms_norm_gated",
@@ -216,6 +220,29 @@ def test_the_same_seed_gives_the_same_cases() -> None:
 
     assert first == again
     assert first != other
+
+
+@pytest.mark.parametrize("profile", DEPTHS)
+def test_every_profile_replays_every_saved_case(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What once failed, and what came nearest to its bound, is judged once in each run."""
+    monkeypatch.setattr("conformance.item.chosen_cases", lambda *_: ())
+    layouts = items(Subject(load("native")), profile, properties=("layout",))
+    judged = Counter(case for item in layouts for case in cases_of(item, Subject(load("native"))))
+
+    assert dict.fromkeys(saved_cases(), 1) == {case: judged[case] for case in saved_cases()}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_has_its_worst_case_in_every_dtype(operation: str) -> None:
+    """A small one, that every run can afford; and the native form stays within its bounds on all of them."""
+    worst = [case for case in saved_cases() if case.operation == operation]
+    verdicts = [verdict for case in worst for verdict in judge_call(Subject(load("native")), case)]
+    fraction = max(verdict.comparison.worst for verdict in verdicts)
+
+    assert set(DTYPES) == {case.dtype for case in worst}
+    assert all(math.prod(case.tensors[0][1].shape) <= 2**12 for case in worst)
+    assert {Status.PASSED} == {verdict.status for verdict in verdicts}
+    assert 0.1 < fraction < 1.0
 
 
 def test_chunks_share_out_the_covering_array() -> None:
