@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,6 +103,15 @@ class Crashed:
     """A call that raised, or ended its process. ``how`` is the exception or the signal."""
 
     how: str
+
+
+# what CUDA and HIP say through PyTorch and Triton; running out of memory alone leaves the context as it was
+_POISON = re.compile(r"AcceleratorError|\b(?:CUDA|HIP) (?:driver )?error: |Triton Error \[\w+\]: ")
+
+
+def poisons(how: str) -> bool:
+    """Whether a crash, in its words, may leave the GPU beyond use for its process: all later calls fail too."""
+    return _POISON.search(how) is not None
 
 
 @dataclass(frozen=True, slots=True)

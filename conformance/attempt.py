@@ -7,7 +7,6 @@ the next question forks a fresh one (14 ms). Fork is only safe while the parent 
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -24,22 +23,13 @@ from typing import Generic, TypeVar
 import torch
 
 from conformance.adapter import Crashed, Hung
+from conformance.budget import gib
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 _FORK = multiprocessing.get_context("fork")
-GIB = 2**30
 _GLANCE = 0.25  # seconds between two looks at the memory of a process that has not answered yet
-_CONTAINER = Path("/sys/fs/cgroup/memory.max")
-
-
-def fair_memory(workers: int) -> int:
-    """What the child of one of ``workers`` may hold, in bytes: all of them leave a fifth of the machine free."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
-    with contextlib.suppress(OSError, ValueError):  # no such file, or no limit: "max"
-        machine = min(machine, int(_CONTAINER.read_text(encoding="ascii")))
-    return machine * 4 // (5 * workers)
 
 
 def single_threaded() -> None:
@@ -104,7 +94,7 @@ class Child(Generic[Question, Answer]):
             return None
         if _resident(self._process.pid) - self._inherited <= self.memory:
             return None
-        return Crashed(f"held more than {self.memory / GIB:.3g} GiB of memory")
+        return Crashed(f"held more than {gib(self.memory)} of memory")
 
     def close(self) -> None:
         """End the process, whatever it is doing."""

@@ -24,13 +24,14 @@ from conformance.adapter import KNOWN, Adapter, UsageError, load
 from conformance.attempt import Child, single_threaded
 from conformance.case import Case
 from conformance.item import PROFILES, Profile
-from conformance.judging import asked, follow, judge
+from conformance.judging import asked
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED, Contract
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.verdict import Status, Subject, Verdict
 from conformance.waivers import Run
 from conformance.waivers import load as load_waivers
+from conformance.worker import Worker
 
 MOST_WORKERS = 8
 SKELETON = '''\
@@ -357,11 +358,11 @@ def replay(case: str, target: str, device: str | None, directory: Path) -> int:
     subject = _loaded(target, _chosen_device(device))
     # a child forked after torch has started threads never returns
     single_threaded()
+    worker = Worker(subject)
     child: Child[tuple[str, Case], Any] = Child(
-        lambda question: (
-            follow(subject, question[1]) if question[0] == "follow" else judge(subject, question[0], question[1])
-        ),
+        lambda question: worker.follow(question[1]) if question[0] == "follow" else worker.judge(*question),
         PROFILES["ci"].limit,
+        worker.healthy,
     )
     verdicts = list(_judged(subject, read, child))
     said = child.ask(("follow", read)) if any(verdict.comparison.outside for verdict in verdicts) else ""

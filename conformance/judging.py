@@ -6,7 +6,10 @@ import random
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import replace
 
+import torch
+
 from conformance.adapter import Crashed, Hung
+from conformance.budget import gib, lacking
 from conformance.case import Case
 from conformance.item import Failure, Item, beyond, cases_of, chosen_cases, listed_cases, scope_of
 from conformance.operations import OPERATIONS
@@ -42,8 +45,17 @@ def asked(ask: Ask, prop: Property, case: Case) -> tuple[Verdict, ...]:
 
 
 def judge(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
-    """Judge one case in this process."""
-    return PROPERTIES[prop].judge(subject, case)
+    """Judge one case in this process, where its memory is enough for that."""
+    if subject.memory is None:
+        return PROPERTIES[prop].judge(subject, case)
+    too_little = lacking(case, subject.memory)
+    if not too_little:
+        try:
+            return PROPERTIES[prop].judge(subject, case)
+        except torch.OutOfMemoryError:
+            # of the suite itself: of an implementation it is an outcome
+            too_little = f"judging it takes more than the {gib(subject.memory)} of GPU memory that a worker has"
+    return (Verdict(prop, case, Status.NOT_JUDGED, too_little),)
 
 
 def unjudged(item: Item, subject: Subject) -> tuple[Status, str] | None:

@@ -19,15 +19,14 @@ import pytest
 
 from conformance import journal, report, reproducer
 from conformance.adapter import UsageError, load
-from conformance.attempt import GIB, Child, fair_memory, single_threaded
+from conformance.attempt import Child, single_threaded
+from conformance.budget import ALONE, GIB, Allowance, fair_memory
 from conformance.case import Case
 from conformance.item import PROFILES, Failure, Item, items
 from conformance.judging import (
     Answer,
     asked,
     explain,
-    follow,
-    judge,
     judge_item,
     share_of_array,
     unjudged,
@@ -38,6 +37,7 @@ from conformance.verdict import BAD, Status, Subject
 from conformance.waivers import NONE, Run, Waivers
 from conformance.waivers import load as load_waivers
 from conformance.watch import warm_up
+from conformance.worker import Worker
 
 OUT = "build/conformance"
 BEGUN = "begun"  # an empty file beside the journals, as old as the first of them
@@ -50,7 +50,7 @@ def choose_device(wanted: str | None = None) -> str:
 
     Looks for the driver's device files: asking torch would start CUDA, which a forked child could not use.
     """
-    device = wanted or ("cuda" if _gpus() else "cpu")
+    device = wanted or ("cuda" if gpus() else "cpu")
     if device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
     return device
@@ -67,7 +67,8 @@ def faithful_interpreter() -> str:
     return interpreter.unfaithful() or ""
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
+    """The GPUs that this process sees, by what the driver calls them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu for gpu in visible.split(",") if gpu.strip() not in {"", "-1"}]
@@ -77,9 +78,9 @@ def _gpus() -> list[str]:
 
 def _one_gpu_a_worker(worker: str) -> None:
     """Narrow what a worker sees to one GPU, before anything has counted them."""
-    gpus = _gpus()
-    if worker.startswith("gw") and len(gpus) > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker[2:]) % len(gpus)]
+    visible = gpus()
+    if worker.startswith("gw") and len(visible) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(worker[2:]) % len(visible)]
 
 
 @dataclass(slots=True, eq=False)
@@ -93,32 +94,24 @@ class Judging:
     limit: float
     memory: int
     waivers: Waivers
+    allowance: Allowance = ALONE
+    _worker: Worker = field(init=False)
     _child: Child[Question, Any] = field(init=False)
     counts: Counter[Status] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
         """Start nothing yet: the child is forked at the first question."""
         warm_up()
-        self._child = Child(self._work, self.limit, self._healthy, self.memory)
+        self._worker = Worker(self.subject, self.allowance)
+        self._child = Child(self._work, self.limit, self._worker.healthy, self.memory)
 
     def _work(self, question: Question) -> Any:  # noqa: ANN401 - the answer's type follows from the question
         name, about = question
         if name == "follow":
-            return follow(self.subject, about)
+            return self._worker.follow(about)
         if name == "reproduce":
             return reproducer.write(about, self.subject, self.directory, self.target)
-        return judge(self.subject, name, about)
-
-    def _healthy(self) -> bool:
-        if self.subject.device == "cpu":
-            return True
-        import torch
-
-        try:
-            torch.cuda.synchronize()
-        except RuntimeError:  # a fault in a kernel leaves the context of the whole process beyond use
-            return False
-        return True
+        return self._worker.judge(name, about)
 
     def ask(self, prop: str, case: Case) -> Answer:
         """Judge one case in the child, unless it must not be called."""
@@ -182,6 +175,7 @@ class Judging:
 
 
 _JUDGING = pytest.StashKey[Judging]()
+_ALLOWANCE = pytest.StashKey[Allowance]()
 _REPORT = pytest.StashKey[Path]()
 _SUBJECT = pytest.StashKey[Subject]()
 _WAIVERS = pytest.StashKey[Waivers]()
@@ -201,12 +195,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--waivers", type=Path, help="TOML file of known divergences; one that is out of date fails")
     group.addoption("--limit", type=float, help="seconds after which a call has hung (default: the profile's)")
     group.addoption("--memory", type=float, help="GiB that a worker's calls may hold (default: its share of 80 %)")
+    group.addoption("--gpu-memory", type=float, help="as --memory, of the worker's GPU")
     group.addoption("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the device before anything imports Triton."""
+    given = config.option.gpu_memory
+    config.stash[_ALLOWANCE] = Allowance.of(_workers(config), len(gpus()), int(given * GIB) if given else None)
     _one_gpu_a_worker(_worker(config))
     config.option.device = choose_device(config.option.device)
     single_threaded()
@@ -225,8 +222,9 @@ def _worker(config: pytest.Config) -> str:
 
 
 def _workers(config: pytest.Config) -> int:
+    """How many workers there are, as each of them and the process that started them know it."""
     given: dict[str, Any] = getattr(config, "workerinput", {})
-    return int(given.get("workercount", 1))
+    return int(given.get("workercount", len(getattr(config.option, "tx", None) or ()) or 1))
 
 
 def _shards(config: pytest.Config) -> Path:
@@ -314,6 +312,7 @@ def _judging(request: pytest.FixtureRequest) -> Iterator[Judging]:
         limit,
         int(memory * GIB) if memory else fair_memory(_workers(config)),
         waivers_of(config),
+        config.stash[_ALLOWANCE],
     )
     config.stash[_JUDGING] = judging
     yield judging
@@ -352,6 +351,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         profile=config.getoption("profile"),
         seed=config.getoption("seed"),
         chunks=None if profile == set(planned) else _numbers(planned),
+        allowance=config.stash[_ALLOWANCE],
     )
     built = report.build(
         journal.read(shards),

@@ -11,6 +11,7 @@ from enum import StrEnum
 import torch
 
 from conformance.adapter import Adapter, Crashed, Declined, Hung, Outcome, Ran
+from conformance.budget import gib
 from conformance.case import SAME, Case, TensorSpec
 from conformance.comparison import NOTHING, Comparison, compare, row_chunks
 from conformance.materialize import Materials, materialize, values_of
@@ -65,12 +66,14 @@ class Subject:
     """What is judged, and where: an adapter on a device (``"cpu"`` or ``"cuda"``).
 
     ``unfaithful`` says why low precision cannot be judged here, or nothing: Triton's interpreter rounds as
-    hardware does only where it could be taught to.
+    hardware does only where it could be taught to. ``memory``: bytes that this process may hold of its GPU, None
+    where nothing but the GPU limits it.
     """
 
     adapter: Adapter
     device: str = "cpu"
     unfaithful: str = ""
+    memory: int | None = None
 
     @property
     def machine(self) -> Machine:
@@ -151,10 +154,16 @@ def _call(
             torch.cuda.synchronize(subject.device)
     except Declined as declined:
         return declined
+    except torch.OutOfMemoryError as error:
+        return Crashed(f"held more than {_held(subject)}: {str(error).partition(' GPU ')[0].strip()}")
     except Exception as error:  # noqa: BLE001 - the one place: code under test may raise anything
         return Crashed(f"{type(error).__name__}: {error}")
     # a form in place need not return what its caller has
     return Ran((result,) if isinstance(result, torch.Tensor) else tuple(result or ()), None)
+
+
+def _held(subject: Subject) -> str:
+    return f"{gib(subject.memory)} of GPU memory" if subject.memory else "there is of GPU memory"
 
 
 def without_outputs(prop: str, case: Case, outcome: Outcome) -> Verdict:

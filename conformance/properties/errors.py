@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from conformance.adapter import Crashed, Declined
+from conformance.adapter import Crashed, Declined, poisons
 from conformance.case import Case
 from conformance.operations import Operation
 from conformance.properties.property import Property
@@ -19,6 +19,9 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """The call must raise; a polite refusal of the adapter is no exception of the implementation."""
     made = perform(subject, case)
     match made.outcome:
+        case Crashed(how) if poisons(how):
+            # a kernel that ran astray: nobody looked at the arguments
+            return (Verdict("errors", case, Status.CRASHED, how),)
         case Crashed(how) if not made.damage():
             return (Verdict("errors", case, Status.PASSED, how),)
         case Crashed(how):

@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 
 from conformance.adapter import Ran
+from conformance.budget import all_of_it
 from conformance.case import Case, Layout, TensorSpec
 from conformance.materialize import SHARED_PARTS, values_of
 from conformance.operations import Operation
@@ -32,7 +33,12 @@ SHARE = 0.75
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call once: right values, and nothing written but the outputs."""
+    """Call once, with what is free of a GPU: right values, and nothing written but the outputs."""
+    with all_of_it(subject.memory):
+        return _judge(replace(subject, memory=None), case)
+
+
+def _judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     lacking = _lacking(subject, case)
     if lacking:
         return (Verdict("large_index", case, Status.NOT_JUDGED, lacking),)

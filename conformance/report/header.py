@@ -12,20 +12,30 @@ from typing import Any
 
 import torch
 
+from conformance.adapter import Crashed, Hung
+from conformance.attempt import Child
+from conformance.budget import ALONE, Allowance
 from conformance.verdict import Subject
 
+STARTS = 120.0  # seconds that CUDA may take to start
 
-def header(subject: Subject, *, profile: str, seed: int, chunks: str | None = None) -> dict[str, Any]:
+
+def header(
+    subject: Subject, *, profile: str, seed: int, chunks: str | None = None, allowance: Allowance = ALONE
+) -> dict[str, Any]:
     """What the numbers depend on: versions, machine, commit, subject, numerics environment.
 
-    ``chunks`` names the numbers of the chunks that were judged, where they are not those of the profile.
+    ``chunks`` names the numbers of the chunks that were judged, where they are not those of the profile;
+    ``allowance`` is what each worker may hold of its GPU.
     """
+    device, gpu_memory = _device(subject, allowance)
     return {
         "suite": _version("normkernels"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _version("triton"),
-        "device": _device(subject),
+        "device": device,
+        "gpu_memory": gpu_memory,
         "platform": platform.platform(),
         "commit": _commit(),
         "seed": seed,
@@ -52,10 +62,35 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _device(subject: Subject) -> str:
-    if subject.device != "cpu":
-        major, minor = torch.cuda.get_device_capability()
-        return f"{torch.cuda.get_device_name()} (capability {major}.{minor})"
+def _device(subject: Subject, allowance: Allowance) -> tuple[str, dict[str, int] | None]:
+    """The device in words; of a GPU how many workers share it, and the bytes that each may hold."""
+    if subject.device == "cpu":
+        return _cpu(subject), None
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    answer = _gpu() if started else _gpu_of_a_child()
+    if isinstance(answer, Crashed | Hung):
+        return f"a GPU that does not answer: {answer}", None
+    name, total = answer
+    return name, {"workers": allowance.sharers, "bytes": allowance.bytes(total)}
+
+
+def _gpu_of_a_child() -> tuple[str, int] | Crashed | Hung:
+    """As :func:`_gpu`, from a process that starts CUDA in place of this one, which may have others to fork."""
+    child: Child[None, tuple[str, int]] = Child(lambda _: _gpu(), STARTS)
+    try:
+        return child.ask(None)
+    finally:
+        child.close()
+
+
+def _gpu() -> tuple[str, int]:
+    """Name and memory of the current GPU."""
+    major, minor = torch.cuda.get_device_capability()
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return f"{torch.cuda.get_device_name()} (capability {major}.{minor})", total
+
+
+def _cpu(subject: Subject) -> str:
     if os.environ.get("TRITON_INTERPRET") != "1" or _version("triton") is None:
         return "CPU, without Triton"
     return f"CPU, Triton interpreter (faithful: {'no' if subject.unfaithful else 'yes'})"

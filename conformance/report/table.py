@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from conformance.budget import gib
 from conformance.case import Case
 from conformance.properties import PASSIVE, PROMISES
 from conformance.report.results import Exit, Report
@@ -159,10 +160,18 @@ def heading(header: Row) -> tuple[str, ...]:
     commit = f", commit {header['commit']}" if header["commit"] else ""
     versions = f"torch {header['torch']}, triton {header['triton'] or 'not installed'}"
     return (
-        f"{adapter['name']} on {header['device']}; {versions}",
+        f"{adapter['name']} on {header['device']}{_budget(header)}; {versions}",
         f"declares {contracts or 'no contract'}",
         f"profile {header['profile']}, seed {header['seed']}{chunks}{commit}",
     )
+
+
+def _budget(header: Row) -> str:
+    """What a worker might hold of the GPU, in words."""
+    memory = header.get("gpu_memory")
+    if memory is None:
+        return ""
+    return f", {gib(memory['bytes'])} of it for each of {memory['workers']} worker{'s' * (memory['workers'] > 1)}"
 
 
 def evidence(report: Report) -> tuple[tuple[str, str], ...]:

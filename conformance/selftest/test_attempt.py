@@ -8,7 +8,8 @@ import time
 import pytest
 
 from conformance.adapter import Crashed, Hung
-from conformance.attempt import Child, fair_memory
+from conformance.attempt import Child
+from conformance.budget import fair_memory
 
 HOARD: list[bytes] = []  # in the child
 

@@ -192,7 +192,7 @@ def test_bad_usage_is_one_line_that_says_what_to_do(
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plugin, "_gpus", list)
+    monkeypatch.setattr(plugin, "gpus", list)
 
     assert 2 == _called(monkeypatch, *arguments)
     shown = capsys.readouterr()

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from conformance import plugin
+
 # a right implementation, but for what it does to wide rows: another fault in each dtype
 ADAPTER = """
     import ctypes, os, sys, time
@@ -20,6 +22,7 @@ ADAPTER = """
     from conformance import Adapter, Declined
 
     KEPT = []
+    POISONED = []
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
 
@@ -37,15 +40,22 @@ ADAPTER = """
         while True:
             KEPT.append(b"x" * 2**24)
 
+    def poisons_the_context():
+        # what CUDA says of an illegal address, and says again of all that the process then does
+        POISONED.append(1)
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
     class Faulty(Adapter):
         contracts = {"rms_norm_gated": "fp32"}
 
         def rms_norm_gated(self, x, gate, weight, *, eps, group_size, norm_before_gate, activation):
             if group_size is not None or gate is None or not norm_before_gate or activation != "silu":
                 raise Declined("silu gate after an ungrouped norm only")
+            if POISONED:
+                poisons_the_context()
             y = x.double()
             y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps) * weight.double()
-            out = torch.empty(x.shape, dtype=x.dtype)
+            out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
             out.copy_((y * F.silu(gate.double())).float())
             if x.shape[-1] > 1000:
                 FAULT
@@ -80,20 +90,41 @@ FAULTS = {
     "a call that takes all memory": Fault("leaks_for_ever()", "crashed", "held more than 1 GiB of memory", None),
     "a hang": Fault("time.sleep(600)", "hung", "no answer within 8 s", None),
 }
+# what a kernel does to the GPU of its process: whoever leaves Python with a context beyond use may be aborted
+GPU_FAULTS = {
+    "a kernel that writes to an illegal address": Fault(
+        "strays[(1,)](out, DISTANCE=2**40)", "crashed", "an illegal memory access was encountered", None
+    ),
+    "a call that takes all memory of the GPU": Fault(
+        "KEPT.extend(torch.empty(2**28, device=x.device) for _ in range(2**12))",
+        "crashed",
+        "held more than 2 GiB of GPU memory",
+        None,
+    ),
+    "memory of the GPU that calls leave behind": Fault(
+        "KEPT.append(torch.empty(3 * 2**28, dtype=torch.uint8, device=x.device))",
+        "crashed",
+        "of GPU memory behind, of 2 GiB",
+        None,
+    ),
+}
 DTYPES = ("bfloat16", "float16", "float32")
+ON_THE_CPU = ("--device", "cpu", "--limit", "8", "--memory", "1")
+# CUDA, and Triton with what it compiles, take seconds to begin
+ON_A_GPU = ("--device", "cuda", "--limit", "60", "--gpu-memory", "2")
 TRIOS = [tuple(FAULTS)[i : i + 3] for i in range(0, len(FAULTS), 3)]
 
 
-def _run(folder: Path, lines: dict[str, str]) -> tuple[int, str, dict[str, Any]]:
+def _run(folder: Path, lines: dict[str, str], *options: str) -> tuple[int, str, dict[str, Any]]:
     """Judge an implementation with a fault in each dtype: exit status, what was shown, the report."""
     fault = "; ".join(f"exec({{torch.{d}: {line!r}}}.get(x.dtype, ''))" for d, line in lines.items())
     file = folder / "faulty.py"
     file.write_text(textwrap.dedent(ADAPTER).replace("FAULT", fault))
     command = [sys.executable, "-m", "pytest", "-p", "conformance.plugin", "--pyargs", "conformance.suite"]
-    options = ["--adapter", str(file), "--report", str(folder / "report"), "--device", "cpu"]
-    limits = ["--limit", "8", "--memory", "1", "--op", "rms_norm_gated", "--property", "values"]
+    given = ["--adapter", str(file), "--report", str(folder / "report")]
+    given += ["--op", "rms_norm_gated", "--property", "values"]
     done = subprocess.run(
-        [*command, *options, *limits, "-q", "-p", "no:cacheprovider"],
+        [*command, *given, *options, "-q", "-p", "no:cacheprovider"],
         capture_output=True,
         text=True,
         check=False,
@@ -108,7 +139,41 @@ def _run(folder: Path, lines: dict[str, str]) -> tuple[int, str, dict[str, Any]]
 def test_a_fault_costs_its_own_verdicts_only(names: tuple[str, ...], tmp_path: Path) -> None:
     """Exit 1, each case named with what became of it, a script that shows it, and every other verdict stands."""
     faults = dict(zip(DTYPES, (FAULTS[name] for name in names), strict=True))
-    code, shown, report = _run(tmp_path, {dtype: fault.line for dtype, fault in faults.items()})
+    code, shown, report = _run(tmp_path, {dtype: fault.line for dtype, fault in faults.items()}, *ON_THE_CPU)
+    _costs_its_own_verdicts(faults, code, shown, report)
+
+
+@pytest.mark.skipif(
+    not plugin.gpus(), reason="needs a GPU: only its driver poisons a context and counts its memory"
+)
+def test_a_fault_on_a_gpu_costs_its_own_verdicts_only(tmp_path: Path) -> None:
+    """The context that a kernel spoils, and the memory that it takes, are those of one process."""
+    faults = dict(zip(DTYPES, GPU_FAULTS.values(), strict=True))
+    code, shown, report = _run(tmp_path, {dtype: fault.line for dtype, fault in faults.items()}, *ON_A_GPU)
+
+    _costs_its_own_verdicts(faults, code, shown, report)
+    assert 2 * 2**30 == report["header"]["gpu_memory"]["bytes"]
+    (poisoned,) = (failure for failure in report["failures"] if failure["dtype"] == DTYPES[0])
+    assert subprocess.run([sys.executable, poisoned["reproducer"]], check=False, timeout=120).returncode
+
+
+def test_a_poisoned_context_spoils_no_later_verdict(tmp_path: Path) -> None:
+    """Every case after the one with the fault is judged in a fresh process: narrow rows pass, wide ones crash."""
+    code, shown, report = _run(tmp_path, {"bfloat16": "poisons_the_context()"}, *ON_THE_CPU)
+    rows = {row["dtype"]: row["counts"] for row in report["results"] if row["property"] == "values"}
+
+    assert code == 1, shown
+    # nearly all of what followed would crash if the process went on
+    assert 0 < rows["bfloat16"]["crashed"] < rows["bfloat16"]["passed"]
+    for dtype in ("float16", "float32"):
+        assert "crashed" not in rows[dtype]
+    (failure,) = report["failures"]
+    assert "AcceleratorError: CUDA error: an illegal memory access was encountered" in failure["reason"]
+    ran = subprocess.run([sys.executable, failure["reproducer"]], capture_output=True, check=False, timeout=120)
+    assert 1 == ran.returncode
+
+
+def _costs_its_own_verdicts(faults: dict[str, Fault], code: int, shown: str, report: dict[str, Any]) -> None:
     rows = {row["dtype"]: row["counts"] for row in report["results"] if row["property"] == "values"}
     failures = {failure["dtype"]: failure for failure in report["failures"]}
 

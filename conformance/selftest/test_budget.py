@@ -1,0 +1,207 @@
+"""What a process may hold of a GPU, and that a call for which it is too little is shown as not judged."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from conformance import budget, plugin, report
+from conformance.adapter import Adapter, load
+from conformance.budget import ALONE, GIB, Allowance, fair_share, lacking, needed
+from conformance.case import SAME, Case, Layout, TensorSpec
+from conformance.corpus import model_shapes
+from conformance.item import Item, cases_of
+from conformance.judging import judge, judge_item
+from conformance.operations import OPERATIONS
+from conformance.properties import PROPERTIES
+from conformance.report import table
+from conformance.selftest.fakes.correct import Correct
+from conformance.verdict import Status, Subject, Verdict
+
+H200 = 150 * 10**9
+X = TensorSpec((1000, 4096), "bfloat16")
+CASE = Case(
+    "rms_norm_gated",
+    (
+        ("x", X),
+        ("gate", replace(X, values="gate")),
+        ("weight", TensorSpec((4096,), "bfloat16", values="weight")),
+    ),
+    (("activation", "silu"), ("eps", 1e-6), ("group_size", None), ("norm_before_gate", True)),
+)
+
+
+class Greedy(Correct):
+    """Asks for more than there is."""
+
+    def load(self, x: torch.Tensor) -> torch.Tensor:
+        """Say what PyTorch says."""
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has a capacity of 8 GiB"
+        )
+
+
+@pytest.mark.parametrize(("workers", "gpus", "sharers"), [(1, 1, 1), (8, 1, 8), (8, 8, 1), (3, 2, 2), (2, 4, 1)])
+def test_workers_divide_their_gpu_fairly(workers: int, gpus: int, sharers: int) -> None:
+    """Those of one GPU never hold all of it together, and all workers of a run may hold as much."""
+    allowance = Allowance.of(workers, gpus)
+
+    assert sharers == allowance.sharers
+    assert fair_share(H200, sharers) == allowance.bytes(H200)
+    assert 0.75 * H200 < sharers * allowance.bytes(H200) <= 0.8 * H200
+
+
+def test_what_is_given_is_no_more_than_a_share() -> None:
+    """A limit of somebody's own narrows what a worker may hold, and never widens it."""
+    assert 2 * GIB == Allowance.of(8, 1, 2 * GIB).bytes(H200)
+    assert Allowance.of(8, 1).bytes(H200) == Allowance.of(8, 1, 2**60).bytes(H200)
+
+
+def test_a_process_is_held_to_its_share_of_every_gpu_that_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allocator takes fractions; what is said is what the current GPU gives."""
+    held: dict[int, float] = {}
+    totals = {0: H200, 1: H200 // 2}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(budget, "_total", totals.__getitem__)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda part, gpu: held.__setitem__(gpu, part)
+    )
+    memory = budget.keep.__wrapped__(Allowance(4))
+
+    assert H200 // 10 == memory
+    assert {0: 0.2, 1: 0.2} == pytest.approx(held)
+    with budget.all_of_it(memory):
+        assert {0: 0.2, 1: 1.0} == pytest.approx(held)
+    assert {0: 0.2, 1: 0.2} == pytest.approx(held)
+
+
+def test_a_case_needs_more_than_its_tensors() -> None:
+    """Two calls hold arguments, their copies and results; what lies between them comes on top."""
+    tensors = 2 * 2 * 1000 * 4096 + 2 * 4096
+    doubled = CASE.with_tensor("x", replace(X, dtype="float32"))
+
+    assert 2 * (2 * tensors + 2 * 1000 * 4096) < needed(CASE) < 100 * tensors
+    assert needed(CASE) < needed(doubled)
+
+
+def test_memory_is_counted_once_and_where_it_is() -> None:
+    """Tensors that lie in one buffer, or are one, share it; the gaps of a layout are memory, deserts are not."""
+    gate = replace(X, values="gate")
+    shared = CASE.with_tensor("x", replace(X, layout=Layout("shared", 0)))
+    shared = shared.with_tensor("gate", replace(gate, layout=Layout("shared", 1)))
+    same = CASE.with_tensor("gate", replace(gate, layout=Layout(SAME)))
+    gaps = CASE.with_tensor("x", replace(X, layout=Layout("row_gap", 4096)))
+    far = CASE.with_tensor("x", replace(X, shape=(4, 8), layout=Layout("row_gap", 2**31)))
+
+    assert needed(CASE) == needed(shared)
+    assert needed(same) == needed(CASE) - 4 * 2 * 1000 * 4096
+    assert needed(gaps) == needed(CASE) + 4 * 2 * 1000 * 4096
+    assert needed(far) < needed(CASE)
+
+
+def test_every_call_of_a_real_model_is_drawn_for_a_gpu() -> None:
+    """None is left out unseen: how many tokens a rank gets does not matter, only whether its memory is enough."""
+    for operation in OPERATIONS:
+        item = Item(operation, "layout", "bfloat16", "ci")
+        subject = Subject(load("native"), "cuda")
+        parts = [replace(item, chunk=chunk) for chunk in range(4)]
+        drawn = {case for part in parts for case in _before_the_array(part, subject)}
+        for shape in model_shapes():
+            if shape.operation == operation and shape.dtype == "bfloat16":
+                assert OPERATIONS[operation].model_case(shape, max(shape.prefill or shape.decode)) in drawn
+
+
+def _before_the_array(item: Item, subject: Subject) -> list[Case]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("conformance.item.chosen_cases", lambda *_: ())
+        return list(cases_of(item, subject))
+
+
+def test_alone_on_a_large_gpu_every_real_call_is_judged() -> None:
+    """What a worker has of it decides, and nothing else: of eight some calls are too large."""
+    calls = [OPERATIONS[s.operation].model_case(s, tokens) for s in model_shapes() for tokens in s.prefill]
+    too_large = {n: sum(bool(lacking(case, Allowance(n).bytes(H200))) for case in calls) for n in (1, 8)}
+
+    assert 0 == too_large[1]
+    assert 0 < too_large[8] < len(calls) / 4
+
+
+def test_a_call_that_does_not_fit_is_not_judged_and_says_so() -> None:
+    """With the numbers and the shape; nothing is materialised for it."""
+    subject = Subject(Greedy(), memory=needed(CASE))
+    (verdict,) = judge(subject, "values", CASE)
+
+    assert Status.NOT_JUDGED is verdict.status
+    assert "GiB of GPU memory for 1000x4096, a worker here has" in verdict.reason
+    assert not lacking(CASE, math.ceil(needed(CASE) * 8 / 7))
+
+
+def test_an_item_counts_what_does_not_fit() -> None:
+    """Beside the cases that fit, which are judged."""
+    item = Item("rms_norm_gated", "determinism", "float32")
+    verdicts = list(judge_item(item, Subject(Correct(), memory=2**22)))
+    named = [v for v in verdicts if v.property == "determinism"]
+    too_large = [v for v in named if "of GPU memory for" in v.reason]
+
+    assert too_large
+    assert {Status.NOT_JUDGED} == {v.status for v in too_large}
+    assert {Status.PASSED} == {v.status for v in named} - {Status.NOT_JUDGED}
+
+
+def test_an_implementation_that_runs_out_of_memory_crashes() -> None:
+    """Its verdict says what it might have held, and how much it asked for; the GPU is none the worse."""
+    (verdict,) = judge(Subject(Greedy(), memory=8 * GIB), "values", CASE)
+
+    assert Status.CRASHED is verdict.status
+    assert "held more than 8 GiB of GPU memory: CUDA out of memory. Tried to allocate 9.00 GiB." == verdict.reason
+
+
+def test_a_suite_that_runs_out_of_memory_does_not_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it needs itself for a case is a lack of this machine, and nobody's failure."""
+
+    def judged(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setitem(PROPERTIES, "values", replace(PROPERTIES["values"], judge=judged))
+    (verdict,) = judge(Subject(Correct(), memory=8 * GIB), "values", CASE)
+
+    assert Status.NOT_JUDGED is verdict.status
+    assert "judging it takes more than the 8 GiB of GPU memory that a worker has" == verdict.reason
+
+
+def test_the_header_says_what_a_worker_might_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bytes for machines, in words for people; of a CPU nothing."""
+    module = importlib.import_module("conformance.report.header")
+    monkeypatch.setattr(module, "_gpu_of_a_child", lambda: ("Some GPU (capability 9.0)", H200))
+
+    def made(device: str, allowance: Allowance) -> dict[str, Any]:
+        return report.header(Subject(_Silent(), device), profile="quick", seed=0, allowance=allowance)
+
+    shared, alone = made("cuda", Allowance(8)), made("cuda", ALONE)
+    assert {"workers": 8, "bytes": H200 // 10} == shared["gpu_memory"]
+    assert "Some GPU (capability 9.0), 14 GiB of it for each of 8 workers;" in table.heading(shared)[0]
+    assert "112 GiB of it for each of 1 worker;" in table.heading(alone)[0]
+    assert made("cpu", ALONE)["gpu_memory"] is None
+    assert "GiB" not in table.heading(made("cpu", ALONE))[0]
+
+
+class _Silent(Adapter):
+    """Declares nothing."""
+
+    name = "silent"
+
+
+@pytest.mark.skipif(not plugin.gpus(), reason="needs a GPU: its driver says what there is")
+def test_a_gpu_says_what_it_has() -> None:
+    """To the header, without CUDA in this process; to a process that keeps within its share."""
+    made = report.header(Subject(_Silent(), "cuda"), profile="quick", seed=0, allowance=Allowance(4))
+
+    assert "capability" in made["device"]
+    assert GIB < made["gpu_memory"]["bytes"]
