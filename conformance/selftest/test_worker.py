@@ -1,0 +1,134 @@
+"""A process that a call has spoilt says so, and what spoilt it is the verdict on that call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from conformance.adapter import Crashed, poisons
+from conformance.budget import GIB
+from conformance.item import Item, cases_of
+from conformance.judging import Answer
+from conformance.properties import errors
+from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.test_budget import CASE
+from conformance.verdict import Status, Subject, Verdict
+from conformance.worker import Worker
+
+ILLEGAL = "CUDA error: an illegal memory access was encountered"
+PASSED = (Verdict("values", CASE, Status.PASSED),)
+HELD = (Verdict("values", CASE, Status.CRASHED, "held more than 8 GiB of GPU memory"),)
+
+
+class Astray(Correct):
+    """Its kernel reads where nobody may."""
+
+    validates = True
+
+    def rms_norm_gated(self, *arguments: Any, **flags: Any) -> torch.Tensor:
+        """Say what PyTorch says."""
+        raise torch.AcceleratorError(ILLEGAL)
+
+
+def _says(monkeypatch: pytest.MonkeyPatch, answer: Answer | Exception) -> None:
+    """Every case is judged so."""
+
+    def judge(*_: Any) -> Answer:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("conformance.worker.judge", judge)
+
+
+@pytest.mark.parametrize(
+    ("how", "poisoned"),
+    [
+        (f"AcceleratorError: {ILLEGAL}\nSearch for it", True),
+        (f"RuntimeError: {ILLEGAL}", True),
+        ("RuntimeError: CUDA driver error: unspecified launch failure", True),
+        ("RuntimeError: Triton Error [CUDA]: an illegal memory access was encountered", True),
+        ("RuntimeError: HIP error: invalid device function", True),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", False),
+        ("OutOfResources: out of resource: shared memory, Required: 300000", False),
+        ("ValueError: weight must be on a CUDA device", False),
+        ("killed by SIGSEGV", False),
+    ],
+)
+def test_what_leaves_a_context_beyond_use_is_told_by_its_words(how: str, *, poisoned: bool) -> None:
+    """Errors of the driver do, however they come; errors of a call, and too little memory, do not."""
+    assert poisoned is poisons(how)
+
+
+def test_a_poisoned_process_is_not_healthy() -> None:
+    """Its verdict stands; a process in which nothing happened goes on."""
+    worker, other = Worker(Subject(Astray())), Worker(Subject(Correct()))
+    answer = worker.judge("values", CASE)
+    other.judge("values", CASE)
+
+    assert isinstance(answer, tuple)
+    (verdict,) = answer
+    assert (Status.CRASHED, f"AcceleratorError: {ILLEGAL}") == (verdict.status, verdict.reason)
+    assert (False, True) == (worker.healthy(), other.healthy())
+
+
+def test_a_fault_that_shows_late_is_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite's own use of the GPU fails after it: no error of the suite."""
+    worker = Worker(Subject(Correct()))
+    _says(monkeypatch, torch.AcceleratorError(ILLEGAL))
+
+    assert Crashed(f"AcceleratorError: {ILLEGAL}") == worker.judge("values", CASE)
+    assert not worker.healthy()
+
+
+def test_an_error_of_the_suite_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no driver says is raised."""
+    worker = Worker(Subject(Correct()))
+    _says(monkeypatch, RuntimeError("shapes do not match"))
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        worker.judge("values", CASE)
+    assert worker.healthy()
+
+
+def test_a_sentence_about_a_failure_may_cost_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failure is known already; nothing is said, and another process goes on."""
+    worker = Worker(Subject(Astray()))
+    monkeypatch.setattr("conformance.worker.follow", Astray.rms_norm_gated)
+
+    assert "" == worker.follow(CASE)
+    assert not worker.healthy()
+
+
+@pytest.mark.parametrize(
+    ("answer", "left", "said", "healthy"),
+    [
+        (PASSED, GIB // 2, PASSED, True),
+        (PASSED, 2 * GIB, (Crashed("left 2 GiB of GPU memory behind, of 8 GiB"),), False),
+        # what it crashed with says more
+        (HELD, 2 * GIB, HELD, False),
+        (HELD, 0, HELD, True),
+    ],
+)
+def test_what_calls_leave_behind_is_the_last_ones_crash(
+    answer: Answer, left: int, said: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, *, healthy: bool
+) -> None:
+    """A little is for tables and workspaces; more would be missing from the next call's share."""
+    worker = Worker(Subject(Correct(), memory=8 * GIB))
+    _says(monkeypatch, answer)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: left)
+    got = worker.judge("values", CASE)
+
+    assert said == (got if isinstance(got, tuple) else (got,))
+    assert healthy is worker.healthy()
+
+
+def test_a_kernel_astray_is_no_way_to_refuse_a_call() -> None:
+    """An exception that the driver raises shows that nobody looked at the arguments."""
+    subject = Subject(Astray())
+    case = next(iter(cases_of(Item("rms_norm_gated", "errors", "float32"), subject)))
+    (verdict,) = errors.judge(subject, case)
+
+    assert Status.CRASHED is verdict.status
