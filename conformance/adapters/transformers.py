@@ -1,8 +1,12 @@
-"""Hugging Face Transformers: the norms of Llama, Gemma 3 and Qwen3-Next, whose order of roundings ``hf`` names."""
+"""Hugging Face Transformers: norms of Llama, Gemma 3 and Qwen3-Next, rotations of Qwen2-VL and Qwen3.5.
+
+``hf`` names the norms' order of roundings; the rotations round the angles and every product.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +26,7 @@ class Transformers(Adapter):
         # rounded once: Gemma's module holds on to float32, where Llama's has rounded by then
         "gemma_rms_norm": Contract(frozenset({"sum"})),
         "rms_norm_gated": "hf",
+        "mrope": "eager",
     }
     # it is plain PyTorch, which chooses how to sum by the whole shape
     batch_invariant = False
@@ -30,6 +35,8 @@ class Transformers(Adapter):
         try:
             from transformers.models.gemma3 import modeling_gemma3
             from transformers.models.llama import modeling_llama
+            from transformers.models.qwen2_vl import modeling_qwen2_vl
+            from transformers.models.qwen3_5 import modeling_qwen3_5
             from transformers.models.qwen3_next import modeling_qwen3_next
         except ImportError as error:
             raise UsageError(
@@ -38,6 +45,8 @@ class Transformers(Adapter):
         self._llama = modeling_llama.LlamaRMSNorm
         self._gemma = modeling_gemma3.Gemma3RMSNorm
         self._gated = modeling_qwen3_next.Qwen3NextRMSNormGated
+        self._sectioned = modeling_qwen2_vl
+        self._interleaved = modeling_qwen3_5
 
     def rms_norm(
         self,
@@ -85,6 +94,33 @@ class Transformers(Adapter):
             raise Declined("the class gates with silu")
         result: torch.Tensor = _module(self._gated, weight, eps)(x, gate)
         return result.contiguous()
+
+    def mrope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        positions: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        sections: tuple[int, int, int],
+        head_dim: int | None,
+        interleaved: bool,
+    ) -> tuple[torch.Tensor, ...]:
+        """``apply_rotary_pos_emb`` of Qwen3.5, and sectioned of Qwen2-VL; of their angles, given ones."""
+        heads = [x if head_dim is None else x.reshape(len(x), x.shape[1] // head_dim, head_dim) for x in (q, k)]
+        if k.dtype != q.dtype:
+            raise Declined("the angles have the dtype of the layer's input, and both q and k are its projections")
+        if not interleaved and 2 * cos.shape[1] != heads[0].shape[-1]:
+            raise Declined("Qwen2-VL rotates whole heads")
+        model = self._interleaved if interleaved else self._sectioned
+        kind = model.Qwen3_5TextRotaryEmbedding if interleaved else model.Qwen2VLRotaryEmbedding
+        rotary = SimpleNamespace(mrope_section=sections)
+        # rows of three axes, as the class computes them from positions
+        rows = positions.expand(3, -1).long()
+        angles = [kind.recomposition_frequencies(rotary, table[rows]).to(q.dtype) for table in (cos, sin)]
+        turned = model.apply_rotary_pos_emb(*heads, *angles)
+        return tuple(y.reshape(x.shape).contiguous() for x, y in zip((q, k), turned, strict=True))
 
 
 def _module(kind: Any, weight: torch.Tensor, eps: float) -> Any:  # noqa: ANN401 - of a package without types

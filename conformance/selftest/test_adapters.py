@@ -20,6 +20,7 @@ FLAGS: dict[str, tuple[tuple[str, Flag], ...]] = {
     "rms_norm_gated": (("activation", "silu"), ("group_size", None), ("norm_before_gate", True)),
 }
 COMPANION = {"rms_norm": "residual", "gemma_rms_norm": "residual", "rms_norm_gated": "gate"}
+OPERATIONS_OF_OTHERS = (*FLAGS, "mrope")
 
 
 def _cases(name: str, dtype: str) -> list[Case]:
@@ -31,6 +32,8 @@ def _cases(name: str, dtype: str) -> list[Case]:
 
 def _telling(name: str, dtype: str) -> Case:
     """Ordinary rows of real size, on which contracts differ in thousands of elements."""
+    if name == "mrope":
+        return _rotation(dtype)
     shape, companion = (32, 128), COMPANION[name]
     tensors = (
         ("x", TensorSpec(shape, dtype)),
@@ -40,8 +43,23 @@ def _telling(name: str, dtype: str) -> Case:
     return Case(name, tensors, (("eps", 1e-6), *FLAGS[name]))
 
 
+def _rotation(dtype: str) -> Case:
+    """Angles in float32, which show where they are rounded."""
+    angles = {
+        "cos": TensorSpec((64, 64), "float32", values="cos"),
+        "sin": TensorSpec((64, 64), "float32", values="sin"),
+    }
+    tensors = (
+        ("q", TensorSpec((32, 4, 128), dtype)),
+        ("k", TensorSpec((32, 2, 128), dtype)),
+        ("positions", TensorSpec((3, 32), "int64", values="positions<64")),
+    )
+    flags: tuple[tuple[str, Flag], ...] = (("head_dim", None), ("interleaved", True), ("sections", (24, 20, 20)))
+    return Case("mrope", (*tensors, *angles.items()), flags)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("name", OPERATIONS_OF_OTHERS)
 @pytest.mark.parametrize("target", ["torch", "transformers"])
 def test_nothing_that_a_known_implementation_does_fails(target: str, name: str, dtype: str) -> None:
     """Every call is right or declined for a stated reason, and some are right."""
@@ -54,7 +72,7 @@ def test_nothing_that_a_known_implementation_does_fails(target: str, name: str, 
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("name", OPERATIONS_OF_OTHERS)
 @pytest.mark.parametrize("target", ["torch", "transformers"])
 def test_the_declared_contract_is_the_one_that_discovery_finds(target: str, name: str, dtype: str) -> None:
     """The smallest set of rounding points that explains every element is the declared one; it is not empty."""
