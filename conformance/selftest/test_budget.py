@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,6 +56,24 @@ def test_workers_divide_their_gpu_fairly(workers: int, gpus: int, sharers: int) 
     assert sharers == allowance.sharers
     assert fair_share(H200, sharers) == allowance.bytes(H200)
     assert 0.75 * H200 < sharers * allowance.bytes(H200) <= 0.8 * H200
+
+
+@pytest.mark.parametrize(
+    ("known", "seen"),
+    [({"workerinput": {"workerid": "gw3", "workercount": 5}}, "7"), ({}, "4,7")],
+    ids=["worker", "main"],
+)
+def test_a_worker_and_who_started_it_know_the_same_share(
+    known: dict[str, Any], seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five workers on two GPUs: three share one of them. Each worker sees its own alone; all count the same."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    option = SimpleNamespace(gpu_memory=1.5, device="cpu", tx=["popen"] * 5)
+    config: Any = SimpleNamespace(option=option, stash=pytest.Stash(), **known)
+    plugin.pytest_configure(config)
+
+    assert Allowance(3, 3 * GIB // 2) == config.stash[plugin._ALLOWANCE]
+    assert seen == os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def test_what_is_given_is_no_more_than_a_share() -> None:
