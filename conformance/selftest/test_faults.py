@@ -102,7 +102,7 @@ GPU_FAULTS = {
         None,
     ),
     "memory of the GPU that calls leave behind": Fault(
-        "KEPT.append(torch.empty(3 * 2**28, dtype=torch.uint8, device=x.device))",
+        "KEPT.append(torch.empty(5 * 2**25, dtype=torch.uint8, device=x.device))",
         "crashed",
         "of GPU memory behind, of 2 GiB",
         None,
