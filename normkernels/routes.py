@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from normkernels import describe, describe_fp8, describe_mrope, validate
+from normkernels import describe, describe_fp8, describe_mrope, launch, validate
 from normkernels.call import Call, Device
 from normkernels.describe import PLAIN, Described, transformed
 from normkernels.dispatch import CHECKS, Decision, Path, decide
 from normkernels.errors import InvalidCall
+from normkernels.kernels import plans
+from normkernels.launch import NEVER, Repeats, standing
+from normkernels.strides import fresh
 
 ENVIRONMENT = "NORMKERNELS_PATH"
 
@@ -53,6 +56,7 @@ class Route(NamedTuple):
     path: Path
     narrow: bool  # by the plans for contiguous rows of 128
     flags: Mapping[str, Any]  # the operation's flags, resolved
+    repeats: Repeats  # what such calls have launched
 
 
 _routes: dict[Hashable, Route] = {}
@@ -67,48 +71,65 @@ def key(
 ) -> Hashable:
     """Return all that a decision on a common call depends on, row counts apart; None for any other call.
 
-    Common are plain contiguous tensors and flags of their exact types; the rest is decided each time.
-    ``beside`` has x's shape: a gate or a residual.
+    Common are plain tensors and flags of their exact types; the rest is decided each time. ``beside`` has x's
+    shape: a gate or a residual. So do pointers apart all arguments of a kernel: of tensors that lie as new ones
+    do, the last size says enough; of others, the strides and what the outermost size may collapse with.
     """
     if (
         type(x) is not torch.Tensor
         or tuple(map(type, flags)) not in _COMMON_FLAGS[operation]
         or x.layout is not torch.strided
-        or not (x.dim() and x.is_contiguous())
         or x.is_neg()
         or transformed()
     ):
         return None
-    if weight is not None and (type(weight) not in PLAIN or weight.layout is not torch.strided or weight.is_neg()):
+    shape, stride, device = x.shape, x.stride(), x.device
+    if not shape:
         return None
-    if beside is not None and (
-        type(beside) is not torch.Tensor
-        or beside.layout is not torch.strided
-        or beside.shape != x.shape
-        or not beside.is_contiguous()
-        or beside.is_neg()
-    ):
-        return None
-    return (
-        operation,
-        x.shape[-1],
-        None if weight is None else weight.shape,
-        tuple(tensor if tensor is None else (tensor.dtype, tensor.device) for tensor in (x, weight, beside)),
-        torch.is_grad_enabled()
-        and any(tensor is not None and tensor.requires_grad for tensor in (x, weight, beside)),
-        flags,
-    )
+    needs_grad = x.requires_grad
+    of_weight: Hashable = None
+    if weight is not None:
+        if (
+            type(weight) not in PLAIN
+            or weight.layout is not torch.strided
+            or weight.is_neg()
+            or weight.device != device
+        ):
+            return None
+        of_weight = weight.dtype, weight.shape, weight.stride()
+        needs_grad = needs_grad or weight.requires_grad
+    lies: Hashable = shape[-1]
+    dtype = None
+    alike = True
+    if beside is not None:
+        if (
+            type(beside) is not torch.Tensor
+            or beside.layout is not torch.strided
+            or beside.shape != shape
+            or beside.is_neg()
+            or beside.device != device
+        ):
+            return None
+        dtype, alike = beside.dtype, beside.stride() == stride
+        needs_grad = needs_grad or beside.requires_grad
+    if not alike or not fresh(shape, stride):
+        if not x.numel():
+            return None
+        lies = shape[1:], shape[0] == 1, stride, None if alike else beside.stride()  # type: ignore[union-attr]  # it is there
+    return operation, flags, lies, x.dtype, device, of_weight, dtype, needs_grad and torch.is_grad_enabled()
 
 
 def rotation_key(
+    operation: str,
     given: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
     sections: Sequence[int],
     flags: tuple[object, ...],
 ) -> Hashable:
     """Return all that a decision on a common rotation depends on, token counts apart; None for any other call.
 
-    ``given`` are q, k, positions, cos and sin. What no key can hold, where they lie and which positions they
-    are, is looked at in each call.
+    So do all arguments of its kernel, but pointers, the token count and the strides of positions. ``given`` are
+    q, k, positions, cos and sin. What no key can hold, where they lie and which positions they are, is looked at
+    in each call.
     """
     if type(sections) not in (list, tuple) or not all(type(count) is int for count in sections):
         return None
@@ -119,13 +140,25 @@ def rotation_key(
     q, k, positions, cos, sin = given
     if not q.dim() or k.shape[:1] != q.shape[:1] or positions.shape[-1:] != q.shape[:1] or sin.shape != cos.shape:
         return None
+    device = q.device
+    if k.device != device or positions.device != device or cos.device != device or sin.device != device:
+        return None
     return (
-        "mrope",
+        operation,
         q.shape[1:],
+        q.stride(),
         k.shape[1:],
+        k.stride(),
         positions.shape[:-1],
-        cos.shape[1:],
-        tuple((tensor.dtype, tensor.device) for tensor in given),
+        cos.shape,
+        cos.stride(),
+        sin.stride(),
+        device,
+        q.dtype,
+        k.dtype,
+        positions.dtype,
+        cos.dtype,
+        sin.dtype,
         torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given),
         tuple(sections),
         flags,
@@ -141,7 +174,8 @@ def learn(key: Hashable, x: torch.Tensor, call: Call, flags: Mapping[str, Any], 
     """Decide on a call and remember its route under ``key``."""
     decision = decide_on(call, x, path)
     narrow = decision.plan is not None and decision.plan.name != "general"
-    route = Route(decision.path, narrow, flags)
+    directly = standing() is None and key is not None
+    route = Route(decision.path, narrow, flags, Repeats(plans.TABLE) if directly else NEVER)
     if key is not None:
         if len(_routes) >= _MAX_ROUTES:
             _routes.clear()
@@ -169,6 +203,7 @@ def explain(operation: str, *args: Any, path: str | None = None, **kwargs: Any) 
 def reread_environment() -> None:
     """Forget what the environment said, and every route that followed from it."""
     _forced.cache_clear()
+    launch.reread_environment()
     _routes.clear()
 
 

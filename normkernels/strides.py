@@ -61,6 +61,16 @@ def _collapse(axes: Sequence[tuple[int, tuple[int, ...]]]) -> list[tuple[int, tu
     return merged
 
 
+def fresh(shape: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether strides are those of new memory, also along sizes of one, where a contiguous tensor's may differ."""
+    step = 1
+    for size, each in zip(reversed(shape), reversed(stride), strict=True):
+        if each != step:
+            return False
+        step *= size
+    return True
+
+
 def by_heads(tensor: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Return ``(tokens, heads * head_dim)`` as ``(tokens, heads, head_dim)``, and that as it is; never a copy."""
     return tensor if tensor.dim() == 3 else tensor.view(tensor.shape[0], tensor.shape[1] // head_dim, head_dim)
