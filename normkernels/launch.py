@@ -101,7 +101,7 @@ class Ready:
     plan: Plan
     device: torch.device
     programs: int  # for each tile of rows
-    rest: tuple[Any, ...]  # the arguments after the pointers, in the kernel's order
+    rest: tuple[Any, ...]  # the arguments after the pointers, in the kernel's order; None for counts
     counts: tuple[int, ...]  # the places of counts among all arguments
     fewest: int
     most: int
@@ -176,22 +176,23 @@ class Repeats:
         """Keep a launch for calls to come; the ``counts`` are what it was given as ``names``."""
         if plans.TABLE is not self.table or _passing() is not None:
             return
+        places = tuple(launched.kernel.arg_names.index(name) for name in names)
         given = [launched.args[name] for name in launched.kernel.arg_names]
         pointers = [(tensors[0] if each is None else each).data_ptr() for each in tensors]  # type: ignore[union-attr]  # the first is there
-        numbers = [each for each in given if type(each) is int]
-        rest = tuple(given[len(pointers) :])
         assert pointers == [each.data_ptr() for each in given[: len(pointers)]]
-        assert not any(isinstance(each, torch.Tensor) for each in rest)
-        assert list(counts) == [launched.args[name] for name in names]
+        assert list(counts) == [given[place] for place in places]
+        numbers = [each for each in given[len(pointers) :] if type(each) is int]
         if any(pointer % _ALIGNMENT for pointer in pointers) or any(number >= _INT32 for number in numbers):
             return
-        rows = counts[0]
+        for place in places:
+            given[place] = None
+        rest, rows = tuple(given[len(pointers) :]), counts[0]
         for ready in self.ready:
             if ready.plan == launched.plan and ready.compiled is launched.compiled:
+                assert ready.rest == rest, "calls of one route have the same arguments"
                 ready.fewest, ready.most = min(ready.fewest, rows), max(ready.most, rows)
                 return
         if len(self.ready) < _MAX_READY:
-            places = tuple(launched.kernel.arg_names.index(name) for name in names)
             programs = launched.grid[1] if len(launched.grid) > 1 else 1
             of = (launched.kernel, launched.compiled, launched.plan, launched.device)
             self.ready.append(Ready(*of, programs, rest, places, rows, rows))

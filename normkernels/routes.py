@@ -16,7 +16,7 @@ from normkernels.describe import PLAIN, Described, transformed
 from normkernels.dispatch import CHECKS, Decision, Path, decide
 from normkernels.errors import InvalidCall
 from normkernels.kernels import plans
-from normkernels.launch import NEVER, Repeats, standing
+from normkernels.launch import NEVER, Repeats
 from normkernels.strides import fresh
 
 ENVIRONMENT = "NORMKERNELS_PATH"
@@ -145,6 +145,8 @@ def rotation_key(
         return None
     return (
         operation,
+        # as heads, one token of them has strides of its own
+        q.dim() == 2 and q.shape[0] == 1,
         q.shape[1:],
         q.stride(),
         k.shape[1:],
@@ -174,7 +176,7 @@ def learn(key: Hashable, x: torch.Tensor, call: Call, flags: Mapping[str, Any], 
     """Decide on a call and remember its route under ``key``."""
     decision = decide_on(call, x, path)
     narrow = decision.plan is not None and decision.plan.name != "general"
-    directly = standing() is None and key is not None
+    directly = launch.standing() is None and key is not None
     route = Route(decision.path, narrow, flags, Repeats(plans.TABLE) if directly else NEVER)
     if key is not None:
         if len(_routes) >= _MAX_ROUTES:
