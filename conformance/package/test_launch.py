@@ -65,7 +65,9 @@ class Gpu:
     ) -> launch.Launched:
         """Note a launch through Triton, in whose place it is."""
         constants = tuple(
-            (name, args[name]) for name, kind in inspect.get_annotations(kernel.fn).items() if "constexpr" in str(kind)
+            (name, args[name])
+            for name, kind in inspect.get_annotations(kernel.fn).items()
+            if "constexpr" in str(kind)
         )
         dtypes = tuple(each.dtype for each in args.values() if isinstance(each, torch.Tensor))
         compiled = self.kernels.setdefault(
