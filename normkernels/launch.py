@@ -50,6 +50,8 @@ class Against(Enum):
     NOT_NVIDIA = "needs CUDA"
     HOOKS = "calls no launch hooks"
     KNOBS = "runs what was compiled before"
+    OUTPUTS = "makes its outputs itself"
+    ALIGNMENT = f"needs tensors at multiples of {_ALIGNMENT} bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +204,14 @@ class Repeats:
 NEVER = Repeats(None)
 
 
-def obstacle() -> Obstacle | None:
-    """Return what stands against launching directly now."""
-    return standing() or _passing()
+def how(tensors: Sequence[torch.Tensor], *, outputs_given: bool) -> str:
+    """Return how a call of ``tensors`` is launched, from the second such call on, and why not directly."""
+    against = standing() or _passing()
+    if against is None and outputs_given:
+        against = Obstacle(Against.OUTPUTS, "some that are given")
+    if against is None and any(each.data_ptr() % _ALIGNMENT for each in tensors):
+        against = Obstacle(Against.ALIGNMENT, "one elsewhere")
+    return "directly" if against is None else f"by Triton, not directly: {against}"
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
@@ -199,7 +200,12 @@ def explain(operation: str, *args: Any, path: str | None = None, **kwargs: Any) 
     """Return the decision on a call, which is given as to the operation itself, without running it."""
     validate.choice("explain", "operation", operation, tuple(DESCRIBE))
     call, _ = DESCRIBE[operation](*args, **kwargs)
-    return decide_on(call, args[0] if args else kwargs["q" if call.heads else "x"], path)
+    decision = decide_on(call, args[0] if args else kwargs["q" if call.heads else "x"], path)
+    if decision.plan is None:
+        return decision
+    given = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
+    outputs = any(kwargs.get(name) is not None for name in ("out", "residual_out"))
+    return replace(decision, launched=launch.how(given, outputs_given=outputs))
 
 
 def reread_environment() -> None:

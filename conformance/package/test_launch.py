@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pytest
@@ -106,7 +106,7 @@ def call(operation: str, case: Case) -> tuple[torch.Tensor, ...]:
 
 def call_with(operation: str, arguments: Any) -> tuple[torch.Tensor, ...]:
     """Call an operation with arguments by name."""
-    results = getattr(normkernels, operation)(**{name: each for name, each in arguments.items()})
+    results = getattr(normkernels, operation)(**arguments)
     return results if isinstance(results, tuple) else (results,)
 
 
@@ -149,3 +149,181 @@ def test_a_direct_launch_passes_what_triton_would(operation: str, gpu: Gpu) -> N
         assert apart(ordinary, second) == apart(repeated, first)
         direct += repeated.directly
     assert direct > 20
+
+
+def rows_of(rows: int = 24, width: int = 128) -> dict[str, Any]:
+    """Arguments of a norm."""
+    shape = (rows, width)
+    return {"x": torch.ones(shape, device=DEVICE), "weight": torch.ones(width, device=DEVICE), "eps": 1e-6}
+
+
+def directly(gpu: Gpu, arguments: dict[str, Any]) -> list[bool]:
+    """Whether each start of two such calls, and one more, was direct."""
+    gpu.starts.clear()
+    for _ in range(2):
+        normkernels.rms_norm(**rows_of())
+    normkernels.rms_norm(**arguments)
+    return [start.directly for start in gpu.starts]
+
+
+def test_the_second_call_is_launched_directly(gpu: Gpu) -> None:
+    """And ``explain`` says so, in words too."""
+    assert [False, True, True] == directly(gpu, rows_of())
+    decision = normkernels.explain("rms_norm", **rows_of())
+    assert "directly" == decision.launched
+    assert "launched directly" in str(decision)
+
+
+def test_nothing_is_launched_directly_that_was_not_asked_for(monkeypatch: pytest.MonkeyPatch, gpu: Gpu) -> None:
+    """Where something stands against it, every call goes through Triton."""
+    monkeypatch.setattr(launch, "standing", lambda: launch.Obstacle(launch.Against.VERSION, "2.0"))
+
+    assert [False, False, False] == directly(gpu, rows_of())
+    launched = normkernels.explain("rms_norm", **rows_of()).launched
+    assert "by Triton, not directly: VERSION: needs Triton 3.6, 3.7, 3.8, 3.9, got 2.0" == launched
+
+
+def elsewhere(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor like it that begins one element after a multiple of 16 bytes."""
+    room = torch.ones(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
+    return room[1:].view(tensor.shape)
+
+
+@pytest.mark.parametrize("name", ["x", "weight"])
+def test_a_tensor_elsewhere_goes_through_triton(name: str, gpu: Gpu) -> None:
+    """A kernel for aligned pointers is none for others."""
+    arguments = rows_of()
+    arguments[name] = elsewhere(arguments[name])
+
+    assert [False, True, False] == directly(gpu, arguments)
+    assert "ALIGNMENT" in str(normkernels.explain("rms_norm", **arguments).launched)
+
+
+def test_given_outputs_go_through_triton(gpu: Gpu) -> None:
+    """They may share memory with anything, which is looked at in each call."""
+    arguments = rows_of() | {"out": rows_of()["x"]}
+
+    assert [False, True, False] == directly(gpu, arguments)
+    assert "OUTPUTS" in str(normkernels.explain("rms_norm", **arguments).launched)
+
+
+KNOBS: dict[str, tuple[str, str, object, str]] = {
+    "a hook before": ("runtime", "launch_enter_hook", print, "HOOKS"),
+    "a hook after": ("runtime", "launch_exit_hook", print, "HOOKS"),
+    "debugging": ("runtime", "debug", True, "KNOBS"),
+    "stages": ("runtime", "add_stages_inspection_hook", print, "KNOBS"),
+    "instrumentation": ("compilation", "instrumentation_mode", "gsan", "KNOBS"),
+}
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_what_only_triton_heeds_goes_through_triton(name: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook or knob of Triton's, for as long as it is set: what was kept before is used again afterwards."""
+    from triton import knobs
+
+    group, knob, value, reason = KNOBS[name]
+    with monkeypatch.context() as patch:
+        directly(gpu, rows_of())
+        patch.setattr(getattr(knobs, group), knob, value)
+
+        assert [False, False, False] == directly(gpu, rows_of())
+        assert reason in str(normkernels.explain("rms_norm", **rows_of()).launched)
+    assert [True, True, True] == directly(gpu, rows_of())
+
+
+def test_a_hook_in_tritons_chain_goes_through_triton(gpu: Gpu) -> None:
+    """A chain without hooks is no obstacle, one with a hook is."""
+    from triton import knobs
+
+    knobs.runtime.launch_enter_hook.add(print)
+    try:
+        assert [False, False, False] == directly(gpu, rows_of())
+    finally:
+        knobs.runtime.launch_enter_hook.remove(print)
+    assert [False, True, True] == directly(gpu, rows_of())
+
+
+def test_another_table_begins_anew(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was launched by one table of plans is not what another says."""
+    directly(gpu, rows_of())
+    monkeypatch.setattr(plans, "TABLE", plans.PlanTable(tile_rows=2, prefill_rows=2))
+
+    assert not any(directly(gpu, rows_of()))
+
+
+def test_the_stream_is_asked_for_in_each_call(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be another one each time."""
+    directly(gpu, rows_of())
+    asked: list[object] = []
+
+    def current(index: object) -> int:
+        asked.append(index)
+        return STREAM
+
+    monkeypatch.setattr(launch, "_current_stream", current)
+    assert [True, True, True] == directly(gpu, rows_of())
+    assert 3 == len(asked)
+
+
+def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
+    """Triton would pass it to another kernel."""
+    ready = launch.Repeats(plans.TABLE)
+    normkernels.rms_norm(**rows_of())
+    (route,) = routes._routes.values()
+    (known,) = route.repeats.ready
+    tensors = (rows_of()["x"], None, None, rows_of()["x"], None)
+
+    assert known.start(tensors, (2**31 - 1,))
+    assert not known.start(tensors, (2**31,))
+    assert not ready.again(tensors, (24,))
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"), [("", "NOT_ASKED"), ("triton", "NOT_ASKED"), ("direct", "INTERPRETED")]
+)
+def test_the_environment_says_how(asked: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``triton`` unless ``direct`` is asked for, which the interpreter cannot."""
+    monkeypatch.setenv(launch.ENVIRONMENT, asked)
+    monkeypatch.setattr(launch, "interpreting", lambda: True)
+    launch.reread_environment()
+    obstacle = launch.standing()
+    launch.reread_environment()
+
+    assert obstacle is not None
+    assert reason == obstacle.reason.name
+
+
+@pytest.mark.parametrize(
+    ("cuda", "version", "reason"),
+    [
+        ("13.0", "3.6.0", None),
+        ("13.0", "3.9.1+git", None),
+        ("13.0", "3.5.1", "VERSION"),
+        ("13.0", "3.10.0", "VERSION"),
+        (None, "3.6.0", "NOT_NVIDIA"),
+    ],
+)
+def test_only_known_tritons_are_launched_past(
+    cuda: str | None, version: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where kernels are compiled, for CUDA, by a Triton that was read."""
+    import triton
+
+    monkeypatch.setenv(launch.ENVIRONMENT, "direct")
+    monkeypatch.setattr(launch, "interpreting", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(triton, "__version__", version)
+    launch.reread_environment()
+    obstacle = launch.standing()
+    launch.reread_environment()
+
+    assert reason == (None if obstacle is None else obstacle.reason.name)
+
+
+def test_another_word_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the words that there are."""
+    monkeypatch.setenv(launch.ENVIRONMENT, "fast")
+    launch.reread_environment()
+
+    with pytest.raises(normkernels.InvalidCall, match="NORMKERNELS_LAUNCH='fast', must be one of triton, direct"):
+        normkernels.rms_norm(**rows_of())

@@ -38,7 +38,7 @@ class Kernel:
         self.kwargs = {"do_not_specialize": ["n_rows"]}
         self.compiled: dict[int, Compiled] = {}
 
-    def run(self, n_rows: int, BLOCK: int) -> Compiled:  # noqa: N803 - a constexpr's name
+    def run(self, n_rows: int, BLOCK: int) -> Compiled:
         """Launch the compiled kernel."""
         compiled = self.compiled.setdefault(BLOCK, Compiled())
         compiled.run(n_rows)
