@@ -50,7 +50,7 @@ class Against(Enum):
     NOT_NVIDIA = "needs CUDA"
     HOOKS = "calls no launch hooks"
     KNOBS = "runs what was compiled before"
-    OUTPUTS = "makes its outputs itself"
+    UNCOMMON = "keeps plain calls: fp8 values go to memory of its own"
     ALIGNMENT = f"needs tensors at multiples of {_ALIGNMENT} bytes"
 
 
@@ -204,11 +204,11 @@ class Repeats:
 NEVER = Repeats(None)
 
 
-def how(tensors: Sequence[torch.Tensor], *, outputs_given: bool) -> str:
+def how(tensors: Sequence[torch.Tensor], *, known: bool) -> str:
     """Return how a call of ``tensors`` is launched, from the second such call on, and why not directly."""
     against = standing() or _passing()
-    if against is None and outputs_given:
-        against = Obstacle(Against.OUTPUTS, "some that are given")
+    if against is None and not known:
+        against = Obstacle(Against.UNCOMMON, "an out")
     if against is None and any(each.data_ptr() % _ALIGNMENT for each in tensors):
         against = Obstacle(Against.ALIGNMENT, "one elsewhere")
     return "directly" if against is None else f"by Triton, not directly: {against}"

@@ -43,9 +43,8 @@ def rms_norm(
         traced: Normed = library.call("rms_norm", {**given, "rounding": rounding, "path": path}, outputs)
         return traced
 
-    key = None
-    if out is None and residual_out is None:
-        key = routes.key("rms_norm", x, weight, residual, (weight_offset, eps, rounding, path))
+    flags = (weight_offset, eps, rounding, path)
+    key = routes.key("rms_norm", x, weight, residual, flags, out, residual_out)
     route = routes.known(key)
     if route is None:
         call, resolved = describe.rms_norm(
@@ -59,6 +58,9 @@ def rms_norm(
             residual_out=residual_out,
         )
         route = routes.learn(key, x, call, resolved, path)
+    elif out is not None or residual_out is not None:
+        inputs = describe.present(x=x, weight=weight, residual=residual)
+        describe.hold_norm_outputs("rms_norm", inputs, describe.present(out=out, residual_out=residual_out))
     return _run_rms_norm(route, x, weight, residual, out, residual_out)
 
 
@@ -84,15 +86,16 @@ def gemma_rms_norm(
         traced: Normed = library.call("gemma_rms_norm", {**given, "rounding": rounding, "path": path}, outputs)
         return traced
 
-    key = None
-    if out is None and residual_out is None:
-        key = routes.key("gemma_rms_norm", x, weight, residual, (eps, rounding, path))
+    key = routes.key("gemma_rms_norm", x, weight, residual, (eps, rounding, path), out, residual_out)
     route = routes.known(key)
     if route is None:
         call, resolved = describe.gemma_rms_norm(
             x, weight, residual=residual, eps=eps, rounding=rounding, out=out, residual_out=residual_out
         )
         route = routes.learn(key, x, call, resolved, path)
+    elif out is not None or residual_out is not None:
+        inputs = describe.present(x=x, weight=weight, residual=residual)
+        describe.hold_norm_outputs("gemma_rms_norm", inputs, describe.present(out=out, residual_out=residual_out))
     return _run_rms_norm(route, x, weight, residual, out, residual_out)
 
 
@@ -126,10 +129,8 @@ def rms_norm_gated(
         )
         return traced
 
-    key = None
-    if out is None:
-        flags = (eps, group_size, norm_before_gate, activation, rounding, path)
-        key = routes.key("rms_norm_gated", x, weight, gate, flags)
+    flags = (eps, group_size, norm_before_gate, activation, rounding, path)
+    key = routes.key("rms_norm_gated", x, weight, gate, flags, out)
     route = routes.known(key)
     if route is None:
         call, resolved = describe.rms_norm_gated(
@@ -144,6 +145,9 @@ def rms_norm_gated(
             out=out,
         )
         route = routes.learn(key, x, call, resolved, path)
+    elif out is not None:
+        inputs = describe.present(x=x, weight=weight, gate=gate)
+        describe.hold_gated_outputs("rms_norm_gated", inputs, {"out": out})
     return _run_gated(route, x, gate, weight, out)
 
 

@@ -69,12 +69,15 @@ def key(
     weight: torch.Tensor | None,
     beside: torch.Tensor | None,
     flags: tuple[object, ...],
+    out: torch.Tensor | None = None,
+    beside_out: torch.Tensor | None = None,
 ) -> Hashable:
     """Return all that a decision on a common call depends on, row counts apart; None for any other call.
 
     Common are plain tensors and flags of their exact types; the rest is decided each time. ``beside`` has x's
-    shape: a gate or a residual. So do pointers apart all arguments of a kernel: of tensors that lie as new ones
-    do, the last size says enough; of others, the strides and what the outermost size may collapse with.
+    shape: a gate or a residual; ``out`` and ``beside_out`` are outputs that are given, and where they lie is
+    looked at in each call. All arguments of a kernel but its pointers depend on the same: of tensors that lie as
+    new ones do, the last size says enough; of others, the strides and what the outermost size may collapse with.
     """
     if (
         type(x) is not torch.Tensor
@@ -85,7 +88,7 @@ def key(
     ):
         return None
     shape, stride, device = x.shape, x.stride(), x.device
-    if not shape:
+    if not shape or (beside_out is not None and beside is None):
         return None
     needs_grad = x.requires_grad
     of_weight: Hashable = None
@@ -99,25 +102,39 @@ def key(
             return None
         of_weight = weight.dtype, weight.shape, weight.stride()
         needs_grad = needs_grad or weight.requires_grad
-    lies: Hashable = shape[-1]
-    dtype = None
-    alike = True
+    dtype = beside_lies = outputs_lie = None
     if beside is not None:
-        if (
-            type(beside) is not torch.Tensor
-            or beside.layout is not torch.strided
-            or beside.shape != shape
-            or beside.is_neg()
-            or beside.device != device
+        if type(beside) is not torch.Tensor or not _beside(x, beside):
+            return None
+        dtype, beside_lies = beside.dtype, beside.stride()
+        needs_grad = needs_grad or beside.requires_grad
+    if out is not None or beside_out is not None:
+        outputs = [each for each in (out, beside_out) if each is not None]
+        if any(
+            type(each) is not torch.Tensor or each.dtype != x.dtype or not _beside(x, each) for each in outputs
         ):
             return None
-        dtype, alike = beside.dtype, beside.stride() == stride
-        needs_grad = needs_grad or beside.requires_grad
+        outputs_lie = tuple(None if each is None else each.stride() for each in (out, beside_out))
+        needs_grad = needs_grad or any(each.requires_grad for each in outputs)
+    lies: Hashable = shape[-1]
+    alike = beside_lies in (None, stride) and (
+        outputs_lie is None or all(each in (None, stride) for each in outputs_lie)
+    )
     if not alike or not fresh(shape, stride):
         if not x.numel():
             return None
-        lies = shape[1:], shape[0] == 1, stride, None if alike else beside.stride()  # type: ignore[union-attr]  # it is there
+        lies = shape[1:], shape[0] == 1, stride, beside_lies, outputs_lie
     return operation, flags, lies, x.dtype, device, of_weight, dtype, needs_grad and torch.is_grad_enabled()
+
+
+def _beside(x: torch.Tensor, tensor: torch.Tensor) -> bool:
+    """Whether a tensor has x's layout, shape and device, and holds its values as they are."""
+    return (
+        tensor.layout is torch.strided
+        and tensor.shape == x.shape
+        and tensor.device == x.device
+        and not tensor.is_neg()
+    )
 
 
 def rotation_key(
@@ -205,7 +222,8 @@ def explain(operation: str, *args: Any, path: str | None = None, **kwargs: Any) 
         return decision
     given = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
     outputs = any(kwargs.get(name) is not None for name in ("out", "residual_out"))
-    return replace(decision, launched=launch.how(given, outputs_given=outputs))
+    known = call.not_plain is None and (call.quantised is None or not outputs)
+    return replace(decision, launched=launch.how(given, known=known))
 
 
 def reread_environment() -> None:

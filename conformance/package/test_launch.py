@@ -199,12 +199,48 @@ def test_a_tensor_elsewhere_goes_through_triton(name: str, gpu: Gpu) -> None:
     assert "ALIGNMENT" in str(normkernels.explain("rms_norm", **arguments).launched)
 
 
-def test_given_outputs_go_through_triton(gpu: Gpu) -> None:
-    """They may share memory with anything, which is looked at in each call."""
-    arguments = rows_of() | {"out": rows_of()["x"]}
+def test_given_fp8_outputs_go_through_triton(gpu: Gpu) -> None:
+    """What is looked at in each call is not kept."""
+    fp8_dtype = torch.float8_e4m3fn
+    arguments = rows_of() | {"fp8_dtype": fp8_dtype, "out": torch.empty(24, 128, dtype=fp8_dtype, device=DEVICE)}
+    for _ in range(2):
+        normkernels.rms_norm_fp8(**arguments)
 
-    assert [False, True, False] == directly(gpu, arguments)
-    assert "OUTPUTS" in str(normkernels.explain("rms_norm", **arguments).launched)
+    assert [False, False] == [start.directly for start in gpu.starts]
+    assert "UNCOMMON" in str(normkernels.explain("rms_norm_fp8", **arguments).launched)
+
+
+@pytest.mark.parametrize("operation", ["rms_norm", "gemma_rms_norm", "rms_norm_gated"])
+@pytest.mark.parametrize("name", ["rows", "gaps", "one row apart"])
+def test_calls_in_place_are_launched_directly(operation: str, name: str, gpu: Gpu) -> None:
+    """Over x and what is beside it, with what Triton would be given, and outputs among the arguments."""
+    room = torch.ones(2, 24, 256, device=DEVICE)
+    x, beside = {"rows": room.view(2, 48, 128), "gaps": room[..., :128], "one row apart": room[:, ::24, :128]}[
+        name
+    ]
+    names = ("gate", "out") if operation == "rms_norm_gated" else ("residual", "residual_out")
+    arguments = {"x": x, names[0]: beside, "weight": rows_of()["weight"], "eps": 1e-6, "out": x, names[1]: beside}
+    if operation == "rms_norm_gated":
+        arguments["out"] = x
+    for _ in range(2):
+        call_with(operation, arguments)
+    first, again = gpu.starts
+
+    assert [False, True] == [first.directly, again.directly]
+    assert first[1:] == again[1:]
+
+
+def test_memory_that_is_shared_is_refused_in_each_call(gpu: Gpu) -> None:
+    """Also by a call that differs from a common one in where its output lies."""
+    room = torch.ones(4096, device=DEVICE)
+    x = room[:1024].view(8, 128)
+    weight = torch.ones(128, device=DEVICE)
+    for start in (2048, 3072):
+        normkernels.rms_norm(x, weight, eps=1e-6, out=room[start : start + 1024].view(8, 128))
+    with pytest.raises(normkernels.InvalidCall, match="out shares memory with x"):
+        normkernels.rms_norm(x, weight, eps=1e-6, out=room[512:1536].view(8, 128))
+
+    assert [False, True] == [start.directly for start in gpu.starts]
 
 
 KNOBS: dict[str, tuple[str, str, object, str]] = {
