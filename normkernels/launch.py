@@ -123,18 +123,16 @@ class Ready:
                 return False
             args[place] = count
         index = self.device.index
-        if _current_device() == index:
-            self._launch(-(-counts[0] // self.plan.rows), index, args)
-        else:
+        if _current_device() != index:
             with torch.cuda.device(self.device):
-                self._launch(-(-counts[0] // self.plan.rows), index, args)
-        return True
+                return self._launch(counts[0], index, args)
+        return self._launch(counts[0], index, args)
 
-    def _launch(self, tiles: int, index: int, args: list[Any]) -> None:
+    def _launch(self, rows: int, index: int, args: list[Any]) -> bool:
         compiled = self.compiled
         # the attribute, each time: who counts launches replaces it
         compiled.run(
-            tiles,
+            -(-rows // self.plan.rows),
             self.programs,
             1,
             _current_stream(index),
@@ -145,6 +143,7 @@ class Ready:
             None,
             *args,
         )
+        return True
 
 
 @dataclass(slots=True)

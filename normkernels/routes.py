@@ -149,17 +149,18 @@ def rotation_key(
     q, k, positions, cos and sin. What no key can hold, where they lie and which positions they are, is looked at
     in each call.
     """
-    if type(sections) not in (list, tuple) or not all(type(count) is int for count in sections):
+    if type(sections) not in (list, tuple) or tuple(map(type, sections)) != (int, int, int):
         return None
     if tuple(map(type, flags)) not in _COMMON_FLAGS["mrope"] or transformed():
         return None
-    if any(type(each) not in PLAIN or each.layout is not torch.strided or each.is_neg() for each in given):
-        return None
     q, k, positions, cos, sin = given
-    if not q.dim() or k.shape[:1] != q.shape[:1] or positions.shape[-1:] != q.shape[:1] or sin.shape != cos.shape:
-        return None
-    device = q.device
-    if k.device != device or positions.device != device or cos.device != device or sin.device != device:
+    needs_grad = False
+    for each in given:
+        if type(each) not in PLAIN or each.layout is not torch.strided or each.is_neg() or each.device != q.device:
+            return None
+        needs_grad = needs_grad or each.requires_grad
+    tokens = q.shape[:1]
+    if not tokens or k.shape[:1] != tokens or positions.shape[-1:] != tokens or sin.shape != cos.shape:
         return None
     return (
         operation,
@@ -173,14 +174,14 @@ def rotation_key(
         cos.shape,
         cos.stride(),
         sin.stride(),
-        device,
+        q.device,
         q.dtype,
         k.dtype,
         positions.dtype,
         cos.dtype,
         sin.dtype,
-        torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given),
-        tuple(sections),
+        needs_grad and torch.is_grad_enabled(),
+        *sections,
         flags,
     )
 
