@@ -6,6 +6,7 @@ without anything that watches it: a compiled function that is watched would run 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -131,7 +132,7 @@ def _judged(subject: Subject, case: Case, values: Values, form: str) -> tuple[to
         if wrong := metadata(case, outputs) or _touched(materials):
             return Judgement(Status.FAILED, wrong, form)
     contract = subject.adapter.contract(case.operation)
-    comparison = measure(subject, contract, case, values, outputs, parts=_parts(case))
+    comparison = measure(subject, contract, case, values, outputs, slices=_looked_at(case))
     if comparison.outside:
         of = f"{comparison.outside} of {comparison.elements} elements outside"
         return Judgement(Status.FAILED, f"{comparison.first}; {of}", form)
@@ -156,15 +157,11 @@ def _touched(materials: Materials) -> str:
     return f"the buffer of {', '.join(touched)} was changed" if touched else ""
 
 
-def _parts(case: Case) -> list[slice]:
+def _looked_at(case: Case) -> list[slice]:
     """All rows of a small call; of a large one the first, the middle and the last."""
     count = rows.count(case)
-    elements = sum(output.shape.numel() for output in _shapes(case))
+    elements = sum(math.prod(output.shape) for output in OPERATIONS[case.operation].outputs(case))
     step = max(1, PART * count // max(elements, 1))
     if count <= 3 * step:
         return [slice(start, min(start + step, count)) for start in range(0, count, step)]
     return [slice(start, start + step) for start in (0, (count - step) // 2, count - step)]
-
-
-def _shapes(case: Case) -> list[torch.Tensor]:
-    return [torch.empty(o.shape, device="meta") for o in OPERATIONS[case.operation].outputs(case)]

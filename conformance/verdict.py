@@ -225,23 +225,23 @@ def measure(
     outputs: tuple[torch.Tensor, ...],
     *,
     signed: Collection[str] = (),
-    parts: Iterable[slice] | None = None,
+    slices: Iterable[slice] | None = None,
 ) -> Comparison:
     """Compare all outputs with what the contract allows, in chunks of rows; ``signed``: whose errors to add up.
 
-    ``parts``: the rows to look at, each slice as many as the oracle can hold, where they are not all.
+    ``slices``: the rows to look at, no more of them in one than the oracle can hold; by default all.
     """
     expected = OPERATIONS[case.operation].outputs(case)
     total = NOTHING
-    for rows in chunks(case) if parts is None else parts:
-        returned = {
+    for rows in chunks(case) if slices is None else slices:
+        parts = {
             want.name: got.reshape(count(case), -1)[rows].to(_oracle_device(subject, case))
             for want, got in zip(expected, outputs, strict=True)
         }
         # an output that others depend on is judged for itself, and they given what was returned of it
-        allowed = intervals(subject, contract, case, values, rows, returned)
+        allowed = intervals(subject, contract, case, values, rows, parts)
         for want in reversed(expected):
-            part, interval, lean = returned[want.name], allowed[want.name], want.name in signed
+            part, interval, lean = parts[want.name], allowed[want.name], want.name in signed
             total += compare(want.name, part, interval, want.shape, rows.start, signed=lean)
     return total
 
