@@ -88,8 +88,10 @@ def gemma_kernel(
     cols = tl.arange(0, BLOCK)
     mask = cols < n_cols
     weight = tl.load(weight_ptr + cols, mask=mask, other=0.0).to(tl.float32) + 1.0
+    # int64: row * n_cols passes 2**31 on tensors that fit in memory
+    stride = tl.cast(n_cols, tl.int64)
     for row in tl.range(tl.program_id(0), n_rows, tl.num_programs(0), num_stages=2):
-        start = row.to(tl.int64) * n_cols
+        start = row * stride
         x = tl.load(x_ptr + start + cols, mask=mask, other=0.0).to(tl.float32)
         residual = tl.load(residual_ptr + start + cols, mask=mask, other=0.0).to(tl.float32)
         rounded = (x + residual).to(sum_ptr.dtype.element_ty)

@@ -14,6 +14,7 @@ from conformance.oracle.contract import Contract
 
 Results = torch.Tensor | tuple[torch.Tensor, ...]
 Flag = Any  # flags are of several types, and go on as they came
+MOST_SHAPES = 2**16
 
 
 class Compiled(Adapter):
@@ -27,6 +28,11 @@ class Compiled(Adapter):
     batch_invariant = False
     few_variants = False
     mode: str | None = None
+
+    def __init__(self) -> None:
+        # every shape is a compilation of its own here, and more of them are no reason to give up
+        torch._dynamo.config.recompile_limit = MOST_SHAPES  # noqa: SLF001 - there is no public name
+        torch._dynamo.config.accumulated_recompile_limit = MOST_SHAPES  # noqa: SLF001 - as above
 
     @functools.cached_property
     def _compiled(self) -> dict[str, Callable[..., Results]]:

@@ -171,7 +171,7 @@ def _scaled(x: torch.Tensor, eps: float) -> torch.Tensor:
 def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, head_dim: int | None) -> torch.Tensor:
     heads = x if head_dim is None else torch.unflatten(x, -1, (-1, head_dim))
     half = cos.shape[-1]
-    first, second, rest = heads.split([half, half, heads.shape[-1] - 2 * half], -1)
+    first, second, rest = torch.split(heads, [half, half, heads.shape[-1] - 2 * half], -1)
     y1 = (first.float() * cos - second.float() * sin).to(x.dtype)
     y2 = (second.float() * cos + first.float() * sin).to(x.dtype)
     return torch.cat((y1, y2, rest), -1).reshape(x.shape)

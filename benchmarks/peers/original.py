@@ -1,4 +1,4 @@
-"""The design that this project started from. It falls back to plain PyTorch for the rest, which is declined here."""
+"""The design that this project started from. What it leaves to plain PyTorch is declined here."""
 
 from __future__ import annotations
 
