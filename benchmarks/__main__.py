@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks import results as written
 from benchmarks.draw import draw as drawn
 from benchmarks.environment import clocks, environment, highest
-from benchmarks.measure import Rounds, implementations, measure
+from benchmarks.measure import SMOKE, Effort, implementations, measure
 from benchmarks.peers import PEERS
 from benchmarks.results import Results
 from benchmarks.shapes import Workload, workloads
@@ -22,9 +22,8 @@ from benchmarks.table import line, show
 from conformance.plugin import choose_device, faithful_interpreter
 
 OUT = "build/benchmarks/results.json"
-# what Triton's interpreter can take: no time of it means anything, so that few rounds do
+# what Triton's interpreter can take
 CPU_BYTES = 10**6
-CPU_ROUNDS = Rounds(3, 3, 3)
 
 
 @click.group(invoke_without_command=True)
@@ -104,8 +103,8 @@ def run(
 ) -> Results:
     """Measure workload by workload; what was found so far is in ``out`` after each."""
     device = choose_device()
-    often = Rounds() if device != "cpu" else CPU_ROUNDS
-    often = often if rounds is None else replace(often, device=rounds)
+    effort = Effort() if device != "cpu" else SMOKE
+    effort = effort if rounds is None else replace(effort, rounds=rounds)
     if device == "cpu":
         faithful_interpreter()
     results = Results(environment(device), ())
@@ -116,7 +115,7 @@ def run(
         if late or (device == "cpu" and workload.bytes > CPU_BYTES):
             results = replace(results, left_out=(*results.left_out, workload.name))
             continue
-        row = measure(workload, those, device, often)
+        row = measure(workload, those, device, effort)
         seen = highest(seen, clocks())
         results = replace(results, header={**results.header, "clocks": seen}, rows=(*results.rows, row))
         written.write(results, out)

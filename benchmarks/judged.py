@@ -64,14 +64,17 @@ def form_of(adapter: Adapter, workload: Workload) -> str | None:
     return next((form for form in forms if hasattr(adapter, workload.case.operation + form)), None)
 
 
-def judge(subject: Subject, workload: Workload, values: Values) -> Judgement:
-    """Judge a workload's call: first with the fewest tokens, then as it is, then its rows in both."""
+def judge(subject: Subject, workload: Workload, values: Values, crowd: int = CROWD) -> Judgement:
+    """Judge a workload's call: first with the fewest tokens, then as it is, then its rows in both.
+
+    ``crowd``: tokens of the other batch of a token that is alone.
+    """
     form = form_of(subject.adapter, workload)
     if form is None:
         return Judgement(Status.DECLINED, NOT_IMPLEMENTED)
     case = workload.case
     made: dict[int, tuple[torch.Tensor, ...]] = {}
-    for tokens in sorted({*_other_batches(subject.adapter, case), tokens_of(case)}):
+    for tokens in sorted({*_other_batches(subject.adapter, case, crowd), tokens_of(case)}):
         smaller, own = with_tokens(case, tokens), batch(case, values, tokens)
         outputs = _judged(subject, smaller, own, form)
         if isinstance(outputs, Judgement):
@@ -87,10 +90,10 @@ def _path(subject: Subject, case: Case, values: Values) -> str | None:
     return subject.adapter.path(case.operation, arguments)
 
 
-def _other_batches(adapter: Adapter, case: Case) -> Iterator[int]:
+def _other_batches(adapter: Adapter, case: Case, crowd: int) -> Iterator[int]:
     """Tokens of the batches that a row is compared in: alone, or in a crowd, and past each threshold."""
     tokens = tokens_of(case)
-    yield 1 if tokens > 1 else CROWD
+    yield 1 if tokens > 1 else crowd
     for threshold in adapter.row_thresholds(case.operation):
         past = threshold * tokens // rows.count(case) + 1
         if moved(with_tokens(case, past)) <= MOST_BYTES:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from benchmarks import ceilings
-from benchmarks.judged import Judgement, Values, judge
+from benchmarks.judged import CROWD, Judgement, Values, judge
 from benchmarks.peers import OURS, PEERS, SLOW_TO_BUILD
 from benchmarks.results import CONTROL, PASSED, Entry, Row
 from benchmarks.shapes import Workload, tokens_of
@@ -34,12 +34,22 @@ NOT_TIMED = "not timed"
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
-    """How often everything is timed: device, and host where a call is quick and where it is not."""
+class Effort:
+    """How often everything is timed, on how much.
 
-    device: int = 40
+    ``rounds`` on the device, ``host`` on the host, ``large`` there with calls that take the device long; ``sets``
+    of arguments at most; ``crowd``: tokens of the batch that a single one is compared with.
+    """
+
+    rounds: int = 40
     host: int = 200
-    host_large: int = 40
+    large: int = 40
+    sets: int = MOST_SETS
+    crowd: int = CROWD
+
+
+# for Triton's interpreter, where a call takes as long as a thousand elsewhere and no time means anything
+SMOKE = Effort(rounds=3, host=3, large=3, sets=2, crowd=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +71,20 @@ def implementations(names: Sequence[str] = tuple(PEERS)) -> Implementations:
     return Implementations(adapters, missing)
 
 
-def measure(workload: Workload, those: Implementations, device: str, rounds: Rounds) -> Row:
+def measure(workload: Workload, those: Implementations, device: str, effort: Effort) -> Row:
     """Judge and time everybody on one workload."""
     values = {name: tensor.to(device) for name, tensor in values_of(workload.case).items()}
     judged = {
-        name: judge(Subject(adapter, device), workload, values)
+        name: judge(Subject(adapter, device), workload, values, effort.crowd)
         for name, adapter in those.adapters.items()
         if workload.autotuned or name not in SLOW_TO_BUILD
     }
     entries = {name: _entry(name, judgement) for name, judgement in judged.items()}
     entries |= {name: Entry(name, NOT_INSTALLED, reason) for name, reason in those.missing.items()}
-    calls = _calls(workload, values, those, judged, device)
-    entries, limits = _timed(workload, calls, entries, device, rounds)
+    sets = set_count(workload.bytes, effort.sets)
+    calls = _calls(workload, values, those, judged, device, sets)
+    limits = ceilings.memory(workload.bytes, sets, device) | ceilings.launches(sets, device)
+    entries, lowest = _timed(workload, calls, limits, entries, effort)
     row = Row(
         workload.name,
         workload.case.operation,
@@ -83,7 +95,7 @@ def measure(workload: Workload, those: Implementations, device: str, rounds: Rou
         workload.beside,
         workload.case.to_data(),
         tuple(entries.values()),
-        limits,
+        lowest,
     )
     _let_go(device)
     return row
@@ -97,10 +109,15 @@ def _entry(name: str, judgement: Judgement) -> Entry:
 
 
 def _calls(
-    workload: Workload, values: Values, those: Implementations, judged: Mapping[str, Judgement], device: str
+    workload: Workload,
+    values: Values,
+    those: Implementations,
+    judged: Mapping[str, Judgement],
+    device: str,
+    count: int,
 ) -> Calls:
     """The calls of everybody that passed, over the same sets of arguments; ours once more as a control."""
-    sets = list(argument_sets(workload, values, device))
+    sets = [argument_set(workload, values, device) for _ in range(count)]
     calls = {
         name: [_call(those.adapters[name], workload, judgement.form, arguments) for arguments in sets]
         for name, judgement in judged.items()
@@ -109,15 +126,14 @@ def _calls(
     return calls | ({CONTROL: list(calls[OURS])} if OURS in calls else {})
 
 
-def argument_sets(workload: Workload, values: Values, device: str) -> Iterator[Arguments]:
-    """The arguments of the same call in memory of their own, as often as it takes to be cold."""
-    for _ in range(set_count(workload.bytes)):
-        yield arguments_of(materialize(workload.case, dict(values), device, POISONS[0]))
+def argument_set(workload: Workload, values: Values, device: str) -> Arguments:
+    """The arguments of the call in memory of their own."""
+    return arguments_of(materialize(workload.case, dict(values), device, POISONS[0]))
 
 
-def set_count(size: int) -> int:
+def set_count(size: int, most: int = MOST_SETS) -> int:
     """How many sets of ``size`` bytes a cold sequence has."""
-    return 1 if size >= ONE_SET else max(2, min(-(-COLD_BYTES // size), MOST_SETS))
+    return 1 if size >= ONE_SET else max(2, min(-(-COLD_BYTES // size), most))
 
 
 def _call(adapter: Adapter, workload: Workload, form: str, arguments: Arguments) -> Callable[[], object]:
@@ -129,15 +145,14 @@ def _call(adapter: Adapter, workload: Workload, form: str, arguments: Arguments)
 
 
 def _timed(
-    workload: Workload, calls: Calls, entries: dict[str, Entry], device: str, rounds: Rounds
+    workload: Workload, calls: Calls, limits: Calls, entries: dict[str, Entry], effort: Effort
 ) -> tuple[dict[str, Entry], dict[str, Timing]]:
     """Entries with their timings, the control among them, and the times of the ceilings."""
-    sets = set_count(workload.bytes)
-    limits = ceilings.memory(workload.bytes, sets, device) | ceilings.launches(sets, device)
-    cold, refused = _recorded(calls | limits, rounds.device)
     small = workload.bytes < COLD_BYTES
-    warm = _recorded({name: each[:1] for name, each in calls.items()}, rounds.device)[0] if small else {}
-    host = host_times({name: each[0] for name, each in calls.items()}, rounds=_host_rounds(rounds, small=small))
+    cold, refused = _recorded(calls | limits, effort.rounds)
+    warm = _recorded({name: each[:1] for name, each in calls.items()}, effort.rounds)[0] if small else {}
+    host_rounds = effort.host if small else effort.large
+    host = host_times({name: each[0] for name, each in calls.items()}, rounds=host_rounds)
     if CONTROL in calls:
         entries[CONTROL] = replace(entries[OURS], name=CONTROL)
     for name in calls:
@@ -145,10 +160,6 @@ def _timed(
         if name in refused:
             entries[name] = replace(entries[name], status=NOT_TIMED, reason=refused[name])
     return entries, {name: cold[name] for name in limits if name in cold}
-
-
-def _host_rounds(rounds: Rounds, *, small: bool) -> int:
-    return rounds.host if small else rounds.host_large
 
 
 def _recorded(calls: Calls, rounds: int) -> tuple[dict[str, Timing], dict[str, str]]:
