@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,13 +101,22 @@ def watched(device: str, poison: int) -> Iterator[Record]:
         yield record
 
 
+# What a compiled kernel was first said to be compiled for: it is one variant, whoever launches it.
+_SAID: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+# Per thread: whether Triton is launching, which ends in the compiled kernel.
+_TRITON = threading.local()
+
+
 @contextlib.contextmanager
 def _recorded_launches(record: Record) -> Iterator[None]:
-    """Note the name of every Triton kernel that runs; its own launch hooks stay silent in the interpreter."""
+    """Note the name of every Triton kernel that runs; its own launch hooks stay silent in the interpreter.
+
+    Also of those that are launched without Triton's ``run``, by who keeps the compiled kernel.
+    """
     classes = _kernel_classes()
     shipped = [vars(kind)["run"] for kind in classes]
     for kind, run in zip(classes, shipped, strict=True):
-        kind.run = _recording(run, record)
+        kind.run = _compiled(run, record) if isinstance(run, property) else _recording(run, record)
     try:
         yield
     finally:
@@ -115,12 +126,32 @@ def _recorded_launches(record: Record) -> Iterator[None]:
 
 def _recording(run: Callable[..., Any], record: Record) -> Callable[..., Untyped]:
     def recorded(kernel: Untyped, *args: Untyped, **kwargs: Untyped) -> Untyped:
-        if not kwargs.get("warmup"):
-            record.launches.append(getattr(kernel.fn, "__name__", str(kernel.fn)))
-            record.variants.add(variant(kernel, args, kwargs))
-        return run(kernel, *args, **kwargs)
+        if kwargs.get("warmup"):
+            return run(kernel, *args, **kwargs)
+        record.launches.append(getattr(kernel.fn, "__name__", str(kernel.fn)))
+        said = variant(kernel, args, kwargs)
+        outer, _TRITON.launching = getattr(_TRITON, "launching", False), True
+        try:
+            compiled = run(kernel, *args, **kwargs)
+        finally:
+            _TRITON.launching = outer
+        # the interpreter compiles nothing
+        record.variants.add(said if compiled is None else _SAID.setdefault(compiled, said))
+        return compiled
 
     return recorded
+
+
+def _compiled(shipped: property, record: Record) -> property:
+    """The attribute ``run`` of compiled kernels, which whoever launches one asks for."""
+
+    def recorded(compiled: Untyped) -> Untyped:
+        if not getattr(_TRITON, "launching", False):
+            record.launches.append(compiled.name)
+            record.variants.add(_SAID.setdefault(compiled, f"{compiled.name} {compiled.hash}"))
+        return shipped.__get__(compiled)
+
+    return property(recorded)
 
 
 # of a launch, not of what is compiled for it
@@ -168,6 +199,7 @@ def _kernel_classes() -> list[Any]:
     if "triton" not in sys.modules:
         return []
     # Triton is untyped; imported only where an implementation has imported it
+    from triton.compiler import CompiledKernel
     from triton.runtime import interpreter, jit
 
-    return [jit.JITFunction, interpreter.InterpretedFunction]
+    return [jit.JITFunction, interpreter.InterpretedFunction, CompiledKernel]

@@ -84,17 +84,14 @@ def describe_norm(
     residual_out: torch.Tensor | None,
 ) -> Described:
     """Describe a norm, whatever becomes of its result; ``weights`` hold its weight, if it has one."""
-    optional = present(residual=residual)
-    outputs = present(out=out, residual_out=residual_out)
+    optional, outputs = present(residual=residual), present(out=out, residual_out=residual_out)
     if residual_out is not None and residual is None:
         raise InvalidCall(f"{operation}: residual_out is given, residual must be given then")
     hold_tensors(operation, x, weights, optional, outputs)
     offset = validate.number(operation, "weight_offset", weight_offset)
     eps = validate.epsilon(operation, eps)
     validate.choice(operation, "rounding", rounding, ROUNDINGS)
-    inputs = {"x": x, **weights, **optional}
-    may_be = {"out": ("x", "residual"), "residual_out": ("residual", "x")}
-    _hold_outputs(operation, inputs, outputs, may_be)
+    hold_norm_outputs(operation, {"x": x, **weights, **optional}, outputs)
 
     call = _call(operation, x, weights, optional | outputs, x.shape[-1])
     # Hugging Face rounds a plain weight's product, and nothing before the store where one is added to it
@@ -122,8 +119,7 @@ def describe_gated(
     validate.choice(operation, "norm_before_gate", norm_before_gate, (True, False))
     validate.choice(operation, "activation", activation, tuple(ACTIVATIONS))
     validate.choice(operation, "rounding", rounding, ROUNDINGS)
-    inputs = {"x": x, "weight": weight} | optional
-    _hold_outputs(operation, inputs, outputs, {"out": ("x", "gate")})
+    hold_gated_outputs(operation, {"x": x, "weight": weight} | optional, outputs)
 
     order = "none" if gate is None else "after" if norm_before_gate else "before"
     gated = Gated(
@@ -168,6 +164,20 @@ def hold_tensors(
     for name, tensor in outputs.items():
         validate.dtype(operation, name, tensor, (x.dtype,))
         validate.shape(operation, name, tensor, tuple(x.shape), "the shape of x")
+
+
+def hold_norm_outputs(
+    operation: str, inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]
+) -> None:
+    """Hold the outputs of a norm that are given: each may be x or the residual."""
+    _hold_outputs(operation, inputs, outputs, {"out": ("x", "residual"), "residual_out": ("residual", "x")})
+
+
+def hold_gated_outputs(
+    operation: str, inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]
+) -> None:
+    """Hold the output of a gated norm that is given: it may be x or the gate."""
+    _hold_outputs(operation, inputs, outputs, {"out": ("x", "gate")})
 
 
 def _hold_outputs(

@@ -67,6 +67,7 @@ class Decision:
     path: Path
     plan: plans.Plan | None
     rejected: tuple[Rejection, ...]
+    launched: str | None = None  # how ``explain`` says its kernel is
 
     @property
     def name(self) -> str:
@@ -74,8 +75,9 @@ class Decision:
         return _name(self.path, None if self.plan is None else self.plan.name)
 
     def __str__(self) -> str:
-        """Name the choice and each rejection, a line each."""
-        return "\n  ".join((self.name, *(f"not {rejection}" for rejection in self.rejected)))
+        """Name the choice, how its kernel is launched, and each rejection, a line each."""
+        launched = () if self.launched is None else (f"launched {self.launched}",)
+        return "\n  ".join((self.name, *launched, *(f"not {rejection}" for rejection in self.rejected)))
 
 
 def _name(path: Path, plan: str | None) -> str:

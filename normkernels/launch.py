@@ -1,16 +1,81 @@
-"""The one place that launches a kernel."""
+"""The one place that launches a kernel: through Triton, or directly, with what Triton's launch of it has left.
+
+Triton binds, specialises and looks up at each launch; a direct one fills pointers and counts into what the first
+has come to. ``NORMKERNELS_LAUNCH`` says which: ``triton`` or ``direct``. A direct launch that something stands
+against goes through Triton.
+"""
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from normkernels.call import has_triton, interpreting
+from normkernels.errors import InvalidCall
+from normkernels.kernels import plans
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from normkernels.kernels.plans import Plan
+
+ENVIRONMENT = "NORMKERNELS_LAUNCH"
+_WAYS = ("triton", "direct")
+# ``CompiledKernel.run`` and ``function`` were read in each, and take the same arguments.
+_VERSIONS = ("3.6", "3.7", "3.8", "3.9")
+# Triton passes larger integers as another type, that is, to another kernel.
+_INT32 = 2**31
+# bytes: kernels are compiled for pointers that are, or are not, multiples of them
+_ALIGNMENT = 16
+# More plans than any table has for one kind of call.
+_MAX_READY = 16
+
+# As Triton asks torch; torch without CUDA has neither.
+_current_device: Any = getattr(torch._C, "_cuda_getDevice", None)  # noqa: SLF001
+_current_stream: Any = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # noqa: SLF001
+
+
+class Against(Enum):
+    """What a direct launch needs and a process lacks."""
+
+    NOT_ASKED = f"runs where {ENVIRONMENT}=direct"
+    INTERPRETED = "needs kernels that Triton compiles"
+    VERSION = f"needs Triton {', '.join(_VERSIONS)}"
+    NOT_NVIDIA = "needs CUDA"
+    HOOKS = "calls no launch hooks"
+    KNOBS = "runs what was compiled before"
+    UNCOMMON = "keeps plain calls: fp8 values go to memory of its own"
+    ALIGNMENT = f"needs tensors at multiples of {_ALIGNMENT} bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """One reason against launching directly."""
+
+    reason: Against
+    got: str
+
+    def __str__(self) -> str:
+        """Say what is needed, then what was given."""
+        return f"{self.reason.name}: {self.reason.value}, got {self.got}"
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A kernel that Triton has launched, and all that it was given."""
+
+    kernel: Any  # Triton's function; triton has no types
+    compiled: Any  # for the GPU and these arguments
+    grid: tuple[int, ...]
+    args: Mapping[str, Any]
+    plan: Plan
+    device: torch.device
 
 
 # Any: triton has no types, and a kernel takes tensors, numbers and dtypes
@@ -20,9 +85,174 @@ def launch(
     args: Mapping[str, Any],
     plan: Plan,
     device: torch.device,
-) -> None:
-    """Run ``kernel`` over ``grid`` on ``device``, which need not be the current one."""
+) -> Launched:
+    """Run ``kernel`` over ``grid`` on ``device``, which need not be the current one, through Triton."""
     elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
     with torch.cuda.device(device) if elsewhere else nullcontext():
         # no fusion: a contracted x*x + y*y is not commutative, so its bits would depend on the layout
-        kernel[grid](**args, num_warps=plan.warps, enable_fp_fusion=False)
+        compiled = kernel[grid](**args, num_warps=plan.warps, enable_fp_fusion=False)
+    return Launched(kernel, compiled, grid, args, plan, device)
+
+
+@dataclass(slots=True)
+class Ready:
+    """A launch that lacks its pointers and counts, of any number of rows that its plan is known to serve."""
+
+    kernel: Any
+    compiled: Any
+    plan: Plan
+    device: torch.device
+    programs: int  # for each tile of rows
+    rest: tuple[Any, ...]  # the arguments after the pointers, in the kernel's order; None for counts
+    counts: tuple[int, ...]  # the places of counts among all arguments
+    fewest: int
+    most: int
+
+    def start(self, tensors: Sequence[torch.Tensor | None], counts: Sequence[int]) -> bool:
+        """Launch, the first count being rows; False where Triton has to."""
+        if _passing() is not None or self.kernel.pre_run_hooks:
+            return False
+        stands_in = tensors[0]
+        args: list[Any] = [(stands_in if each is None else each).data_ptr() for each in tensors]  # type: ignore[union-attr]  # the first is there
+        for pointer in args:
+            if pointer % _ALIGNMENT:
+                return False
+        args += self.rest
+        for place, count in zip(self.counts, counts, strict=True):
+            if count >= _INT32:
+                return False
+            args[place] = count
+        index = self.device.index
+        if _current_device() != index:
+            with torch.cuda.device(self.device):
+                return self._launch(counts[0], index, args)
+        return self._launch(counts[0], index, args)
+
+    def _launch(self, rows: int, index: int, args: list[Any]) -> bool:
+        compiled = self.compiled
+        # the attribute, each time: who counts launches replaces it
+        compiled.run(
+            -(-rows // self.plan.rows),
+            self.programs,
+            1,
+            _current_stream(index),
+            compiled.function,
+            compiled.packed_metadata,
+            None,
+            None,
+            None,
+            *args,
+        )
+        return True
+
+
+@dataclass(slots=True)
+class Repeats:
+    """The launches of calls that differ in pointers and counts alone.
+
+    A plan serves one range of row counts: what two counts share, all between them do.
+    """
+
+    table: plans.PlanTable | None  # that all are of; None: nothing is kept
+    ready: list[Ready] = field(default_factory=list)
+
+    def again(self, tensors: Sequence[torch.Tensor | None], counts: Sequence[int]) -> bool:
+        """Launch what such a call has launched before; False, and nothing is done, where none has.
+
+        ``tensors`` are the kernel's pointers, in its order; the first stands in for those that are not there.
+        """
+        rows = counts[0]
+        for ready in self.ready:
+            if ready.fewest <= rows <= ready.most:
+                return plans.TABLE is self.table and ready.start(tensors, counts)
+        return False
+
+    def learn(
+        self,
+        launched: Launched,
+        tensors: Sequence[torch.Tensor | None],
+        names: Sequence[str],
+        counts: Sequence[int],
+    ) -> None:
+        """Keep a launch for calls to come; the ``counts`` are what it was given as ``names``."""
+        if plans.TABLE is not self.table or _passing() is not None:
+            return
+        places = tuple(launched.kernel.arg_names.index(name) for name in names)
+        given = [launched.args[name] for name in launched.kernel.arg_names]
+        pointers = [(tensors[0] if each is None else each).data_ptr() for each in tensors]  # type: ignore[union-attr]  # the first is there
+        assert pointers == [each.data_ptr() for each in given[: len(pointers)]]
+        assert list(counts) == [given[place] for place in places]
+        numbers = [each for each in given[len(pointers) :] if type(each) is int]
+        if any(pointer % _ALIGNMENT for pointer in pointers) or any(number >= _INT32 for number in numbers):
+            return
+        for place in places:
+            given[place] = None
+        rest, rows = tuple(given[len(pointers) :]), counts[0]
+        for ready in self.ready:
+            if ready.plan == launched.plan and ready.compiled is launched.compiled:
+                assert ready.rest == rest, "calls of one route have the same arguments"
+                ready.fewest, ready.most = min(ready.fewest, rows), max(ready.most, rows)
+                return
+        if len(self.ready) < _MAX_READY:
+            programs = launched.grid[1] if len(launched.grid) > 1 else 1
+            of = (launched.kernel, launched.compiled, launched.plan, launched.device)
+            self.ready.append(Ready(*of, programs, rest, places, rows, rows))
+
+
+# Of a process or a call that is launched through Triton.
+NEVER = Repeats(None)
+
+
+def how(tensors: Sequence[torch.Tensor], *, known: bool) -> str:
+    """Return how a call of ``tensors`` is launched, from the second such call on, and why not directly."""
+    against = standing() or _passing()
+    if against is None and not known:
+        against = Obstacle(Against.UNCOMMON, "an out")
+    if against is None and any(each.data_ptr() % _ALIGNMENT for each in tensors):
+        against = Obstacle(Against.ALIGNMENT, "one elsewhere")
+    return "directly" if against is None else f"by Triton, not directly: {against}"
+
+
+@cache
+def standing() -> Obstacle | None:
+    """Return what stands against launching directly for as long as the process lives; asked once."""
+    asked = os.environ.get(ENVIRONMENT, "") or _WAYS[0]
+    if asked not in _WAYS:
+        raise InvalidCall(f"{ENVIRONMENT}={asked!r}, must be one of {', '.join(_WAYS)}")
+    if asked != "direct":
+        return Obstacle(Against.NOT_ASKED, asked)
+    if interpreting() or not has_triton():
+        return Obstacle(Against.INTERPRETED, "the interpreter" if has_triton() else "no Triton")
+    if torch.version.cuda is None:
+        return Obstacle(Against.NOT_NVIDIA, f"torch {torch.__version__}")
+    import triton
+
+    if ".".join(triton.__version__.split(".")[:2]) not in _VERSIONS:
+        return Obstacle(Against.VERSION, triton.__version__)
+    return None
+
+
+def _passing() -> Obstacle | None:
+    """Return what somebody has set in Triton that only Triton's own launch heeds."""
+    knobs = _knobs()
+    runtime = knobs.runtime
+    for hook in (runtime.launch_enter_hook, runtime.launch_exit_hook):
+        # a chain of hooks is there, and may be empty
+        if hook is not None and getattr(hook, "calls", True):
+            return Obstacle(Against.HOOKS, "some in triton.knobs.runtime")
+    if runtime.debug or knobs.compilation.instrumentation_mode or runtime.add_stages_inspection_hook is not None:
+        return Obstacle(Against.KNOBS, "a knob that compiles others: debug, instrumentation or stages")
+    return None
+
+
+# Any: triton has no types
+@cache
+def _knobs() -> Any:  # noqa: ANN401
+    from triton import knobs
+
+    return knobs
+
+
+def reread_environment() -> None:
+    """Forget what the environment said."""
+    standing.cache_clear()

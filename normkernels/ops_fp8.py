@@ -151,17 +151,22 @@ def _run_rms_norm(
             others[-1] = residual_out.copy_(others[-1])
         return values, *others
 
-    # here, because the package must import without triton
-    from normkernels.kernels.rms_norm_fp8 import rms_norm_fp8_fwd
-
-    flags = dict(route.flags)
-    how, unquantised = flags["how"], flags.pop("unquantised")
-    values, scales, y = _empty(x, how, out, unquantised=unquantised)
+    how = route.flags["how"]
+    values, scales, y = _empty(x, how, out, unquantised=route.flags["unquantised"])
     if residual is not None:
         residual_out = memory(residual_out, x)
-    if x.numel():
-        plan = _plan(x, plans.Cut(x.shape[-1], how.group))
-        rms_norm_fp8_fwd(x, residual, weight, values, scales, y, residual_out, **flags, plan=plan)
+    if elements := x.numel():
+        rows = elements // x.shape[-1]
+        tensors = (x, residual, weight, values, scales, y, residual_out)
+        names, counts = _counts(rows, rows, how)
+        if not route.repeats.again(tensors, counts):
+            # here, because the package must import without triton
+            from normkernels.kernels.rms_norm_fp8 import rms_norm_fp8_fwd
+
+            flags = {name: flag for name, flag in route.flags.items() if name != "unquantised"}
+            plan = _plan(rows, plans.Cut(x.shape[-1], how.group))
+            launched = rms_norm_fp8_fwd(x, residual, weight, values, scales, y, residual_out, **flags, plan=plan)
+            route.repeats.learn(launched, tensors, names, counts)
     return fp8.results(values, scales, y, residual_out)
 
 
@@ -173,15 +178,22 @@ def _run_gated(
         values, *others = native.rms_norm_gated_fp8(x, gate, weight, **route.flags)
         return values if out is None else out.copy_(values), *others
 
-    # here, because the package must import without triton
-    from normkernels.kernels.rms_norm_gated_fp8 import rms_norm_gated_fp8_fwd
+    how, width = route.flags["how"], route.flags["width"]
+    values, scales, y = _empty(x, how, out, unquantised=route.flags["unquantised"])
+    if elements := x.numel():
+        n = x.shape[-1]
+        rows = elements // n
+        spans = rows * -(-n // max(width, how.group))
+        tensors = (x, gate, weight, values, scales, y)
+        names, counts = _counts(spans, rows, how)
+        if not route.repeats.again(tensors, counts):
+            # here, because the package must import without triton
+            from normkernels.kernels.rms_norm_gated_fp8 import rms_norm_gated_fp8_fwd
 
-    flags = dict(route.flags)
-    how, unquantised = flags["how"], flags.pop("unquantised")
-    values, scales, y = _empty(x, how, out, unquantised=unquantised)
-    if x.numel():
-        plan = _plan(x, plans.Cut(flags["width"], how.group))
-        rms_norm_gated_fp8_fwd(x, gate, weight, values, scales, y, **flags, plan=plan)
+            flags = {name: flag for name, flag in route.flags.items() if name != "unquantised"}
+            plan = _plan(spans, plans.Cut(width, how.group))
+            launched = rms_norm_gated_fp8_fwd(x, gate, weight, values, scales, y, **flags, plan=plan)
+            route.repeats.learn(launched, tensors, names, counts)
     return fp8.results(values, scales, y, None)
 
 
@@ -194,7 +206,13 @@ def _empty(
     return values, fp8.empty_scales(x, how), y
 
 
-def _plan(x: torch.Tensor, cut: plans.Cut) -> plans.Plan:
+def _plan(spans: int, cut: plans.Cut) -> plans.Plan:
     """Return the plan for the spans of x, as a decision has it."""
-    n = x.shape[-1]
-    return plans.general(x.numel() // n * -(-n // cut.span), 2**cut.levels, plans.TABLE)
+    return plans.general(spans, 2**cut.levels, plans.TABLE)
+
+
+def _counts(spans: int, rows: int, how: fp8.Quantisation) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the kernel arguments that follow the number of rows, by name and value."""
+    if how.layout == "row":
+        return ("n_rows",), (spans,)
+    return ("n_rows", "scale_group_stride"), (spans, rows)

@@ -47,7 +47,7 @@ def mrope(
         traced: Rotated = library.call("mrope", {**given, **flags}, {})
         return traced
 
-    key = routes.rotation_key((q, k, positions, cos, sin), sections, (head_dim, interleaved, path))
+    key = routes.rotation_key("mrope", (q, k, positions, cos, sin), sections, (head_dim, interleaved, path))
     route = routes.known(key)
     if route is None:
         call, resolved = describe_mrope.mrope(
@@ -82,7 +82,7 @@ def mrope_(
         traced: Rotated = library.call("mrope_", {**given, **flags}, {})
         return traced
 
-    key = routes.rotation_key((q, k, positions, cos, sin), sections, (head_dim, interleaved, path))
+    key = routes.rotation_key("mrope_", (q, k, positions, cos, sin), sections, (head_dim, interleaved, path))
     route = routes.known(key)
     if route is None:
         call, resolved = describe_mrope.mrope_(
@@ -109,13 +109,19 @@ def _run_mrope(
         q_out, k_out = native.mrope(q, k, positions, cos, sin, **route.flags)
         return (q.copy_(q_out), k.copy_(k_out)) if in_place else (q_out, k_out)
 
-    # here, because the package must import without triton
-    from normkernels.kernels.mrope import mrope_fwd
-
-    q_out, k_out = (memory(each if in_place else None, each) for each in (q, k))
+    q_out = memory(q if in_place else None, q)
+    k_out = memory(k if in_place else None, k)
     if q.numel() or k.numel():
-        width = route.flags["head_dim"]
-        q_heads, k_heads = (each.numel() // (each.shape[0] * width) for each in (q, k))
-        plan = plans.heads(q.shape[0], q_heads, k_heads, width, cos.shape[1], plans.TABLE)
-        mrope_fwd(q, k, positions, cos, sin, q_out, k_out, **route.flags, plan=plan)
+        tokens, steps = q.shape[0], positions.stride()
+        tensors = (q, k, positions, cos, sin, q_out, k_out)
+        counts = (tokens, steps[0], steps[-1])
+        if not route.repeats.again(tensors, counts):
+            # here, because the package must import without triton
+            from normkernels.kernels.mrope import mrope_fwd
+
+            width = route.flags["head_dim"]
+            q_heads, k_heads = (each.numel() // (tokens * width) for each in (q, k))
+            plan = plans.heads(tokens, q_heads, k_heads, width, cos.shape[1], plans.TABLE)
+            launched = mrope_fwd(*tensors, **route.flags, plan=plan)
+            route.repeats.learn(launched, tensors, ("n_tokens", "axis_stride", "position_stride"), counts)
     return q_out, k_out

@@ -12,6 +12,7 @@ def memory(given: torch.Tensor | None, x: torch.Tensor, dtype: torch.dtype | Non
     PyTorch that writes to it.
     """
     if given is None:
-        return torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device)
+        # half the time of torch.empty, which is told all that x knows
+        return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
     torch.autograd.graph.increment_version(given)
     return given

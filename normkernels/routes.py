@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 
-from normkernels import describe, describe_fp8, describe_mrope, validate
+from normkernels import describe, describe_fp8, describe_mrope, launch, validate
 from normkernels.call import Call, Device
 from normkernels.describe import PLAIN, Described, transformed
 from normkernels.dispatch import CHECKS, Decision, Path, decide
 from normkernels.errors import InvalidCall
+from normkernels.kernels import plans
+from normkernels.launch import NEVER, Repeats
+from normkernels.strides import fresh
 
 ENVIRONMENT = "NORMKERNELS_PATH"
 
@@ -53,6 +57,7 @@ class Route(NamedTuple):
     path: Path
     narrow: bool  # by the plans for contiguous rows of 128
     flags: Mapping[str, Any]  # the operation's flags, resolved
+    repeats: Repeats  # what such calls have launched
 
 
 _routes: dict[Hashable, Route] = {}
@@ -64,70 +69,119 @@ def key(
     weight: torch.Tensor | None,
     beside: torch.Tensor | None,
     flags: tuple[object, ...],
+    out: torch.Tensor | None = None,
+    beside_out: torch.Tensor | None = None,
 ) -> Hashable:
     """Return all that a decision on a common call depends on, row counts apart; None for any other call.
 
-    Common are plain contiguous tensors and flags of their exact types; the rest is decided each time.
-    ``beside`` has x's shape: a gate or a residual.
+    Common are plain tensors and flags of their exact types; the rest is decided each time. ``beside`` has x's
+    shape: a gate or a residual; ``out`` and ``beside_out`` are outputs that are given, and where they lie is
+    looked at in each call. All arguments of a kernel but its pointers depend on the same: of tensors that lie as
+    new ones do, the last size says enough; of others, the strides and what the outermost size may collapse with.
     """
     if (
         type(x) is not torch.Tensor
         or tuple(map(type, flags)) not in _COMMON_FLAGS[operation]
         or x.layout is not torch.strided
-        or not (x.dim() and x.is_contiguous())
         or x.is_neg()
         or transformed()
     ):
         return None
-    if weight is not None and (type(weight) not in PLAIN or weight.layout is not torch.strided or weight.is_neg()):
+    shape, stride, device = x.shape, x.stride(), x.device
+    if not shape or (beside_out is not None and beside is None):
         return None
-    if beside is not None and (
-        type(beside) is not torch.Tensor
-        or beside.layout is not torch.strided
-        or beside.shape != x.shape
-        or not beside.is_contiguous()
-        or beside.is_neg()
-    ):
-        return None
+    needs_grad = x.requires_grad
+    of_weight: Hashable = None
+    if weight is not None:
+        if (
+            type(weight) not in PLAIN
+            or weight.layout is not torch.strided
+            or weight.is_neg()
+            or weight.device != device
+        ):
+            return None
+        of_weight = weight.dtype, weight.shape, weight.stride()
+        needs_grad = needs_grad or weight.requires_grad
+    dtype = beside_lies = outputs_lie = None
+    if beside is not None:
+        if type(beside) is not torch.Tensor or not _beside(x, beside):
+            return None
+        dtype, beside_lies = beside.dtype, beside.stride()
+        needs_grad = needs_grad or beside.requires_grad
+    if out is not None or beside_out is not None:
+        outputs = [each for each in (out, beside_out) if each is not None]
+        if any(
+            type(each) is not torch.Tensor or each.dtype != x.dtype or not _beside(x, each) for each in outputs
+        ):
+            return None
+        outputs_lie = tuple(None if each is None else each.stride() for each in (out, beside_out))
+        needs_grad = needs_grad or any(each.requires_grad for each in outputs)
+    lies: Hashable = shape[-1]
+    alike = beside_lies in (None, stride) and (
+        outputs_lie is None or all(each in (None, stride) for each in outputs_lie)
+    )
+    if not alike or not fresh(shape, stride):
+        if not x.numel():
+            return None
+        lies = shape[1:], shape[0] == 1, stride, beside_lies, outputs_lie
+    return operation, flags, lies, x.dtype, device, of_weight, dtype, needs_grad and torch.is_grad_enabled()
+
+
+def _beside(x: torch.Tensor, tensor: torch.Tensor) -> bool:
+    """Whether a tensor has x's layout, shape and device, and holds its values as they are."""
     return (
-        operation,
-        x.shape[-1],
-        None if weight is None else weight.shape,
-        tuple(tensor if tensor is None else (tensor.dtype, tensor.device) for tensor in (x, weight, beside)),
-        torch.is_grad_enabled()
-        and any(tensor is not None and tensor.requires_grad for tensor in (x, weight, beside)),
-        flags,
+        tensor.layout is torch.strided
+        and tensor.shape == x.shape
+        and tensor.device == x.device
+        and not tensor.is_neg()
     )
 
 
 def rotation_key(
+    operation: str,
     given: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
     sections: Sequence[int],
     flags: tuple[object, ...],
 ) -> Hashable:
     """Return all that a decision on a common rotation depends on, token counts apart; None for any other call.
 
-    ``given`` are q, k, positions, cos and sin. What no key can hold, where they lie and which positions they
-    are, is looked at in each call.
+    So do all arguments of its kernel, but pointers, the token count and the strides of positions. ``given`` are
+    q, k, positions, cos and sin. What no key can hold, where they lie and which positions they are, is looked at
+    in each call.
     """
-    if type(sections) not in (list, tuple) or not all(type(count) is int for count in sections):
+    if type(sections) not in (list, tuple) or tuple(map(type, sections)) != (int, int, int):
         return None
     if tuple(map(type, flags)) not in _COMMON_FLAGS["mrope"] or transformed():
         return None
-    if any(type(each) not in PLAIN or each.layout is not torch.strided or each.is_neg() for each in given):
-        return None
     q, k, positions, cos, sin = given
-    if not q.dim() or k.shape[:1] != q.shape[:1] or positions.shape[-1:] != q.shape[:1] or sin.shape != cos.shape:
+    needs_grad = False
+    for each in given:
+        if type(each) not in PLAIN or each.layout is not torch.strided or each.is_neg() or each.device != q.device:
+            return None
+        needs_grad = needs_grad or each.requires_grad
+    tokens = q.shape[:1]
+    if not tokens or k.shape[:1] != tokens or positions.shape[-1:] != tokens or sin.shape != cos.shape:
         return None
     return (
-        "mrope",
+        operation,
+        # as heads, one token of them has strides of its own
+        q.dim() == 2 and q.shape[0] == 1,
         q.shape[1:],
+        q.stride(),
         k.shape[1:],
+        k.stride(),
         positions.shape[:-1],
-        cos.shape[1:],
-        tuple((tensor.dtype, tensor.device) for tensor in given),
-        torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given),
-        tuple(sections),
+        cos.shape,
+        cos.stride(),
+        sin.stride(),
+        q.device,
+        q.dtype,
+        k.dtype,
+        positions.dtype,
+        cos.dtype,
+        sin.dtype,
+        needs_grad and torch.is_grad_enabled(),
+        *sections,
         flags,
     )
 
@@ -141,7 +195,8 @@ def learn(key: Hashable, x: torch.Tensor, call: Call, flags: Mapping[str, Any], 
     """Decide on a call and remember its route under ``key``."""
     decision = decide_on(call, x, path)
     narrow = decision.plan is not None and decision.plan.name != "general"
-    route = Route(decision.path, narrow, flags)
+    directly = launch.standing() is None and key is not None
+    route = Route(decision.path, narrow, flags, Repeats(plans.TABLE) if directly else NEVER)
     if key is not None:
         if len(_routes) >= _MAX_ROUTES:
             _routes.clear()
@@ -163,12 +218,19 @@ def explain(operation: str, *args: Any, path: str | None = None, **kwargs: Any) 
     """Return the decision on a call, which is given as to the operation itself, without running it."""
     validate.choice("explain", "operation", operation, tuple(DESCRIBE))
     call, _ = DESCRIBE[operation](*args, **kwargs)
-    return decide_on(call, args[0] if args else kwargs["q" if call.heads else "x"], path)
+    decision = decide_on(call, args[0] if args else kwargs["q" if call.heads else "x"], path)
+    if decision.plan is None:
+        return decision
+    given = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
+    outputs = any(kwargs.get(name) is not None for name in ("out", "residual_out"))
+    known = call.not_plain is None and (call.quantised is None or not outputs)
+    return replace(decision, launched=launch.how(given, known=known))
 
 
 def reread_environment() -> None:
     """Forget what the environment said, and every route that followed from it."""
     _forced.cache_clear()
+    launch.reread_environment()
     _routes.clear()
 
 

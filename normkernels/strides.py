@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 # Steps after which the search for a shared byte gives up and says "may share".
 _PATIENCE = 10_000
+# Answers kept: calls in place ask the same of every layer.
+_REMEMBERED = 4096
+
+# Sizes, strides in elements, bytes of an element.
+Place = tuple[tuple[int, ...], tuple[int, ...], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,18 @@ def _collapse(axes: Sequence[tuple[int, tuple[int, ...]]]) -> list[tuple[int, tu
     return merged
 
 
+def fresh(shape: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether strides are those of new memory, also along sizes of one, where a contiguous tensor's may differ."""
+    if len(shape) == 2:
+        return stride[1] == 1 and stride[0] == shape[1]
+    step = 1
+    for size, each in zip(reversed(shape), reversed(stride), strict=True):
+        if each != step:
+            return False
+        step *= size
+    return True
+
+
 def by_heads(tensor: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Return ``(tokens, heads * head_dim)`` as ``(tokens, heads, head_dim)``, and that as it is; never a copy."""
     return tensor if tensor.dim() == 3 else tensor.view(tensor.shape[0], tensor.shape[1] // head_dim, head_dim)
@@ -68,9 +86,16 @@ def by_heads(tensor: torch.Tensor, head_dim: int) -> torch.Tensor:
 
 def overlaps_itself(tensor: torch.Tensor) -> bool:
     """Whether two elements may share memory: some stride is within the extent of the smaller ones."""
+    return _overlaps(tensor.shape, tensor.stride())
+
+
+@lru_cache(_REMEMBERED)
+def _overlaps(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    if 0 in shape:
+        return False
     reach = 0
-    for step, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1 and tensor.numel():
+    for step, size in sorted(zip(strides, shape, strict=True)):
+        if size > 1:
             if step <= reach:
                 return True
             reach += step * (size - 1)
@@ -96,23 +121,29 @@ def may_share(a: torch.Tensor, b: torch.Tensor) -> bool:
     """
     if a.numel() == 0 or b.numel() == 0 or a.device != b.device:
         return False
-    distance, extent_b = b.data_ptr() - a.data_ptr(), _extent(b)
+    here, there = (a.shape, a.stride(), a.element_size()), (b.shape, b.stride(), b.element_size())
+    distance = b.data_ptr() - a.data_ptr()
     # most pairs: one ends before the other begins
-    if distance >= _extent(a) or distance <= -extent_b:
+    if distance >= _extent(*here) or distance <= -_extent(*there):
         return False
+    return _meet(distance, here, there)
+
+
+@lru_cache(_REMEMBERED)
+def _meet(distance: int, here: Place, there: Place) -> bool:
+    """Whether elements meet that lie ``here`` and, ``distance`` bytes on, ``there``."""
     steps: Counter[int] = Counter()
-    for tensor in (a, b):
-        steps[1] += tensor.element_size() - 1
-        for step, size in zip(tensor.stride(), tensor.shape, strict=True):
-            steps[step * tensor.element_size()] += size - 1
-    return _adds_up(distance + extent_b - 1, steps)
+    for shape, strides, element in (here, there):
+        steps[1] += element - 1
+        for step, size in zip(strides, shape, strict=True):
+            steps[step * element] += size - 1
+    return _adds_up(distance + _extent(*there) - 1, steps)
 
 
-def _extent(tensor: torch.Tensor) -> int:
-    """Return the bytes from a tensor's first element to the end of its last."""
-    return tensor.element_size() * (
-        1 + sum(step * (size - 1) for step, size in zip(tensor.stride(), tensor.shape, strict=True))
-    )
+@lru_cache(_REMEMBERED)
+def _extent(shape: tuple[int, ...], strides: tuple[int, ...], element: int) -> int:
+    """Return the bytes from the first element to the end of the last."""
+    return element * (1 + sum(step * (size - 1) for step, size in zip(strides, shape, strict=True)))
 
 
 def _adds_up(distance: int, steps: Counter[int]) -> bool:

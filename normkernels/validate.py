@@ -89,11 +89,10 @@ def output(
         raise InvalidCall(
             f"{operation}: {name} has strides {out.stride()}, no two of its elements may share memory"
         )
-    whole = ""
-    if given := [each for each in may_be if each in taken]:
-        whole = f", or be {' or '.join(given)} as a whole"
     for other, tensor in taken.items():
         if may_share(out, tensor) and not (other in may_be and same_view(out, tensor)):
+            given = [each for each in may_be if each in taken]
+            whole = f", or be {' or '.join(given)} as a whole" if given else ""
             raise InvalidCall(f"{operation}: {name} shares memory with {other}, must have its own{whole}")
 
 

@@ -10,7 +10,7 @@ from conformance.package.gated_calls import DEVICE
 from normkernels import routes
 from normkernels.call import interpreting
 from normkernels.kernels import plans
-from normkernels.launch import launch
+from normkernels.launch import Launched, Ready, launch
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +29,17 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[plans.Plan]:
     """Return a list that receives the plan of every launch."""
     seen: list[plans.Plan] = []
 
-    def note(*args: object) -> None:
+    def note(*args: object) -> Launched:
         seen.extend(arg for arg in args if isinstance(arg, plans.Plan))
-        launch(*args)  # type: ignore[arg-type]  # passed on as they came
+        return launch(*args)  # type: ignore[arg-type]  # passed on as they came
 
+    def note_again(ready: Ready, *args: object) -> bool:
+        started = start(ready, *args)  # type: ignore[arg-type]  # passed on as they came
+        seen.extend([ready.plan] if started else [])
+        return started
+
+    start = Ready.start
+    monkeypatch.setattr(Ready, "start", note_again)
     for operation in ("rms_norm", "rms_norm_gated", "rms_norm_fp8", "rms_norm_gated_fp8", "mrope"):
         monkeypatch.setattr(f"normkernels.kernels.{operation}.launch", note)
     return seen

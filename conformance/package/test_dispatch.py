@@ -340,11 +340,12 @@ def test_explain_takes_what_the_operation_takes(name: str) -> None:
 
 
 def test_a_decision_says_why_in_words() -> None:
-    """Printed, a decision names the choice, then each better one with what it needs and what was given."""
-    text = str(explain(call(3, 64, gate=None)))
+    """Printed, a decision names the choice, the launch, each better one with what it needs and what was given."""
+    decision = explain(call(3, 64, gate=None))
 
-    assert text.splitlines() == [
+    assert str(decision).splitlines() == [
         "rows/general",
+        f"  launched {decision.launched}",
         "  not rows/decode128: NO_GATE: needs a gate, got none",
         "  not rows/decode128: WIDTH: needs 128 columns, got 64",
     ]

@@ -140,7 +140,8 @@ def test_a_cached_route_agrees_with_decide(operation: str, tokens: int, launched
     wanted, decision = run(arguments), explain(arguments, operation)
     results = run(arguments, operation)
 
-    assert 1 == len(routes._routes)
+    # one in place, one not: the kernel stores another set of columns
+    assert 2 == len(routes._routes)
     assert decision.plan == launched[-1]
     assert all(map(torch.equal, wanted, results))
 

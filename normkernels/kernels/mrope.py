@@ -11,7 +11,7 @@ import triton.language as tl
 
 from normkernels.kernels.plans import HeadPlan, power_of_two
 from normkernels.kernels.tiles import access, column_pointers, kernel
-from normkernels.launch import launch
+from normkernels.launch import Launched, launch
 from normkernels.strides import by_heads
 
 
@@ -237,7 +237,7 @@ def mrope_fwd(
     head_dim: int,
     interleaved: bool,
     plan: HeadPlan,
-) -> None:
+) -> Launched:
     """Write q and k, rotated, into the outputs, which may be q and k. Arguments were validated in ``describe``."""
     half = cos.shape[1]
     rest = head_dim - 2 * half
@@ -270,7 +270,7 @@ def mrope_fwd(
         "TOKENS": plan.rows,
         "HEADS": plan.heads,
     }
-    launch(mrope_kernel, (triton.cdiv(q.shape[0], plan.rows), plan.programs), args, plan, q.device)
+    return launch(mrope_kernel, (triton.cdiv(q.shape[0], plan.rows), plan.programs), args, plan, q.device)
 
 
 def _strides(tensors: Mapping[str, torch.Tensor], axes: tuple[str, ...]) -> dict[str, int]:

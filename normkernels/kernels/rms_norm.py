@@ -11,7 +11,7 @@ import triton.language as tl
 from normkernels.kernels.plans import Plan
 from normkernels.kernels.row_norm import rounding_points, row_norm, widened
 from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
-from normkernels.launch import launch
+from normkernels.launch import Launched, launch
 
 
 @kernel
@@ -135,15 +135,15 @@ def rms_norm_fwd(
     offset: float,
     rounding: str,
     plan: Plan,
-) -> None:
+) -> Launched:
     """Write the norm into ``out`` and the sum into ``residual_out``. Arguments were validated in ``describe``."""
     width = x.shape[-1]
-    # what is not there is not touched: any tensor stands in for it
+    # what is not there is not touched: x stands in for it
     tensors = {
         "x": x,
         "residual": x if residual is None else residual,
         "out": out,
-        "sum": out if residual_out is None else residual_out,
+        "sum": x if residual_out is None else residual_out,
     }
     args = {
         **{f"{name}_ptr": tensor for name, tensor in tensors.items()},
@@ -160,4 +160,4 @@ def rms_norm_fwd(
         "LEVELS": plan.levels,
         "ROWS": plan.rows,
     }
-    launch(rms_norm_kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)
+    return launch(rms_norm_kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)

@@ -12,7 +12,7 @@ from normkernels.kernels.plans import Cut, Plan
 from normkernels.kernels.quantise import block_columns, quantise, quantise_args
 from normkernels.kernels.row_norm import rounding_points, row_norm, widened
 from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
-from normkernels.launch import launch
+from normkernels.launch import Launched, launch
 
 
 @kernel
@@ -170,11 +170,11 @@ def rms_norm_fp8_fwd(
     rounding: str,
     how: Quantisation,
     plan: Plan,
-) -> None:
+) -> Launched:
     """Write values, scales, the norm and the sum into the outputs. Arguments were validated in ``describe``."""
     width = x.shape[-1]
     cut = Cut(width, how.group)
-    # what is not there is not touched: any tensor stands in for it
+    # what is not there is not touched: x stands in for it
     tensors = {
         "x": x,
         "residual": x if residual is None else residual,
@@ -197,4 +197,4 @@ def rms_norm_fp8_fwd(
         **rounding_points(rounding, x.dtype, weight),
         "ROWS": plan.rows,
     }
-    launch(rms_norm_fp8_kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)
+    return launch(rms_norm_fp8_kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)

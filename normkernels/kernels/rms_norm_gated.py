@@ -10,7 +10,7 @@ import triton.language as tl
 from normkernels.kernels.plans import Plan
 from normkernels.kernels.row_norm import rounding_points, row_norm
 from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
-from normkernels.launch import launch
+from normkernels.launch import Launched, launch
 
 
 @triton.jit
@@ -192,7 +192,7 @@ def rms_norm_gated_fwd(
     activation: str,
     rounding: str,
     plan: Plan,
-) -> None:
+) -> Launched:
     """Write the gated norm into ``out``. Arguments were validated in ``normkernels.describe``."""
     normalised = x.dtype
     if gate is not None and gated == "before":
@@ -214,4 +214,4 @@ def rms_norm_gated_fwd(
         run = rms_norm_gated_kernel
         args |= tile_args({"x": x, "gate": args["gate_ptr"], "out": out}, weight, width)
         args |= {"n_groups": x.shape[-1] // width, "GATE": gated, "WIDTH": width, "LEVELS": plan.levels}
-    launch(run, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)
+    return launch(run, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)

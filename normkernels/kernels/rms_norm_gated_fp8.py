@@ -14,7 +14,7 @@ from normkernels.kernels.quantise import block_columns, quantise, quantise_args
 from normkernels.kernels.rms_norm_gated import gated_norm
 from normkernels.kernels.row_norm import rounding_points
 from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
-from normkernels.launch import launch
+from normkernels.launch import Launched, launch
 
 
 @kernel
@@ -177,13 +177,13 @@ def rms_norm_gated_fp8_fwd(
     rounding: str,
     how: Quantisation,
     plan: Plan,
-) -> None:
+) -> Launched:
     """Write values, scales and the norm into the outputs. Arguments were validated in ``describe``."""
     n, cut = x.shape[-1], Cut(width, how.group)
     normalised = x.dtype
     if gate is not None and gated == "before":
         normalised = torch.promote_types(x.dtype, gate.dtype)
-    # what is not there is not touched: any tensor stands in for it
+    # what is not there is not touched: x stands in for it
     tensors = {"x": x, "gate": x if gate is None else gate, "out": out, "y": x if y is None else y}
     args = {
         **{f"{name}_ptr": tensor for name, tensor in tensors.items()},
@@ -201,4 +201,4 @@ def rms_norm_gated_fp8_fwd(
         "BLOCK": cut.block,
         "ROWS": plan.rows,
     }
-    launch(rms_norm_gated_fp8_kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)
+    return launch(rms_norm_gated_fp8_kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)

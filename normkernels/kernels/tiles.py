@@ -83,10 +83,11 @@ def tile_args(
     """Return the kernel arguments about sizes and strides; unused leading ones are 1 and 0.
 
     ``tensors`` have one shape; ``weight`` has an element per column, and ``width`` columns of both are one row.
+    No kernel uses the outermost size, which therefore is 1: nothing here depends on the number of rows.
     """
     rows = leading(tuple(tensors.values()), width)
     unused = MAX_LEADING - len(rows.sizes)
-    sizes = (1,) * unused + rows.sizes
+    sizes = (1,) * (unused + 1) + rows.sizes[1:]
     args: dict[str, int | str] = {"size_1": sizes[1], "size_2": sizes[2], "LEADING": len(rows.sizes)}
     for (name, tensor), strides in zip(tensors.items(), rows.strides, strict=True):
         for axis, stride in enumerate((0,) * unused + strides):

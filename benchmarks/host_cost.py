@@ -1,0 +1,139 @@
+"""What a call costs the host: launched by Triton, and directly, beside a launch and beside its outputs.
+
+``python -m benchmarks.host_cost`` prints a table in microseconds. ``launch`` is ``kernel[grid](...)`` with the
+arguments of the operation, and nothing else; ``outputs`` their allocation; ``share`` what a direct call costs
+beyond that, as a share of the launch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+import normkernels
+from benchmarks.timing import Call, host_times
+from normkernels import launch, routes
+
+_KERNELS = ("rms_norm", "rms_norm_gated", "rms_norm_fp8", "rms_norm_gated_fp8", "mrope")
+
+
+def calls(device: str) -> dict[str, Call]:
+    """Calls of a decode step, by what they are."""
+    low, fp8_dtype = torch.bfloat16, torch.float8_e4m3fn
+    ones = partial(torch.ones, device=device, dtype=low)
+    rows, heads = ones(16, 5120), ones(24, 128)
+    qkv, cache = ones(16, 32 * 256), ones(4096, 64)
+    q, k = qkv[:, : 24 * 256].view(16, 24, 256), qkv[:, 24 * 256 : 28 * 256].view(16, 4, 256)
+    rotation = (q, k, torch.zeros(3, 16, dtype=torch.int64, device=device), *cache.chunk(2, -1))
+    wide, narrow, beside = ones(5120), ones(128), torch.zeros_like(rows)
+    sections = (12, 10, 10)
+    return {
+        "rms_norm_gated 24x128": partial(normkernels.rms_norm_gated, heads, heads, narrow, eps=1e-6),
+        "rms_norm 16x5120": partial(normkernels.rms_norm, rows, wide, eps=1e-6),
+        "rms_norm, residual": partial(normkernels.rms_norm, rows, wide, residual=beside, eps=1e-6),
+        "rms_norm in place": partial(
+            normkernels.rms_norm,
+            torch.zeros_like(rows),
+            wide,
+            residual=beside,
+            eps=1e-6,
+            out=ones(16, 5120),
+            residual_out=beside,
+        ),
+        "rms_norm of q in qkv": partial(normkernels.rms_norm, q, ones(256), eps=1e-6),
+        "mrope": partial(normkernels.mrope, *rotation, sections=sections),
+        "mrope_": partial(normkernels.mrope_, *rotation, sections=sections),
+        "rms_norm_fp8 16x5120": partial(normkernels.rms_norm_fp8, rows, wide, eps=1e-6, fp8_dtype=fp8_dtype),
+        "rms_norm_gated_fp8": partial(
+            normkernels.rms_norm_gated_fp8, heads, heads, narrow, eps=1e-6, fp8_dtype=fp8_dtype
+        ),
+    }
+
+
+@contextmanager
+def launching(way: str) -> Iterator[None]:
+    """Launch as ``way`` says."""
+    before = os.environ.get(launch.ENVIRONMENT)
+    os.environ[launch.ENVIRONMENT] = way
+    routes.reread_environment()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[launch.ENVIRONMENT]
+        else:
+            os.environ[launch.ENVIRONMENT] = before
+        routes.reread_environment()
+
+
+def launches(operations: Mapping[str, Call]) -> dict[str, Call]:
+    """The launch of each call, alone."""
+    import importlib
+
+    modules = [importlib.import_module(f"normkernels.kernels.{name}") for name in _KERNELS]
+    seen: list[launch.Launched] = []
+
+    # Any: whatever the launcher passes
+    def note(*given: Any) -> launch.Launched:  # noqa: ANN401
+        seen.append(launch.launch(*given))
+        return seen[-1]
+
+    alone: dict[str, Call] = {}
+    for module in modules:
+        module.launch = note  # type: ignore[attr-defined]  # what its launcher calls
+    try:
+        for name, call in operations.items():
+            call()
+            alone[name] = _again(seen[-1])
+    finally:
+        for module in modules:
+            module.launch = launch.launch  # type: ignore[attr-defined]  # as it was
+    return alone
+
+
+def _again(launched: launch.Launched) -> Callable[[], object]:
+    kernel, grid, args, warps = launched.kernel, launched.grid, launched.args, launched.plan.warps
+    return lambda: kernel[grid](**args, num_warps=warps, enable_fp_fusion=False)
+
+
+def outputs(call: Call) -> Call:
+    """The allocation of what a call returns, where it is new each time."""
+    results = call()
+    made = results if isinstance(results, tuple) else (results,)
+    again = call()
+    others = again if isinstance(again, tuple) else (again,)
+    new = [one for one, other in zip(made, others, strict=True) if one.data_ptr() != other.data_ptr()]
+    return lambda: [torch.empty_like(each, memory_format=torch.contiguous_format) for each in new]
+
+
+def main() -> None:
+    """Print the table; in the interpreter it only shows that everything runs."""
+    operations = calls("cuda" if torch.cuda.is_available() else "cpu")
+    columns = {}
+    with torch.no_grad():
+        for way in ("triton", "direct"):
+            with launching(way):
+                columns[way] = host_times(operations)
+        with launching("triton"):
+            columns["launch"] = host_times(launches(operations))
+            columns["outputs"] = host_times({name: outputs(call) for name, call in operations.items()})
+    with launching("direct"):
+        line = str(normkernels.explain("rms_norm", torch.ones(1, 128), None, eps=1e-6).launched)
+    write = sys.stdout.write
+    write(f"torch {torch.__version__}; on tensors of the CPU a direct launch is {line}\n")
+    write(f"{'':24}{'launch':>9}{'outputs':>9}{'triton':>9}{'direct':>9}{'share':>8}\n")
+    for name in operations:
+        times = {column: timings[name].median for column, timings in columns.items()}
+        share = (times["direct"] - times["outputs"]) / times["launch"]
+        cells = "".join(f"{times[column]:9.2f}" for column in ("launch", "outputs", "triton", "direct"))
+        write(f"{name:24}{cells}{share:8.2f}\n")
+
+
+if __name__ == "__main__":
+    main()

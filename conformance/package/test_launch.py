@@ -1,0 +1,365 @@
+"""What a direct launch passes is what Triton's own launch of the same call would, and when there is one.
+
+No GPU is needed: the kernels here are compiled by nobody, and remember what they are started with.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+import normkernels
+from conformance.case import Case
+from conformance.materialize import materialize, values_of
+from conformance.memory import POISONS
+from conformance.operations import OPERATIONS
+from conformance.package.gated_calls import DEVICE
+from conformance.rows import count, flat, with_rows
+from conformance.strategies import Scope, enumerated_cases
+from conformance.verdict import arguments_of
+from normkernels import launch, routes
+from normkernels.kernels import plans
+
+STREAM = 7
+
+
+class Start(NamedTuple):
+    """What a kernel was started with: pointers, numbers and constants in the kernel's order."""
+
+    directly: bool
+    compiled: Compiled
+    grid: tuple[int, ...]
+    args: tuple[object, ...]
+
+
+@dataclass(eq=False)
+class Compiled:
+    """Stands in for a compiled kernel: takes what Triton's takes."""
+
+    starts: list[Start]
+    function: int = 11
+    packed_metadata: tuple[int, int, int] = (1, 1, 0)
+
+    def run(self, *given: Any) -> None:
+        """Note a direct launch."""
+        grid, (stream, function, metadata), hooks, args = given[:3], given[3:6], given[6:9], given[9:]
+        assert (STREAM, self.function, self.packed_metadata) == (stream, function, metadata)
+        assert (None, None, None) == hooks
+        self.starts.append(Start(directly=True, compiled=self, grid=grid, args=args))
+
+
+@dataclass
+class Gpu:
+    """Stands in for Triton on a GPU: a kernel for each mixture of what kernels are compiled for."""
+
+    starts: list[Start] = field(default_factory=list)
+    kernels: dict[Hashable, Compiled] = field(default_factory=dict)
+
+    def launch(
+        self, kernel: Any, grid: tuple[int, ...], args: Any, plan: plans.Plan, device: torch.device
+    ) -> launch.Launched:
+        """Note a launch through Triton, in whose place it is."""
+        constants = tuple(
+            (name, args[name])
+            for name, kind in inspect.get_annotations(kernel.fn).items()
+            if "constexpr" in str(kind)
+        )
+        dtypes = tuple(each.dtype for each in args.values() if isinstance(each, torch.Tensor))
+        compiled = self.kernels.setdefault(
+            (kernel.fn.__name__, constants, dtypes, plan.warps), Compiled(self.starts)
+        )
+        passed = tuple(
+            each.data_ptr() if isinstance(each, torch.Tensor) else each
+            for each in (args[name] for name in kernel.arg_names)
+        )
+        whole = (*grid, *(1,) * (3 - len(grid)))
+        self.starts.append(Start(directly=False, compiled=compiled, grid=whole, args=passed))
+        return launch.Launched(kernel, compiled, grid, args, plan, device)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+    """Let calls take their kernels to a GPU that is not there, with the plans of one that is."""
+    made = Gpu()
+    monkeypatch.setattr(plans, "TABLE", plans.MEASURED)
+    monkeypatch.setattr(launch, "standing", lambda: None)
+    monkeypatch.setattr(launch, "_current_device", lambda: 0 if DEVICE == "cuda" else None)
+    monkeypatch.setattr(launch, "_current_stream", lambda _index: STREAM)
+    for operation in ("rms_norm", "rms_norm_gated", "rms_norm_fp8", "rms_norm_gated_fp8", "mrope"):
+        monkeypatch.setattr(f"normkernels.kernels.{operation}.launch", made.launch)
+    monkeypatch.setattr(launch, "reread_environment", lambda: None)
+    routes.reread_environment()
+    yield made
+    routes.reread_environment()
+
+
+def call(operation: str, case: Case) -> tuple[torch.Tensor, ...]:
+    """Call an operation as the suite's adapter does; its own tensors, and what it returns, stay alive."""
+    arguments = arguments_of(materialize(case, values_of(case), DEVICE, POISONS[0]))
+    return call_with(operation, arguments)
+
+
+def call_with(operation: str, arguments: Any) -> tuple[torch.Tensor, ...]:
+    """Call an operation with arguments by name."""
+    results = getattr(normkernels, operation)(**arguments)
+    return results if isinstance(results, tuple) else (results,)
+
+
+def apart(start: Start, results: tuple[torch.Tensor, ...]) -> tuple[object, ...]:
+    """What a kernel was started with, results by their number: each call has its own."""
+    places = {result.data_ptr(): f"result {number}" for number, result in enumerate(results)}
+    return tuple(places.get(each, each) if type(each) is int else each for each in start.args)
+
+
+def drawn(operation: str) -> list[Case]:
+    """Cases that cover all pairs of what the suite may draw for an operation, in two dtypes."""
+    made = OPERATIONS[operation]
+    return [
+        flat(case)
+        for dtype in ("bfloat16", "float32")
+        for seed in range(2)
+        for case in enumerated_cases(made.factors, made.complete, Scope(dtype), strength=2, seed=seed)
+    ]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_direct_launch_passes_what_triton_would(operation: str, gpu: Gpu) -> None:
+    """Same kernel, same grid, same arguments as the call that nobody has made before."""
+    direct = 0
+    for case in drawn(operation):
+        rows = count(case)
+        for few_or_many in (max(1, rows - 3), rows + 5):
+            call(operation, with_rows(case, few_or_many))
+        arguments = arguments_of(materialize(case, values_of(case), DEVICE, POISONS[0]))
+        gpu.starts.clear()
+        first = call_with(operation, arguments)
+        routes.reread_environment()
+        second = call_with(operation, arguments)
+        if not gpu.starts:
+            continue
+        repeated, ordinary = gpu.starts
+
+        assert not ordinary.directly
+        assert (ordinary.compiled, ordinary.grid) == (repeated.compiled, repeated.grid)
+        assert apart(ordinary, second) == apart(repeated, first)
+        direct += repeated.directly
+    assert direct > 20
+
+
+def rows_of(rows: int = 24, width: int = 128) -> dict[str, Any]:
+    """Arguments of a norm."""
+    shape = (rows, width)
+    return {"x": torch.ones(shape, device=DEVICE), "weight": torch.ones(width, device=DEVICE), "eps": 1e-6}
+
+
+def directly(gpu: Gpu, arguments: dict[str, Any]) -> list[bool]:
+    """Whether each start of two such calls, and one more, was direct."""
+    gpu.starts.clear()
+    for _ in range(2):
+        normkernels.rms_norm(**rows_of())
+    normkernels.rms_norm(**arguments)
+    return [start.directly for start in gpu.starts]
+
+
+def test_the_second_call_is_launched_directly(gpu: Gpu) -> None:
+    """And ``explain`` says so, in words too."""
+    assert [False, True, True] == directly(gpu, rows_of())
+    decision = normkernels.explain("rms_norm", **rows_of())
+    assert "directly" == decision.launched
+    assert "launched directly" in str(decision)
+
+
+def test_nothing_is_launched_directly_that_was_not_asked_for(monkeypatch: pytest.MonkeyPatch, gpu: Gpu) -> None:
+    """Where something stands against it, every call goes through Triton."""
+    monkeypatch.setattr(launch, "standing", lambda: launch.Obstacle(launch.Against.VERSION, "2.0"))
+
+    assert [False, False, False] == directly(gpu, rows_of())
+    launched = normkernels.explain("rms_norm", **rows_of()).launched
+    assert "by Triton, not directly: VERSION: needs Triton 3.6, 3.7, 3.8, 3.9, got 2.0" == launched
+
+
+def elsewhere(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor like it that begins one element after a multiple of 16 bytes."""
+    room = torch.ones(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
+    return room[1:].view(tensor.shape)
+
+
+@pytest.mark.parametrize("name", ["x", "weight"])
+def test_a_tensor_elsewhere_goes_through_triton(name: str, gpu: Gpu) -> None:
+    """A kernel for aligned pointers is none for others."""
+    arguments = rows_of()
+    arguments[name] = elsewhere(arguments[name])
+
+    assert [False, True, False] == directly(gpu, arguments)
+    assert "ALIGNMENT" in str(normkernels.explain("rms_norm", **arguments).launched)
+
+
+def test_given_fp8_outputs_go_through_triton(gpu: Gpu) -> None:
+    """What is looked at in each call is not kept."""
+    fp8_dtype = torch.float8_e4m3fn
+    arguments = rows_of() | {"fp8_dtype": fp8_dtype, "out": torch.empty(24, 128, dtype=fp8_dtype, device=DEVICE)}
+    for _ in range(2):
+        normkernels.rms_norm_fp8(**arguments)
+
+    assert [False, False] == [start.directly for start in gpu.starts]
+    assert "UNCOMMON" in str(normkernels.explain("rms_norm_fp8", **arguments).launched)
+
+
+@pytest.mark.parametrize("operation", ["rms_norm", "gemma_rms_norm", "rms_norm_gated"])
+@pytest.mark.parametrize("name", ["rows", "gaps", "one row apart"])
+def test_calls_in_place_are_launched_directly(operation: str, name: str, gpu: Gpu) -> None:
+    """Over x and what is beside it, with what Triton would be given, and outputs among the arguments."""
+    room = torch.ones(2, 24, 256, device=DEVICE)
+    x, beside = {"rows": room.view(2, 48, 128), "gaps": room[..., :128], "one row apart": room[:, ::24, :128]}[
+        name
+    ]
+    names = ("gate", "out") if operation == "rms_norm_gated" else ("residual", "residual_out")
+    arguments = {"x": x, names[0]: beside, "weight": rows_of()["weight"], "eps": 1e-6, "out": x, names[1]: beside}
+    if operation == "rms_norm_gated":
+        arguments["out"] = x
+    for _ in range(2):
+        call_with(operation, arguments)
+    first, again = gpu.starts
+
+    assert [False, True] == [first.directly, again.directly]
+    assert first[1:] == again[1:]
+
+
+def test_memory_that_is_shared_is_refused_in_each_call(gpu: Gpu) -> None:
+    """Also by a call that differs from a common one in where its output lies."""
+    room = torch.ones(4096, device=DEVICE)
+    x = room[:1024].view(8, 128)
+    weight = torch.ones(128, device=DEVICE)
+    for start in (2048, 3072):
+        normkernels.rms_norm(x, weight, eps=1e-6, out=room[start : start + 1024].view(8, 128))
+    with pytest.raises(normkernels.InvalidCall, match="out shares memory with x"):
+        normkernels.rms_norm(x, weight, eps=1e-6, out=room[512:1536].view(8, 128))
+
+    assert [False, True] == [start.directly for start in gpu.starts]
+
+
+KNOBS: dict[str, tuple[str, str, object, str]] = {
+    "a hook before": ("runtime", "launch_enter_hook", print, "HOOKS"),
+    "a hook after": ("runtime", "launch_exit_hook", print, "HOOKS"),
+    "debugging": ("runtime", "debug", True, "KNOBS"),
+    "stages": ("runtime", "add_stages_inspection_hook", print, "KNOBS"),
+    "instrumentation": ("compilation", "instrumentation_mode", "gsan", "KNOBS"),
+}
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_what_only_triton_heeds_goes_through_triton(name: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook or knob of Triton's, for as long as it is set: what was kept before is used again afterwards."""
+    from triton import knobs
+
+    group, knob, value, reason = KNOBS[name]
+    with monkeypatch.context() as patch:
+        directly(gpu, rows_of())
+        patch.setattr(getattr(knobs, group), knob, value)
+
+        assert [False, False, False] == directly(gpu, rows_of())
+        assert reason in str(normkernels.explain("rms_norm", **rows_of()).launched)
+    assert [True, True, True] == directly(gpu, rows_of())
+
+
+def test_a_hook_in_tritons_chain_goes_through_triton(gpu: Gpu) -> None:
+    """A chain without hooks is no obstacle, one with a hook is."""
+    from triton import knobs
+
+    knobs.runtime.launch_enter_hook.add(print)
+    try:
+        assert [False, False, False] == directly(gpu, rows_of())
+    finally:
+        knobs.runtime.launch_enter_hook.remove(print)
+    assert [False, True, True] == directly(gpu, rows_of())
+
+
+def test_another_table_begins_anew(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was launched by one table of plans is not what another says."""
+    directly(gpu, rows_of())
+    monkeypatch.setattr(plans, "TABLE", plans.PlanTable(tile_rows=2, prefill_rows=2))
+
+    assert not any(directly(gpu, rows_of()))
+
+
+def test_the_stream_is_asked_for_in_each_call(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be another one each time."""
+    directly(gpu, rows_of())
+    asked: list[object] = []
+
+    def current(index: object) -> int:
+        asked.append(index)
+        return STREAM
+
+    monkeypatch.setattr(launch, "_current_stream", current)
+    assert [True, True, True] == directly(gpu, rows_of())
+    assert 3 == len(asked)
+
+
+def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
+    """Triton would pass it to another kernel."""
+    ready = launch.Repeats(plans.TABLE)
+    normkernels.rms_norm(**rows_of())
+    (route,) = routes._routes.values()
+    (known,) = route.repeats.ready
+    tensors = (rows_of()["x"], None, None, rows_of()["x"], None)
+
+    assert known.start(tensors, (2**31 - 1,))
+    assert not known.start(tensors, (2**31,))
+    assert not ready.again(tensors, (24,))
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"), [("", "NOT_ASKED"), ("triton", "NOT_ASKED"), ("direct", "INTERPRETED")]
+)
+def test_the_environment_says_how(asked: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``triton`` unless ``direct`` is asked for, which the interpreter cannot."""
+    monkeypatch.setenv(launch.ENVIRONMENT, asked)
+    monkeypatch.setattr(launch, "interpreting", lambda: True)
+    launch.reread_environment()
+    obstacle = launch.standing()
+    launch.reread_environment()
+
+    assert obstacle is not None
+    assert reason == obstacle.reason.name
+
+
+@pytest.mark.parametrize(
+    ("cuda", "version", "reason"),
+    [
+        ("13.0", "3.6.0", None),
+        ("13.0", "3.9.1+git", None),
+        ("13.0", "3.5.1", "VERSION"),
+        ("13.0", "3.10.0", "VERSION"),
+        (None, "3.6.0", "NOT_NVIDIA"),
+    ],
+)
+def test_only_known_tritons_are_launched_past(
+    cuda: str | None, version: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where kernels are compiled, for CUDA, by a Triton that was read."""
+    import triton
+
+    monkeypatch.setenv(launch.ENVIRONMENT, "direct")
+    monkeypatch.setattr(launch, "interpreting", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(triton, "__version__", version)
+    launch.reread_environment()
+    obstacle = launch.standing()
+    launch.reread_environment()
+
+    assert reason == (None if obstacle is None else obstacle.reason.name)
+
+
+def test_another_word_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the words that there are."""
+    monkeypatch.setenv(launch.ENVIRONMENT, "fast")
+    launch.reread_environment()
+
+    with pytest.raises(normkernels.InvalidCall, match="NORMKERNELS_LAUNCH='fast', must be one of triton, direct"):
+        normkernels.rms_norm(**rows_of())
