@@ -26,7 +26,6 @@ class FusedNormGate(Adapter):
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": "fp32"}
     # what it autotunes follows from a bucket of the row count
     batch_invariant = False
-    few_variants = False
 
     def __init__(self) -> None:
         self._norm = _installed("fused")
