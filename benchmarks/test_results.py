@@ -150,7 +150,7 @@ def test_the_tables_show_everybody_and_every_reason() -> None:
         "1.9* (1.8)",
         "liger failed: y[0, 1] = 2, must be exactly 1; 1 of 4 elements outside (gemma+res 8192x5120)",
         "quack not installed: quack: needs its package, pip install quack-kernels (gated 64x32x128 and 3 more)",
-        "no time was left for 1 workloads: gemma 128x5120",
+        "no time or memory was left for 1 workloads: gemma 128x5120",
     ):
         assert words in said
 

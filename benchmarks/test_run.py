@@ -13,7 +13,7 @@ from benchmarks import __main__ as command
 from benchmarks.environment import WALL, clocks, highest
 from benchmarks.judged import judge
 from benchmarks.peers import OURS, PEERS
-from benchmarks.results import CONTROL, PASSED, read
+from benchmarks.results import CONTROL, PASSED, Row, read
 from benchmarks.shapes import Workload, with_tokens, workloads
 from conformance.adapter import load
 from conformance.case import Case
@@ -22,6 +22,7 @@ from conformance.verdict import Status, Subject
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BY_NAME = {workload.name: workload for workload in workloads()}
+EXAMPLE = read(Path(__file__).parent / "example.json")
 TINY = ("gated 1x24x128", "mrope in place 1x(24+4)x256")
 
 
@@ -53,6 +54,20 @@ def test_a_spent_budget_leaves_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     assert ((), TINY[:1]) == (found.rows, found.left_out)
     assert found == read(tmp_path / "results.json")
+
+
+def test_a_workload_too_large_for_the_memory_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are measured all the same."""
+
+    def measure(workload: Workload, *given: object) -> Row:
+        if workload.name == TINY[0]:
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+        return replace(EXAMPLE.rows[0], name=workload.name)
+
+    monkeypatch.setattr(command, "measure", measure)
+    found = command.run(tuple(BY_NAME[name] for name in TINY), (), tmp_path / "results.json")
+
+    assert (TINY[:1], list(TINY[1:])) == (found.left_out, [row.name for row in found.rows])
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class MultiRow(Adapter):
             eps=eps,
             group_size=group_size or n,
             norm_before_gate=norm_before_gate,
-            silu=activation == "silu",
+            silu=activation != "sigmoid",
             units=self.units,
         )
         return out.view(x.shape)
