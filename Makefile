@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: conform test lint matrix clean
+.PHONY: conform test lint matrix bench clean
 
 conform: $(INSTALLED)  ## judge normkernels: the quick profile, on the GPU where there is one
 	$(BIN)/conform run normkernels
@@ -25,6 +25,10 @@ lint: $(INSTALLED)
 matrix: $(INSTALLED)  ## the package's tests and the quick profile over torch versions
 	$(BIN)/tox run
 
+bench: $(INSTALLED)  ## judge and time everybody that is installed side by side, and draw it; means something on a GPU
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks draw build/benchmarks/results.json
+
 clean:
 	rm -rf $(VENV) .tox build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -33,5 +37,5 @@ $(INSTALLED): pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip show --quiet triton 2>/dev/null || $(BIN)/python -m pip install --quiet $(TRITON)
-	$(BIN)/python -m pip install --quiet --editable '.[conformance,dev,models]'
+	$(BIN)/python -m pip install --quiet --editable '.[conformance,dev,models,bench]'
 	@touch $@

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+import torch
 from rich.console import Console
 
 from benchmarks import results as written
@@ -115,7 +116,12 @@ def run(
         if late or (device == "cpu" and workload.bytes > CPU_BYTES):
             results = replace(results, left_out=(*results.left_out, workload.name))
             continue
-        row = measure(workload, those, device, effort)
+        try:
+            row = measure(workload, those, device, effort)
+        except torch.OutOfMemoryError as error:
+            console.print(f"{workload.name}: {error}", markup=False)
+            results = replace(results, left_out=(*results.left_out, workload.name))
+            continue
         seen = highest(seen, clocks())
         results = replace(results, header={**results.header, "clocks": seen}, rows=(*results.rows, row))
         written.write(results, out)

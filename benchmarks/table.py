@@ -180,7 +180,7 @@ def _some(names: Sequence[str]) -> str:
 def _left_out(results: Results) -> tuple[str, ...]:
     if not results.left_out:
         return ()
-    return (f"no time was left for {len(results.left_out)} workloads: {', '.join(results.left_out)}",)
+    return (f"no time or memory was left for {len(results.left_out)} workloads: {', '.join(results.left_out)}",)
 
 
 def _time(timing: Timing | None) -> str:

@@ -26,7 +26,6 @@ class FusedNormGate(Adapter):
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": "fp32"}
     # what it autotunes follows from a bucket of the row count
     batch_invariant = False
-    few_variants = False
 
     def __init__(self) -> None:
         self._norm = _installed("fused")
@@ -72,7 +71,7 @@ class LayerNormGated(Adapter):
         activation: str,
     ) -> torch.Tensor:
         """Call it. It copies what is not contiguous."""
-        if activation != "silu" or not x.numel():
+        if activation == "sigmoid" or not x.numel():
             raise Declined("it gates with silu")
         y: torch.Tensor = self._norm(
             x, weight, None, z=gate, eps=eps, group_size=group_size, norm_before_gate=norm_before_gate

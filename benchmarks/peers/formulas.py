@@ -91,7 +91,7 @@ def quantised(
     groups = torch.unflatten(functional.pad(y.float(), (0, -n % size)), -1, (-1, size))
     scales = groups.abs().amax(-1).clamp(min=FLOOR) / largest
     values = (groups / scales[..., None]).clamp(-largest, largest).to(dtype).flatten(-2)[..., :n].contiguous()
-    if layout == "column":
+    if layout == "column" and scales.dim() > 1:
         leading = scales.shape[:-1]
         scales = torch.unflatten(scales.flatten(0, -2).t().contiguous().t(), 0, leading)
     return values, scales
@@ -140,7 +140,8 @@ def _normed(
     """The sum and its norm, both in float32."""
     total = x.float() if residual is None else x.float() + residual.float()
     y = _scaled(total, eps)
-    return total, y if weight is None else y * (weight.float() + offset)
+    # without a weight it is one
+    return total, y * (offset + (1.0 if weight is None else weight.float()))
 
 
 def _gated(

@@ -22,7 +22,6 @@ class MultiRow(Adapter):
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": "fp32"}
     # a tile of one row adds up in another order than one of two and more
     batch_invariant = False
-    few_variants = False
 
     def __init__(self) -> None:
         cuda = torch.cuda.is_available()
@@ -56,7 +55,7 @@ class MultiRow(Adapter):
             eps=eps,
             group_size=group_size or n,
             norm_before_gate=norm_before_gate,
-            silu=activation == "silu",
+            silu=activation != "sigmoid",
             units=self.units,
         )
         return out.view(x.shape)

@@ -48,7 +48,7 @@ class Original(Adapter):
         activation: str,
     ) -> torch.Tensor:
         """Call one of both kernels by the number of rows."""
-        if gate is None or not norm_before_gate or activation != "silu":
+        if gate is None or not norm_before_gate or activation == "sigmoid":
             raise Declined("it gates after the norm, with silu")
         if group_size not in {None, x.shape[-1]} or x.shape[-1] != WIDTH or not x.numel():
             raise Declined(f"its rows are {WIDTH} wide, one group each")
