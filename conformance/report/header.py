@@ -21,18 +21,25 @@ def header(subject: Subject, *, profile: str, seed: int, chunks: str | None = No
     ``chunks`` names the numbers of the chunks that were judged, where they are not those of the profile.
     """
     return {
-        "suite": _version("normkernels"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "triton": _version("triton"),
+        **origin(),
         "device": _device(subject),
-        "platform": platform.platform(),
-        "commit": _commit(),
         "seed": seed,
         "profile": profile,
         "chunks": chunks,
         "adapter": _adapter(subject),
         "numerics": _numerics(),
+    }
+
+
+def origin() -> dict[str, Any]:
+    """What every result depends on: versions, machine, commit."""
+    return {
+        "suite": _version("normkernels"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "platform": platform.platform(),
+        "commit": _commit(),
     }
 
 
