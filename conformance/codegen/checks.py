@@ -158,9 +158,9 @@ def _of_variant(target: Target, variant: Variant, row: Row, triton: tuple[int, i
         return
     if not row["fusion"]:
         yield from (problem("kernels", said) for said in _kernels(row))
-    facts = Facts.from_data(row["facts"])
+    code = Kernel(target, variant, row["fusion"], Facts.from_data(row["facts"]))
     for check, judge in CHECKS.items():
-        said, known = judge(target, variant, facts, row["fusion"]), _known(check, target.name, row["variant"])
+        said, known = judge(code), _known(check, target.name, row["variant"])
         if said and known is None:
             yield problem(check, said)
         if known is not None and not said and triton >= known.since:
@@ -188,54 +188,66 @@ def _kernels(row: Row) -> Iterator[str]:
 # --- of one kernel: what is wrong, or nothing ----------------------------------------------------------------
 
 
-def _spills(target: Target, variant: Variant, facts: Facts, fusion: bool) -> str:  # noqa: FBT001
-    return f"a thread keeps {facts.spilled} bytes of registers in memory" if facts.spilled else ""
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A variant as it was compiled for a target, with FP fusion or without."""
+
+    target: Target
+    variant: Variant
+    fusion: bool
+    facts: Facts
 
 
-def _scalars(target: Target, variant: Variant, facts: Facts, fusion: bool) -> str:  # noqa: FBT001
-    return f"{facts.scalars_spilled} scalar registers lie in vector ones" if facts.scalars_spilled else ""
+def _spills(code: Kernel) -> str:
+    return f"a thread keeps {code.facts.spilled} bytes of registers in memory" if code.facts.spilled else ""
 
 
-def _registers(target: Target, variant: Variant, facts: Facts, fusion: bool) -> str:  # noqa: FBT001
-    if facts.registers <= target.registers:
+def _scalars(code: Kernel) -> str:
+    return (
+        f"{code.facts.scalars_spilled} scalar registers lie in vector ones" if code.facts.scalars_spilled else ""
+    )
+
+
+def _registers(code: Kernel) -> str:
+    if code.facts.registers <= code.target.registers:
         return ""
-    return f"{facts.registers} registers a thread, there are {target.registers}"
+    return f"{code.facts.registers} registers a thread, there are {code.target.registers}"
 
 
-def _shared(target: Target, variant: Variant, facts: Facts, fusion: bool) -> str:  # noqa: FBT001
-    if facts.shared <= target.shared:
+def _shared(code: Kernel) -> str:
+    if code.facts.shared <= code.target.shared:
         return ""
-    return f"{facts.shared} bytes of shared memory, there are {target.shared}"
+    return f"{code.facts.shared} bytes of shared memory, there are {code.target.shared}"
 
 
-def _threads(target: Target, variant: Variant, facts: Facts, fusion: bool) -> str:  # noqa: FBT001
-    if facts.threads <= target.threads:
+def _threads(code: Kernel) -> str:
+    if code.facts.threads <= code.target.threads:
         return ""
-    return f"{facts.threads} threads a program, there may be {target.threads}"
+    return f"{code.facts.threads} threads a program, there may be {code.target.threads}"
 
 
-def _wide(target: Target, variant: Variant, facts: Facts, fusion: bool) -> str:  # noqa: FBT001
+def _wide(code: Kernel) -> str:
     """Where rows are aligned every access is of 16 bytes, but those of positions, fp8 values and scales."""
-    if facts.access not in {"aligned", ""}:
+    if code.facts.access not in {"aligned", ""}:
         return ""
-    of_positions, of_results = _beside(variant)
-    loads = [size for size in facts.loads if size < WIDE and size not in of_positions]
-    stores = [size for size in facts.stores if size < WIDE and size not in of_results]
-    if not loads and not stores and WIDE in facts.accesses:
+    of_positions, of_results = _beside(code.variant)
+    loads = [size for size in code.facts.loads if size < WIDE and size not in of_positions]
+    stores = [size for size in code.facts.stores if size < WIDE and size not in of_results]
+    if not loads and not stores and WIDE in code.facts.accesses:
         return ""
-    return f"aligned rows are loaded {dict(facts.loads)} and stored {dict(facts.stores)} (bytes: times)"
+    return f"aligned rows are loaded {dict(code.facts.loads)} and stored {dict(code.facts.stores)} (bytes: times)"
 
 
-def _narrow(target: Target, variant: Variant, facts: Facts, fusion: bool) -> str:  # noqa: FBT001
+def _narrow(code: Kernel) -> str:
     """Where nothing is known of addresses, no access is wider than an element."""
-    if facts.access in {"aligned", ""}:
+    if code.facts.access in {"aligned", ""}:
         return ""
-    of_positions, of_results = _beside(variant)
-    elements = {getattr(torch, spec.dtype).itemsize for _, spec in variant.case.tensors}
+    of_positions, of_results = _beside(code.variant)
+    elements = {getattr(torch, spec.dtype).itemsize for _, spec in code.variant.case.tensors}
     widest = max((*elements, *of_positions, *(size for size in of_results if size == SCALE)))
-    if max(facts.accesses) <= widest:
+    if max(code.facts.accesses) <= widest:
         return ""
-    return f"rows that may lie anywhere are accessed {max(facts.accesses)} bytes at once"
+    return f"rows that may lie anywhere are accessed {max(code.facts.accesses)} bytes at once"
 
 
 def _beside(variant: Variant) -> tuple[set[int], set[int]]:
@@ -245,24 +257,22 @@ def _beside(variant: Variant) -> tuple[set[int], set[int]]:
     return loads, {SCALE, VALUES} if "fp8_dtype" in dict(variant.case.flags) else set()
 
 
-def _fused(target: Target, variant: Variant, facts: Facts, fusion: bool) -> str:  # noqa: FBT001
-    if fusion or not facts.fused:
+def _fused(code: Kernel) -> str:
+    if code.fusion or not code.facts.fused:
         return ""
-    return f"{facts.fused} multiplications are fused with an addition: a row's bits follow its layout"
+    return f"{code.facts.fused} multiplications are fused with an addition: a row's bits follow its layout"
 
 
-def _fp8(target: Target, variant: Variant, facts: Facts, fusion: bool) -> str:  # noqa: FBT001
+def _fp8(code: Kernel) -> str:
     """Conversions are the hardware's where Triton is known to use them, and nowhere else."""
-    wanted = wanted_fp8(target, variant)
-    converts = wanted is not None and target.fp8.get(wanted, False)
-    if bool(facts.fp8) == converts:
+    wanted = wanted_fp8(code.target, code.variant)
+    converts = wanted is not None and code.target.fp8.get(wanted, False)
+    if bool(code.facts.fp8) == converts:
         return ""
-    return f"{facts.fp8} conversions by the hardware to {wanted}, {'some' if converts else 'none'} expected"
+    return f"{code.facts.fp8} conversions by the hardware to {wanted}, {'some' if converts else 'none'} expected"
 
 
-Check = Callable[[Target, Variant, Facts, bool], str]
-
-CHECKS: Mapping[str, Check] = {
+CHECKS: Mapping[str, Callable[[Kernel], str]] = {
     "spills": _spills,
     "scalars": _scalars,
     "registers": _registers,

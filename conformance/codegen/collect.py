@@ -47,8 +47,9 @@ def _rows(name: str, cache: Path) -> list[Row]:
 
 
 def _environment(cache: Path) -> dict[str, str]:
-    """Ours, without what steers Triton, and with what makes it compile each time and show what ptxas says."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
+    """Ours, but for what steers Triton and the package: it compiles each time, and shows what ptxas says."""
+    steering = ("TRITON_", "NORMKERNELS_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(steering)}
     here = str(Path(conformance.__file__).parents[1])
     paths = [here, *filter(None, [kept.get("PYTHONPATH")])]
     return {

@@ -57,7 +57,8 @@ def rows(target: Target) -> Iterator[Row]:
     for name, variant in VARIANTS.items():
         if variant.everywhere or target.name in VENDORS:
             for fusion in (False, True) if variant.everywhere else (False,):
-                yield {"variant": name, "fusion": fusion, **_row(recorder, target, variant, fusion, compiled)}
+                row = _row(recorder, target, variant, compiled, fusion=fusion)
+                yield {"variant": name, "fusion": fusion, **row}
     for workload in WORKLOADS if target.name in VENDORS else ():
         kernels: dict[str, set[str]] = {}
         for case, in_place in calls(workload):
@@ -67,23 +68,26 @@ def rows(target: Target) -> Iterator[Row]:
         yield {"workload": workload.name, "kernels": {kernel: len(keys) for kernel, keys in kernels.items()}}
 
 
-def _row(recorder: Recorder, target: Target, variant: Variant, fusion: bool, compiled: dict[str, Row]) -> Row:  # noqa: FBT001
+def _row(recorder: Recorder, target: Target, variant: Variant, compiled: dict[str, Row], *, fusion: bool) -> Row:
     """What becomes of one variant; of launches that Triton compiles once, ``compiled`` has the outcome."""
     case = _on(variant.case, target)
     launched = recorder.launch(case, in_place=variant.in_place)
     if isinstance(launched, Declined):
         return {"declined": list(launched.reasons), "said": launched.said}
-    key = f"{launched.key} {fusion}"
+    plan = recorder.plan(case)
+    key = f"{launched.key} {plan} {fusion}"
     if key not in compiled:
-        compiled[key] = _outcome(launched, recorder.plan(case), target, fusion)
-    kernels = {
+        compiled[key] = _outcome(launched, plan, target, fusion=fusion)
+    if fusion:
+        return compiled[key]
+    return {
+        **compiled[key],
         "batches": _kernels(recorder, variant, _batches(case)),
         "places": _kernels(recorder, variant, _places(case, gaps=bool(launched.access))),
     }
-    return {**compiled[key], **(kernels if not fusion else {})}
 
 
-def _outcome(launched: Launch, plan: str, target: Target, fusion: bool) -> Row:  # noqa: FBT001
+def _outcome(launched: Launch, plan: str, target: Target, *, fusion: bool) -> Row:
     """The facts of a launch, or why Triton does not compile it."""
     log = io.StringIO()
     try:

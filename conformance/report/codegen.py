@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from conformance.codegen.checks import KNOWN, problems, wanted_fp8
 from conformance.codegen.facts import Facts
-from conformance.codegen.targets import TARGETS
+from conformance.codegen.targets import E4M3FN, E4M3FNUZ, TARGETS
 from conformance.codegen.variants import VARIANTS
 from conformance.report.results import Exit
 from conformance.report.table import Cell, Row, Said, Table, Tone
@@ -96,86 +96,75 @@ def known(made: Document) -> tuple[str, ...]:
 
 
 def tables(made: Document) -> tuple[Table, ...]:
-    """What each kernel became on each target, the fp8 types there, and how many kernels a workload compiles."""
-    targets = tuple(made["targets"])
-    compiled = [row for row in made["rows"] if "facts" in row]
-    kernels = dict.fromkeys(row["facts"]["kernel"] for row in compiled)
-    shown = [_table("compiled code", "kernel", targets, {name: _code(made, name, targets) for name in kernels})]
-    types = dict.fromkeys(fp8 for target in targets for fp8 in made["targets"][target]["fp8"])
-    shown.append(_table("fp8 types", "type", targets, {name: _types(made, name, targets) for name in types}))
-    asked = dict.fromkeys(
+    """What each kernel became, target by target; the fp8 types there; how many kernels a workload compiles."""
+    every = [_of_target(made, target) for target in made["targets"]]
+    asked = tuple(dict.fromkeys(row["target"] for row in made["rows"] if "workload" in row))
+    names = dict.fromkeys(
         f"{row['workload']}: {kernel}" for row in made["rows"] if "workload" in row for kernel in row["kernels"]
     )
-    shown.append(
-        _table(
-            "kernels that a workload compiles", "workload", targets, {n: _asked(made, n, targets) for n in asked}
-        )
+    workloads = tuple((name, "", _asked(made, name, asked)) for name in names)
+    types = tuple((target, "", _types(made, target)) for target in made["targets"])
+    shown = (
+        *every,
+        Table("fp8 types", (E4M3FN, E4M3FNUZ), types, "target"),
+        Table("kernels that a workload compiles", asked, workloads, "workload"),
     )
     return tuple(table for table in shown if table.lines)
 
 
-def _table(title: str, of: str, targets: tuple[str, ...], lines: Mapping[str, tuple[Cell, ...]]) -> Table:
-    return Table(title, targets, tuple((name, "", cells) for name, cells in lines.items()), of)
+COLUMNS = ("kernels", "registers", "spilled", "shared", "at once", "fused")
 
 
-def _code(made: Document, kernel: str, targets: Sequence[str]) -> tuple[Cell, ...]:
-    return tuple(tuple(_cell(made, kernel, target)) for target in targets)
-
-
-def _cell(made: Document, kernel: str, target: str) -> Iterator[Said]:
-    """One kernel on one target, over its variants: numbers of the code without FP fusion, but for the last."""
+def _of_target(made: Document, target: str) -> Table:
+    """A line per kernel, over its variants: of the code without FP fusion, but for the last number."""
     rows = [row for row in made["rows"] if row["target"] == target]
     not_judged = [row["not_judged"] for row in rows if "not_judged" in row]
     if not_judged:
-        yield Said(f"not judged: {not_judged[0]}", Tone.ASIDE)
-        return
+        cells = ((Said(f"not judged: {not_judged[0]}", Tone.ASIDE),), *[()] * (len(COLUMNS) - 1))
+        return Table(target, COLUMNS, (("every kernel", "", cells),), "kernel")
+    kernels = dict.fromkeys(row["facts"]["kernel"] for row in rows if "facts" in row)
+    bad = {(each["variant"], each["fusion"]) for each in made["problems"] if each["target"] == target}
+    return Table(target, COLUMNS, tuple((name, "", _cells(rows, name, bad)) for name in kernels), "kernel")
+
+
+def _cells(rows: Sequence[Row], kernel: str, bad: Collection[tuple[str, bool]]) -> tuple[Cell, ...]:
     ours = [row for row in rows if "facts" in row and row["facts"]["kernel"] == kernel]
-    if not ours:
-        yield Said("not launched", Tone.ASIDE)
-        return
-    names = {(row["variant"], row["fusion"]) for row in ours}
-    bad = {(p["variant"], p["fusion"]) for p in made["problems"] if p["target"] == target} & names
-    yield Said(f"{len(bad)} wrong of {len(ours)}", Tone.WRONG) if bad else Said(f"{len(ours)} ok", Tone.GOOD)
-    plain = [Facts.from_data(row["facts"]) for row in ours if not row["fusion"]]
-    fused = [Facts.from_data(row["facts"]) for row in ours if row["fusion"]]
-    registers = sorted(facts.registers for facts in plain)
-    yield Said(f"registers {registers[0]} to {registers[-1]}", Tone.ASIDE)
-    for name, most in (
-        ("spilled", max(facts.spilled for facts in plain)),
-        ("shared", max(facts.shared for facts in plain)),
-    ):
-        yield Said(f"{name} up to {most:,} bytes" if most else f"nothing {name}", Tone.ASIDE)
+    wrong = sum((row["variant"], row["fusion"]) in bad for row in ours)
+    plain, fused = ([Facts.from_data(row["facts"]) for row in ours if row["fusion"] == on] for on in (False, True))
+    registers = [facts.registers for facts in plain]
     widths = sorted({size for facts in plain if facts.access in {"aligned", ""} for size in facts.accesses})
-    yield Said(f"aligned rows: {', '.join(map(str, widths))} bytes at once", Tone.ASIDE)
-    said = f"{sum(facts.fused for facts in plain)} fused, {sum(facts.fused for facts in fused)} with FP fusion"
-    yield Said(said, Tone.ASIDE)
+    said = (
+        f"{min(registers)} to {max(registers)}",
+        f"up to {max(facts.spilled for facts in plain):,} B",
+        f"up to {max(facts.shared for facts in plain):,} B",
+        f"{', '.join(map(str, widths))} B",
+        f"{sum(facts.fused for facts in plain)}, if allowed {sum(facts.fused for facts in fused)}",
+    )
+    judged = Said(f"{wrong} wrong of {len(ours)}", Tone.WRONG) if wrong else Said(f"{len(ours)} ok", Tone.GOOD)
+    return (judged,), *((Said(text, Tone.ASIDE),) for text in said)
 
 
-def _types(made: Document, fp8: str, targets: Sequence[str]) -> tuple[Cell, ...]:
+def _types(made: Document, target: str) -> tuple[Cell, ...]:
+    """How a target converts to each type."""
+    rows = [row for row in made["rows"] if row["target"] == target and "variant" in row]
     cells = []
-    for target in targets:
-        ours = [row for row in made["rows"] if row["target"] == target and "variant" in row]
-        asked = [row for row in ours if wanted_fp8(TARGETS[target], VARIANTS[row["variant"]]) == fp8]
+    for fp8 in (E4M3FN, E4M3FNUZ):
+        asked = [row for row in rows if wanted_fp8(TARGETS[target], VARIANTS[row["variant"]]) == fp8]
         conversions = [row["facts"]["fp8"] for row in asked if "facts" in row]
-        declined = [row for row in asked if "declined" in row]
-        text = "not judged"
+        text = "declined" if asked else "not judged"
         if conversions:
             text = "by instructions" if all(conversions) else "by integer arithmetic"
-        elif declined:
-            text = "declined"
         cells.append((Said(text, Tone.GOOD if conversions else Tone.ASIDE),))
     return tuple(cells)
 
 
 def _asked(made: Document, name: str, targets: Sequence[str]) -> tuple[Cell, ...]:
+    """How many kernels of one name a workload compiles on each target."""
     workload, _, kernel = name.rpartition(": ")
     counts = {
         row["target"]: row["kernels"].get(kernel, 0) for row in made["rows"] if row.get("workload") == workload
     }
     bad = {p["target"] for p in made["problems"] if p["check"] == "workload" and p["variant"] == workload}
     return tuple(
-        (Said(str(counts[target]), Tone.WRONG if target in bad else Tone.GOOD),)
-        if target in counts
-        else (Said("not in this run", Tone.ASIDE),)
-        for target in targets
+        (Said(str(counts.get(target, 0)), Tone.WRONG if target in bad else Tone.GOOD),) for target in targets
     )
