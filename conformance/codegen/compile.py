@@ -90,12 +90,12 @@ def _row(recorder: Recorder, target: Target, variant: Variant, compiled: dict[st
 def _outcome(launched: Launch, plan: str, target: Target, *, fusion: bool) -> Row:
     """The facts of a launch, or why Triton does not compile it."""
     log = io.StringIO()
+    # without fusion as it is launched: the launch itself must forbid it
+    options = {**launched.options, **({"enable_fp_fusion": True} if fusion else {})}
     try:
         # Triton prints there what ptxas says
         with contextlib.redirect_stdout(log):
-            code = triton.compile(
-                launched.source, target=gpu(target), options={**launched.options, "enable_fp_fusion": fusion}
-            )
+            code = triton.compile(launched.source, target=gpu(target), options=options)
     except (CompilationError, PTXASError, TritonError, RuntimeError) as error:
         return {"error": f"{type(error).__name__}: {error}"[:2000]}
     read = of_nvidia(code.asm["ptx"], log.getvalue()) if "ptx" in code.asm else of_amd(code.asm["amdgcn"])
