@@ -1,4 +1,4 @@
-"""``conform``: judge an implementation, run one case again, compare two reports, begin an adapter."""
+"""``conform``: judge an implementation, replay a case, compare reports, begin an adapter, show compiled code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +24,8 @@ from conformance import journal, plugin, report
 from conformance.adapter import KNOWN, Adapter, UsageError, load
 from conformance.attempt import Child, single_threaded
 from conformance.case import Case
+from conformance.codegen.collect import collect
+from conformance.codegen.targets import TARGETS
 from conformance.item import PROFILES, Profile
 from conformance.judging import asked
 from conformance.operations import OPERATIONS
@@ -93,6 +96,7 @@ Examples:
   conform run my.package:MyNorms --op rms_norm_gated --property layout
   conform replay 1f0c3a9b42 my_adapter.py  run a failed case again, and explain
   conform compare old/report.json build/conformance/report.json
+  conform codegen --target gfx942          what normkernels compiles to for GPUs that are not there
 
 \b
 Exit status: 0 every judged property holds; 1 something failed, crashed or hung,
@@ -413,6 +417,39 @@ def _of_ordinary_cases() -> list[str]:
     """Properties of calls that have elements and a meaning; of those that judge alike, one."""
     judges = {PROPERTIES[name].judge: name for name in reversed(PROPERTIES) if name not in {"errors", "empty"}}
     return list(reversed(judges.values()))
+
+
+@cli.command()
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help=f"Compile for this GPU only; repeatable. Known: {', '.join(TARGETS)}.",
+)
+@click.option("-n", "workers", type=click.IntRange(min=1), help="Processes. Default: one a core.")
+@_report
+def codegen(targets: tuple[str, ...], workers: int | None, directory: Path) -> int:
+    """Compile the kernels of normkernels, and of nobody else, for GPUs that are not there, and judge the code.
+
+    Writes codegen.json, and shows it in report.html where the folder has a report.
+    """
+    _named("--target", targets, dict(TARGETS))
+    if find_spec("triton") is None:
+        raise UsageError("codegen: needs triton, which is not installed here")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--report {directory}: cannot be written: {error.strerror}") from error
+    chosen, began = targets or tuple(TARGETS), time.monotonic()
+    rows = collect(chosen, workers)
+    made = report.codegen.document(rows, chosen, report.origin(), time.monotonic() - began)
+    path = directory / report.codegen.FILE
+    path.write_text(report.codegen.written(made), encoding="utf-8")
+    if (directory / "report.json").is_file():
+        report.write_page(directory / "report.json")
+    report.show_codegen(made, str(path))
+    return int(made["footer"]["exit_code"])
 
 
 @cli.command(name="list")

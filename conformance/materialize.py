@@ -67,7 +67,7 @@ def materialize(case: Case, values: dict[str, torch.Tensor], device: str, poison
             if key is not None:
                 shared[key] = owner
         tensors[name] = _placed(owner, spec, values[name])
-    arguments: Arguments = {**tensors, **{name: _flag(name, value) for name, value in case.flags}}
+    arguments: Arguments = {**tensors, **{name: passed(name, value) for name, value in case.flags}}
     return Materials(case, arguments, tuple(owners), tuple(owner.content() for _, owner in owners))
 
 
@@ -87,7 +87,7 @@ def spread(spec: TensorSpec, place: Placement) -> bool:
     return place.extent > FAR and place.extent > SPARSE * math.prod(spec.shape) > 0
 
 
-def _flag(name: str, value: Flag) -> Flag | torch.dtype:
+def passed(name: str, value: Flag) -> Flag | torch.dtype:
     """A flag as it is passed: a case, being JSON, has names in place of dtypes."""
     return getattr(torch, str(value)) if name.endswith("dtype") else value
 

@@ -1,21 +1,24 @@
 """Records → ``report.json`` for machines; a summary and a page for people."""
 
-from conformance.report import differences
-from conformance.report.header import header
+from conformance.report import codegen, differences
+from conformance.report.header import header, origin
 from conformance.report.page import page, write_page
 from conformance.report.results import Exit, Report, build, exit_code, write
-from conformance.report.terminal import Progress, show, summary
+from conformance.report.terminal import Progress, show, show_codegen, summary
 
 __all__ = [
     "Exit",
     "Progress",
     "Report",
     "build",
+    "codegen",
     "differences",
     "exit_code",
     "header",
+    "origin",
     "page",
     "show",
+    "show_codegen",
     "summary",
     "write",
     "write_page",

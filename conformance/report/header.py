@@ -30,19 +30,26 @@ def header(
     """
     device, gpu_memory = _device(subject, allowance)
     return {
-        "suite": _version("normkernels"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "triton": _version("triton"),
+        **origin(),
         "device": device,
         "gpu_memory": gpu_memory,
-        "platform": platform.platform(),
-        "commit": _commit(),
         "seed": seed,
         "profile": profile,
         "chunks": chunks,
         "adapter": _adapter(subject),
         "numerics": _numerics(),
+    }
+
+
+def origin() -> dict[str, Any]:
+    """What every result depends on: versions, machine, commit."""
+    return {
+        "suite": _version("normkernels"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "platform": platform.platform(),
+        "commit": _commit(),
     }
 
 

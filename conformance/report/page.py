@@ -10,20 +10,24 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from conformance.case import Case
-from conformance.report import table
+from conformance.report import codegen, table
 from conformance.report.header import facts
 from conformance.report.results import Report
 
 
 def write_page(path: Path) -> Path:
-    """Write ``report.html`` beside a ``report.json``, from nothing else, and return its path."""
+    """Write ``report.html`` beside a ``report.json`` and return its path.
+
+    From it and a ``codegen.json`` beside it, where there is one, and from nothing else.
+    """
     target = path.with_suffix(".html")
-    target.write_text(page(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
+    report = json.loads(path.read_text(encoding="utf-8"))
+    target.write_text(page(report, codegen.read(path.parent)), encoding="utf-8")
     return target
 
 
-def page(report: Report) -> str:
-    """The page of a report."""
+def page(report: Report, compiled: codegen.Document | None = None) -> str:
+    """The page of a report, with a section about compiled code where there is something to say of it."""
     # package data is found wherever the suite is installed, a zip included
     templates = Environment(
         loader=PackageLoader("conformance.report"),
@@ -47,7 +51,19 @@ def page(report: Report) -> str:
         evidence=table.evidence(report),
         waivers=[{**waiver, "said": _counts(waiver["counts"])} for waiver in report["waivers"]],
         facts=list(facts(report["header"])),
+        compiled=None if compiled is None else _compiled(compiled),
     )
+
+
+def _compiled(made: codegen.Document) -> dict[str, Any]:
+    """The section about compiled code."""
+    return {
+        "end": codegen.closing(made),
+        "heading": codegen.heading(made),
+        "tables": codegen.tables(made),
+        "known": codegen.known(made),
+        "wrong": codegen.wrong(made),
+    }
 
 
 def _shown(failure: table.Row) -> dict[str, Any]:

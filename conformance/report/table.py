@@ -48,11 +48,15 @@ Cell = tuple[Said, ...]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """An operation's cells: a line per property with what it promises, a column per dtype."""
+    """An operation's cells: a line per property with what it promises, a column per dtype.
+
+    Or those of something else: ``of`` says what the lines are.
+    """
 
     operation: str
     dtypes: tuple[str, ...]
     lines: tuple[tuple[str, str, tuple[Cell, ...]], ...]
+    of: str = "property"
 
 
 class Reasons:

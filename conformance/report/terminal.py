@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.case import Case
-from conformance.report import table
+from conformance.report import codegen, table
 from conformance.report.results import Report
 from conformance.report.table import Row, Tone
 from conformance.verdict import BAD, NOT_IMPLEMENTED, Status
@@ -49,6 +49,17 @@ def summary(report: Report, place: str) -> RenderableType:
     return Group(*parts)
 
 
+def show_codegen(made: codegen.Document, place: str, console: Console | None = None) -> None:
+    """Print what ``conform codegen`` found out; ``place`` is where it lies."""
+    first, *others = codegen.heading(made)
+    parts: list[RenderableType] = [Text.assemble("\n", (first, "bold"), *(f"\n{line}" for line in others), "\n")]
+    parts += [_table(shown) for shown in codegen.tables(made)]
+    parts += [Text(f"known: {line}", style=ASIDE) for line in codegen.known(made)]
+    parts += [Text(line, style=WRONG) for line in codegen.wrong(made)]
+    parts.append(Text.assemble("\n", _line(codegen.closing(made)), f"\n{place}"))
+    (console or Console(highlight=False)).print(Group(*parts))
+
+
 def _heading(header: Row) -> Text:
     name = header["adapter"]["name"]
     text = "\n".join(table.heading(header))
@@ -57,7 +68,7 @@ def _heading(header: Row) -> Text:
 
 def _table(shown: table.Table) -> Table:
     drawn = Table(title=shown.operation, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    drawn.add_column("property", no_wrap=True)
+    drawn.add_column(shown.of, no_wrap=True)
     for dtype in shown.dtypes:
         drawn.add_column(dtype)
     for prop, _, cells in shown.lines:

@@ -1,0 +1,285 @@
+"""What compiled code must be, and where it is known not to be. Pure: rows of ``compile`` in, problems out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from conformance.codegen.facts import WIDE, Facts
+from conformance.codegen.targets import TARGETS, Target
+from conformance.codegen.variants import OWN, VARIANTS, VENDORS, Variant
+from conformance.codegen.workloads import WORKLOADS
+
+Row = Mapping[str, Any]
+
+MOST_COMPILED = 500
+SCALE, VALUES = 4, 8  # bytes of the stores of fp8 results: a scale, and as many values as 16 bytes were loaded for
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A check that some variants fail on some targets, and why. One that no longer fails is a problem too.
+
+    ``since`` is the oldest Triton under which all of them fail; under an older one they may.
+    """
+
+    check: str
+    variants: tuple[str, ...]
+    targets: tuple[str, ...]
+    reason: str
+    since: tuple[int, int] = (3, 6)
+
+
+_NVIDIA = ("sm_80", "sm_90", "sm_100", "sm_120")
+_WAVES_OF_64 = ("gfx942", "gfx950")
+
+KNOWN = (
+    Known(
+        "spills",
+        ("widest", "norm widest", "fp8 widest"),
+        _NVIDIA,
+        "one program holds a row of 32,768 fp32: 32 warps leave a thread 64 registers, and 32 columns of each "
+        "tensor are kept over the sum",
+    ),
+    Known(
+        "spills",
+        ("mrope of columns apart",),
+        ("sm_90",),
+        "no two columns are neighbours, so that each has an address of 64 bits, and there are as many as columns",
+        since=(3, 9),
+    ),
+    Known(
+        "scalars",
+        ("mrope of gaps", "mrope of columns apart"),
+        ("gfx942", "gfx950", "gfx1201"),
+        "a mask of its own for each column: those that do not fit lie in lanes of vector registers, not in memory",
+        since=(3, 9),
+    ),
+    Known(
+        "threads",
+        ("widest", "norm widest", "fp8 widest"),
+        _WAVES_OF_64,
+        "plans count warps of 32 threads: 32 warps of 64 are 2,048, and no such program can be launched: rows of "
+        "more than 8,192 columns are out of reach there until plans know the warp",
+    ),
+    Known(
+        "wide",
+        (
+            "mrope",
+            "mrope in place",
+            "mrope prefill",
+            "mrope prefill in place",
+            "mrope whole heads",
+            "mrope few heads",
+            "mrope of fp32 angles",
+            "mrope of fp32 angles in place",
+        ),
+        _WAVES_OF_64,
+        "plans give a thread of a warp of 32 its 16 bytes: a thread of 64 gets 8",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not as it must be; ``variant`` is "" of a target or a workload as a whole."""
+
+    target: str
+    variant: str
+    fusion: bool
+    check: str
+    said: str
+
+    def __str__(self) -> str:
+        """Name the place, then what is wrong there."""
+        where = f"{self.target} {self.variant}".rstrip() + (" with FP fusion" if self.fusion else "")
+        return f"{where}: {self.check}: {self.said}"
+
+
+def problems(rows: Sequence[Row], targets: Sequence[str], triton: str) -> tuple[Problem, ...]:
+    """All that is wrong with what a version of Triton compiled for ``targets``."""
+    major, minor = map(int, triton.split(".")[:2])
+    found = [problem for name in targets for problem in _of_target(TARGETS[name], rows, (major, minor))]
+    compiled = sum("facts" in row for row in rows)
+    if compiled > MOST_COMPILED:
+        said = f"{compiled} kernels were compiled, at most {MOST_COMPILED} may be: take variants out"
+        found.append(Problem("every target", "", fusion=False, check="number", said=said))
+    return tuple(found)
+
+
+def _of_target(target: Target, rows: Sequence[Row], triton: tuple[int, int]) -> Iterator[Problem]:
+    ours = [row for row in rows if row["target"] == target.name]
+    if any("not_judged" in row for row in ours):
+        return
+    for row in ours:
+        if "failed" in row:
+            yield Problem(target.name, "", fusion=False, check="process", said=row["failed"])
+        elif "workload" in row:
+            yield from _of_workload(target, row)
+        else:
+            yield from _of_variant(target, VARIANTS[row["variant"]], row, triton)
+    there = {(row["variant"], row["fusion"]) for row in ours if "variant" in row}
+    for name, fusion in expected(target):
+        if (name, fusion) not in there:
+            yield Problem(target.name, name, fusion, "compiles", "the process ended before it")
+
+
+def expected(target: Target) -> tuple[tuple[str, bool], ...]:
+    """The variants that are compiled for a target, each with fusion or without."""
+    here = [(name, each) for name, each in VARIANTS.items() if each.everywhere or target.name in VENDORS]
+    return tuple(
+        (name, fusion) for name, each in here for fusion in ((False, True) if each.everywhere else (False,))
+    )
+
+
+def _of_workload(target: Target, row: Row) -> Iterator[Problem]:
+    workload = next(each for each in WORKLOADS if each.name == row["workload"])
+    if dict(row["kernels"]) != dict(workload.kernels):
+        said = f"compiles {row['kernels']}, must {dict(workload.kernels)}: {workload.reason}"
+        yield Problem(target.name, row["workload"], fusion=False, check="workload", said=said)
+
+
+def _of_variant(target: Target, variant: Variant, row: Row, triton: tuple[int, int]) -> Iterator[Problem]:
+    def problem(check: str, said: str) -> Problem:
+        return Problem(target.name, row["variant"], row["fusion"], check, said)
+
+    wanted = wanted_fp8(target, variant)
+    if "declined" in row:
+        if wanted in {None, *target.fp8} or row["declined"] != ["FP8_DTYPE"]:
+            yield problem("declined", row["said"])
+        return
+    if wanted is not None and wanted not in target.fp8:
+        yield problem("fp8", f"{wanted} is said not to be there, and is not declined")
+    if "error" in row:
+        yield problem("compiles", row["error"])
+        return
+    if not row["fusion"]:
+        yield from (problem("kernels", said) for said in _kernels(row))
+    code = Kernel(target, variant, row["fusion"], Facts.from_data(row["facts"]))
+    for check, judge in CHECKS.items():
+        said, known = judge(code), _known(check, target.name, row["variant"])
+        if said and known is None:
+            yield problem(check, said)
+        if known is not None and not said and triton >= known.since:
+            yield problem(check, f"holds, and is known to fail because {known.reason}: take it out of KNOWN")
+
+
+def wanted_fp8(target: Target, variant: Variant) -> str | None:
+    """The fp8 type that a variant asks for; None of one without."""
+    named = dict(variant.case.flags).get("fp8_dtype")
+    return next(iter(target.fp8), "float8_e4m3fn") if named == OWN else None if named is None else str(named)
+
+
+def _known(check: str, target: str, variant: str) -> Known | None:
+    return next((k for k in KNOWN if k.check == check and variant in k.variants and target in k.targets), None)
+
+
+def _kernels(row: Row) -> Iterator[str]:
+    if row["batches"] != 1:
+        yield f"{row['batches']} kernels for batches of four kinds, must be 1"
+    # one for places that are aligned, one for all others
+    if row["places"] > 2:
+        yield f"{row['places']} kernels for four places in memory, must be at most 2"
+
+
+# --- of one kernel: what is wrong, or nothing ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A variant as it was compiled for a target, with FP fusion or without."""
+
+    target: Target
+    variant: Variant
+    fusion: bool
+    facts: Facts
+
+
+def _spills(code: Kernel) -> str:
+    return f"a thread keeps {code.facts.spilled} bytes of registers in memory" if code.facts.spilled else ""
+
+
+def _scalars(code: Kernel) -> str:
+    return (
+        f"{code.facts.scalars_spilled} scalar registers lie in vector ones" if code.facts.scalars_spilled else ""
+    )
+
+
+def _registers(code: Kernel) -> str:
+    if code.facts.registers <= code.target.registers:
+        return ""
+    return f"{code.facts.registers} registers a thread, there are {code.target.registers}"
+
+
+def _shared(code: Kernel) -> str:
+    if code.facts.shared <= code.target.shared:
+        return ""
+    return f"{code.facts.shared} bytes of shared memory, there are {code.target.shared}"
+
+
+def _threads(code: Kernel) -> str:
+    if code.facts.threads <= code.target.threads:
+        return ""
+    return f"{code.facts.threads} threads a program, there may be {code.target.threads}"
+
+
+def _wide(code: Kernel) -> str:
+    """Where rows are aligned every access is of 16 bytes, but those of positions, fp8 values and scales."""
+    if code.facts.access not in {"aligned", ""}:
+        return ""
+    of_positions, of_results = _beside(code.variant)
+    loads = [size for size in code.facts.loads if size < WIDE and size not in of_positions]
+    stores = [size for size in code.facts.stores if size < WIDE and size not in of_results]
+    if not loads and not stores and WIDE in code.facts.accesses:
+        return ""
+    return f"aligned rows are loaded {dict(code.facts.loads)} and stored {dict(code.facts.stores)} (bytes: times)"
+
+
+def _narrow(code: Kernel) -> str:
+    """Where nothing is known of addresses, no access is wider than an element."""
+    if code.facts.access in {"aligned", ""}:
+        return ""
+    of_positions, of_results = _beside(code.variant)
+    elements = {getattr(torch, spec.dtype).itemsize for _, spec in code.variant.case.tensors}
+    widest = max((*elements, *of_positions, *(size for size in of_results if size == SCALE)))
+    if max(code.facts.accesses) <= widest:
+        return ""
+    return f"rows that may lie anywhere are accessed {max(code.facts.accesses)} bytes at once"
+
+
+def _beside(variant: Variant) -> tuple[set[int], set[int]]:
+    """The bytes of loads of positions, and of stores of fp8 results."""
+    positions = variant.case.tensor("positions")
+    loads = set() if positions is None else {getattr(torch, positions.dtype).itemsize}
+    return loads, {SCALE, VALUES} if "fp8_dtype" in dict(variant.case.flags) else set()
+
+
+def _fused(code: Kernel) -> str:
+    if code.fusion or not code.facts.fused:
+        return ""
+    return f"{code.facts.fused} multiplications are fused with an addition: a row's bits follow its layout"
+
+
+def _fp8(code: Kernel) -> str:
+    """Conversions are the hardware's where Triton is known to use them, and nowhere else."""
+    wanted = wanted_fp8(code.target, code.variant)
+    converts = wanted is not None and code.target.fp8.get(wanted, False)
+    if bool(code.facts.fp8) == converts:
+        return ""
+    return f"{code.facts.fp8} conversions by the hardware to {wanted}, {'some' if converts else 'none'} expected"
+
+
+CHECKS: Mapping[str, Callable[[Kernel], str]] = {
+    "spills": _spills,
+    "scalars": _scalars,
+    "registers": _registers,
+    "shared": _shared,
+    "threads": _threads,
+    "wide": _wide,
+    "narrow": _narrow,
+    "fused": _fused,
+    "fp8": _fp8,
+}

@@ -1,0 +1,171 @@
+"""What is read from compiled code. Pure: text in, numbers out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One compiled kernel.
+
+    ``registers`` and ``spilled`` (bytes in memory) are a thread's, ``scalars_spilled`` the scalar registers that
+    AMD keeps in lanes of vector ones; ``shared`` (bytes) and ``threads`` are a program's. ``loads`` and ``stores``
+    count the accesses of tensors by the bytes that a thread moves at once. ``fused`` counts multiplications fused
+    with an addition, those apart that a division is made of; ``fp8`` the hardware's conversions to an fp8 type;
+    ``divisions`` those rounded to nearest, and ``approximate`` those that are not. ``half_additions`` are
+    additions in fp16. ``bytes`` is the length of the assembly text.
+    """
+
+    kernel: str
+    plan: str
+    access: str
+    threads: int
+    registers: int
+    spilled: int
+    scalars_spilled: int
+    shared: int
+    loads: Mapping[int, int]
+    stores: Mapping[int, int]
+    barriers: int
+    fused: int
+    fp8: int
+    divisions: int
+    approximate: int
+    half_additions: int
+    bytes: int
+
+    @property
+    def accesses(self) -> Mapping[int, int]:
+        """Loads and stores together."""
+        return Counter(self.loads) + Counter(self.stores)
+
+    @property
+    def narrow(self) -> int:
+        """Accesses that move less than 16 bytes."""
+        return sum(count for size, count in self.accesses.items() if size < WIDE)
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data for JSON, whose keys are strings."""
+        return {**asdict(self), "loads": _named(self.loads), "stores": _named(self.stores)}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Facts:
+        """Read what :meth:`to_data` gave."""
+        return cls(**{**data, "loads": _numbered(data["loads"]), "stores": _numbered(data["stores"])})
+
+
+# bytes that a thread moves at once where it moves as many as every target can
+WIDE = 16
+
+
+def _named(sizes: Mapping[int, int]) -> dict[str, int]:
+    return {str(size): sizes[size] for size in sorted(sizes)}
+
+
+def _numbered(sizes: Mapping[str, int]) -> dict[int, int]:
+    return {int(size): count for size, count in sizes.items()}
+
+
+def of_nvidia(ptx: str, log: str) -> dict[str, Any]:
+    """The facts that stand in PTX and in what ``ptxas -v`` says of it."""
+    accesses = list(_PTX_ACCESS.finditer(ptx))
+    return {
+        "registers": _said(_REGISTERS, log),
+        "spilled": _said(_SPILLED, log),
+        "scalars_spilled": 0,
+        "loads": _sizes(_ptx_bytes(at["suffix"]) for at in accesses if at["kind"] == "ld"),
+        "stores": _sizes(_ptx_bytes(at["suffix"]) for at in accesses if at["kind"] == "st"),
+        "barriers": _count(r"\bbar(?:rier)?\.", ptx),
+        "fused": _count(r"\bfma\.", ptx),
+        "fp8": _count(r"\bcvt\.\S*\.e4m3x2\.", ptx),
+        "divisions": _count(r"\bdiv\.rn\.f32", ptx),
+        "approximate": _count(r"\bdiv\.(?!rn)\w+\.f32", ptx),
+        "half_additions": _count(r"\badd\S*\.f16", ptx),
+        "bytes": len(ptx),
+    }
+
+
+def of_amd(amdgcn: str) -> dict[str, Any]:
+    """The facts that stand in AMD's assembly, the metadata at its end included."""
+    accesses = list(_AMD_ACCESS.finditer(amdgcn))
+    divisions = _count(r"\bv_div_fixup_f32", amdgcn)
+    # of integers of 64 bits; nothing else here is truncated
+    whole = _count(r"\bv_trunc_f32", amdgcn)
+    fused = sum(len(_AMD_FUSED.findall(line)) for line in amdgcn.splitlines() if not _NO_ADDITION.search(line))
+    return {
+        "registers": _said(_VGPRS, amdgcn),
+        "spilled": REGISTER * _said(_VGPRS_SPILLED, amdgcn),
+        "scalars_spilled": _said(_SGPRS_SPILLED, amdgcn),
+        "loads": _sizes(_amd_bytes(at) for at in accesses if at["kind"] == "load"),
+        "stores": _sizes(_amd_bytes(at) for at in accesses if at["kind"] == "store"),
+        "barriers": _count(r"\bs_barrier(?:_signal)?\b", amdgcn),
+        "fused": fused - FUSED_IN_DIVISION * divisions - FUSED_IN_WHOLE_DIVISION * whole,
+        "fp8": _count(r"\bv_cvt_\w*pk_fp8_f32", amdgcn),
+        "divisions": divisions,
+        "approximate": _count(r"\bv_rcp_f32", amdgcn) - divisions - whole,
+        "half_additions": _count(r"\bv_(?:pk_)?add_f16", amdgcn),
+        "bytes": len(amdgcn),
+    }
+
+
+REGISTER = 4  # bytes
+# LLVM makes an exact division, and one of integers of 64 bits, of a reciprocal and so many of these.
+FUSED_IN_DIVISION, FUSED_IN_WHOLE_DIVISION = 5, 2
+_AMD_FUSED = re.compile(r"\bv_(?:dual_|pk_)?(?:fma|fmac|fmamk|fmaak|mad|mac)_(?:mix\w*_)?f(?:16|32)")
+# what is added is zero: a product of fp16, or that is rounded to fp16
+_NO_ADDITION = re.compile(r"_mix\w* .*, (?:0|neg\(0\))(?: op_sel\S*)*$")
+
+_REGISTERS = re.compile(r"Used (\d+) registers")
+_SPILLED = re.compile(r"(\d+) bytes spill stores")
+_VGPRS = re.compile(r"\.vgpr_count:\s+(\d+)")
+_VGPRS_SPILLED = re.compile(r"\.vgpr_spill_count:\s+(\d+)")
+_SGPRS_SPILLED = re.compile(r"\.sgpr_spill_count:\s+(\d+)")
+
+_PTX_ACCESS = re.compile(r"\b(?P<kind>ld|st)\.global(?P<suffix>\S*)")
+# named ``ubyte``, ``short_d16``, ``dwordx4`` before gfx11, and from there on ``u8``, ``d16_b16``, ``b128``
+_AMD_ACCESS = re.compile(
+    r"\b(?:buffer|global|flat)_(?P<kind>load|store)_"
+    r"(?:(?P<part>[us]?byte|[us]?short)|dword(?:x(?P<words>\d))?|(?:d16_(?:hi_)?)?[uib](?P<bits>\d+))"
+)
+
+
+def _count(pattern: str, text: str) -> int:
+    return len(re.findall(pattern, text))
+
+
+def _said(pattern: re.Pattern[str], text: str) -> int:
+    """The number that a text says once for its one kernel. Raises ``ValueError`` where it does not."""
+    found = pattern.findall(text)
+    if len(found) != 1:
+        message = f"{pattern.pattern!r} stands {len(found)} times, must once, in {text[-2000:]!r}"
+        raise ValueError(message)
+    return int(found[0])
+
+
+def _ptx_bytes(suffix: str) -> int:
+    """The bytes of an access such as ``.L1::evict_first.v4.b32``."""
+    vector = re.search(r"\.v(\d)\b", suffix)
+    bits = re.search(r"\.[busf](\d+)$", suffix)
+    if bits is None:
+        message = f"an access of an unknown type: {suffix!r}"
+        raise ValueError(message)
+    return int(vector[1] if vector else 1) * int(bits[1]) // 8
+
+
+def _amd_bytes(access: re.Match[str]) -> int:
+    """The bytes of an access by the name of its instruction."""
+    if access["bits"]:
+        return int(access["bits"]) // 8
+    if access["part"]:
+        return 1 if access["part"].endswith("byte") else 2
+    return REGISTER * int(access["words"] or 1)
+
+
+def _sizes(sizes: Iterable[int]) -> dict[int, int]:
+    counted = Counter(sizes)
+    return {size: counted[size] for size in sorted(counted)}

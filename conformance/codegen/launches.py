@@ -1,0 +1,125 @@
+"""A case → what its call launches, on a GPU that is not there: the package's own path up to Triton's compiler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime import jit
+
+import normkernels
+from conformance.adapters.normkernels import NormKernels
+from conformance.case import SAME, Case
+from conformance.codegen.targets import Target
+from conformance.materialize import SHARED_PARTS, buffer_of, passed
+from conformance.operations import OPERATIONS, Arguments
+from normkernels.call import Device, conversions
+from normkernels.dispatch import CHECKS
+from normkernels.errors import PathUnavailable
+from normkernels.kernels import plans
+
+Untyped = Any  # Triton has no types
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One launch. ``key`` is what Triton would tell its compiled code from others by."""
+
+    kernel: str
+    access: str  # "" of a kernel that has no such constexpr
+    key: str
+    source: ASTSource
+    options: dict[str, Untyped]
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """A call for which no kernel is launched, with every reason against the paths that would."""
+
+    reasons: tuple[str, ...]  # names of normkernels.dispatch.Reason
+    said: str
+
+
+def gpu(target: Target) -> GPUTarget:
+    """Return a target as Triton names it."""
+    return GPUTarget(target.backend, target.arch, target.warp_size)
+
+
+class Recorder:
+    """Makes calls as on ``target`` and returns their launches. For a process that does nothing else.
+
+    From then on the package believes that every tensor lies on that GPU, and no kernel runs.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._backend = make_backend(gpu(target))
+        self._adapter = NormKernels()
+        self._binders: dict[str, Untyped] = {}
+        self._launches: list[Launch] = []
+        device = Device(
+            "cuda", has_triton=True, interpreting=False, table=plans.MEASURED, fp8=conversions(gpu(target))
+        )
+        Device.of = lambda _tensor: device  # type: ignore[method-assign, assignment]  # as said above
+        jit.JITFunction.run = lambda kernel, *args, **kwargs: self._note(kernel, args, kwargs)
+
+    def launch(self, case: Case, *, in_place: bool = False) -> Launch | Declined:
+        """Make the call of a case, on memory that nobody has written, and return its one launch."""
+        arguments = unwritten(case)
+        operation = OPERATIONS[case.operation]
+        positional = [arguments.pop(name) for name in operation.positional]
+        # forced, so that what no kernel takes is refused here, and not computed natively
+        self._adapter.forced = next(iter(CHECKS[case.operation])).value
+        self._launches.clear()
+        try:
+            getattr(self._adapter, f"{case.operation}{'_' * in_place}")(*positional, **arguments)
+        except PathUnavailable as refused:
+            reasons = refused.reasons
+            return Declined(tuple(each.reason.name for each in reasons), "; ".join(map(str, reasons)))
+        (launched,) = self._launches
+        return launched
+
+    def plan(self, case: Case) -> str:
+        """Return the name of the plan for a call that is launched."""
+        decision = normkernels.explain(case.operation, **unwritten(case))
+        assert decision.plan is not None
+        return decision.plan.name
+
+    def _note(self, kernel: Untyped, args: tuple[Untyped, ...], kwargs: dict[str, Untyped]) -> None:
+        """Do what Triton's own ``run`` does before it compiles."""
+        name = kernel.fn.__name__
+        given = {key: value for key, value in kwargs.items() if key not in {"grid", "warmup"}}
+        if name not in self._binders:
+            self._binders[name] = jit.create_function_from_signature(
+                kernel.signature, kernel.params, self._backend
+            )
+        bound, special, options = self._binders[name](*args, **given)
+        key = f"{name} {special} {options}"
+        access = bound.get("ACCESS", "")
+        packed, signature, constants, attributes = kernel._pack_args(  # noqa: SLF001 - there is no public way
+            self._backend, given, bound, special, options
+        )
+        source = ASTSource(kernel, signature, constants, attributes)
+        self._launches.append(Launch(name, access, key, source, dict(packed.__dict__)))
+
+
+def unwritten(case: Case) -> Arguments:
+    """The arguments of a case, laid out as it says; nothing of them is written but positions, which are zero."""
+    buffers: dict[object, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    for name, spec in case.tensors:
+        if spec.layout.kind == SAME:
+            tensors[name] = tensors[case.source(name)]
+            continue
+        place = spec.layout.place(spec.shape, SHARED_PARTS)
+        key = buffer_of(spec) or name
+        if key not in buffers:
+            # what is not written takes no memory, however long it is
+            make = torch.empty if spec.dtype.startswith(("float", "bfloat")) else torch.zeros
+            buffers[key] = make(place.extent, dtype=getattr(torch, spec.dtype))
+        tensors[name] = buffers[key].as_strided(spec.shape, place.strides, place.offset)
+    operation = OPERATIONS[case.operation]
+    flags = {name: passed(name, value) for name, value in case.flags}
+    return {**dict.fromkeys((*operation.positional, *operation.keywords)), **tensors, **flags}

@@ -1,0 +1,87 @@
+"""What models ask of the kernels, as data: how many kernels a workload compiles shows what they specialise on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from conformance.case import Case, Layout
+from conformance.corpus import model_shapes
+from conformance.operations import OPERATIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The calls of one model on one of ``tp`` ranks: every batch of 1 to 512 tokens, and its prefills.
+
+    Each call is made as the model lays it out, and again in every one of ``LAYOUTS``; rotations are in place.
+    ``kernels`` is into how many each Triton kernel is compiled for all of them, and ``reason`` why so many.
+    """
+
+    name: str
+    model: str
+    tp: int
+    kernels: Mapping[str, int]
+    reason: str
+
+
+BATCHES = range(1, 513)
+# contiguous; rows that begin at multiples of 16 bytes; rows that do not
+LAYOUTS = (Layout(), Layout("row_gap", 16), Layout("row_gap", 1))
+
+WORKLOADS = (
+    Workload(
+        "Qwen3.5",
+        "Qwen3.5-27B",
+        2,
+        {
+            "rms_norm_gated_128_kernel": 2,
+            "rms_norm_gated_kernel": 6,
+            "rms_norm_kernel": 4,
+            "mrope_kernel": 2,
+        },
+        "gated: contiguous rows have a plan for few and one for many, others two tiles, each for a gate cut from "
+        "a projection, for aligned rows and for others; norms with a residual and without, rotations: aligned or "
+        "not",
+    ),
+    Workload(
+        "Qwen3-Next, fp8",
+        "Qwen3-Next-80B-A3B",
+        2,
+        {
+            "rms_norm_gated_128_kernel": 2,
+            "rms_norm_gated_kernel": 6,
+            "rms_norm_kernel": 8,
+            "rms_norm_gated_fp8_kernel": 6,
+            "rms_norm_fp8_kernel": 2,
+        },
+        "as Qwen3.5's; norms of heads of 256 have two tiles more, each aligned or not",
+    ),
+    Workload(
+        "DeepSeek-V3, fp8",
+        "DeepSeek-V3",
+        8,
+        {"rms_norm_fp8_kernel": 4},
+        "rows of 7,168 with a residual and of 1,536 without, each aligned or not",
+    ),
+)
+
+
+def calls(workload: Workload) -> Iterator[tuple[Case, bool]]:
+    """Every call of a workload, and whether it is one in place."""
+    for shape in model_shapes():
+        if (shape.model, shape.tp) != (workload.model, workload.tp):
+            continue
+        in_place = shape.operation == "mrope"
+        for tokens in (*BATCHES, *shape.prefill):
+            case = OPERATIONS[shape.operation].model_case(shape, tokens)
+            yield case, in_place
+            yield from ((laid_out(case, layout), in_place) for layout in LAYOUTS)
+
+
+def laid_out(case: Case, layout: Layout) -> Case:
+    """The case with every tensor that has rows in one layout; positions stay."""
+    for name, spec in case.tensors:
+        if name in OPERATIONS[case.operation].row_tensors and name != "positions":
+            case = case.with_tensor(name, replace(spec, layout=layout))
+    return case

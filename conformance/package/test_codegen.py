@@ -1,0 +1,377 @@
+"""What is read from compiled code, and what is made of it: text and rows in, numbers and problems out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from conformance import cli, report
+from conformance.adapter import UsageError
+from conformance.codegen import collect
+from conformance.codegen.checks import CHECKS, KNOWN, Row, expected, problems
+from conformance.codegen.facts import Facts, of_amd, of_nvidia
+from conformance.codegen.launches import unwritten
+from conformance.codegen.targets import TARGETS
+from conformance.codegen.variants import VARIANTS, VENDORS
+from conformance.codegen.workloads import WORKLOADS
+
+RUN = Path(__file__).resolve().parents[2] / "fixtures" / "reports" / "codegen.json"
+LOG = """ptxas info    : Function properties for kernel
+    160 bytes stack frame, 184 bytes spill stores, 176 bytes spill loads
+ptxas info    : Used 64 registers, used 1 barriers, 1024 bytes smem
+"""
+PTX = """
+	ld.global.v4.b32 { %r1, %r2, %r3, %r4 }, [ %rd1 + 0 ];
+	@%p1 ld.global.L1::evict_last.v2.b64 { %rd2, %rd3 }, [ %rd1 + 16 ];
+	ld.global.v8.b32 { %r1, %r2, %r3, %r4, %r5, %r6, %r7, %r8 }, [ %rd1 + 0 ];
+	ld.global.b16 { %rs1 }, [ %rd1 + 32 ];
+	ld.shared.v4.b32 {%r1, %r2, %r3, %r4}, [%r9];
+	st.global.v2.b32 [ %rd1 + 0 ], { %r1, %r2 };
+	st.global.b8 [ %rd1 + 0 ], { %rs1 };
+	bar.sync 	0;
+	fma.rn.f32 	%r1, %r2, %r3, %r4;
+	cvt.rn.satfinite.e4m3x2.f32 	%rs1, %r1, %r2;
+	div.rn.f32 	%r1, %r2, %r3;
+	div.full.f32 	%r1, %r2, 0f46000000;
+	add.rn.f16 	%rs1, %rs2, %rs3;
+	mul.rn.f32 	%r1, %r2, %r3;
+"""
+AMDGCN = """
+	buffer_load_dwordx4 v[2:5], v6, s[8:11], 0 offen
+	global_load_d16_b16 v1, v[2:3], off
+	global_load_ushort v1, v[2:3], off
+	global_load_short_d16_hi v1, v[2:3], off
+	buffer_store_b64 v[2:3], v6, s[8:11], null offen
+	global_store_byte v[2:3], v1, off
+	global_store_dword v[2:3], v1, off
+	scratch_load_dwordx4 v[2:5], off, s32
+	s_load_dwordx4 s[4:7], s[0:1], 0x0
+	s_barrier_signal -1
+	s_barrier_wait -1
+	s_barrier
+	v_rcp_f32_e32 v3, v2
+	v_fma_f32 v4, -v2, v3, 1.0
+	v_dual_fmac_f32 v3, v4, v3 :: v_dual_fmac_f32 v5, v6, v7
+	v_fma_f32 v6, -v2, v5, v4
+	v_fma_f32 v2, -v2, v5, v4
+	v_div_fixup_f32 v1, v2, s3, v1
+	v_rcp_f32_e32 v3, v2
+	v_fmamk_f32 v1, v2, 0x4f800000, v1
+	v_trunc_f32_e32 v2, v2
+	v_fmamk_f32 v1, v2, 0xcf800000, v1
+	v_rcp_iflag_f32_e32 v1, v1
+	v_fma_mixlo_f16 v2, v0, v10, neg(0) op_sel_hi:[0,1,0]
+	v_fma_mixlo_f16 v2, v0, v10, 0
+	v_cvt_pk_fp8_f32 v1, v2, v3
+	v_cvt_scalef32_pk_fp8_f32 v1, v2, v3, 1.0
+	v_pk_add_f16 v1, v2, v3
+    .sgpr_spill_count: 163
+    .vgpr_count:     59
+    .vgpr_spill_count: 2
+"""
+
+
+def test_ptx_is_read() -> None:
+    """Accesses by their bytes, those of shared memory apart; instructions by their kind; the rest from ptxas."""
+    assert {
+        "registers": 64,
+        "spilled": 184,
+        "scalars_spilled": 0,
+        "loads": {2: 1, 16: 2, 32: 1},
+        "stores": {1: 1, 8: 1},
+        "barriers": 1,
+        "fused": 1,
+        "fp8": 1,
+        "divisions": 1,
+        "approximate": 1,
+        "half_additions": 1,
+        "bytes": len(PTX),
+    } == of_nvidia(PTX, LOG)
+
+
+def test_amdgcn_is_read() -> None:
+    """Instructions by the names of old and new GPUs; what divisions and conversions are made of is not counted."""
+    assert {
+        "registers": 59,
+        "spilled": 8,
+        "scalars_spilled": 163,
+        "loads": {2: 3, 16: 1},
+        "stores": {1: 1, 4: 1, 8: 1},
+        "barriers": 2,
+        "fused": 0,
+        "fp8": 2,
+        "divisions": 1,
+        "approximate": 0,
+        "half_additions": 1,
+        "bytes": len(AMDGCN),
+    } == of_amd(AMDGCN)
+
+
+@pytest.mark.parametrize(
+    "contracted",
+    ["v_fma_f32 v1, v2, v3, v4", "v_pk_fma_f32 v[0:1], v[2:3], v[4:5], v[6:7]", "v_fma_mixlo_f16 v1, v2, v3, v4"],
+)
+def test_a_sum_that_is_fused_on_amd_is_seen(contracted: str) -> None:
+    """Among the instructions that divisions are made of one more is one too many."""
+    assert 1 == of_amd(f"{AMDGCN}\n\t{contracted}\n")["fused"]
+
+
+def test_text_that_says_nothing_of_registers_is_an_error() -> None:
+    """Where ptxas was silent nothing is known, which is not zero."""
+    with pytest.raises(ValueError, match="stands 0 times, must once"):
+        of_nvidia(PTX, "")
+
+
+# --- checks -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="run")
+def _run() -> dict[str, Any]:
+    """A run over all targets."""
+    read: dict[str, Any] = json.loads(RUN.read_text(encoding="utf-8"))
+    return read
+
+
+def _said(rows: list[Row], target: str = "sm_90", triton: str = "3.9.0") -> list[str]:
+    return [problem.check for problem in problems(rows, [target], triton)]
+
+
+def _changed(rows: list[Row], variant: str, facts: Mapping[str, object]) -> list[Row]:
+    """The rows with other facts of a variant without fusion."""
+    place = {"target": "sm_90", "variant": variant, "fusion": False}
+    return [{**row, "facts": {**row["facts"], **facts}} if place.items() <= row.items() else row for row in rows]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_run_that_is_committed_holds(run: dict[str, Any], target: str) -> None:
+    """Its rows are judged again, and nothing is wrong with them."""
+    assert [] == [str(problem) for problem in problems(run["rows"], [target], run["header"]["triton"])]
+    assert [] == run["problems"]
+
+
+@pytest.mark.parametrize(
+    ("check", "variant", "facts"),
+    [
+        ("spills", "norm", {"spilled": 4}),
+        ("scalars", "norm", {"scalars_spilled": 1}),
+        ("registers", "norm", {"registers": 256}),
+        ("shared", "norm", {"shared": 227 * 1024 + 1}),
+        ("threads", "norm", {"threads": 2048}),
+        ("wide", "norm", {"loads": {"8": 12}}),
+        ("wide", "decode128", {"stores": {"8": 2, "16": 3}}),
+        ("wide", "mrope", {"stores": {"8": 40}}),
+        ("wide", "fp8", {"stores": {"2": 8, "4": 1, "16": 2}}),
+        ("wide", "norm", {"loads": {}, "stores": {}}),
+        ("narrow", "norm of two sizes", {"loads": {"16": 6}}),
+        ("narrow", "norm of two sizes", {"loads": {"4": 24}}),
+        ("narrow", "mrope of gaps", {"stores": {"16": 20}}),
+        ("fused", "norm", {"fused": 1}),
+        ("fused", "norm", {"fused": -1}),
+        ("fp8", "fp8", {"fp8": 0}),
+        ("fp8", "norm", {"fp8": 1}),
+    ],
+)
+def test_each_check_can_fail(check: str, variant: str, facts: dict[str, object], run: dict[str, Any]) -> None:
+    """One fact is other than it must be: one problem, of that check."""
+    assert [check] == _said(_changed(run["rows"], variant, facts))
+    assert check in CHECKS
+
+
+def test_what_is_known_to_fail_must_fail(run: dict[str, Any]) -> None:
+    """A row that no longer spills makes its exception out of date, from the Triton on that it was seen with."""
+    mended = _changed(run["rows"], "mrope of columns apart", {"spilled": 0})
+
+    assert ["spills"] == _said(mended)
+    assert [] == _said(mended, triton="3.6.0")
+    assert "take it out of KNOWN" in problems(mended, ["sm_90"], "3.9.0")[0].said
+
+
+def test_what_is_known_names_what_is_compiled() -> None:
+    """Each exception is of a check, and of variants and targets that there are."""
+    for known in KNOWN:
+        assert known.check in CHECKS
+        assert set(known.variants) <= set(VARIANTS)
+        assert set(known.targets) <= set(TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"error": "CompilationError: no"}, "compiles"),
+        ({"declined": ["DTYPE"], "said": "rows: DTYPE"}, "declined"),
+        ({"batches": 2}, "kernels"),
+        ({"places": 3}, "kernels"),
+    ],
+)
+def test_each_row_can_fail(wrong: dict[str, object], said: str, run: dict[str, Any]) -> None:
+    """A variant that does not compile, is declined, or needs a kernel for each batch or place."""
+    place = {"target": "sm_90", "variant": "fp8", "fusion": False}
+    rows = [{**row, **wrong} if place.items() <= row.items() else row for row in run["rows"]]
+
+    assert [said] == _said(rows)
+
+
+def test_what_is_missing_is_a_problem(run: dict[str, Any]) -> None:
+    """A process that ended early leaves variants out: they are named, and so is how it ended."""
+    rows = [row for row in run["rows"] if (row["target"], row.get("variant")) != ("sm_90", "norm")]
+
+    assert ["compiles", "compiles"] == _said(rows)
+    assert ["process"] == _said([*run["rows"], {"target": "sm_90", "failed": "exit status 1"}])
+
+
+def test_a_workload_of_more_kernels_is_a_problem(run: dict[str, Any]) -> None:
+    """A kernel of its own for a row count shows at once."""
+    rows = [
+        {**row, "kernels": {**row["kernels"], "rms_norm_kernel": 513}}
+        if (row["target"], row.get("workload")) == ("gfx942", WORKLOADS[0].name)
+        else row
+        for row in run["rows"]
+    ]
+
+    assert ["workload"] == _said(rows, "gfx942")
+
+
+def test_too_many_kernels_are_a_problem(run: dict[str, Any]) -> None:
+    """Whoever adds variants learns when others have to go."""
+    assert ["number"] == _said([*run["rows"], *run["rows"]])
+
+
+def test_a_target_without_a_backend_is_not_judged(run: dict[str, Any]) -> None:
+    """It neither passes nor fails, and the report says why."""
+    rows = [{"target": "gfx942", "not_judged": "Triton has no backend for hip"}]
+    made = report.codegen.document(rows, ["gfx942"], run["header"], 1.0)
+
+    assert [] == made["problems"]
+    assert report.Exit.NOTHING_JUDGED == made["footer"]["exit_code"]
+    assert "nothing was compiled" in report.codegen.closing(made).text
+
+
+def test_the_variants_of_a_target_are_counted() -> None:
+    """Every target compiles the plans twice; those of two vendors also what needs code of its own."""
+    for name, target in TARGETS.items():
+        variants = {variant for variant, _ in expected(target)}
+
+        assert (name in VENDORS) == (variants == set(VARIANTS))
+
+
+# --- around them --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_arguments_are_laid_out_as_the_case_says(name: str) -> None:
+    """Shapes, dtypes and strides are those of the case; what shares a buffer there shares one here."""
+    case = VARIANTS[name].case
+    arguments = unwritten(case.with_flag("fp8_dtype", "float8_e4m3fn") if "fp8" in case.operation else case)
+
+    for tensor, spec in case.tensors:
+        assert spec.shape == arguments[tensor].shape
+        assert f"torch.{spec.dtype}" == str(arguments[tensor].dtype)
+        assert spec.layout.place(spec.shape, 2).strides == arguments[tensor].stride()
+    if case.operation == "mrope" and VARIANTS[name].in_place:
+        q, k = arguments["q"], arguments["k"]
+        assert q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr()
+
+
+def test_a_child_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it printed before is kept, and its last words are shown."""
+    printed = '{"target": "sm_90", "variant": "norm"}\nnot JSON\n'
+    done = subprocess.CompletedProcess([], 3, printed, "out of memory")
+    monkeypatch.setattr(subprocess, "run", lambda *_args, **_named: done)
+
+    assert [
+        {"target": "sm_90", "variant": "norm"},
+        {"target": "sm_90", "failed": "exit status 3: out of memory"},
+    ] == collect.collect(["sm_90"], 1)
+
+
+def test_a_child_sees_no_switch_of_triton(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither the interpreter nor an override reaches it, and its cache is its own."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv("TRITON_OVERRIDE_ARCH", "sm70")
+    made = collect._environment(tmp_path)
+
+    assert {"TRITON_CACHE_DIR", "TRITON_ALWAYS_COMPILE", "TRITON_DUMP_PTXAS_LOG"} == {
+        name for name in made if name.startswith("TRITON_")
+    }
+
+
+def test_facts_survive_json(run: dict[str, Any]) -> None:
+    """What is written is what is read."""
+    for row in run["rows"]:
+        if "facts" in row:
+            facts = Facts.from_data(row["facts"])
+            assert facts == Facts.from_data(json.loads(json.dumps(facts.to_data())))
+
+
+def test_the_document_is_read_as_it_was_written(run: dict[str, Any], tmp_path: Path) -> None:
+    """A line a row, and still JSON."""
+    (tmp_path / "codegen.json").write_text(report.codegen.written(run), encoding="utf-8")
+
+    assert run == report.codegen.read(tmp_path)
+    assert len(run["rows"]) < len(report.codegen.written(run).splitlines())
+    assert report.codegen.read(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_page_says_what_the_terminal_says(
+    broken: bool,  # noqa: FBT001 - a parameter of the test
+    run: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Targets, kernels, exceptions with their reasons, problems: beside a report, in its page."""
+    rows = _changed(run["rows"], "norm", {"spilled": 4}) if broken else run["rows"]
+    made = report.codegen.document(rows, list(run["targets"]), run["header"], 9.0)
+    (tmp_path / "report.json").write_text(
+        (RUN.parent / "normkernels.json").read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    without = report.write_page(tmp_path / "report.json").read_text(encoding="utf-8")
+    (tmp_path / "codegen.json").write_text(report.codegen.written(made), encoding="utf-8")
+    page = report.write_page(tmp_path / "report.json").read_text(encoding="utf-8")
+    report.show_codegen(made, "build/codegen.json")
+    shown = "".join(capsys.readouterr().out.split())
+
+    assert "Compiled code" not in without
+    phrases = [
+        *TARGETS,
+        *(known.reason for known in KNOWN),
+        *(f"{w.name}: {k}" for w in WORKLOADS for k in w.kernels),
+    ]
+    assert [] == [said for said in phrases if said not in page]
+    assert [] == [known.reason for known in KNOWN if "".join(known.reason.split()) not in shown]
+    assert broken == ("a thread keeps 4 bytes of registers in memory" in page)
+    assert broken == ("athreadkeeps4bytesofregistersinmemory" in shown)
+    assert broken == (made["footer"]["exit_code"] == report.Exit.FAILED)
+
+
+def test_an_unknown_target_is_bad_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names those that are known."""
+    result = CliRunner().invoke(cli.cli, ["codegen", "--target", "sm_70"], standalone_mode=False)
+
+    assert isinstance(result.exception, UsageError)
+    assert "must be one of sm_80, sm_90" in str(result.exception)
+    monkeypatch.setattr(cli, "find_spec", lambda _name: None)
+    result = CliRunner().invoke(cli.cli, ["codegen"], standalone_mode=False)
+    assert "needs triton" in str(result.exception)
+
+
+def test_the_command_writes_shows_and_ends(
+    run: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """``conform codegen``: codegen.json in the folder, a table, and the exit status of its problems."""
+    monkeypatch.setattr(
+        cli, "collect", lambda targets, _workers: [r for r in run["rows"] if r["target"] in targets]
+    )
+    arguments = ["codegen", "--target", "sm_90", "--report", str(tmp_path / "new")]
+    result = CliRunner().invoke(cli.cli, arguments, standalone_mode=False)
+
+    assert report.Exit.HOLDS == result.return_value
+    assert ["sm_90"] == list(
+        json.loads((tmp_path / "new" / "codegen.json").read_text(encoding="utf-8"))["targets"]
+    )
