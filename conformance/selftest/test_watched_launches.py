@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -68,7 +69,7 @@ def test_variants_are_the_same_in_every_call(first: str) -> None:
     """Whoever launches a kernel while somebody watches for the first time."""
     kernel = Kernel()
     kept = kernel.run(3, 128)
-    launches = [lambda: kernel.run(3, 128), lambda: kept.run(3)]
+    launches: list[Callable[[], object]] = [lambda: kernel.run(3, 128), lambda: kept.run(3)]
     seen = set()
     for launch in launches if first == "triton" else launches[::-1]:
         with watch.watched("cpu", 0) as record:
