@@ -226,6 +226,14 @@ def test_a_call_of_another_kind_goes_through_triton(name: str, gpu: Gpu) -> None
     assert [True, True, True] == directly(gpu, OTHERS[name]())
 
 
+def test_outputs_that_lie_apart_are_told_apart(gpu: Gpu) -> None:
+    """By the gaps between their rows, as anything else."""
+    for width in (256, 256, 384, 384):
+        normkernels.rms_norm(**rows_of(), out=torch.ones(24, width, device=DEVICE)[:, :128])
+
+    assert [False, True, False, True] == [start.directly for start in gpu.starts]
+
+
 def test_what_a_tensor_elsewhere_leaves_is_not_used(gpu: Gpu) -> None:
     """The kernel for rows that are not aligned is slower for those that are."""
     for _ in range(2):
