@@ -6,7 +6,7 @@ No GPU is needed: the kernels here are compiled by nobody, and remember what the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -197,6 +197,69 @@ def test_a_tensor_elsewhere_goes_through_triton(name: str, gpu: Gpu) -> None:
 
     assert [False, True, False] == directly(gpu, arguments)
     assert "ALIGNMENT" in str(normkernels.explain("rms_norm", **arguments).launched)
+
+
+def wide() -> torch.Tensor:
+    """Return room for rows with gaps, or for columns apart."""
+    return torch.ones(24, 256, device=DEVICE)
+
+
+# Calls after which another kernel, or other arguments, would be wrong.
+OTHERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "rows of another plan": lambda: rows_of(plans.MEASURED.tile_rows),
+    "weights apart": lambda: rows_of() | {"weight": wide()[0, ::2]},
+    "rows apart": lambda: rows_of() | {"x": wide()[:, :128]},
+    "columns apart": lambda: rows_of() | {"x": wide()[:, ::2]},
+    "an output of rows apart": lambda: rows_of() | {"out": wide()[:, :128]},
+    "a residual": lambda: rows_of() | {"residual": rows_of()["x"]},
+    "a residual of rows apart": lambda: rows_of() | {"residual": wide()[:, :128]},
+    "another eps": lambda: rows_of() | {"eps": 1e-5},
+    "another dtype": lambda: rows_of() | {"x": rows_of()["x"].half()},
+    "another width": lambda: rows_of(width=96),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_call_of_another_kind_goes_through_triton(name: str, gpu: Gpu) -> None:
+    """Once: the next one like it is launched directly, and the first kind still is."""
+    assert [False, True, False] == directly(gpu, OTHERS[name]())
+    assert [True, True, True] == directly(gpu, OTHERS[name]())
+
+
+def test_outputs_that_lie_apart_are_told_apart(gpu: Gpu) -> None:
+    """By the gaps between their rows, as anything else."""
+    for width in (256, 256, 384, 384):
+        normkernels.rms_norm(**rows_of(), out=torch.ones(24, width, device=DEVICE)[:, :128])
+
+    assert [False, True, False, True] == [start.directly for start in gpu.starts]
+
+
+def test_what_a_tensor_elsewhere_leaves_is_not_used(gpu: Gpu) -> None:
+    """The kernel for rows that are not aligned is slower for those that are."""
+    for _ in range(2):
+        normkernels.rms_norm(**rows_of() | {"x": elsewhere(rows_of()["x"])})
+    normkernels.rms_norm(**rows_of())
+
+    assert [False, False, False] == [start.directly for start in gpu.starts]
+
+
+def test_rotations_of_another_kind_go_through_triton(gpu: Gpu) -> None:
+    """In place or not, and with a cache that lies in another way."""
+    q, k, cache = (torch.ones(4, heads, 64, device=DEVICE) for heads in (6, 2, 1))
+    cos, sin = cache[:, 0].chunk(2, -1)
+    rotation: dict[str, Any] = {"q": q, "k": k, "positions": torch.zeros(3, 4, dtype=torch.int64, device=DEVICE)}
+    rotation |= {"cos": cos, "sin": sin, "sections": (12, 10, 10)}
+    for operation, arguments in (
+        ("mrope", rotation),
+        ("mrope", rotation),
+        ("mrope_", rotation),
+        ("mrope", rotation | {"sin": sin.contiguous()}),
+        ("mrope", rotation | {"cos": cos.contiguous()}),
+        ("mrope_", rotation),
+    ):
+        call_with(operation, arguments)
+
+    assert [False, True, False, False, False, True] == [start.directly for start in gpu.starts]
 
 
 def test_given_fp8_outputs_go_through_triton(gpu: Gpu) -> None:
