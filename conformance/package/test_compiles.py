@@ -170,8 +170,13 @@ def test_rotations_stream_without_barriers(name: str) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_no_sum_is_contracted(name: str) -> None:
-    """No multiplication is fused with an addition: that would tie a row's bits to its layout."""
-    assert 0 == compiled("sm_90")[name]["fused"]
+    """No compiler may fuse a multiplication with an addition: that would tie a row's bits to its layout.
+
+    Quotients are fused where we say so: they are no sums.
+    """
+    code = compiled("sm_90")[name]
+
+    assert (0, isinstance(VARIANTS[name], Fp8)) == (code["fusible"], code["fused"] > 0)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -214,11 +219,11 @@ def test_a_sum_of_two_dtypes_is_added_in_float32(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["fp8", "fp8 odd", "fp8 widest", "gated fp8, norm groups inside"])
-def test_scales_and_values_are_divided_exactly(name: str) -> None:
+def test_scales_are_divided_exactly(name: str) -> None:
     """Rounded to nearest, as the native form's are: only the mean's division, of which nobody knows, is not."""
     code = compiled("sm_90")[name]
 
-    assert (1, True) == (code["approximate divisions"], code["exact divisions"] > 16)
+    assert (1, True) == (code["approximate divisions"], code["exact divisions"] >= 2)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -403,6 +408,8 @@ def main(target: str) -> None:
             "pairs": len(re.findall(r"\bst\.global\.v2\.b32", ptx)),
             "exact divisions": len(re.findall(r"\bdiv\.rn\.f32", ptx)),
             "approximate divisions": len(re.findall(r"\bdiv\.(?!rn)\w+\.f32", ptx)),
+            # without .rn the assembler may join them
+            "fusible": len(re.findall(r"\b(?:add|sub|mul)\.(?:ftz\.)?f32", ptx)),
             "fused": len(re.findall(r"\bfma\.", ptx)),
             "half additions": len(re.findall(r"\badd\S*\.f16", ptx)),
             "kernels for four batches": len(batches),
