@@ -13,6 +13,20 @@ from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_p
 from normkernels.launch import launch
 
 
+# of base 2, in which GPUs have their exponential
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def sigmoid(x):
+    """Return ``1 / (1 + exp(-x))``.
+
+    The bits of ``tl.sigmoid``: both multiply by log2 e and take a power of two. But its ``exp`` goes on to treat
+    results below 2**-126 with care, of which nothing is left once one is added.
+    """
+    return 1.0 / (1.0 + tl.exp2(x * -LOG2_E))
+
+
 @triton.jit
 def gated_norm(
     x,  # [rows, block] fp32, zero in the padding
@@ -30,9 +44,9 @@ def gated_norm(
     if GATE == "none":
         act = gate
     elif ACTIVATION == "silu":
-        act = gate * tl.sigmoid(gate)
+        act = gate * sigmoid(gate)
     elif ACTIVATION == "sigmoid":
-        act = tl.sigmoid(gate)
+        act = sigmoid(gate)
     else:
         tl.static_assert(False, "unhandled ACTIVATION")
 
