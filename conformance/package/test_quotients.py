@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import triton
@@ -16,11 +18,11 @@ SPECIAL = (0.0, -0.0, torch.nan)
 
 @triton.jit
 def quotients_kernel(
-    y_ptr,  # [groups, 16]
-    scale_ptr,  # [groups]
-    out_ptr,  # [groups, 16]
+    y_ptr: Any,  # [groups, 16]
+    scale_ptr: Any,  # [groups]
+    out_ptr: Any,  # [groups, 16]
     GROUPS: tl.constexpr,
-):
+) -> None:
     """Divide each group by its scale."""
     group = tl.arange(0, GROUPS)[:, None]
     at = group * 16 + tl.arange(0, 16)[None, :]
