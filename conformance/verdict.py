@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -225,11 +225,15 @@ def measure(
     outputs: tuple[torch.Tensor, ...],
     *,
     signed: Collection[str] = (),
+    slices: Iterable[slice] | None = None,
 ) -> Comparison:
-    """Compare all outputs with what the contract allows, in chunks of rows; ``signed``: whose errors to add up."""
+    """Compare all outputs with what the contract allows, in chunks of rows; ``signed``: whose errors to add up.
+
+    ``slices``: the rows to look at, no more of them in one than the oracle can hold; by default all.
+    """
     expected = OPERATIONS[case.operation].outputs(case)
     total = NOTHING
-    for rows in chunks(case):
+    for rows in chunks(case) if slices is None else slices:
         parts = {
             want.name: got.reshape(count(case), -1)[rows].to(_oracle_device(subject, case))
             for want, got in zip(expected, outputs, strict=True)

@@ -1,0 +1,130 @@
+"""``python -m benchmarks``: judge, time, and show everybody side by side; ``draw`` makes pictures of a result."""
+
+from __future__ import annotations
+
+import fnmatch
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks import results as written
+from benchmarks.draw import draw as drawn
+from benchmarks.environment import clocks, environment, highest
+from benchmarks.measure import SMOKE, Effort, implementations, measure
+from benchmarks.peers import PEERS
+from benchmarks.results import Results
+from benchmarks.shapes import Workload, workloads
+from benchmarks.table import line, show
+from conformance.plugin import choose_device, faithful_interpreter
+
+OUT = "build/benchmarks/results.json"
+# what Triton's interpreter can take
+CPU_BYTES = 10**6
+
+
+@click.group(invoke_without_command=True)
+@click.option("--only", metavar="PATTERN", multiple=True, help="Workloads to run, as 'gated *'. More than once.")
+@click.option("--peers", metavar="NAMES", help=f"Whom to run beside ours: {', '.join(PEERS)}. By default all.")
+@click.option("--budget", metavar="SECONDS", type=float, help="Begin no workload after that.")
+@click.option("--rounds", type=click.IntRange(1), help="How often each graph is replayed.")
+@click.option("--out", metavar="FILE", type=click.Path(path_type=Path), default=OUT, show_default=True)
+@click.pass_context
+def cli(
+    context: click.Context,
+    only: tuple[str, ...],
+    peers: str | None,
+    budget: float | None,
+    rounds: int | None,
+    out: Path,
+) -> None:
+    """Judge and time every workload, the most telling first, and write the result after each."""
+    if context.invoked_subcommand is None:
+        run(chosen(only), named(peers), out, budget=budget, rounds=rounds)
+
+
+@cli.command()
+@click.argument("result", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--to", "folder", metavar="DIR", type=click.Path(path_type=Path), help="By default beside RESULT.")
+def draw(result: Path, folder: Path | None) -> None:
+    """Draw a result: time against size, share of the ceiling, host time."""
+    for path in drawn(_read(result), folder or result.parent):
+        click.echo(path)
+
+
+@cli.command()
+@click.argument("result", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def table(result: Path) -> None:
+    """Show the tables of a result."""
+    show(_read(result), _console())
+
+
+def _read(result: Path) -> Results:
+    try:
+        return written.read(result)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _console() -> Console:
+    """As wide as the tables where the output is a file: what is cut off is lost."""
+    return Console() if sys.stdout.isatty() else Console(width=260)
+
+
+def chosen(patterns: tuple[str, ...]) -> tuple[Workload, ...]:
+    """The workloads whose names match one of the patterns, all where there is none."""
+    every = workloads()
+    found = tuple(w for w in every if not patterns or any(fnmatch.fnmatchcase(w.name, p) for p in patterns))
+    if not found:
+        names = ", ".join(workload.name for workload in every)
+        raise click.UsageError(f"--only {' '.join(patterns)}: matches no workload of {names}")
+    return found
+
+
+def named(peers: str | None) -> tuple[str, ...]:
+    """The peers of a list with commas, all where there is none."""
+    names = tuple(PEERS) if peers is None else tuple(name.strip() for name in peers.split(",") if name.strip())
+    unknown = sorted(set(names) - set(PEERS))
+    if unknown:
+        raise click.UsageError(f"--peers {', '.join(unknown)}: must be among {', '.join(PEERS)}")
+    return names
+
+
+def run(
+    todo: tuple[Workload, ...],
+    peers: tuple[str, ...],
+    out: Path,
+    *,
+    budget: float | None = None,
+    rounds: int | None = None,
+) -> Results:
+    """Measure workload by workload; what was found so far is in ``out`` after each."""
+    device = choose_device()
+    effort = Effort() if device != "cpu" else SMOKE
+    effort = effort if rounds is None else replace(effort, rounds=rounds)
+    if device == "cpu":
+        faithful_interpreter()
+    results = Results(environment(device), ())
+    console = _console()
+    those, began, seen = implementations(peers), time.monotonic(), clocks()
+    for place, workload in enumerate(todo):
+        late = budget is not None and time.monotonic() - began > budget
+        if late or (device == "cpu" and workload.bytes > CPU_BYTES):
+            results = replace(results, left_out=(*results.left_out, workload.name))
+            continue
+        row = measure(workload, those, device, effort)
+        seen = highest(seen, clocks())
+        results = replace(results, header={**results.header, "clocks": seen}, rows=(*results.rows, row))
+        written.write(results, out)
+        told = " | ".join(line(results.rows, row))
+        console.print(f"{place + 1}/{len(todo)} {time.monotonic() - began:.0f} s: {told}", markup=False)
+    written.write(results, out)
+    show(results, console)
+    return results
+
+
+if __name__ == "__main__":
+    cli(prog_name="python -m benchmarks")

@@ -1,0 +1,170 @@
+"""An implementation is judged on the very call that is about to be timed; one that fails is not timed.
+
+The oracle, the comparison and the cases are the conformance suite's. Here the call runs as it will be timed,
+without anything that watches it: a compiled function that is watched would run uncompiled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.shapes import IN_PLACE, Workload, moved, tokens_of, with_tokens
+from conformance import rows
+from conformance.adapter import Adapter, Crashed, Declined, Hung, Outcome, Ran
+from conformance.case import Case
+from conformance.materialize import Materials, materialize
+from conformance.memory import POISONS
+from conformance.operations import OPERATIONS
+from conformance.verdict import (
+    NOT_IMPLEMENTED,
+    Status,
+    Subject,
+    arguments_of,
+    call_with,
+    measure,
+    metadata,
+    same_bits,
+)
+
+Values = Mapping[str, torch.Tensor]
+
+# of a large call the oracle looks at its first rows, its last and those in the middle
+PART = 2**20  # elements
+# the other batch of a row that is alone in the call: large enough for any grid to be another
+CROWD = 512  # tokens
+# what a second batch may cost, in bytes that it moves
+MOST_BYTES = 2**28
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What became of the calls. ``invariant``: the same rows had the same bits in batches of other sizes.
+
+    None where that was not seen. ``form`` of the method that was judged; ``path``: what the adapter says ran.
+    """
+
+    status: Status
+    reason: str = ""
+    form: str = ""
+    invariant: bool | None = None
+    path: str | None = None
+
+
+def form_of(adapter: Adapter, workload: Workload) -> str | None:
+    """The form of an operation that an adapter has: the preferred one, or the other, or None.
+
+    Writing over the arguments moves as many bytes for a norm, and for a rotation it is what there is to win.
+    """
+    other = "" if workload.form else IN_PLACE
+    forms = (workload.form, other)
+    return next((form for form in forms if hasattr(adapter, workload.case.operation + form)), None)
+
+
+def judge(subject: Subject, workload: Workload, values: Values, crowd: int = CROWD) -> Judgement:
+    """Judge a workload's call: first with the fewest tokens, then as it is, then its rows in both.
+
+    ``crowd``: tokens of the other batch of a token that is alone.
+    """
+    form = form_of(subject.adapter, workload)
+    if form is None:
+        return Judgement(Status.DECLINED, NOT_IMPLEMENTED)
+    case = workload.case
+    made: dict[int, tuple[torch.Tensor, ...]] = {}
+    for tokens in sorted({*_other_batches(subject.adapter, case, crowd), tokens_of(case)}):
+        smaller, own = with_tokens(case, tokens), batch(case, values, tokens)
+        outputs = _judged(subject, smaller, own, form)
+        if isinstance(outputs, Judgement):
+            return outputs
+        made[tokens] = outputs
+    whole = made.pop(tokens_of(case))
+    invariant = all(_same_rows(whole, part) for part in made.values()) if made else None
+    return Judgement(Status.PASSED, "", form, invariant, _path(subject, case, values))
+
+
+def _path(subject: Subject, case: Case, values: Values) -> str | None:
+    arguments = arguments_of(materialize(case, dict(values), subject.device, POISONS[0]))
+    return subject.adapter.path(case.operation, arguments)
+
+
+def _other_batches(adapter: Adapter, case: Case, crowd: int) -> Iterator[int]:
+    """Tokens of the batches that a row is compared in: alone, or in a crowd, and past each threshold."""
+    tokens = tokens_of(case)
+    yield 1 if tokens > 1 else crowd
+    for threshold in adapter.row_thresholds(case.operation):
+        past = threshold * tokens // rows.count(case) + 1
+        if moved(with_tokens(case, past)) <= MOST_BYTES:
+            yield past
+
+
+def batch(case: Case, values: Values, tokens: int) -> dict[str, torch.Tensor]:
+    """The values of the case's first tokens, over again where more are wanted than it has."""
+    operation = OPERATIONS[case.operation]
+    if tokens == tokens_of(case):
+        return dict(values)
+    index = torch.arange(tokens, device=next(iter(values.values())).device) % tokens_of(case)
+    return {
+        name: tensor.index_select(operation.token_axes.get(name, 0), index)
+        if name in operation.row_tensors
+        else tensor
+        for name, tensor in values.items()
+    }
+
+
+def _same_rows(whole: tuple[torch.Tensor, ...], part: tuple[torch.Tensor, ...]) -> bool:
+    """Whether the tokens that two results share have the same bits in both."""
+    shared = min(len(whole[0]), len(part[0]))
+    return all(same_bits(a[:shared], b[:shared]) for a, b in zip(whole, part, strict=True))
+
+
+def _judged(subject: Subject, case: Case, values: Values, form: str) -> tuple[torch.Tensor, ...] | Judgement:
+    """The outputs of one call, or what is wrong with it."""
+    materials = materialize(case, dict(values), subject.device, POISONS[0])
+    arguments = arguments_of(materials)
+    outcome = call_with(subject, case, arguments, form)
+    if not isinstance(outcome, Ran):
+        return _instead(outcome, form)
+    if form:
+        over = OPERATIONS[case.operation].in_place
+        outputs = tuple(arguments[over[output.name]] for output in OPERATIONS[case.operation].outputs(case))
+    else:
+        outputs = outcome.outputs
+        if wrong := metadata(case, outputs) or _touched(materials):
+            return Judgement(Status.FAILED, wrong, form)
+    contract = subject.adapter.contract(case.operation)
+    comparison = measure(subject, contract, case, values, outputs, slices=_looked_at(case))
+    if comparison.outside:
+        of = f"{comparison.outside} of {comparison.elements} elements outside"
+        return Judgement(Status.FAILED, f"{comparison.first}; {of}", form)
+    return outputs
+
+
+def _instead(outcome: Outcome, form: str) -> Judgement:
+    match outcome:
+        case Declined(reason=reason):
+            return Judgement(Status.DECLINED, reason, form)
+        case Crashed(how):
+            return Judgement(Status.CRASHED, how.partition("\n")[0], form)
+        case Hung(seconds):
+            return Judgement(Status.HUNG, f"no answer within {seconds:g} s", form)
+        case Ran():
+            message = "a call that ran has outputs to judge"
+            raise AssertionError(message)
+
+
+def _touched(materials: Materials) -> str:
+    touched = materials.touched()
+    return f"the buffer of {', '.join(touched)} was changed" if touched else ""
+
+
+def _looked_at(case: Case) -> list[slice]:
+    """All rows of a small call; of a large one the first, the middle and the last."""
+    count = rows.count(case)
+    elements = sum(math.prod(output.shape) for output in OPERATIONS[case.operation].outputs(case))
+    step = max(1, PART * count // max(elements, 1))
+    if count <= 3 * step:
+        return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+    return [slice(start, start + step) for start in (0, (count - step) // 2, count - step)]

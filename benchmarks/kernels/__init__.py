@@ -1,0 +1,1 @@
+"""Kernels of our own for what has none to install: designs to compare with, and nothing at all."""

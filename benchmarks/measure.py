@@ -1,0 +1,178 @@
+"""One row: everybody is judged on the workload, and whoever passes is timed beside all others that do."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from benchmarks import ceilings
+from benchmarks.judged import CROWD, Judgement, Values, judge
+from benchmarks.peers import OURS, PEERS, SLOW_TO_BUILD
+from benchmarks.results import CONTROL, PASSED, Entry, Row
+from benchmarks.shapes import Workload, tokens_of
+from benchmarks.timing import Timing, Uncapturable, device_times, host_times
+from conformance.adapter import Adapter, load
+from conformance.materialize import materialize, values_of
+from conformance.memory import POISONS
+from conformance.operations import OPERATIONS, Arguments
+from conformance.verdict import Status, Subject, arguments_of
+
+Calls = dict[str, list[Callable[[], object]]]
+
+# together above twice what L2 holds (60 MB of an H200)
+COLD_BYTES = 160 * 10**6
+# so many calls take longer than a replay has to, and need not be cold by their number: L2 is written over before
+MOST_SETS = 256
+# one set of it is cold by itself
+ONE_SET = 10**9
+NOT_INSTALLED = "not installed"
+NOT_TIMED = "not timed"
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How often everything is timed, on how much.
+
+    ``rounds`` on the device, ``host`` on the host, ``large`` there with calls that take the device long; ``sets``
+    of arguments at most; ``crowd``: tokens of the batch that a single one is compared with.
+    """
+
+    rounds: int = 40
+    host: int = 200
+    large: int = 40
+    sets: int = MOST_SETS
+    crowd: int = CROWD
+
+
+# for Triton's interpreter, where a call takes as long as a thousand elsewhere and no time means anything
+SMOKE = Effort(rounds=3, host=3, large=3, sets=2, crowd=3)
+
+
+@dataclass(frozen=True, slots=True)
+class Implementations:
+    """The adapters that could be had, ours first, and why the others could not."""
+
+    adapters: Mapping[str, Adapter]
+    missing: Mapping[str, str]
+
+
+def implementations(names: Sequence[str] = tuple(PEERS)) -> Implementations:
+    """Load ours and the named peers."""
+    adapters, missing = {OURS: load(OURS)}, {}
+    for name in names:
+        try:
+            adapters[name] = load(PEERS[name])
+        except Exception as error:  # noqa: BLE001 - somebody else's package may fail to import in any way
+            missing[name] = str(error).partition("\n")[0] or type(error).__name__
+    return Implementations(adapters, missing)
+
+
+def measure(workload: Workload, those: Implementations, device: str, effort: Effort) -> Row:
+    """Judge and time everybody on one workload."""
+    values = {name: tensor.to(device) for name, tensor in values_of(workload.case).items()}
+    judged = {
+        name: judge(Subject(adapter, device), workload, values, effort.crowd)
+        for name, adapter in those.adapters.items()
+        if workload.autotuned or name not in SLOW_TO_BUILD
+    }
+    entries = {name: _entry(name, judgement) for name, judgement in judged.items()}
+    entries |= {name: Entry(name, NOT_INSTALLED, reason) for name, reason in those.missing.items()}
+    sets = set_count(workload.bytes, effort.sets)
+    calls = _calls(workload, values, those, judged, device, sets)
+    limits = ceilings.memory(workload.bytes, sets, device) | ceilings.launches(sets, device)
+    entries, lowest = _timed(workload, calls, limits, entries, effort)
+    row = Row(
+        workload.name,
+        workload.case.operation,
+        tokens_of(workload.case),
+        workload.case.tensors[0][1].shape[-1],
+        workload.bytes,
+        workload.ceiling,
+        workload.beside,
+        workload.case.to_data(),
+        tuple(entries.values()),
+        lowest,
+    )
+    _let_go(device)
+    return row
+
+
+def _entry(name: str, judgement: Judgement) -> Entry:
+    if judgement.status is not Status.PASSED:
+        return Entry(name, str(judgement.status), judgement.reason)
+    in_place = bool(judgement.form)
+    return Entry(name, PASSED, "", in_place, judgement.invariant, judgement.path)
+
+
+def _calls(
+    workload: Workload,
+    values: Values,
+    those: Implementations,
+    judged: Mapping[str, Judgement],
+    device: str,
+    count: int,
+) -> Calls:
+    """The calls of everybody that passed, over the same sets of arguments; ours once more as a control."""
+    sets = [argument_set(workload, values, device) for _ in range(count)]
+    calls = {
+        name: [_call(those.adapters[name], workload, judgement.form, arguments) for arguments in sets]
+        for name, judgement in judged.items()
+        if judgement.status is Status.PASSED
+    }
+    return calls | ({CONTROL: list(calls[OURS])} if OURS in calls else {})
+
+
+def argument_set(workload: Workload, values: Values, device: str) -> Arguments:
+    """The arguments of the call in memory of their own."""
+    return arguments_of(materialize(workload.case, dict(values), device, POISONS[0]))
+
+
+def set_count(size: int, most: int = MOST_SETS) -> int:
+    """How many sets of ``size`` bytes a cold sequence has."""
+    return 1 if size >= ONE_SET else max(2, min(-(-COLD_BYTES // size), most))
+
+
+def _call(adapter: Adapter, workload: Workload, form: str, arguments: Arguments) -> Callable[[], object]:
+    """The adapter's method with its arguments: what was judged, and nothing around it."""
+    operation = OPERATIONS[workload.case.operation]
+    positional = [arguments[name] for name in operation.positional]
+    named = {name: value for name, value in arguments.items() if name not in operation.positional}
+    return functools.partial(getattr(adapter, operation.name + form), *positional, **named)
+
+
+def _timed(
+    workload: Workload, calls: Calls, limits: Calls, entries: dict[str, Entry], effort: Effort
+) -> tuple[dict[str, Entry], dict[str, Timing]]:
+    """Entries with their timings, the control among them, and the times of the ceilings."""
+    small = workload.bytes < COLD_BYTES
+    cold, refused = _recorded(calls | limits, effort.rounds)
+    warm = _recorded({name: each[:1] for name, each in calls.items()}, effort.rounds)[0] if small else {}
+    host_rounds = effort.host if small else effort.large
+    host = host_times({name: each[0] for name, each in calls.items()}, rounds=host_rounds)
+    if CONTROL in calls:
+        entries[CONTROL] = replace(entries[OURS], name=CONTROL)
+    for name in calls:
+        entries[name] = replace(entries[name], cold=cold.get(name), warm=warm.get(name), host=host[name])
+        if name in refused:
+            entries[name] = replace(entries[name], status=NOT_TIMED, reason=refused[name])
+    return entries, {name: cold[name] for name in limits if name in cold}
+
+
+def _recorded(calls: Calls, rounds: int) -> tuple[dict[str, Timing], dict[str, str]]:
+    """Device times, and why there is none of those that no graph can record."""
+    try:
+        return device_times(calls, rounds=rounds), {}
+    except Uncapturable as some:
+        return some.timings, {name: f"no CUDA graph records it: {why}" for name, why in some.reasons.items()}
+
+
+def _let_go(device: str) -> None:
+    """What was compiled for this row's shapes is of no use to the next, and neither is its memory."""
+    torch.compiler.reset()
+    gc.collect()
+    if device != "cpu":
+        torch.cuda.empty_cache()

@@ -1,0 +1,62 @@
+"""The gated norm of vLLM and SGLang as our own code: a multi-row tile of at most four rows, one warp."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
+from benchmarks.kernels import multi_row
+from conformance.adapter import Adapter, Declined
+from conformance.oracle.contract import Contract
+
+# rows a tile follow the multiprocessors there are; where there are none, so many as to try several
+UNITS_OF_A_CPU = 2
+
+
+class MultiRow(Adapter):
+    """The gate is loaded after the reduction; the reciprocal of each row's norm is stored as well."""
+
+    name = "multi-row"
+    contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": "fp32"}
+    # a tile of one row adds up in another order than one of two and more
+    batch_invariant = False
+    few_variants = False
+
+    def __init__(self) -> None:
+        cuda = torch.cuda.is_available()
+        self.units = torch.cuda.get_device_properties(0).multi_processor_count if cuda else UNITS_OF_A_CPU
+
+    def row_thresholds(self, operation: str) -> tuple[int, ...]:
+        """Return the row counts from which a tile has another row."""
+        return (2 * self.units, 4 * self.units)
+
+    def rms_norm_gated(
+        self,
+        x: torch.Tensor,
+        gate: torch.Tensor | None,
+        weight: torch.Tensor,
+        *,
+        eps: float,
+        group_size: int | None,
+        norm_before_gate: bool,
+        activation: str,
+    ) -> torch.Tensor:
+        """Flatten the leading dimensions, call the kernel."""
+        n = x.shape[-1]
+        if gate is None or not x.numel():
+            raise Declined("it gates")
+        if any(tensor.stride(-1) != 1 for tensor in (x, gate, weight)):
+            raise Declined("it takes last strides of one")
+        out = multi_row.gated(
+            x.reshape(-1, n),
+            gate.reshape(-1, n),
+            weight,
+            eps=eps,
+            group_size=group_size or n,
+            norm_before_gate=norm_before_gate,
+            silu=activation == "silu",
+            units=self.units,
+        )
+        return out.view(x.shape)

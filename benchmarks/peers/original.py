@@ -1,0 +1,90 @@
+"""The design that this project started from. What it leaves to plain PyTorch is declined here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
+from benchmarks.kernels import original
+from conformance.adapter import Adapter, Declined
+from conformance.oracle.contract import Contract
+
+# of the gated kernels' rows
+WIDTH = 128
+
+
+class Original(Adapter):
+    """Two gated kernels, one norm with a residual, one rotation out of place."""
+
+    name = "original"
+    contracts: ClassVar[Mapping[str, str | Contract]] = {
+        "rms_norm_gated": "fp32",
+        "gemma_rms_norm": Contract(frozenset({"sum"})),
+        "mrope": "fp32",
+    }
+    # its two gated kernels add up a row in different orders
+    batch_invariant = False
+    graphs = True
+
+    def __init__(self) -> None:
+        # Triton's interpreter runs no 65,536 programs
+        self.prefill_rows = original.PREFILL_ROWS if torch.cuda.is_available() else 32
+
+    def row_thresholds(self, operation: str) -> tuple[int, ...]:
+        """Return where the gated norm changes its kernel."""
+        return (self.prefill_rows,) if operation == "rms_norm_gated" else ()
+
+    def rms_norm_gated(
+        self,
+        x: torch.Tensor,
+        gate: torch.Tensor | None,
+        weight: torch.Tensor,
+        *,
+        eps: float,
+        group_size: int | None,
+        norm_before_gate: bool,
+        activation: str,
+    ) -> torch.Tensor:
+        """Call one of both kernels by the number of rows."""
+        if gate is None or not norm_before_gate or activation != "silu":
+            raise Declined("it gates after the norm, with silu")
+        if group_size not in {None, x.shape[-1]} or x.shape[-1] != WIDTH or not x.numel():
+            raise Declined(f"its rows are {WIDTH} wide, one group each")
+        if not (x.is_contiguous() and gate.is_contiguous() and weight.is_contiguous()):
+            raise Declined("it takes contiguous tensors")
+        return original.gated(x, gate, weight, eps=eps, prefill_rows=self.prefill_rows)
+
+    def gemma_rms_norm(
+        self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Call the persistent kernel."""
+        if residual is None or residual.dtype != x.dtype or not x.numel():
+            raise Declined("it adds a residual of x's dtype")
+        if not (x.is_contiguous() and residual.is_contiguous() and weight.is_contiguous()):
+            raise Declined("it takes contiguous tensors")
+        return original.gemma(x, residual, weight, eps=eps)
+
+    def mrope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        positions: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        sections: tuple[int, int, int],
+        head_dim: int | None,
+        interleaved: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Call the kernel of a token a program."""
+        if head_dim is None or head_dim & (head_dim - 1) or not q.numel() or not k.numel():
+            raise Declined("it takes rows of heads whose dimension is a power of two")
+        if positions.dim() == 1 or not positions.is_contiguous():
+            raise Declined("it takes contiguous positions on three axes")
+        if any(tensor.stride(-1) != 1 for tensor in (q, k, cos, sin)):
+            raise Declined("it takes last strides of one")
+        return original.mrope(
+            q, k, positions, cos, sin, sections=sections, head_dim=head_dim, interleaved=interleaved
+        )
