@@ -168,6 +168,12 @@ def test_rotations_stream_without_barriers(name: str) -> None:
     assert {"shared": 0, "barriers": 0, "narrow": 3} == {k: code[k] for k in ("shared", "barriers", "narrow")}
 
 
+@pytest.mark.parametrize("name", ["wide", "widest", "norm", "norm gemma", "norm widest"])
+def test_the_warps_of_a_row_wait_for_each_other_once(name: str) -> None:
+    """A row in one program is summed with one exchange among its warps, not with one at every level."""
+    assert 1 == compiled("sm_90")[name]["barriers"]
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_no_sum_is_contracted(name: str) -> None:
     """No compiler may fuse a multiplication with an addition: that would tie a row's bits to its layout.
