@@ -16,7 +16,7 @@ ODD = (1.0, 1.0078125, 1.375, 1.9921875, 3e-5, 448.0, 61440.0)
 SPECIAL = (0.0, -0.0, torch.nan)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def quotients_kernel(
     y_ptr: Any,  # [groups, 16]
     scale_ptr: Any,  # [groups]
