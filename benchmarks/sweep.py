@@ -26,7 +26,7 @@ from benchmarks.candidates import QUANT_GROUP, Series, Size, candidates, chosen,
 from benchmarks.environment import clocks, environment, highest
 from benchmarks.measure import set_count
 from benchmarks.timing import Timing, device_times
-from conformance.plugin import choose_device
+from conformance.plugin import choose_device, faithful_interpreter
 from normkernels import fp8
 from normkernels.kernels.plans import HeadPlan, Plan
 
@@ -303,6 +303,8 @@ def to_data(header: Mapping[str, Any], swept: Sequence[Swept]) -> dict[str, Any]
 def main(only: tuple[str, ...], budget: float | None, rounds: int, out: Path) -> None:
     """Time every feasible plan at every size, and propose a table."""
     device = choose_device()
+    if device == "cpu":
+        faithful_interpreter()
     torch.manual_seed(0)
     begun = time.monotonic()
     wanted = [size for size in sizes() if not only or any(fnmatch.fnmatch(size.name, each) for each in only)]
