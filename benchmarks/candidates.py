@@ -1,0 +1,177 @@
+"""Launch plans to try and the sizes to try them at. Pure: what is feasible follows from sizes alone.
+
+No candidate changes a bit of any result: a row is summed by the same tree whatever its plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from normkernels.kernels import plans
+from normkernels.kernels.plans import Cut, HeadPlan, Plan
+
+TILE_ROWS = (1, 2, 4, 8, 16)
+WARPS = (1, 2, 4, 8, 16, 32)
+# elements a thread: one 16-byte load of a 2-byte type, up to as many as its registers hold beside the gate
+PER_THREAD = (8, 16, 32, 64)
+# columns from which a program has one row: several would wait for each other at every level of their sums
+ONE_ROW = 2048
+
+QUANT_GROUP = 128
+TOKENS = (1, 16, 64, 256, 1024, 4096, 8192, 65536)
+
+Series = tuple[str, str, int, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a kernel is launched on: bf16, with an int64 position on each axis and fp32 tables for rotations.
+
+    ``rows`` of ``width`` columns; of a rotation ``rows`` are tokens and ``width`` the head dimension. ``form`` is
+    of the kernel: ``residual`` or ``alone``, ``in place`` or ``copied``, ``strided`` or nothing.
+    """
+
+    kernel: str
+    rows: int
+    width: int
+    form: str = ""
+    heads: tuple[int, int] = (0, 0)
+    half: int = 0
+
+    @property
+    def name(self) -> str:
+        """The size as one reads it."""
+        heads = "x({}+{})".format(*self.heads) if self.half else ""
+        return " ".join(filter(None, (self.kernel, self.form, f"{self.rows}{heads}x{self.width}")))
+
+    @property
+    def series(self) -> Series:
+        """All but the number of rows: what one table of thresholds is for."""
+        return (self.kernel, self.form, self.width, self.heads)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that must be moved, once each; what all rows share is left out."""
+        elements = self.rows * self.width
+        scales = 4 * elements // QUANT_GROUP
+        if self.kernel == "mrope":
+            rotated = 2 * self.half if self.form == "in place" else self.width
+            # one row of cos and of sin at least, and three positions
+            return self.rows * (2 * 2 * sum(self.heads) * rotated + 2 * 4 * self.half + 3 * 8)
+        return {
+            "gated 128": 6 * elements,
+            "gated": 6 * elements,
+            "gated fp8": 5 * elements + scales,
+            "norm": (8 if self.form == "residual" else 4) * elements,
+            "norm fp8": 7 * elements + scales,
+        }[self.kernel]
+
+    @property
+    def ceiling(self) -> str:
+        """The memory pattern that the kernel's is read next to."""
+        return "triad" if self.kernel.startswith("gated") else "copy"
+
+
+def label(plan: Plan) -> str:
+    """A plan in a word: rows, and of rotations heads and programs, and warps."""
+    heads = f" h{plan.heads} p{plan.programs}" if isinstance(plan, HeadPlan) else ""
+    return f"r{plan.rows}{heads} w{plan.warps}"
+
+
+def candidates(size: Size) -> tuple[Plan, ...]:
+    """Every plan worth a try, today's among them."""
+    found = tuple(_heads(size)) if size.kernel == "mrope" else tuple(_rows(size))
+    today = chosen(size)
+    return found if today in found else (today, *found)
+
+
+def chosen(size: Size) -> Plan:
+    """The plan that runs today."""
+    table = plans.MEASURED
+    if size.kernel == "mrope":
+        return plans.heads(size.rows, *size.heads, size.width, size.half, table)
+    if size.kernel == "gated 128":
+        return plans.gated_128(size.rows, table)
+    return plans.general(size.rows, 2 ** _levels(size), table)
+
+
+def _levels(size: Size) -> int:
+    if size.kernel == "norm fp8":
+        return Cut(size.width, QUANT_GROUP).levels
+    return (size.width - 1).bit_length()
+
+
+def _rows(size: Size) -> Iterator[Plan]:
+    """Tiles of rows whose threads have ``PER_THREAD`` elements."""
+    levels = _levels(size)
+    # of one row of 128 a thread would have four elements, and 8-byte loads
+    tiles = (1,) if 2**levels >= ONE_ROW else TILE_ROWS[1:]
+    name = chosen(size).name
+    for rows in tiles:
+        for warps in WARPS:
+            # no warp without a row or a part of it, so that none repeats another's work
+            if (rows << levels) // (32 * warps) in PER_THREAD:
+                yield Plan(name, rows, levels, warps)
+
+
+def _heads(size: Size) -> Iterator[HeadPlan]:
+    """Tiles of tokens and heads whose threads have one 16-byte load of a half, or two."""
+    name = chosen(size).name
+    block, most = plans.power_of_two(size.half), plans.power_of_two(max(size.heads))
+    for at_once in (each for each in (4, 8, 16, 32) if each <= most):
+        blocks = sum(-(-heads // at_once) for heads in size.heads)
+        for tokens in (1, 2, 4):
+            for per_thread in (8, 16) if tokens == 1 else (8,):
+                warps = tokens * at_once * block // (32 * per_thread)
+                if 1 <= warps <= 16:
+                    for programs in {1, blocks} if tokens == 1 else (1,):
+                        yield HeadPlan(name, tokens, 0, warps, at_once, programs)
+
+
+def sizes() -> tuple[Size, ...]:
+    """Every size, the most telling kernels first and each from few rows to many."""
+    return (*_gated(), *_norms(), *_rotations(), *_fp8())
+
+
+def _gated() -> Iterator[Size]:
+    # one token of 24 heads up to the longest prefill of 24 heads, 60,381 tokens, and beyond
+    for rows in (24, 192, 768, 1536, 6144, 24576, 98304, 393216, 1449144, 2097152):
+        yield Size("gated 128", rows, 128)
+    for rows in (24, 1536, 24576, 1449144):
+        yield Size("gated", rows, 128, "strided")
+    for rows in (1, 128, 8192):
+        yield Size("gated", rows, 5120)
+
+
+def _norms() -> Iterator[Size]:
+    for form in ("residual", "alone"):
+        for rows, width in _rows_and_widths():
+            yield Size("norm", rows, width, form)
+
+
+def _rotations() -> Iterator[Size]:
+    for form, heads, head_dim, half in (
+        ("in place", (24, 4), 256, 32),
+        ("copied", (24, 4), 256, 32),
+        ("in place", (16, 2), 256, 32),
+        ("in place", (8, 1), 256, 32),
+        ("in place", (24, 4), 128, 64),
+    ):
+        for tokens in TOKENS:
+            yield Size("mrope", tokens, head_dim, form, heads, half)
+
+
+def _fp8() -> Iterator[Size]:
+    for rows in (24, 1536, 24576, 393216, 1449144):
+        yield Size("gated fp8", rows, 128)
+    for rows, width in _rows_and_widths():
+        yield Size("norm fp8", rows, width, "residual")
+
+
+def _rows_and_widths() -> Iterator[tuple[int, int]]:
+    for width in (5120, 2560, 2048, 3584, 8192, 16384):
+        for rows in (1, 16, 128, 1024, 8192):
+            yield rows, width
+        if width == 5120:
+            yield 65536, width

@@ -1,0 +1,333 @@
+"""``python -m benchmarks.sweep``: every feasible launch plan against the one that runs today.
+
+A plan whose bits differ from today's is a bug, and is not timed. Times are of cold inputs, by graph replay; beside
+them ceilings are measured. The result is written after each size.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from benchmarks import ceilings
+from benchmarks.candidates import QUANT_GROUP, Series, Size, candidates, chosen, label, sizes
+from benchmarks.environment import clocks, environment, highest
+from benchmarks.measure import set_count
+from benchmarks.timing import Timing, device_times
+from conformance.plugin import choose_device, faithful_interpreter
+from normkernels import fp8
+from normkernels.kernels.plans import HeadPlan, Plan
+
+OUT = "build/benchmarks/sweep.json"
+EPS = 1e-6
+# as fast as the best: what several runs of one plan differ by
+NOISE = 1.02
+# more sets of small inputs than a pass needs would be made for nothing
+SETS = 64
+SECTIONS = {32: (11, 11, 10), 64: (16, 24, 24)}
+
+Launch = Callable[[Plan], object]
+Tried = tuple[Series, str]  # a plan by its label, for all sizes that share its kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One set of inputs and outputs of a kernel: how it is launched, and what it writes."""
+
+    launch: Launch
+    written: tuple[torch.Tensor, ...]
+    originals: tuple[torch.Tensor, ...] = ()  # of what is written over, where inputs are
+
+    def reset(self) -> None:
+        """Make inputs what they were; outputs, of which every element must be written, become NaN."""
+        for place, tensor in enumerate(self.written):
+            if self.originals:
+                tensor.copy_(self.originals[place])
+            else:
+                tensor.view(torch.uint8).fill_(255)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """The cold times of each plan at a size, by label, and of the ceilings; plans whose bits were other ones."""
+
+    size: Size
+    today: str
+    times: Mapping[str, Timing]
+    ceilings: Mapping[str, Timing]
+    differing: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> str:
+        """The fastest plan."""
+        return min(self.times, key=lambda name: self.times[name].median)
+
+    @property
+    def loss(self) -> float:
+        """Today's time over the best one."""
+        return self.times[self.today].median / self.times[self.best].median
+
+    @property
+    def share(self) -> float:
+        """How much of its ceiling's bandwidth the best plan reaches."""
+        return self.ceilings[self.size.ceiling].median / self.times[self.best].median
+
+
+# --- what is launched -------------------------------------------------------------------------------------------
+
+
+def problem(size: Size, device: str) -> Problem:
+    """Make the inputs of a size, random and none of them special, and the launch of its kernel."""
+    make = {
+        "gated 128": _gated,
+        "gated": _gated,
+        "gated fp8": _gated_fp8,
+        "norm": _norm,
+        "norm fp8": _norm_fp8,
+        "mrope": _rotation,
+    }
+    return make[size.kernel](size, device)
+
+
+def _random(*shape: int, device: str) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.bfloat16, device=device)
+
+
+def _gated(size: Size, device: str) -> Problem:
+    from normkernels.kernels.rms_norm_gated import rms_norm_gated_fwd
+
+    # as a slice of a projection: rows with gaps that keep 16-byte loads
+    gap = 8 if size.form == "strided" else 0
+    x, gate = (_random(size.rows, size.width + gap, device=device)[:, : size.width] for _ in range(2))
+    weight = _random(size.width, device=device)
+    out = torch.empty((size.rows, size.width), dtype=x.dtype, device=device)
+    flags: dict[str, Any] = {"width": size.width, "gated": "after", "activation": "silu", "rounding": "fp32"}
+    return Problem(lambda plan: rms_norm_gated_fwd(x, gate, weight, out, eps=EPS, **flags, plan=plan), (out,))
+
+
+def _norm(size: Size, device: str) -> Problem:
+    from normkernels.kernels.rms_norm import rms_norm_fwd
+
+    x, residual = (_random(size.rows, size.width, device=device) for _ in range(2))
+    weight = _random(size.width, device=device)
+    y, total = torch.empty_like(x), torch.empty_like(x)
+    given = (x, residual, weight, y, total) if size.form == "residual" else (x, None, weight, y, None)
+    written = (y, total) if size.form == "residual" else (y,)
+    return Problem(lambda plan: rms_norm_fwd(*given, eps=EPS, offset=1.0, rounding="fp32", plan=plan), written)
+
+
+def _quantised(x: torch.Tensor) -> tuple[fp8.Quantisation, torch.Tensor, torch.Tensor]:
+    how = fp8.Quantisation(torch.float8_e4m3fn, QUANT_GROUP, "row")
+    return how, torch.empty(x.shape, dtype=how.dtype, device=x.device), fp8.empty_scales(x, how)
+
+
+def _norm_fp8(size: Size, device: str) -> Problem:
+    from normkernels.kernels.rms_norm_fp8 import rms_norm_fp8_fwd
+
+    x, residual = (_random(size.rows, size.width, device=device) for _ in range(2))
+    weight, total = _random(size.width, device=device), torch.empty_like(x)
+    how, out, scales = _quantised(x)
+    given = (x, residual, weight, out, scales, None, total)
+    flags: dict[str, Any] = {"eps": EPS, "offset": 1.0, "rounding": "fp32", "how": how}
+    return Problem(lambda plan: rms_norm_fp8_fwd(*given, **flags, plan=plan), (out, scales, total))
+
+
+def _gated_fp8(size: Size, device: str) -> Problem:
+    from normkernels.kernels.rms_norm_gated_fp8 import rms_norm_gated_fp8_fwd
+
+    x, gate = (_random(size.rows, size.width, device=device) for _ in range(2))
+    how, out, scales = _quantised(x)
+    given = (x, gate, _random(size.width, device=device), out, scales, None)
+    flags: dict[str, Any] = {"width": size.width, "gated": "after", "activation": "silu", "rounding": "fp32"}
+    return Problem(
+        lambda plan: rms_norm_gated_fp8_fwd(*given, eps=EPS, **flags, how=how, plan=plan), (out, scales)
+    )
+
+
+def _rotation(size: Size, device: str) -> Problem:
+    from normkernels.kernels.mrope import mrope_fwd
+
+    q, k = (_random(size.rows, heads, size.width, device=device) for heads in size.heads)
+    originals = (q.clone(), k.clone()) if size.form == "in place" else ()
+    outs = (q, k) if size.form == "in place" else (torch.empty_like(q), torch.empty_like(k))
+    # as text has them; each axis its own tensor of positions
+    positions = torch.arange(size.rows, device=device).repeat(3, 1)
+    angles = torch.rand((size.rows, size.half), device=device) * 6.28
+    given = (q, k, positions, angles.cos(), angles.sin(), *outs)
+    flags: dict[str, Any] = {"sections": SECTIONS[size.half], "head_dim": size.width, "interleaved": True}
+
+    def launch(plan: Plan) -> None:
+        assert isinstance(plan, HeadPlan)
+        mrope_fwd(*given, **flags, plan=plan)
+
+    return Problem(launch, outs, originals)
+
+
+# --- what is measured -------------------------------------------------------------------------------------------
+
+
+def compile_ahead(wanted: Sequence[Size], device: str, threads: int | None = None) -> dict[Tried, str]:
+    """Compile every candidate, and say why some could not be launched, by series and label.
+
+    Triton's passes and the assembler run beside each other, Python does not. Sizes that differ in their rows share
+    their kernels.
+    """
+    smallest = {size.series: size for size in sorted(wanted, key=lambda one: -one.rows)}
+    problems = {series: problem(size, device) for series, size in smallest.items()}
+    work = {(size.series, label(plan)): plan for size in wanted for plan in candidates(size)}
+
+    def build(one: tuple[Tried, Plan]) -> str:
+        (series, _), plan = one
+        try:
+            problems[series].launch(plan)
+        except Exception as error:  # noqa: BLE001 - what a compiler or a driver refuses is one plan less
+            return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return ""
+
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        said = dict(zip(work, pool.map(build, work.items()), strict=True))
+    return {one: why for one, why in said.items() if why}
+
+
+def sweep(size: Size, device: str, rounds: int, refused: Collection[Tried] = ()) -> Swept:
+    """Time every candidate of one size that was not refused and whose bits are today's."""
+    sets = set_count(size.bytes, SETS) if device != "cpu" else 2
+    problems = [problem(size, device) for _ in range(sets)]
+    tried = {label(plan): plan for plan in candidates(size) if (size.series, label(plan)) not in refused}
+    today = chosen(size)
+    same = same_bits(problems[0], today, tried)
+    calls: dict[str, list[Callable[[], object]]] = {
+        name: [functools.partial(each.launch, plan) for each in problems]
+        for name, plan in tried.items()
+        if same[name]
+    }
+    limits = ceilings.memory(size.bytes, sets, device)
+    times = device_times(calls | limits, rounds=rounds)
+    differing = tuple(name for name in tried if not same[name])
+    measured = {name: times[name] for name in calls}
+    return Swept(size, label(today), measured, {name: times[name] for name in limits}, differing)
+
+
+def same_bits(one: Problem, today: Plan, tried: Mapping[str, Plan]) -> dict[str, bool]:
+    """Say of each plan whether it writes the bits that today's plan writes."""
+    want = _written(one, today)
+    return {name: all(map(torch.equal, want, _written(one, plan))) for name, plan in tried.items()}
+
+
+def _written(one: Problem, plan: Plan) -> list[torch.Tensor]:
+    """What a plan writes, as bytes: NaN equals itself, and zeros are told apart by their signs."""
+    one.reset()
+    one.launch(plan)
+    return [tensor.clone().view(torch.uint8) for tensor in one.written]
+
+
+# --- what follows from it --------------------------------------------------------------------------------------
+
+
+def proposed(swept: Iterable[Swept]) -> dict[str, list[tuple[int, str]]]:
+    """From how many rows on which plan: as few for each kernel and width as stay within the noise of the best.
+
+    From the fewest rows on, the plan that stays so for longest; among those the one with the least loss.
+    """
+    ordered = sorted(swept, key=lambda one: (one.size.series, one.size.rows))
+    tables = {}
+    for _, group in groupby(ordered, key=lambda one: one.size.series):
+        rest, table = list(group), []
+        name = rest[0].size.name.replace(f"{rest[0].size.rows}x", "rows x ", 1)
+        while rest:
+            reach = {plan: _reach(plan, rest) for plan in rest[0].times}
+            plan = max(reach, key=lambda one: (reach[one], -_losses(one, rest[: reach[one]])))
+            table.append((rest[0].size.rows, plan))
+            rest = rest[reach[plan] :]
+        tables[name] = table
+    return tables
+
+
+def _reach(plan: str, rest: Sequence[Swept]) -> int:
+    """Count the sizes, from the first on, at which a plan is as fast as the best."""
+    for place, one in enumerate(rest):
+        if plan not in one.times or one.times[plan].median > NOISE * one.times[one.best].median:
+            return place
+    return len(rest)
+
+
+def _losses(plan: str, those: Sequence[Swept]) -> float:
+    return sum(one.times[plan].median / one.times[one.best].median for one in those)
+
+
+def line(one: Swept) -> str:
+    """One size of the table."""
+    best, now = one.times[one.best].median, one.times[one.today].median
+    other = f"  BITS DIFFER: {', '.join(one.differing)}" if one.differing else ""
+    return (
+        f"{one.size.name:38} {one.best:14} {best:9.2f}  {one.today:14} {now:9.2f} "
+        f"{one.loss:7.3f} {one.share:6.1%} of {one.size.ceiling}{other}"
+    )
+
+
+def summary(swept: Sequence[Swept]) -> str:
+    """Where today's plan loses more than the noise, and what would not."""
+    losing = [line(one) for one in swept if one.loss > NOISE]
+    tables = [
+        f"{name}: " + ", ".join(f"from {rows} {plan}" for rows, plan in table)
+        for name, table in proposed(swept).items()
+    ]
+    return "\n".join(["", f"today's plan loses more than {NOISE - 1:.0%}:", *losing, "", "proposed:", *tables])
+
+
+def to_data(header: Mapping[str, Any], swept: Sequence[Swept]) -> dict[str, Any]:
+    """The result as JSON has it."""
+    return {"header": dict(header), "swept": [asdict(one) for one in swept], "proposed": proposed(swept)}
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--only", metavar="PATTERN", multiple=True, help="Sizes, as 'gated 128 *'. More than once.")
+@click.option("--budget", metavar="SECONDS", type=float, help="Begin no size after that.")
+@click.option("--rounds", type=click.IntRange(2), default=12, show_default=True)
+@click.option("--out", metavar="FILE", type=click.Path(path_type=Path), default=OUT, show_default=True)
+def main(only: tuple[str, ...], budget: float | None, rounds: int, out: Path) -> None:
+    """Time every feasible plan at every size, and propose a table."""
+    device = choose_device()
+    if device == "cpu":
+        faithful_interpreter()
+    torch.manual_seed(0)
+    begun = time.monotonic()
+    wanted = [size for size in sizes() if not only or any(fnmatch.fnmatch(size.name, each) for each in only)]
+    if not wanted:
+        raise click.BadParameter(f"{only} matches none of {', '.join(size.name for size in sizes())}")
+    header = environment(device)
+    refused = compile_ahead(wanted, device) if device != "cpu" else {}
+    click.echo(f"compiled in {time.monotonic() - begun:.0f} s")
+    for (series, plan), why in refused.items():
+        click.echo(f"{series} {plan}: not tried, {why}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    click.echo(f"{'size':38} {'best':14} {'µs':>9}  {'today':14} {'µs':>9} {'ratio':>7}")
+    swept: list[Swept] = []
+    for size in wanted:
+        if budget is not None and time.monotonic() - begun > budget:
+            click.echo(f"{size.name} and what follows: not begun, the budget of {budget:.0f} s is spent")
+            break
+        swept.append(sweep(size, device, rounds, refused))
+        click.echo(line(swept[-1]))
+        header["clocks"] = highest(header["clocks"], clocks())
+        out.write_text(json.dumps(to_data(header, swept)), encoding="utf-8")
+    click.echo(summary(swept))
+
+
+if __name__ == "__main__":
+    main()

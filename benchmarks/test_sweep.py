@@ -1,0 +1,128 @@
+"""What the sweep tries, and what it makes of its times."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.candidates import PER_THREAD, Size, candidates, chosen, label, sizes
+from benchmarks.sweep import Problem, Swept, proposed, same_bits, summary, to_data
+from benchmarks.timing import Timing
+from normkernels.kernels.plans import HeadPlan, Plan
+
+NARROW, WIDE = Size("gated 128", 24, 128), Size("norm", 16, 5120, "residual")
+
+
+def swept(rows: int, **times: float) -> Swept:
+    """Return times of plans at a number of rows, of which a is today's."""
+    timings = {name: Timing(time, time, time, 3) for name, time in times.items()}
+    return Swept(Size("norm", rows, 5120, "alone"), "a", timings, {"copy": timings["a"], "triad": timings["a"]})
+
+
+@pytest.mark.parametrize("size", sizes(), ids=lambda size: size.name)
+def test_todays_plan_is_among_the_candidates(size: Size) -> None:
+    """It is what the others are compared with; and no two candidates share a label."""
+    tried = candidates(size)
+
+    assert chosen(size) in tried
+    assert len(tried) == len({label(plan) for plan in tried}) > 1
+
+
+@pytest.mark.parametrize("size", sizes(), ids=lambda size: size.name)
+def test_no_candidate_changes_the_tree_of_a_sum(size: Size) -> None:
+    """Its levels are those of the width, and rows of 128 have at least two to a program."""
+    for plan in candidates(size):
+        assert isinstance(plan, HeadPlan) or plan.levels == chosen(size).levels
+        assert size.kernel != "gated 128" or plan.rows >= 2
+
+
+def test_threads_have_whole_loads_and_no_more_than_registers_hold() -> None:
+    """Nobody repeats another's work, and nobody spills."""
+    shares = {plan.rows * 2**plan.levels / (32 * plan.warps) for plan in candidates(NARROW)}
+
+    assert set(PER_THREAD) == shares
+
+
+def test_wide_rows_have_a_program_each() -> None:
+    """Several would wait for each other at each level of their sums."""
+    assert {1} == {plan.rows for plan in candidates(WIDE)}
+
+
+def test_the_sizes_are_what_models_call() -> None:
+    """Rows of 128 from one token on to beyond the longest prefill; six widths; up to 65,536 tokens."""
+    every = sizes()
+
+    assert (24, 2097152) == (every[0].rows, max(size.rows for size in every if size.kernel == "gated 128"))
+    assert {2048, 2560, 3584, 5120, 8192, 16384} == {size.width for size in every if size.kernel == "norm"}
+    assert {1, 65536} <= {size.rows for size in every if size.kernel == "mrope"}
+    assert len(every) == len({size.name for size in every})
+
+
+@pytest.mark.parametrize(
+    ("size", "moved"),
+    [
+        (Size("gated 128", 10, 128), 10 * 128 * 6),
+        (Size("norm", 10, 5120, "residual"), 10 * 5120 * 8),
+        (Size("norm fp8", 10, 5120, "residual"), 10 * (5120 * 7 + 40 * 4)),
+        (Size("gated fp8", 10, 128), 10 * (128 * 5 + 4)),
+        (Size("mrope", 10, 256, "in place", (24, 4), 32), 10 * (28 * 64 * 4 + 64 * 4 + 24)),
+        (Size("mrope", 10, 256, "copied", (24, 4), 32), 10 * (28 * 256 * 4 + 64 * 4 + 24)),
+    ],
+)
+def test_bytes_are_those_of_the_arguments(size: Size, moved: int) -> None:
+    """Inputs read once and outputs written once."""
+    assert moved == size.bytes
+
+
+def test_the_best_plan_and_what_todays_loses() -> None:
+    """By the median; the share of the ceiling is the best plan's."""
+    one = swept(16, a=3.0, b=2.0)
+
+    assert ("b", 1.5, 1.5) == (one.best, one.loss, one.share)
+
+
+def test_a_table_has_as_few_plans_as_stay_within_the_noise() -> None:
+    """A plan that is nearly the best at many sizes is kept; where it is not, another begins."""
+    times = (swept(1, a=1.0, b=1.01), swept(16, a=2.0, b=1.0), swept(128, a=1.0, b=1.0), swept(1024, a=1.0, b=3.0))
+
+    assert {"norm alone rows x 5120": [(1, "b"), (1024, "a")]} == proposed(times)
+
+
+def test_the_summary_names_what_loses() -> None:
+    """More than the noise, and nothing else."""
+    said = summary([swept(16, a=1.01, b=1.0), swept(128, a=1.5, b=1.0)]).partition("proposed:")[0]
+
+    assert "128x5120" in said
+    assert "16x5120" not in said
+
+
+def test_a_result_is_json() -> None:
+    """With everything that the table is made of."""
+    data = json.loads(json.dumps(to_data({"device": "none"}, [swept(16, a=1.0, b=2.0)])))
+
+    assert 2.0 == data["swept"][0]["times"]["b"]["median"]
+    assert {"rows": 16, "width": 5120} == {name: data["swept"][0]["size"][name] for name in ("rows", "width")}
+
+
+def test_a_plan_with_other_bits_is_seen() -> None:
+    """A zero of the other sign, or an element that nobody wrote: what is equal as a number is not enough."""
+    out = torch.empty(4)
+    plans = {name: Plan(name, 1, 2, 1) for name in ("today", "same", "sign", "gap")}
+
+    def launch(plan: Plan) -> None:
+        out[: 3 if plan.name == "gap" else 4] = -0.0 if plan.name == "sign" else 0.0
+
+    same = same_bits(Problem(launch, (out,)), plans["today"], plans)
+
+    assert {"today": True, "same": True, "sign": False, "gap": False} == same
+
+
+def test_what_is_written_over_is_restored_first() -> None:
+    """A plan that works in place gets the inputs that today's plan got."""
+    out = torch.ones(4)
+    plan = Plan("today", 1, 2, 1)
+    one = Problem(lambda _: out.mul_(2), (out,), (out.clone(),))
+
+    assert {"again": True} == same_bits(one, plan, {"again": plan})
