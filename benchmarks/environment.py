@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from conformance.adapter import load
+from conformance.calling import Subject
 from conformance.report.header import header
-from conformance.verdict import Subject
 
 PACKAGES = ("liger-kernel", "fla-core", "quack-kernels", "flashinfer-python")
 GRAPHS = "replayed CUDA graphs, by the device's events"

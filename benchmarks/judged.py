@@ -15,20 +15,14 @@ import torch
 from benchmarks.shapes import IN_PLACE, Workload, moved, tokens_of, with_tokens
 from conformance import rows
 from conformance.adapter import Adapter, Crashed, Declined, Hung, Outcome, Ran
+from conformance.bits import same_bits
+from conformance.calling import Subject, arguments_of, call_with, metadata
 from conformance.case import Case
 from conformance.materialize import Materials, materialize
+from conformance.measure import measure
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
-from conformance.verdict import (
-    NOT_IMPLEMENTED,
-    Status,
-    Subject,
-    arguments_of,
-    call_with,
-    measure,
-    metadata,
-    same_bits,
-)
+from conformance.verdict import NOT_IMPLEMENTED, Status
 
 Values = Mapping[str, torch.Tensor]
 

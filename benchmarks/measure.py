@@ -16,10 +16,11 @@ from benchmarks.results import CONTROL, PASSED, Entry, Row
 from benchmarks.shapes import Workload, tokens_of
 from benchmarks.timing import Timing, Uncapturable, device_times, host_times
 from conformance.adapter import Adapter, load
+from conformance.calling import Subject, arguments_of
 from conformance.materialize import materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS, Arguments
-from conformance.verdict import Status, Subject, arguments_of
+from conformance.verdict import Status
 
 Calls = dict[str, list[Callable[[], object]]]
 

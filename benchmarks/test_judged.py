@@ -16,8 +16,9 @@ from benchmarks.peers.eager import Eager
 from benchmarks.results import CONTROL, PASSED
 from benchmarks.shapes import IN_PLACE, Workload, with_tokens, workloads
 from conformance.adapter import Adapter, Declined
+from conformance.calling import Subject
 from conformance.materialize import values_of
-from conformance.verdict import Status, Subject
+from conformance.verdict import Status
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BY_NAME = {workload.name: workload for workload in workloads()}

@@ -23,6 +23,7 @@ import conformance
 from conformance import journal, plugin, report
 from conformance.adapter import KNOWN, Adapter, UsageError, load
 from conformance.attempt import Child, single_threaded
+from conformance.calling import Subject
 from conformance.case import Case
 from conformance.codegen.collect import collect
 from conformance.codegen.targets import TARGETS
@@ -31,7 +32,7 @@ from conformance.judging import asked
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED, Contract
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
-from conformance.verdict import Status, Subject, Verdict
+from conformance.verdict import Status, Verdict
 from conformance.waivers import Run
 from conformance.waivers import load as load_waivers
 from conformance.worker import Worker

@@ -12,12 +12,13 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from conformance.calling import Subject
 from conformance.case import Case
 from conformance.corpus import model_shapes, saved_cases
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.strategies import DTYPES, Scope, enumerated_cases, pinned_rows
-from conformance.verdict import Subject, Verdict
+from conformance.verdict import Verdict
 
 # tokens of a decode batch that the interpreter judges of a real model, in quick the last; a GPU judges all
 CPU_TOKENS = (1, 4)

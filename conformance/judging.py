@@ -10,21 +10,15 @@ import torch
 
 from conformance.adapter import Crashed, Hung
 from conformance.budget import gib, lacking
+from conformance.calling import Subject
 from conformance.case import Case
+from conformance.discovery import giveaway, what_it_follows
 from conformance.item import Failure, Item, beyond, cases_of, chosen_cases, listed_cases, scope_of
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES, Property
 from conformance.shrink import essentials, shrink
 from conformance.strategies import Assignment, Factors, Scope, covering_array
-from conformance.verdict import (
-    NOT_IMPLEMENTED,
-    Status,
-    Subject,
-    Verdict,
-    giveaway,
-    what_it_follows,
-    without_outputs,
-)
+from conformance.verdict import NOT_IMPLEMENTED, Status, Verdict, without_outputs
 
 # of a crash each try costs a process, of a hang the whole time limit
 SHRINK_TRIES = {Status.FAILED: 120, Status.CRASHED: 10, Status.HUNG: 0}

@@ -21,6 +21,7 @@ from conformance import journal, report, reproducer
 from conformance.adapter import UsageError, load
 from conformance.attempt import Child, single_threaded
 from conformance.budget import ALONE, GIB, Allowance, fair_memory
+from conformance.calling import Subject
 from conformance.case import Case
 from conformance.item import PROFILES, Failure, Item, items
 from conformance.judging import (
@@ -33,7 +34,7 @@ from conformance.judging import (
     vacuous,
 )
 from conformance.properties import PROPERTIES
-from conformance.verdict import BAD, Status, Subject
+from conformance.verdict import BAD, Status
 from conformance.waivers import NONE, Run, Waivers
 from conformance.waivers import load as load_waivers
 from conformance.watch import warm_up

@@ -42,9 +42,10 @@ from conformance.adapter import UsageError
 from conformance.case import LAYOUTS, Case
 from conformance.item import PROFILES
 from conformance.operations import OPERATIONS
+from conformance.passive import judge_call, property_of
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.strategies import DTYPES
-from conformance.verdict import BAD, Status, Verdict, judge_call, property_of
+from conformance.verdict import BAD, Status, Verdict
 
 Names = tuple[str, ...]  # that are allowed; none: all are
 Table = tuple[tuple[str, tuple[Any, ...]], ...]  # name -> values that are allowed

@@ -11,9 +11,10 @@ import torch
 
 from conformance.adapter import Crashed, poisons
 from conformance.budget import ALONE, Allowance, gib, keep, left_behind
+from conformance.calling import Subject
 from conformance.case import Case
 from conformance.judging import Answer, follow, judge
-from conformance.verdict import Status, Subject
+from conformance.verdict import Status
 
 Said = TypeVar("Said")
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import normkernels
+from conformance.calling import arguments_of
 from conformance.case import Case
 from conformance.materialize import materialize, values_of
 from conformance.memory import POISONS
@@ -21,7 +22,6 @@ from conformance.operations import OPERATIONS
 from conformance.package.gated_calls import DEVICE
 from conformance.rows import count, flat, with_rows
 from conformance.strategies import Scope, enumerated_cases
-from conformance.verdict import arguments_of
 from normkernels import launch, routes
 from normkernels.kernels import plans
 

@@ -8,11 +8,12 @@ import torch
 import normkernels
 from conformance.adapter import Declined
 from conformance.adapters.normkernels import NormKernels
+from conformance.calling import Subject
 from conformance.item import items
 from conformance.judging import judge_item
 from conformance.oracle.contract import NAMED, Contract
 from conformance.package.gated_calls import DEVICE
-from conformance.verdict import Status, Subject
+from conformance.verdict import Status
 
 
 class HuggingFaceOrder(NormKernels):

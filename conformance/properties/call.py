@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from conformance.passive import judge_call
 from conformance.properties.property import Property, contiguous, ordinary, special
-from conformance.verdict import judge_call
 
 VALUES = Property(
     "values",

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from conformance.adapter import Adapter, Crashed, Declined, Ran
+from conformance.bits import same_bits
+from conformance.calling import Subject, arguments_of, call_with
 from conformance.case import Case
 from conformance.materialize import materialize, values_of
 from conformance.memory import POISONS
@@ -21,15 +23,7 @@ from conformance.operations import Operation
 from conformance.operations.row_calls import EPS
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
 from conformance.rows import count, flat, with_rows
-from conformance.verdict import (
-    Status,
-    Subject,
-    Verdict,
-    arguments_of,
-    call_with,
-    same_bits,
-    without_outputs,
-)
+from conformance.verdict import Status, Verdict, without_outputs
 
 ROWS = (5, 7, 12)
 # one more where the number of rows turns out to vary

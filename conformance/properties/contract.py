@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from conformance.adapter import Ran
+from conformance.calling import Subject, metadata, perform
 from conformance.case import Case
 from conformance.materialize import values_of
+from conformance.measure import intervals, measure
 from conformance.operations import OPERATIONS, Operation
 from conformance.oracle.contract import NAMED, Contract, rounded
 from conformance.properties.property import Fixed, Property, contiguous
 from conformance.rows import count
-from conformance.verdict import (
-    Status,
-    Subject,
-    Verdict,
-    intervals,
-    measure,
-    metadata,
-    perform,
-    without_outputs,
-)
+from conformance.verdict import Status, Verdict, without_outputs
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:

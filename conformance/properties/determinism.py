@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from conformance.adapter import Ran
+from conformance.bits import same_bits
+from conformance.calling import Subject, perform
 from conformance.case import Case
 from conformance.materialize import values_of
 from conformance.properties.property import Property, ordinary
-from conformance.verdict import Status, Subject, Verdict, perform, same_bits, without_outputs
+from conformance.verdict import Status, Verdict, without_outputs
 
 CALLS = 3
 

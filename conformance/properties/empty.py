@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from conformance.adapter import Ran
+from conformance.calling import Subject, metadata, perform
 from conformance.case import Case
 from conformance.operations import Operation
 from conformance.properties.property import Property
 from conformance.strategies import Scope
-from conformance.verdict import Status, Subject, Verdict, metadata, perform, without_outputs
+from conformance.verdict import Status, Verdict, without_outputs
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:

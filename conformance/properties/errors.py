@@ -6,11 +6,12 @@ import random
 from dataclasses import replace
 
 from conformance.adapter import Crashed, Declined, poisons
+from conformance.calling import Subject, perform
 from conformance.case import Case
 from conformance.operations import Operation
 from conformance.properties.property import Property
 from conformance.strategies import Scope
-from conformance.verdict import Status, Subject, Verdict, perform
+from conformance.verdict import Status, Verdict
 
 RANKS = ("2", "3")
 

@@ -7,22 +7,16 @@ from collections.abc import Mapping
 import torch
 
 from conformance.adapter import Ran
+from conformance.bits import same_bits
+from conformance.calling import Subject, metadata, perform
 from conformance.case import SAME, Case
 from conformance.comparison import NOTHING, Comparison
 from conformance.materialize import values_of
+from conformance.measure import measure
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS, Operation
 from conformance.properties.property import Fixed, Property, ordinary
-from conformance.verdict import (
-    Status,
-    Subject,
-    Verdict,
-    measure,
-    metadata,
-    perform,
-    same_bits,
-    without_outputs,
-)
+from conformance.verdict import Status, Verdict, without_outputs
 
 FORM = "_"
 # of an argument that is written over: elements that share memory, with each other or with another result's

@@ -17,13 +17,15 @@ import torch
 
 from conformance.adapter import Ran
 from conformance.budget import all_of_it
+from conformance.calling import Subject, metadata, perform
 from conformance.case import Case, Layout, TensorSpec
 from conformance.materialize import SHARED_PARTS, values_of
+from conformance.measure import measure
 from conformance.operations import Operation
 from conformance.properties.property import Property
 from conformance.rows import count
 from conformance.strategies import Scope
-from conformance.verdict import Status, Subject, Verdict, measure, metadata, perform, without_outputs
+from conformance.verdict import Status, Verdict, without_outputs
 
 LIMIT = 2**32
 # so that no stride of rows needs more than 31 bits itself

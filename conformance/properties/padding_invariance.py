@@ -11,12 +11,14 @@ import torch
 
 from conformance import rows
 from conformance.adapter import Ran
+from conformance.bits import same_bits
+from conformance.calling import Subject, perform
 from conformance.case import Case
 from conformance.materialize import values_of
 from conformance.operations import OPERATIONS
 from conformance.properties.batch_invariance import cannot, fixed, native
 from conformance.properties.property import Property
-from conformance.verdict import Status, Subject, Verdict, perform, same_bits, without_outputs
+from conformance.verdict import Status, Verdict, without_outputs
 
 # batch sizes that graphs are captured for are multiples of this
 MULTIPLE = 16

@@ -6,12 +6,14 @@ import torch
 
 from conformance import rows
 from conformance.adapter import Ran
+from conformance.bits import same_bits
+from conformance.calling import Subject, perform
 from conformance.case import Case
 from conformance.materialize import values_of
 from conformance.operations import OPERATIONS
 from conformance.properties.batch_invariance import cannot, fixed, native
 from conformance.properties.property import Property
-from conformance.verdict import Status, Subject, Verdict, perform, same_bits, without_outputs
+from conformance.verdict import Status, Verdict, without_outputs
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:

@@ -6,11 +6,13 @@ import torch
 
 from conformance import rows
 from conformance.adapter import Ran
+from conformance.bits import same_bits
+from conformance.calling import Subject, perform
 from conformance.case import Case
 from conformance.materialize import values_of
 from conformance.operations import OPERATIONS
 from conformance.properties.property import Property, contiguous, ordinary, several_rows
-from conformance.verdict import Status, Subject, Verdict, perform, same_bits, without_outputs
+from conformance.verdict import Status, Verdict, without_outputs
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:

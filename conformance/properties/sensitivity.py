@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from conformance.adapter import Ran
+from conformance.calling import Subject, perform
 from conformance.case import Case
 from conformance.materialize import values_of
+from conformance.measure import intervals
 from conformance.operations import OPERATIONS, Term
 from conformance.operations.term import Values
 from conformance.oracle.contract import rounded
 from conformance.properties.call import VALUES
 from conformance.properties.property import Property
 from conformance.rows import count
-from conformance.verdict import Status, Subject, Verdict, intervals, perform, without_outputs
+from conformance.verdict import Status, Verdict, without_outputs
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:

@@ -12,21 +12,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from conformance.adapter import Declined, Ran
+from conformance.calling import Subject, arguments_of, call_with, metadata
 from conformance.case import Case
 from conformance.materialize import materialize, values_of
+from conformance.measure import measure
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS, Operation
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
-from conformance.verdict import (
-    Status,
-    Subject,
-    Verdict,
-    arguments_of,
-    call_with,
-    measure,
-    metadata,
-    without_outputs,
-)
+from conformance.verdict import Status, Verdict, without_outputs
 
 
 def reload_in_place(parameter: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

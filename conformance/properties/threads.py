@@ -9,22 +9,15 @@ from functools import partial
 import torch
 
 from conformance.adapter import Outcome, Ran
+from conformance.bits import same_bits
+from conformance.calling import Subject, arguments_of, call_with, perform
 from conformance.case import Case
 from conformance.materialize import materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import Arguments
 from conformance.properties.determinism import cannot
 from conformance.properties.property import Property, contiguous, ordinary
-from conformance.verdict import (
-    Status,
-    Subject,
-    Verdict,
-    arguments_of,
-    call_with,
-    perform,
-    same_bits,
-    without_outputs,
-)
+from conformance.verdict import Status, Verdict, without_outputs
 
 CALLERS = 8
 ROUNDS = 4

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from conformance.adapter import Ran
+from conformance.calling import Subject, perform
 from conformance.case import Case
 from conformance.operations import Operation
 from conformance.operations.row_calls import EPS
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
 from conformance.rows import flat, with_rows
-from conformance.verdict import Status, Subject, Verdict, perform, without_outputs
+from conformance.verdict import Status, Verdict, without_outputs
 
 # of numbers: one, the multiples of 16, all others
 KINDS = 3

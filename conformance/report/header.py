@@ -15,7 +15,7 @@ import torch
 from conformance.adapter import Crashed, Hung
 from conformance.attempt import Child
 from conformance.budget import ALONE, Allowance
-from conformance.verdict import Subject
+from conformance.calling import Subject
 
 STARTS = 120.0  # seconds that CUDA may take to start
 

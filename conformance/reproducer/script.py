@@ -21,10 +21,12 @@ import torch
 
 import conformance
 from conformance.adapter import KNOWN
+from conformance.calling import Subject
 from conformance.case import Case, Placement
 from conformance.comparison import Errors, compare
 from conformance.item import PROFILES, Failure
 from conformance.materialize import SHARED_PARTS, materialize, spread, values_of
+from conformance.measure import chunks, intervals
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS, Output
 from conformance.operations.row_calls import EPS
@@ -41,7 +43,7 @@ from conformance.properties.variants import counted
 from conformance.reproducer import snippets
 from conformance.reproducer.data import WIDTH, Data
 from conformance.rows import axis, count, flat
-from conformance.verdict import Status, Subject, chunks, intervals
+from conformance.verdict import Status
 
 # by property, but for calls that gave nothing to check
 _FLAT = {"batch_invariance", "position_invariance", "padding_invariance", "variants", "compile"}

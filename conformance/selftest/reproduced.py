@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from conformance.calling import Subject
 from conformance.case import Case
 from conformance.item import Failure, Item
 from conformance.properties import PASSIVE, PROPERTIES
-from conformance.verdict import BAD, Subject
+from conformance.verdict import BAD
 
 
 def failure_of(subject: Subject, name: str, case: Case) -> Failure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from conformance.calling import Subject
 from conformance.item import Item, cases_of, items
 from conformance.judging import judge_item, unjudged
 from conformance.operations import OPERATIONS
@@ -16,7 +17,7 @@ from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.kernels import Kernel
 from conformance.strategies import DTYPES
-from conformance.verdict import BAD, Status, Subject
+from conformance.verdict import BAD, Status
 
 SEVERAL_CALLS = ("scale", "bias", "chain", "large_index", "state", "threads")
 BASES = (Correct, CorrectNorm, CorrectRotation, CorrectFp8)

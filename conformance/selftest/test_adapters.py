@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from conformance.adapter import UsageError, load
+from conformance.calling import Subject
 from conformance.case import Case, Flag, TensorSpec
+from conformance.discovery import discover
 from conformance.item import PROFILES
 from conformance.operations import OPERATIONS
+from conformance.passive import judge_call
 from conformance.strategies import DTYPES, Scope, enumerated_cases
-from conformance.verdict import BAD, Status, Subject, discover, judge_call
+from conformance.verdict import BAD, Status
 
 FLAGS: dict[str, tuple[tuple[str, Flag], ...]] = {
     "rms_norm": (("weight_offset", 0.0),),

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
+from conformance.calling import Subject
 from conformance.comparison import Errors, compare
 from conformance.item import Item, cases_of
 from conformance.oracle.interval import Interval
 from conformance.properties.bias import CHANCE, bound, leaning, telling
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
-from conformance.verdict import Subject
 
 ELEMENTS = 2**16
 LOW = (torch.bfloat16, torch.float16)

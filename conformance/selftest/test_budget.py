@@ -15,6 +15,7 @@ import torch
 from conformance import budget, plugin, report
 from conformance.adapter import Adapter, load
 from conformance.budget import ALONE, GIB, Allowance, fair_share, lacking, needed
+from conformance.calling import Subject
 from conformance.case import SAME, Case, Layout, TensorSpec
 from conformance.corpus import model_shapes
 from conformance.item import Item, cases_of
@@ -23,7 +24,7 @@ from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.report import table
 from conformance.selftest.fakes.correct import Correct
-from conformance.verdict import Status, Subject, Verdict
+from conformance.verdict import Status, Verdict
 
 H200 = 150 * 10**9
 X = TensorSpec((1000, 4096), "bfloat16")

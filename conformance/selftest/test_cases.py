@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from conformance.adapter import Adapter, load
+from conformance.calling import Subject
 from conformance.case import LAYOUTS, Case, Layout, TensorSpec
 from conformance.corpus import saved_cases
 from conformance.item import PROFILES as DEPTHS
@@ -17,9 +18,10 @@ from conformance.item import Item, cases_of, items, scope_of
 from conformance.materialize import SHARED_PARTS, materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
+from conformance.passive import judge_call, property_of
 from conformance.strategies import DTYPES, Scope, covering_array, enumerated_cases, pinned_rows
 from conformance.values import PROFILES, SPECIAL, draw
-from conformance.verdict import Status, Subject, judge_call, property_of
+from conformance.verdict import Status
 
 CASE = Case(
     "rms_norm_gated",

@@ -13,12 +13,14 @@ import pytest
 
 from conformance import cli, plugin
 from conformance.adapter import load
+from conformance.calling import Subject
 from conformance.case import Case
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED
+from conformance.passive import judge_call
 from conformance.properties import PROMISES
 from conformance.strategies import Scope, enumerated_cases
-from conformance.verdict import BAD, Status, Subject, judge_call
+from conformance.verdict import BAD, Status
 
 ROOT = Path(__file__).resolve().parents[2]
 WRONG = cli.SKELETON.replace(

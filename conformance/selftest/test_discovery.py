@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from conformance.adapters.native import Native
+from conformance.calling import Subject
 from conformance.case import Case, Flag, TensorSpec
 from conformance.judging import follow
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import Contract
 from conformance.properties import contract
-from conformance.verdict import Status, Subject
+from conformance.verdict import Status
 
 SHAPE = (16, 128)
 FP8: dict[str, Flag] = {

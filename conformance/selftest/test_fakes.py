@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from conformance.calling import Subject
 from conformance.item import Item, items
 from conformance.judging import judge_item
 from conformance.operations import OPERATIONS
@@ -17,7 +18,7 @@ from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.kernels import Kernel
-from conformance.verdict import BAD, Status, Subject, Verdict
+from conformance.verdict import BAD, Status, Verdict
 
 
 @pytest.fixture(name="kernel_device", scope="module")

@@ -14,17 +14,20 @@ import torch
 
 from conformance import reproducer
 from conformance.adapter import load
+from conformance.bits import same_bits
+from conformance.calling import Subject
 from conformance.case import Case, TensorSpec
 from conformance.item import Failure, Item
 from conformance.materialize import materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
 from conformance.operations.fp8_outputs import FACTORS
+from conformance.passive import judge_call
 from conformance.properties import PASSIVE, PROPERTIES
 from conformance.properties.parity import assert_alike
 from conformance.selftest.fakes.correct_fp8 import FP8, CorrectFp8
 from conformance.strategies import Scope
-from conformance.verdict import BAD, Subject, judge_call, same_bits
+from conformance.verdict import BAD
 
 NAN = float("nan")
 NAMES = CorrectFp8.operations

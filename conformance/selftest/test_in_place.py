@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conformance.adapter import Declined
+from conformance.calling import Subject
 from conformance.case import Case
 from conformance.item import Item, cases_of
 from conformance.judging import unjudged
@@ -19,7 +20,7 @@ from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
 from conformance.selftest.fakes.in_place import InPlaceSaysNothing, InPlaceSumsInAnotherOrder
 from conformance.strategies import DTYPES, Scope
-from conformance.verdict import Status, Subject
+from conformance.verdict import Status
 
 JUDGE = PROPERTIES["in_place"].judge
 IN_PLACE = [name for name, operation in OPERATIONS.items() if operation.in_place]

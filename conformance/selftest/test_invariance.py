@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from conformance.calling import Subject
 from conformance.case import Case
 from conformance.item import Item, cases_of
 from conformance.operations import OPERATIONS
@@ -17,7 +18,7 @@ from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.state import NanSpreadsToOtherRows
 from conformance.strategies import Scope
-from conformance.verdict import Status, Subject
+from conformance.verdict import Status
 
 
 class DependsOnTheBatch(Correct):

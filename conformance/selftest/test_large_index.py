@@ -9,6 +9,7 @@ import torch
 
 from conformance.adapter import Crashed
 from conformance.attempt import Child
+from conformance.calling import Subject
 from conformance.case import Case, Layout, TensorSpec
 from conformance.materialize import materialize, spread, values_of
 from conformance.memory import PAGE, POISONS, Owner
@@ -18,7 +19,7 @@ from conformance.properties import PROPERTIES
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.offsets import OffsetsOf31Bits
 from conformance.strategies import Scope
-from conformance.verdict import Status, Subject, Verdict
+from conformance.verdict import Status, Verdict
 
 LARGE_INDEX = PROPERTIES["large_index"]
 

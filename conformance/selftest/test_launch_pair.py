@@ -1,10 +1,11 @@
 """The pair of kernels that this project began with fails batch invariance on a GPU, and nothing else."""
 
+from conformance.calling import Subject
 from conformance.item import items
 from conformance.judging import judge_item
 from conformance.plugin import choose_device, faithful_interpreter
 from conformance.selftest.launch_pair import LaunchPair
-from conformance.verdict import BAD, Subject
+from conformance.verdict import BAD
 
 PROPERTIES = ("values", "determinism", "batch_invariance", "position_invariance")
 

@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 import torch
 
+from conformance.calling import Subject
 from conformance.case import Case, TensorSpec
 from conformance.comparison import Comparison
 from conformance.materialize import values_of
+from conformance.measure import measure
 from conformance.operations import OPERATIONS
 from conformance.oracle import arithmetic
 from conformance.oracle.arithmetic import MAX, Machine, U
 from conformance.oracle.contract import Contract, round_once, rounded
 from conformance.oracle.interval import Interval
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
-from conformance.verdict import Subject, measure
 
 GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden"
 MACHINE = Machine()

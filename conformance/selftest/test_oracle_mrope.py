@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+from conformance.calling import Subject
 from conformance.case import Case, TensorSpec
 from conformance.comparison import Comparison, compare
 from conformance.item import cases_of, items
 from conformance.judging import judge_item
 from conformance.materialize import values_of
+from conformance.measure import intervals
 from conformance.operations import OPERATIONS
 from conformance.operations.mrope import axis_of_frequency
 from conformance.operations.mrope_calls import DIMS, MODEL_CACHE, Sizes, sections
@@ -27,7 +29,7 @@ from conformance.oracle.interval import Interval
 from conformance.rows import by_row, count
 from conformance.selftest.fakes.correct_rotation import RIGHT, CorrectRotation, EagerRotation, LowRotation
 from conformance.strategies import DTYPES
-from conformance.verdict import BAD, Status, Subject, intervals
+from conformance.verdict import BAD, Status
 
 GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden"
 OPERATION = OPERATIONS["mrope"]

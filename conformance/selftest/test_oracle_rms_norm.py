@@ -10,15 +10,16 @@ import mpmath
 import pytest
 import torch
 
+from conformance.calling import Subject
 from conformance.case import Case, TensorSpec
 from conformance.comparison import Comparison
 from conformance.materialize import values_of
+from conformance.measure import measure
 from conformance.operations import OPERATIONS
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import NAMED, Contract, rounded
 from conformance.oracle.interval import Interval
 from conformance.selftest.fakes.correct_norm import CorrectNorm
-from conformance.verdict import Subject, measure
 
 GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden"
 MACHINE = Machine()

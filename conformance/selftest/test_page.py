@@ -15,10 +15,11 @@ import pytest
 from rich.console import Console
 
 from conformance import journal, report
+from conformance.calling import Subject
 from conformance.item import Failure, Item
 from conformance.report import table
 from conformance.selftest.test_report import BAD, CASE, FAILED, ITEM, OTHER, PASSED, Named
-from conformance.verdict import Status, Subject, Verdict
+from conformance.verdict import Status, Verdict
 from conformance.waivers import Waiver, Waivers, Where
 
 ISSUE = "https://example.org/issues/7"

@@ -15,11 +15,12 @@ from rich.console import Console
 
 from conformance import journal, report
 from conformance.adapter import Adapter
+from conformance.calling import Subject
 from conformance.case import Case, TensorSpec
 from conformance.comparison import BadElement, Comparison
 from conformance.item import Failure, Item
 from conformance.report import Exit
-from conformance.verdict import Status, Subject, Verdict
+from conformance.verdict import Status, Verdict
 
 ITEM = Item("rms_norm_gated", "values", "bfloat16")
 OTHER = Item("rms_norm_gated", "determinism", "float16")

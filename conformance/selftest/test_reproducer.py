@@ -17,6 +17,7 @@ import torch
 
 from conformance import reproducer
 from conformance.adapter import load
+from conformance.calling import Subject
 from conformance.case import Case, Layout, TensorSpec
 from conformance.cli import SKELETON
 from conformance.item import PROFILES, Failure, Item
@@ -25,7 +26,7 @@ from conformance.memory import POISONS
 from conformance.properties import PASSIVE, PROPERTIES
 from conformance.reproducer import data, snippets
 from conformance.selftest.reproduced import failure_of, run_script
-from conformance.verdict import Status, Subject, Verdict
+from conformance.verdict import Status, Verdict
 
 PLAIN = Case(
     "rms_norm_gated",

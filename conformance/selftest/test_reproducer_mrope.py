@@ -9,9 +9,9 @@ import pytest
 
 from conformance import reproducer
 from conformance.adapter import load
+from conformance.calling import Subject
 from conformance.case import Case, Layout, TensorSpec
 from conformance.selftest.reproduced import failure_of, run_script
-from conformance.verdict import Subject
 
 PLAIN = Case(
     "mrope",

@@ -13,6 +13,7 @@ import torch
 
 from conformance import journal, report
 from conformance.adapter import Adapter, Declined
+from conformance.calling import Subject
 from conformance.case import Case
 from conformance.item import Item, cases_of, items, listed_cases, scope_of
 from conformance.judging import follow, judge_item, share_of_array, vacuous
@@ -26,7 +27,7 @@ from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.memory import ReturnsX
 from conformance.selftest.fakes.state import ConstantReturned
 from conformance.strategies import Scope
-from conformance.verdict import Status, Subject, Verdict
+from conformance.verdict import Status, Verdict
 
 RIGHT = {name: base for base in (Correct, CorrectNorm, CorrectRotation, CorrectFp8) for name in base.operations}
 DTYPES = ("bfloat16", "float16", "float32")

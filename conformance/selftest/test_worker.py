@@ -9,12 +9,13 @@ import torch
 
 from conformance.adapter import Crashed, poisons
 from conformance.budget import GIB
+from conformance.calling import Subject
 from conformance.item import Item, cases_of
 from conformance.judging import Answer
 from conformance.properties import errors
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.test_budget import CASE
-from conformance.verdict import Status, Subject, Verdict
+from conformance.verdict import Status, Verdict
 from conformance.worker import Worker
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered"

@@ -1,0 +1,26 @@
+"""Tensors compared by their bits."""
+
+from __future__ import annotations
+
+import torch
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors hold the same bits; every NaN is like every other."""
+    if a.dtype.itemsize == 1:
+        # torch knows no sign bit of fp8; every number of it is one of float32
+        a, b = a.float(), b.float()
+    return bool(((a == b) & (a.signbit() == b.signbit()) | (a.isnan() & b.isnan())).all())
+
+
+def raw(values: torch.Tensor) -> torch.Tensor:
+    """Return the bits of 2- or 4-byte values as integers."""
+    return values.contiguous().view(torch.int16 if values.element_size() == 2 else torch.int32)
+
+
+def poisoned(values: torch.Tensor, poison: int) -> torch.Tensor:
+    """Return which elements hold nothing but the byte ``poison``."""
+    # a copy: even a contiguous tensor may have any stride along a dimension of one element, and bytes may not
+    flat = values.flatten().clone(memory_format=torch.contiguous_format)
+    as_bytes = flat.view(torch.uint8).reshape(-1, values.element_size())
+    return (as_bytes == poison).all(-1).reshape(values.shape)

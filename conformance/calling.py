@@ -1,0 +1,138 @@
+"""From a case to what came of it: the one place where an implementation under test is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from conformance.adapter import Adapter, Crashed, Declined, Outcome, Ran
+from conformance.budget import gib
+from conformance.case import Case
+from conformance.materialize import Materials, materialize, values_of
+from conformance.memory import POISONS
+from conformance.operations import OPERATIONS, Arguments, Operation
+from conformance.oracle.arithmetic import Machine
+from conformance.verdict import NOT_IMPLEMENTED
+from conformance.watch import Record, watched
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is judged, and where: an adapter on a device (``"cpu"`` or ``"cuda"``).
+
+    ``unfaithful`` says why low precision cannot be judged here, or nothing: Triton's interpreter rounds as
+    hardware does only where it could be taught to. ``memory``: bytes that this process may hold of its GPU, None
+    where nothing but the GPU limits it.
+    """
+
+    adapter: Adapter
+    device: str = "cpu"
+    unfaithful: str = ""
+    memory: int | None = None
+
+    @property
+    def machine(self) -> Machine:
+        """The arithmetic that its results may have come from."""
+        return Machine(self.adapter.flushes, self.adapter.running_variance)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One call that was made: its materials, what came of it, what happened meanwhile."""
+
+    materials: Materials
+    outcome: Outcome
+    record: Record
+    poison: int
+
+    def damage(self) -> str:
+        """Which memory outside the outputs was changed, or nothing."""
+        touched = self.materials.touched()
+        if touched:
+            return f"the buffer of {', '.join(touched)} was changed"
+        if not all(owner.guards_intact(self.poison) for owner in self.record.owners):
+            return "memory beside an allocation of the call was written"
+        return ""
+
+
+def perform(
+    subject: Subject,
+    case: Case,
+    values: Mapping[str, torch.Tensor] | None = None,
+    poison: int = POISONS[0],
+    form: str = "",
+) -> Call:
+    """Materialise a case and call the implementation once. ``values`` default to the case's own.
+
+    ``form`` ends the name of the adapter's method.
+    """
+    materials = materialize(case, dict(values or values_of(case)), subject.device, poison)
+    operation = OPERATIONS[case.operation]
+    arguments = arguments_of(materials)
+    if case.invalid is not None:
+        arguments = operation.invalid[case.invalid](arguments)
+    with watched(subject.device, poison) as record:
+        outcome = _call(subject, operation, arguments, form)
+    if isinstance(outcome, Ran) and not form:
+        outcome = replace(outcome, path=subject.adapter.path(operation.name, arguments))
+    return Call(materials, outcome, record, poison)
+
+
+def arguments_of(materials: Materials) -> Arguments:
+    """Every argument of a call by name; None where its case does not pass it."""
+    operation = OPERATIONS[materials.case.operation]
+    return {**dict.fromkeys((*operation.positional, *operation.keywords)), **materials.arguments}
+
+
+def call_with(
+    subject: Subject, case: Case, arguments: Mapping[str, object], form: str = "", *, wait: bool = True
+) -> Outcome:
+    """Call once with arguments that stay the caller's, who watches over them; all names are there.
+
+    ``form`` ends the name of the adapter's method: ``_`` calls the operation in place, whose results lie in
+    arguments. ``wait`` for a GPU to be done.
+    """
+    return _call(subject, OPERATIONS[case.operation], arguments, form, wait=wait)
+
+
+def _call(
+    subject: Subject, operation: Operation, arguments: Mapping[str, object], form: str, *, wait: bool = True
+) -> Outcome:
+    method = getattr(subject.adapter, f"{operation.name}{form}", None)
+    if method is None:
+        return Declined(NOT_IMPLEMENTED)
+    positional = [arguments[name] for name in operation.positional]
+    named = {name: value for name, value in arguments.items() if name not in operation.positional}
+    try:
+        result = method(*positional, **named)
+        if subject.device != "cpu" and wait:
+            torch.cuda.synchronize(subject.device)
+    except Declined as declined:
+        return declined
+    except torch.OutOfMemoryError as error:
+        return Crashed(f"held more than {_held(subject)}: {str(error).partition(' GPU ')[0].strip()}")
+    except Exception as error:  # noqa: BLE001 - the one place: code under test may raise anything
+        return Crashed(f"{type(error).__name__}: {error}")
+    # a form in place need not return what its caller has
+    return Ran((result,) if isinstance(result, torch.Tensor) else tuple(result or ()), None)
+
+
+def _held(subject: Subject) -> str:
+    return f"{gib(subject.memory)} of GPU memory" if subject.memory else "there is of GPU memory"
+
+
+def metadata(case: Case, outputs: tuple[torch.Tensor, ...]) -> str:
+    """What is wrong with the outputs' number, shapes, dtypes and strides, or nothing."""
+    expected = OPERATIONS[case.operation].outputs(case)
+    if len(outputs) != len(expected):
+        return f"returned {len(outputs)} tensors, must be {len(expected)}"
+    for want, got in zip(expected, outputs, strict=True):
+        if got.dtype != want.dtype:
+            return f"{want.name} is {got.dtype}, must be {want.dtype}"
+        if tuple(got.shape) != want.shape:
+            return f"{want.name} has shape {tuple(got.shape)}, must be {want.shape}"
+        if misplaced := want.misplaced(got):
+            return f"{want.name} has strides {got.stride()}, must be {misplaced}"
+    return ""

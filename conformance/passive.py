@@ -1,0 +1,153 @@
+"""All that two calls of one case show, with other poison in memory: every passive property."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from conformance.adapter import Ran
+from conformance.bits import poisoned, raw, same_bits
+from conformance.calling import Call, Subject, metadata, perform
+from conformance.case import SAME, Case, TensorSpec
+from conformance.comparison import Comparison
+from conformance.materialize import values_of
+from conformance.measure import measure
+from conformance.memory import POISONS
+from conformance.operations import OPERATIONS
+from conformance.values import SPECIAL
+from conformance.verdict import Status, Verdict, without_outputs
+
+
+def property_of(case: Case) -> str:
+    """Which property a case's values are evidence for: special numbers, a layout, or plain values."""
+    if any(spec.values in SPECIAL for _, spec in case.tensors):
+        return "specials"
+    return "layout" if any(_reaches(spec) for _, spec in case.tensors) else "values"
+
+
+def _reaches(spec: TensorSpec) -> bool:
+    """Whether a layout is more than a name: one row cannot be transposed."""
+    if spec.layout.kind == SAME:
+        return True
+    place = spec.layout.place(spec.shape)
+    dense = torch.empty(spec.shape, device="meta").as_strided(spec.shape, place.strides)
+    return place.offset > 0 or not dense.is_contiguous()
+
+
+def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Every passive property of one call: values, metadata, memory, written, path. Two calls, two poisons."""
+    values = values_of(case)
+    first, second = (perform(subject, case, values, poison) for poison in POISONS)
+    prop = property_of(case)
+    for made in (first, second):
+        if not isinstance(made.outcome, Ran):
+            return (without_outputs(prop, case, made.outcome),)
+    assert isinstance(first.outcome, Ran)
+    assert isinstance(second.outcome, Ran)
+    outputs, again = first.outcome.outputs, second.outcome.outputs
+    wrong = metadata(case, outputs) or metadata(case, again)
+    verdicts = [
+        _verdict("metadata", case, wrong),
+        _verdict("path", case, _off_path(first)) if first.outcome.path else _pathless(case),
+    ]
+    if wrong:
+        reason = f"nothing to compare: {wrong}"
+        return (*verdicts, Verdict(prop, case, Status.FAILED, reason))
+    comparison = measure(subject, subject.adapter.contract(case.operation), case, values, outputs)
+    return (
+        _judged(prop, case, comparison),
+        *verdicts,
+        _verdict("memory", case, _harm(first, second) or _differs(outputs, again)),
+        _verdict("written", case, _unwritten(outputs, again)),
+        *_miscopied(case, values, outputs),
+    )
+
+
+def _harm(first: Call, second: Call) -> str:
+    """What two calls did to memory that is not their outputs', or made their outputs of, or nothing."""
+    return first.damage() or second.damage() or _borrowed(first) or _recycled(first, second)
+
+
+def _borrowed(made: Call) -> str:
+    """An output that lies in an argument's memory: nobody asked for it in place."""
+    assert isinstance(made.outcome, Ran)
+    names = {_memory(owner.raw): name for name, owner in made.materials.owners}
+    for output in made.outcome.outputs:
+        if output.numel() and _memory(output) in names:
+            return f"an output is a view of {names[_memory(output)]}, must have memory of its own"
+    return ""
+
+
+def _recycled(first: Call, second: Call) -> str:
+    """Two results in one place: the second call changed what the first had given."""
+    assert isinstance(first.outcome, Ran)
+    assert isinstance(second.outcome, Ran)
+    theirs = {_memory(output) for output in second.outcome.outputs if output.numel()}
+    if any(_memory(output) in theirs for output in first.outcome.outputs):
+        return "two calls returned the same memory: the second changes the result of the first"
+    return ""
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _verdict(prop: str, case: Case, wrong: str) -> Verdict:
+    return Verdict(prop, case, Status.FAILED if wrong else Status.PASSED, wrong)
+
+
+def _pathless(case: Case) -> Verdict:
+    return Verdict("path", case, Status.NOT_JUDGED, "the adapter does not say which path ran")
+
+
+def _judged(prop: str, case: Case, comparison: Comparison) -> Verdict:
+    if not comparison.outside:
+        return Verdict(prop, case, Status.PASSED, "", comparison)
+    reason = f"{comparison.first}; {comparison.outside} of {comparison.elements} elements outside"
+    return Verdict(prop, case, Status.FAILED, reason, comparison)
+
+
+def _off_path(made: Call) -> str:
+    """Whether what ran is not what the adapter says ran."""
+    assert isinstance(made.outcome, Ran)
+    path, record = made.outcome.path or "", made.record
+    if path.startswith("native"):
+        return f"path {path!r} launched {', '.join(record.launches)}" if record.launches else ""
+    if not record.launches and any(t.numel() for t in made.outcome.outputs):
+        return f"path {path!r} launched nothing"
+    return f"path {path!r} copies: {', '.join(record.copies)}" if record.copies else ""
+
+
+def _differs(outputs: tuple[torch.Tensor, ...], again: tuple[torch.Tensor, ...]) -> str:
+    if all(same_bits(a, b) for a, b in zip(outputs, again, strict=True)):
+        return ""
+    return "the result changes with what lies beside the arguments or in fresh memory (or by chance)"
+
+
+def _unwritten(outputs: tuple[torch.Tensor, ...], again: tuple[torch.Tensor, ...]) -> str:
+    """Elements that hold the first poison after the first call and the second after the second."""
+    for a, b in zip(outputs, again, strict=True):
+        pattern = poisoned(a, POISONS[0]) & poisoned(b, POISONS[1])
+        if pattern.any():
+            place = tuple(int(i) for i in torch.nonzero(pattern)[0])
+            return f"{int(pattern.sum())} of {a.numel()} elements were never written, the first at {place}"
+    return ""
+
+
+def _miscopied(
+    case: Case, values: Mapping[str, torch.Tensor], outputs: tuple[torch.Tensor, ...]
+) -> tuple[Verdict, ...]:
+    """Whether what an output only takes over has its bits, signs of zeros included; of operations that do that."""
+    operation = OPERATIONS[case.operation]
+    if operation.copies is None:
+        return ()
+    copies = operation.copies(case, values)
+    changed = []
+    for want, got in zip(operation.outputs(case), outputs, strict=True):
+        where, expected = copies[want.name]
+        wrong = (raw(got.cpu()) != raw(expected)) & where
+        if wrong.any():
+            place = ", ".join(map(str, torch.nonzero(wrong)[0].tolist()))
+            changed.append(f"{int(wrong.sum())} elements of {want.name}, the first at [{place}]")
+    return (_verdict("copied", case, f"other bits than those copied: {'; '.join(changed)}" if changed else ""),)
