@@ -70,10 +70,23 @@ class Device:
     def of(cls, tensor: torch.Tensor) -> Device:
         """Describe the machine that holds ``tensor``."""
         kind, index = tensor.device.type, tensor.device.index
-        described = cls(kind, has_triton(), interpreting(), plans.TABLE)
+        described = cls(kind, has_triton(), interpreting(), plan_table(tensor))
         if kind != "cuda" or not described.has_triton or described.interpreting:
             return described
         return replace(described, fp8=compiled_fp8(index))
+
+
+def plan_table(tensor: torch.Tensor) -> plans.PlanTable:
+    """Return what plans are made by where ``tensor`` is."""
+    if torch.version.hip is None or tensor.device.type != "cuda":
+        return plans.TABLE
+    return _waves(plans.TABLE, tensor.device.index)
+
+
+@cache
+def _waves(table: plans.PlanTable, index: int) -> plans.PlanTable:
+    # 64 threads on CDNA, 32 on RDNA
+    return replace(table, warp=torch.cuda.get_device_properties(index).warp_size)
 
 
 @cache

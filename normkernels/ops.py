@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from normkernels import describe, library, native, routes
+from normkernels.call import plan_table
 from normkernels.dispatch import Path
 from normkernels.kernels import plans
 from normkernels.library import Given
@@ -179,7 +180,7 @@ def _run_rms_norm(
             # here, because the package must import without triton
             from normkernels.kernels.rms_norm import rms_norm_fwd
 
-            plan = plans.general(rows, width, plans.TABLE)
+            plan = plans.general(rows, width, plan_table(x))
             launched = rms_norm_fwd(x, residual, weight, out, residual_out, **route.flags, plan=plan)
             route.repeats.learn(launched, tensors, ("n_rows",), (rows,))
     return out if residual_out is None else (out, residual_out)
@@ -202,7 +203,7 @@ def _run_gated(
             # here, because the package must import without triton
             from normkernels.kernels.rms_norm_gated import rms_norm_gated_fwd
 
-            table = plans.TABLE
+            table = plan_table(x)
             plan = plans.gated_128(rows, table) if route.narrow else plans.general(rows, width, table)
             launched = rms_norm_gated_fwd(x, gate, weight, out, **route.flags, plan=plan)
             route.repeats.learn(launched, tensors, ("n_rows",), (rows,))

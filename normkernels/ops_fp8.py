@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from normkernels import describe_fp8, fp8, library, native, routes
+from normkernels.call import plan_table
 from normkernels.dispatch import Path
 from normkernels.kernels import plans
 from normkernels.library import Given
@@ -164,7 +165,7 @@ def _run_rms_norm(
             from normkernels.kernels.rms_norm_fp8 import rms_norm_fp8_fwd
 
             flags = {name: flag for name, flag in route.flags.items() if name != "unquantised"}
-            plan = _plan(rows, plans.Cut(x.shape[-1], how.group))
+            plan = _plan(x, rows, plans.Cut(x.shape[-1], how.group))
             launched = rms_norm_fp8_fwd(x, residual, weight, values, scales, y, residual_out, **flags, plan=plan)
             route.repeats.learn(launched, tensors, names, counts)
     return fp8.results(values, scales, y, residual_out)
@@ -191,7 +192,7 @@ def _run_gated(
             from normkernels.kernels.rms_norm_gated_fp8 import rms_norm_gated_fp8_fwd
 
             flags = {name: flag for name, flag in route.flags.items() if name != "unquantised"}
-            plan = _plan(spans, plans.Cut(width, how.group))
+            plan = _plan(x, spans, plans.Cut(width, how.group))
             launched = rms_norm_gated_fp8_fwd(x, gate, weight, values, scales, y, **flags, plan=plan)
             route.repeats.learn(launched, tensors, names, counts)
     return fp8.results(values, scales, y, None)
@@ -206,9 +207,9 @@ def _empty(
     return values, fp8.empty_scales(x, how), y
 
 
-def _plan(spans: int, cut: plans.Cut) -> plans.Plan:
+def _plan(x: torch.Tensor, spans: int, cut: plans.Cut) -> plans.Plan:
     """Return the plan for the spans of x, as a decision has it."""
-    return plans.general(spans, 2**cut.levels, plans.TABLE)
+    return plans.general(spans, 2**cut.levels, plan_table(x))
 
 
 def _counts(spans: int, rows: int, how: fp8.Quantisation) -> tuple[tuple[str, ...], tuple[int, ...]]:

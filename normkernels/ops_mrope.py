@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from normkernels import describe_mrope, library, native, routes
+from normkernels.call import plan_table
 from normkernels.dispatch import Path
 from normkernels.kernels import plans
 from normkernels.library import Given
@@ -121,7 +122,7 @@ def _run_mrope(
 
             width = route.flags["head_dim"]
             q_heads, k_heads = (each.numel() // (tokens * width) for each in (q, k))
-            plan = plans.heads(tokens, q_heads, k_heads, width, cos.shape[1], plans.TABLE)
+            plan = plans.heads(tokens, q_heads, k_heads, width, cos.shape[1], plan_table(q))
             launched = mrope_fwd(*tensors, **route.flags, plan=plan)
             route.repeats.learn(launched, tensors, ("n_tokens", "axis_stride", "position_stride"), counts)
     return q_out, k_out

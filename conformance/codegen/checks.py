@@ -34,7 +34,6 @@ class Known:
 
 
 _NVIDIA = ("sm_80", "sm_90", "sm_100", "sm_120")
-_WAVES_OF_64 = ("gfx942", "gfx950")
 
 KNOWN = (
     Known(
@@ -57,28 +56,6 @@ KNOWN = (
         ("gfx942", "gfx950", "gfx1201"),
         "a mask of its own for each column: those that do not fit lie in lanes of vector registers, not in memory",
         since=(3, 9),
-    ),
-    Known(
-        "threads",
-        ("widest", "norm widest", "fp8 widest"),
-        _WAVES_OF_64,
-        "plans count warps of 32 threads: 32 warps of 64 are 2,048, and no such program can be launched: rows of "
-        "more than 8,192 columns are out of reach there until plans know the warp",
-    ),
-    Known(
-        "wide",
-        (
-            "mrope",
-            "mrope in place",
-            "mrope prefill",
-            "mrope prefill in place",
-            "mrope whole heads",
-            "mrope few heads",
-            "mrope of fp32 angles",
-            "mrope of fp32 angles in place",
-        ),
-        _WAVES_OF_64,
-        "plans give a thread of a warp of 32 its 16 bytes: a thread of 64 gets 8",
     ),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -59,8 +59,9 @@ class Recorder:
         self._adapter = NormKernels()
         self._binders: dict[str, Untyped] = {}
         self._launches: list[Launch] = []
+        plans.TABLE = replace(plans.MEASURED, warp=target.warp_size)
         device = Device(
-            "cuda", has_triton=True, interpreting=False, table=plans.MEASURED, fp8=conversions(gpu(target))
+            "cuda", has_triton=True, interpreting=False, table=plans.TABLE, fp8=conversions(gpu(target))
         )
         Device.of = lambda _tensor: device  # type: ignore[method-assign, assignment]  # as said above
         jit.JITFunction.run = lambda kernel, *args, **kwargs: self._note(kernel, args, kwargs)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import pytest
 import torch
 
 from conformance.package.gated_calls import DEVICE, assert_right, call, explain, run, strided, values
+from normkernels.call import plan_table
 from normkernels.kernels import plans
 from normkernels.kernels.plans import INTERPRETED, MAX_WIDTH, MEASURED, Plan, PlanTable
 
@@ -28,6 +30,32 @@ def test_tiles_grow_at_their_threshold() -> None:
     above = plans.general(MEASURED.tile_rows, 128, MEASURED)
 
     assert below.rows < above.rows
+
+
+@pytest.mark.parametrize("warp", [32, 64])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_program_has_no_more_threads_than_any_gpu_takes(width: int, warp: int) -> None:
+    """1,024, however many of them are a warp; and as many for a row, as long as they are enough."""
+    table = dataclasses.replace(MEASURED, warp=warp)
+    plan = plans.general(MEASURED.tile_rows, width, table)
+    rotation = plans.heads(1, 32, 4, min(width, plans.MAX_HEAD_DIM), min(width, 512), table)
+
+    assert warp <= plan.warps * warp <= 1024
+    assert warp <= rotation.warps * warp <= 1024
+    assert plan.warps * warp == max(plans.general(MEASURED.tile_rows, width, MEASURED).warps * 32, warp)
+
+
+def test_warps_are_those_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AMD has warps of 64 threads and of 32; what is not there is not asked."""
+    sizes = (64, 32)
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: types.SimpleNamespace(warp_size=sizes[index])
+    )
+    on = [types.SimpleNamespace(device=torch.device("cuda", index)) for index in range(2)]
+
+    assert sizes == tuple(plan_table(each).warp for each in on)  # type: ignore[arg-type]  # all that is looked at
+    assert plans.TABLE is plan_table(torch.empty(1))
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 64, 127, 128, 769, 5120])

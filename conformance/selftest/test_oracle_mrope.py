@@ -213,7 +213,7 @@ def test_simpler_cases_are_calls() -> None:
     """Whatever shrinking tries in place of a case is a call with a meaning: a right implementation takes it."""
     subject = Subject(CorrectRotation())
     judged = 0
-    for case in list(_drawn("layout"))[::40]:
+    for case in list(_drawn("layout"))[::20]:
         for simpler in OPERATION.simpler(case):
             values = values_of(simpler)
             subject.adapter.mrope(*(values[name] for name in OPERATION.positional), **dict(simpler.flags))  # type: ignore[attr-defined]

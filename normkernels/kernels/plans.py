@@ -18,17 +18,19 @@ MAX_HEAD_DIM = 1024
 MAX_LEADING = 3
 # Elements per thread that fill 16-byte loads of 2-byte types twice.
 _PER_THREAD = 16
-_MAX_WARPS = 32
+# What every GPU takes in a program; warps are of 32 threads, or of 64.
+_MAX_THREADS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class PlanTable:
-    """The thresholds, in rows, from which plans change."""
+    """The thresholds, in rows, from which plans change, and what a GPU calls a warp."""
 
     tile_rows: int
     prefill_rows: int
     max_programs: int | None = None
     prefill_tokens: int = 2048
+    warp: int = 32  # threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def general(rows: int, width: int, table: PlanTable) -> Plan:
     levels = _levels(width)
     elements = 512 if rows < table.tile_rows else 2048
     tile = min(max(elements >> levels, 1), 64)
-    warps = min(max((tile << levels) // (32 * _PER_THREAD), 1), _MAX_WARPS)
+    warps = min(max((tile << levels) // (table.warp * _PER_THREAD), 1), _MAX_THREADS // table.warp)
     return Plan("general", _enough(tile, rows, table), levels, warps)
 
 
@@ -86,7 +88,7 @@ def heads(tokens: int, q_heads: int, k_heads: int, head_dim: int, half: int, tab
     """Plan a rotation: a few heads at a time, as many as registers hold, whose halves are 16 bytes a thread."""
     block = power_of_two(half)
     at_once = min(power_of_two(max(q_heads, k_heads)), 16, max(8192 // power_of_two(head_dim), 1))
-    warps = min(max(at_once * block // (32 * 8), 1), 16)
+    warps = min(max(at_once * block // (table.warp * 8), 1), _MAX_THREADS // 2 // table.warp)
     if tokens < table.prefill_tokens:
         blocks = -(-q_heads // at_once) + -(-k_heads // at_once)
         return HeadPlan("decode", _enough(1, tokens * blocks, table), 0, warps, at_once, blocks)
