@@ -57,6 +57,13 @@ KNOWN = (
         "a mask of its own for each column: those that do not fit lie in lanes of vector registers, not in memory",
         since=(3, 9),
     ),
+    Known(
+        "scalars",
+        ("mrope of text",),
+        ("gfx942",),
+        "a thread has eight columns of fp32 at a time, and masks of 64 lanes are two scalar registers each",
+        since=(3, 9),
+    ),
 )
 
 

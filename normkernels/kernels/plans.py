@@ -92,7 +92,9 @@ def heads(tokens: int, q_heads: int, k_heads: int, head_dim: int, half: int, tab
     if tokens < table.prefill_tokens:
         blocks = -(-q_heads // at_once) + -(-k_heads // at_once)
         return HeadPlan("decode", _enough(1, tokens * blocks, table), 0, warps, at_once, blocks)
-    return HeadPlan("prefill", _enough(max(256 // (at_once * block), 1), tokens, table), 0, warps, at_once, 1)
+    return HeadPlan(
+        "prefill", _enough(max(table.warp * 8 // (at_once * block), 1), tokens, table), 0, warps, at_once, 1
+    )
 
 
 @dataclass(frozen=True, slots=True)
