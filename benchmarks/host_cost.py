@@ -113,8 +113,12 @@ def outputs(call: Call) -> Call:
 
 
 def main() -> None:
-    """Print the table; in the interpreter it only shows that everything runs."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    """Print the table; without a GPU there is nothing to launch, and nothing is printed."""
+    if not torch.cuda.is_available():
+        sys.exit(
+            "benchmarks.host_cost: found no GPU, must have one: what a launch costs the host shows nowhere else"
+        )
+    device = "cuda"
     operations = calls(device)
     columns = {}
     with torch.no_grad():

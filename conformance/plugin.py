@@ -195,7 +195,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--journal", type=Path, help="folder that collects the journals of several chunks")
     group.addoption("--waivers", type=Path, help="TOML file of known divergences; one that is out of date fails")
     group.addoption("--limit", type=float, help="seconds after which a call has hung (default: the profile's)")
-    group.addoption("--memory", type=float, help="GiB that a worker's calls may hold (default: its share of 80 %)")
+    group.addoption(
+        "--memory", type=float, help="GiB that a worker's calls may hold (default: its share of four fifths)"
+    )
     group.addoption("--gpu-memory", type=float, help="as --memory, of the worker's GPU")
     group.addoption("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
 

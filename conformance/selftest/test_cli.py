@@ -316,3 +316,12 @@ def test_help_keeps_its_examples_a_line_each(capsys: pytest.CaptureFixture[str])
 
     assert any(line.strip().startswith("conform init my_adapter.py") for line in lines)
     assert not [line for line in lines if line.count("conform ") > 1]
+
+
+def test_pytest_shows_the_options_of_the_suite() -> None:
+    """Those who prefer pytest find them in its help, where a percent sign would be a format."""
+    command = [sys.executable, "-m", "pytest", "-p", "conformance.plugin", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+
+    assert 0 == done.returncode, done.stderr
+    assert "--gpu-memory" in done.stdout

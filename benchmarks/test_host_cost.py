@@ -1,0 +1,17 @@
+"""What a launch costs the host is not asked of a machine that launches nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import host_cost
+
+
+def test_without_a_gpu_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what is missing, before anything is called."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(host_cost, "calls", lambda _device: pytest.fail("called"))
+
+    with pytest.raises(SystemExit, match="found no GPU, must have one"):
+        host_cost.main()
