@@ -48,6 +48,32 @@ def angles(
 
 
 @triton.jit
+def halves(
+    x_ptr,  # [n_tokens, n_heads, HEAD_DIM], any strides
+    x_token_stride,
+    x_head_stride,
+    x_col_stride,
+    token,  # [rows, 1] int64
+    n_tokens,
+    n_heads,
+    block,  # of ``HEADS`` heads; one past the last has nothing that is loaded
+    ACCESS: tl.constexpr,
+    HALF: tl.constexpr,
+    HALF_BLOCK: tl.constexpr,
+    TOKENS: tl.constexpr,
+    HEADS: tl.constexpr,
+):
+    """Return both halves of what is rotated of a block of heads, as they are."""
+    cols = tl.arange(0, HALF_BLOCK)[None, :].to(tl.int64)
+    head = block * HEADS + (tl.arange(0, TOKENS * HEADS) % HEADS)[:, None]
+    mask = (token < n_tokens) & (head < n_heads) & (cols < HALF)
+    x = x_ptr + token * x_token_stride + head * x_head_stride
+    x1 = tl.load(column_pointers(x, cols, x_col_stride, ACCESS), mask=mask, other=0.0)
+    x2 = tl.load(column_pointers(x, HALF + cols, x_col_stride, ACCESS), mask=mask, other=0.0)
+    return x1, x2
+
+
+@triton.jit
 def rotate(
     x_ptr,  # [n_tokens, n_heads, HEAD_DIM], any strides; out likewise, and may be x
     out_ptr,
@@ -58,6 +84,8 @@ def rotate(
     out_head_stride,
     out_col_stride,
     token,  # [rows, 1] int64
+    x1,  # [rows, columns]: the halves of the first block
+    x2,
     cos,  # [rows, columns] fp32
     sin,
     n_tokens,
@@ -72,7 +100,10 @@ def rotate(
     TOKENS: tl.constexpr,
     HEADS: tl.constexpr,
 ):
-    """Rotate every head whose turn it is. Both halves are loaded before either is stored: out may be x."""
+    """Rotate every head whose turn it is. Both halves are loaded before either is stored: out may be x.
+
+    Those of the next block as well: nobody waits for a store before loading.
+    """
     cols = tl.arange(0, HALF_BLOCK)[None, :].to(tl.int64)
     rest = tl.arange(0, REST_BLOCK)[None, :].to(tl.int64)
     for block in range(first, tl.cdiv(n_heads, HEADS), tl.num_programs(1)):
@@ -82,11 +113,23 @@ def rotate(
         x = x_ptr + token * x_token_stride + head * x_head_stride
         out = out_ptr + token * out_token_stride + head * out_head_stride
 
-        x1 = tl.load(column_pointers(x, cols, x_col_stride, ACCESS), mask=mask, other=0.0).to(tl.float32)
-        x_2 = column_pointers(x, HALF + cols, x_col_stride, ACCESS)
-        x2 = tl.load(x_2, mask=mask, other=0.0).to(tl.float32)
-        y1 = (x1 * cos - x2 * sin).to(out_ptr.dtype.element_ty)
-        y2 = (x2 * cos + x1 * sin).to(out_ptr.dtype.element_ty)
+        y1 = (x1.to(tl.float32) * cos - x2.to(tl.float32) * sin).to(out_ptr.dtype.element_ty)
+        y2 = (x2.to(tl.float32) * cos + x1.to(tl.float32) * sin).to(out_ptr.dtype.element_ty)
+        x1, x2 = halves(
+            x_ptr,
+            x_token_stride,
+            x_head_stride,
+            x_col_stride,
+            token,
+            n_tokens,
+            n_heads,
+            block + tl.num_programs(1),
+            ACCESS,
+            HALF,
+            HALF_BLOCK,
+            TOKENS,
+            HEADS,
+        )
         tl.store(column_pointers(out, cols, out_col_stride, ACCESS), y1, mask=mask)
         tl.store(column_pointers(out, HALF + cols, out_col_stride, ACCESS), y2, mask=mask)
 
@@ -149,6 +192,40 @@ def mrope_kernel(
     """
     # int64: token * stride, head * stride and position * stride pass 2**31 on tensors that fit in memory
     token = tl.program_id(0).to(tl.int64) * TOKENS + (tl.arange(0, TOKENS * HEADS) // HEADS)[:, None]
+    turn = tl.program_id(1).to(tl.int64)
+    # from the other end: whoever has the fewest heads of q begins with those of k
+    k_turn = tl.num_programs(1) - 1 - turn
+    # before anything that waits for positions
+    q1, q2 = halves(
+        q_ptr,
+        q_token_stride,
+        q_head_stride,
+        q_col_stride,
+        token,
+        n_tokens,
+        q_heads,
+        turn,
+        ACCESS,
+        HALF,
+        HALF_BLOCK,
+        TOKENS,
+        HEADS,
+    )
+    k1, k2 = halves(
+        k_ptr,
+        k_token_stride,
+        k_head_stride,
+        k_col_stride,
+        token,
+        n_tokens,
+        k_heads,
+        k_turn,
+        ACCESS,
+        HALF,
+        HALF_BLOCK,
+        TOKENS,
+        HEADS,
+    )
     frequency = tl.arange(0, HALF_BLOCK)[None, :]
     if INTERLEAVED:
         of_h = (frequency % 3 == 1) & (frequency < 3 * h_section)
@@ -172,7 +249,6 @@ def mrope_kernel(
     cos = angles(cos_ptr, cos_row_stride, cos_col_stride, t, h, w, of_h, of_w, cols, mask, AXES, ACCESS)
     sin = angles(sin_ptr, sin_row_stride, sin_col_stride, t, h, w, of_h, of_w, cols, mask, AXES, ACCESS)
 
-    turn = tl.program_id(1).to(tl.int64)
     rotate(
         q_ptr,
         q_out_ptr,
@@ -183,6 +259,8 @@ def mrope_kernel(
         q_out_head_stride,
         q_out_col_stride,
         token,
+        q1,
+        q2,
         cos,
         sin,
         n_tokens,
@@ -197,7 +275,6 @@ def mrope_kernel(
         TOKENS,
         HEADS,
     )
-    # from the other end: whoever has the fewest heads of q begins with those of k
     rotate(
         k_ptr,
         k_out_ptr,
@@ -208,11 +285,13 @@ def mrope_kernel(
         k_out_head_stride,
         k_out_col_stride,
         token,
+        k1,
+        k2,
         cos,
         sin,
         n_tokens,
         k_heads,
-        tl.num_programs(1) - 1 - turn,
+        k_turn,
         COPIED,
         ACCESS,
         HALF,

@@ -25,6 +25,25 @@ def block_columns(BLOCK: tl.constexpr, BLOCK_LEVELS: tl.constexpr, LEVELS: tl.co
 
 
 @triton.jit
+def quotients(
+    y,  # [groups, block] fp32, infinite only where scale is
+    scale,  # [groups, 1] fp32, positive, infinite or NaN
+):
+    """Return ``y / scale``, rounded to nearest, with one division a group.
+
+    A product with the reciprocal, less what it is too large by (Markstein 1990): three instructions in place of a
+    dozen and a branch. The signs are such that a zero keeps its own.
+    """
+    inverse = tl.div_rn(1.0, scale)
+    # with an infinite scale the product is right as it is, and what it is too large by would be NaN
+    divisor = tl.where(scale == float("inf"), 0.0, scale)
+    product = y * inverse
+    # not -y, which is 0 - y and an instruction of its own
+    excess = tl.fma(product, divisor, y * -1.0)
+    return tl.fma(excess, -inverse, product)
+
+
+@triton.jit
 def quantise(
     y,  # [groups, block] fp32, zero in the padding
     FLOOR: tl.constexpr,
@@ -39,9 +58,9 @@ def quantise(
     amax = tl.max(magnitude, axis=1, keep_dims=True).to(tl.float32, bitcast=True)
     # not tl.maximum, which loses NaN too
     amax = tl.where(amax < FLOOR, FLOOR, amax)
-    # div_rn: `/` is a few units off on a GPU, and the native form is not
+    # exact, for the native form is, and `/` is a few units off on a GPU
     scale = tl.div_rn(amax, FP8_MAX)
-    values = tl.div_rn(y, scale)
+    values = quotients(y, scale)
     return tl.clamp(values, -FP8_MAX, FP8_MAX, propagate_nan=tl.PropagateNan.ALL), scale
 
 

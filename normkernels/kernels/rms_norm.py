@@ -69,7 +69,8 @@ def rms_norm_kernel(
         # a load of the whole tile: one of a row would have to change its layout to meet it
         weight_cols = tl.broadcast_to(cols, [ROWS, BLOCK])
         weight_at = column_pointers(weight_ptr, weight_cols, weight_stride, ACCESS)
-        weight = tl.load(weight_at, mask=mask, other=0.0).to(tl.float32)
+        # not masked by rows: those of one thread then share it
+        weight = tl.load(weight_at, mask=cols < WIDTH, other=0.0).to(tl.float32)
     else:
         weight = tl.full([ROWS, BLOCK], 1.0, tl.float32)
     if OFFSET:

@@ -85,7 +85,8 @@ def rms_norm_fp8_kernel(
         # a load of the whole tile: one of a row would have to change its layout to meet it
         weight_cols = tl.broadcast_to(cols, [ROWS, GROUPS * BLOCK])
         weight_at = column_pointers(weight_ptr, weight_cols, weight_stride, ACCESS)
-        weight = tl.load(weight_at, mask=mask, other=0.0).to(tl.float32)
+        # not masked by rows: those of one thread then share it
+        weight = tl.load(weight_at, mask=exists & (cols < WIDTH), other=0.0).to(tl.float32)
     else:
         weight = tl.full([ROWS, GROUPS * BLOCK], 1.0, tl.float32)
     if OFFSET:
@@ -130,8 +131,10 @@ def rms_norm_fp8_kernel(
         )
         tl.store(y_at, y, mask=mask)
 
-    # the padding is no zero where 1 / rms is infinite
-    y = tl.where(mask, y.to(tl.float32), 0.0)
+    y = y.to(tl.float32)
+    if GROUP != BLOCK or WIDTH % GROUP != 0:
+        # the padding of a group is no zero where 1 / rms is infinite
+        y = tl.where(mask, y, 0.0)
     values, scale = quantise(tl.reshape(y, [LINES, BLOCK]), FLOOR, FP8_MAX)
     values = tl.reshape(values, [ROWS, GROUPS * BLOCK])
     out_at = tile_pointers(

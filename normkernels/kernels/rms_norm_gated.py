@@ -12,6 +12,19 @@ from normkernels.kernels.row_norm import rounding_points, row_norm
 from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
+# of base 2, in which GPUs have their exponential
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def sigmoid(x):
+    """Return ``1 / (1 + exp(-x))``.
+
+    The bits of ``tl.sigmoid``: both multiply by log2 e and take a power of two. But its ``exp`` goes on to treat
+    results below 2**-126 with care, of which nothing is left once one is added.
+    """
+    return 1.0 / (1.0 + tl.exp2(x * -LOG2_E))
+
 
 @triton.jit
 def gated_norm(
@@ -30,9 +43,9 @@ def gated_norm(
     if GATE == "none":
         act = gate
     elif ACTIVATION == "silu":
-        act = gate * tl.sigmoid(gate)
+        act = gate * sigmoid(gate)
     elif ACTIVATION == "sigmoid":
-        act = tl.sigmoid(gate)
+        act = sigmoid(gate)
     else:
         tl.static_assert(False, "unhandled ACTIVATION")
 
@@ -126,6 +139,7 @@ def rms_norm_gated_kernel(
     ACTIVATION: tl.constexpr,
     NORMALISED: tl.constexpr,
     WEIGHTED: tl.constexpr,
+    GROUPED: tl.constexpr,
     LEADING: tl.constexpr,
     ACCESS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -160,8 +174,11 @@ def rms_norm_gated_kernel(
             ACCESS,
         )
         gate = tl.load(gate_at, mask=mask, other=0.0).to(tl.float32)
-    weight_at = column_pointers(weight_ptr, row % n_groups * WIDTH + cols, weight_stride, ACCESS)
-    weight = tl.load(weight_at, mask=mask, other=0.0).to(tl.float32)
+    # of the whole tile: a load of one row would have to change its layout to meet it. Not masked by rows: those
+    # of one thread then share it
+    weight_cols = row % n_groups * WIDTH + cols if GROUPED else tl.broadcast_to(cols, [ROWS, BLOCK])
+    weight_at = column_pointers(weight_ptr, weight_cols, weight_stride, ACCESS)
+    weight = tl.load(weight_at, mask=cols < WIDTH, other=0.0).to(tl.float32)
 
     y = gated_norm(x, gate, weight, eps, GATE, ACTIVATION, NORMALISED, WEIGHTED, WIDTH, LEVELS)
     out_at = tile_pointers(
@@ -213,5 +230,7 @@ def rms_norm_gated_fwd(
     if plan.name == "general":
         run = rms_norm_gated_kernel
         args |= tile_args({"x": x, "gate": args["gate_ptr"], "out": out}, weight, width)
-        args |= {"n_groups": x.shape[-1] // width, "GATE": gated, "WIDTH": width, "LEVELS": plan.levels}
+        groups = x.shape[-1] // width
+        args |= {"n_groups": groups, "GROUPED": groups > 1}
+        args |= {"GATE": gated, "WIDTH": width, "LEVELS": plan.levels}
     return launch(run, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)

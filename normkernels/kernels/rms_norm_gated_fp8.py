@@ -88,9 +88,10 @@ def rms_norm_gated_fp8_kernel(
         row = line
         cols = tl.broadcast_to(cols, [TILE_ROWS, TILE_COLS])
     first = row % SPANS * SPAN
-    mask = (row < n_rows) & exists & (cols < SPAN)
+    there = exists & (cols < SPAN)
     if N % SPAN != 0:
-        mask = mask & (first + cols < N)
+        there = there & (first + cols < N)
+    mask = (row < n_rows) & there
 
     x_at = tile_pointers(
         x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
@@ -114,7 +115,8 @@ def rms_norm_gated_fp8_kernel(
         )
         gate = tl.load(gate_at, mask=mask, other=0.0).to(tl.float32)
     weight_at = column_pointers(weight_ptr, first + cols, weight_stride, ACCESS)
-    weight = tl.load(weight_at, mask=mask, other=0.0).to(tl.float32)
+    # not masked by rows: those of one thread then share it
+    weight = tl.load(weight_at, mask=there, other=0.0).to(tl.float32)
 
     y = gated_norm(
         x,
@@ -134,8 +136,10 @@ def rms_norm_gated_fp8_kernel(
         )
         tl.store(y_at, y, mask=mask)
 
-    # the padding is no zero where 1 / rms is infinite
-    y = tl.where(mask, y.to(tl.float32), 0.0)
+    y = y.to(tl.float32)
+    if BLOCKS * COLS != SPAN or N % SPAN != 0:
+        # the padding is no zero where 1 / rms is infinite
+        y = tl.where(mask, y, 0.0)
     values, scale = quantise(tl.reshape(y, [LINES // SCALED, SCALED * COLS]), FLOOR, FP8_MAX)
     values = tl.reshape(values, [TILE_ROWS, TILE_COLS])
     out_at = tile_pointers(
