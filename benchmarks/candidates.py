@@ -93,7 +93,7 @@ def chosen(size: Size) -> Plan:
         return plans.heads(size.rows, *size.heads, size.width, size.half, table)
     if size.kernel == "gated 128":
         return plans.gated_128(size.rows, table)
-    return plans.general(size.rows, 2 ** _levels(size), table)
+    return plans.general(size.rows, size.width, table, 2 ** _levels(size))
 
 
 def _levels(size: Size) -> int:

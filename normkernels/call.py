@@ -37,6 +37,7 @@ class Quantised:
 
     dtype: str
     crossing: str | None  # the quant groups and the norm groups, where each would cut the other
+    span: int  # columns of a row of the kernel; the call's width is their room
 
 
 @dataclass(frozen=True, slots=True)

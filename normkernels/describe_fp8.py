@@ -121,7 +121,8 @@ def _quantised(
 
     cut = plans.cut(call.n, width, how.group)
     crossing = None if cut else f"{how.group} over {width}"
-    call = replace(call, not_plain=not_plain_argument(given), quantised=Quantised(fp8.name(how.dtype), crossing))
+    quantised = Quantised(fp8.name(how.dtype), crossing, 0 if cut is None else cut.span)
+    call = replace(call, not_plain=not_plain_argument(given), quantised=quantised)
     if cut is not None and call.n:
         # fresh results are contiguous, and collapse to no fewer sizes where the last span of a row is shorter
         fresh = torch.empty(x.shape, device="meta")

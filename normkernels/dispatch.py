@@ -133,7 +133,8 @@ def against_native(_call: Call, _device: Device) -> tuple[Rejection, ...]:
 
 def general_plan(call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection, ...]]:
     """Return the one plan for a norm on rows."""
-    return plans.general(call.rows, call.width, device.table), ()
+    columns = call.width if call.quantised is None else call.quantised.span
+    return plans.general(call.rows, columns, device.table, call.width), ()
 
 
 def gated_plan(call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection, ...]]:

@@ -209,7 +209,7 @@ def _empty(
 
 def _plan(x: torch.Tensor, spans: int, cut: plans.Cut) -> plans.Plan:
     """Return the plan for the spans of x, as a decision has it."""
-    return plans.general(spans, 2**cut.levels, plan_table(x))
+    return plans.general(spans, cut.span, plan_table(x), 2**cut.levels)
 
 
 def _counts(spans: int, rows: int, how: fp8.Quantisation) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -93,8 +93,7 @@ class NormKernels(Adapter):
         """Return the row counts of the plan table in use."""
         if operation == "mrope":
             return (plans.TABLE.prefill_tokens,)
-        gated = (plans.TABLE.prefill_rows,) if operation == "rms_norm_gated" else ()
-        return (plans.TABLE.tile_rows, *gated)
+        return (plans.TABLE.wide_rows, plans.TABLE.tile_rows)
 
     def column_thresholds(self, operation: str) -> tuple[int, ...]:
         """Return the width of the plans for narrow rows, and the widest row or head of one block."""

@@ -180,14 +180,14 @@ QUALIFIES = Call(
     leading=1,
     needs_grad=None,
     not_plain=None,
-    quantised=Quantised("float8_e4m3fn", crossing=None),
+    quantised=Quantised("float8_e4m3fn", None, 5120),
 )
 H200 = Device("cuda", has_triton=True, interpreting=False, table=plans.MEASURED, fp8=("float8_e4m3fn",))
 
 
 def test_a_gpu_without_the_type_runs_natively_and_says_why() -> None:
     """NVIDIA's have no fnuz, and before Ada none of both."""
-    fnuz = dataclasses.replace(QUALIFIES, quantised=Quantised("float8_e4m3fnuz", crossing=None))
+    fnuz = dataclasses.replace(QUALIFIES, quantised=Quantised("float8_e4m3fnuz", None, 5120))
     a100 = dataclasses.replace(H200, fp8=())
 
     assert ("rows/general", ()) == (decide(QUALIFIES, H200).name, decide(QUALIFIES, H200).rejected)

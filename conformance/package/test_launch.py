@@ -345,7 +345,7 @@ def test_a_hook_in_tritons_chain_goes_through_triton(gpu: Gpu) -> None:
 def test_another_table_begins_anew(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was launched by one table of plans is not what another says."""
     directly(gpu, rows_of())
-    monkeypatch.setattr(plans, "TABLE", plans.PlanTable(tile_rows=2, prefill_rows=2))
+    monkeypatch.setattr(plans, "TABLE", plans.PlanTable(tile_rows=2, wide_rows=2))
 
     assert not any(directly(gpu, rows_of()))
 

@@ -20,8 +20,13 @@ TABLES = {"measured": MEASURED, "interpreted": INTERPRETED}
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_prefill_begins_at_its_threshold(table: PlanTable) -> None:
     """One row less is decode."""
-    assert "decode128" == plans.gated_128(table.prefill_rows - 1, table).name
-    assert "prefill128" == plans.gated_128(table.prefill_rows, table).name
+    assert "decode128" == plans.gated_128(table.tile_rows - 1, table).name
+    assert "prefill128" == plans.gated_128(table.tile_rows, table).name
+
+
+def threshold(width: int) -> int:
+    """Return the number of rows that are many."""
+    return MEASURED.tile_rows if width <= 256 else MEASURED.wide_rows
 
 
 def test_tiles_grow_at_their_threshold() -> None:
@@ -32,17 +37,34 @@ def test_tiles_grow_at_their_threshold() -> None:
     assert below.rows < above.rows
 
 
+@pytest.mark.parametrize("width", [257, 2048, 4096, 16384])
+def test_wide_rows_lose_warps_at_their_threshold(width: int) -> None:
+    """Few rows are shared by many warps, many rows are not."""
+    few = plans.general(MEASURED.wide_rows - 1, width, MEASURED)
+    many = plans.general(MEASURED.wide_rows, width, MEASURED)
+
+    assert few.rows == many.rows == 1
+    assert few.warps > many.warps
+
+
+def test_columns_may_need_more_room_than_they_are() -> None:
+    """Warps follow the columns, and the block holds the room."""
+    plain, padded = plans.general(1, 5120, MEASURED), plans.general(1, 5120, MEASURED, 16384)
+
+    assert dataclasses.replace(plain, levels=14) == padded
+
+
 @pytest.mark.parametrize("warp", [32, 64])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_program_has_no_more_threads_than_any_gpu_takes(width: int, warp: int) -> None:
     """1,024, however many of them are a warp; and as many for a row, as long as they are enough."""
     table = dataclasses.replace(MEASURED, warp=warp)
-    plan = plans.general(MEASURED.tile_rows, width, table)
+    plan = plans.general(threshold(width), width, table)
     rotation = plans.heads(1, 32, 4, min(width, plans.MAX_HEAD_DIM), min(width, 512), table)
 
     assert warp <= plan.warps * warp <= 1024
     assert warp <= rotation.warps * warp <= 1024
-    assert plan.warps * warp == max(plans.general(MEASURED.tile_rows, width, MEASURED).warps * 32, warp)
+    assert plan.warps * warp == max(plans.general(threshold(width), width, MEASURED).warps * 32, warp)
 
 
 def test_warps_are_those_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +125,8 @@ def test_a_plan_that_sums_too_deep_does_not_exist() -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_row_count_compiles_nothing_between_thresholds(width: int) -> None:
     """Rows per program, blocks and warps are the same for every row count on one side of a threshold."""
-    some = [plans.general(rows, width, MEASURED) for rows in (1, 15, 16, 17, MEASURED.tile_rows - 1)]
-    many = [plans.general(rows, width, MEASURED) for rows in (MEASURED.tile_rows, 10**6, 10**9)]
+    some = [plans.general(rows, width, MEASURED) for rows in (1, 15, 16, 17, threshold(width) - 1)]
+    many = [plans.general(rows, width, MEASURED) for rows in (threshold(width), 10**6, 10**9)]
 
     assert 1 == len(set(some)) == len(set(many))
 
@@ -126,9 +148,10 @@ def test_the_interpreter_widens_tiles_in_few_steps(width: int) -> None:
 def test_warps_follow_the_tile() -> None:
     """Every thread has work, and no program asks for more warps than a GPU has."""
     for width in WIDTHS:
-        plan = plans.general(MEASURED.tile_rows, width, MEASURED)
-        assert 1 <= plan.warps <= 32
-        assert plan.warps == 1 or (plan.rows << plan.levels) // (32 * plan.warps) >= 16
+        for rows in (1, MEASURED.tile_rows):
+            plan = plans.general(rows, width, MEASURED)
+            assert 1 <= plan.warps <= 32
+            assert plan.warps == 1 or (plan.rows << plan.levels) // (32 * plan.warps) >= 8
 
 
 @pytest.mark.parametrize("width", [1, 3, 128, 769])
@@ -140,7 +163,7 @@ def test_bits_do_not_depend_on_the_plan(monkeypatch: pytest.MonkeyPatch, width: 
 
     assert torch.equal(want, run(batch | alone))
     assert torch.equal(want, run(batch | {name: strided(each) for name, each in alone.items()}))
-    monkeypatch.setattr(plans, "TABLE", dataclasses.replace(plans.TABLE, tile_rows=1, prefill_rows=1))
+    monkeypatch.setattr(plans, "TABLE", dataclasses.replace(plans.TABLE, tile_rows=1, wide_rows=1))
     assert torch.equal(want, run(batch)[17:18])
 
 
@@ -155,16 +178,16 @@ def test_a_weight_may_have_any_stride(width: int) -> None:
 def test_the_table_in_use_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another table changes plans from the next call on."""
     before = explain(call()).name
-    monkeypatch.setattr(plans, "TABLE", dataclasses.replace(plans.TABLE, prefill_rows=1))
+    monkeypatch.setattr(plans, "TABLE", dataclasses.replace(plans.TABLE, tile_rows=1))
 
     assert ("rows/decode128", "rows/prefill128") == (before, explain(call()).name)
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="the row counts at which a GPU changes plans take one")
-@pytest.mark.parametrize("rows", [4095, 4096, 65535, 65536])
+@pytest.mark.parametrize("rows", [511, 512, 4095, 4096])
 def test_both_sides_of_the_real_thresholds_are_right(rows: int) -> None:
     """On a GPU the measured thresholds are where plans really change."""
-    for arguments in (call(rows, 128), call(rows, 128, gate=None)):
+    for arguments in (call(rows, 128), call(rows, 128, gate=None), call(rows, 2048)):
         assert_right(arguments, run(arguments))
 
 

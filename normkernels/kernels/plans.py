@@ -16,8 +16,8 @@ NARROW = 128
 MAX_HEAD_DIM = 1024
 # Three leading sizes cover what model code slices and transposes; each costs a division per row.
 MAX_LEADING = 3
-# Elements per thread that fill 16-byte loads of 2-byte types twice.
-_PER_THREAD = 16
+# Columns up to which a program has several rows: a warp that loads 16 bytes a thread has one of them at least.
+_TILED = 256
 # What every GPU takes in a program; warps are of 32 threads, or of 64.
 _MAX_THREADS = 1024
 
@@ -26,8 +26,8 @@ _MAX_THREADS = 1024
 class PlanTable:
     """The thresholds, in rows, from which plans change, and what a GPU calls a warp."""
 
-    tile_rows: int
-    prefill_rows: int
+    tile_rows: int  # of at most 256 columns
+    wide_rows: int  # of more
     max_programs: int | None = None
     prefill_tokens: int = 2048
     warp: int = 32  # threads
@@ -55,33 +55,58 @@ class HeadPlan(Plan):
     programs: int  # that share the heads of a token
 
 
-# tile_rows: below it a launch of small tiles just reaches every multiprocessor of a large GPU.
-# prefill_rows: below it four rows a program were the fastest or within 5 % of it on an H200; the
-# longest prefill, 1.4 million rows, wants eight.
+@dataclass(frozen=True, slots=True)
+class Warps:
+    """The warps of 32 threads that share a row of at most ``columns``: of few rows, and of many."""
+
+    columns: int
+    few: int
+    many: int
+
+
+# Few rows want all of their loads in flight at once, many rows want few warps to wait for each other. Of what
+# ``benchmarks.sweep`` timed on an H200, norms with a residual, without one and with fp8 values, each is the
+# fastest or at most SHARE slower.
+WARPS = (
+    Warps(512, few=2, many=1),
+    Warps(1024, few=4, many=2),
+    Warps(2048, few=8, many=4),
+    Warps(4096, few=16, many=4),
+    Warps(6144, few=8, many=8),
+    Warps(16384, few=32, many=16),
+    Warps(MAX_WIDTH, few=32, many=32),
+)
 # prefill_tokens: from it on a program a token is sixteen for each multiprocessor of a large GPU, and cos and
 # sin are loaded once for all heads; below it the heads of a token are spread. Not measured yet.
-MEASURED = PlanTable(tile_rows=4096, prefill_rows=65536)
+MEASURED = PlanTable(tile_rows=4096, wide_rows=512)
 # For Triton's CPU interpreter, where a program costs milliseconds whatever its size.
-INTERPRETED = PlanTable(tile_rows=8, prefill_rows=32, max_programs=2, prefill_tokens=8)
+INTERPRETED = PlanTable(tile_rows=8, wide_rows=8, max_programs=2, prefill_tokens=8)
 
 # The table in use, read at each call.
 TABLE = MEASURED
 
 
 def gated_128(rows: int, table: PlanTable) -> Plan:
-    """Plan contiguous rows of 128: one warp a program, so that no sum crosses warps."""
-    if rows < table.prefill_rows:
-        return Plan("decode128", _enough(4, rows, table), levels=7, warps=1)
-    return Plan("prefill128", _enough(8, rows, table), levels=7, warps=1)
+    """Plan contiguous rows of 128: two to a warp, so that no sum crosses warps."""
+    name = "decode128" if rows < table.tile_rows else "prefill128"
+    return _tiles(name, rows, 7, table)
 
 
-def general(rows: int, width: int, table: PlanTable) -> Plan:
-    """Plan rows of any width: tiles of few elements for few rows, and warps by the tile."""
-    levels = _levels(width)
-    elements = 512 if rows < table.tile_rows else 2048
-    tile = min(max(elements >> levels, 1), 64)
-    warps = min(max((tile << levels) // (table.warp * _PER_THREAD), 1), _MAX_THREADS // table.warp)
-    return Plan("general", _enough(tile, rows, table), levels, warps)
+def general(rows: int, width: int, table: PlanTable, room: int | None = None) -> Plan:
+    """Plan rows of any width, or whose columns need more room than they are, in the block that holds them."""
+    levels = _levels(width if room is None else room)
+    if width <= _TILED:
+        return _tiles("general", rows, levels, table)
+    one = next(each for each in WARPS if width <= each.columns or each is WARPS[-1])
+    warps = one.few if rows < table.wide_rows else one.many
+    return Plan("general", _enough(1, rows, table), levels, max(warps * 32 // table.warp, 1))
+
+
+def _tiles(name: str, rows: int, levels: int, table: PlanTable) -> Plan:
+    """Plan tiles of narrow rows, 256 columns a warp: of one warp each, or from a threshold on of eight."""
+    tile = min(max((1 if rows < table.tile_rows else 8) * _TILED >> levels, 1), 64)
+    warps = max((tile << levels) // _TILED, 1)
+    return Plan(name, _enough(tile, rows, table), levels, max(warps * 32 // table.warp, 1))
 
 
 def heads(tokens: int, q_heads: int, k_heads: int, head_dim: int, half: int, table: PlanTable) -> HeadPlan:
