@@ -9,7 +9,7 @@ import triton.language as tl
 
 from normkernels.kernels.plans import Plan
 from normkernels.kernels.row_norm import rounding_points, row_norm
-from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
+from normkernels.kernels.tiles import all_at_once, column_pointers, kernel, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
 # of base 2, in which GPUs have their exponential
@@ -156,31 +156,44 @@ def rms_norm_gated_kernel(
     x_at = tile_pointers(
         x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
     )
-    x = tl.load(x_at, mask=mask, other=0.0).to(tl.float32)
-    if GATE == "none":
-        gate = x
-    else:
-        gate_at = tile_pointers(
-            gate_ptr,
-            row,
-            cols,
-            size_1,
-            size_2,
-            gate_stride_0,
-            gate_stride_1,
-            gate_stride_2,
-            gate_col_stride,
-            LEADING,
-            ACCESS,
-        )
-        gate = tl.load(gate_at, mask=mask, other=0.0).to(tl.float32)
-    # of the whole tile: a load of one row would have to change its layout to meet it. Not masked by rows: those
-    # of one thread then share it
+    gate_at = tile_pointers(
+        gate_ptr,
+        row,
+        cols,
+        size_1,
+        size_2,
+        gate_stride_0,
+        gate_stride_1,
+        gate_stride_2,
+        gate_col_stride,
+        LEADING,
+        ACCESS,
+    )
+    # of the whole tile: a load of one row would have to change its layout to meet it
     weight_cols = row % n_groups * WIDTH + cols if GROUPED else tl.broadcast_to(cols, [ROWS, BLOCK])
     weight_at = column_pointers(weight_ptr, weight_cols, weight_stride, ACCESS)
-    weight = tl.load(weight_at, mask=cols < WIDTH, other=0.0).to(tl.float32)
+    x = tl.zeros([ROWS, BLOCK], x_ptr.dtype.element_ty)
+    gate = tl.zeros([ROWS, BLOCK], gate_ptr.dtype.element_ty)
+    weight = tl.zeros([ROWS, BLOCK], weight_ptr.dtype.element_ty)
+    if all_at_once():
+        x = tl.load(x_at, mask=mask, other=0.0)
+        if GATE != "none":
+            gate = tl.load(gate_at, mask=mask, other=0.0)
+        # not masked by rows: those of one thread then share it
+        weight = tl.load(weight_at, mask=cols < WIDTH, other=0.0)
 
-    y = gated_norm(x, gate, weight, eps, GATE, ACTIVATION, NORMALISED, WEIGHTED, WIDTH, LEVELS)
+    y = gated_norm(
+        x.to(tl.float32),
+        gate.to(tl.float32),
+        weight.to(tl.float32),
+        eps,
+        GATE,
+        ACTIVATION,
+        NORMALISED,
+        WEIGHTED,
+        WIDTH,
+        LEVELS,
+    )
     out_at = tile_pointers(
         out_ptr,
         row,
