@@ -81,7 +81,7 @@ def rms_norm_kernel(
     weight_at = column_pointers(weight_ptr, tl.broadcast_to(cols, [ROWS, BLOCK]), weight_stride, ACCESS)
     x = tl.zeros([ROWS, BLOCK], x_ptr.dtype.element_ty)
     residual = tl.zeros([ROWS, BLOCK], residual_ptr.dtype.element_ty)
-    weight = tl.full([ROWS, BLOCK], 1.0, weight_ptr.dtype.element_ty)
+    weight = tl.full([ROWS, BLOCK], 0.0 if WEIGHT else 1.0, weight_ptr.dtype.element_ty)
     if all_at_once():
         x = tl.load(x_at, mask=mask, other=0.0)
         if RESIDUAL:
@@ -96,7 +96,7 @@ def rms_norm_kernel(
 
     if RESIDUAL:
         total = (x + widened(residual)).to(sum_ptr.dtype.element_ty)
-        x = total.to(tl.float32)
+        x = widened(total)
         sum_at = tile_pointers(
             sum_ptr,
             row,

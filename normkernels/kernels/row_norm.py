@@ -18,6 +18,7 @@ def widened(values):
 
     bf16 by its bits, which LLVM cannot see through: of ``(fp16 + bf16 in fp32)`` rounded to fp16 it makes an
     addition in fp16, with the bf16 operand rounded to fp16 first (its subnormal bits lost, beyond 65504 infinite).
+    And ptxas then rounds to bf16 two values at a time, at the rate of other arithmetic.
     """
     if values.dtype == tl.bfloat16:
         wide = (values.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
@@ -38,8 +39,8 @@ def row_norm(
 ):
     """Return ``x * rsqrt(mean(x**2) + eps) * weight`` in fp32, its rounding points applied."""
     inv_rms = tl.rsqrt(pairwise_sum(x * x, LEVELS) / WIDTH + eps)
-    y = (x * inv_rms).to(NORMALISED).to(tl.float32)
-    return (y * weight).to(WEIGHTED).to(tl.float32)
+    y = widened((x * inv_rms).to(NORMALISED))
+    return widened((y * weight).to(WEIGHTED))
 
 
 def rounding_points(rounding: str, normalised: torch.dtype, weight: torch.Tensor | None) -> dict[str, tl.dtype]:
