@@ -19,7 +19,7 @@ _AHEAD = 256
 
 
 @triton.jit
-def angles(
+def table_rows(
     table_ptr,  # [max_positions, HALF], any strides: cos or sin
     row_stride,
     col_stride,
@@ -31,6 +31,56 @@ def angles(
     """Return the rows of positions as they are, one for each row of the tile; NaN where masked."""
     pointers = column_pointers(table_ptr + at * row_stride, cols, col_stride, ACCESS)
     return tl.load(tl.broadcast_to(pointers, mask.shape), mask=mask, other=float("nan"))
+
+
+@triton.jit
+def angles(
+    cos_ptr,  # [max_positions, HALF], any strides; sin likewise
+    sin_ptr,
+    cos_row_stride,
+    cos_col_stride,
+    sin_row_stride,
+    sin_col_stride,
+    t,  # positions, int64: one, or [rows, 1]; h and w likewise
+    h,
+    w,
+    inside,  # whether all three are in the cache
+    t_section,
+    h_section,
+    w_section,
+    AXES: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    ACCESS: tl.constexpr,
+    HALF: tl.constexpr,
+    HALF_BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
+    """Return cos and sin in fp32, column by column at the position on its axis; NaN where a position is outside.
+
+    Each axis is loaded whole, for that is a few wide loads, and picking elements would be many narrow ones.
+    """
+    frequency = tl.arange(0, HALF_BLOCK)[None, :]
+    mask = tl.broadcast_to(inside & (frequency < HALF), (ROWS, HALF_BLOCK))
+    cols = frequency.to(tl.int64)
+    cos = table_rows(cos_ptr, cos_row_stride, cos_col_stride, t, cols, mask, ACCESS)
+    sin = table_rows(sin_ptr, sin_row_stride, sin_col_stride, t, cols, mask, ACCESS)
+    if AXES == 3:
+        # one token is asked whether it is of text, whose axes are one; several would take a reduction
+        if TOKENS > 1 or ((t != h) | (t != w)):
+            if INTERLEAVED:
+                of_h = (frequency % 3 == 1) & (frequency < 3 * h_section)
+                of_w = (frequency % 3 == 2) & (frequency < 3 * w_section)
+            else:
+                of_h = (frequency >= t_section) & (frequency < t_section + h_section)
+                of_w = frequency >= t_section + h_section
+            cos_h = table_rows(cos_ptr, cos_row_stride, cos_col_stride, h, cols, mask, ACCESS)
+            cos_w = table_rows(cos_ptr, cos_row_stride, cos_col_stride, w, cols, mask, ACCESS)
+            sin_h = table_rows(sin_ptr, sin_row_stride, sin_col_stride, h, cols, mask, ACCESS)
+            sin_w = table_rows(sin_ptr, sin_row_stride, sin_col_stride, w, cols, mask, ACCESS)
+            cos = tl.where(of_h, cos_h, tl.where(of_w, cos_w, cos))
+            sin = tl.where(of_h, sin_h, tl.where(of_w, sin_w, sin))
+    return cos.to(tl.float32), sin.to(tl.float32)
 
 
 @triton.jit
@@ -360,30 +410,32 @@ def mrope_kernel(
     # negative ones are large
     rows = max_positions.to(tl.uint64)
     inside = (t.to(tl.uint64) < rows) & (h.to(tl.uint64) < rows) & (w.to(tl.uint64) < rows)
-    frequency = tl.arange(0, HALF_BLOCK)[None, :]
-    mask = tl.broadcast_to(inside & (frequency < HALF), (TOKENS * HEADS, HALF_BLOCK))
-    cols = frequency.to(tl.int64)
-    cos = angles(cos_ptr, cos_row_stride, cos_col_stride, t, cols, mask, ACCESS)
-    sin = angles(sin_ptr, sin_row_stride, sin_col_stride, t, cols, mask, ACCESS)
-    if AXES == 3:
-        # of text all axes are one; several tokens are not asked, for that would take a reduction
-        apart = True if TOKENS > 1 else (t != h) | (t != w)
-        if apart:
-            if INTERLEAVED:
-                of_h = (frequency % 3 == 1) & (frequency < 3 * h_section)
-                of_w = (frequency % 3 == 2) & (frequency < 3 * w_section)
-            else:
-                of_h = (frequency >= t_section) & (frequency < t_section + h_section)
-                of_w = frequency >= t_section + h_section
-            # each axis whole, for that is a few wide loads, and picking elements would be many narrow ones
-            cos_h = angles(cos_ptr, cos_row_stride, cos_col_stride, h, cols, mask, ACCESS)
-            sin_h = angles(sin_ptr, sin_row_stride, sin_col_stride, h, cols, mask, ACCESS)
-            cos_w = angles(cos_ptr, cos_row_stride, cos_col_stride, w, cols, mask, ACCESS)
-            sin_w = angles(sin_ptr, sin_row_stride, sin_col_stride, w, cols, mask, ACCESS)
-            cos = tl.where(of_h, cos_h, tl.where(of_w, cos_w, cos))
-            sin = tl.where(of_h, sin_h, tl.where(of_w, sin_w, sin))
-    cos = cos.to(tl.float32)
-    sin = sin.to(tl.float32)
+    cos = tl.full((TOKENS * HEADS, HALF_BLOCK), float("nan"), tl.float32)
+    sin = cos
+    # a branch for one token also keeps the compiler from loading heads behind positions
+    if TOKENS > 1 or inside:
+        cos, sin = angles(
+            cos_ptr,
+            sin_ptr,
+            cos_row_stride,
+            cos_col_stride,
+            sin_row_stride,
+            sin_col_stride,
+            t,
+            h,
+            w,
+            inside,
+            t_section,
+            h_section,
+            w_section,
+            AXES,
+            INTERLEAVED,
+            ACCESS,
+            HALF,
+            HALF_BLOCK,
+            TOKENS * HEADS,
+            TOKENS,
+        )
 
     if IN_PLACE:
         q_out_ptr, q_out_token_stride, q_out_head_stride, q_out_col_stride = (
