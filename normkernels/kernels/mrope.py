@@ -15,7 +15,8 @@ from normkernels.launch import Launched, launch
 from normkernels.strides import by_heads
 
 # bytes of q, and of k, that a thread loads before anything that waits: a quarter of its registers
-_AHEAD = 256
+AHEAD_BYTES = 256
+_WARP = 32  # threads, or more
 
 
 @triton.jit
@@ -66,8 +67,11 @@ def angles(
     cos = table_rows(cos_ptr, cos_row_stride, cos_col_stride, t, cols, mask, ACCESS)
     sin = table_rows(sin_ptr, sin_row_stride, sin_col_stride, t, cols, mask, ACCESS)
     if AXES == 3:
-        # one token is asked whether it is of text, whose axes are one; several would take a reduction
-        if TOKENS > 1 or ((t != h) | (t != w)):
+        # of text all axes are one, and one is loaded
+        apart = (t != h) | (t != w)
+        if TOKENS > 1:
+            apart = tl.max(apart.to(tl.int32)) != 0
+        if apart:
             if INTERLEAVED:
                 of_h = (frequency % 3 == 1) & (frequency < 3 * h_section)
                 of_w = (frequency % 3 == 2) & (frequency < 3 * w_section)
@@ -159,7 +163,7 @@ def ahead(
             HALF,
             HALF_BLOCK,
         )
-        loaded = loaded + (of_block,)
+        loaded += (of_block,)
     return loaded
 
 
@@ -237,7 +241,7 @@ def rotate(
     programs = tl.num_programs(1)
     for place in tl.static_range(min(BLOCKS, AHEAD)):
         block = first + place * programs
-        # most programs that share a token have no block here
+        # of programs that share a token some have a block less
         if block * HEADS < n_heads:
             head, exists = heads_of(block, token_exists, n_heads, TOKENS, HEADS)
             x1, x2 = loaded[place]
@@ -412,7 +416,7 @@ def mrope_kernel(
     inside = (t.to(tl.uint64) < rows) & (h.to(tl.uint64) < rows) & (w.to(tl.uint64) < rows)
     cos = tl.full((TOKENS * HEADS, HALF_BLOCK), float("nan"), tl.float32)
     sin = cos
-    # a branch for one token also keeps the compiler from loading heads behind positions
+    # for one token a branch, behind which the compiler does not move what heads load
     if TOKENS > 1 or inside:
         cos, sin = angles(
             cos_ptr,
@@ -526,6 +530,7 @@ def mrope_fwd(
     given = {"q": q, "k": k, "q_out": q_out, "k_out": k_out}
     heads = {name: by_heads(tensor, head_dim) for name, tensor in given.items()}
     tables = {"cos": cos, "sin": sin}
+    tile = plan.rows * plan.heads * power_of_two(half)
     args = {
         **{f"{name}_ptr": tensor for name, tensor in (heads | tables).items()},
         **_strides(heads, ("token", "head", "col")),
@@ -551,9 +556,11 @@ def mrope_fwd(
         "REST_BLOCK": power_of_two(rest),
         "TOKENS": plan.rows,
         "HEADS": plan.heads,
-        "Q_BLOCKS": triton.cdiv(heads["q"].shape[1], plan.heads * plan.programs),
-        "K_BLOCKS": triton.cdiv(heads["k"].shape[1], plan.heads * plan.programs),
-        "AHEAD": max(_AHEAD * 32 * plan.warps // (2 * plan.rows * plan.heads * power_of_two(half) * q.element_size()), 1),
+        **{
+            f"{name.upper()}_BLOCKS": triton.cdiv(heads[name].shape[1], plan.heads * plan.programs)
+            for name in ("q", "k")
+        },
+        "AHEAD": max(AHEAD_BYTES * _WARP * plan.warps // (2 * tile * q.element_size()), 1),
     }
     return launch(mrope_kernel, (triton.cdiv(q.shape[0], plan.rows), plan.programs), args, plan, q.device)
 
