@@ -116,16 +116,20 @@ def _rows(size: Size) -> Iterator[Plan]:
 
 
 def _heads(size: Size) -> Iterator[HeadPlan]:
-    """Tiles of tokens and heads whose threads have one 16-byte load of a half, or two."""
+    """Tiles of tokens and heads whose threads have one 16-byte load of a half, or two; four of many heads.
+
+    The blocks of a token are of one program, shared by two, or each has its own.
+    """
     name = chosen(size).name
     block, most = plans.power_of_two(size.half), plans.power_of_two(max(size.heads))
     for at_once in (each for each in (4, 8, 16, 32) if each <= most):
         blocks = sum(-(-heads // at_once) for heads in size.heads)
-        for tokens in (1, 2, 4):
-            for per_thread in (8, 16) if tokens == 1 else (8,):
+        # more heads of several tokens were the slowest everywhere
+        for tokens in (1, 2, 4) if at_once <= 8 else (1,):
+            for per_thread in (8, 16, 32) if tokens == 1 else (8,):
                 warps = tokens * at_once * block // (32 * per_thread)
                 if 1 <= warps <= 16:
-                    for programs in {1, blocks} if tokens == 1 else (1,):
+                    for programs in sorted({1, 2, blocks}) if tokens == 1 else (1,):
                         yield HeadPlan(name, tokens, 0, warps, at_once, programs)
 
 

@@ -44,24 +44,11 @@ KNOWN = (
         "tensor are kept over the sum",
     ),
     Known(
-        "spills",
-        ("mrope of columns apart",),
-        ("sm_90",),
-        "no two columns are neighbours, so that each has an address of 64 bits, and there are as many as columns",
-        since=(3, 9),
-    ),
-    Known(
         "scalars",
-        ("mrope of gaps", "mrope of columns apart"),
-        ("gfx942", "gfx950", "gfx1201"),
-        "a mask of its own for each column: those that do not fit lie in lanes of vector registers, not in memory",
-        since=(3, 9),
-    ),
-    Known(
-        "scalars",
-        ("mrope of text",),
-        ("gfx942",),
-        "a thread has eight columns of fp32 at a time, and masks of 64 lanes are two scalar registers each",
+        ("mrope prefill", "mrope few heads"),
+        ("gfx942", "gfx950"),
+        "of several tokens each row has masks of its own, and one of 64 lanes is two scalar registers: those that "
+        "do not fit lie in lanes of vector registers, not in memory",
         since=(3, 9),
     ),
 )

@@ -22,7 +22,8 @@ from conformance.package.mrope_calls import (
     views_of_one_buffer,
 )
 from normkernels import native, validate
-from normkernels.kernels import plans
+from normkernels.kernels import mrope, plans
+from normkernels.kernels.plans import HeadPlan
 
 PATHS = ["heads", "native"]
 LOW, HALF, FULL, DOUBLE = torch.bfloat16, torch.float16, torch.float32, torch.float64
@@ -69,6 +70,9 @@ POSITIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "transposed": lambda at: at.t().contiguous().t(),
     "every second": lambda at: torch.stack([at, at + 10**9], -1).flatten(1)[:, ::2],
     "expanded axes": lambda at: at[:1].expand(3, -1),
+    "text among others": lambda at: torch.where(torch.arange(at.shape[1], device=DEVICE) % 2 == 0, at[:1], at),
+    "two axes as one": lambda at: at[torch.tensor([0, 0, 2], device=DEVICE)],
+    "two other axes as one": lambda at: at[torch.tensor([0, 1, 0], device=DEVICE)],
     "expanded tokens": lambda at: at[:, :1].expand(-1, at.shape[1]),
     "int32": lambda at: at.int(),
     "one axis": lambda at: at[1],
@@ -294,6 +298,32 @@ def test_bits_do_not_depend_on_batch_or_plan(heads: tuple[int, int], monkeypatch
         table = dataclasses.replace(plans.TABLE, prefill_tokens=tokens, max_programs=8)
         monkeypatch.setattr(plans, "TABLE", table)
         assert all(map(torch.equal, wanted, run(batch)))
+
+
+@pytest.mark.parametrize("at_once", [2, 8])
+@pytest.mark.parametrize("tokens", [1, 2, 4])
+@pytest.mark.parametrize("ahead", [64, 1024])
+def test_bits_do_not_depend_on_how_heads_are_shared(
+    ahead: int, tokens: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever takes whichever heads, with all of them loaded ahead or some, of text and of anything else."""
+    monkeypatch.setattr(mrope, "AHEAD_BYTES", ahead)
+    batch = call(7, (37, 3), 64, 32, HALF)
+    batch["positions"][:, ::3] = batch["positions"][:1, ::3]
+    wanted = run(batch | {"path": "native"})
+    given = [batch[name] for name in ("positions", "cos", "sin")]
+    flags = {"sections": batch["sections"], "head_dim": 64, "interleaved": True}
+
+    assert_right(batch, wanted)
+    for programs in (1, 2, 3, 25):
+        plan = HeadPlan("shared", tokens, 0, 1, at_once, programs)
+        q, k = batch["q"], batch["k"]
+        outs = torch.full_like(q, torch.nan), torch.full_like(k, torch.nan)
+        in_place = q.clone(), k.clone()
+        for results, sources in ((outs, (q, k)), (in_place, in_place)):
+            launched = mrope.mrope_fwd(*sources, *given, *results, **flags, plan=plan)
+            assert all(map(torch.equal, wanted, results))
+            assert programs > 1 or (launched.args["Q_BLOCKS"] > launched.args["AHEAD"]) == (ahead == 64)
 
 
 def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,37 +14,90 @@ from normkernels.kernels.tiles import access, column_pointers, kernel
 from normkernels.launch import Launched, launch
 from normkernels.strides import by_heads
 
+# bytes of q, and of k, that a thread loads before anything that waits: a quarter of its registers
+AHEAD_BYTES = 256
+_WARP = 32  # threads, or more
+
 
 @triton.jit
-def angles(
+def table_rows(
     table_ptr,  # [max_positions, HALF], any strides: cos or sin
     row_stride,
     col_stride,
-    t,  # [rows, 1] int64; h and w likewise
-    h,
-    w,
-    of_h,  # [1, columns]: the frequencies of an axis; of_w likewise
-    of_w,
-    cols,
+    at,  # positions, int64: one, or [rows, 1]
+    cols,  # [1, columns] int64
     mask,  # [rows, columns]
-    AXES: tl.constexpr,
     ACCESS: tl.constexpr,
 ):
-    """Return the row of each token's position in fp32, column by column on its axis; NaN where masked.
+    """Return the rows of positions as they are, one for each row of the tile; NaN where masked."""
+    pointers = column_pointers(table_ptr + at * row_stride, cols, col_stride, ACCESS)
+    return tl.load(tl.broadcast_to(pointers, mask.shape), mask=mask, other=float("nan"))
+
+
+@triton.jit
+def angles(
+    cos_ptr,  # [max_positions, HALF], any strides; sin likewise
+    sin_ptr,
+    cos_row_stride,
+    cos_col_stride,
+    sin_row_stride,
+    sin_col_stride,
+    t,  # positions, int64: one, or [rows, 1]; h and w likewise
+    h,
+    w,
+    inside,  # whether all three are in the cache
+    t_section,
+    h_section,
+    w_section,
+    AXES: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    ACCESS: tl.constexpr,
+    HALF: tl.constexpr,
+    HALF_BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
+    """Return cos and sin in fp32, column by column at the position on its axis; NaN where a position is outside.
 
     Each axis is loaded whole, for that is a few wide loads, and picking elements would be many narrow ones.
     """
-    nan = float("nan")
-    row = tl.load(column_pointers(table_ptr + t * row_stride, cols, col_stride, ACCESS), mask=mask, other=nan)
+    frequency = tl.arange(0, HALF_BLOCK)[None, :]
+    mask = tl.broadcast_to(inside & (frequency < HALF), (ROWS, HALF_BLOCK))
+    cols = frequency.to(tl.int64)
+    cos = table_rows(cos_ptr, cos_row_stride, cos_col_stride, t, cols, mask, ACCESS)
+    sin = table_rows(sin_ptr, sin_row_stride, sin_col_stride, t, cols, mask, ACCESS)
     if AXES == 3:
-        row_h = tl.load(
-            column_pointers(table_ptr + h * row_stride, cols, col_stride, ACCESS), mask=mask, other=nan
-        )
-        row_w = tl.load(
-            column_pointers(table_ptr + w * row_stride, cols, col_stride, ACCESS), mask=mask, other=nan
-        )
-        row = tl.where(of_h, row_h, tl.where(of_w, row_w, row))
-    return row.to(tl.float32)
+        # of text all axes are one, and one is loaded
+        apart = (t != h) | (t != w)
+        if TOKENS > 1:
+            apart = tl.max(apart.to(tl.int32)) != 0
+        if apart:
+            if INTERLEAVED:
+                of_h = (frequency % 3 == 1) & (frequency < 3 * h_section)
+                of_w = (frequency % 3 == 2) & (frequency < 3 * w_section)
+            else:
+                of_h = (frequency >= t_section) & (frequency < t_section + h_section)
+                of_w = frequency >= t_section + h_section
+            cos_h = table_rows(cos_ptr, cos_row_stride, cos_col_stride, h, cols, mask, ACCESS)
+            cos_w = table_rows(cos_ptr, cos_row_stride, cos_col_stride, w, cols, mask, ACCESS)
+            sin_h = table_rows(sin_ptr, sin_row_stride, sin_col_stride, h, cols, mask, ACCESS)
+            sin_w = table_rows(sin_ptr, sin_row_stride, sin_col_stride, w, cols, mask, ACCESS)
+            cos = tl.where(of_h, cos_h, tl.where(of_w, cos_w, cos))
+            sin = tl.where(of_h, sin_h, tl.where(of_w, sin_w, sin))
+    return cos.to(tl.float32), sin.to(tl.float32)
+
+
+@triton.jit
+def block_pointers(
+    x_ptr,  # [n_tokens, n_heads, HEAD_DIM], any strides
+    token_stride,
+    head_stride,
+    token,  # int64: one, or [rows, 1]
+    head,  # [rows, 1] int64
+):
+    """Return pointers to the first column of heads."""
+    # int64: token * stride and head * stride pass 2**31 on tensors that fit in memory
+    return x_ptr + token * token_stride + head * head_stride
 
 
 @triton.jit
@@ -53,24 +106,107 @@ def halves(
     x_token_stride,
     x_head_stride,
     x_col_stride,
-    token,  # [rows, 1] int64
-    n_tokens,
+    token,  # int64: one, or [rows, 1]
+    head,  # [rows, 1] int64
+    exists,  # [rows, 1]
+    ACCESS: tl.constexpr,
+    HALF: tl.constexpr,
+    HALF_BLOCK: tl.constexpr,
+):
+    """Return both halves of what is rotated of a block of heads, as they are."""
+    cols = tl.arange(0, HALF_BLOCK)[None, :].to(tl.int64)
+    mask = exists & (cols < HALF)
+    x = block_pointers(x_ptr, x_token_stride, x_head_stride, token, head)
+    x1 = tl.load(column_pointers(x, cols, x_col_stride, ACCESS), mask=mask, other=0.0)
+    x2 = tl.load(column_pointers(x, HALF + cols, x_col_stride, ACCESS), mask=mask, other=0.0)
+    return x1, x2
+
+
+@triton.jit
+def heads_of(block, token_exists, n_heads, TOKENS: tl.constexpr, HEADS: tl.constexpr):
+    """Return the heads of a block, ``[rows, 1]`` int64, and whether they exist; there may be none that does."""
+    head = block * HEADS + (tl.arange(0, TOKENS * HEADS) % HEADS)[:, None]
+    return head, token_exists & (head < n_heads)
+
+
+@triton.jit
+def ahead(
+    x_ptr,  # [n_tokens, n_heads, HEAD_DIM], any strides
+    x_token_stride,
+    x_head_stride,
+    x_col_stride,
+    token,  # int64: one, or [rows, 1]
+    token_exists,
     n_heads,
-    block,  # of ``HEADS`` heads; one past the last has nothing that is loaded
+    first,  # block; every ``num_programs(1)``-th from it on
     ACCESS: tl.constexpr,
     HALF: tl.constexpr,
     HALF_BLOCK: tl.constexpr,
     TOKENS: tl.constexpr,
     HEADS: tl.constexpr,
+    BLOCKS: tl.constexpr,
 ):
-    """Return both halves of what is rotated of a block of heads, as they are."""
+    """Return the halves of the first blocks of a program, of which some may have nothing that is loaded."""
+    loaded = ()
+    for place in tl.static_range(BLOCKS):
+        block = first + place * tl.num_programs(1)
+        head, exists = heads_of(block, token_exists, n_heads, TOKENS, HEADS)
+        of_block = halves(
+            x_ptr,
+            x_token_stride,
+            x_head_stride,
+            x_col_stride,
+            token,
+            head,
+            exists,
+            ACCESS,
+            HALF,
+            HALF_BLOCK,
+        )
+        loaded += (of_block,)
+    return loaded
+
+
+@triton.jit
+def rotate_block(
+    x_ptr,  # [n_tokens, n_heads, HEAD_DIM], any strides; out likewise, and may be x
+    out_ptr,
+    x_token_stride,
+    x_head_stride,
+    x_col_stride,
+    out_token_stride,
+    out_head_stride,
+    out_col_stride,
+    token,  # int64: one, or [rows, 1]
+    head,  # [rows, 1] int64
+    exists,  # [rows, 1]
+    x1,  # [rows, columns]: the halves
+    x2,
+    cos,  # [rows, columns] fp32
+    sin,
+    IN_PLACE: tl.constexpr,
+    ACCESS: tl.constexpr,
+    HALF: tl.constexpr,
+    REST: tl.constexpr,
+    HALF_BLOCK: tl.constexpr,
+    REST_BLOCK: tl.constexpr,
+):
+    """Rotate a block of heads whose halves are loaded, and copy the rest of them unless it is in place."""
     cols = tl.arange(0, HALF_BLOCK)[None, :].to(tl.int64)
-    head = block * HEADS + (tl.arange(0, TOKENS * HEADS) % HEADS)[:, None]
-    mask = (token < n_tokens) & (head < n_heads) & (cols < HALF)
-    x = x_ptr + token * x_token_stride + head * x_head_stride
-    x1 = tl.load(column_pointers(x, cols, x_col_stride, ACCESS), mask=mask, other=0.0)
-    x2 = tl.load(column_pointers(x, HALF + cols, x_col_stride, ACCESS), mask=mask, other=0.0)
-    return x1, x2
+    mask = exists & (cols < HALF)
+    out = block_pointers(out_ptr, out_token_stride, out_head_stride, token, head)
+    y1 = (x1.to(tl.float32) * cos - x2.to(tl.float32) * sin).to(out_ptr.dtype.element_ty)
+    y2 = (x2.to(tl.float32) * cos + x1.to(tl.float32) * sin).to(out_ptr.dtype.element_ty)
+    tl.store(column_pointers(out, cols, out_col_stride, ACCESS), y1, mask=mask)
+    tl.store(column_pointers(out, HALF + cols, out_col_stride, ACCESS), y2, mask=mask)
+    if REST > 0 and not IN_PLACE:
+        rest = tl.arange(0, REST_BLOCK)[None, :].to(tl.int64)
+        kept = exists & (rest < REST)
+        x = block_pointers(x_ptr, x_token_stride, x_head_stride, token, head)
+        x_rest = column_pointers(x, 2 * HALF + rest, x_col_stride, ACCESS)
+        out_rest = column_pointers(out, 2 * HALF + rest, out_col_stride, ACCESS)
+        # as it is: a conversion would change the bits of a NaN
+        tl.store(out_rest, tl.load(x_rest, mask=kept, other=0.0), mask=kept)
 
 
 @triton.jit
@@ -83,15 +219,14 @@ def rotate(
     out_token_stride,
     out_head_stride,
     out_col_stride,
-    token,  # [rows, 1] int64
-    x1,  # [rows, columns]: the halves of the first block
-    x2,
+    token,  # int64: one, or [rows, 1]
+    token_exists,
+    loaded,  # the halves of the first blocks
     cos,  # [rows, columns] fp32
     sin,
-    n_tokens,
     n_heads,
     first,  # the turn of this program among those that share a token
-    COPIED: tl.constexpr,
+    IN_PLACE: tl.constexpr,
     ACCESS: tl.constexpr,
     HALF: tl.constexpr,
     REST: tl.constexpr,
@@ -99,46 +234,78 @@ def rotate(
     REST_BLOCK: tl.constexpr,
     TOKENS: tl.constexpr,
     HEADS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
-    """Rotate every head whose turn it is. Both halves are loaded before either is stored: out may be x.
-
-    Those of the next block as well: nobody waits for a store before loading.
-    """
-    cols = tl.arange(0, HALF_BLOCK)[None, :].to(tl.int64)
-    rest = tl.arange(0, REST_BLOCK)[None, :].to(tl.int64)
-    for block in range(first, tl.cdiv(n_heads, HEADS), tl.num_programs(1)):
-        head = block * HEADS + (tl.arange(0, TOKENS * HEADS) % HEADS)[:, None]
-        exists = (token < n_tokens) & (head < n_heads)
-        mask = exists & (cols < HALF)
-        x = x_ptr + token * x_token_stride + head * x_head_stride
-        out = out_ptr + token * out_token_stride + head * out_head_stride
-
-        y1 = (x1.to(tl.float32) * cos - x2.to(tl.float32) * sin).to(out_ptr.dtype.element_ty)
-        y2 = (x2.to(tl.float32) * cos + x1.to(tl.float32) * sin).to(out_ptr.dtype.element_ty)
-        x1, x2 = halves(
-            x_ptr,
-            x_token_stride,
-            x_head_stride,
-            x_col_stride,
-            token,
-            n_tokens,
-            n_heads,
-            block + tl.num_programs(1),
-            ACCESS,
-            HALF,
-            HALF_BLOCK,
-            TOKENS,
-            HEADS,
-        )
-        tl.store(column_pointers(out, cols, out_col_stride, ACCESS), y1, mask=mask)
-        tl.store(column_pointers(out, HALF + cols, out_col_stride, ACCESS), y2, mask=mask)
-
-        if COPIED:
-            kept = exists & (rest < REST)
-            x_rest = column_pointers(x, 2 * HALF + rest, x_col_stride, ACCESS)
-            out_rest = column_pointers(out, 2 * HALF + rest, out_col_stride, ACCESS)
-            # as it is: a conversion would change the bits of a NaN
-            tl.store(out_rest, tl.load(x_rest, mask=kept, other=0.0), mask=kept)
+    """Rotate every head whose turn it is. Both halves are loaded before either is stored: out may be x."""
+    programs = tl.num_programs(1)
+    for place in tl.static_range(min(BLOCKS, AHEAD)):
+        block = first + place * programs
+        # of programs that share a token some have a block less
+        if block * HEADS < n_heads:
+            head, exists = heads_of(block, token_exists, n_heads, TOKENS, HEADS)
+            x1, x2 = loaded[place]
+            rotate_block(
+                x_ptr,
+                out_ptr,
+                x_token_stride,
+                x_head_stride,
+                x_col_stride,
+                out_token_stride,
+                out_head_stride,
+                out_col_stride,
+                token,
+                head,
+                exists,
+                x1,
+                x2,
+                cos,
+                sin,
+                IN_PLACE,
+                ACCESS,
+                HALF,
+                REST,
+                HALF_BLOCK,
+                REST_BLOCK,
+            )
+    if BLOCKS > AHEAD:
+        for block in range(first + AHEAD * programs, tl.cdiv(n_heads, HEADS), programs):
+            head, exists = heads_of(block, token_exists, n_heads, TOKENS, HEADS)
+            x1, x2 = halves(
+                x_ptr,
+                x_token_stride,
+                x_head_stride,
+                x_col_stride,
+                token,
+                head,
+                exists,
+                ACCESS,
+                HALF,
+                HALF_BLOCK,
+            )
+            rotate_block(
+                x_ptr,
+                out_ptr,
+                x_token_stride,
+                x_head_stride,
+                x_col_stride,
+                out_token_stride,
+                out_head_stride,
+                out_col_stride,
+                token,
+                head,
+                exists,
+                x1,
+                x2,
+                cos,
+                sin,
+                IN_PLACE,
+                ACCESS,
+                HALF,
+                REST,
+                HALF_BLOCK,
+                REST_BLOCK,
+            )
 
 
 @kernel
@@ -177,7 +344,7 @@ def mrope_kernel(
     w_section,
     AXES: tl.constexpr,
     INTERLEAVED: tl.constexpr,
-    COPIED: tl.constexpr,
+    IN_PLACE: tl.constexpr,
     ACCESS: tl.constexpr,
     HALF: tl.constexpr,
     REST: tl.constexpr,
@@ -185,24 +352,32 @@ def mrope_kernel(
     REST_BLOCK: tl.constexpr,
     TOKENS: tl.constexpr,
     HEADS: tl.constexpr,
+    Q_BLOCKS: tl.constexpr,
+    K_BLOCKS: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
     """Rotate q and k of ``TOKENS`` tokens a program, ``HEADS`` heads at a time; cos and sin are loaded once.
 
     A row of a tile is one head of one token. Positions outside the cache make NaN, and nothing is loaded there.
+    A program has at most ``Q_BLOCKS`` blocks of heads of q and ``K_BLOCKS`` of k, and loads the first ``AHEAD`` of
+    each before anything that waits.
     """
-    # int64: token * stride, head * stride and position * stride pass 2**31 on tensors that fit in memory
-    token = tl.program_id(0).to(tl.int64) * TOKENS + (tl.arange(0, TOKENS * HEADS) // HEADS)[:, None]
+    # int64: token * stride and position * stride pass 2**31 on tensors that fit in memory
+    token = tl.program_id(0).to(tl.int64) * TOKENS
+    token_exists = True
+    if TOKENS > 1:
+        token += (tl.arange(0, TOKENS * HEADS) // HEADS)[:, None]
+        token_exists = token < n_tokens
     turn = tl.program_id(1).to(tl.int64)
     # from the other end: whoever has the fewest heads of q begins with those of k
     k_turn = tl.num_programs(1) - 1 - turn
-    # before anything that waits for positions
-    q1, q2 = halves(
+    q_loaded = ahead(
         q_ptr,
         q_token_stride,
         q_head_stride,
         q_col_stride,
         token,
-        n_tokens,
+        token_exists,
         q_heads,
         turn,
         ACCESS,
@@ -210,14 +385,15 @@ def mrope_kernel(
         HALF_BLOCK,
         TOKENS,
         HEADS,
+        min(Q_BLOCKS, AHEAD),
     )
-    k1, k2 = halves(
+    k_loaded = ahead(
         k_ptr,
         k_token_stride,
         k_head_stride,
         k_col_stride,
         token,
-        n_tokens,
+        token_exists,
         k_heads,
         k_turn,
         ACCESS,
@@ -225,30 +401,59 @@ def mrope_kernel(
         HALF_BLOCK,
         TOKENS,
         HEADS,
+        min(K_BLOCKS, AHEAD),
     )
-    frequency = tl.arange(0, HALF_BLOCK)[None, :]
-    if INTERLEAVED:
-        of_h = (frequency % 3 == 1) & (frequency < 3 * h_section)
-        of_w = (frequency % 3 == 2) & (frequency < 3 * w_section)
-    else:
-        of_h = (frequency >= t_section) & (frequency < t_section + h_section)
-        of_w = frequency >= t_section + h_section
 
     at = positions_ptr + token * position_stride
-    t = tl.load(at, mask=token < n_tokens, other=0).to(tl.int64)
+    t = tl.load(at, mask=token_exists, other=0).to(tl.int64)
     h = t
     w = t
     if AXES == 3:
-        h = tl.load(at + axis_stride, mask=token < n_tokens, other=0).to(tl.int64)
-        w = tl.load(at + axis_stride + axis_stride, mask=token < n_tokens, other=0).to(tl.int64)
-    lowest = tl.minimum(t, tl.minimum(h, w))
-    highest = tl.maximum(t, tl.maximum(h, w))
-    inside = (lowest >= 0) & (highest < max_positions)
-    mask = inside & (frequency < HALF)
-    cols = frequency.to(tl.int64)
-    cos = angles(cos_ptr, cos_row_stride, cos_col_stride, t, h, w, of_h, of_w, cols, mask, AXES, ACCESS)
-    sin = angles(sin_ptr, sin_row_stride, sin_col_stride, t, h, w, of_h, of_w, cols, mask, AXES, ACCESS)
+        h = tl.load(at + axis_stride, mask=token_exists, other=0).to(tl.int64)
+        w = tl.load(at + axis_stride + axis_stride, mask=token_exists, other=0).to(tl.int64)
+    # negative ones are large
+    rows = max_positions.to(tl.uint64)
+    inside = (t.to(tl.uint64) < rows) & (h.to(tl.uint64) < rows) & (w.to(tl.uint64) < rows)
+    cos = tl.full((TOKENS * HEADS, HALF_BLOCK), float("nan"), tl.float32)
+    sin = cos
+    # for one token a branch, behind which the compiler does not move what heads load
+    if TOKENS > 1 or inside:
+        cos, sin = angles(
+            cos_ptr,
+            sin_ptr,
+            cos_row_stride,
+            cos_col_stride,
+            sin_row_stride,
+            sin_col_stride,
+            t,
+            h,
+            w,
+            inside,
+            t_section,
+            h_section,
+            w_section,
+            AXES,
+            INTERLEAVED,
+            ACCESS,
+            HALF,
+            HALF_BLOCK,
+            TOKENS * HEADS,
+            TOKENS,
+        )
 
+    if IN_PLACE:
+        q_out_ptr, q_out_token_stride, q_out_head_stride, q_out_col_stride = (
+            q_ptr,
+            q_token_stride,
+            q_head_stride,
+            q_col_stride,
+        )
+        k_out_ptr, k_out_token_stride, k_out_head_stride, k_out_col_stride = (
+            k_ptr,
+            k_token_stride,
+            k_head_stride,
+            k_col_stride,
+        )
     rotate(
         q_ptr,
         q_out_ptr,
@@ -259,14 +464,13 @@ def mrope_kernel(
         q_out_head_stride,
         q_out_col_stride,
         token,
-        q1,
-        q2,
+        token_exists,
+        q_loaded,
         cos,
         sin,
-        n_tokens,
         q_heads,
         turn,
-        COPIED,
+        IN_PLACE,
         ACCESS,
         HALF,
         REST,
@@ -274,6 +478,8 @@ def mrope_kernel(
         REST_BLOCK,
         TOKENS,
         HEADS,
+        Q_BLOCKS,
+        AHEAD,
     )
     rotate(
         k_ptr,
@@ -285,14 +491,13 @@ def mrope_kernel(
         k_out_head_stride,
         k_out_col_stride,
         token,
-        k1,
-        k2,
+        token_exists,
+        k_loaded,
         cos,
         sin,
-        n_tokens,
         k_heads,
         k_turn,
-        COPIED,
+        IN_PLACE,
         ACCESS,
         HALF,
         REST,
@@ -300,6 +505,8 @@ def mrope_kernel(
         REST_BLOCK,
         TOKENS,
         HEADS,
+        K_BLOCKS,
+        AHEAD,
     )
 
 
@@ -323,6 +530,7 @@ def mrope_fwd(
     given = {"q": q, "k": k, "q_out": q_out, "k_out": k_out}
     heads = {name: by_heads(tensor, head_dim) for name, tensor in given.items()}
     tables = {"cos": cos, "sin": sin}
+    tile = plan.rows * plan.heads * power_of_two(half)
     args = {
         **{f"{name}_ptr": tensor for name, tensor in (heads | tables).items()},
         **_strides(heads, ("token", "head", "col")),
@@ -339,7 +547,7 @@ def mrope_fwd(
         "w_section": sections[2],
         "AXES": 1 if positions.dim() == 1 else 3,
         "INTERLEAVED": interleaved,
-        "COPIED": rest > 0 and q_out is not q,
+        "IN_PLACE": q_out is q and k_out is k,
         # the second half, and what is copied, begin a multiple of half further on
         "ACCESS": access([(each, (half, *each.stride()[:-1])) for each in (*heads.values(), *tables.values())]),
         "HALF": half,
@@ -348,6 +556,11 @@ def mrope_fwd(
         "REST_BLOCK": power_of_two(rest),
         "TOKENS": plan.rows,
         "HEADS": plan.heads,
+        **{
+            f"{name.upper()}_BLOCKS": triton.cdiv(heads[name].shape[1], plan.heads * plan.programs)
+            for name in ("q", "k")
+        },
+        "AHEAD": max(AHEAD_BYTES * _WARP * plan.warps // (2 * tile * q.element_size()), 1),
     }
     return launch(mrope_kernel, (triton.cdiv(q.shape[0], plan.rows), plan.programs), args, plan, q.device)
 
