@@ -20,7 +20,7 @@ from triton.compiler.errors import CompilationError
 from triton.runtime.errors import PTXASError, TritonError
 
 from conformance.case import Case, Layout
-from conformance.codegen.facts import Facts, of_amd, of_nvidia
+from conformance.codegen.facts import Facts, asked, of_amd, of_nvidia
 from conformance.codegen.launches import Declined, Launch, Recorder, gpu
 from conformance.codegen.targets import TARGETS, Target
 from conformance.codegen.variants import OWN, VARIANTS, VENDORS, Variant
@@ -99,6 +99,7 @@ def _outcome(launched: Launch, plan: str, target: Target, *, fusion: bool) -> Ro
     except (CompilationError, PTXASError, TritonError, RuntimeError) as error:
         return {"error": f"{type(error).__name__}: {error}"[:2000]}
     read = of_nvidia(code.asm["ptx"], log.getvalue()) if "ptx" in code.asm else of_amd(code.asm["amdgcn"])
+    read["fused"] -= asked(code.asm["llir"])
     facts = Facts(
         kernel=launched.kernel,
         plan=plan,

@@ -16,9 +16,9 @@ class Facts:
     ``registers`` and ``spilled`` (bytes in memory) are a thread's, ``scalars_spilled`` the scalar registers that
     AMD keeps in lanes of vector ones; ``shared`` (bytes) and ``threads`` are a program's. ``loads`` and ``stores``
     count the accesses of tensors by the bytes that a thread moves at once. ``fused`` counts multiplications fused
-    with an addition, those apart that a division is made of; ``fp8`` the hardware's conversions to an fp8 type;
-    ``divisions`` those rounded to nearest, and ``approximate`` those that are not. ``half_additions`` are
-    additions in fp16. ``bytes`` is the length of the assembly text.
+    with an addition, those apart that a division is made of or that the kernel asks for; ``fp8`` the hardware's
+    conversions to an fp8 type; ``divisions`` those rounded to nearest, and ``approximate`` those that are not.
+    ``half_additions`` are additions in fp16. ``bytes`` is the length of the assembly text.
     """
 
     kernel: str
@@ -81,7 +81,7 @@ def of_nvidia(ptx: str, log: str) -> dict[str, Any]:
         "loads": _sizes(_ptx_bytes(at["suffix"]) for at in accesses if at["kind"] == "ld"),
         "stores": _sizes(_ptx_bytes(at["suffix"]) for at in accesses if at["kind"] == "st"),
         "barriers": _count(r"\bbar(?:rier)?\.", ptx),
-        "fused": _count(r"\bfma\.", ptx),
+        "fused": _count(r"\bfma\.", ptx) + _count(r"\bfma\.\S+x2\b", ptx),
         "fp8": _count(r"\bcvt\.\S*\.e4m3x2\.", ptx),
         "divisions": _count(r"\bdiv\.rn\.f32", ptx),
         "approximate": _count(r"\bdiv\.(?!rn)\w+\.f32", ptx),
@@ -96,7 +96,8 @@ def of_amd(amdgcn: str) -> dict[str, Any]:
     divisions = _count(r"\bv_div_fixup_f32", amdgcn)
     # of integers of 64 bits; nothing else here is truncated
     whole = _count(r"\bv_trunc_f32", amdgcn)
-    fused = sum(len(_AMD_FUSED.findall(line)) for line in amdgcn.splitlines() if not _NO_ADDITION.search(line))
+    lines = [line for line in amdgcn.splitlines() if not _NO_ADDITION.search(line)]
+    fused = sum(len(_AMD_FUSED.findall(line)) + len(_AMD_FUSED_PAIR.findall(line)) for line in lines)
     return {
         "registers": _said(_VGPRS, amdgcn),
         "spilled": REGISTER * _said(_VGPRS_SPILLED, amdgcn),
@@ -113,10 +114,16 @@ def of_amd(amdgcn: str) -> dict[str, Any]:
     }
 
 
+def asked(llir: str) -> int:
+    """How many fused multiplications a kernel asks for, as ``tl.fma``; LLVM makes all others after this form."""
+    return sum(int(lanes or 1) for lanes in re.findall(r"\bcall\b.* @llvm\.fma\.(?:v(\d+))?f32\(", llir))
+
+
 REGISTER = 4  # bytes
 # LLVM makes an exact division, and one of integers of 64 bits, of a reciprocal and so many of these.
 FUSED_IN_DIVISION, FUSED_IN_WHOLE_DIVISION = 5, 2
 _AMD_FUSED = re.compile(r"\bv_(?:dual_|pk_)?(?:fma|fmac|fmamk|fmaak|mad|mac)_(?:mix\w*_)?f(?:16|32)")
+_AMD_FUSED_PAIR = re.compile(r"\bv_pk_fma_f(?:16|32)")
 # what is added is zero: a product of fp16, or that is rounded to fp16
 _NO_ADDITION = re.compile(r"_mix\w* .*, (?:0|neg\(0\))(?: op_sel\S*)*$")
 

@@ -15,7 +15,7 @@ from conformance import cli, report
 from conformance.adapter import UsageError
 from conformance.codegen import collect
 from conformance.codegen.checks import CHECKS, KNOWN, Row, expected, problems
-from conformance.codegen.facts import Facts, of_amd, of_nvidia
+from conformance.codegen.facts import Facts, asked, of_amd, of_nvidia
 from conformance.codegen.launches import unwritten
 from conformance.codegen.targets import TARGETS
 from conformance.codegen.variants import VARIANTS, VENDORS
@@ -114,12 +114,32 @@ def test_amdgcn_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "contracted",
-    ["v_fma_f32 v1, v2, v3, v4", "v_pk_fma_f32 v[0:1], v[2:3], v[4:5], v[6:7]", "v_fma_mixlo_f16 v1, v2, v3, v4"],
+    ("contracted", "sums"),
+    [
+        ("v_fma_f32 v1, v2, v3, v4", 1),
+        ("v_pk_fma_f32 v[0:1], v[2:3], v[4:5], v[6:7]", 2),
+        ("v_fma_mixlo_f16 v1, v2, v3, v4", 1),
+    ],
 )
-def test_a_sum_that_is_fused_on_amd_is_seen(contracted: str) -> None:
+def test_a_sum_that_is_fused_on_amd_is_seen(contracted: str, sums: int) -> None:
     """Among the instructions that divisions are made of one more is one too many."""
-    assert 1 == of_amd(f"{AMDGCN}\n\t{contracted}\n")["fused"]
+    assert sums == of_amd(f"{AMDGCN}\n\t{contracted}\n")["fused"]
+
+
+def test_two_sums_that_are_fused_at_once_are_seen() -> None:
+    """One instruction of newer GPUs for a pair of numbers."""
+    assert 3 == of_nvidia(f"{PTX}\n\tfma.rn.f32x2 \t%rd1, %rd2, %rd3, %rd4;\n", LOG)["fused"]
+
+
+def test_what_a_kernel_asks_to_fuse_is_read() -> None:
+    """Calls, each of as many numbers as it has lanes; a declaration is none, nor is a fused fp64."""
+    assert 5 == asked("""
+  %9 = call float @llvm.fma.f32(float %8, float %7, float %6)
+  %10 = tail call <4 x float> @llvm.fma.v4f32(<4 x float> %8, <4 x float> %7, <4 x float> %6)
+  %11 = call double @llvm.fma.f64(double %8, double %7, double %6)
+  %12 = fmul float %9, %8
+declare float @llvm.fma.f32(float, float, float)
+""")
 
 
 def test_text_that_says_nothing_of_registers_is_an_error() -> None:

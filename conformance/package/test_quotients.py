@@ -1,61 +1,128 @@
-"""The quotients of fp8 values, which are made without a division each, are those of a division."""
+"""Scales and the quotients of fp8 values, which are made without a division each, are those of a division."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import triton
 import triton.language as tl
 
-from normkernels.kernels.quantise import quotients
+from conformance.package.fp8_calls import FLOOR, MAX
+from conformance.package.gated_calls import DEVICE
+from normkernels.kernels.quantise import quotients, scales
+from normkernels.kernels.row_norm import DTYPES
 
+# what is expected is divided on a CPU: on a GPU torch divides by a number as by its reciprocal
 # mantissas, magnitudes and signs whose quotients are seldom exact; and what has rules of its own
 ODD = (1.0, 1.0078125, 1.375, 1.9921875, 3e-5, 448.0, 61440.0)
 SPECIAL = (0.0, -0.0, torch.nan)
+LARGEST = list(MAX.values())
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def quotients_kernel(
-    y_ptr: Any,  # [groups, 16]
+    y_ptr: Any,  # [groups, COLS]
     scale_ptr: Any,  # [groups]
-    out_ptr: Any,  # [groups, 16]
+    out_ptr: Any,  # [groups, COLS]
+    OF: tl.constexpr,
     GROUPS: tl.constexpr,
+    COLS: tl.constexpr,
 ) -> None:
     """Divide each group by its scale."""
     group = tl.arange(0, GROUPS)[:, None]
-    at = group * 16 + tl.arange(0, 16)[None, :]
-    tl.store(out_ptr + at, quotients(tl.load(y_ptr + at), tl.load(scale_ptr + group)))
+    at = group * COLS + tl.arange(0, COLS)[None, :]
+    tl.store(out_ptr + at, quotients(tl.load(y_ptr + at), tl.load(scale_ptr + group), OF))
 
 
-def divided(y: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Return what the kernel makes of ``y``, [groups, 16]."""
-    out = torch.empty_like(y)
-    quotients_kernel[(1,)](y, scales, out, GROUPS=len(scales))
-    return out
+@triton.jit  # type: ignore[untyped-decorator]
+def scales_kernel(amax_ptr: Any, out_ptr: Any, FLOOR: tl.constexpr, FP8_MAX: tl.constexpr) -> None:
+    """Make scales of 1,024 largest magnitudes a program."""
+    at = tl.program_id(0).to(tl.int64) * 1024 + tl.arange(0, 1024)
+    tl.store(out_ptr + at, scales(tl.load(amax_ptr + at), FLOOR, FP8_MAX))
 
 
+def divided(y: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what the kernels make of ``y``, [groups, columns], on a CPU: numbers of ``dtype`` in fp32."""
+    out = torch.empty(y.shape, device=DEVICE)
+    y, scale = y.to(DEVICE), scale.to(DEVICE)
+    quotients_kernel[(1,)](y, scale, out, OF=DTYPES[dtype], GROUPS=len(scale), COLS=y.shape[1])
+    return out.cpu()
+
+
+def scales_of(amax: torch.Tensor, largest: float) -> torch.Tensor:
+    """Return the scales of largest magnitudes, a multiple of 1,024 of them."""
+    out = torch.empty(amax.shape, device=DEVICE)
+    scales_kernel[(len(amax) // 1024,)](amax.to(DEVICE), out, FLOOR=FLOOR, FP8_MAX=largest)
+    return out.cpu()
+
+
+def same_bits(want: torch.Tensor, got: torch.Tensor) -> bool:
+    """Whether numbers are equal and NaN is in the same places; zeros have signs."""
+    return torch.equal(want.isnan(), got.isnan()) and torch.equal(
+        want.nan_to_num(1.0).view(torch.int32), got.nan_to_num(1.0).view(torch.int32)
+    )
+
+
+@pytest.mark.parametrize("largest", LARGEST)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_quotients_are_rounded_to_nearest(dtype: torch.dtype) -> None:
-    """Bit for bit what division gives, for values of each dtype and scales of every exponent that they have."""
+def test_quotients_are_rounded_to_nearest(dtype: torch.dtype, largest: float) -> None:
+    """Bit for bit what division gives, for values of each dtype and the scales that they have."""
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(4096, 16, generator=generator).to(dtype).float()
     y[:, : len(ODD)] = torch.tensor(ODD)
     # of values whose fp8 form is not zero
-    scales = y.abs().amax(1) / 448 * (1 + torch.rand(4096, generator=generator))
+    amax = (y.abs().amax(1) * (1 + torch.rand(4096, generator=generator))).to(dtype).float()
+    scale = amax / largest
 
-    assert torch.equal((y / scales[:, None]).view(torch.int32), divided(y, scales).view(torch.int32))
+    assert same_bits(y / scale[:, None], divided(y, scale, dtype))
 
 
+@pytest.mark.parametrize("largest", LARGEST)
+def test_every_quotient_of_bf16_is_rounded_to_nearest(largest: float) -> None:
+    """Every mantissa by the scale of every mantissa, of an even exponent and of an odd one, and by the least."""
+    mantissas = 1 + torch.arange(128) / 128
+    scale = torch.cat([mantissas / largest, mantissas * 2 / largest])
+    scale[0] = torch.tensor(FLOOR) / largest
+    y = torch.cat([mantissas, -mantissas]).repeat(256, 1)
+
+    assert same_bits(y / scale[:, None], divided(y, scale, torch.bfloat16))
+
+
+@pytest.mark.parametrize("largest", LARGEST)
+def test_no_quotient_of_bf16_is_near_the_middle_of_two_numbers(largest: float) -> None:
+    """What lets its reciprocals be inexact: more than 2**-40 of its size, of which they lose less than 2**-42."""
+    amax = np.append(np.arange(128, 256, dtype=np.float32), np.float32(FLOOR))
+    # whole numbers of 24 bits, and quotients as ones of 25, of which the odd ones are in the middle
+    scale = (np.frexp(amax / np.float32(largest))[0] * 2.0**24).astype(np.int64)[:, None]
+    y = np.arange(128, 256, dtype=np.int64) << 40
+    y = np.where(y // scale < 2**24, 2 * y, y)
+    assert ((2**24 <= y // scale) & (y // scale < 2**25)).all()
+    middle = (y // scale | 1) * scale
+
+    assert (abs(y - middle) > middle * 2.0**-40).all()
+
+
+@pytest.mark.parametrize("largest", LARGEST)
+def test_scales_are_rounded_to_nearest(largest: float) -> None:
+    """Of a number of every exponent, of the floor and less, of infinity and of NaN."""
+    generator = torch.Generator().manual_seed(0)
+    amax = torch.ldexp(1 + torch.rand(1 << 16, generator=generator), torch.arange(1 << 16) % 254 - 126)
+    amax[:6] = torch.tensor([0.0, 1e-45, FLOOR, torch.finfo().max, torch.inf, torch.nan])
+    want = torch.where(amax < FLOOR, FLOOR, amax) / largest
+
+    assert same_bits(want, scales_of(amax, largest))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
     ("scale", "largest"), [(1e-10 / 448, 1e-12), (1.0, 448.0), (torch.inf, torch.inf), (torch.nan, 1.0)]
 )
-def test_zeros_infinities_and_nan_are_divided(scale: float, largest: float) -> None:
+def test_zeros_infinities_and_nan_are_divided(scale: float, largest: float, dtype: torch.dtype) -> None:
     """Zeros keep their signs; an infinite scale, which infinite values have, makes zeros of those that are not."""
     y = torch.tensor([[*SPECIAL, *ODD, largest, -largest, 1e-12, -1e-12, -3.0, -1.0]]).clamp(-largest, largest)
-    want = y / scale
-    got = divided(y, torch.tensor([scale]))
+    y = y.to(dtype).float()
 
-    assert torch.equal(want.isnan(), got.isnan())
-    assert torch.equal(want[~want.isnan()].view(torch.int32), got[~got.isnan()].view(torch.int32))
+    assert same_bits(y / scale, divided(y, torch.tensor([scale]), dtype))

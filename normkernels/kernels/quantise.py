@@ -25,18 +25,16 @@ def block_columns(BLOCK: tl.constexpr, BLOCK_LEVELS: tl.constexpr, LEVELS: tl.co
 
 
 @triton.jit
-def quotients(
-    y,  # [groups, block] fp32, infinite only where scale is
-    scale,  # [groups, 1] fp32, positive, infinite or NaN
+def divided(
+    y,  # [groups, block] fp32
+    divisor,  # finite or NaN: one a group, or one number; inverse likewise
+    inverse,
 ):
-    """Return ``y / scale``, rounded to nearest, with one division a group.
+    """Return ``y / divisor``, rounded to nearest, of ``inverse``, which is ``1 / divisor``.
 
-    A product with the reciprocal, less what it is too large by (Markstein 1990): three instructions in place of a
-    dozen and a branch. The signs are such that a zero keeps its own.
+    The product, less what it is too large by (Markstein 1990): three instructions in place of a dozen and a
+    branch. The signs are such that a zero keeps its own.
     """
-    inverse = tl.div_rn(1.0, scale)
-    # with an infinite scale the product is right as it is, and what it is too large by would be NaN
-    divisor = tl.where(scale == float("inf"), 0.0, scale)
     product = y * inverse
     # not -y, which is 0 - y and an instruction of its own
     excess = tl.fma(product, divisor, y * -1.0)
@@ -44,24 +42,56 @@ def quotients(
 
 
 @triton.jit
-def quantise(
-    y,  # [groups, block] fp32, zero in the padding
+def quotients(
+    y,  # [groups, block] fp32, infinite only where scale is
+    scale,  # [groups, 1] fp32: what ``scales`` returns
+    OF: tl.constexpr,  # the dtype that y was rounded to
+):
+    """Return ``y / scale``, rounded to nearest."""
+    if OF == tl.bfloat16:
+        # within 2**-21, which is enough: of bf16 numbers and the scales that those have no quotient is nearer than
+        # 2**-40 to the middle of two numbers of fp32, and only there would rounding go wrong
+        root = tl.rsqrt(scale)
+        inverse = root * root
+    else:
+        inverse = tl.div_rn(1.0, scale)
+    # with an infinite scale the product is right as it is, and what it is too large by would be NaN
+    return divided(y, tl.where(scale == float("inf"), 0.0, scale), inverse)
+
+
+@triton.jit
+def scales(
+    amax,  # [groups, 1] fp32, not negative, or NaN
     FLOOR: tl.constexpr,
     FP8_MAX: tl.constexpr,
 ):
-    """Return ``y / scale`` held to the range of the type, still in fp32, and ``scale``, [groups, 1].
+    """Return ``max(amax, FLOOR) / FP8_MAX``, rounded to nearest as in the native form; ``/`` is not, on a GPU."""
+    # not tl.maximum, which loses NaN
+    amax = tl.where(amax < FLOOR, FLOOR, amax)
+    # as with an infinite scale
+    return tl.where(amax == float("inf"), amax, divided(amax, FP8_MAX, 1.0 / FP8_MAX))
 
-    ``scale = max(amax, FLOOR) / FP8_MAX``. NaN in a group makes the scale and all its values NaN.
+
+@triton.jit
+def quantise(
+    y,  # [groups, block] fp32, zero in the padding
+    OF: tl.constexpr,  # the dtype that y was rounded to
+    FLOOR: tl.constexpr,
+    FP8_MAX: tl.constexpr,
+):
+    """Return ``y / scale``, still in fp32, and ``scale = max(amax, FLOOR) / FP8_MAX``, [groups, 1].
+
+    NaN in a group makes the scale and all its values NaN.
+
+    No value has to be held to the range of the type: ``|y| <= amax`` and
+    ``scale >= amax / FP8_MAX * (1 - 2**-24)``, so that a quotient is at most the fp32 number after ``FP8_MAX``,
+    which conversion rounds to ``FP8_MAX``. With an infinite amax it is NaN or zero.
     """
     # as integers, magnitudes keep their order and NaN is the largest: tl.max of floats would lose it
     magnitude = y.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     amax = tl.max(magnitude, axis=1, keep_dims=True).to(tl.float32, bitcast=True)
-    # not tl.maximum, which loses NaN too
-    amax = tl.where(amax < FLOOR, FLOOR, amax)
-    # exact, for the native form is, and `/` is a few units off on a GPU
-    scale = tl.div_rn(amax, FP8_MAX)
-    values = quotients(y, scale)
-    return tl.clamp(values, -FP8_MAX, FP8_MAX, propagate_nan=tl.PropagateNan.ALL), scale
+    scale = scales(amax, FLOOR, FP8_MAX)
+    return quotients(y, scale, OF), scale
 
 
 def quantise_args(

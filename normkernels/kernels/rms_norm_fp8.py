@@ -131,11 +131,11 @@ def rms_norm_fp8_kernel(
         )
         tl.store(y_at, y, mask=mask)
 
-    y = y.to(tl.float32)
+    y = widened(y)
     if GROUP != BLOCK or WIDTH % GROUP != 0:
         # the padding of a group is no zero where 1 / rms is infinite
         y = tl.where(mask, y, 0.0)
-    values, scale = quantise(tl.reshape(y, [LINES, BLOCK]), FLOOR, FP8_MAX)
+    values, scale = quantise(tl.reshape(y, [LINES, BLOCK]), x_ptr.dtype.element_ty, FLOOR, FP8_MAX)
     values = tl.reshape(values, [ROWS, GROUPS * BLOCK])
     out_at = tile_pointers(
         out_ptr,

@@ -12,7 +12,7 @@ from normkernels.fp8 import Quantisation
 from normkernels.kernels.plans import Cut, Plan
 from normkernels.kernels.quantise import block_columns, quantise, quantise_args
 from normkernels.kernels.rms_norm_gated import gated_norm
-from normkernels.kernels.row_norm import rounding_points
+from normkernels.kernels.row_norm import rounding_points, widened
 from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
@@ -96,7 +96,7 @@ def rms_norm_gated_fp8_kernel(
     x_at = tile_pointers(
         x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
     )
-    x = tl.load(x_at, mask=mask, other=0.0).to(tl.float32)
+    x = widened(tl.load(x_at, mask=mask, other=0.0))
     if GATE == "none":
         gate = x
     else:
@@ -113,10 +113,10 @@ def rms_norm_gated_fp8_kernel(
             LEADING,
             ACCESS,
         )
-        gate = tl.load(gate_at, mask=mask, other=0.0).to(tl.float32)
+        gate = widened(tl.load(gate_at, mask=mask, other=0.0))
     weight_at = column_pointers(weight_ptr, first + cols, weight_stride, ACCESS)
     # not masked by rows: those of one thread then share it
-    weight = tl.load(weight_at, mask=there, other=0.0).to(tl.float32)
+    weight = widened(tl.load(weight_at, mask=there, other=0.0))
 
     y = gated_norm(
         x,
@@ -136,11 +136,12 @@ def rms_norm_gated_fp8_kernel(
         )
         tl.store(y_at, y, mask=mask)
 
-    y = y.to(tl.float32)
+    y = widened(y)
     if BLOCKS * COLS != SPAN or N % SPAN != 0:
         # the padding is no zero where 1 / rms is infinite
         y = tl.where(mask, y, 0.0)
-    values, scale = quantise(tl.reshape(y, [LINES // SCALED, SCALED * COLS]), FLOOR, FP8_MAX)
+    y = tl.reshape(y, [LINES // SCALED, SCALED * COLS])
+    values, scale = quantise(y, x_ptr.dtype.element_ty, FLOOR, FP8_MAX)
     values = tl.reshape(values, [TILE_ROWS, TILE_COLS])
     out_at = tile_pointers(
         out_ptr,
