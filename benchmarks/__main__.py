@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,13 +118,18 @@ def run(
     results = Results(environment(device), ())
     console = _console()
     began = time.monotonic()
-    before = _judged_before(todo, peers, device, effort, workers_for(device) if workers is None else workers)
+    with ThreadPoolExecutor(1) as beside:
+        # some packages take as long to import as some judgements to be made
+        loading = beside.submit(implementations, peers)
+        workers = workers_for(device) if workers is None else workers
+        before = _judged_before(todo, peers, device, effort, workers, None if budget is None else budget / 2)
+        those = loading.result()
     for lost in before.lost:
         console.print(f"judged again, alone: {lost}", markup=False)
     told = {"workers": before.workers, "seconds": round(before.seconds, 1), "lost": list(before.lost)}
     results = replace(results, header={**results.header, "ahead": told})
     console.print(f"{len(before.judged)} judgements of {before.workers} processes in {before.seconds:.0f} s")
-    those, seen = implementations(peers), clocks()
+    seen = clocks()
     for place, workload in enumerate(todo):
         late = budget is not None and time.monotonic() - began > budget
         if late or (device == "cpu" and workload.bytes > CPU_BYTES):
@@ -147,7 +153,12 @@ def run(
 
 
 def _judged_before(
-    todo: tuple[Workload, ...], peers: tuple[str, ...], device: str, effort: Effort, workers: int
+    todo: tuple[Workload, ...],
+    peers: tuple[str, ...],
+    device: str,
+    effort: Effort,
+    workers: int,
+    seconds: float | None,
 ) -> Ahead:
     """What workers judge, where there are any; what they leave is judged where it is timed."""
     small = tuple(workload for workload in todo if device != "cpu" or workload.bytes <= CPU_BYTES)
@@ -156,7 +167,7 @@ def _judged_before(
     # what is left to compile here is little
     one_thread()
     targets = {OURS: OURS, **{name: PEERS[name] for name in peers}}
-    return judge_ahead(small, targets, device, effort.crowd, min(workers, len(small)))
+    return judge_ahead(small, targets, device, effort.crowd, min(workers, len(small)), seconds=seconds)
 
 
 if __name__ == "__main__":

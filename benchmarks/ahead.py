@@ -7,6 +7,7 @@ processes a time says nothing, and whoever searches does so again, alone, where 
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import threading
@@ -23,7 +24,7 @@ import torch
 
 from benchmarks.judged import Judgement, judge
 from benchmarks.measure import let_go
-from benchmarks.peers import BUILT_ONCE, SLOW_TO_BUILD
+from benchmarks.peers import SLOW_TO_BUILD
 from benchmarks.shapes import Workload
 from conformance.adapter import Adapter, load, poisons
 from conformance.calling import Subject
@@ -39,9 +40,8 @@ HELD = 10  # bytes for each that a call moves
 CONTEXT = 10**9  # bytes of a process's CUDA context and modules
 USED = 0.85  # of the GPU's free memory
 LARGE = 2**28  # bytes from which a workload's judgement is begun before others: nothing long comes last
-# of what is built once, all operations
-NORMS = frozenset({"rms_norm", "gemma_rms_norm"})
-LIMIT = 240.0  # seconds for one job: what hangs is ended
+LIMIT = 150.0  # seconds without an answer: what hangs is ended
+TRIES = 2  # processes in a row that answer nothing: no other would
 MOST_WORKERS = 14
 
 
@@ -75,49 +75,56 @@ class Ahead:
 NOTHING = Ahead({})
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process that judges, and the line to it."""
+
+    process: SpawnProcess
+    line: Connection
+
+
 def workers_for(device: str) -> int:
     """How many processes judge at a time where nobody says: none without a GPU, else two cores are left alone."""
     return 0 if device == "cpu" else max(1, min(MOST_WORKERS, (os.cpu_count() or 1) - 2))
 
 
 def judge_ahead(
-    todo: Sequence[Workload], targets: Targets, device: str, crowd: int, workers: int, memory: int | None = None
+    todo: Sequence[Workload],
+    targets: Targets,
+    device: str,
+    crowd: int,
+    workers: int,
+    *,
+    seconds: float | None = None,
 ) -> Ahead:
-    """Judge every implementation on every workload in ``workers`` processes.
+    """Judge every implementation on every workload in ``workers`` processes; begin nothing after ``seconds``.
 
-    ``memory``: bytes of the GPU that they may hold together, by default most of what is free. A job whose process
-    dies, hangs or raises is lost: its judgements, but for those that were made before, are left to the caller.
+    A job whose process dies, hangs or raises is lost: its judgements, but for those that were made before, are
+    left to the caller.
     """
     begun = time.monotonic()
-    room = _free(device) - workers * CONTEXT if memory is None else memory
-    queue = _Queue(list(jobs(todo, tuple(targets))), max(room, 0))
+    end = math.inf if seconds is None else begun + seconds
+    queue = _Queue(list(jobs(todo, tuple(targets))), max(_free(device) - workers * CONTEXT, 0), end)
     found: Judged = {}
     lost: list[str] = []
 
-    def start() -> tuple[SpawnProcess, Connection]:
+    def start() -> Worker:
         return _started(targets, device, crowd)
 
     with ThreadPoolExecutor(workers) as pool:
         for done in [pool.submit(_attend, queue, start, found, lost) for _ in range(workers)]:
             done.result()
+    lost.extend(f"{job.workload.name}: {', '.join(job.names)}: not begun" for job in queue.waiting)
     return Ahead(found, time.monotonic() - begun, workers, tuple(lost))
 
 
 def jobs(todo: Sequence[Workload], names: tuple[str, ...]) -> tuple[Job, ...]:
-    """What is to be judged, the longest first.
-
-    First whoever searches, and one call of whoever is built once; then what is large; last the others that wait
-    for what is built.
-    """
-    usual = tuple(name for name in names if name not in SLOW_TO_BUILD | BUILT_ONCE)
+    """What is to be judged, the longest first: whoever searches for long, then what is large, then all others."""
+    usual = tuple(name for name in names if name not in SLOW_TO_BUILD)
     slow = tuple(name for name in names if name in SLOW_TO_BUILD)
-    built = tuple(name for name in names if name in BUILT_ONCE)
     searching = [Job(one, slow) for one in todo if one.autotuned and slow]
-    waiting = [Job(one, built) for one in todo if built and one.case.operation in NORMS]
     rest = [Job(one, usual) for one in todo if usual]
-    large = [job for job in rest if job.workload.bytes >= LARGE]
-    small = [job for job in rest if job.workload.bytes < LARGE]
-    return (*waiting[:1], *searching, *large, *small, *waiting[1:])
+    return (*searching, *sorted(rest, key=lambda job: job.workload.bytes < LARGE))
 
 
 def _free(device: str) -> int:
@@ -130,13 +137,14 @@ class _Queue:
 
     waiting: list[Job]
     room: int
+    end: float = math.inf  # on the monotonic clock: nothing is begun after
     held: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def take(self) -> Job | None:
         """The first job that fits beside those under way; waits for one to end; None where none is left."""
         with self.changed:
-            while self.waiting:
+            while self.waiting and time.monotonic() < self.end:
                 for place, job in enumerate(self.waiting):
                     if not self.held or self.held + job.bytes <= self.room:
                         self.held += job.bytes
@@ -153,33 +161,35 @@ class _Queue:
 
 def _attend(
     queue: _Queue,
-    start: Callable[[], tuple[SpawnProcess, Connection]],
+    start: Callable[[], Worker],
     found: Judged,
     lost: list[str],
 ) -> None:
     """Hand jobs to one process after the other's answer, and begin another process where it fails."""
-    process, line = start()
-    while job := queue.take():
+    worker: Worker | None = None
+    barren = 0
+    while barren < TRIES and (job := queue.take()):
         missing = set(job.names)
         try:
-            line.send(job)
-            while (said := _answer(line)) is not None:
+            worker = worker or start()
+            worker.line.send(job)
+            while (said := _answer(worker.line)) is not None:
                 name, judgement = said
                 missing.discard(name)
                 if judgement is not None:
                     found[job.workload.name, name] = judgement
         except (EOFError, OSError) as error:
-            lost.append(
-                f"{job.workload.name}: {', '.join(sorted(missing))}: {type(error).__name__} {error}".strip()
-            )
-            _end(process, line)
-            process, line = start()
+            why = f"{type(error).__name__} {error}".strip()
+            lost.append(f"{job.workload.name}: {', '.join(sorted(missing))}: {why}")
+            worker = _ended(worker)
         finally:
             queue.done(job)
-    with suppress(OSError):
-        line.send(None)
-    process.join(timeout=10)
-    _end(process, line)
+        barren = 0 if missing < set(job.names) else barren + 1
+    if worker:
+        with suppress(OSError):
+            worker.line.send(None)
+        worker.process.join(timeout=10)
+        _ended(worker)
 
 
 def _answer(line: Connection) -> tuple[str, Judgement | None] | None:
@@ -191,21 +201,23 @@ def _answer(line: Connection) -> tuple[str, Judgement | None] | None:
     return said
 
 
-def _end(process: SpawnProcess, line: Connection) -> None:
-    line.close()
-    if process.is_alive():
-        process.kill()
-    process.join()
+def _ended(worker: Worker | None) -> None:
+    if worker is None:
+        return
+    worker.line.close()
+    if worker.process.is_alive():
+        worker.process.kill()
+    worker.process.join()
 
 
-def _started(targets: Targets, device: str, crowd: int) -> tuple[SpawnProcess, Connection]:
+def _started(targets: Targets, device: str, crowd: int) -> Worker:
     # a process that was forked could not use CUDA
     spawning = multiprocessing.get_context("spawn")
     ours, theirs = spawning.Pipe()
     process = spawning.Process(target=_work, args=(theirs, dict(targets), device, crowd), daemon=True)
     process.start()
     theirs.close()
-    return process, ours
+    return Worker(process, ours)
 
 
 # --- in a worker ------------------------------------------------------------------------------------------------

@@ -42,8 +42,8 @@ class Row:
     """One workload: its case as data, the bytes it moves, how many tokens and columns, and what everybody took.
 
     ``ceilings`` are cold device times at as many bytes: ``copy``, ``triad`` and ``quad``, each the best of several
-    ways that stand beside it (``copy: memcpy``), and ``empty`` of a launch alone; ``ceiling`` names the one to read
-    ours next to. ``beside``: the row of the same bytes with a plan of its own.
+    ways that stand beside it (``copy: memcpy``), and ``empty`` of a launch alone; ``ceiling`` names the one to
+    read ours next to. ``beside``: the row of the same bytes with a plan of its own.
     ``seconds`` that went into drawing arguments, judging, capturing and timing.
     """
 

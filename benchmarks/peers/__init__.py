@@ -24,7 +24,5 @@ PEERS = {
 }
 # search for seconds a shape: timed where a workload asks for it
 SLOW_TO_BUILD = frozenset({"compile autotuned"})
-# compile for seconds in their process or another before their first call, and never again
-BUILT_ONCE = frozenset({"flashinfer"})
 # choose by measuring, and may choose otherwise in another process
 SEARCHING = frozenset({"compile", "compile autotuned", "fla fused", "fla layernorm"})
