@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import torch
 from rich.console import Console
 
 from benchmarks import results as written
+from benchmarks.ahead import NOTHING, Ahead, judge_ahead, one_thread, workers_for
 from benchmarks.draw import draw as drawn
 from benchmarks.environment import clocks, environment, highest
 from benchmarks.measure import SMOKE, Effort, implementations, measure
-from benchmarks.peers import PEERS
+from benchmarks.peers import OURS, PEERS
 from benchmarks.results import Results
 from benchmarks.shapes import Workload, workloads
 from benchmarks.table import line, show
@@ -32,6 +34,9 @@ CPU_BYTES = 10**6
 @click.option("--peers", metavar="NAMES", help=f"Whom to run beside ours: {', '.join(PEERS)}. By default all.")
 @click.option("--budget", metavar="SECONDS", type=float, help="Begin no workload after that.")
 @click.option("--rounds", type=click.IntRange(1), help="How often each graph is replayed.")
+@click.option(
+    "--ahead", metavar="N", type=click.IntRange(0), help="Processes that judge before anything is timed."
+)
 @click.option("--out", metavar="FILE", type=click.Path(path_type=Path), default=OUT, show_default=True)
 @click.pass_context
 def cli(
@@ -40,11 +45,12 @@ def cli(
     peers: str | None,
     budget: float | None,
     rounds: int | None,
+    ahead: int | None,
     out: Path,
 ) -> None:
     """Judge and time every workload, the most telling first, and write the result after each."""
     if context.invoked_subcommand is None:
-        run(chosen(only), named(peers), out, budget=budget, rounds=rounds)
+        run(chosen(only), named(peers), out, budget=budget, rounds=rounds, workers=ahead)
 
 
 @cli.command()
@@ -101,8 +107,9 @@ def run(
     *,
     budget: float | None = None,
     rounds: int | None = None,
+    workers: int | None = None,
 ) -> Results:
-    """Measure workload by workload; what was found so far is in ``out`` after each."""
+    """Judge in so many processes, then measure workload by workload; what was found so far is in ``out``."""
     device = choose_device()
     effort = Effort() if device != "cpu" else SMOKE
     effort = effort if rounds is None else replace(effort, rounds=rounds)
@@ -110,14 +117,26 @@ def run(
         faithful_interpreter()
     results = Results(environment(device), ())
     console = _console()
-    those, began, seen = implementations(peers), time.monotonic(), clocks()
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as beside:
+        # some packages take as long to import as some judgements to be made
+        loading = beside.submit(implementations, peers)
+        workers = workers_for(device) if workers is None else workers
+        before = _judged_before(todo, peers, device, effort, workers, None if budget is None else budget / 2)
+        those = loading.result()
+    for lost in before.lost:
+        console.print(f"judged again, alone: {lost}", markup=False)
+    told = {"workers": before.workers, "seconds": round(before.seconds, 1), "lost": list(before.lost)}
+    results = replace(results, header={**results.header, "ahead": told})
+    console.print(f"{len(before.judged)} judgements of {before.workers} processes in {before.seconds:.0f} s")
+    seen = clocks()
     for place, workload in enumerate(todo):
         late = budget is not None and time.monotonic() - began > budget
         if late or (device == "cpu" and workload.bytes > CPU_BYTES):
             results = replace(results, left_out=(*results.left_out, workload.name))
             continue
         try:
-            row = measure(workload, those, device, effort)
+            row = measure(workload, those, device, effort, before.of(workload))
         except torch.OutOfMemoryError as error:
             console.print(f"{workload.name}: {error}", markup=False)
             results = replace(results, left_out=(*results.left_out, workload.name))
@@ -125,11 +144,30 @@ def run(
         seen = highest(seen, clocks())
         results = replace(results, header={**results.header, "clocks": seen}, rows=(*results.rows, row))
         written.write(results, out)
-        told = " | ".join(line(results.rows, row))
-        console.print(f"{place + 1}/{len(todo)} {time.monotonic() - began:.0f} s: {told}", markup=False)
+        said = " | ".join(line(results.rows, row))
+        spent = ", ".join(f"{what} {seconds:.1f}" for what, seconds in row.seconds.items())
+        console.print(f"{place + 1}/{len(todo)} {time.monotonic() - began:.0f} s ({spent}): {said}", markup=False)
     written.write(results, out)
     show(results, console)
     return results
+
+
+def _judged_before(
+    todo: tuple[Workload, ...],
+    peers: tuple[str, ...],
+    device: str,
+    effort: Effort,
+    workers: int,
+    seconds: float | None,
+) -> Ahead:
+    """What workers judge, where there are any; what they leave is judged where it is timed."""
+    small = tuple(workload for workload in todo if device != "cpu" or workload.bytes <= CPU_BYTES)
+    if not workers or not small:
+        return NOTHING
+    # what is left to compile here is little
+    one_thread()
+    targets = {OURS: OURS, **{name: PEERS[name] for name in peers}}
+    return judge_ahead(small, targets, device, effort.crowd, min(workers, len(small)), seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from conformance.adapter import load
 from conformance.calling import Subject
 from conformance.report.header import header
 
-PACKAGES = ("liger-kernel", "fla-core", "quack-kernels", "flashinfer-python")
+PACKAGES = ("liger-kernel", "fla-core", "quack-kernels", "flashinfer-python", "nvidia-cutlass-dsl")
 GRAPHS = "replayed CUDA graphs, by the device's events"
 WALL = "the host's clock, for want of CUDA: no measurement of anything"
 

@@ -85,6 +85,14 @@ def judge(subject: Subject, workload: Workload, values: Values, crowd: int = CRO
     return Judgement(Status.PASSED, "", form, invariant, _path(subject, case, values))
 
 
+def confirmed(subject: Subject, workload: Workload, values: Values, found: Judgement) -> Judgement:
+    """What was judged in another process, where what runs may have been chosen otherwise: its call once more."""
+    if found.status is not Status.PASSED:
+        return found
+    outputs = _judged(subject, workload.case, values, found.form)
+    return outputs if isinstance(outputs, Judgement) else found
+
+
 def _same_in_float32(subject: Subject, case: Case, values: Values, form: str, crowd: int) -> bool:
     """Whether rows have the same bits in float32 as well, where nearly every other order of additions shows.
 

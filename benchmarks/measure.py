@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from benchmarks import ceilings
-from benchmarks.judged import CROWD, Judgement, Values, judge
-from benchmarks.peers import OURS, PEERS, SLOW_TO_BUILD
+from benchmarks.judged import CROWD, Judgement, Values, confirmed, judge
+from benchmarks.peers import OURS, PEERS, SEARCHING, SLOW_TO_BUILD
 from benchmarks.results import CONTROL, PASSED, Entry, Row
 from benchmarks.shapes import Workload, tokens_of
-from benchmarks.timing import Timing, Uncapturable, device_times, host_times
+from benchmarks.timing import Timing, Uncapturable, device_times, host_times, noted
 from conformance.adapter import Adapter, load
 from conformance.calling import Subject, arguments_of
 from conformance.materialize import materialize, values_of
@@ -72,20 +72,26 @@ def implementations(names: Sequence[str] = tuple(PEERS)) -> Implementations:
     return Implementations(adapters, missing)
 
 
-def measure(workload: Workload, those: Implementations, device: str, effort: Effort) -> Row:
-    """Judge and time everybody on one workload."""
-    values = {name: tensor.to(device) for name, tensor in values_of(workload.case).items()}
-    judged = {
-        name: judge(Subject(adapter, device), workload, values, effort.crowd)
-        for name, adapter in those.adapters.items()
-        if workload.autotuned or name not in SLOW_TO_BUILD
-    }
+def measure(
+    workload: Workload,
+    those: Implementations,
+    device: str,
+    effort: Effort,
+    ahead: Mapping[str, Judgement] | None = None,
+) -> Row:
+    """Judge and time everybody on one workload; ``ahead``: who was judged on it before, in another process."""
+    spent: dict[str, float] = {}
+    with noted(spent, "drawing"):
+        values = {name: tensor.to(device) for name, tensor in values_of(workload.case).items()}
+    with noted(spent, "judging"):
+        judged = _judged(workload, values, those, device, effort.crowd, ahead or {})
     entries = {name: _entry(name, judgement) for name, judgement in judged.items()}
     entries |= {name: Entry(name, NOT_INSTALLED, reason) for name, reason in those.missing.items()}
-    sets = set_count(workload.bytes, effort.sets)
-    calls = _calls(workload, values, those, judged, device, sets)
-    limits = ceilings.memory(workload.bytes, sets, device) | ceilings.launches(sets, device)
-    entries, lowest = _timed(workload, calls, limits, entries, effort)
+    with noted(spent, "drawing"):
+        sets = set_count(workload.bytes, effort.sets)
+        calls = _calls(workload, values, those, judged, device, sets)
+        limits = ceilings.memory(workload.bytes, sets, device) | ceilings.launches(sets, device)
+    entries, lowest = _timed(workload, calls, limits, entries, effort, spent)
     row = Row(
         workload.name,
         workload.case.operation,
@@ -97,9 +103,34 @@ def measure(workload: Workload, those: Implementations, device: str, effort: Eff
         workload.case.to_data(),
         tuple(entries.values()),
         lowest,
+        {what: round(seconds, 2) for what, seconds in spent.items()},
     )
-    _let_go(device)
+    del values, calls, limits
+    let_go(device)
     return row
+
+
+def _judged(
+    workload: Workload,
+    values: Values,
+    those: Implementations,
+    device: str,
+    crowd: int,
+    ahead: Mapping[str, Judgement],
+) -> dict[str, Judgement]:
+    """Everybody's judgement: of before, where there is one, and confirmed where what runs was chosen anew."""
+    found = {}
+    for name, adapter in those.adapters.items():
+        subject = Subject(adapter, device)
+        if name in SLOW_TO_BUILD and not workload.autotuned:
+            continue
+        if name not in ahead:
+            found[name] = judge(subject, workload, values, crowd)
+        elif name in SEARCHING:
+            found[name] = confirmed(subject, workload, values, ahead[name])
+        else:
+            found[name] = ahead[name]
+    return found
 
 
 def _entry(name: str, judgement: Judgement) -> Entry:
@@ -146,32 +177,38 @@ def _call(adapter: Adapter, workload: Workload, form: str, arguments: Arguments)
 
 
 def _timed(
-    workload: Workload, calls: Calls, limits: Calls, entries: dict[str, Entry], effort: Effort
+    workload: Workload,
+    calls: Calls,
+    limits: Calls,
+    entries: dict[str, Entry],
+    effort: Effort,
+    spent: dict[str, float],
 ) -> tuple[dict[str, Entry], dict[str, Timing]]:
     """Entries with their timings, the control among them, and the times of the ceilings."""
     small = workload.bytes < COLD_BYTES
-    cold, refused = _recorded(calls | limits, effort.rounds)
-    warm = _recorded({name: each[:1] for name, each in calls.items()}, effort.rounds)[0] if small else {}
+    cold, refused = _recorded(calls | limits, effort.rounds, spent)
+    warm = _recorded({name: each[:1] for name, each in calls.items()}, effort.rounds, spent)[0] if small else {}
     host_rounds = effort.host if small else effort.large
-    host = host_times({name: each[0] for name, each in calls.items()}, rounds=host_rounds)
+    with noted(spent, "timing"):
+        host = host_times({name: each[0] for name, each in calls.items()}, rounds=host_rounds)
     if CONTROL in calls:
         entries[CONTROL] = replace(entries[OURS], name=CONTROL)
     for name in calls:
         entries[name] = replace(entries[name], cold=cold.get(name), warm=warm.get(name), host=host[name])
         if name in refused:
             entries[name] = replace(entries[name], status=NOT_TIMED, reason=refused[name])
-    return entries, {name: cold[name] for name in limits if name in cold}
+    return entries, ceilings.highest({name: cold[name] for name in limits if name in cold})
 
 
-def _recorded(calls: Calls, rounds: int) -> tuple[dict[str, Timing], dict[str, str]]:
+def _recorded(calls: Calls, rounds: int, spent: dict[str, float]) -> tuple[dict[str, Timing], dict[str, str]]:
     """Device times, and why there is none of those that no graph can record."""
     try:
-        return device_times(calls, rounds=rounds), {}
+        return device_times(calls, rounds=rounds, spent=spent), {}
     except Uncapturable as some:
         return some.timings, {name: f"no CUDA graph records it: {why}" for name, why in some.reasons.items()}
 
 
-def _let_go(device: str) -> None:
+def let_go(device: str) -> None:
     """What was compiled for this row's shapes is of no use to the next, and neither is its memory."""
     torch.compiler.reset()
     gc.collect()

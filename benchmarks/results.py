@@ -41,8 +41,10 @@ class Entry:
 class Row:
     """One workload: its case as data, the bytes it moves, how many tokens and columns, and what everybody took.
 
-    ``ceilings`` are cold device times at as many bytes: ``copy``, ``triad``, and ``empty`` of a launch alone;
-    ``ceiling`` names the one to read ours next to. ``beside``: the row of the same bytes with a plan of its own.
+    ``ceilings`` are cold device times at as many bytes: ``copy``, ``triad`` and ``quad``, each the best of several
+    ways that stand beside it (``copy: memcpy``), and ``empty`` of a launch alone; ``ceiling`` names the one to
+    read ours next to. ``beside``: the row of the same bytes with a plan of its own.
+    ``seconds`` that went into drawing arguments, judging, capturing and timing.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Row:
     case: Mapping[str, Any]
     entries: tuple[Entry, ...]
     ceilings: Mapping[str, Timing] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def entry(self, name: str) -> Entry | None:
         """The entry of an implementation, where the row has one."""

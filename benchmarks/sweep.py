@@ -217,7 +217,8 @@ def sweep(size: Size, device: str, rounds: int, refused: Collection[Tried] = ())
     times = device_times(calls | limits, rounds=rounds)
     differing = tuple(name for name in tried if not same[name])
     measured = {name: times[name] for name in calls}
-    return Swept(size, label(today), measured, {name: times[name] for name in limits}, differing)
+    limited = ceilings.highest({name: times[name] for name in limits})
+    return Swept(size, label(today), measured, limited, differing)
 
 
 def same_bits(one: Problem, today: Plan, tried: Mapping[str, Plan]) -> dict[str, bool]:

@@ -29,6 +29,7 @@ NOTHING = "-"
 NOT_INVARIANT = "*"
 # of the first table; "beside" is our own call of as many bytes that has a plan for itself
 COLUMNS = ("MB", "plan", "µs", "TB/s", "ceiling", "to invariant peer", "to any peer", "control", "to beside")
+CEILINGS = ("copy", "triad", "quad", "empty")
 
 
 def show(results: Results, console: Console) -> None:
@@ -127,11 +128,11 @@ def times(rows: Sequence[Row]) -> Table:
     names = _names(rows)
     table = Table(box=box.SIMPLE, title=f"µs cold (warm); {NOT_INVARIANT} where rows depend on their batch")
     table.add_column("workload")
-    for name in (*names, "copy", "triad", "empty"):
+    for name in (*names, *CEILINGS):
         table.add_column(name, justify="right")
     for row in rows:
         cells = [_cell(rows, row, row.entry(name)) for name in names]
-        table.add_row(row.name, *cells, *(_time(row.ceilings.get(name)) for name in ("copy", "triad", "empty")))
+        table.add_row(row.name, *cells, *(_time(row.ceilings.get(name)) for name in CEILINGS))
     return table
 
 

@@ -15,6 +15,7 @@ from benchmarks.peers import OURS, formulas
 from benchmarks.peers.eager import Eager
 from benchmarks.results import CONTROL, PASSED
 from benchmarks.shapes import IN_PLACE, Workload, with_tokens, workloads
+from benchmarks.timing import Timing
 from conformance.adapter import Adapter, Declined
 from conformance.calling import Subject
 from conformance.materialize import values_of
@@ -128,7 +129,7 @@ def test_a_wrong_implementation_is_never_called_again(monkeypatch: pytest.Monkey
 
     def note(calls: dict[str, Any], **kinds: Any) -> dict[str, Any]:
         reached.extend(calls)
-        return dict.fromkeys(calls)
+        return dict.fromkeys(calls, Timing(1.0, 1.0, 1.0, 1))
 
     monkeypatch.setattr(measuring, "device_times", note)
     monkeypatch.setattr(measuring, "host_times", note)

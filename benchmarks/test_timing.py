@@ -78,6 +78,8 @@ def test_an_implementation_without_calls_is_refused() -> None:
         (4, 50.0, None, 16),  # whole passes: the probe has four
         (100, 90.0, None, 3),  # one pass of many calls is a probe
         (100, 90.0, 150, 2),  # what was asked for, in whole passes, and no probe beside
+        (1, 32000.0, None, 1),  # a call of two milliseconds is a replay
+        (2, 4800.0, None, 2),  # two passes of two calls last a millisecond
     ],
 )
 def test_a_graph_runs_through_its_sequence_until_it_lasts(

@@ -13,7 +13,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,10 @@ Call = Callable[[], object]
 Clock = Callable[[], float]  # runs something once and says how long it took, in microseconds
 
 REPLAY = 200.0  # microseconds that one replay should last, next to which its two events are nothing
-PROBE_CALLS = 16  # a graph of fewer says little of what one call takes
+LONG = 1000.0  # microseconds of a replay that is long enough however few its calls
+PROBE_CALLS = 16  # a graph of fewer that is no longer than its events says little of what one call takes
+PATIENCE = 0.5  # seconds that all rounds of one may take, for what is slow beside all others
+FEWEST = 10  # rounds of it all the same
 # several times what any L2 holds today: writing as much leaves nothing of anybody's inputs there
 L2_FLUSH = 256 * 2**20
 WARM_UPS = 3  # calls outside the graph: what is compiled, tuned or allocated once is so by then
@@ -48,8 +51,22 @@ class Uncapturable(Exception):
         self.timings = dict(timings)
 
 
+@contextlib.contextmanager
+def noted(spent: MutableMapping[str, float], what: str) -> Iterator[None]:
+    """Add the seconds that something lasts to those of its kind."""
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        spent[what] = spent.get(what, 0.0) + time.monotonic() - begun
+
+
 def device_times(
-    calls: Mapping[str, Sequence[Call]], *, rounds: int = 40, calls_per_graph: int | None = None
+    calls: Mapping[str, Sequence[Call]],
+    *,
+    rounds: int = 40,
+    calls_per_graph: int | None = None,
+    spent: MutableMapping[str, float] | None = None,
 ) -> dict[str, Timing]:
     """What one call of each implementation takes the device, in microseconds.
 
@@ -60,6 +77,9 @@ def device_times(
     A sequence of several calls is timed cold: L2 is written over before each replay. Let its calls' memory exceed
     twice what L2 holds, or be so many that one pass is long enough. A sequence of one is timed warm.
 
+    Who is so slow that all rounds would take half a second has fewer, and at least ten. ``spent`` gets the seconds
+    that went into ``capturing`` and into ``timing``.
+
     Raises :class:`Uncapturable` where calls raise, when all others are timed, and ``ValueError`` for an empty
     sequence.
     """
@@ -68,12 +88,15 @@ def device_times(
             raise ValueError(f"device_times: {name!r} has no calls, must have at least one")
     prepare = _replay_clock if torch.cuda.is_available() else _wall_clock
     clocks, reasons = {}, {}
-    for name, sequence in calls.items():
-        try:
-            clocks[name] = prepare(sequence, calls_per_graph)
-        except Exception as error:  # noqa: BLE001 - somebody else's code, which may raise anything
-            reasons[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    timings = _interleaved(clocks, rounds)
+    spent = {} if spent is None else spent
+    with noted(spent, "capturing"):
+        for name, sequence in calls.items():
+            try:
+                clocks[name] = prepare(sequence, calls_per_graph)
+            except Exception as error:  # noqa: BLE001 - somebody else's code, which may raise anything
+                reasons[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    with noted(spent, "timing"):
+        timings = _interleaved(clocks, rounds)
     if reasons:
         raise Uncapturable(reasons, timings)
     return timings
@@ -92,12 +115,15 @@ def host_times(calls: Mapping[str, Call], *, rounds: int = 200) -> dict[str, Tim
 
 
 def _interleaved(clocks: Mapping[str, Clock], rounds: int) -> dict[str, Timing]:
-    """Let every clock run once a round, each round in another order."""
+    """Let every clock run once a round, each round in another order, until it has taken too long altogether."""
     order = random.Random(0)  # noqa: S311 - reproducible, not secret
     seen: dict[str, list[float]] = {name: [] for name in clocks}
+    spent: dict[str, float] = {}
     for _ in range(rounds):
         for name in order.sample(list(clocks), len(clocks)):
-            seen[name].append(clocks[name]())
+            if len(seen[name]) < FEWEST or spent[name] < PATIENCE:
+                with noted(spent, name):
+                    seen[name].append(clocks[name]())
     return {name: summary(times) for name, times in seen.items()}
 
 
@@ -160,15 +186,24 @@ def _replay_clock(sequence: Sequence[Call], calls_per_graph: int | None) -> Cloc
     for _ in range(WARM_UPS):
         sequence[0]()
     cold = len(sequence) > 1
-    passes = math.ceil(max(calls_per_graph or PROBE_CALLS, len(sequence)) / len(sequence))
+    passes = math.ceil((calls_per_graph or 1) / len(sequence))
     graph = _recorded(sequence, passes)
-    shortest = min(_replayed(graph, cold=cold) for _ in range(WARM_UPS))
-    if calls_per_graph is None and shortest < REPLAY:
-        # the probe counts its own overhead as well: it asks for too few passes rather than for too many
-        passes = math.ceil(passes * REPLAY / shortest)
-        graph = _recorded(sequence, passes)
+    probed = math.ceil(PROBE_CALLS / len(sequence))
+    for enough in () if calls_per_graph else (probed, None):
+        # a probe counts its own overhead as well: it asks for too few passes rather than for too many
+        shortest = min(_replayed(graph, cold=cold) for _ in range(WARM_UPS))
+        wanted = _more(passes, shortest, enough)
+        if wanted > passes:
+            passes, graph = wanted, _recorded(sequence, wanted)
     count = passes * len(sequence)
     return lambda: _replayed(graph, cold=cold) / count
+
+
+def _more(passes: int, lasting: float, enough: int | None) -> int:
+    """How many passes a graph should have, where so many last so long; ``enough`` for a probe."""
+    if enough is not None:
+        return min(enough, math.ceil(passes * LONG / lasting))
+    return math.ceil(passes * REPLAY / lasting)
 
 
 def _recorded(sequence: Sequence[Call], passes: int) -> torch.cuda.CUDAGraph:

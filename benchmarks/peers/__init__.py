@@ -24,3 +24,5 @@ PEERS = {
 }
 # search for seconds a shape: timed where a workload asks for it
 SLOW_TO_BUILD = frozenset({"compile autotuned"})
+# choose by measuring, and may choose otherwise in another process
+SEARCHING = frozenset({"compile", "compile autotuned", "fla fused", "fla layernorm"})
