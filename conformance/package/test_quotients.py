@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import triton
 import triton.language as tl
 
+from conformance.package.gated_calls import DEVICE
 from normkernels.kernels.quantise import quotients
 
 # mantissas, magnitudes and signs whose quotients are seldom exact; and what has rules of its own
@@ -16,24 +15,26 @@ ODD = (1.0, 1.0078125, 1.375, 1.9921875, 3e-5, 448.0, 61440.0)
 SPECIAL = (0.0, -0.0, torch.nan)
 
 
+# A few of them a program, as the kernels have.
+GROUPS = 16
+
+
 @triton.jit  # type: ignore[untyped-decorator]
-def quotients_kernel(
-    y_ptr: Any,  # [groups, 16]
-    scale_ptr: Any,  # [groups]
-    out_ptr: Any,  # [groups, 16]
-    GROUPS: tl.constexpr,
-) -> None:
-    """Divide each group by its scale."""
-    group = tl.arange(0, GROUPS)[:, None]
+def quotients_kernel(y_ptr, scale_ptr, out_ptr, n_groups, GROUPS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Divide each of ``n_groups`` groups of 16 by its scale."""
+    group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)[:, None]
     at = group * 16 + tl.arange(0, 16)[None, :]
-    tl.store(out_ptr + at, quotients(tl.load(y_ptr + at), tl.load(scale_ptr + group)))
+    mask = group < n_groups
+    y = tl.load(y_ptr + at, mask=mask, other=0.0)
+    tl.store(out_ptr + at, quotients(y, tl.load(scale_ptr + group, mask=mask, other=1.0)), mask=mask)
 
 
 def divided(y: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Return what the kernel makes of ``y``, [groups, 16]."""
-    out = torch.empty_like(y)
-    quotients_kernel[(1,)](y, scales, out, GROUPS=len(scales))
-    return out
+    """Return what the kernel makes of ``y``, [groups, 16]: launched as the package launches its own."""
+    y, scales = y.to(DEVICE), scales.to(DEVICE)
+    out, programs = torch.empty_like(y), triton.cdiv(len(scales), GROUPS)
+    quotients_kernel[(programs,)](y, scales, out, len(scales), GROUPS=GROUPS, enable_fp_fusion=False)
+    return out.cpu()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
