@@ -43,7 +43,8 @@ class Adapter:
     expected value.
 
     A method with an underscore after an operation's name, and its signature, is the in-place form: it writes each
-    output over an argument (y over x, s over the residual) and returns those arguments, or nothing.
+    output over an argument (y over x, s over the residual) and returns those arguments, or nothing. Beside fp8
+    values the sum alone lies over an argument: that form returns all outputs, the residual among them.
     """
 
     name: str = ""

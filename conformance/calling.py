@@ -12,7 +12,7 @@ from conformance.budget import gib
 from conformance.case import Case
 from conformance.materialize import Materials, materialize, values_of
 from conformance.memory import POISONS
-from conformance.operations import OPERATIONS, Arguments, Operation
+from conformance.operations import OPERATIONS, Arguments, Operation, Output
 from conformance.oracle.arithmetic import Machine
 from conformance.verdict import NOT_IMPLEMENTED
 from conformance.watch import Record, watched
@@ -128,11 +128,14 @@ def metadata(case: Case, outputs: tuple[torch.Tensor, ...]) -> str:
     expected = OPERATIONS[case.operation].outputs(case)
     if len(outputs) != len(expected):
         return f"returned {len(outputs)} tensors, must be {len(expected)}"
-    for want, got in zip(expected, outputs, strict=True):
-        if got.dtype != want.dtype:
-            return f"{want.name} is {got.dtype}, must be {want.dtype}"
-        if tuple(got.shape) != want.shape:
-            return f"{want.name} has shape {tuple(got.shape)}, must be {want.shape}"
-        if misplaced := want.misplaced(got):
-            return f"{want.name} has strides {got.stride()}, must be {misplaced}"
-    return ""
+    return next(filter(None, map(misfit, expected, outputs)), "")
+
+
+def misfit(want: Output, got: torch.Tensor) -> str:
+    """What is wrong with the shape, dtype or strides of one output, or nothing."""
+    if got.dtype != want.dtype:
+        return f"{want.name} is {got.dtype}, must be {want.dtype}"
+    if tuple(got.shape) != want.shape:
+        return f"{want.name} has shape {tuple(got.shape)}, must be {want.shape}"
+    misplaced = want.misplaced(got)
+    return f"{want.name} has strides {got.stride()}, must be {misplaced}" if misplaced else ""

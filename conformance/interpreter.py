@@ -302,6 +302,11 @@ def implicit_cvt(argument: Any) -> Any:
     return _shipped_implicit_cvt(argument)
 
 
+def index(scalar: Tensor) -> int:
+    """Return the integer that bounds a loop (Triton 3.6: its scalars have a dimension, NumPy 2.4 refuses them)."""
+    return int(scalar.handle.data.item())
+
+
 # What replaces what, by its name in triton.runtime.interpreter. A class replaces the methods that it defines.
 REPLACEMENTS: dict[str, Any] = {
     "InterpreterBuilder": FaithfulBuilder,
@@ -338,6 +343,7 @@ def _patch_language_for_good() -> None:
         return getattr(builder, f"get_{ty.name}_ty")() if ty.name in FP8 else shipped_to_ir(ty, builder)
 
     tl.dtype.to_ir = to_ir
+    tl.tensor.__index__ = index
     nothing_to_restore = shipped._LangPatchScope()
     shipped._patch_lang = lambda _fn: nothing_to_restore
 

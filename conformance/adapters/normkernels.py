@@ -81,6 +81,11 @@ class NormKernels(Adapter):
         """Call the operation."""
         return normkernels.rms_norm_fp8(*given, path=self.forced, **flags)  # type: ignore[arg-type]
 
+    def rms_norm_fp8_(self, x: torch.Tensor, weight: torch.Tensor | None, **flags: Flag) -> Results:
+        """Call the operation with its sum over the residual."""
+        over = {"residual_out": flags["residual"]}
+        return normkernels.rms_norm_fp8(x, weight, path=self.forced, **flags, **over)
+
     def rms_norm_gated_fp8(self, *given: torch.Tensor, **flags: Flag) -> Results:
         """Call the operation."""
         return normkernels.rms_norm_gated_fp8(*given, path=self.forced, **flags)

@@ -110,8 +110,8 @@ def fp8_operation(name: str, norm: Operation) -> Operation:
         empties=empties,
         model_case=model_case,
         simpler=simpler,
-        # values have no argument of their dtype to lie over
-        in_place={},
+        # values and scales have no argument of their dtype to lie over, and y is fresh beside them
+        in_place={name: over for name, over in norm.in_place.items() if name != "y"},
         scaling=replace(norm.scaling, outputs=unscaled),
     )
 

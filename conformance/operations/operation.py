@@ -68,11 +68,11 @@ class Operation:
     bit: where in the output, and what must stand there. ``ordinary`` are the levels of the factor ``values`` that
     hold finite numbers far from overflow, ``telling`` the levels of other factors at which every rounding point
     shows. ``terms`` are what a wrong formula may lack. ``model_case`` is the call of a real model for a number of
-    tokens; ``simpler`` gives the cases to try in place of a failing one. ``in_place`` names, of every output, the
-    argument that the in-place form writes it over; empty where there is no such form. ``parameters`` are the
-    tensors that a model loads once, and may reload. ``scaling`` is how outputs follow a factor on the arguments.
-    ``carried`` names outputs that are the sum of x and an argument, and that argument: the next layer's call gets
-    them for it.
+    tokens; ``simpler`` gives the cases to try in place of a failing one. ``in_place`` names the argument that the
+    in-place form writes an output over, and leaves out the outputs that are fresh there too; empty where there is
+    no such form. ``parameters`` are the tensors that a model loads once, and may reload. ``scaling`` is how
+    outputs follow a factor on the arguments. ``carried`` names outputs that are the sum of x and an argument, and
+    that argument: the next layer's call gets them for it.
     """
 
     name: str

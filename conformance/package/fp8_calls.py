@@ -13,6 +13,8 @@ import torch
 import normkernels
 from conformance.package.gated_calls import DEVICE, Arguments, values
 from conformance.package.judged import by_the_oracle
+from normkernels import fp8
+from normkernels.call import Device
 
 Array = npt.NDArray[Any]
 Results = tuple[torch.Tensor, ...]
@@ -22,6 +24,14 @@ TYPES = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)
 # As the formats are defined: the largest number, and the least amax of a scale.
 MAX = {torch.float8_e4m3fn: 448.0, torch.float8_e4m3fnuz: 240.0}
 FLOOR = 1e-10
+# Each path with the types that it runs here: rows are for those that the GPU converts to, if there is one.
+CONVERTED = Device.of(torch.empty(0, device=DEVICE)).fp8
+FORMS = [
+    (path, dtype)
+    for path in ("rows", "native")
+    for dtype in TYPES
+    if path == "native" or fp8.name(dtype) in CONVERTED
+]
 
 
 def call(operation: str, *shape: int, dtype: torch.dtype = torch.float32, **changes: Any) -> Arguments:
@@ -77,6 +87,8 @@ def assert_right(operation: str, arguments: Arguments, results: Results) -> None
     assert got.is_contiguous() if "out" not in arguments else got is arguments["out"]
 
     again = {k: each for k, each in arguments.items() if k not in {"out", "residual_out"}}
+    # without what is given the call might run elsewhere, and have other bits
+    again["path"] = explain(operation, arguments).path
     if not arguments.get("also_unquantised"):
         results = run(operation, again | {"also_unquantised": True})
         # asking for y changes nothing else

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from conformance.package.gated_calls import Arguments, assert_right, call, run, strided, values
+from conformance.package.gated_calls import DEVICE, Arguments, assert_right, call, run, strided, values
 from normkernels import InvalidCall, PathUnavailable
 
 HALF, FULL, DOUBLE = torch.float16, torch.float32, torch.float64
@@ -34,8 +34,14 @@ BAD_CALLS: dict[str, tuple[Callable[[], Arguments], str]] = {
         lambda: call(x=values("x", 3, 128).to_sparse()),
         "x is torch.sparse_coo, must be torch.strided",
     ),
-    "x scalar": (lambda: call(x=torch.tensor(1.0)), r"x has shape \(\), must have a last dimension"),
-    "x integer": (lambda: call(x=torch.ones(3, 128, dtype=torch.int32)), "x is torch.int32, must be one of"),
+    "x scalar": (
+        lambda: call(x=torch.tensor(1.0, device=DEVICE)),
+        r"x has shape \(\), must have a last dimension",
+    ),
+    "x integer": (
+        lambda: call(x=torch.ones(3, 128, dtype=torch.int32, device=DEVICE)),
+        "x is torch.int32, must be one of",
+    ),
     "x fp8": (
         lambda: call(x=values("x", 3, 128).to(torch.float8_e4m3fn)),
         "x is torch.float8_e4m3fn, must be",

@@ -45,7 +45,11 @@ def in_the_weight(operation: str) -> Arguments:
 BAD_CALLS: dict[str, tuple[tuple[str, ...], Callable[[str], Arguments], str]] = {
     "x no tensor": (OPERATIONS, lambda op: call(op, x=[1.0]), "x is a list, must be a tensor"),
     "x fp8": (OPERATIONS, lambda op: call(op, x=fp8(3, 96)), "x is torch.float8_e4m3fn, must be"),
-    "x scalar": (OPERATIONS, lambda op: call(op, x=torch.tensor(1.0)), r"x has shape \(\), must have a last dim"),
+    "x scalar": (
+        OPERATIONS,
+        lambda op: call(op, x=torch.tensor(1.0, device=DEVICE)),
+        r"x has shape \(\), must have a last dim",
+    ),
     "weight": (OPERATIONS, lambda op: call(op, weight=values("w", 97)), r"weight has shape \(97,\), must be"),
     "no weight": (
         (GATED,),

@@ -11,9 +11,9 @@ import torch
 import normkernels
 from conformance.package.fp8_calls import (
     FLOOR,
+    FORMS,
     MAX,
     OPERATIONS,
-    TYPES,
     assert_right,
     call,
     full,
@@ -27,8 +27,7 @@ DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 PATHS = ["rows", "native"]
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("fp8_dtype", TYPES, ids=str)
+@pytest.mark.parametrize(("path", "fp8_dtype"), FORMS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_form_is_right(operation: str, dtype: torch.dtype, fp8_dtype: torch.dtype, path: str) -> None:
@@ -142,8 +141,7 @@ def test_the_norm_has_the_bits_of_the_plain_operation(operation: str, group: int
     assert same(want if isinstance(want, tuple) else (want,), run(operation, arguments)[2:])
 
 
-@pytest.mark.parametrize("fp8_dtype", TYPES, ids=str)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("path", "fp8_dtype"), FORMS, ids=str)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_group_of_zeros_has_the_least_scale(operation: str, path: str, fp8_dtype: torch.dtype) -> None:
     """No division by zero: zeros are zeros, and so is what a scale of the floor makes of what is smaller."""
@@ -162,8 +160,7 @@ def test_a_group_of_zeros_has_the_least_scale(operation: str, path: str, fp8_dty
     assert_right(operation, arguments, (got, scales))
 
 
-@pytest.mark.parametrize("fp8_dtype", TYPES, ids=str)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("path", "fp8_dtype"), FORMS, ids=str)
 def test_the_largest_of_a_group_is_the_largest_of_the_type(path: str, fp8_dtype: torch.dtype) -> None:
     """Never more, where y / scale is a rounding step above it, and never NaN: with weights of 4,096 sizes."""
     weight = torch.linspace(1, 2, 4096, device=DEVICE) * 1e3
@@ -177,8 +174,7 @@ def test_the_largest_of_a_group_is_the_largest_of_the_type(path: str, fp8_dtype:
     assert (numbers(got) == MAX[fp8_dtype]).all()
 
 
-@pytest.mark.parametrize("fp8_dtype", TYPES, ids=str)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("path", "fp8_dtype"), FORMS, ids=str)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_what_is_not_finite_stays_in_its_group(operation: str, path: str, fp8_dtype: torch.dtype) -> None:
     """NaN makes its group NaN; an infinity its scale infinite, itself NaN and the others zero."""

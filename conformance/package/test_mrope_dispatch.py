@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from conformance.package.mrope_calls import (
 from normkernels import InvalidCall, Path, PathUnavailable, Reason, routes
 from normkernels.kernels import plans
 from normkernels.kernels.plans import INTERPRETED, MEASURED, HeadPlan
+from normkernels.launch import Launched, launch
 
 OPERATIONS = ("mrope", "mrope_")
 LOW, DOUBLE = torch.bfloat16, torch.float64
@@ -240,7 +242,12 @@ def test_a_layout_gets_the_accesses_that_it_allows(name: str, monkeypatch: pytes
     """Sixteen bytes at a time only where every head, half and row of each tensor begins at a multiple of them."""
     wanted, make = ACCESSES[name]
     seen: list[str] = []
-    monkeypatch.setattr("normkernels.kernels.mrope.launch", lambda *args: seen.append(args[2]["ACCESS"]))
+
+    def note(kernel: Any, grid: Any, args: Any, *how: Any) -> Launched:
+        seen.append(args["ACCESS"])
+        return launch(kernel, grid, args, *how)
+
+    monkeypatch.setattr("normkernels.kernels.mrope.launch", note)
     run(make(), "mrope_")
 
     assert [wanted] == seen

@@ -40,7 +40,10 @@ BAD_CALLS: dict[str, tuple[Callable[[], Arguments], str]] = {
         r"q has shape \(5,\), must be \(tokens, heads, head_dim\), or \(tokens, heads \* head_dim\) with head_dim",
     ),
     "q of four dimensions": (lambda: call(q=values("q", 1, 5, 6, 64)), r"q has shape \(1, 5, 6, 64\), must be"),
-    "q integer": (lambda: call(q=torch.ones(5, 6, 64, dtype=torch.int32)), "q is torch.int32, must be one of"),
+    "q integer": (
+        lambda: call(q=torch.ones(5, 6, 64, dtype=torch.int32, device=DEVICE)),
+        "q is torch.int32, must be one of",
+    ),
     "q fp8": (lambda: call(q=values("q", 5, 6, 64).to(FP8)), "q is torch.float8_e4m3fn, must be one of"),
     "k none": (lambda: call(k=None), "k is a NoneType, must be a tensor"),
     "k double": (lambda: call(k=values("k", 5, 2, 64, dtype=DOUBLE)), "k is torch.float64, must be one of"),

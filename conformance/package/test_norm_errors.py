@@ -115,8 +115,14 @@ OVERLAPS: dict[str, tuple[Callable[[], Arguments], str]] = {
 BAD_CALLS: dict[str, tuple[Callable[[], Arguments], str]] = {
     "x no tensor": (lambda: call(x=[1.0]), "x is a list, must be a tensor"),
     "x sparse": (lambda: call(x=values("x", 3, 96).to_sparse()), "x is torch.sparse_coo, must be torch.strided"),
-    "x scalar": (lambda: call(x=torch.tensor(1.0)), r"x has shape \(\), must have a last dimension"),
-    "x integer": (lambda: call(x=torch.ones(3, 96, dtype=torch.int32)), "x is torch.int32, must be one of"),
+    "x scalar": (
+        lambda: call(x=torch.tensor(1.0, device=DEVICE)),
+        r"x has shape \(\), must have a last dimension",
+    ),
+    "x integer": (
+        lambda: call(x=torch.ones(3, 96, dtype=torch.int32, device=DEVICE)),
+        "x is torch.int32, must be one of",
+    ),
     "x fp8": (
         lambda: call(x=values("x", 3, 96).to(torch.float8_e4m3fn)),
         "x is torch.float8_e4m3fn, must be",
@@ -135,7 +141,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], Arguments], str]] = {
     "weight elsewhere": (lambda: call(weight=torch.empty(96, device="meta")), "weight is on meta, must be"),
     "residual no tensor": (lambda: call(residual=1.0), "residual is a float, must be a tensor"),
     "residual integer": (
-        lambda: call(residual=torch.ones(3, 96, dtype=torch.int32)),
+        lambda: call(residual=torch.ones(3, 96, dtype=torch.int32, device=DEVICE)),
         "residual is torch.int32, must be one of",
     ),
     "residual double": (

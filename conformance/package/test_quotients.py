@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -20,25 +18,20 @@ from normkernels.kernels.row_norm import DTYPES
 ODD = (1.0, 1.0078125, 1.375, 1.9921875, 3e-5, 448.0, 61440.0)
 SPECIAL = (0.0, -0.0, torch.nan)
 LARGEST = list(MAX.values())
+# few of them a program, as the kernels have
+GROUPS = 16
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def quotients_kernel(
-    y_ptr: Any,  # [groups, COLS]
-    scale_ptr: Any,  # [groups]
-    out_ptr: Any,  # [groups, COLS]
-    OF: tl.constexpr,
-    GROUPS: tl.constexpr,
-    COLS: tl.constexpr,
-) -> None:
-    """Divide each group by its scale."""
-    group = tl.arange(0, GROUPS)[:, None]
+def quotients_kernel(y_ptr, scale_ptr, out_ptr, OF: tl.constexpr, GROUPS: tl.constexpr, COLS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Divide each group of ``COLS`` by its scale, ``GROUPS`` of them a program."""
+    group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)[:, None]
     at = group * COLS + tl.arange(0, COLS)[None, :]
     tl.store(out_ptr + at, quotients(tl.load(y_ptr + at), tl.load(scale_ptr + group), OF))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def scales_kernel(amax_ptr: Any, out_ptr: Any, FLOOR: tl.constexpr, FP8_MAX: tl.constexpr) -> None:
+def scales_kernel(amax_ptr, out_ptr, FLOOR: tl.constexpr, FP8_MAX: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Make scales of 1,024 largest magnitudes a program."""
     at = tl.program_id(0).to(tl.int64) * 1024 + tl.arange(0, 1024)
     tl.store(out_ptr + at, scales(tl.load(amax_ptr + at), FLOOR, FP8_MAX))
@@ -48,14 +41,16 @@ def divided(y: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.T
     """Return what the kernels make of ``y``, [groups, columns], on a CPU: numbers of ``dtype`` in fp32."""
     out = torch.empty(y.shape, device=DEVICE)
     y, scale = y.to(DEVICE), scale.to(DEVICE)
-    quotients_kernel[(1,)](y, scale, out, OF=DTYPES[dtype], GROUPS=len(scale), COLS=y.shape[1])
+    sizes = {"GROUPS": GROUPS, "COLS": y.shape[1]}
+    assert len(scale) % GROUPS == 0
+    quotients_kernel[(len(scale) // GROUPS,)](y, scale, out, OF=DTYPES[dtype], **sizes, enable_fp_fusion=False)
     return out.cpu()
 
 
 def scales_of(amax: torch.Tensor, largest: float) -> torch.Tensor:
     """Return the scales of largest magnitudes, a multiple of 1,024 of them."""
     out = torch.empty(amax.shape, device=DEVICE)
-    scales_kernel[(len(amax) // 1024,)](amax.to(DEVICE), out, FLOOR=FLOOR, FP8_MAX=largest)
+    scales_kernel[(len(amax) // 1024,)](amax.to(DEVICE), out, FLOOR=FLOOR, FP8_MAX=largest, enable_fp_fusion=False)
     return out.cpu()
 
 

@@ -23,7 +23,7 @@ from conformance.memory import POISONS
 from conformance.operations import OPERATIONS, Arguments, Operation
 from conformance.oracle.interval import Interval
 from conformance.properties.bias import leaning
-from conformance.properties.in_place import FORM
+from conformance.properties.in_place import FORM, results
 from conformance.properties.property import Fixed, Property, contiguous, narrowed
 from conformance.verdict import Status, Verdict, without_outputs
 
@@ -60,15 +60,14 @@ def in_place(subject: Subject, operation: Operation) -> bool:
 
 
 def _layer(subject: Subject, case: Case, arguments: Arguments) -> Outcome:
-    """One call, in place where the implementation can: then each result lies where its argument was."""
+    """One call, in place where the implementation can: then results lie where their arguments were."""
     operation = OPERATIONS[case.operation]
     if not in_place(subject, operation):
         return call_with(subject, case, arguments)
     outcome = call_with(subject, case, arguments, FORM)
     if not isinstance(outcome, Ran):
         return outcome
-    places = (operation.in_place[want.name] for want in operation.outputs(case))
-    return replace(outcome, outputs=tuple(arguments[name] for name in places))
+    return replace(outcome, outputs=results(case, arguments, outcome.outputs))
 
 
 def _outside(

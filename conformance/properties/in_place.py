@@ -8,7 +8,7 @@ import torch
 
 from conformance.adapter import Ran
 from conformance.bits import same_bits
-from conformance.calling import Subject, metadata, perform
+from conformance.calling import Subject, metadata, misfit, perform
 from conformance.case import SAME, Case
 from conformance.comparison import NOTHING, Comparison
 from conformance.materialize import values_of
@@ -31,12 +31,12 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         made = perform(subject, case, values, poison, FORM)
         if not isinstance(made.outcome, Ran):
             return (without_outputs("in_place", case, made.outcome),)
-        over = _written_over(case, made.materials.arguments)
-        written.append(tuple(tensor.clone() for tensor in over.values()))
-        wrong = _other_tensors(over, made.outcome.outputs)
+        arguments, returned = made.materials.arguments, made.outcome.outputs
+        wrong = _other_tensors(case, arguments, returned)
+        written.append(tuple(tensor.clone() for tensor in results(case, arguments, returned)))
         # with the arguments put back, whatever else differs from before is damage
-        for name, tensor in over.items():
-            tensor.copy_(values[name])
+        for name in filter(None, places(case)):
+            arguments[name].copy_(values[name])
         wrong = wrong or made.damage()
         if wrong:
             return (_verdict(case, wrong),)
@@ -56,24 +56,43 @@ def _verdict(case: Case, wrong: str, comparison: Comparison = NOTHING) -> Verdic
     return Verdict("in_place", case, Status.FAILED if wrong else Status.PASSED, wrong, comparison)
 
 
-def _written_over(case: Case, arguments: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The arguments that hold the results after the call, by name, in the order of the outputs."""
+def places(case: Case) -> tuple[str | None, ...]:
+    """The argument that each output of a call in place is written over; None for those that are fresh."""
     operation = OPERATIONS[case.operation]
-    names = [operation.in_place[output.name] for output in operation.outputs(case)]
-    return {name: arguments[name] for name in names}
+    return tuple(operation.in_place.get(output.name) for output in operation.outputs(case))
 
 
-def _other_tensors(over: Mapping[str, torch.Tensor], returned: tuple[torch.Tensor, ...]) -> str:
-    """Whether something else is returned than the arguments, or nothing at all."""
+def results(
+    case: Case, arguments: Mapping[str, torch.Tensor], returned: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, ...]:
+    """The outputs of a call in place: from the arguments that hold them, the fresh ones as they were returned."""
     if not returned:
+        return tuple(arguments[name] for name in places(case) if name is not None)
+    pairs = zip(places(case), returned, strict=False)
+    return tuple(got if name is None else arguments[name] for name, got in pairs)
+
+
+def _other_tensors(case: Case, arguments: Mapping[str, torch.Tensor], returned: tuple[torch.Tensor, ...]) -> str:
+    """Whether something else is returned than the arguments, or nothing at all, and what is fresh."""
+    outputs, over = OPERATIONS[case.operation].outputs(case), places(case)
+    if not returned and None not in over:
         return ""
     if len(returned) != len(over):
-        return f"returned {len(returned)} tensors, must be {', '.join(over)} or nothing"
-    for (name, tensor), got in zip(over.items(), returned, strict=True):
-        place = (got.data_ptr(), got.shape, got.stride(), got.dtype)
-        if place != (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype):
-            return f"returned another tensor in the place of {name}, which it was given"
+        each = ", ".join(name or output.name for name, output in zip(over, outputs, strict=True))
+        return f"returned {len(returned)} tensors, must be {each}{' or nothing' * (None not in over)}"
+    for output, name, got in zip(outputs, over, returned, strict=True):
+        wrong = misfit(output, got) if name is None else _elsewhere(name, arguments[name], got)
+        if wrong:
+            return wrong
     return ""
+
+
+def _elsewhere(name: str, tensor: torch.Tensor, got: torch.Tensor) -> str:
+    """Whether what was returned is not the argument, as a whole, that it was to be written over."""
+    place = (got.data_ptr(), got.shape, got.stride(), got.dtype)
+    if place == (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype):
+        return ""
+    return f"returned another tensor in the place of {name}, which it was given"
 
 
 def _unlike_the_functional_form(
@@ -100,8 +119,10 @@ def _void(operation: Operation) -> str:
 def _fixed(operation: Operation) -> Fixed:
     """Ordinary values; arguments that are written over in a layout and a dtype that can hold the result."""
     fixed = dict(ordinary(operation))
+    # without the one argument that is written over there is nothing to judge
+    unfit = ("other", "none") if len(operation.in_place) == 1 else ("other",)
     for name in operation.in_place.values():
-        for factor, without in ((f"{name}_layout", UNWRITABLE), (name, ("other",))):
+        for factor, without in ((f"{name}_layout", UNWRITABLE), (name, unfit)):
             if factor in operation.factors:
                 fixed[factor] = tuple(level for level in operation.factors[factor] if level not in without)
     return tuple(fixed.items())

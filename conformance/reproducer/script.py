@@ -35,7 +35,7 @@ from conformance.oracle.interval import Interval
 from conformance.properties import PROMISES, PROPERTIES
 from conformance.properties.bias import bound, telling
 from conformance.properties.chain import LAYERS, in_place
-from conformance.properties.in_place import FORM
+from conformance.properties.in_place import FORM, places
 from conformance.properties.padding_invariance import padding_of
 from conformance.properties.scale import exponent_of
 from conformance.properties.state import CHANGES, Change, new_values, with_new_parameters
@@ -392,10 +392,9 @@ def _copied(given: Subjected) -> str:
 
 
 def _over(given: Subjected) -> str:
-    operation = OPERATIONS[given.case.operation]
-    names = [operation.in_place[output.name] for output in operation.outputs(given.case)]
     same = f"DETERMINISTIC = {given.subject.adapter.deterministic}"
-    return f"# the arguments that the outputs are written over, in their order\nOVER = {names!r}\n{same}"
+    over = list(places(given.case))
+    return f"# the arguments that the outputs are written over, in their order\nOVER = {over!r}\n{same}"
 
 
 def _reference(given: Subjected) -> str:

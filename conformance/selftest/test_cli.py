@@ -134,6 +134,8 @@ def _called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit status of ``conform`` with these arguments, run in this process."""
     monkeypatch.setattr(sys, "argv", ["conform", *arguments])
     monkeypatch.setattr(sys, "path", sys.path.copy())
+    # put back afterwards: where it finds no GPU, or is told so, the command has this process interpret kernels
+    monkeypatch.setenv("TRITON_INTERPRET", os.environ.get("TRITON_INTERPRET", ""))
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return int(ended.value.code or 0)

@@ -3,11 +3,13 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from conformance.adapter import Declined
+from conformance import reproducer
+from conformance.adapter import Declined, load
 from conformance.calling import Subject
 from conformance.case import Case
 from conformance.item import Item, cases_of
@@ -17,8 +19,10 @@ from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
 from conformance.selftest.fakes.in_place import InPlaceSaysNothing, InPlaceSumsInAnotherOrder
+from conformance.selftest.reproduced import failure_of, run_script
 from conformance.strategies import DTYPES, Scope
 from conformance.verdict import Status
 
@@ -88,6 +92,58 @@ def test_a_form_is_held_to_what_is_promised(kind: Callable[[], CorrectNorm], sta
     assert [status] == [verdict.status for verdict in JUDGE(Subject(kind()), _case("rms_norm"))]
 
 
+class ScalesInFloat64(CorrectFp8):
+    """Of the form in place the scales are wider: the same numbers."""
+
+    def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Convert them."""
+        values, scales, *rest = super().overwrite(results, residual)
+        return (values, scales.double(), *rest)
+
+
+class ScalesHalved(CorrectFp8):
+    """Of the form in place the scales are other numbers."""
+
+    def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Divide them."""
+        values, scales, *rest = super().overwrite(results, residual)
+        return (values, scales / 2, *rest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (CorrectFp8, ""),
+        (ScalesInFloat64, "scales is torch.float64, must be torch.float32"),
+        (ScalesHalved, "elements outside"),
+    ],
+)
+def test_what_lies_over_no_argument_is_judged_as_returned(kind: Callable[[], CorrectFp8], reason: str) -> None:
+    """Beside a sum in the residual there are values and scales, fresh and held to shape, dtype and contract."""
+    (verdict,) = JUDGE(Subject(kind()), _case("rms_norm_fp8"))
+
+    assert (Status.FAILED if reason else Status.PASSED) is verdict.status
+    assert reason in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "fake", ["Fp8InPlaceForgetsTheSum", "Fp8InPlaceReturnsTheSumAlone", "Fp8InPlaceWritesXToo"]
+)
+def test_a_sum_in_place_beside_fresh_values_is_reproduced(
+    fake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script fails as long as the form does: with too little written, too much, or too little returned."""
+    file = tmp_path / "mine.py"
+    file.write_text(f"from conformance.selftest.fakes.in_place import {fake} as B\n\n\nclass A(B): pass\n")
+    subject = Subject(load(str(file)))
+    failure = failure_of(subject, "in_place", _case("rms_norm_fp8"))
+    script = reproducer.write(failure, subject, tmp_path, str(file))
+
+    assert 1 == run_script(script, monkeypatch)
+    file.write_text("from conformance.selftest.fakes.correct_fp8 import CorrectFp8 as B\n\n\nclass A(B): pass\n")
+    assert 0 == run_script(script, monkeypatch)
+
+
 def test_only_a_form_that_is_there_is_judged() -> None:
     """An adapter without the method is not judged, and the reason names it."""
     subject, item = Subject(CorrectNorm()), Item("rms_norm", "in_place", "float32")
@@ -124,9 +180,11 @@ def test_what_is_written_over_can_hold_the_result(name: str, dtype: str) -> None
     gaps = 0
     for case in cases_of(Item(name, "in_place", dtype), subject):
         given = materialize(case, values_of(case), "cpu", POISONS[0]).arguments
-        outputs = OPERATIONS[name].outputs(case)
-        over = [given[OPERATIONS[name].in_place[output.name]] for output in outputs]
+        places = OPERATIONS[name].in_place
+        outputs = [output for output in OPERATIONS[name].outputs(case) if output.name in places]
+        over = [given[places[output.name]] for output in outputs]
 
+        assert over
         assert [output.dtype for output in outputs] == [tensor.dtype for tensor in over]
         assert not any(0 in tensor.stride() and tensor.numel() > 1 for tensor in over)
         assert len(over) == len({tensor.data_ptr() for tensor in over})

@@ -320,6 +320,25 @@ def test_a_float_argument_is_fp32() -> None:
     assert out.item() == 0.0
 
 
+@triton.jit  # type: ignore[untyped-decorator]  # triton has no types
+def loop_kernel(out_ptr: Any, n: Any, STEP: tl.constexpr) -> None:
+    """Count the turns of loops whose bounds are an argument, a program's number and what comes of both."""
+    turns = 0
+    for _ in range(tl.program_id(0).to(tl.int64), tl.cdiv(n, STEP), tl.num_programs(0)):
+        turns += 1
+    for _ in tl.range(0, n, STEP):
+        turns += 100
+    tl.store(out_ptr + tl.program_id(0), turns)
+
+
+def test_a_loop_may_have_bounds_that_only_a_launch_knows() -> None:
+    """Scalars are integers where Python asks for one, whatever NumPy thinks of their dimension."""
+    out = torch.zeros(3, dtype=torch.int32)
+    loop_kernel[(3,)](out, 16, STEP=4)
+
+    assert [402, 401, 401] == out.tolist()
+
+
 def test_fp8_saturates_unless_told_otherwise() -> None:
     """A cast past the largest number is that number; in the scope that asks for it, NaN or infinity."""
     x = torch.full((ROWS, COLS), 1e6)

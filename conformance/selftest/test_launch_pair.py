@@ -13,7 +13,8 @@ PROPERTIES = ("values", "determinism", "batch_invariance", "position_invariance"
 def test_only_batch_invariance_fails_and_only_on_a_gpu() -> None:
     """In the interpreter a sum does not depend on its tile: there nothing fails, and invariance is not judged."""
     subject = Subject(LaunchPair(), choose_device())
-    assert not faithful_interpreter()
+    # where kernels are compiled there is none to teach
+    assert subject.device == "cuda" or not faithful_interpreter()
     passed: set[str] = set()
     failed: set[str] = set()
     for item in items(subject, properties=PROPERTIES):

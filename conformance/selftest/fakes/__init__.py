@@ -343,6 +343,10 @@ FP8_FAKES: tuple[type[CorrectFp8], ...] = (
     fp8_values.EmptyScalesHaveAGroup,
     fp8_values.GroupOfNothingIsTheRow,
     fp8_values.AnyFp8Dtype,
+    in_place.Fp8InPlaceForgetsTheSum,
+    in_place.Fp8InPlaceReturnsTheResidual,
+    in_place.Fp8InPlaceWritesXToo,
+    in_place.Fp8InPlaceReturnsTheSumAlone,
 )
 
 FAKES: tuple[type[Correct | CorrectNorm | CorrectRotation | CorrectFp8], ...] = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -62,6 +62,17 @@ class CorrectFp8(Adapter):
         made = _Norm().norm(x, weight, residual, weight_offset, eps)
         y, *s = (made,) if isinstance(made, torch.Tensor) else made
         return (*self.quantised(y, x, quant_group, scale_layout, fp8_dtype, unquantised=also_unquantised), *s)
+
+    def rms_norm_fp8_(
+        self, x: torch.Tensor, weight: torch.Tensor | None, *, residual: torch.Tensor | None, **flags: Any
+    ) -> tuple[torch.Tensor, ...]:
+        """Write the sum over the residual, the rest into fresh tensors."""
+        results = self.rms_norm_fp8(x, weight, residual=residual, **flags)
+        return results if residual is None else self.overwrite(results, residual)
+
+    def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Write the sum, which is the last result, and return the residual for it."""
+        return (*results[:-1], residual.copy_(results[-1]))
 
     def rms_norm_gated_fp8(
         self,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
 from conformance.selftest.fakes.memory import spill, writable
 from conformance.selftest.fakes.memory_views import reread
@@ -206,3 +209,52 @@ class GatedInPlaceTakenForContiguous(Correct):
     def overwrite(self, y: torch.Tensor, x: torch.Tensor, gate: torch.Tensor | None) -> torch.Tensor:
         """Do not look at strides."""
         return in_storage_order(x, y)
+
+
+class Fp8InPlaceForgetsTheSum(CorrectFp8):
+    """The sum is returned in a fresh tensor, the residual stays what it was."""
+
+    caught_by = CAUGHT
+    operations = ("rms_norm_fp8",)
+
+    def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Write nothing."""
+        return results
+
+
+class Fp8InPlaceReturnsTheResidual(CorrectFp8):
+    """The residual is returned for the sum, and does not hold it: whoever compares addresses sees no mistake."""
+
+    caught_by = CAUGHT
+    operations = ("rms_norm_fp8",)
+
+    def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return it all the same."""
+        return (*results[:-1], residual)
+
+
+class Fp8InPlaceWritesXToo(CorrectFp8):
+    """As beside other norms, y is written over x, which is nobody's output here."""
+
+    caught_by = CAUGHT
+    operations = ("rms_norm_fp8",)
+
+    def rms_norm_fp8_(
+        self, x: torch.Tensor, weight: torch.Tensor | None, *, residual: torch.Tensor | None, **flags: Any
+    ) -> tuple[torch.Tensor, ...]:
+        """Write over both."""
+        results = super().rms_norm_fp8_(x, weight, residual=residual, **flags)
+        if residual is not None and writable(x):
+            x.copy_(results[0].float())
+        return results
+
+
+class Fp8InPlaceReturnsTheSumAlone(CorrectFp8):
+    """The residual is right, and returned; the values and their scales are lost."""
+
+    caught_by = CAUGHT
+    operations = ("rms_norm_fp8",)
+
+    def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return what was written over, as beside other norms."""
+        return super().overwrite(results, residual)[-1:]
