@@ -41,9 +41,10 @@ def divided(y: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.T
     """Return what the kernels make of ``y``, [groups, columns], on a CPU: numbers of ``dtype`` in fp32."""
     out = torch.empty(y.shape, device=DEVICE)
     y, scale = y.to(DEVICE), scale.to(DEVICE)
-    sizes = {"GROUPS": GROUPS, "COLS": y.shape[1]}
-    assert len(scale) % GROUPS == 0
-    quotients_kernel[(len(scale) // GROUPS,)](y, scale, out, OF=DTYPES[dtype], **sizes, enable_fp_fusion=False)
+    groups = min(GROUPS, len(scale))
+    assert len(scale) % groups == 0
+    sizes = {"GROUPS": groups, "COLS": y.shape[1]}
+    quotients_kernel[(len(scale) // groups,)](y, scale, out, OF=DTYPES[dtype], **sizes, enable_fp_fusion=False)
     return out.cpu()
 
 
