@@ -122,7 +122,8 @@ def asked(llir: str) -> int:
 REGISTER = 4  # bytes
 # LLVM makes an exact division, and one of integers of 64 bits, of a reciprocal and so many of these.
 FUSED_IN_DIVISION, FUSED_IN_WHOLE_DIVISION = 5, 2
-_AMD_FUSED = re.compile(r"\bv_(?:dual_|pk_)?(?:fma|fmac|fmamk|fmaak|mad|mac)_(?:mix\w*_)?f(?:16|32)")
+# on GPUs that compute what all threads share but once, scalar ones too
+_AMD_FUSED = re.compile(r"\b[sv]_(?:dual_|pk_)?(?:fma|fmac|fmamk|fmaak|mad|mac)_(?:mix\w*_)?f(?:16|32)")
 _AMD_FUSED_PAIR = re.compile(r"\bv_pk_fma_f(?:16|32)")
 # what is added is zero: a product of fp16, or that is rounded to fp16
 _NO_ADDITION = re.compile(r"_mix\w* .*, (?:0|neg\(0\))(?: op_sel\S*)*$")

@@ -119,6 +119,7 @@ def test_amdgcn_is_read() -> None:
         ("v_fma_f32 v1, v2, v3, v4", 1),
         ("v_pk_fma_f32 v[0:1], v[2:3], v[4:5], v[6:7]", 2),
         ("v_fma_mixlo_f16 v1, v2, v3, v4", 1),
+        ("s_fmac_f32 s5, s4, 0x43e00000", 1),
     ],
 )
 def test_a_sum_that_is_fused_on_amd_is_seen(contracted: str, sums: int) -> None:

@@ -80,13 +80,13 @@ def rms_norm_fp8_kernel(
     x_at = tile_pointers(
         x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
     )
-    x = tl.load(x_at, mask=mask, other=0.0).to(tl.float32)
+    x = widened(tl.load(x_at, mask=mask, other=0.0))
     if WEIGHT:
         # a load of the whole tile: one of a row would have to change its layout to meet it
         weight_cols = tl.broadcast_to(cols, [ROWS, GROUPS * BLOCK])
         weight_at = column_pointers(weight_ptr, weight_cols, weight_stride, ACCESS)
         # not masked by rows: those of one thread then share it
-        weight = tl.load(weight_at, mask=exists & (cols < WIDTH), other=0.0).to(tl.float32)
+        weight = widened(tl.load(weight_at, mask=exists & (cols < WIDTH), other=0.0))
     else:
         weight = tl.full([ROWS, GROUPS * BLOCK], 1.0, tl.float32)
     if OFFSET:
@@ -108,7 +108,7 @@ def rms_norm_fp8_kernel(
         )
         residual = widened(tl.load(residual_at, mask=mask, other=0.0))
         total = (x + residual).to(sum_ptr.dtype.element_ty)
-        x = total.to(tl.float32)
+        x = widened(total)
         sum_at = tile_pointers(
             sum_ptr,
             row,
