@@ -300,30 +300,29 @@ def test_bits_do_not_depend_on_batch_or_plan(heads: tuple[int, int], monkeypatch
         assert all(map(torch.equal, wanted, run(batch)))
 
 
-@pytest.mark.parametrize("at_once", [2, 8])
-@pytest.mark.parametrize("tokens", [1, 2, 4])
-@pytest.mark.parametrize("ahead", [64, 1024])
+@pytest.mark.parametrize("tokens", [1, 2])
+@pytest.mark.parametrize("ahead", [32, 1024])
 def test_bits_do_not_depend_on_how_heads_are_shared(
-    ahead: int, tokens: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+    ahead: int, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever takes whichever heads, with all of them loaded ahead or some, of text and of anything else."""
     monkeypatch.setattr(mrope, "AHEAD_BYTES", ahead)
-    batch = call(7, (37, 3), 64, 32, HALF)
+    batch = call(5, (19, 3), 64, 32, HALF)
     batch["positions"][:, ::3] = batch["positions"][:1, ::3]
     wanted = run(batch | {"path": "native"})
     given = [batch[name] for name in ("positions", "cos", "sin")]
     flags = {"sections": batch["sections"], "head_dim": 64, "interleaved": True}
 
     assert_right(batch, wanted)
-    for programs in (1, 2, 3, 25):
-        plan = HeadPlan("shared", tokens, 0, 1, at_once, programs)
+    for programs in (1, 12):
+        plan = HeadPlan("shared", tokens, 0, warps=1, heads=2, programs=programs)
         q, k = batch["q"], batch["k"]
         outs = torch.full_like(q, torch.nan), torch.full_like(k, torch.nan)
         in_place = q.clone(), k.clone()
         for results, sources in ((outs, (q, k)), (in_place, in_place)):
             launched = mrope.mrope_fwd(*sources, *given, *results, **flags, plan=plan)
             assert all(map(torch.equal, wanted, results))
-            assert programs > 1 or (launched.args["Q_BLOCKS"] > launched.args["AHEAD"]) == (ahead == 64)
+            assert programs > 1 or (launched.args["Q_BLOCKS"] > launched.args["AHEAD"]) == (ahead == 32)
 
 
 def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
