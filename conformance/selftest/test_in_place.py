@@ -101,6 +101,14 @@ class ScalesInFloat64(CorrectFp8):
         return (values, scales.double(), *rest)
 
 
+class NothingReturned(CorrectFp8):
+    """The form in place returns nothing, as it may where every output lies over an argument."""
+
+    def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Write the sum."""
+        return super().overwrite(results, residual)[:0]
+
+
 class ScalesHalved(CorrectFp8):
     """Of the form in place the scales are other numbers."""
 
@@ -116,6 +124,7 @@ class ScalesHalved(CorrectFp8):
         (CorrectFp8, ""),
         (ScalesInFloat64, "scales is torch.float64, must be torch.float32"),
         (ScalesHalved, "elements outside"),
+        (NothingReturned, "returned 0 tensors, must be values, scales, residual"),
     ],
 )
 def test_what_lies_over_no_argument_is_judged_as_returned(kind: Callable[[], CorrectFp8], reason: str) -> None:

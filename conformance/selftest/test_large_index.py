@@ -46,8 +46,12 @@ def test_every_tensor_reaches_past_32_bits(operation: str) -> None:
     assert all(spec.layout.place(spec.shape).strides[0] < 2**31 for case in cases for _, spec in case.tensors)
 
 
-def test_offsets_of_31_bits_leave_all_memory() -> None:
+def test_offsets_of_31_bits_leave_all_memory(request: pytest.FixtureRequest) -> None:
     """A kernel that multiplies in 32 bits dies of it in the child; the right one passes."""
+    if request.config.getoption("device") != "cpu":
+        pytest.skip(
+            "this process compiles its kernels: none runs between unreadable pages, with --device cpu they do"
+        )
     assert not faithful_interpreter()
     case = next(case for case in _cases("rms_norm_gated") if _reach(dict(case.tensors)["gate"]) > 2**32)
     child = Child(partial(LARGE_INDEX.judge, Subject(OffsetsOf31Bits())), limit=60.0)

@@ -49,11 +49,11 @@ HANGS = SKELETON.replace(
 
 
 def _started(folder: Path, text: str, *arguments: str, code: str = CONFORM) -> subprocess.Popen[str]:
-    """``conform run`` on an adapter, in a process of its own."""
+    """``conform run`` on an adapter, in a process of its own, and on the CPU whatever there is beside it."""
     (folder / "mine.py").write_text(text, encoding="utf-8")
     outside = {n: v for n, v in os.environ.items() if not n.startswith(("PYTEST", "TRITON_", "COV_"))}
     return subprocess.Popen(
-        [sys.executable, "-c", code, "run", "mine.py", "--report", "out", *arguments],
+        [sys.executable, "-c", code, "run", "mine.py", "--report", "out", "--device", "cpu", *arguments],
         cwd=folder,
         env={**outside, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
         stdout=subprocess.PIPE,
