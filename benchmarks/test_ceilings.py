@@ -44,7 +44,7 @@ def test_all_bytes_are_moved(size: int) -> None:
             assert ceilings.PATTERNS[name.partition(":")[0]] == (len(read), len(written))
 
 
-def _tensors(call: Any) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:  # noqa: ANN401
+def _tensors(call: Any) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
     """What a call, a partial function, was made to read and to write."""
     if isinstance(call.args[0], tuple):
         return call.args[0], call.args[1]
