@@ -181,7 +181,9 @@ def _attend(
         except (EOFError, OSError) as error:
             why = f"{type(error).__name__} {error}".strip()
             lost.append(f"{job.workload.name}: {', '.join(sorted(missing))}: {why}")
-            worker = _ended(worker)
+            if worker:
+                _ended(worker)
+            worker = None
         finally:
             queue.done(job)
         barren = 0 if missing < set(job.names) else barren + 1
@@ -201,9 +203,7 @@ def _answer(line: Connection) -> tuple[str, Judgement | None] | None:
     return said
 
 
-def _ended(worker: Worker | None) -> None:
-    if worker is None:
-        return
+def _ended(worker: Worker) -> None:
     worker.line.close()
     if worker.process.is_alive():
         worker.process.kill()

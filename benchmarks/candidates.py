@@ -19,6 +19,7 @@ PER_THREAD = (8, 16, 32, 64)
 ONE_ROW = 2048
 
 QUANT_GROUP = 128
+NARROW = 128
 TOKENS = (1, 16, 64, 256, 1024, 4096, 8192, 65536)
 
 Series = tuple[str, str, int, tuple[int, int]]
@@ -105,9 +106,11 @@ def _levels(size: Size) -> int:
 def _rows(size: Size) -> Iterator[Plan]:
     """Tiles of rows whose threads have ``PER_THREAD`` elements."""
     levels = _levels(size)
-    # of one row of 128 a thread would have four elements, and 8-byte loads
-    tiles = (1,) if 2**levels >= ONE_ROW else TILE_ROWS[1:]
+    tiles = (1,) if 2**levels >= ONE_ROW else TILE_ROWS
     name = chosen(size).name
+    if size.kernel in {"gated 128", "gated"} and size.width == NARROW:
+        # 8-byte loads, of four elements a thread: with few rows there is nothing to wait for but them
+        yield Plan(name, 1, levels, 1)
     for rows in tiles:
         for warps in WARPS:
             # no warp without a row or a part of it, so that none repeats another's work
@@ -144,13 +147,16 @@ def _gated() -> Iterator[Size]:
         yield Size("gated 128", rows, 128)
     for rows in (24, 1536, 24576, 1449144):
         yield Size("gated", rows, 128, "strided")
+    # the same bytes as rows of 128 that have plans for themselves
+    for rows in (24, 1536, 24576, 393216, 1449144):
+        yield Size("gated", rows, NARROW)
     for rows in (1, 128, 8192):
         yield Size("gated", rows, 5120)
 
 
 def _norms() -> Iterator[Size]:
     for form in ("residual", "alone"):
-        for rows, width in _rows_and_widths():
+        for rows, width in (*_rows_and_widths(), *_more_rows_and_widths()):
             yield Size("norm", rows, width, form)
 
 
@@ -179,3 +185,13 @@ def _rows_and_widths() -> Iterator[tuple[int, int]]:
             yield rows, width
         if width == 5120:
             yield 65536, width
+
+
+def _more_rows_and_widths() -> Iterator[tuple[int, int]]:
+    """Other widths of models, and between batches of decoding and of prefill."""
+    for width in (4096, 6144, 7168, 1024, 256):
+        for rows in (1, 16, 128, 256, 512, 1024, 8192):
+            yield rows, width
+    for width in (2560, 5120):
+        for rows in (256, 512):
+            yield rows, width

@@ -8,8 +8,11 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +23,38 @@ TARGET = ("cuda", 90, 32)
 
 
 @functools.cache
-def compiled() -> dict[str, int]:
-    """Compile every kernel in a process of its own; bytes of code by the name of the launch."""
+def compiled() -> dict[str, str]:
+    """Compile every kernel in a process of its own; PTX by the name of the launch."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-    sizes: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return sizes
+    code: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return code
 
 
 LAUNCHES = (
     *("original row", "original tile", "original gemma", "original mrope", "original mrope by section"),
     *("multi-row 1", "multi-row 4", "multi-row of groups", "multi-row first", "empty"),
+    *("copy", "triad", "quad"),
 )
+WIDE = re.compile(r"(ld|st)\.global\.(?:v4\.b32|v2\.b64|b128)")  # 16 bytes
+NARROW = re.compile(r"(ld|st)\.global\.(?!v4\.b32|v2\.b64|b128)")
 
 
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_every_kernel_compiles(name: str) -> None:
     """What the launcher passes becomes code."""
-    assert compiled()[name] > 0
+    assert ".entry" in compiled()[name]
+
+
+@pytest.mark.parametrize(("name", "reads", "writes"), [("copy", 1, 1), ("triad", 2, 1), ("quad", 2, 2)])
+def test_a_ceiling_moves_sixteen_bytes_at_a_time(name: str, reads: int, writes: int) -> None:
+    """Two loads or stores of a thread for each tensor, all of them whole: anything less would be no ceiling."""
+    code = compiled()[name]
+
+    assert {"ld": 2 * reads, "st": 2 * writes} == Counter(WIDE.findall(code))
+    assert [] == NARROW.findall(code)
 
 
 def _tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -48,14 +63,14 @@ def _tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 def _launch(name: str) -> None:
     """Launch one by its name, over tensors without memory."""
-    from benchmarks.kernels import empty, multi_row, original
+    from benchmarks.kernels import empty, multi_row, original, streams
 
     positions = _tensor(3, 8, dtype=torch.int64)
     rows, row, few = _tensor(4096, 128), _tensor(128), _tensor(24, 128)
     between, heads = _tensor(512, 5120), _tensor(64, 4096)
     quarter, whole = _tensor(64, 32), _tensor(64, 64)
     gate = functools.partial(multi_row.gated, eps=1e-6, group_size=128, silu=True, units=132)
-    launches = {
+    launches: dict[str, Callable[[], object]] = {
         "original row": lambda: original.gated(rows, rows, row, eps=1e-6, prefill_rows=4097),
         "original tile": lambda: original.gated(rows, rows, row, eps=1e-6, prefill_rows=4096),
         "original gemma": lambda: original.gemma(between, between, _tensor(5120), eps=1e-6),
@@ -84,18 +99,21 @@ def _launch(name: str) -> None:
         "multi-row of groups": lambda: gate(heads, heads, _tensor(4096), norm_before_gate=True),
         "multi-row first": lambda: gate(rows, rows, row, norm_before_gate=False),
         "empty": empty.empty,
+        "copy": lambda: streams.streams((rows,), (rows,)),
+        "triad": lambda: streams.streams((rows, rows), (rows,)),
+        "quad": lambda: streams.streams((rows, rows), (rows, rows)),
     }
     launches[name]()
 
 
 def main() -> None:
-    """Compile every launch, and print how many bytes became of each."""
+    """Compile every launch, and print what became of each."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
 
-    from benchmarks.kernels import empty, multi_row, original
+    from benchmarks.kernels import empty, multi_row, original, streams
 
     backend = make_backend(GPUTarget(*TARGET))
     launched: list[tuple[ASTSource, dict[str, Any]]] = []
@@ -109,17 +127,17 @@ def main() -> None:
 
     kernels = (
         *(original.gated_row_kernel, original.gated_tile_kernel, original.gemma_kernel, original.mrope_kernel),
-        *(multi_row.gated_kernel, empty.empty_kernel),
+        *(multi_row.gated_kernel, empty.empty_kernel, streams.streams_kernel),
     )
     for kernel in kernels:
         kernel.run = functools.partial(note, kernel)
-    sizes = {}
+    code = {}
     for name in LAUNCHES:
         launched.clear()
         _launch(name)
         ((source, options),) = launched
-        sizes[name] = len(triton.compile(source, target=GPUTarget(*TARGET), options=options).asm["ptx"])
-    print(json.dumps(sizes))  # noqa: T201
+        code[name] = triton.compile(source, target=GPUTarget(*TARGET), options=options).asm["ptx"]
+    print(json.dumps(code))  # noqa: T201
 
 
 if __name__ == "__main__":
