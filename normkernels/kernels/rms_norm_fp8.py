@@ -11,7 +11,7 @@ from normkernels.fp8 import Quantisation
 from normkernels.kernels.plans import Cut, Plan
 from normkernels.kernels.quantise import block_columns, quantise, quantise_args
 from normkernels.kernels.row_norm import rounding_points, row_norm, widened
-from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
+from normkernels.kernels.tiles import all_at_once, column_pointers, kernel, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
 
@@ -80,34 +80,39 @@ def rms_norm_fp8_kernel(
     x_at = tile_pointers(
         x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
     )
-    x = widened(tl.load(x_at, mask=mask, other=0.0))
-    if WEIGHT:
-        # a load of the whole tile: one of a row would have to change its layout to meet it
-        weight_cols = tl.broadcast_to(cols, [ROWS, GROUPS * BLOCK])
-        weight_at = column_pointers(weight_ptr, weight_cols, weight_stride, ACCESS)
-        # not masked by rows: those of one thread then share it
-        weight = widened(tl.load(weight_at, mask=exists & (cols < WIDTH), other=0.0))
-    else:
-        weight = tl.full([ROWS, GROUPS * BLOCK], 1.0, tl.float32)
+    residual_at = tile_pointers(
+        residual_ptr,
+        row,
+        cols,
+        size_1,
+        size_2,
+        residual_stride_0,
+        residual_stride_1,
+        residual_stride_2,
+        residual_col_stride,
+        LEADING,
+        ACCESS,
+    )
+    # of the whole tile: a load of one row would have to change its layout to meet it
+    weight_cols = tl.broadcast_to(cols, [ROWS, GROUPS * BLOCK])
+    weight_at = column_pointers(weight_ptr, weight_cols, weight_stride, ACCESS)
+    x = tl.zeros([ROWS, GROUPS * BLOCK], x_ptr.dtype.element_ty)
+    residual = tl.zeros([ROWS, GROUPS * BLOCK], residual_ptr.dtype.element_ty)
+    weight = tl.full([ROWS, GROUPS * BLOCK], 0.0 if WEIGHT else 1.0, weight_ptr.dtype.element_ty)
+    if all_at_once(LEVELS):
+        x = tl.load(x_at, mask=mask, other=0.0)
+        if RESIDUAL:
+            residual = tl.load(residual_at, mask=mask, other=0.0)
+        if WEIGHT:
+            # not masked by rows: those of one thread then share it
+            weight = tl.load(weight_at, mask=exists & (cols < WIDTH), other=0.0)
+    x = widened(x)
+    weight = widened(weight)
     if OFFSET:
         weight = weight_offset + weight
 
     if RESIDUAL:
-        residual_at = tile_pointers(
-            residual_ptr,
-            row,
-            cols,
-            size_1,
-            size_2,
-            residual_stride_0,
-            residual_stride_1,
-            residual_stride_2,
-            residual_col_stride,
-            LEADING,
-            ACCESS,
-        )
-        residual = widened(tl.load(residual_at, mask=mask, other=0.0))
-        total = (x + residual).to(sum_ptr.dtype.element_ty)
+        total = (x + widened(residual)).to(sum_ptr.dtype.element_ty)
         x = widened(total)
         sum_at = tile_pointers(
             sum_ptr,

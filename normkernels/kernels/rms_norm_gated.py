@@ -175,7 +175,7 @@ def rms_norm_gated_kernel(
     x = tl.zeros([ROWS, BLOCK], x_ptr.dtype.element_ty)
     gate = tl.zeros([ROWS, BLOCK], gate_ptr.dtype.element_ty)
     weight = tl.zeros([ROWS, BLOCK], weight_ptr.dtype.element_ty)
-    if all_at_once():
+    if all_at_once(LEVELS):
         x = tl.load(x_at, mask=mask, other=0.0)
         if GATE != "none":
             gate = tl.load(gate_at, mask=mask, other=0.0)

@@ -13,7 +13,7 @@ from normkernels.kernels.plans import Cut, Plan
 from normkernels.kernels.quantise import block_columns, quantise, quantise_args
 from normkernels.kernels.rms_norm_gated import gated_norm
 from normkernels.kernels.row_norm import rounding_points, widened
-from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
+from normkernels.kernels.tiles import all_at_once, column_pointers, kernel, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
 
@@ -96,32 +96,34 @@ def rms_norm_gated_fp8_kernel(
     x_at = tile_pointers(
         x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
     )
-    x = widened(tl.load(x_at, mask=mask, other=0.0))
-    if GATE == "none":
-        gate = x
-    else:
-        gate_at = tile_pointers(
-            gate_ptr,
-            row,
-            cols,
-            size_1,
-            size_2,
-            gate_stride_0,
-            gate_stride_1,
-            gate_stride_2,
-            gate_col_stride,
-            LEADING,
-            ACCESS,
-        )
-        gate = widened(tl.load(gate_at, mask=mask, other=0.0))
+    gate_at = tile_pointers(
+        gate_ptr,
+        row,
+        cols,
+        size_1,
+        size_2,
+        gate_stride_0,
+        gate_stride_1,
+        gate_stride_2,
+        gate_col_stride,
+        LEADING,
+        ACCESS,
+    )
     weight_at = column_pointers(weight_ptr, first + cols, weight_stride, ACCESS)
-    # not masked by rows: those of one thread then share it
-    weight = widened(tl.load(weight_at, mask=there, other=0.0))
+    x = tl.zeros([TILE_ROWS, TILE_COLS], x_ptr.dtype.element_ty)
+    gate = tl.zeros([TILE_ROWS, TILE_COLS], gate_ptr.dtype.element_ty)
+    weight = tl.zeros([TILE_ROWS, TILE_COLS], weight_ptr.dtype.element_ty)
+    if all_at_once(LEVELS):
+        x = tl.load(x_at, mask=mask, other=0.0)
+        if GATE != "none":
+            gate = tl.load(gate_at, mask=mask, other=0.0)
+        # not masked by rows: those of one thread then share it
+        weight = tl.load(weight_at, mask=there, other=0.0)
 
     y = gated_norm(
-        x,
-        gate,
-        weight,
+        widened(x),
+        widened(gate),
+        widened(weight),
         eps,
         GATE,
         ACTIVATION,
