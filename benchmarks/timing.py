@@ -77,8 +77,8 @@ def device_times(
     A sequence of several calls is timed cold: L2 is written over before each replay. Let its calls' memory exceed
     twice what L2 holds, or be so many that one pass is long enough. A sequence of one is timed warm.
 
-    Who is so slow that all rounds would take a quarter of a second has fewer, and at least ten. ``spent`` gets the seconds
-    that went into ``capturing`` and into ``timing``.
+    Who is so slow that all rounds would take a quarter of a second has fewer, and at least ten. ``spent`` gets
+    the seconds that went into ``capturing`` and into ``timing``.
 
     Raises :class:`Uncapturable` where calls raise, when all others are timed, and ``ValueError`` for an empty
     sequence.
