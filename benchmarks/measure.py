@@ -42,7 +42,7 @@ class Effort:
     of arguments at most; ``crowd``: tokens of the batch that a single one is compared with.
     """
 
-    rounds: int = 40
+    rounds: int = 24
     host: int = 200
     large: int = 40
     sets: int = MOST_SETS

@@ -34,8 +34,6 @@ OUT = "build/benchmarks/sweep.json"
 EPS = 1e-6
 # as fast as the best: what several runs of one plan differ by
 NOISE = 1.02
-# more sets of small inputs than a pass needs would be made for nothing
-SETS = 64
 SECTIONS = {32: (11, 11, 10), 64: (16, 24, 24)}
 
 Launch = Callable[[Plan], object]
@@ -203,7 +201,8 @@ def compile_ahead(wanted: Sequence[Size], device: str, threads: int | None = Non
 
 def sweep(size: Size, device: str, rounds: int, refused: Collection[Tried] = ()) -> Swept:
     """Time every candidate of one size that was not refused and whose bits are today's."""
-    sets = set_count(size.bytes, SETS) if device != "cpu" else 2
+    # one pass must be long enough: in a second one small inputs would not be cold
+    sets = set_count(size.bytes) if device != "cpu" else 2
     problems = [problem(size, device) for _ in range(sets)]
     tried = {label(plan): plan for plan in candidates(size) if (size.series, label(plan)) not in refused}
     today = chosen(size)

@@ -24,7 +24,7 @@ Clock = Callable[[], float]  # runs something once and says how long it took, in
 REPLAY = 200.0  # microseconds that one replay should last, next to which its two events are nothing
 LONG = 1000.0  # microseconds of a replay that is long enough however few its calls
 PROBE_CALLS = 16  # a graph of fewer that is no longer than its events says little of what one call takes
-PATIENCE = 0.5  # seconds that all rounds of one may take, for what is slow beside all others
+PATIENCE = 0.25  # seconds that all rounds of one may take, for what is slow beside all others
 FEWEST = 10  # rounds of it all the same
 # several times what any L2 holds today: writing as much leaves nothing of anybody's inputs there
 L2_FLUSH = 256 * 2**20
@@ -77,8 +77,8 @@ def device_times(
     A sequence of several calls is timed cold: L2 is written over before each replay. Let its calls' memory exceed
     twice what L2 holds, or be so many that one pass is long enough. A sequence of one is timed warm.
 
-    Who is so slow that all rounds would take half a second has fewer, and at least ten. ``spent`` gets the seconds
-    that went into ``capturing`` and into ``timing``.
+    Who is so slow that all rounds would take a quarter of a second has fewer, and at least ten. ``spent`` gets
+    the seconds that went into ``capturing`` and into ``timing``.
 
     Raises :class:`Uncapturable` where calls raise, when all others are timed, and ``ValueError`` for an empty
     sequence.
