@@ -9,10 +9,12 @@ import torch
 
 import normkernels
 from conformance.package.judged import by_the_oracle
+from normkernels.call import interpreting
 
 Arguments = dict[str, Any]
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# with --device cpu kernels are interpreted, GPU or not
+DEVICE = "cuda" if torch.cuda.is_available() and not interpreting() else "cpu"
 
 FLOAT64 = 1e-12  # relative to the result and to the largest element of its row
 
