@@ -28,9 +28,9 @@ class Beneath:
 
 # Any: triton has no types
 def beneath(compiled: Any) -> Beneath | None:  # noqa: ANN401
-    """Return what is beneath the launcher of a compiled kernel; None where it is not known, or not all there is."""
+    """Return what is beneath the launcher of a compiled kernel; None where that is not known, or not all."""
     # what the attribute run returns: whoever asks for that is counted as a launch
-    launcher = getattr(compiled, "_run", None)
+    launcher: Any = getattr(compiled, "_run", None)
     launch = getattr(launcher, "launch", None)
     if type(launch) is not BuiltinFunctionType or not _plain(launcher):
         return None

@@ -105,25 +105,29 @@ class Ready:
     device: torch.device
     programs: int  # for each tile of rows
     rest: tuple[Any, ...]  # the arguments after the pointers, in the kernel's order; None for counts
-    counts: tuple[int, ...]  # the places of counts among all arguments
+    place: int  # of the row count among all arguments
+    places: tuple[int, ...]  # of the other counts
     fewest: int
     most: int
     beneath: Beneath | None
 
-    def start(self, pointers: Sequence[int], counts: Sequence[int]) -> bool:
-        """Launch on the current device, the first count being rows; False where Triton has to.
+    def start(self, pointers: Sequence[int], rows: int, counts: Sequence[int] = ()) -> bool:
+        """Launch on the current device, the other ``counts`` beside the rows; False where Triton has to.
 
         ``pointers`` are those of the kernel, in its order, and aligned.
         """
         args = [*pointers, *self.rest]
-        for place, count in zip(self.counts, counts):  # noqa: B905  (one for each, and strict takes time)
+        args[self.place] = rows
+        for place, count in zip(self.places, counts):  # noqa: B905  (one for each, and strict takes time)
             if count >= _INT32:
                 return False
             args[place] = count
+        if rows >= _INT32:
+            return False
         compiled, beneath = self.compiled, self.beneath
         # the attribute, each time: who counts launches replaces it
         run = compiled.run
-        grid, stream = -(-counts[0] // self.plan.rows), _current_stream(self.device.index)
+        grid, stream = -(-rows // self.plan.rows), _current_stream(self.device.index)
         if beneath is None or run is not beneath.launcher:
             front = stream, compiled.function, compiled.packed_metadata, None, None, None
             run(grid, self.programs, 1, *front, *args)
@@ -165,8 +169,8 @@ class Repeats:
             return False
         if current_device() != ready.device.index:
             with torch.cuda.device(ready.device):
-                return ready.start(pointers, counts)
-        return ready.start(pointers, counts)
+                return ready.start(pointers, counts[0], counts[1:])
+        return ready.start(pointers, counts[0], counts[1:])
 
     def learn(
         self,
@@ -197,7 +201,9 @@ class Repeats:
         if len(self.ready) < _MAX_READY:
             programs = launched.grid[1] if len(launched.grid) > 1 else 1
             of = (launched.kernel, launched.compiled, launched.plan, launched.device)
-            self.ready.append(Ready(*of, programs, rest, places, rows, rows, beneath(launched.compiled)))
+            self.ready.append(
+                Ready(*of, programs, rest, places[0], places[1:], rows, rows, beneath(launched.compiled))
+            )
 
 
 def _pointers(tensors: Sequence[torch.Tensor | None]) -> list[int]:

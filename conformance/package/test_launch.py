@@ -373,8 +373,8 @@ def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
     tensors = (rows_of()["x"], None, None, rows_of()["x"], None)
     pointers = [tensors[0].data_ptr()] * len(tensors)
 
-    assert known.start(pointers, (2**31 - 1,))
-    assert not known.start(pointers, (2**31,))
+    assert known.start(pointers, 2**31 - 1)
+    assert not known.start(pointers, 2**31)
     assert not ready.again(tensors, (24,))
 
 
