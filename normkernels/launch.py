@@ -1,8 +1,8 @@
 """The one place that launches a kernel: through Triton, or directly, with what Triton's launch of it has left.
 
 Triton binds, specialises and looks up at each launch; a direct one fills pointers and counts into what the first
-has come to. ``NORMKERNELS_LAUNCH`` says which: ``triton`` or ``direct``. A direct launch that something stands
-against goes through Triton.
+has come to. ``NORMKERNELS_LAUNCH`` says which: ``direct``, or ``triton`` instead. A direct launch that something
+stands against goes through Triton.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _current_stream: Any = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # n
 class Against(Enum):
     """What a direct launch needs and a process lacks."""
 
-    NOT_ASKED = f"runs where {ENVIRONMENT}=direct"
+    NOT_ASKED = f"runs unless {ENVIRONMENT} says otherwise"
     INTERPRETED = "needs kernels that Triton compiles"
     VERSION = f"needs Triton {', '.join(_VERSIONS)}"
     NOT_NVIDIA = "needs CUDA"
@@ -118,12 +118,13 @@ class Ready:
         """
         args = [*pointers, *self.rest]
         args[self.place] = rows
-        for place, count in zip(self.places, counts):  # noqa: B905  (one for each, and strict takes time)
-            if count >= _INT32:
-                return False
-            args[place] = count
         if rows >= _INT32:
             return False
+        if counts:
+            for place, count in zip(self.places, counts, strict=True):
+                if count >= _INT32:
+                    return False
+                args[place] = count
         compiled, beneath = self.compiled, self.beneath
         # the attribute, each time: who counts launches replaces it
         run = compiled.run
@@ -228,7 +229,7 @@ def how(tensors: Sequence[torch.Tensor], *, known: bool) -> str:
 @cache
 def standing() -> Obstacle | None:
     """Return what stands against launching directly for as long as the process lives; asked once."""
-    asked = os.environ.get(ENVIRONMENT, "") or _WAYS[0]
+    asked = os.environ.get(ENVIRONMENT, "") or "direct"
     if asked not in _WAYS:
         raise InvalidCall(f"{ENVIRONMENT}={asked!r}, must be one of {', '.join(_WAYS)}")
     if asked != "direct":
@@ -246,23 +247,27 @@ def standing() -> Obstacle | None:
 
 def _passing() -> Obstacle | None:
     """Return what somebody has set in Triton that only Triton's own launch heeds."""
-    knobs = _knobs()
-    runtime = knobs.runtime
-    for hook in (runtime.launch_enter_hook, runtime.launch_exit_hook):
-        # a chain of hooks is there, and may be empty
-        if hook is not None and getattr(hook, "calls", True):
-            return Obstacle(Against.HOOKS, "some in triton.knobs.runtime")
-    if runtime.debug or knobs.compilation.instrumentation_mode or runtime.add_stages_inspection_hook is not None:
+    runtime, compilation = _knobs()
+    try:
+        # chains of hooks are there, and empty; asked in each call, and all that is asked in most
+        hooked = runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls
+    except AttributeError:
+        # others are no chains, or None
+        hooks = runtime.launch_enter_hook, runtime.launch_exit_hook
+        hooked = any(hook is not None and getattr(hook, "calls", True) for hook in hooks)
+    if hooked:
+        return Obstacle(Against.HOOKS, "some in triton.knobs.runtime")
+    if runtime.debug or compilation.instrumentation_mode or runtime.add_stages_inspection_hook is not None:
         return Obstacle(Against.KNOBS, "a knob that compiles others: debug, instrumentation or stages")
     return None
 
 
 # Any: triton has no types
 @cache
-def _knobs() -> Any:  # noqa: ANN401
+def _knobs() -> tuple[Any, Any]:
     from triton import knobs
 
-    return knobs
+    return knobs.runtime, knobs.compilation
 
 
 def reread_environment() -> None:

@@ -50,13 +50,15 @@ def rms_norm(
         if out is None and residual_out is None:
             like = "rms_norm", weight_offset, eps, rounding, residual is None
             for _, again in shortcuts.find(like, ()):
-                if (results := again(x, residual, weight)) is not None:
+                results = again(x, residual, weight)
+                if results is not None:
                     return results
         else:
             same = out is None, out is x, out is residual, residual_out is residual, residual_out is x
             like = "rms_norm", weight_offset, eps, rounding, residual is None, residual_out is None, same
             for _, again in shortcuts.find(like, ()):
-                if (results := again(x, residual, weight, out, residual_out)) is not None:
+                results = again(x, residual, weight, out, residual_out)
+                if results is not None:
                     return results
 
     flags = (weight_offset, eps, rounding, path)
@@ -107,13 +109,15 @@ def gemma_rms_norm(
         if out is None and residual_out is None:
             like = "gemma_rms_norm", eps, rounding, residual is None
             for _, again in shortcuts.find(like, ()):
-                if (results := again(x, residual, weight)) is not None:
+                results = again(x, residual, weight)
+                if results is not None:
                     return results
         else:
             same = out is None, out is x, out is residual, residual_out is residual, residual_out is x
             like = "gemma_rms_norm", eps, rounding, residual is None, residual_out is None, same
             for _, again in shortcuts.find(like, ()):
-                if (results := again(x, residual, weight, out, residual_out)) is not None:
+                results = again(x, residual, weight, out, residual_out)
+                if results is not None:
                     return results
 
     key = routes.key("gemma_rms_norm", x, weight, residual, (eps, rounding, path), out, residual_out)
@@ -164,18 +168,20 @@ def rms_norm_gated(
         path is None
         and type(eps) is float
         and (group_size is None or type(group_size) is int)
-        and type(norm_before_gate) is bool
         and type(activation) is type(rounding) is str
+        and type(norm_before_gate) is bool
     ):
         like = "rms_norm_gated", eps, group_size, norm_before_gate, activation, rounding, gate is None, gate is x
         if out is None:
             for _, again in shortcuts.find(like, ()):
-                if (results := again(x, gate, weight)) is not None:
+                results = again(x, gate, weight)
+                if results is not None:
                     return results
         else:
             like = *like, out is x, out is gate
             for _, again in shortcuts.find(like, ()):
-                if (results := again(x, gate, weight, out, None)) is not None:
+                results = again(x, gate, weight, out, None)
+                if results is not None:
                     return results
 
     flags = (eps, group_size, norm_before_gate, activation, rounding, path)

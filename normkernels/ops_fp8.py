@@ -10,6 +10,7 @@ from normkernels.dispatch import Path
 from normkernels.kernels import plans
 from normkernels.library import Given
 from normkernels.results import memory
+from normkernels.shortcuts_fp8 import keep_rows_fp8
 
 
 def rms_norm_fp8(
@@ -70,7 +71,8 @@ def rms_norm_fp8(
             alike = weight_offset, quant_group, scale_layout, fp8_dtype, also_unquantised
             like = "rms_norm_fp8", eps, rounding, residual is None, *alike
             for _, again in shortcuts.find(like, ()):
-                if (results := again(x, residual, weight)) is not None:
+                results = again(x, residual, weight)
+                if results is not None:
                     return results
         flags = (eps, weight_offset, quant_group, scale_layout, fp8_dtype, also_unquantised, rounding, path)
         key = routes.key("rms_norm_fp8", x, weight, residual, flags)
@@ -140,7 +142,8 @@ def rms_norm_gated_fp8(
             alike = quant_group, scale_layout, fp8_dtype, also_unquantised, gate is None, gate is x
             like = "rms_norm_gated_fp8", eps, rounding, group_size, norm_before_gate, activation, *alike
             for _, again in shortcuts.find(like, ()):
-                if (results := again(x, gate, weight)) is not None:
+                results = again(x, gate, weight)
+                if results is not None:
                     return results
         how = (quant_group, scale_layout, fp8_dtype, also_unquantised, rounding, path)
         key = routes.key(
@@ -201,7 +204,7 @@ def _run_rms_norm(
             launched = rms_norm_fp8_fwd(x, residual, weight, values, scales, y, residual_out, **flags, plan=plan)
             route.repeats.learn(launched, tensors, names, counts)
         unquantised, sums = route.flags["unquantised"], residual is not None
-        shortcuts.keep_rows_fp8(
+        keep_rows_fp8(
             like, route.repeats, x, residual, weight, how=how, spans=1, unquantised=unquantised, sums=sums
         )
     return fp8.results(values, scales, y, residual_out)
@@ -237,7 +240,7 @@ def _run_gated(
             launched = rms_norm_gated_fp8_fwd(x, gate, weight, values, scales, y, **flags, plan=plan)
             route.repeats.learn(launched, tensors, names, counts)
         unquantised, each = route.flags["unquantised"], spans // rows
-        shortcuts.keep_rows_fp8(
+        keep_rows_fp8(
             like, route.repeats, x, gate, weight, how=how, spans=each, unquantised=unquantised, sums=None
         )
     return fp8.results(values, scales, y, None)

@@ -12,6 +12,7 @@ from normkernels.dispatch import Path
 from normkernels.kernels import plans
 from normkernels.library import Given
 from normkernels.results import memory
+from normkernels.shortcuts_mrope import keep_rotation
 
 # q and k
 Rotated = tuple[torch.Tensor, torch.Tensor]
@@ -53,7 +54,8 @@ def mrope(
     if path is None and (head_dim is None or type(head_dim) is int) and type(interleaved) is bool:
         like = "mrope", head_dim, interleaved
         for _, again in shortcuts.find(like, ()):
-            if (results := again(q, k, positions, cos, sin, sections)) is not None:
+            results = again(q, k, positions, cos, sin, sections)
+            if results is not None:
                 return results
 
     key = routes.rotation_key("mrope", (q, k, positions, cos, sin), sections, (head_dim, interleaved, path))
@@ -96,7 +98,8 @@ def mrope_(
     if path is None and (head_dim is None or type(head_dim) is int) and type(interleaved) is bool:
         like = "mrope_", head_dim, interleaved
         for _, again in shortcuts.find(like, ()):
-            if (results := again(q, k, positions, cos, sin, sections)) is not None:
+            results = again(q, k, positions, cos, sin, sections)
+            if results is not None:
                 return results
 
     key = routes.rotation_key("mrope_", (q, k, positions, cos, sin), sections, (head_dim, interleaved, path))
@@ -143,5 +146,5 @@ def _run_mrope(
             plan = plans.heads(tokens, q_heads, k_heads, width, cos.shape[1], plan_table(q))
             launched = mrope_fwd(*tensors, **route.flags, plan=plan)
             route.repeats.learn(launched, tensors, ("n_tokens", "axis_stride", "position_stride"), counts)
-        shortcuts.keep_rotation(like, route.repeats, tensors[:5], sections, in_place=in_place)
+        keep_rotation(like, route.repeats, tensors[:5], sections, in_place=in_place)
     return q_out, k_out

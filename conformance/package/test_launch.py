@@ -379,10 +379,10 @@ def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "reason"), [("", "NOT_ASKED"), ("triton", "NOT_ASKED"), ("direct", "INTERPRETED")]
+    ("asked", "reason"), [("", "INTERPRETED"), ("triton", "NOT_ASKED"), ("direct", "INTERPRETED")]
 )
 def test_the_environment_says_how(asked: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``triton`` unless ``direct`` is asked for, which the interpreter cannot."""
+    """``direct`` unless ``triton`` is asked for; the interpreter cannot."""
     monkeypatch.setenv(launch.ENVIRONMENT, asked)
     monkeypatch.setattr(launch, "interpreting", lambda: True)
     launch.reread_environment()
