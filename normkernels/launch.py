@@ -1,8 +1,8 @@
 """The one place that launches a kernel: through Triton, or directly, with what Triton's launch of it has left.
 
 Triton binds, specialises and looks up at each launch; a direct one fills pointers and counts into what the first
-has come to. ``NORMKERNELS_LAUNCH`` says which: ``triton`` or ``direct``. A direct launch that something stands
-against goes through Triton.
+has come to. ``NORMKERNELS_LAUNCH`` says which: ``direct``, or ``triton`` instead. A direct launch that something
+stands against goes through Triton.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from normkernels.beneath import Beneath, beneath
 from normkernels.call import has_triton, interpreting
 from normkernels.errors import InvalidCall
 from normkernels.kernels import plans
@@ -32,26 +33,26 @@ _VERSIONS = ("3.6", "3.7", "3.8", "3.9")
 # Triton passes larger integers as another type, that is, to another kernel.
 _INT32 = 2**31
 # bytes: kernels are compiled for pointers that are, or are not, multiples of them
-_ALIGNMENT = 16
+ALIGNMENT = 16
 # More plans than any table has for one kind of call.
 _MAX_READY = 16
 
 # As Triton asks torch; torch without CUDA has neither.
-_current_device: Any = getattr(torch._C, "_cuda_getDevice", None)  # noqa: SLF001
+current_device: Any = getattr(torch._C, "_cuda_getDevice", None)  # noqa: SLF001
 _current_stream: Any = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # noqa: SLF001
 
 
 class Against(Enum):
     """What a direct launch needs and a process lacks."""
 
-    NOT_ASKED = f"runs where {ENVIRONMENT}=direct"
+    NOT_ASKED = f"runs unless {ENVIRONMENT} says otherwise"
     INTERPRETED = "needs kernels that Triton compiles"
     VERSION = f"needs Triton {', '.join(_VERSIONS)}"
     NOT_NVIDIA = "needs CUDA"
     HOOKS = "calls no launch hooks"
     KNOBS = "runs what was compiled before"
     UNCOMMON = "keeps plain calls: fp8 values go to memory of its own"
-    ALIGNMENT = f"needs tensors at multiples of {_ALIGNMENT} bytes"
+    ALIGNMENT = f"needs tensors at multiples of {ALIGNMENT} bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,45 +105,37 @@ class Ready:
     device: torch.device
     programs: int  # for each tile of rows
     rest: tuple[Any, ...]  # the arguments after the pointers, in the kernel's order; None for counts
-    counts: tuple[int, ...]  # the places of counts among all arguments
+    place: int  # of the row count among all arguments
+    places: tuple[int, ...]  # of the other counts
     fewest: int
     most: int
+    beneath: Beneath | None
 
-    def start(self, tensors: Sequence[torch.Tensor | None], counts: Sequence[int]) -> bool:
-        """Launch, the first count being rows; False where Triton has to."""
-        if _passing() is not None or self.kernel.pre_run_hooks:
+    def start(self, pointers: Sequence[int], rows: int, counts: Sequence[int] = ()) -> bool:
+        """Launch on the current device, the other ``counts`` beside the rows; False where Triton has to.
+
+        ``pointers`` are those of the kernel, in its order, and aligned.
+        """
+        args = [*pointers, *self.rest]
+        args[self.place] = rows
+        if rows >= _INT32:
             return False
-        stands_in = tensors[0]
-        args: list[Any] = [(stands_in if each is None else each).data_ptr() for each in tensors]  # type: ignore[union-attr]  # the first is there
-        for pointer in args:
-            if pointer % _ALIGNMENT:
-                return False
-        args += self.rest
-        for place, count in zip(self.counts, counts, strict=True):
-            if count >= _INT32:
-                return False
-            args[place] = count
-        index = self.device.index
-        if _current_device() != index:
-            with torch.cuda.device(self.device):
-                return self._launch(counts[0], index, args)
-        return self._launch(counts[0], index, args)
-
-    def _launch(self, rows: int, index: int, args: list[Any]) -> bool:
-        compiled = self.compiled
+        if counts:
+            for place, count in zip(self.places, counts, strict=True):
+                if count >= _INT32:
+                    return False
+                args[place] = count
+        compiled, beneath = self.compiled, self.beneath
         # the attribute, each time: who counts launches replaces it
-        compiled.run(
-            -(-rows // self.plan.rows),
-            self.programs,
-            1,
-            _current_stream(index),
-            compiled.function,
-            compiled.packed_metadata,
-            None,
-            None,
-            None,
-            *args,
-        )
+        run = compiled.run
+        grid, stream = -(-rows // self.plan.rows), _current_stream(self.device.index)
+        if beneath is None or run is not beneath.launcher:
+            front = stream, compiled.function, compiled.packed_metadata, None, None, None
+            run(grid, self.programs, 1, *front, *args)
+        elif beneath.packs:
+            beneath.launch(grid, self.programs, 1, stream, *beneath.front, args)
+        else:
+            beneath.launch(grid, self.programs, 1, stream, *beneath.front, *args)
         return True
 
 
@@ -156,16 +149,29 @@ class Repeats:
     table: plans.PlanTable | None  # that all are of; None: nothing is kept
     ready: list[Ready] = field(default_factory=list)
 
+    def fitting(self, rows: int) -> Ready | None:
+        """Return what such a call of ``rows`` has launched before; None where none has, or Triton has to."""
+        for ready in self.ready:
+            if ready.fewest <= rows <= ready.most:
+                fits = plans.TABLE is self.table and _passing() is None and not ready.kernel.pre_run_hooks
+                return ready if fits else None
+        return None
+
     def again(self, tensors: Sequence[torch.Tensor | None], counts: Sequence[int]) -> bool:
         """Launch what such a call has launched before; False, and nothing is done, where none has.
 
         ``tensors`` are the kernel's pointers, in its order; the first stands in for those that are not there.
         """
-        rows = counts[0]
-        for ready in self.ready:
-            if ready.fewest <= rows <= ready.most:
-                return plans.TABLE is self.table and ready.start(tensors, counts)
-        return False
+        ready = self.fitting(counts[0])
+        if ready is None:
+            return False
+        pointers = _pointers(tensors)
+        if any(pointer % ALIGNMENT for pointer in pointers):
+            return False
+        if current_device() != ready.device.index:
+            with torch.cuda.device(ready.device):
+                return ready.start(pointers, counts[0], counts[1:])
+        return ready.start(pointers, counts[0], counts[1:])
 
     def learn(
         self,
@@ -179,11 +185,11 @@ class Repeats:
             return
         places = tuple(launched.kernel.arg_names.index(name) for name in names)
         given = [launched.args[name] for name in launched.kernel.arg_names]
-        pointers = [(tensors[0] if each is None else each).data_ptr() for each in tensors]  # type: ignore[union-attr]  # the first is there
+        pointers = _pointers(tensors)
         assert pointers == [each.data_ptr() for each in given[: len(pointers)]]
         assert list(counts) == [given[place] for place in places]
         numbers = [each for each in given[len(pointers) :] if type(each) is int]
-        if any(pointer % _ALIGNMENT for pointer in pointers) or any(number >= _INT32 for number in numbers):
+        if any(pointer % ALIGNMENT for pointer in pointers) or any(number >= _INT32 for number in numbers):
             return
         for place in places:
             given[place] = None
@@ -196,7 +202,14 @@ class Repeats:
         if len(self.ready) < _MAX_READY:
             programs = launched.grid[1] if len(launched.grid) > 1 else 1
             of = (launched.kernel, launched.compiled, launched.plan, launched.device)
-            self.ready.append(Ready(*of, programs, rest, places, rows, rows))
+            self.ready.append(
+                Ready(*of, programs, rest, places[0], places[1:], rows, rows, beneath(launched.compiled))
+            )
+
+
+def _pointers(tensors: Sequence[torch.Tensor | None]) -> list[int]:
+    """Return the pointers that a kernel takes; the first stands in for those that are not there."""
+    return [(tensors[0] if each is None else each).data_ptr() for each in tensors]  # type: ignore[union-attr]  # the first is there
 
 
 # Of a process or a call that is launched through Triton.
@@ -208,7 +221,7 @@ def how(tensors: Sequence[torch.Tensor], *, known: bool) -> str:
     against = standing() or _passing()
     if against is None and not known:
         against = Obstacle(Against.UNCOMMON, "an out")
-    if against is None and any(each.data_ptr() % _ALIGNMENT for each in tensors):
+    if against is None and any(each.data_ptr() % ALIGNMENT for each in tensors):
         against = Obstacle(Against.ALIGNMENT, "one elsewhere")
     return "directly" if against is None else f"by Triton, not directly: {against}"
 
@@ -216,7 +229,7 @@ def how(tensors: Sequence[torch.Tensor], *, known: bool) -> str:
 @cache
 def standing() -> Obstacle | None:
     """Return what stands against launching directly for as long as the process lives; asked once."""
-    asked = os.environ.get(ENVIRONMENT, "") or _WAYS[0]
+    asked = os.environ.get(ENVIRONMENT, "") or "direct"
     if asked not in _WAYS:
         raise InvalidCall(f"{ENVIRONMENT}={asked!r}, must be one of {', '.join(_WAYS)}")
     if asked != "direct":
@@ -234,23 +247,27 @@ def standing() -> Obstacle | None:
 
 def _passing() -> Obstacle | None:
     """Return what somebody has set in Triton that only Triton's own launch heeds."""
-    knobs = _knobs()
-    runtime = knobs.runtime
-    for hook in (runtime.launch_enter_hook, runtime.launch_exit_hook):
-        # a chain of hooks is there, and may be empty
-        if hook is not None and getattr(hook, "calls", True):
-            return Obstacle(Against.HOOKS, "some in triton.knobs.runtime")
-    if runtime.debug or knobs.compilation.instrumentation_mode or runtime.add_stages_inspection_hook is not None:
+    runtime, compilation = _knobs()
+    try:
+        # chains of hooks are there, and empty; asked in each call, and all that is asked in most
+        hooked = runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls
+    except AttributeError:
+        # others are no chains, or None
+        hooks = runtime.launch_enter_hook, runtime.launch_exit_hook
+        hooked = any(hook is not None and getattr(hook, "calls", True) for hook in hooks)
+    if hooked:
+        return Obstacle(Against.HOOKS, "some in triton.knobs.runtime")
+    if runtime.debug or compilation.instrumentation_mode or runtime.add_stages_inspection_hook is not None:
         return Obstacle(Against.KNOBS, "a knob that compiles others: debug, instrumentation or stages")
     return None
 
 
 # Any: triton has no types
 @cache
-def _knobs() -> Any:  # noqa: ANN401
+def _knobs() -> tuple[Any, Any]:
     from triton import knobs
 
-    return knobs
+    return knobs.runtime, knobs.compilation
 
 
 def reread_environment() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from normkernels import describe, library, native, routes
+from normkernels import describe, library, native, routes, shortcuts
 from normkernels.call import plan_table
 from normkernels.dispatch import Path
 from normkernels.kernels import plans
@@ -44,6 +44,23 @@ def rms_norm(
         traced: Normed = library.call("rms_norm", {**given, "rounding": rounding, "path": path}, outputs)
         return traced
 
+    like: shortcuts.Like = None
+    results: Normed | None
+    if path is None and type(eps) is type(weight_offset) is float and type(rounding) is str:
+        if out is None and residual_out is None:
+            like = "rms_norm", weight_offset, eps, rounding, residual is None
+            for _, again in shortcuts.find(like, ()):
+                results = again(x, residual, weight)
+                if results is not None:
+                    return results
+        else:
+            same = out is None, out is x, out is residual, residual_out is residual, residual_out is x
+            like = "rms_norm", weight_offset, eps, rounding, residual is None, residual_out is None, same
+            for _, again in shortcuts.find(like, ()):
+                results = again(x, residual, weight, out, residual_out)
+                if results is not None:
+                    return results
+
     flags = (weight_offset, eps, rounding, path)
     key = routes.key("rms_norm", x, weight, residual, flags, out, residual_out)
     route = routes.known(key)
@@ -60,9 +77,8 @@ def rms_norm(
         )
         route = routes.learn(key, x, call, resolved, path)
     elif out is not None or residual_out is not None:
-        inputs = describe.present(x=x, weight=weight, residual=residual)
-        describe.hold_norm_outputs("rms_norm", inputs, describe.present(out=out, residual_out=residual_out))
-    return _run_rms_norm(route, x, weight, residual, out, residual_out)
+        _hold_norm("rms_norm", x, weight, residual, out, residual_out)
+    return _run_rms_norm(route, x, weight, residual, out, residual_out, like)
 
 
 def gemma_rms_norm(
@@ -87,6 +103,23 @@ def gemma_rms_norm(
         traced: Normed = library.call("gemma_rms_norm", {**given, "rounding": rounding, "path": path}, outputs)
         return traced
 
+    like: shortcuts.Like = None
+    results: Normed | None
+    if path is None and type(eps) is float and type(rounding) is str:
+        if out is None and residual_out is None:
+            like = "gemma_rms_norm", eps, rounding, residual is None
+            for _, again in shortcuts.find(like, ()):
+                results = again(x, residual, weight)
+                if results is not None:
+                    return results
+        else:
+            same = out is None, out is x, out is residual, residual_out is residual, residual_out is x
+            like = "gemma_rms_norm", eps, rounding, residual is None, residual_out is None, same
+            for _, again in shortcuts.find(like, ()):
+                results = again(x, residual, weight, out, residual_out)
+                if results is not None:
+                    return results
+
     key = routes.key("gemma_rms_norm", x, weight, residual, (eps, rounding, path), out, residual_out)
     route = routes.known(key)
     if route is None:
@@ -95,9 +128,8 @@ def gemma_rms_norm(
         )
         route = routes.learn(key, x, call, resolved, path)
     elif out is not None or residual_out is not None:
-        inputs = describe.present(x=x, weight=weight, residual=residual)
-        describe.hold_norm_outputs("gemma_rms_norm", inputs, describe.present(out=out, residual_out=residual_out))
-    return _run_rms_norm(route, x, weight, residual, out, residual_out)
+        _hold_norm("gemma_rms_norm", x, weight, residual, out, residual_out)
+    return _run_rms_norm(route, x, weight, residual, out, residual_out, like)
 
 
 def rms_norm_gated(
@@ -130,6 +162,28 @@ def rms_norm_gated(
         )
         return traced
 
+    like: shortcuts.Like = None
+    results: torch.Tensor | None
+    if (
+        path is None
+        and type(eps) is float
+        and (group_size is None or type(group_size) is int)
+        and type(activation) is type(rounding) is str
+        and type(norm_before_gate) is bool
+    ):
+        like = "rms_norm_gated", eps, group_size, norm_before_gate, activation, rounding, gate is None, gate is x
+        if out is None:
+            for _, again in shortcuts.find(like, ()):
+                results = again(x, gate, weight)
+                if results is not None:
+                    return results
+        else:
+            like = *like, out is x, out is gate
+            for _, again in shortcuts.find(like, ()):
+                results = again(x, gate, weight, out, None)
+                if results is not None:
+                    return results
+
     flags = (eps, group_size, norm_before_gate, activation, rounding, path)
     key = routes.key("rms_norm_gated", x, weight, gate, flags, out)
     route = routes.known(key)
@@ -147,9 +201,33 @@ def rms_norm_gated(
         )
         route = routes.learn(key, x, call, resolved, path)
     elif out is not None:
-        inputs = describe.present(x=x, weight=weight, gate=gate)
-        describe.hold_gated_outputs("rms_norm_gated", inputs, {"out": out})
-    return _run_gated(route, x, gate, weight, out)
+        _hold_gated("rms_norm_gated", x, weight, gate, out)
+    return _run_gated(route, x, gate, weight, out, like)
+
+
+def _hold_norm(
+    operation: str,
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    out: torch.Tensor | None,
+    residual_out: torch.Tensor | None,
+) -> None:
+    """Hold given outputs to memory that may be written."""
+    inputs = describe.present(x=x, weight=weight, residual=residual)
+    describe.hold_norm_outputs(operation, inputs, describe.present(out=out, residual_out=residual_out))
+
+
+def _hold_gated(
+    operation: str,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    gate: torch.Tensor | None,
+    out: torch.Tensor,
+    _total: None = None,
+) -> None:
+    """Hold a given output to memory that may be written."""
+    describe.hold_gated_outputs(operation, describe.present(x=x, weight=weight, gate=gate), {"out": out})
 
 
 def _run_rms_norm(
@@ -159,6 +237,7 @@ def _run_rms_norm(
     residual: torch.Tensor | None,
     out: torch.Tensor | None,
     residual_out: torch.Tensor | None,
+    like: shortcuts.Like,
 ) -> Normed:
     """Run a valid call on its path."""
     if route.path is Path.NATIVE:
@@ -169,6 +248,7 @@ def _run_rms_norm(
             return y
         return y, total if residual_out is None else residual_out.copy_(total)
 
+    given = out, residual_out
     out = memory(out, x)
     if residual is not None:
         residual_out = memory(residual_out, x)
@@ -183,18 +263,30 @@ def _run_rms_norm(
             plan = plans.general(rows, width, plan_table(x))
             launched = rms_norm_fwd(x, residual, weight, out, residual_out, **route.flags, plan=plan)
             route.repeats.learn(launched, tensors, ("n_rows",), (rows,))
+        sums = residual is not None
+        if given == (None, None):
+            shortcuts.keep_rows(like, route.repeats, x, residual, weight, width=width, sums=sums)
+        else:
+            shortcuts.keep_rows_into(
+                like, route.repeats, x, residual, weight, *given, width=width, sums=sums, hold=_hold_norm
+            )
     return out if residual_out is None else (out, residual_out)
 
 
 def _run_gated(
-    route: routes.Route, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, out: torch.Tensor | None
+    route: routes.Route,
+    x: torch.Tensor,
+    gate: torch.Tensor | None,
+    weight: torch.Tensor,
+    out: torch.Tensor | None,
+    like: shortcuts.Like,
 ) -> torch.Tensor:
     """Run a valid call on its path."""
     if route.path is Path.NATIVE:
         result = native.rms_norm_gated(x, gate, weight, **route.flags)
         return result if out is None else out.copy_(result)
 
-    out = memory(out, x)
+    given, out = out, memory(out, x)
     if elements := x.numel():
         width = route.flags["width"]
         rows = elements // width
@@ -207,4 +299,10 @@ def _run_gated(
             plan = plans.gated_128(rows, table) if route.narrow else plans.general(rows, width, table)
             launched = rms_norm_gated_fwd(x, gate, weight, out, **route.flags, plan=plan)
             route.repeats.learn(launched, tensors, ("n_rows",), (rows,))
+        if given is None:
+            shortcuts.keep_rows(like, route.repeats, x, gate, weight, width=width, sums=None)
+        else:
+            shortcuts.keep_rows_into(
+                like, route.repeats, x, gate, weight, given, None, width=width, sums=None, hold=_hold_gated
+            )
     return out

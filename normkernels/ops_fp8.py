@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from normkernels import describe_fp8, fp8, library, native, routes
+from normkernels import describe_fp8, fp8, library, native, routes, shortcuts
 from normkernels.call import plan_table
 from normkernels.dispatch import Path
 from normkernels.kernels import plans
 from normkernels.library import Given
 from normkernels.results import memory
+from normkernels.shortcuts_fp8 import keep_rows_fp8
 
 
 def rms_norm_fp8(
@@ -56,7 +57,23 @@ def rms_norm_fp8(
         return tuple(library.call("rms_norm_fp8", given, {"out": out, "residual_out": residual_out}))
 
     key = None
+    like: shortcuts.Like = None
+    results: tuple[torch.Tensor, ...] | None
     if out is None and residual_out is None:
+        if (
+            path is None
+            and type(eps) is type(weight_offset) is float
+            and (quant_group is None or type(quant_group) is int)
+            and type(scale_layout) is type(rounding) is str
+            and type(fp8_dtype) is torch.dtype
+            and type(also_unquantised) is bool
+        ):
+            alike = weight_offset, quant_group, scale_layout, fp8_dtype, also_unquantised
+            like = "rms_norm_fp8", eps, rounding, residual is None, *alike
+            for _, again in shortcuts.find(like, ()):
+                results = again(x, residual, weight)
+                if results is not None:
+                    return results
         flags = (eps, weight_offset, quant_group, scale_layout, fp8_dtype, also_unquantised, rounding, path)
         key = routes.key("rms_norm_fp8", x, weight, residual, flags)
     route = routes.known(key)
@@ -76,7 +93,7 @@ def rms_norm_fp8(
             residual_out=residual_out,
         )
         route = routes.learn(key, x, call, resolved, path)
-    return _run_rms_norm(route, x, weight, residual, out, residual_out)
+    return _run_rms_norm(route, x, weight, residual, out, residual_out, like)
 
 
 def rms_norm_gated_fp8(
@@ -110,7 +127,24 @@ def rms_norm_gated_fp8(
         return tuple(library.call("rms_norm_gated_fp8", given, {"out": out}))
 
     key = None
+    like: shortcuts.Like = None
+    results: tuple[torch.Tensor, ...] | None
     if out is None:
+        if (
+            path is None
+            and type(eps) is float
+            and (group_size is None or type(group_size) is int)
+            and (quant_group is None or type(quant_group) is int)
+            and type(scale_layout) is type(activation) is type(rounding) is str
+            and type(fp8_dtype) is torch.dtype
+            and type(also_unquantised) is type(norm_before_gate) is bool
+        ):
+            alike = quant_group, scale_layout, fp8_dtype, also_unquantised, gate is None, gate is x
+            like = "rms_norm_gated_fp8", eps, rounding, group_size, norm_before_gate, activation, *alike
+            for _, again in shortcuts.find(like, ()):
+                results = again(x, gate, weight)
+                if results is not None:
+                    return results
         how = (quant_group, scale_layout, fp8_dtype, also_unquantised, rounding, path)
         key = routes.key(
             "rms_norm_gated_fp8", x, weight, gate, (eps, group_size, norm_before_gate, activation, *how)
@@ -133,7 +167,7 @@ def rms_norm_gated_fp8(
             out=out,
         )
         route = routes.learn(key, x, call, resolved, path)
-    return _run_gated(route, x, gate, weight, out)
+    return _run_gated(route, x, gate, weight, out, like)
 
 
 def _run_rms_norm(
@@ -143,6 +177,7 @@ def _run_rms_norm(
     residual: torch.Tensor | None,
     out: torch.Tensor | None,
     residual_out: torch.Tensor | None,
+    like: shortcuts.Like,
 ) -> tuple[torch.Tensor, ...]:
     """Run a valid call on its path."""
     if route.path is Path.NATIVE:
@@ -168,11 +203,20 @@ def _run_rms_norm(
             plan = _plan(x, rows, plans.Cut(x.shape[-1], how.group))
             launched = rms_norm_fp8_fwd(x, residual, weight, values, scales, y, residual_out, **flags, plan=plan)
             route.repeats.learn(launched, tensors, names, counts)
+        unquantised, sums = route.flags["unquantised"], residual is not None
+        keep_rows_fp8(
+            like, route.repeats, x, residual, weight, how=how, spans=1, unquantised=unquantised, sums=sums
+        )
     return fp8.results(values, scales, y, residual_out)
 
 
 def _run_gated(
-    route: routes.Route, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, out: torch.Tensor | None
+    route: routes.Route,
+    x: torch.Tensor,
+    gate: torch.Tensor | None,
+    weight: torch.Tensor,
+    out: torch.Tensor | None,
+    like: shortcuts.Like,
 ) -> tuple[torch.Tensor, ...]:
     """Run a valid call on its path."""
     if route.path is Path.NATIVE:
@@ -195,6 +239,10 @@ def _run_gated(
             plan = _plan(x, spans, plans.Cut(width, how.group))
             launched = rms_norm_gated_fp8_fwd(x, gate, weight, values, scales, y, **flags, plan=plan)
             route.repeats.learn(launched, tensors, names, counts)
+        unquantised, each = route.flags["unquantised"], spans // rows
+        keep_rows_fp8(
+            like, route.repeats, x, gate, weight, how=how, spans=each, unquantised=unquantised, sums=None
+        )
     return fp8.results(values, scales, y, None)
 
 

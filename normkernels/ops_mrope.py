@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from normkernels import describe_mrope, library, native, routes
+from normkernels import describe_mrope, library, native, routes, shortcuts
 from normkernels.call import plan_table
 from normkernels.dispatch import Path
 from normkernels.kernels import plans
 from normkernels.library import Given
 from normkernels.results import memory
+from normkernels.shortcuts_mrope import keep_rotation
 
 # q and k
 Rotated = tuple[torch.Tensor, torch.Tensor]
@@ -48,6 +49,15 @@ def mrope(
         traced: Rotated = library.call("mrope", {**given, **flags}, {})
         return traced
 
+    like: shortcuts.Like = None
+    results: Rotated | None
+    if path is None and (head_dim is None or type(head_dim) is int) and type(interleaved) is bool:
+        like = "mrope", head_dim, interleaved
+        for _, again in shortcuts.find(like, ()):
+            results = again(q, k, positions, cos, sin, sections)
+            if results is not None:
+                return results
+
     key = routes.rotation_key("mrope", (q, k, positions, cos, sin), sections, (head_dim, interleaved, path))
     route = routes.known(key)
     if route is None:
@@ -57,7 +67,7 @@ def mrope(
         route = routes.learn(key, q, call, resolved, path)
     else:
         describe_mrope.hold_positions("mrope", positions, cos)
-    return _run_mrope(route, q, k, positions, cos, sin)
+    return _run_mrope(route, q, k, positions, cos, sin, sections, like)
 
 
 def mrope_(
@@ -83,6 +93,15 @@ def mrope_(
         traced: Rotated = library.call("mrope_", {**given, **flags}, {})
         return traced
 
+    like: shortcuts.Like = None
+    results: Rotated | None
+    if path is None and (head_dim is None or type(head_dim) is int) and type(interleaved) is bool:
+        like = "mrope_", head_dim, interleaved
+        for _, again in shortcuts.find(like, ()):
+            results = again(q, k, positions, cos, sin, sections)
+            if results is not None:
+                return results
+
     key = routes.rotation_key("mrope_", (q, k, positions, cos, sin), sections, (head_dim, interleaved, path))
     route = routes.known(key)
     if route is None:
@@ -92,7 +111,7 @@ def mrope_(
         route = routes.learn(key, q, call, resolved, path)
     else:
         describe_mrope.hold_in_place(q, k, positions, cos, sin)
-    return _run_mrope(route, q, k, positions, cos, sin, in_place=True)
+    return _run_mrope(route, q, k, positions, cos, sin, sections, like, in_place=True)
 
 
 def _run_mrope(
@@ -102,6 +121,8 @@ def _run_mrope(
     positions: torch.Tensor,
     cos: torch.Tensor,
     sin: torch.Tensor,
+    sections: Sequence[int],
+    like: shortcuts.Like,
     *,
     in_place: bool = False,
 ) -> Rotated:
@@ -125,4 +146,5 @@ def _run_mrope(
             plan = plans.heads(tokens, q_heads, k_heads, width, cos.shape[1], plan_table(q))
             launched = mrope_fwd(*tensors, **route.flags, plan=plan)
             route.repeats.learn(launched, tensors, ("n_tokens", "axis_stride", "position_stride"), counts)
+        keep_rotation(like, route.repeats, tensors[:5], sections, in_place=in_place)
     return q_out, k_out

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from normkernels import describe, describe_fp8, describe_mrope, launch, validate
+from normkernels import describe, describe_fp8, describe_mrope, launch, shortcuts, validate
 from normkernels.call import Call, Device
 from normkernels.describe import PLAIN, Described, transformed
 from normkernels.dispatch import CHECKS, Decision, Path, decide
@@ -231,6 +231,7 @@ def reread_environment() -> None:
     """Forget what the environment said, and every route that followed from it."""
     _forced.cache_clear()
     launch.reread_environment()
+    shortcuts.forget()
     _routes.clear()
 
 

@@ -88,7 +88,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     made = Gpu()
     monkeypatch.setattr(plans, "TABLE", plans.MEASURED)
     monkeypatch.setattr(launch, "standing", lambda: None)
-    monkeypatch.setattr(launch, "_current_device", lambda: 0 if DEVICE == "cuda" else None)
+    monkeypatch.setattr(launch, "current_device", lambda: 0 if DEVICE == "cuda" else None)
     monkeypatch.setattr(launch, "_current_stream", lambda _index: STREAM)
     for operation in ("rms_norm", "rms_norm_gated", "rms_norm_fp8", "rms_norm_gated_fp8", "mrope"):
         monkeypatch.setattr(f"normkernels.kernels.{operation}.launch", made.launch)
@@ -371,17 +371,18 @@ def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
     (route,) = routes._routes.values()
     (known,) = route.repeats.ready
     tensors = (rows_of()["x"], None, None, rows_of()["x"], None)
+    pointers = [tensors[0].data_ptr()] * len(tensors)
 
-    assert known.start(tensors, (2**31 - 1,))
-    assert not known.start(tensors, (2**31,))
+    assert known.start(pointers, 2**31 - 1)
+    assert not known.start(pointers, 2**31)
     assert not ready.again(tensors, (24,))
 
 
 @pytest.mark.parametrize(
-    ("asked", "reason"), [("", "NOT_ASKED"), ("triton", "NOT_ASKED"), ("direct", "INTERPRETED")]
+    ("asked", "reason"), [("", "INTERPRETED"), ("triton", "NOT_ASKED"), ("direct", "INTERPRETED")]
 )
 def test_the_environment_says_how(asked: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``triton`` unless ``direct`` is asked for, which the interpreter cannot."""
+    """``direct`` unless ``triton`` is asked for; the interpreter cannot."""
     monkeypatch.setenv(launch.ENVIRONMENT, asked)
     monkeypatch.setattr(launch, "interpreting", lambda: True)
     launch.reread_environment()

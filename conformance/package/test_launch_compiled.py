@@ -127,7 +127,7 @@ def main() -> None:
     machine = call.Device("cuda", has_triton=True, interpreting=False, table=plans.TABLE)
     call.Device.of = classmethod(lambda _cls, _tensor: machine)  # type: ignore[assignment, method-assign]  # not this one
     launch.standing = lambda: None  # type: ignore[assignment]  # torch here may have no CUDA
-    launch._current_device = lambda: None
+    launch.current_device = lambda: None
     launch._current_stream = lambda _index: STREAM
 
     facts = {}
