@@ -38,9 +38,9 @@ def quotients(
     # with an infinite scale the product is right as it is, and what it is too large by would be NaN
     divisor = tl.where(scale == float("inf"), 0.0, scale)
     product = y * inverse
-    # not -y, which is 0 - y and an instruction of its own
+    # not -y and -inverse: Triton 3.6 makes 0 - y of that, an instruction of its own, which turns no zero round
     excess = tl.fma(product, divisor, y * -1.0)
-    return tl.fma(excess, -inverse, product)
+    return tl.fma(excess, inverse * -1.0, product)
 
 
 @triton.jit
