@@ -36,9 +36,9 @@ def divided(
     branch. The signs are such that a zero keeps its own.
     """
     product = y * inverse
-    # not -y, which is 0 - y and an instruction of its own
+    # not -y and -inverse: Triton 3.6 makes 0 - y of that, an instruction of its own, which turns no zero round
     excess = tl.fma(product, divisor, y * -1.0)
-    return tl.fma(excess, -inverse, product)
+    return tl.fma(excess, inverse * -1.0, product)
 
 
 @triton.jit
