@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.draw import FORMATS, draw, host_medians, panels, series
+from benchmarks.draw import FORMATS, caption, draw, host_medians, in_order, panels, peers_of, series
 from benchmarks.results import (
     Entry,
     Results,
@@ -163,11 +163,11 @@ def test_what_is_not_implemented_is_no_remark() -> None:
 
 
 def test_pictures_are_drawn_from_the_file(tmp_path: Path) -> None:
-    """Times, ceilings and host times, each in both formats, each with something in it."""
+    """Times, ceilings, ratios and host times, each in both formats, each with something in it."""
     pytest.importorskip("matplotlib", reason="pictures are drawn where matplotlib is: the extra bench")
     paths = draw(RESULTS, tmp_path)
 
-    assert {f"{name}.{kind}" for name in ("times", "ceilings", "host") for kind in FORMATS} == {
+    assert {f"{name}.{kind}" for name in ("times", "ceilings", "ratios", "host") for kind in FORMATS} == {
         p.name for p in paths
     }
     drawn = {path.name: path.read_bytes() for path in paths}
@@ -180,21 +180,45 @@ def test_an_empty_result_can_be_drawn_and_shown(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures are drawn where matplotlib is: the extra bench")
     nothing = Results(RESULTS.header, ())
 
-    assert 6 == len(draw(nothing, tmp_path))
+    assert 8 == len(draw(nothing, tmp_path))
     show(nothing, Console(file=io.StringIO()))
 
 
-def test_a_line_of_a_picture_is_an_implementation_at_one_width() -> None:
-    """Sizes in order, our duplicate left out."""
-    lines = series((PREFILL, DECODE, NORM), 128)
+def test_a_line_of_a_picture_is_an_implementation() -> None:
+    """Sizes in order, our duplicate left out, ours over all others."""
+    lines = series((PREFILL, DECODE))
 
-    assert ["normkernels", "eager", "original", "fla fused"] == list(lines)
-    assert [(DECODE.bytes, 2.0), (PREFILL.bytes, 25.0)] == lines["normkernels"]
+    assert ["eager", "original", "fla fused", "normkernels"] == list(lines)
+    assert [(DECODE.bytes / 1e6, 2.0), (PREFILL.bytes / 1e6, 25.0)] == lines["normkernels"]
 
 
 def test_panels_are_kinds_of_calls() -> None:
-    """What a name says before its size."""
-    assert {"gated": 2, "gated strided": 1, "gemma+res": 1} == {k: len(rows) for k, rows in panels(ROWS).items()}
+    """What they do, whatever their layout; sizes in order, other forms of a call after it."""
+    assert {"gated norm": 3, "norm with a residual": 1} == {k: len(some) for k, some in panels(ROWS).items()}
+    assert (DECODE, PREFILL, STRIDED, NORM) == in_order((PREFILL, STRIDED, NORM, DECODE))
+
+
+def test_peers_stand_to_the_right_where_we_are_faster() -> None:
+    """Their time over ours, ours and its duplicate left out."""
+    found = peers_of(DECODE)
+
+    assert pytest.approx({"eager": 12.0, "original": 0.95, "fla fused": 1.25}) == found
+    assert {} == peers_of(replace(DECODE, entries=DECODE.entries[1:]))
+
+
+def test_a_caption_says_what_the_numbers_depend_on() -> None:
+    """Device, versions, commit, clock, and the clocks where they were seen."""
+    header = {**RESULTS.header, "clocks": {"SM MHz": 1980}, "peers": {"liger-kernel": "0.8.5", "fla-core": None}}
+    said = caption(replace(RESULTS, header=header))
+
+    for words in (
+        RESULTS.header["device"],
+        f"torch {RESULTS.header['torch']}",
+        "liger-kernel 0.8.5",
+        "1980 SM MHz",
+    ):
+        assert words in said
+    assert "fla-core" not in said
 
 
 def test_host_bars_are_medians() -> None:

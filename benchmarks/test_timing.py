@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections import Counter
 
 import pytest
@@ -44,6 +45,19 @@ def test_rounds_are_interleaved_in_other_orders() -> None:
     rounds = [tuple(seen[start : start + 3]) for start in range(0, len(seen), 3)]
     assert all(Counter("abc") == Counter(one) for one in rounds)
     assert len(set(rounds)) > 1
+
+
+def test_who_is_slow_has_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And enough for a middle all the same; nobody else has fewer."""
+
+    def slow() -> float:
+        time.sleep(0.01)
+        return 1.0
+
+    monkeypatch.setattr(timing, "PATIENCE", 0.05)
+    found = timing._interleaved({"slow": slow, "quick": lambda: 1.0}, 40)
+
+    assert {"slow": timing.FEWEST, "quick": 40} == {name: times.rounds for name, times in found.items()}
 
 
 def _noted(seen: list[str], name: str) -> float:
