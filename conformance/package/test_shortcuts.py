@@ -333,11 +333,12 @@ def test_another_current_device_takes_the_long_way(
     assert gpu.starts[-1].directly
 
 
+@pytest.mark.parametrize("question", [None, dict], ids=["not there", "asked in another way"])
 def test_without_the_question_calls_take_the_long_way(
-    gpu: Gpu, long_ways: list[str], monkeypatch: pytest.MonkeyPatch
+    question: object, gpu: Gpu, long_ways: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is no public part of torch."""
-    monkeypatch.setattr(shortcuts, "_TensorGuards", None)
+    monkeypatch.setattr(shortcuts, "_TensorGuards", question)
     for _ in range(3):
         call("rms_norm", rows_of())
 
