@@ -8,7 +8,7 @@ arguments one by one; from 3.7 on it is one for all kernels, and takes them as o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import BuiltinFunctionType
+from types import FunctionType
 from typing import Any
 
 _SCRATCH = ("global_scratch_size", "profile_scratch_size")
@@ -32,7 +32,8 @@ def beneath(compiled: Any) -> Beneath | None:  # noqa: ANN401
     # what the attribute run returns: whoever asks for that is counted as a launch
     launcher: Any = getattr(compiled, "_run", None)
     launch = getattr(launcher, "launch", None)
-    if type(launch) is not BuiltinFunctionType or not _plain(launcher):
+    # a Python function stands between where arguments are descriptors
+    if launch is None or isinstance(launch, FunctionType) or not _plain(launcher):
         return None
     how = launcher.launch_cooperative_grid, launcher.launch_pdl
     if not hasattr(launcher, "kernel_signature"):

@@ -72,7 +72,11 @@ def keep(
     shortcuts = _known.get(like, ())
     if _TensorGuards is None or any(shortcut.alike(*given) for shortcut in shortcuts):
         return
-    alike = _question(given, free)
+    try:
+        alike = _question(given, free)
+    except (TypeError, RuntimeError):
+        # a torch that is asked in another way
+        return
     # a tensor that is there twice is not alike to itself
     if not alike(*given):
         return

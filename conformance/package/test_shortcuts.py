@@ -197,6 +197,42 @@ def test_a_bad_call_is_refused_beside_a_good_one(name: str, gpu: Gpu) -> None:
     assert [False, True] == [start.directly for start in gpu.starts]
 
 
+# Flags of a good call, and of a bad one that are equal to them.
+EQUAL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "eps": ("rms_norm", {"eps": 1.0}, {"eps": True}),
+    "eps of fp8": ("fp8", {"eps": 1.0}, {"eps": True}),
+    "weight_offset": ("rms_norm", {"weight_offset": 1.0}, {"weight_offset": True}),
+    "group_size": ("gated", {"group_size": 1}, {"group_size": True}),
+    "quant_group": ("fp8", {"quant_group": 1}, {"quant_group": True}),
+    "sections": ("mrope", {"sections": (1, 11, 4)}, {"sections": (True, 11, 4)}),
+    "head_dim": ("mrope", {"head_dim": 64}, {"head_dim": 64.0}),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_flags_that_are_equal_are_not_the_same(name: str, gpu: Gpu) -> None:
+    """True is no number, and 64.0 no size."""
+    kind, good, bad = EQUAL[name]
+    operation, arguments = CALLS[kind]
+    for _ in range(2):
+        call(operation, arguments() | good)
+    with pytest.raises(normkernels.InvalidCall):
+        call(operation, arguments() | bad)
+
+    assert [False, True] == [start.directly for start in gpu.starts]
+
+
+def test_other_sizes_take_the_long_way(gpu: Gpu, long_ways: list[str]) -> None:
+    """Of the same strides: one column block of two."""
+    given = three()
+    for _ in range(2):
+        call("rms_norm", given)
+    call("rms_norm", given | {"x": given["x"][:, :1]})
+
+    assert ["rms_norm"] * 2 == long_ways
+    assert [False, True, False] == [start.directly for start in gpu.starts]
+
+
 class Labelled(torch.Tensor):
     """A tensor of another type."""
 
@@ -297,11 +333,12 @@ def test_another_current_device_takes_the_long_way(
     assert gpu.starts[-1].directly
 
 
+@pytest.mark.parametrize("question", [None, dict], ids=["not there", "asked in another way"])
 def test_without_the_question_calls_take_the_long_way(
-    gpu: Gpu, long_ways: list[str], monkeypatch: pytest.MonkeyPatch
+    question: object, gpu: Gpu, long_ways: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is no public part of torch."""
-    monkeypatch.setattr(shortcuts, "_TensorGuards", None)
+    monkeypatch.setattr(shortcuts, "_TensorGuards", question)
     for _ in range(3):
         call("rms_norm", rows_of())
 
