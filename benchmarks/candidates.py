@@ -91,10 +91,17 @@ def chosen(size: Size) -> Plan:
     """The plan that runs today."""
     table = plans.MEASURED
     if size.kernel == "mrope":
-        return plans.heads(size.rows, *size.heads, size.width, size.half, table)
+        copied = size.form == "copied"
+        return plans.heads(size.rows, *size.heads, size.width, size.half, table, copied=copied)
     if size.kernel == "gated 128":
         return plans.gated_128(size.rows, table)
-    return plans.general(size.rows, size.width, table, 2 ** _levels(size))
+    return plans.general(_kind(size), size.rows, size.width, table, 2 ** _levels(size))
+
+
+def _kind(size: Size) -> str:
+    if size.kernel == "norm":
+        return "residual" if size.form == "residual" else "norm"
+    return {"norm fp8": "fp8"}.get(size.kernel, size.kernel)
 
 
 def _levels(size: Size) -> int:

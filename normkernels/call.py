@@ -29,6 +29,7 @@ class Heads:
     q: int
     k: int
     half: int  # of the columns that are rotated
+    copied: bool  # those beside them
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Call:
     leading: int  # leading sizes left after collapsing
     needs_grad: str | None  # the first argument that does
     not_plain: str | None  # the first argument that is not, and what it is
+    residual: bool = False  # whether one is added
     gated: Gated | None = None  # of a gated norm only
     heads: Heads | None = None  # of a rotation only
     quantised: Quantised | None = None  # of a norm with fp8 values only

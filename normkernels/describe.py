@@ -7,6 +7,7 @@ A function per operation, with its signature: norms here, those with fp8 values 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -94,6 +95,7 @@ def describe_norm(
     hold_norm_outputs(operation, {"x": x, **weights, **optional}, outputs)
 
     call = _call(operation, x, weights, optional | outputs, x.shape[-1])
+    call = replace(call, residual=residual is not None)
     # Hugging Face rounds a plain weight's product, and nothing before the store where one is added to it
     return call, {"eps": eps, "offset": offset, "rounding": "fp32" if offset else rounding}
 

@@ -56,6 +56,7 @@ def _described(
     flags = hold_rotation(operation, given, sections, head_dim, interleaved)
     q, width = given["q"], flags["head_dim"]
     q_heads, k_heads = (by_heads(given[name], width).shape[1] for name in ("q", "k"))
+    half = given["cos"].shape[1]
     call = Call(
         # in place or not: one operation, with one set of paths
         operation="mrope",
@@ -66,7 +67,7 @@ def _described(
         leading=2,
         needs_grad=needs_gradient(given),
         not_plain=not_plain_argument(given),
-        heads=Heads(q_heads, k_heads, given["cos"].shape[1]),
+        heads=Heads(q_heads, k_heads, half, copied=operation == "mrope" and 2 * half < width),
     )
     return call, flags
 

@@ -133,8 +133,10 @@ def against_native(_call: Call, _device: Device) -> tuple[Rejection, ...]:
 
 def general_plan(call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection, ...]]:
     """Return the one plan for a norm on rows."""
-    columns = call.width if call.quantised is None else call.quantised.span
-    return plans.general(call.rows, columns, device.table, call.width), ()
+    if call.quantised is None:
+        return plans.general("residual" if call.residual else "norm", call.rows, call.width, device.table), ()
+    kind = "fp8" if call.operation == "rms_norm_fp8" else "gated fp8"
+    return plans.general(kind, call.rows, call.quantised.span, device.table, call.width), ()
 
 
 def gated_plan(call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection, ...]]:
@@ -151,14 +153,15 @@ def gated_plan(call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection,
         (not call.gated.out_contiguous, Reason.OUT_NOT_CONTIGUOUS, "a strided one"),
     )
     stopped = tuple(Rejection(Path.ROWS, narrow.name, reason, got) for stop, reason, got in stops if stop)
-    return (plans.general(call.rows, call.width, device.table) if stopped else narrow), stopped
+    return (plans.general("gated", call.rows, call.width, device.table) if stopped else narrow), stopped
 
 
 def heads_plan(call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection, ...]]:
     """Return the one plan for a rotation of heads."""
     assert call.heads is not None
     heads = call.heads
-    return plans.heads(call.rows, heads.q, heads.k, call.width, heads.half, device.table), ()
+    plan = plans.heads(call.rows, heads.q, heads.k, call.width, heads.half, device.table, copied=heads.copied)
+    return plan, ()
 
 
 # Every operation's paths in order of preference. A check returns all that stops a path.

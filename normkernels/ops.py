@@ -260,7 +260,7 @@ def _run_rms_norm(
             # here, because the package must import without triton
             from normkernels.kernels.rms_norm import rms_norm_fwd
 
-            plan = plans.general(rows, width, plan_table(x))
+            plan = plans.general("norm" if residual is None else "residual", rows, width, plan_table(x))
             launched = rms_norm_fwd(x, residual, weight, out, residual_out, **route.flags, plan=plan)
             route.repeats.learn(launched, tensors, ("n_rows",), (rows,))
         sums = residual is not None
@@ -296,7 +296,7 @@ def _run_gated(
             from normkernels.kernels.rms_norm_gated import rms_norm_gated_fwd
 
             table = plan_table(x)
-            plan = plans.gated_128(rows, table) if route.narrow else plans.general(rows, width, table)
+            plan = plans.gated_128(rows, table) if route.narrow else plans.general("gated", rows, width, table)
             launched = rms_norm_gated_fwd(x, gate, weight, out, **route.flags, plan=plan)
             route.repeats.learn(launched, tensors, ("n_rows",), (rows,))
         if given is None:

@@ -200,7 +200,7 @@ def _run_rms_norm(
             from normkernels.kernels.rms_norm_fp8 import rms_norm_fp8_fwd
 
             flags = {name: flag for name, flag in route.flags.items() if name != "unquantised"}
-            plan = _plan(x, rows, plans.Cut(x.shape[-1], how.group))
+            plan = _plan("fp8", x, rows, plans.Cut(x.shape[-1], how.group))
             launched = rms_norm_fp8_fwd(x, residual, weight, values, scales, y, residual_out, **flags, plan=plan)
             route.repeats.learn(launched, tensors, names, counts)
         unquantised, sums = route.flags["unquantised"], residual is not None
@@ -236,7 +236,7 @@ def _run_gated(
             from normkernels.kernels.rms_norm_gated_fp8 import rms_norm_gated_fp8_fwd
 
             flags = {name: flag for name, flag in route.flags.items() if name != "unquantised"}
-            plan = _plan(x, spans, plans.Cut(width, how.group))
+            plan = _plan("gated fp8", x, spans, plans.Cut(width, how.group))
             launched = rms_norm_gated_fp8_fwd(x, gate, weight, values, scales, y, **flags, plan=plan)
             route.repeats.learn(launched, tensors, names, counts)
         unquantised, each = route.flags["unquantised"], spans // rows
@@ -255,9 +255,9 @@ def _empty(
     return values, fp8.empty_scales(x, how), y
 
 
-def _plan(x: torch.Tensor, spans: int, cut: plans.Cut) -> plans.Plan:
+def _plan(kind: str, x: torch.Tensor, spans: int, cut: plans.Cut) -> plans.Plan:
     """Return the plan for the spans of x, as a decision has it."""
-    return plans.general(spans, cut.span, plan_table(x), 2**cut.levels)
+    return plans.general(kind, spans, cut.span, plan_table(x), 2**cut.levels)
 
 
 def _counts(spans: int, rows: int, how: fp8.Quantisation) -> tuple[tuple[str, ...], tuple[int, ...]]:

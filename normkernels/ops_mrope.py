@@ -143,7 +143,9 @@ def _run_mrope(
 
             width = route.flags["head_dim"]
             q_heads, k_heads = (each.numel() // (tokens * width) for each in (q, k))
-            plan = plans.heads(tokens, q_heads, k_heads, width, cos.shape[1], plan_table(q))
+            half = cos.shape[1]
+            copied = not in_place and 2 * half < width
+            plan = plans.heads(tokens, q_heads, k_heads, width, half, plan_table(q), copied=copied)
             launched = mrope_fwd(*tensors, **route.flags, plan=plan)
             route.repeats.learn(launched, tensors, ("n_tokens", "axis_stride", "position_stride"), counts)
         keep_rotation(like, route.repeats, tensors[:5], sections, in_place=in_place)

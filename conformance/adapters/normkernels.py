@@ -17,6 +17,16 @@ Results = torch.Tensor | tuple[torch.Tensor, ...]
 Flag = Any  # flags are of several types, each checked by the package
 
 
+# The kinds of norm that plans know, by operation.
+KINDS = {
+    "rms_norm": ("norm", "residual"),
+    "gemma_rms_norm": ("norm", "residual"),
+    "rms_norm_gated": ("gated",),
+    "rms_norm_fp8": ("fp8",),
+    "rms_norm_gated_fp8": ("gated fp8",),
+}
+
+
 class NormKernels(Adapter):
     """``normkernels`` as its dispatcher runs it, in fp32; the sum with a residual and the store round."""
 
@@ -97,8 +107,9 @@ class NormKernels(Adapter):
     def row_thresholds(self, operation: str) -> tuple[int, ...]:
         """Return the row counts of the plan table in use."""
         if operation == "mrope":
-            return (plans.TABLE.prefill_tokens,)
-        return (plans.TABLE.wide_rows, plans.TABLE.tile_rows)
+            return plans.token_thresholds(plans.TABLE)
+        each = (plans.row_thresholds(kind, plans.TABLE) for kind in KINDS[operation])
+        return tuple(sorted({rows for rows_of_kind in each for rows in rows_of_kind}))
 
     def column_thresholds(self, operation: str) -> tuple[int, ...]:
         """Return the width of the plans for narrow rows, and the widest row or head of one block."""

@@ -206,7 +206,7 @@ def wide() -> torch.Tensor:
 
 # Calls after which another kernel, or other arguments, would be wrong.
 OTHERS: dict[str, Callable[[], dict[str, Any]]] = {
-    "rows of another plan": lambda: rows_of(plans.MEASURED.tile_rows),
+    "rows of another plan": lambda: rows_of(plans.row_thresholds("norm", plans.MEASURED)[-1]),
     "weights apart": lambda: rows_of() | {"weight": wide()[0, ::2]},
     "rows apart": lambda: rows_of() | {"x": wide()[:, :128]},
     "columns apart": lambda: rows_of() | {"x": wide()[:, ::2]},
@@ -345,7 +345,7 @@ def test_a_hook_in_tritons_chain_goes_through_triton(gpu: Gpu) -> None:
 def test_another_table_begins_anew(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was launched by one table of plans is not what another says."""
     directly(gpu, rows_of())
-    monkeypatch.setattr(plans, "TABLE", plans.PlanTable(tile_rows=2, wide_rows=2))
+    monkeypatch.setattr(plans, "TABLE", plans.PlanTable(scale=2))
 
     assert not any(directly(gpu, rows_of()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_a_reason_does_not_fire_on_the_call_beside(name: str, operation: str, la
     decision = explain(arguments, operation)
     results = run(arguments, operation)
 
-    assert ("heads/decode", ()) == (decision.name, decision.rejected)
+    assert ("heads/prefill", ()) == (decision.name, decision.rejected)
     assert [decision.plan] == launched
     assert all(map(torch.equal, wanted, results))
 
@@ -103,7 +104,7 @@ def test_the_environment_forces_both_forms(operation: str, monkeypatch: pytest.M
     routes.reread_environment()
 
     assert "native" == explain(call(), operation).name
-    assert "heads/decode" == explain(call(path="heads"), operation).name
+    assert "heads/prefill" == explain(call(path="heads"), operation).name
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -253,29 +254,36 @@ def test_a_layout_gets_the_accesses_that_it_allows(name: str, monkeypatch: pytes
     assert [wanted] == seen
 
 
-def heads(tokens: int, table: plans.PlanTable, q: int = 24, k: int = 4, head_dim: int = 256) -> HeadPlan:
+def heads(
+    tokens: int, table: plans.PlanTable, q: int = 24, k: int = 4, head_dim: int = 256, *, copied: bool = False
+) -> HeadPlan:
     """Return the plan of a rotation of a quarter of each head."""
-    return plans.heads(tokens, q, k, head_dim, head_dim // 8, table)
+    return plans.heads(tokens, q, k, head_dim, head_dim // 8, table, copied=copied)
 
 
 @pytest.mark.parametrize("table", [MEASURED, INTERPRETED], ids=["measured", "interpreted"])
 def test_prefill_begins_at_its_threshold(table: plans.PlanTable) -> None:
-    """One token less spreads its heads."""
-    below, above = (heads(tokens, table) for tokens in (table.prefill_tokens - 1, table.prefill_tokens))
+    """One token less spreads its heads; far more have two tokens a program, unless the rest is copied."""
+    first, pairs = plans.token_thresholds(table)
+    below, above = (heads(tokens, table) for tokens in (first - 1, first))
 
     assert ("decode", "prefill") == (below.name, above.name)
-    assert (3, 1) == (below.programs, above.programs)
+    assert (4, 1) == (below.programs, above.programs)
+    assert (8, 4) == tuple(heads(tokens, table).heads for tokens in (pairs - 1, pairs))
+    spread, whole = (heads(tokens, table, copied=True) for tokens in (pairs - 1, pairs))
+    assert (4, 1) == (spread.programs, whole.programs)
+    assert spread.heads == whole.heads == 8
 
 
+@pytest.mark.parametrize("copied", [True, False])
 @pytest.mark.parametrize(("q", "k"), [(1, 1), (3, 1), (24, 4), (28, 4), (2, 64)])
 @pytest.mark.parametrize("head_dim", [1, 64, 97, 128, 256, WIDEST])
-def test_a_token_count_compiles_nothing_between_thresholds(q: int, k: int, head_dim: int) -> None:
-    """A plan is the same for every token count on one side of a threshold, and a program has its fill."""
-    some = {heads(tokens, MEASURED, q, k, head_dim) for tokens in (1, 15, 16, 17, MEASURED.prefill_tokens - 1)}
-    many = {heads(tokens, MEASURED, q, k, head_dim) for tokens in (MEASURED.prefill_tokens, 10**6, 10**9)}
-
-    assert (1, 1) == (len(some), len(many))
-    for plan in some | many:
+def test_a_token_count_compiles_nothing_between_thresholds(q: int, k: int, head_dim: int, *, copied: bool) -> None:
+    """A plan is the same for every token count between thresholds, and a program has its fill."""
+    starts = [1, *plans.token_thresholds(MEASURED), 10**9]
+    for start, end in itertools.pairwise(starts):
+        between = (start, start + 1, (start + end) // 2, end - 1)
+        (plan,) = {heads(tokens, MEASURED, q, k, head_dim, copied=copied) for tokens in between}
         assert plan.rows * plan.heads * head_dim <= 16384
         assert 1 <= plan.warps <= 16
 

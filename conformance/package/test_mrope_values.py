@@ -123,7 +123,7 @@ def test_an_original_condition_is_right(condition: str, path: str, dtype: torch.
     """Each runs on the kernel without being asked to, and is right there and on what it used to fall back to."""
     arguments = CONDITIONS[condition](dtype)
 
-    assert "heads/decode" == explain(arguments).name
+    assert "heads/prefill" == explain(arguments).name
     assert_right(arguments, run(arguments | {"path": path}))
 
 
@@ -294,8 +294,8 @@ def test_bits_do_not_depend_on_batch_or_plan(heads: tuple[int, int], monkeypatch
 
     assert_right(batch, wanted)
     assert all(map(torch.equal, (each[17:18] for each in wanted), run(batch | alone)))
-    for tokens in (1, 10**6):
-        table = dataclasses.replace(plans.TABLE, prefill_tokens=tokens, max_programs=8)
+    for scale in (10**4, 1):
+        table = dataclasses.replace(plans.TABLE, scale=scale, max_programs=8)
         monkeypatch.setattr(plans, "TABLE", table)
         assert all(map(torch.equal, wanted, run(batch)))
 

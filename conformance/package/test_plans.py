@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import types
 
 import pytest
@@ -17,31 +18,36 @@ WIDTHS = [1, 2, 3, 64, 127, 128, 129, 256, 257, 769, 5120, 8191, MAX_WIDTH]
 TABLES = {"measured": MEASURED, "interpreted": INTERPRETED}
 
 
+KINDS = list(plans.TILES)
+
+
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_prefill_begins_at_its_threshold(table: PlanTable) -> None:
     """One row less is decode."""
-    assert "decode128" == plans.gated_128(table.tile_rows - 1, table).name
-    assert "prefill128" == plans.gated_128(table.tile_rows, table).name
+    first = plans.row_thresholds("gated", table)[-1]
+
+    assert "decode128" == plans.gated_128(first - 1, table).name
+    assert "prefill128" == plans.gated_128(first, table).name
 
 
-def threshold(width: int) -> int:
-    """Return the number of rows that are many."""
-    return MEASURED.tile_rows if width <= 256 else MEASURED.wide_rows
+def steps(kind: str, width: int, table: PlanTable = MEASURED) -> list[Plan]:
+    """Return the plans for rows of a width, below, at and far above each threshold of the kind."""
+    starts = plans.row_thresholds(kind, table)
+    counts = sorted({1, *starts, *(start - 1 for start in starts), 10**9})
+    return [plans.general(kind, count, width, table) for count in counts]
 
 
 def test_tiles_grow_at_their_threshold() -> None:
     """Few rows are spread over many programs, many rows are not."""
-    below = plans.general(MEASURED.tile_rows - 1, 128, MEASURED)
-    above = plans.general(MEASURED.tile_rows, 128, MEASURED)
+    some, *_, many = steps("gated", 128)
 
-    assert below.rows < above.rows
+    assert some.rows < many.rows
 
 
-@pytest.mark.parametrize("width", [257, 2048, 4096, 16384])
+@pytest.mark.parametrize("width", [512, 2048, 4096, 6144, 16384])
 def test_wide_rows_lose_warps_at_their_threshold(width: int) -> None:
     """Few rows are shared by many warps, many rows are not."""
-    few = plans.general(MEASURED.wide_rows - 1, width, MEASURED)
-    many = plans.general(MEASURED.wide_rows, width, MEASURED)
+    few, *_, many = steps("norm", width)
 
     assert few.rows == many.rows == 1
     assert few.warps > many.warps
@@ -49,9 +55,23 @@ def test_wide_rows_lose_warps_at_their_threshold(width: int) -> None:
 
 def test_columns_may_need_more_room_than_they_are() -> None:
     """Warps follow the columns, and the block holds the room."""
-    plain, padded = plans.general(1, 5120, MEASURED), plans.general(1, 5120, MEASURED, 16384)
+    plain, padded = (plans.general("fp8", 1, 5120, MEASURED, room) for room in (None, 16384))
 
     assert dataclasses.replace(plain, levels=14) == padded
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_width_has_tiles_from_the_first_row_on(kind: str) -> None:
+    """And thresholds that grow, up to widths that no plan is for."""
+    columns = list(plans.TILES[kind])
+
+    assert columns == sorted(columns)
+    assert MAX_WIDTH == columns[-1]
+    for tiles in plans.TILES[kind].values():
+        starts = [tile.start for tile in tiles]
+        assert 0 == starts[0]
+        assert starts == sorted(set(starts))
+    assert plans.general(kind, 1, 2 * MAX_WIDTH, MEASURED).levels == 16
 
 
 @pytest.mark.parametrize("warp", [32, 64])
@@ -59,12 +79,13 @@ def test_columns_may_need_more_room_than_they_are() -> None:
 def test_a_program_has_no_more_threads_than_any_gpu_takes(width: int, warp: int) -> None:
     """1,024, however many of them are a warp; and as many for a row, as long as they are enough."""
     table = dataclasses.replace(MEASURED, warp=warp)
-    plan = plans.general(threshold(width), width, table)
-    rotation = plans.heads(1, 32, 4, min(width, plans.MAX_HEAD_DIM), min(width, 512), table)
-
-    assert warp <= plan.warps * warp <= 1024
-    assert warp <= rotation.warps * warp <= 1024
-    assert plan.warps * warp == max(plans.general(threshold(width), width, MEASURED).warps * 32, warp)
+    size = min(width, plans.MAX_HEAD_DIM), min(width, 512)
+    for tokens in (1, *plans.token_thresholds(table)):
+        assert warp <= plans.heads(tokens, 32, 4, *size, table, copied=False).warps * warp <= 1024
+    for kind in KINDS:
+        for plan, of_32 in zip(steps(kind, width, table), steps(kind, width), strict=True):
+            assert warp <= plan.warps * warp <= 1024
+            assert plan.warps * warp == max(of_32.warps * 32, warp)
 
 
 def test_warps_are_those_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,19 +122,18 @@ def test_a_span_holds_whole_groups_of_both_kinds(n: int, width: int, group: int)
     assert 2**cut.levels < 4 * cut.span + 1
 
 
-@pytest.mark.parametrize("rows", [1, MEASURED.tile_rows])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_block_holds_a_row_and_no_more(width: int, rows: int) -> None:
+def test_a_block_holds_a_row_and_no_more(width: int, kind: str) -> None:
     """The block is the smallest power of two that holds a row, so the tree is as shallow as it can be."""
-    levels = plans.general(rows, width, MEASURED).levels
-
-    assert width <= 2**levels < 2 * width
+    for plan in steps(kind, width):
+        assert width <= 2**plan.levels < 2 * width
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_sum_is_as_shallow_as_the_contract_says(width: int) -> None:
     """At most 24 additions in a chain up to 256 columns, 64 above."""
-    assert plans.general(1, width, MEASURED).levels <= (24 if width <= 256 else 64)
+    assert plans.general("norm", 1, width, MEASURED).levels <= (24 if width <= 256 else 64)
 
 
 def test_a_plan_that_sums_too_deep_does_not_exist() -> None:
@@ -122,34 +142,35 @@ def test_a_plan_that_sums_too_deep_does_not_exist() -> None:
         Plan("general", rows=1, levels=65, warps=1)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_row_count_compiles_nothing_between_thresholds(width: int) -> None:
+def test_a_row_count_compiles_nothing_between_thresholds(width: int, kind: str) -> None:
     """Rows per program, blocks and warps are the same for every row count on one side of a threshold."""
-    some = [plans.general(rows, width, MEASURED) for rows in (1, 15, 16, 17, threshold(width) - 1)]
-    many = [plans.general(rows, width, MEASURED) for rows in (threshold(width), 10**6, 10**9)]
-
-    assert 1 == len(set(some)) == len(set(many))
+    starts = [1, *plans.row_thresholds(kind, MEASURED), 10**9]
+    for start, end in itertools.pairwise(starts):
+        between = (start, start + 1, (start + end) // 2, end - 1)
+        assert 1 == len({plans.general(kind, rows, width, MEASURED) for rows in between})
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 31, 32, 33, 100, 4095, 4096])
 def test_the_interpreter_runs_few_programs(rows: int) -> None:
     """No launch over up to 4,096 rows takes more than 64 programs on the CPU."""
-    for plan in (plans.gated_128(rows, INTERPRETED), plans.general(rows, 769, INTERPRETED)):
+    for plan in (plans.gated_128(rows, INTERPRETED), plans.general("norm", rows, 769, INTERPRETED)):
         assert -(-rows // plan.rows) <= 64
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_interpreter_widens_tiles_in_few_steps(width: int) -> None:
     """Numbers of rows up to 64 have three tiles on either side of a threshold at most."""
-    for rows in (range(1, INTERPRETED.tile_rows), range(INTERPRETED.tile_rows, 65)):
-        assert len({plans.general(count, width, INTERPRETED) for count in rows}) <= 3
+    starts = [1, *plans.row_thresholds("norm", INTERPRETED), 65]
+    for start, end in itertools.pairwise(starts):
+        assert len({plans.general("norm", count, width, INTERPRETED) for count in range(start, end)}) <= 3
 
 
 def test_warps_follow_the_tile() -> None:
     """Every thread has work, and no program asks for more warps than a GPU has."""
-    for width in WIDTHS:
-        for rows in (1, MEASURED.tile_rows):
-            plan = plans.general(rows, width, MEASURED)
+    for kind, width in itertools.product(KINDS, WIDTHS):
+        for plan in steps(kind, width):
             assert 1 <= plan.warps <= 32
             assert plan.warps == 1 or (plan.rows << plan.levels) // (32 * plan.warps) >= 8
 
@@ -163,7 +184,7 @@ def test_bits_do_not_depend_on_the_plan(monkeypatch: pytest.MonkeyPatch, width: 
 
     assert torch.equal(want, run(batch | alone))
     assert torch.equal(want, run(batch | {name: strided(each) for name, each in alone.items()}))
-    monkeypatch.setattr(plans, "TABLE", dataclasses.replace(plans.TABLE, tile_rows=1, wide_rows=1))
+    monkeypatch.setattr(plans, "TABLE", dataclasses.replace(plans.TABLE, scale=10**4))
     assert torch.equal(want, run(batch)[17:18])
 
 
@@ -178,7 +199,7 @@ def test_a_weight_may_have_any_stride(width: int) -> None:
 def test_the_table_in_use_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another table changes plans from the next call on."""
     before = explain(call()).name
-    monkeypatch.setattr(plans, "TABLE", dataclasses.replace(plans.TABLE, tile_rows=1))
+    monkeypatch.setattr(plans, "TABLE", dataclasses.replace(plans.TABLE, scale=10**4))
 
     assert ("rows/decode128", "rows/prefill128") == (before, explain(call()).name)
 

@@ -1,11 +1,12 @@
 """From sizes to launch plans. Pure: no tensors, no triton, no device.
 
 The bits of a row never depend on its plan (see ``pairwise_sum``), so plans are free to follow speed.
-Rows per program change only at the thresholds of the table: each plan compiles once for all row counts.
+Plans change at thresholds only, and each serves one range of row counts: it compiles once for all of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 # One program holds a whole row (or group) in registers; beyond this it spills.
@@ -16,20 +17,16 @@ NARROW = 128
 MAX_HEAD_DIM = 1024
 # Three leading sizes cover what model code slices and transposes; each costs a division per row.
 MAX_LEADING = 3
-# Columns up to which a program has several rows: a warp that loads 16 bytes a thread has one of them at least.
-_TILED = 256
 # What every GPU takes in a program; warps are of 32 threads, or of 64.
 _MAX_THREADS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class PlanTable:
-    """The thresholds, in rows, from which plans change, and what a GPU calls a warp."""
+    """By what the thresholds below are divided, how many programs there may be, and what a GPU calls a warp."""
 
-    tile_rows: int  # of at most 256 columns
-    wide_rows: int  # of more
+    scale: int = 1
     max_programs: int | None = None
-    prefill_tokens: int = 2048
     warp: int = 32  # threads
 
 
@@ -56,70 +53,110 @@ class HeadPlan(Plan):
 
 
 @dataclass(frozen=True, slots=True)
-class Warps:
-    """The warps of 32 threads that share a row of at most ``columns``: of few rows, and of many."""
+class Tile:
+    """From ``start`` rows on: the elements of a program, at least a row, and its warps of 32 threads."""
 
-    columns: int
-    few: int
-    many: int
+    start: int
+    elements: int
+    warps: int
 
 
-# Few rows want all of their loads in flight at once, many rows want few warps to wait for each other. Of what
-# ``benchmarks.sweep`` timed on an H200, norms with a residual, without one and with fp8 values, each is the
-# fastest or at most SHARE slower.
-WARPS = (
-    Warps(512, few=2, many=1),
-    Warps(1024, few=4, many=2),
-    Warps(2048, few=8, many=4),
-    Warps(4096, few=16, many=4),
-    Warps(6144, few=8, many=8),
-    Warps(16384, few=32, many=16),
-    Warps(MAX_WIDTH, few=32, many=32),
-)
-# prefill_tokens: from it on a program a token is sixteen for each multiprocessor of a large GPU, and cos and
-# sin are loaded once for all heads; below it the heads of a token are spread. Not measured yet.
-MEASURED = PlanTable(tile_rows=4096, wide_rows=512)
+# By columns up to which they are. Few rows want all of their loads in flight at once; many want few warps that
+# wait for each other, and where they are narrow two rows a warp. Timed by ``benchmarks.sweep`` on an H200, bf16,
+# cold: of all that was tried each is the fastest, or within 5 % of it.
+_ANY = {
+    128: (Tile(0, 128, 1), Tile(1024, 256, 1), Tile(4096, 2048, 8)),
+    256: (Tile(0, 512, 2), Tile(4096, 2048, 8)),
+    512: (Tile(0, 512, 2), Tile(1024, 512, 1)),
+    1024: (Tile(0, 1024, 4),),
+    4096: (Tile(0, 0, 8), Tile(1024, 0, 4)),
+    6144: (Tile(0, 0, 16), Tile(512, 0, 8)),
+    8192: (Tile(0, 0, 16),),
+    16384: (Tile(0, 0, 32), Tile(1024, 0, 16)),
+    MAX_WIDTH: (Tile(0, 0, 32),),
+}
+# Of each kind of norm; more registers a column want other warps.
+TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
+    "norm": _ANY | {8192: (Tile(0, 0, 16), Tile(512, 0, 8))},
+    "residual": _ANY | {16384: (Tile(0, 0, 32),)},
+    "fp8": _ANY | {6144: (Tile(0, 0, 8), Tile(1024, 0, 4)), 16384: (Tile(0, 0, 16),)},
+    "gated": _ANY | {6144: (Tile(0, 0, 16), Tile(1024, 0, 4))},
+    "gated fp8": _ANY | {128: (Tile(0, 256, 1), Tile(4096, 1024, 2))},
+}
+# Of contiguous rows of 128 those are prefill, and those before decode.
+_PREFILL = 4096
+# Tokens from which on one program rotates all heads of a token, and from which on a program has two tokens: heads
+# that are spread are ready sooner, and read cos and sin as often. Timed like the tiles.
+_WHOLE_TOKENS, _PAIRS_OF_TOKENS = 512, 2048
+
+MEASURED = PlanTable()
 # For Triton's CPU interpreter, where a program costs milliseconds whatever its size.
-INTERPRETED = PlanTable(tile_rows=8, wide_rows=8, max_programs=2, prefill_tokens=8)
+INTERPRETED = PlanTable(scale=128, max_programs=2)
 
 # The table in use, read at each call.
 TABLE = MEASURED
 
 
 def gated_128(rows: int, table: PlanTable) -> Plan:
-    """Plan contiguous rows of 128: two to a warp, so that no sum crosses warps."""
-    name = "decode128" if rows < table.tile_rows else "prefill128"
-    return _tiles(name, rows, 7, table)
+    """Plan contiguous rows of 128: no sum crosses warps."""
+    name = "decode128" if rows < _PREFILL // table.scale else "prefill128"
+    return _tiled(name, rows, NARROW, 7, TILES["gated"], table)
 
 
-def general(rows: int, width: int, table: PlanTable, room: int | None = None) -> Plan:
+def general(kind: str, rows: int, width: int, table: PlanTable, room: int | None = None) -> Plan:
     """Plan rows of any width, or whose columns need more room than they are, in the block that holds them."""
-    levels = _levels(width if room is None else room)
-    if width <= _TILED:
-        return _tiles("general", rows, levels, table)
-    one = next(each for each in WARPS if width <= each.columns or each is WARPS[-1])
-    warps = one.few if rows < table.wide_rows else one.many
-    return Plan("general", _enough(1, rows, table), levels, max(warps * 32 // table.warp, 1))
+    return _tiled("general", rows, width, _levels(width if room is None else room), TILES[kind], table)
 
 
-def _tiles(name: str, rows: int, levels: int, table: PlanTable) -> Plan:
-    """Plan tiles of narrow rows, 256 columns a warp: of one warp each, or from a threshold on of eight."""
-    tile = min(max((1 if rows < table.tile_rows else 8) * _TILED >> levels, 1), 64)
-    warps = max((tile << levels) // _TILED, 1)
-    return Plan(name, _enough(tile, rows, table), levels, max(warps * 32 // table.warp, 1))
+def _tiled(
+    name: str, rows: int, width: int, levels: int, tiles: Mapping[int, tuple[Tile, ...]], table: PlanTable
+) -> Plan:
+    """Plan rows by the tiles for their width."""
+    steps = next((each for columns, each in tiles.items() if width <= columns), tiles[MAX_WIDTH])
+    tile = next(each for each in reversed(steps) if rows >= each.start // table.scale)
+    at_once = min(max(tile.elements >> levels, 1), 64)
+    # no warp without 16 bytes a thread of its own
+    warps = min(tile.warps, max((at_once << levels) // 256, 1))
+    return Plan(name, _enough(at_once, rows, table), levels, max(warps * 32 // table.warp, 1))
 
 
-def heads(tokens: int, q_heads: int, k_heads: int, head_dim: int, half: int, table: PlanTable) -> HeadPlan:
-    """Plan a rotation: a few heads at a time, as many as registers hold, whose halves are 16 bytes a thread."""
-    block = power_of_two(half)
-    at_once = min(power_of_two(max(q_heads, k_heads)), 16, max(8192 // power_of_two(head_dim), 1))
-    warps = min(max(at_once * block // (table.warp * 8), 1), _MAX_THREADS // 2 // table.warp)
-    if tokens < table.prefill_tokens:
+def row_thresholds(kind: str, table: PlanTable) -> tuple[int, ...]:
+    """Return the numbers of rows from which on a kind of norm has other plans, of one width or another."""
+    starts = {tile.start // table.scale for steps in TILES[kind].values() for tile in steps}
+    return tuple(sorted(starts - {0}))
+
+
+def token_thresholds(table: PlanTable) -> tuple[int, ...]:
+    """Return the numbers of tokens from which on a rotation has other plans."""
+    return (_WHOLE_TOKENS // table.scale, _PAIRS_OF_TOKENS // table.scale)
+
+
+def heads(
+    tokens: int,
+    q_heads: int,
+    k_heads: int,
+    head_dim: int,
+    half: int,
+    table: PlanTable,
+    *,
+    copied: bool,
+) -> HeadPlan:
+    """Plan a rotation: eight heads at a time, or four of two tokens, whose halves are 16 bytes a thread.
+
+    What is ``copied`` beside them leaves no registers for a second token, and is spread for longer.
+    """
+    whole, pairs = token_thresholds(table)
+    if copied:
+        whole = pairs
+    together = 2 if tokens >= pairs and not copied else 1
+    most = min(8 // together, max(8192 // power_of_two(head_dim), 1))
+    at_once = min(power_of_two(max(q_heads, k_heads)), most)
+    threads = together * at_once * power_of_two(half) // 8
+    warps = min(max(threads // table.warp, 1), _MAX_THREADS // 2 // table.warp)
+    if tokens < whole:
         blocks = -(-q_heads // at_once) + -(-k_heads // at_once)
         return HeadPlan("decode", _enough(1, tokens * blocks, table), 0, warps, at_once, blocks)
-    return HeadPlan(
-        "prefill", _enough(max(table.warp * 8 // (at_once * block), 1), tokens, table), 0, warps, at_once, 1
-    )
+    return HeadPlan("prefill", _enough(together, tokens, table), 0, warps, at_once, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def rms_norm_fp8_kernel(
     x = tl.zeros([ROWS, GROUPS * BLOCK], x_ptr.dtype.element_ty)
     residual = tl.zeros([ROWS, GROUPS * BLOCK], residual_ptr.dtype.element_ty)
     weight = tl.full([ROWS, GROUPS * BLOCK], 0.0 if WEIGHT else 1.0, weight_ptr.dtype.element_ty)
-    if all_at_once(LEVELS):
+    if all_at_once(RESIDUAL):
         x = tl.load(x_at, mask=mask, other=0.0)
         if RESIDUAL:
             residual = tl.load(residual_at, mask=mask, other=0.0)
