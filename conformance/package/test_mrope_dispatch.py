@@ -85,7 +85,7 @@ def test_a_reason_does_not_fire_on_the_call_beside(name: str, operation: str, la
     decision = explain(arguments, operation)
     results = run(arguments, operation)
 
-    assert ("heads/prefill", ()) == (decision.name, decision.rejected)
+    assert (Path.HEADS, ()) == (decision.path, decision.rejected)
     assert [decision.plan] == launched
     assert all(map(torch.equal, wanted, results))
 
@@ -104,7 +104,7 @@ def test_the_environment_forces_both_forms(operation: str, monkeypatch: pytest.M
     routes.reread_environment()
 
     assert "native" == explain(call(), operation).name
-    assert "heads/prefill" == explain(call(path="heads"), operation).name
+    assert Path.HEADS is explain(call(path="heads"), operation).path
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
