@@ -37,6 +37,13 @@ _NVIDIA = ("sm_80", "sm_90", "sm_100", "sm_120")
 
 KNOWN = (
     Known(
+        "wide",
+        ("decode128", "decode128 hf"),
+        tuple(TARGETS),
+        "a warp has one row of 128, whose two halves would be 16 bytes a thread: fewer than 1,024 rows are done "
+        "sooner so",
+    ),
+    Known(
         "spills",
         ("widest", "norm widest", "fp8 widest"),
         _NVIDIA,

@@ -112,6 +112,7 @@ PLANS: Mapping[str, Variant] = {
     name: Variant(case, in_place=name.endswith("in place"), everywhere=True)
     for name, case in {
         "decode128": gated((24, 128)),
+        "decode128 of two rows": gated((2048, 128)),
         "prefill128": gated((65536, 128)),
         "many rows": gated((4096, 256)),
         "wide": gated((24, 5120)),

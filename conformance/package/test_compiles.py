@@ -107,12 +107,12 @@ def test_every_access_is_compiled(compiled: Compiled) -> None:
         assert {(kernel, "unit"), (kernel, "strided")} & seen
 
 
-@pytest.mark.parametrize("plan", ["decode128", "prefill128"])
-def test_the_128_plans_stream_without_barriers(plan: str, compiled: Compiled) -> None:
-    """Rows of 128 move 16 bytes a thread and never leave their warp."""
+@pytest.mark.parametrize(("plan", "size"), [("decode128", 8), ("decode128 of two rows", 16), ("prefill128", 16)])
+def test_the_128_plans_stream_without_barriers(plan: str, size: int, compiled: Compiled) -> None:
+    """Rows of 128 move 16 bytes a thread, or one of them 8 a thread of a warp, and never leave their warp."""
     code = compiled.facts("sm_90", plan)
 
-    assert (0, 0, 0) == (code.shared, code.barriers, code.narrow)
+    assert (0, 0, {size}) == (code.shared, code.barriers, set(code.accesses))
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ CPU = dataclasses.replace(H200, kind="cpu")
 
 def test_a_decision_needs_no_tensor() -> None:
     """Data in, data out: the plan of a GPU is decided without one."""
-    prefill = dataclasses.replace(QUALIFIES, rows=plans.row_thresholds("gated", plans.MEASURED)[-1])
+    prefill = dataclasses.replace(QUALIFIES, rows=plans.row_thresholds("gated 128", plans.MEASURED)[-1])
 
     assert "rows/decode128" == decide(QUALIFIES, H200).name
     assert "rows/prefill128" == decide(prefill, H200).name

@@ -65,10 +65,10 @@ class Tile:
 # wait for each other, and where they are narrow two rows a warp. Timed by ``benchmarks.sweep`` on an H200, bf16,
 # cold: of all that was tried each is the fastest, or within 5 % of it.
 _ANY = {
-    128: (Tile(0, 128, 1), Tile(1024, 256, 1), Tile(4096, 2048, 8)),
+    128: (Tile(0, 256, 1), Tile(4096, 2048, 8)),
     256: (Tile(0, 512, 2), Tile(4096, 2048, 8)),
-    512: (Tile(0, 512, 2), Tile(1024, 512, 1)),
-    1024: (Tile(0, 1024, 4),),
+    512: (Tile(0, 0, 2),),
+    1024: (Tile(0, 0, 4),),
     4096: (Tile(0, 0, 8), Tile(1024, 0, 4)),
     6144: (Tile(0, 0, 16), Tile(512, 0, 8)),
     8192: (Tile(0, 0, 16),),
@@ -81,6 +81,8 @@ TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
     "residual": _ANY | {16384: (Tile(0, 0, 32),)},
     "fp8": _ANY | {6144: (Tile(0, 0, 8), Tile(1024, 0, 4)), 16384: (Tile(0, 0, 16),)},
     "gated": _ANY | {6144: (Tile(0, 0, 16), Tile(1024, 0, 4))},
+    # few contiguous rows of 128: one a warp is read 8 bytes a thread, and yet sooner
+    "gated 128": {NARROW: (Tile(0, 128, 1), Tile(1024, 256, 1), Tile(4096, 2048, 8))},
     "gated fp8": _ANY | {128: (Tile(0, 256, 1), Tile(4096, 1024, 2))},
 }
 # Of contiguous rows of 128 those are prefill, and those before decode.
@@ -100,7 +102,7 @@ TABLE = MEASURED
 def gated_128(rows: int, table: PlanTable) -> Plan:
     """Plan contiguous rows of 128: no sum crosses warps."""
     name = "decode128" if rows < _PREFILL // table.scale else "prefill128"
-    return _tiled(name, rows, NARROW, 7, TILES["gated"], table)
+    return _tiled(name, rows, NARROW, 7, TILES["gated 128"], table)
 
 
 def general(kind: str, rows: int, width: int, table: PlanTable, room: int | None = None) -> Plan:
@@ -112,12 +114,14 @@ def _tiled(
     name: str, rows: int, width: int, levels: int, tiles: Mapping[int, tuple[Tile, ...]], table: PlanTable
 ) -> Plan:
     """Plan rows by the tiles for their width."""
-    steps = next((each for columns, each in tiles.items() if width <= columns), tiles[MAX_WIDTH])
+    steps = next((each for columns, each in tiles.items() if width <= columns), [*tiles.values()][-1])
     tile = next(each for each in reversed(steps) if rows >= each.start // table.scale)
-    at_once = min(max(tile.elements >> levels, 1), 64)
-    # no warp without 16 bytes a thread of its own
-    warps = min(tile.warps, max((at_once << levels) // 256, 1))
-    return Plan(name, _enough(at_once, rows, table), levels, max(warps * 32 // table.warp, 1))
+    warps = max(tile.warps * 32 // table.warp, 1)
+    # as many elements a thread, where a warp has more of them
+    elements = tile.elements * warps * table.warp // (tile.warps * 32)
+    at_once = min(max(elements >> levels, 1), 64)
+    # no warp without elements of its own for all of its threads
+    return Plan(name, _enough(at_once, rows, table), levels, min(warps, max((at_once << levels) // 256, 1)))
 
 
 def row_thresholds(kind: str, table: PlanTable) -> tuple[int, ...]:
