@@ -15,8 +15,8 @@ def block_columns(BLOCK: tl.constexpr, BLOCK_LEVELS: tl.constexpr, LEVELS: tl.co
     """Return the columns of a row of ``2**LEVELS`` in blocks of ``BLOCK``, each in room of its own power of two.
 
     And where there are any: the rest of the room is padding. Both are [1, 2**LEVELS]. Rows are loaded in this
-    order, whole, and only quantised values are regrouped: Triton 3.6 sums a tile wrongly that was loaded as
-    blocks and regrouped to rows, where it lies across warps.
+    order, whole, and only parts of a row are regrouped, to be quantised: Triton 3.6 sums a tile wrongly that was
+    loaded as blocks and regrouped to rows, where it lies across warps.
     """
     place = tl.arange(0, 2**LEVELS)[None, :].to(tl.int64)
     within = place % 2**BLOCK_LEVELS
@@ -74,12 +74,13 @@ def scales(
 
 @triton.jit
 def quantise(
-    y,  # [groups, block] fp32, zero in the padding
+    y,  # [lines, block] fp32, zero in the padding
     OF: tl.constexpr,  # the dtype that y was rounded to
     FLOOR: tl.constexpr,
     FP8_MAX: tl.constexpr,
+    SCALED: tl.constexpr = 1,  # lines that are one group
 ):
-    """Return ``y / scale``, still in fp32, and ``scale = max(amax, FLOOR) / FP8_MAX``, [groups, 1].
+    """Return ``y / scale``, still in fp32, and ``scale = max(amax, FLOOR) / FP8_MAX``, [lines / SCALED, 1].
 
     NaN in a group makes the scale and all its values NaN.
 
@@ -89,9 +90,16 @@ def quantise(
     """
     # as integers, magnitudes keep their order and NaN is the largest: tl.max of floats would lose it
     magnitude = y.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    amax = tl.max(magnitude, axis=1, keep_dims=True).to(tl.float32, bitcast=True)
-    scale = scales(amax, FLOOR, FP8_MAX)
-    return quotients(y, scale, OF), scale
+    amax = tl.max(magnitude, axis=1, keep_dims=True)
+    if SCALED > 1:
+        # of the lines' own largest, and not of their elements regrouped: those may lie in lanes apart, where Triton
+        # 3.6 does not find the largest
+        amax = tl.max(tl.reshape(amax, [y.shape[0] // SCALED, SCALED]), axis=1, keep_dims=True)
+    scale = scales(amax.to(tl.float32, bitcast=True), FLOOR, FP8_MAX)
+    of_line = scale
+    if SCALED > 1:
+        of_line = tl.reshape(tl.broadcast_to(scale, [y.shape[0] // SCALED, SCALED]), [y.shape[0], 1])
+    return quotients(y, of_line, OF), scale
 
 
 def quantise_args(
