@@ -189,7 +189,7 @@ def test_aligned_rows_move_16_bytes_a_thread(name: str, compiled: Compiled) -> N
     ],
 )
 def test_aligned_rows_move_8_bytes_of_fp8_a_thread(name: str, compiled: Compiled) -> None:
-    """As many values as a thread loads 16 bytes for, or of a gated norm twice as many: only scales go one by one."""
+    """As many as a thread loads 16 bytes for, or of a gated norm twice as many: only scales go one by one."""
     code = compiled.facts("sm_90", name)
     of_values = {8, 16} if name.startswith("gated") else {8}
 

@@ -92,8 +92,8 @@ def quantise(
     magnitude = y.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     amax = tl.max(magnitude, axis=1, keep_dims=True)
     if SCALED > 1:
-        # of the lines' own largest, and not of their elements regrouped: those may lie in lanes apart, where Triton
-        # 3.6 does not find the largest
+        # of the lines' own largest, and not of their elements regrouped: those may lie in lanes apart, where
+        # Triton 3.6 does not find the largest
         amax = tl.max(tl.reshape(amax, [y.shape[0] // SCALED, SCALED]), axis=1, keep_dims=True)
     scale = scales(amax.to(tl.float32, bitcast=True), FLOOR, FP8_MAX)
     of_line = scale
