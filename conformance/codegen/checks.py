@@ -16,8 +16,8 @@ from conformance.codegen.workloads import WORKLOADS
 Row = Mapping[str, Any]
 
 MOST_COMPILED = 500
-# Bytes of the stores of fp8 results: a scale, and as many values as 16 bytes were loaded for; gated norms store 16,
-# where a thread has as many.
+# Bytes of the stores of fp8 results: a scale, and as many values as 16 bytes were loaded for; gated norms store
+# 16, where a thread has as many.
 SCALE, VALUES = 4, 8
 
 
