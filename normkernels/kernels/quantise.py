@@ -26,8 +26,8 @@ def block_columns(BLOCK: tl.constexpr, BLOCK_LEVELS: tl.constexpr, LEVELS: tl.co
 
 @triton.jit
 def divided(
-    y,  # [groups, block] fp32
-    divisor,  # finite or NaN: one a group, or one number; inverse likewise
+    y,  # [lines, block] fp32
+    divisor,  # finite or NaN: one a line, or one number; inverse likewise
     inverse,
 ):
     """Return ``y / divisor``, rounded to nearest, of ``inverse``, which is ``1 / divisor``.
@@ -42,8 +42,17 @@ def divided(
 
 
 @triton.jit
+def of_lines(values, LINES: tl.constexpr):  # values [groups, 1] -> [LINES, 1]
+    """Return the value of its group for every line; the lines of a group are neighbours."""
+    if LINES > values.shape[0]:
+        every = tl.broadcast_to(values, [values.shape[0], LINES // values.shape[0]])
+        values = tl.reshape(every, [LINES, 1])
+    return values
+
+
+@triton.jit
 def quotients(
-    y,  # [groups, block] fp32, infinite only where scale is
+    y,  # [lines, block] fp32, infinite only where scale is
     scale,  # [groups, 1] fp32: what ``scales`` returns
     OF: tl.constexpr,  # the dtype that y was rounded to
 ):
@@ -56,7 +65,8 @@ def quotients(
     else:
         inverse = tl.div_rn(1.0, scale)
     # with an infinite scale the product is right as it is, and what it is too large by would be NaN
-    return divided(y, tl.where(scale == float("inf"), 0.0, scale), inverse)
+    divisor = tl.where(scale == float("inf"), 0.0, scale)
+    return divided(y, of_lines(divisor, y.shape[0]), of_lines(inverse, y.shape[0]))
 
 
 @triton.jit
@@ -96,10 +106,7 @@ def quantise(
         # Triton 3.6 does not find the largest
         amax = tl.max(tl.reshape(amax, [y.shape[0] // SCALED, SCALED]), axis=1, keep_dims=True)
     scale = scales(amax.to(tl.float32, bitcast=True), FLOOR, FP8_MAX)
-    of_line = scale
-    if SCALED > 1:
-        of_line = tl.reshape(tl.broadcast_to(scale, [y.shape[0] // SCALED, SCALED]), [y.shape[0], 1])
-    return quotients(y, of_line, OF), scale
+    return quotients(y, scale, OF), scale
 
 
 def quantise_args(
