@@ -16,7 +16,9 @@ from conformance.codegen.workloads import WORKLOADS
 Row = Mapping[str, Any]
 
 MOST_COMPILED = 500
-SCALE, VALUES = 4, 8  # bytes of the stores of fp8 results: a scale, and as many values as 16 bytes were loaded for
+# Bytes of the stores of fp8 results: a scale, and as many values as 16 bytes were loaded for; gated norms store
+# 16, where a thread has as many.
+SCALE, VALUES = 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +252,13 @@ def _fp8(code: Kernel) -> str:
     return f"{code.facts.fp8} conversions by the hardware to {wanted}, {'some' if converts else 'none'} expected"
 
 
+def _lanes(code: Kernel) -> str:
+    """No reduction is over lanes apart: Triton 3.6 finds something else there, on a GPU alone."""
+    if not code.facts.scattered:
+        return ""
+    return f"{code.facts.scattered} reductions are over lanes or warps that are no neighbours"
+
+
 CHECKS: Mapping[str, Callable[[Kernel], str]] = {
     "spills": _spills,
     "scalars": _scalars,
@@ -260,4 +269,5 @@ CHECKS: Mapping[str, Callable[[Kernel], str]] = {
     "narrow": _narrow,
     "fused": _fused,
     "fp8": _fp8,
+    "lanes": _lanes,
 }

@@ -20,7 +20,7 @@ from triton.compiler.errors import CompilationError
 from triton.runtime.errors import PTXASError, TritonError
 
 from conformance.case import Case, Layout
-from conformance.codegen.facts import Facts, asked, of_amd, of_nvidia
+from conformance.codegen.facts import Facts, asked, of_amd, of_nvidia, scattered
 from conformance.codegen.launches import Declined, Launch, Recorder, gpu
 from conformance.codegen.targets import TARGETS, Target
 from conformance.codegen.variants import OWN, VARIANTS, VENDORS, Variant
@@ -106,6 +106,7 @@ def _outcome(launched: Launch, plan: str, target: Target, *, fusion: bool) -> Ro
         access=launched.access,
         threads=code.metadata.num_warps * target.warp_size,
         shared=code.metadata.shared,
+        scattered=scattered(code.asm["ttgir"]),
         **read,
     )
     return {"facts": facts.to_data()}

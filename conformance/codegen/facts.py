@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ class Facts:
     count the accesses of tensors by the bytes that a thread moves at once. ``fused`` counts multiplications fused
     with an addition, those apart that a division is made of or that the kernel asks for; ``fp8`` the hardware's
     conversions to an fp8 type; ``divisions`` those rounded to nearest, and ``approximate`` those that are not.
-    ``half_additions`` are additions in fp16. ``bytes`` is the length of the assembly text.
+    ``half_additions`` are additions in fp16. ``bytes`` is the length of the assembly text. ``scattered``
+    counts the reductions over an axis that lies in lanes, or in warps, that are no neighbours.
     """
 
     kernel: str
@@ -38,6 +40,7 @@ class Facts:
     approximate: int
     half_additions: int
     bytes: int
+    scattered: int
 
     @property
     def accesses(self) -> Mapping[int, int]:
@@ -118,6 +121,71 @@ def asked(llir: str) -> int:
     """How many fused multiplications a kernel asks for, as ``tl.fma``; LLVM makes all others after this form."""
     return sum(int(lanes or 1) for lanes in re.findall(r"\bcall\b.* @llvm\.fma\.(?:v(\d+))?f32\(", llir))
 
+
+def scattered(ttgir: str) -> int:
+    """How many reductions of Triton's GPU form are over an axis in lanes or warps that lie apart.
+
+    Triton 3.6 exchanges as many lanes as the axis has, side by side from its first one on.
+    """
+    layouts = dict(_LAYOUT.findall(ttgir))
+    reductions = [(int(axis), _place(layout, layouts)) for axis, layout in _reduced(ttgir)]
+    return sum(any(_apart(bits, axis) for bits in place) for axis, place in reductions)
+
+
+def _reduced(ttgir: str) -> list[tuple[str, str]]:
+    """The axis and the layout of every operand that is reduced."""
+    found = [(axis, _OPERAND.findall(operands)) for axis, operands in _REDUCE.findall(ttgir)]
+    there = ttgir.count('"tt.reduce"(')
+    if there != sum(bool(layouts) for _, layouts in found):
+        message = f"of {there} reductions not all are understood: {found}"
+        raise ValueError(message)
+    return [(axis, layout) for axis, layouts in found for layout in layouts]
+
+
+def _place(layout: str, layouts: Mapping[str, str]) -> tuple[list[int | None], list[int | None]]:
+    """The axis that each bit of a lane's number, and of a warp's, tells apart; None of one that tells nothing."""
+    layout = layouts.get(layout, layout)
+    if part := _SLICE.fullmatch(layout):
+        gone, place = int(part[1]), _place(part[2], layouts)
+        lanes, warps = ([_without(gone, axis) for axis in bits] for bits in place)
+        return lanes, warps
+    if layout.startswith("#ttg.linear<"):
+        lanes, warps = (_bases(layout, name) for name in ("lane", "warp"))
+        return lanes, warps
+    # order has the axis of neighbours first
+    order, *sizes = (json.loads(_named_list(layout, name)) for name in ("order", "threadsPerWarp", "warpsPerCTA"))
+    lanes, warps = ([axis for axis in order for _ in range(size[axis].bit_length() - 1)] for size in sizes)
+    return lanes, warps
+
+
+def _bases(layout: str, name: str) -> list[int | None]:
+    bases = json.loads(_named_list(layout, name))
+    return [next((axis for axis, step in enumerate(base) if step), None) for base in bases]
+
+
+def _named_list(layout: str, name: str) -> str:
+    """A list of a layout, by its name. Raises ``ValueError`` where there is none."""
+    found = re.search(rf"\b{name} = (\[(?:[^\[\]]|\[[^\[\]]*\])*\])", layout)
+    if found is None:
+        message = f"a layout without {name}: {layout!r}"
+        raise ValueError(message)
+    return found[1]
+
+
+def _without(gone: int, axis: int | None) -> int | None:
+    return None if axis is None or axis == gone else axis - (axis > gone)
+
+
+def _apart(bits: Sequence[int | None], axis: int) -> bool:
+    """Whether bits of an axis have others between them."""
+    at = [place for place, each in enumerate(bits) if each == axis]
+    return bool(at) and at[-1] - at[0] >= len(at)
+
+
+_LAYOUT = re.compile(r"^(#\w+) = (#ttg\.(?:blocked|linear)<.*>)$", re.MULTILINE)
+_REDUCE = re.compile(r'"tt\.reduce"\(.*?<\{axis = (\d+) : i32\b.*?\n *\}\) : \((.*?)\) -> ', re.DOTALL)
+_OPERAND = re.compile(r"tensor<[^,<>]*, (#\w+|#ttg\.\w+<.*?>+)>(?=, tensor<|$)")
+_SLICE = re.compile(r"#ttg\.slice<\{dim = (\d+), parent = (.*)\}>")
 
 REGISTER = 4  # bytes
 # LLVM makes an exact division, and one of integers of 64 bits, of a reciprocal and so many of these.

@@ -187,6 +187,17 @@ OTHERS: Mapping[str, Variant] = {
         "gated fp8, the last span shorter": quantised(
             gated((8, 5, 480), group_size=96, layouts=(GAP, GAP)), quant_group=192
         ),
+        "gated fp8 of columns apart, norm groups inside": quantised(
+            gated((24, 18), gate="none", dtypes=(FP32, FP32, FP32), layouts=(STEP, PLAIN), group_size=9),
+            quant_group=None,
+        ),
+        "gated fp8 of columns apart, norm groups outside": quantised(
+            gated((24, 64), layouts=(STEP, STEP), group_size=64), quant_group=16
+        ),
+        "gated fp8 of wide rows with columns apart": quantised(
+            gated((24, 4096), layouts=(STEP, PLAIN), group_size=64), quant_group=1024
+        ),
+        "fp8 of columns apart in small groups": quantised(norm((24, 128), layouts=(STEP, STEP)), quant_group=16),
     }.items()
 }
 VARIANTS: Mapping[str, Variant] = {**PLANS, **OTHERS}

@@ -15,7 +15,7 @@ from conformance import cli, report
 from conformance.adapter import UsageError
 from conformance.codegen import collect
 from conformance.codegen.checks import CHECKS, KNOWN, Row, expected, problems
-from conformance.codegen.facts import Facts, asked, of_amd, of_nvidia
+from conformance.codegen.facts import Facts, asked, of_amd, of_nvidia, scattered
 from conformance.codegen.launches import unwritten
 from conformance.codegen.targets import TARGETS
 from conformance.codegen.variants import VARIANTS, VENDORS
@@ -143,6 +143,63 @@ declare float @llvm.fma.f32(float, float, float)
 """)
 
 
+@pytest.mark.parametrize(
+    ("layout", "axis", "want"),
+    [
+        # the tile of two blocks a scale that was quantised wrongly on an H200
+        ("#ttg.linear<{register = [[0, 2]], lane = [[0, 16], [1, 0], [2, 0], [0, 1]], warp = []}>", 1, 1),
+        ("#ttg.linear<{register = [[0, 2]], lane = [[0, 16], [1, 0], [2, 0], [0, 1]], warp = []}>", 0, 0),
+        ("#ttg.linear<{register = [], lane = [[0, 1], [0, 0], [0, 2], [1, 0]], warp = []}>", 1, 1),
+        ("#ttg.linear<{register = [], lane = [[1, 0]], warp = [[1, 0], [0, 1], [2, 0]], block = []}>", 0, 1),
+        ("#ttg.linear<{register = [], lane = [[1, 0]], warp = [[1, 0], [2, 0], [0, 1]], block = []}>", 0, 0),
+        ("#ttg.blocked<{threadsPerWarp = [16, 2], warpsPerCTA = [1, 4], order = [0, 1]}>", 0, 0),
+        ("#ttg.blocked<{threadsPerWarp = [16, 2], warpsPerCTA = [1, 4], order = [0, 1]}>", 1, 0),
+    ],
+)
+def test_a_reduction_over_lanes_apart_is_seen(layout: str, axis: int, want: int) -> None:
+    """Of the layouts that Triton has of its own none is; of one made of others the axis may lie anywhere."""
+    assert want == scattered(reduction(layout, "#of", axis))
+
+
+def test_a_reduction_of_a_part_of_a_layout_is_seen() -> None:
+    """Without its middle axis the last one is the second, of the same lanes."""
+    lanes = "[[0, 0, 1], [0, 1, 0], [0, 0, 2], [1, 0, 0]]"
+    layout = f"#ttg.linear<{{register = [], lane = {lanes}, warp = [], block = []}}>"
+    part = "#ttg.slice<{dim = 1, parent = #of}>"
+
+    assert (0, 1) == tuple(scattered(reduction(layout, part, axis)) for axis in (0, 1))
+    assert 0 == scattered(reduction(layout, f"#ttg.slice<{{dim = 1, parent = {part}}}>", 0))
+
+
+@pytest.mark.parametrize("layout", ["#ttg.nvidia_mma<{order = [1, 0]}>", "#ttg.linear<{register = []}>"])
+def test_a_layout_that_is_not_understood_is_an_error(layout: str) -> None:
+    """Lanes that nobody knows may lie anywhere."""
+    with pytest.raises(ValueError, match="a layout without"):
+        scattered(reduction(layout, "#of", 0))
+
+
+def test_a_reduction_that_is_not_understood_is_an_error() -> None:
+    """One that is written in another way is not none."""
+    text = reduction("#ttg.linear<{lane = [[0, 1], [1, 0]], warp = []}>", "#of", 0)
+    assert 0 == scattered(text)
+
+    with pytest.raises(ValueError, match="of 1 reductions not all are understood"):
+        scattered(text.replace("<8x2xf32, #of>", "<8x2xf32>"))
+
+
+def reduction(layout: str, operand: str, axis: int) -> str:
+    """Return Triton's GPU form of one reduction, of an operand whose layout ``#of`` is or is a part of."""
+    return f"""#of = {layout}
+module attributes {{"ttg.num-warps" = 1 : i32}} {{
+    %amax = "tt.reduce"(%0) <{{axis = {axis} : i32}}> ({{
+    ^bb0(%1: f32 loc(callsite(#loc1 at #loc2)), %2: f32 loc(#loc1)):
+      %3 = arith.addf %1, %2 : f32 loc(#loc3)
+      tt.reduce.return %3 : f32 loc(#loc2)
+    }}) : (tensor<8x2xf32, {operand}>) -> tensor<8xf32, #other> loc(#loc2)
+}}
+"""
+
+
 def test_text_that_says_nothing_of_registers_is_an_error() -> None:
     """Where ptxas was silent nothing is known, which is not zero."""
     with pytest.raises(ValueError, match="stands 0 times, must once"):
@@ -196,6 +253,7 @@ def test_the_run_that_is_committed_holds(run: dict[str, Any], target: str) -> No
         ("fused", "norm", {"fused": -1}),
         ("fp8", "fp8", {"fp8": 0}),
         ("fp8", "norm", {"fp8": 1}),
+        ("lanes", "fp8", {"scattered": 1}),
     ],
 )
 def test_each_check_can_fail(check: str, variant: str, facts: dict[str, object], run: dict[str, Any]) -> None:

@@ -189,11 +189,13 @@ def test_aligned_rows_move_16_bytes_a_thread(name: str, compiled: Compiled) -> N
     ],
 )
 def test_aligned_rows_move_8_bytes_of_fp8_a_thread(name: str, compiled: Compiled) -> None:
-    """As many values as a thread loads 16 bytes for: only the scales are stored one by one."""
+    """As many as a thread loads 16 bytes for, or of a gated norm twice as many: only scales go one by one."""
     code = compiled.facts("sm_90", name)
+    of_values = {8, 16} if name.startswith("gated") else {8}
 
     assert [16] == list(code.loads)
-    assert (1, True) == (code.stores[4], code.stores[8] > 0)
+    assert 1 == code.stores[4]
+    assert of_values & set(code.stores)
     assert {4, 8, 16} >= set(code.stores)
 
 

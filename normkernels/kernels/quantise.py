@@ -15,8 +15,8 @@ def block_columns(BLOCK: tl.constexpr, BLOCK_LEVELS: tl.constexpr, LEVELS: tl.co
     """Return the columns of a row of ``2**LEVELS`` in blocks of ``BLOCK``, each in room of its own power of two.
 
     And where there are any: the rest of the room is padding. Both are [1, 2**LEVELS]. Rows are loaded in this
-    order, whole, and only quantised values are regrouped: Triton 3.6 sums a tile wrongly that was loaded as
-    blocks and regrouped to rows, where it lies across warps.
+    order, whole, and only parts of a row are regrouped, to be quantised: Triton 3.6 sums a tile wrongly that was
+    loaded as blocks and regrouped to rows, where it lies across warps.
     """
     place = tl.arange(0, 2**LEVELS)[None, :].to(tl.int64)
     within = place % 2**BLOCK_LEVELS
@@ -26,8 +26,8 @@ def block_columns(BLOCK: tl.constexpr, BLOCK_LEVELS: tl.constexpr, LEVELS: tl.co
 
 @triton.jit
 def divided(
-    y,  # [groups, block] fp32
-    divisor,  # finite or NaN: one a group, or one number; inverse likewise
+    y,  # [lines, block] fp32
+    divisor,  # finite or NaN: one a line, or one number; inverse likewise
     inverse,
 ):
     """Return ``y / divisor``, rounded to nearest, of ``inverse``, which is ``1 / divisor``.
@@ -42,8 +42,17 @@ def divided(
 
 
 @triton.jit
+def of_lines(values, LINES: tl.constexpr):  # values [groups, 1] -> [LINES, 1]
+    """Return the value of its group for every line; the lines of a group are neighbours."""
+    if LINES > values.shape[0]:
+        every = tl.broadcast_to(values, [values.shape[0], LINES // values.shape[0]])
+        values = tl.reshape(every, [LINES, 1])
+    return values
+
+
+@triton.jit
 def quotients(
-    y,  # [groups, block] fp32, infinite only where scale is
+    y,  # [lines, block] fp32, infinite only where scale is
     scale,  # [groups, 1] fp32: what ``scales`` returns
     OF: tl.constexpr,  # the dtype that y was rounded to
 ):
@@ -56,7 +65,8 @@ def quotients(
     else:
         inverse = tl.div_rn(1.0, scale)
     # with an infinite scale the product is right as it is, and what it is too large by would be NaN
-    return divided(y, tl.where(scale == float("inf"), 0.0, scale), inverse)
+    divisor = tl.where(scale == float("inf"), 0.0, scale)
+    return divided(y, of_lines(divisor, y.shape[0]), of_lines(inverse, y.shape[0]))
 
 
 @triton.jit
@@ -74,12 +84,13 @@ def scales(
 
 @triton.jit
 def quantise(
-    y,  # [groups, block] fp32, zero in the padding
+    y,  # [lines, block] fp32, zero in the padding
     OF: tl.constexpr,  # the dtype that y was rounded to
     FLOOR: tl.constexpr,
     FP8_MAX: tl.constexpr,
+    SCALED: tl.constexpr = 1,  # lines that are one group
 ):
-    """Return ``y / scale``, still in fp32, and ``scale = max(amax, FLOOR) / FP8_MAX``, [groups, 1].
+    """Return ``y / scale``, still in fp32, and ``scale = max(amax, FLOOR) / FP8_MAX``, [lines / SCALED, 1].
 
     NaN in a group makes the scale and all its values NaN.
 
@@ -89,8 +100,12 @@ def quantise(
     """
     # as integers, magnitudes keep their order and NaN is the largest: tl.max of floats would lose it
     magnitude = y.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    amax = tl.max(magnitude, axis=1, keep_dims=True).to(tl.float32, bitcast=True)
-    scale = scales(amax, FLOOR, FP8_MAX)
+    amax = tl.max(magnitude, axis=1, keep_dims=True)
+    if SCALED > 1:
+        # of the lines' own largest, and not of their elements regrouped: those may lie in lanes apart, where
+        # Triton 3.6 does not find the largest
+        amax = tl.max(tl.reshape(amax, [y.shape[0] // SCALED, SCALED]), axis=1, keep_dims=True)
+    scale = scales(amax.to(tl.float32, bitcast=True), FLOOR, FP8_MAX)
     return quotients(y, scale, OF), scale
 
 

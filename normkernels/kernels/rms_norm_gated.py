@@ -9,7 +9,7 @@ import triton.language as tl
 
 from normkernels.kernels.plans import Plan
 from normkernels.kernels.row_norm import rounding_points, row_norm
-from normkernels.kernels.tiles import all_at_once, column_pointers, kernel, tile_args, tile_pointers
+from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
 # of base 2, in which GPUs have their exponential
@@ -18,12 +18,18 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def sigmoid(x):
-    """Return ``1 / (1 + exp(-x))``.
+    """Return ``1 / (1 + exp(-x))``, as ``e / (1 + e)`` with ``e = exp(x)`` where x is negative.
 
-    The bits of ``tl.sigmoid``: both multiply by log2 e and take a power of two. But its ``exp`` goes on to treat
-    results below 2**-126 with care, of which nothing is left once one is added.
+    So ``e`` is at most one, and ``d = 1 + e`` at most two: ``1 / d`` is ``rsqrt(d * d)``, of which every GPU has
+    an instruction, while a division also scales denominators that are large, and compares for it. To what ``e`` is
+    off by, which weighs the same in both forms, come 2**-24 of the sum, half as much of the square, 2**-22.9 of
+    the root (PTX ISA, rsqrt.approx) and, of negative x, 2**-24 of the product: 4.64 * 2**-24, where the sum and a
+    division (PTX ISA, div.full: 2 ulp) come to 5. Where ``e`` is subnormal, below -87.3, both may give zero.
     """
-    return 1.0 / (1.0 + tl.exp2(x * -LOG2_E))
+    e = tl.exp2(tl.abs(x) * -LOG2_E)
+    d = 1.0 + e
+    # NaN is not negative, and stays
+    return tl.where(x < 0, e, 1.0) * tl.rsqrt(d * d)
 
 
 @triton.jit
@@ -172,15 +178,10 @@ def rms_norm_gated_kernel(
     # of the whole tile: a load of one row would have to change its layout to meet it
     weight_cols = row % n_groups * WIDTH + cols if GROUPED else tl.broadcast_to(cols, [ROWS, BLOCK])
     weight_at = column_pointers(weight_ptr, weight_cols, weight_stride, ACCESS)
-    x = tl.zeros([ROWS, BLOCK], x_ptr.dtype.element_ty)
-    gate = tl.zeros([ROWS, BLOCK], gate_ptr.dtype.element_ty)
-    weight = tl.zeros([ROWS, BLOCK], weight_ptr.dtype.element_ty)
-    if all_at_once(LEVELS):
-        x = tl.load(x_at, mask=mask, other=0.0)
-        if GATE != "none":
-            gate = tl.load(gate_at, mask=mask, other=0.0)
-        # not masked by rows: those of one thread then share it
-        weight = tl.load(weight_at, mask=cols < WIDTH, other=0.0)
+    x = tl.load(x_at, mask=mask, other=0.0)
+    gate = x if GATE == "none" else tl.load(gate_at, mask=mask, other=0.0)
+    # not masked by rows: those of one thread then share it
+    weight = tl.load(weight_at, mask=cols < WIDTH, other=0.0)
 
     y = gated_norm(
         x.to(tl.float32),

@@ -13,7 +13,7 @@ from normkernels.kernels.plans import Cut, Plan
 from normkernels.kernels.quantise import block_columns, quantise, quantise_args
 from normkernels.kernels.rms_norm_gated import gated_norm
 from normkernels.kernels.row_norm import rounding_points, widened
-from normkernels.kernels.tiles import all_at_once, column_pointers, kernel, tile_args, tile_pointers
+from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
 
@@ -110,15 +110,10 @@ def rms_norm_gated_fp8_kernel(
         ACCESS,
     )
     weight_at = column_pointers(weight_ptr, first + cols, weight_stride, ACCESS)
-    x = tl.zeros([TILE_ROWS, TILE_COLS], x_ptr.dtype.element_ty)
-    gate = tl.zeros([TILE_ROWS, TILE_COLS], gate_ptr.dtype.element_ty)
-    weight = tl.zeros([TILE_ROWS, TILE_COLS], weight_ptr.dtype.element_ty)
-    if all_at_once(LEVELS):
-        x = tl.load(x_at, mask=mask, other=0.0)
-        if GATE != "none":
-            gate = tl.load(gate_at, mask=mask, other=0.0)
-        # not masked by rows: those of one thread then share it
-        weight = tl.load(weight_at, mask=there, other=0.0)
+    x = tl.load(x_at, mask=mask, other=0.0)
+    gate = x if GATE == "none" else tl.load(gate_at, mask=mask, other=0.0)
+    # not masked by rows: those of one thread then share it
+    weight = tl.load(weight_at, mask=there, other=0.0)
 
     y = gated_norm(
         widened(x),
@@ -142,9 +137,10 @@ def rms_norm_gated_fp8_kernel(
     if BLOCKS * COLS != SPAN or N % SPAN != 0:
         # the padding is no zero where 1 / rms is infinite
         y = tl.where(mask, y, 0.0)
-    y = tl.reshape(y, [LINES // SCALED, SCALED * COLS])
-    values, scale = quantise(y, x_ptr.dtype.element_ty, FLOOR, FP8_MAX)
+    values, scale = quantise(tl.reshape(y, [LINES, COLS]), x_ptr.dtype.element_ty, FLOOR, FP8_MAX, SCALED)
     values = tl.reshape(values, [TILE_ROWS, TILE_COLS])
+    # sixteen values a thread: the statistics of a row of 128 are exchanged once less. On an H200 16 of them in two
+    # warps took 3 % less time (24,576 rows) and 9 % (393,216) than the best of eight values, 8 rows in one warp
     out_at = tile_pointers(
         out_ptr,
         row,
@@ -157,6 +153,7 @@ def rms_norm_gated_fp8_kernel(
         out_col_stride,
         LEADING,
         ACCESS,
+        FP8_AT_ONCE=16,
     )
     tl.store(out_at, values.to(out_ptr.dtype.element_ty), mask=mask)
 

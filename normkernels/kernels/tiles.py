@@ -58,6 +58,7 @@ def tile_pointers(
     col_stride,
     LEADING: tl.constexpr,
     ACCESS: tl.constexpr,
+    FP8_AT_ONCE: tl.constexpr = 8,
 ):
     """Return pointers to ``cols`` of each row of a tensor with ``LEADING`` leading sizes, the last innermost."""
     if LEADING == 1:
@@ -69,7 +70,7 @@ def tile_pointers(
         offset = outer // size_1 * stride_0 + outer % size_1 * stride_1 + row % size_2 * stride_2
     else:
         tl.static_assert(False, "unhandled LEADING")
-    return column_pointers(ptr + offset, cols, col_stride, ACCESS)
+    return column_pointers(ptr + offset, cols, col_stride, ACCESS, FP8_AT_ONCE)
 
 
 @triton.jit
@@ -78,13 +79,14 @@ def column_pointers(
     cols,  # [1, columns] int64
     col_stride,
     ACCESS: tl.constexpr,
+    FP8_AT_ONCE: tl.constexpr = 8,
 ):
-    """Return pointers to the ``cols`` from ``ptr`` on."""
+    """Return pointers to the ``cols`` from ``ptr`` on, of fp8 so many that a thread has ``FP8_AT_ONCE``."""
     pointers = ptr + cols * col_stride if ACCESS == "strided" else ptr + cols
     if ACCESS == "aligned":
-        # bytes: of an address, not of a number of elements. Eight elements of fp8: a thread that stored sixteen
-        # would load as many of a wider type, apart from its neighbour's
-        BYTES: tl.constexpr = 8 if ptr.dtype.element_ty.primitive_bitwidth == 8 else 16
+        # bytes: of an address, not of a number of elements. Of fp8 eight, unless it pays: a thread that stores
+        # sixteen loads as many of a wider type, apart from its neighbour's
+        BYTES: tl.constexpr = FP8_AT_ONCE if ptr.dtype.element_ty.primitive_bitwidth == 8 else 16
         pointers = tl.multiple_of(pointers, [1, BYTES])
     return pointers
 
