@@ -159,6 +159,8 @@ def _gated() -> Iterator[Size]:
         yield Size("gated", rows, NARROW)
     for rows in (1, 128, 8192):
         yield Size("gated", rows, 5120)
+    for rows in (2048, 131072):
+        yield Size("gated", rows, 127)
 
 
 def _norms() -> Iterator[Size]:

@@ -85,6 +85,8 @@ TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
     "gated 128": {NARROW: (Tile(0, 128, 1), Tile(1024, 256, 1), Tile(4096, 2048, 8))},
     "gated fp8": _ANY | {128: (Tile(0, 256, 1), Tile(4096, 1024, 2))},
 }
+# Of narrow rows that 16 bytes do not divide: a thread has neighbours of no other, so that warps would share rows.
+_ODD = (Tile(0, 256, 1), Tile(4096, 512, 1))
 # Of contiguous rows of 128 those are prefill, and those before decode.
 _PREFILL = 4096
 # Tokens from which on one program rotates all heads of a token, and from which on a program has two tokens: heads
@@ -115,6 +117,8 @@ def _tiled(
 ) -> Plan:
     """Plan rows by the tiles for their width."""
     steps = next((each for columns, each in tiles.items() if width <= columns), [*tiles.values()][-1])
+    if width <= 256 and width % 8:
+        steps = _ODD
     tile = next(each for each in reversed(steps) if rows >= each.start // table.scale)
     warps = max(tile.warps * 32 // table.warp, 1)
     # as many elements a thread, where a warp has more of them

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from normkernels.kernels.plans import Plan
 from normkernels.kernels.row_norm import rounding_points, row_norm
-from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
+from normkernels.kernels.tiles import column_pointers, existing, kernel, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
 # of base 2, in which GPUs have their exponential
@@ -123,24 +123,25 @@ def rms_norm_gated_kernel(
     gate_ptr,
     weight_ptr,  # [n_groups * WIDTH]
     out_ptr,
+    x_stride_2,
+    gate_stride_2,
+    out_stride_2,
+    n_rows,  # size_0 * size_1 * size_2
+    eps,
+    # what few calls need stands apart: a launch waits for each line of arguments that it reads
+    n_groups,
+    size_1,
+    size_2,
     x_stride_0,
     x_stride_1,
-    x_stride_2,
     x_col_stride,
     gate_stride_0,
     gate_stride_1,
-    gate_stride_2,
     gate_col_stride,
     out_stride_0,
     out_stride_1,
-    out_stride_2,
     out_col_stride,
     weight_stride,
-    n_rows,  # size_0 * size_1 * size_2
-    size_1,
-    size_2,
-    n_groups,
-    eps,
     GATE: tl.constexpr,
     ACTIVATION: tl.constexpr,
     NORMALISED: tl.constexpr,
@@ -157,7 +158,7 @@ def rms_norm_gated_kernel(
     # int64: row * stride and column * stride pass 2**31 on tensors that fit in memory
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     cols = tl.arange(0, BLOCK)[None, :].to(tl.int64)
-    mask = (row < n_rows) & (cols < WIDTH)
+    mask = existing(row, n_rows, ROWS) & (cols < WIDTH)
 
     x_at = tile_pointers(
         x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS

@@ -46,6 +46,16 @@ def all_at_once(RESIDUAL: tl.constexpr):
 
 
 @triton.jit
+def existing(
+    row,  # [rows, 1] int64
+    n_rows,
+    ROWS: tl.constexpr,
+):
+    """Return which rows of a program there are: where each program has one, all, for so many are launched."""
+    return row < n_rows if ROWS > 1 else tl.full([1, 1], 1, tl.int1)
+
+
+@triton.jit
 def tile_pointers(
     ptr,
     row,  # [rows, 1] int64
