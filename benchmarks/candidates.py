@@ -114,7 +114,7 @@ def _rows(size: Size) -> Iterator[Plan]:
     """Tiles of rows whose threads have ``PER_THREAD`` elements."""
     levels = _levels(size)
     tiles = (1,) if 2**levels >= ONE_ROW else TILE_ROWS
-    name = chosen(size).name
+    name, late = chosen(size).name, chosen(size).late
     if size.kernel in {"gated 128", "gated"} and size.width == NARROW:
         # 8-byte loads, of four elements a thread: with few rows there is nothing to wait for but them
         yield Plan(name, 1, levels, 1)
@@ -122,7 +122,7 @@ def _rows(size: Size) -> Iterator[Plan]:
         for warps in WARPS:
             # no warp without a row or a part of it, so that none repeats another's work
             if (rows << levels) // (32 * warps) in PER_THREAD:
-                yield Plan(name, rows, levels, warps)
+                yield Plan(name, rows, levels, warps, late=late)
 
 
 def _heads(size: Size) -> Iterator[HeadPlan]:

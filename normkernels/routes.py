@@ -123,7 +123,8 @@ def key(
     if not alike or not fresh(shape, stride):
         if not x.numel():
             return None
-        lies = shape[1:], shape[0] == 1, stride, beside_lies, outputs_lie
+        # the last size of its own: of one dimension it is the first
+        lies = shape[1:], shape[-1], shape[0] == 1, stride, beside_lies, outputs_lie
     return operation, flags, lies, x.dtype, device, of_weight, dtype, needs_grad and torch.is_grad_enabled()
 
 

@@ -234,6 +234,19 @@ def test_outputs_that_lie_apart_are_told_apart(gpu: Gpu) -> None:
     assert [False, True, False, True] == [start.directly for start in gpu.starts]
 
 
+@pytest.mark.parametrize("flags", [{}, {"fp8_dtype": torch.float8_e4m3fn}], ids=["rms_norm", "rms_norm_fp8"])
+def test_a_row_alone_has_a_width_of_its_own(flags: dict[str, Any], gpu: Gpu) -> None:
+    """Columns apart and no weight: nothing but its only size tells one width from another."""
+    for width in (33, 33, 2, 2):
+        x = torch.ones(2 * width, device=DEVICE)[::2]
+        if flags:
+            normkernels.rms_norm_fp8(x, None, eps=1e-6, **flags)
+        else:
+            normkernels.rms_norm(x, None, eps=1e-6)
+
+    assert [False, True, False, True] == [start.directly for start in gpu.starts]
+
+
 def test_what_a_tensor_elsewhere_leaves_is_not_used(gpu: Gpu) -> None:
     """The kernel for rows that are not aligned is slower for those that are."""
     for _ in range(2):
