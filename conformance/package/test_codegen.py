@@ -275,6 +275,15 @@ def test_what_is_known_to_fail_must_fail(run: dict[str, Any]) -> None:
     assert "take it out of KNOWN" in problems(mended, ["sm_90"], "3.9.0")[0].said
 
 
+def test_what_was_known_to_fail_may_no_more(run: dict[str, Any]) -> None:
+    """Under the Triton that mended it a row must hold; under an older one it may fail, or hold."""
+    again = _changed(run["rows"], "mrope of columns apart", {"spilled": 64})
+
+    assert ["spills"] == _said(again)
+    assert [] == _said(again, triton="3.6.0")
+    assert [] == _said(run["rows"], triton="3.6.0")
+
+
 def test_what_is_known_names_what_is_compiled() -> None:
     """Each exception is of a check, and of variants and targets that there are."""
     for known in KNOWN:
