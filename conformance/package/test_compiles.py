@@ -116,25 +116,31 @@ def test_the_128_plans_stream_without_barriers(plan: str, size: int, compiled: C
 
 
 @pytest.mark.parametrize(
-    ("name", "positions"),
+    "name",
     [
-        ("mrope", 3),
-        ("mrope in place", 3),
-        ("mrope prefill", 3),
-        # of two tokens Triton loads them twice: for the angles, and to see whether both are text
-        ("mrope prefill in place", 6),
-        ("mrope of a token a program in place", 3),
-        ("mrope of many heads", 3),
-        ("mrope whole heads", 3),
-        ("mrope of fp32 angles", 3),
-        ("mrope of fp32 angles in place", 3),
+        "mrope",
+        "mrope in place",
+        "mrope prefill",
+        "mrope of a token a program in place",
+        "mrope of many heads",
+        "mrope whole heads",
+        "mrope of fp32 angles",
+        "mrope of fp32 angles in place",
     ],
 )
-def test_rotations_stream_without_barriers(name: str, positions: int, compiled: Compiled) -> None:
+def test_rotations_stream_without_barriers(name: str, compiled: Compiled) -> None:
     """All but the three positions of a token moves 16 bytes a thread, and no thread waits for another."""
     code = compiled.facts("sm_90", name)
 
-    assert (0, 0, positions) == (code.shared, code.barriers, code.narrow)
+    assert (0, 0, 3) == (code.shared, code.barriers, code.narrow)
+
+
+def test_rotations_of_two_tokens_stream_without_barriers(compiled: Compiled) -> None:
+    """As those of one; Triton loads positions again to see whether all are of text, 3.6 eight rows a thread."""
+    code = compiled.facts("sm_90", "mrope prefill in place")
+
+    assert (0, 0, {8, 16}, {16}) == (code.shared, code.barriers, set(code.loads), set(code.stores))
+    assert code.loads[8] in {3 + 3, 3 + 3 * 8}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
