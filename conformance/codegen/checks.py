@@ -46,19 +46,34 @@ KNOWN = (
         "sooner so",
     ),
     Known(
+        "wide",
+        ("mrope few heads",),
+        VENDORS,
+        "three heads are a tile of four: 128 columns of each half for a warp, and what is copied leaves no "
+        "registers for a second token",
+    ),
+    Known(
+        "wide",
+        (
+            "mrope",
+            "mrope in place",
+            "mrope prefill",
+            "mrope prefill in place",
+            "mrope of a token a program in place",
+            "mrope of many heads",
+            "mrope of fp32 angles",
+            "mrope of fp32 angles in place",
+        ),
+        ("gfx942", "gfx950"),
+        "a program has eight heads at a time, which was timed on warps of 32: 256 columns of each half, of which "
+        "a thread of a warp of 64 has 8 bytes",
+    ),
+    Known(
         "spills",
         ("widest", "norm widest", "fp8 widest"),
         _NVIDIA,
         "one program holds a row of 32,768 fp32: 32 warps leave a thread 64 registers, and 32 columns of each "
         "tensor are kept over the sum",
-    ),
-    Known(
-        "scalars",
-        ("mrope prefill", "mrope few heads"),
-        ("gfx942", "gfx950"),
-        "of several tokens each row has masks of its own, and one of 64 lanes is two scalar registers: those that "
-        "do not fit lie in lanes of vector registers, not in memory",
-        since=(3, 9),
     ),
 )
 

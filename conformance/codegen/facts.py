@@ -97,8 +97,8 @@ def of_amd(amdgcn: str) -> dict[str, Any]:
     """The facts that stand in AMD's assembly, the metadata at its end included."""
     accesses = list(_AMD_ACCESS.finditer(amdgcn))
     divisions = _count(r"\bv_div_fixup_f32", amdgcn)
-    # of integers of 64 bits; nothing else here is truncated
-    whole = _count(r"\bv_trunc_f32", amdgcn)
+    # of integers of 64 bits, of one number for all threads too; nothing else here is truncated
+    whole = _count(r"\b[sv]_trunc_f32", amdgcn)
     lines = [line for line in amdgcn.splitlines() if not _NO_ADDITION.search(line)]
     fused = sum(len(_AMD_FUSED.findall(line)) + len(_AMD_FUSED_PAIR.findall(line)) for line in lines)
     return {
@@ -111,7 +111,7 @@ def of_amd(amdgcn: str) -> dict[str, Any]:
         "fused": fused - FUSED_IN_DIVISION * divisions - FUSED_IN_WHOLE_DIVISION * whole,
         "fp8": _count(r"\bv_cvt_\w*pk_fp8_f32", amdgcn),
         "divisions": divisions,
-        "approximate": _count(r"\bv_rcp_f32", amdgcn) - divisions - whole,
+        "approximate": _count(r"\bv_(?:s_)?rcp_f32", amdgcn) - divisions - whole,
         "half_additions": _count(r"\bv_(?:pk_)?add_f16", amdgcn),
         "bytes": len(amdgcn),
     }

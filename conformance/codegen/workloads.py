@@ -35,34 +35,37 @@ WORKLOADS = (
         "Qwen3.5-27B",
         2,
         {
-            "rms_norm_gated_128_kernel": 2,
+            "rms_norm_gated_128_kernel": 3,
             "rms_norm_gated_kernel": 6,
-            "rms_norm_kernel": 4,
-            "mrope_kernel": 2,
+            "rms_norm_kernel": 10,
+            "mrope_kernel": 6,
         },
-        "gated: contiguous rows have a plan for few and one for many, others two tiles, each for a gate cut from "
-        "a projection, for aligned rows and for others; norms with a residual and without, rotations: aligned or "
-        "not",
+        "gated: contiguous rows have three tiles, by their number, others two, each for a gate cut from a "
+        "projection, for aligned rows and for others; norms with a residual have three tiles, the last with late "
+        "sums, those without have two, and rotations three plans: heads spread, whole, and of two tokens; each "
+        "aligned or not",
     ),
     Workload(
         "Qwen3-Next, fp8",
         "Qwen3-Next-80B-A3B",
         2,
         {
-            "rms_norm_gated_128_kernel": 2,
+            "rms_norm_gated_128_kernel": 3,
             "rms_norm_gated_kernel": 6,
-            "rms_norm_kernel": 8,
+            "rms_norm_kernel": 12,
             "rms_norm_gated_fp8_kernel": 6,
-            "rms_norm_fp8_kernel": 2,
+            "rms_norm_fp8_kernel": 4,
         },
-        "as Qwen3.5's; norms of heads of 256 have two tiles more, each aligned or not",
+        "gated as Qwen3.5's, and with fp8 values as those that are not contiguous; rows of 2,048 with a residual, "
+        "without one and with fp8 values, and heads of 256: a tile for decode and one for prefill, each aligned "
+        "or not",
     ),
     Workload(
         "DeepSeek-V3, fp8",
         "DeepSeek-V3",
         8,
-        {"rms_norm_fp8_kernel": 4},
-        "rows of 7,168 with a residual and of 1,536 without, each aligned or not",
+        {"rms_norm_fp8_kernel": 6},
+        "rows of 7,168 with a residual have one tile, and those of 1,536 without have two, each aligned or not",
     ),
 )
 

@@ -116,22 +116,25 @@ def test_the_128_plans_stream_without_barriers(plan: str, size: int, compiled: C
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "positions"),
     [
-        "mrope",
-        "mrope in place",
-        "mrope prefill",
-        "mrope prefill in place",
-        "mrope whole heads",
-        "mrope of fp32 angles",
-        "mrope of fp32 angles in place",
+        ("mrope", 3),
+        ("mrope in place", 3),
+        ("mrope prefill", 3),
+        # of two tokens Triton loads them twice: for the angles, and to see whether both are text
+        ("mrope prefill in place", 6),
+        ("mrope of a token a program in place", 3),
+        ("mrope of many heads", 3),
+        ("mrope whole heads", 3),
+        ("mrope of fp32 angles", 3),
+        ("mrope of fp32 angles in place", 3),
     ],
 )
-def test_rotations_stream_without_barriers(name: str, compiled: Compiled) -> None:
+def test_rotations_stream_without_barriers(name: str, positions: int, compiled: Compiled) -> None:
     """All but the three positions of a token moves 16 bytes a thread, and no thread waits for another."""
     code = compiled.facts("sm_90", name)
 
-    assert (0, 0, 3) == (code.shared, code.barriers, code.narrow)
+    assert (0, 0, positions) == (code.shared, code.barriers, code.narrow)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -169,7 +172,19 @@ def test_a_place_in_memory_compiles_nothing(name: str, compiled: Compiled) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["many rows", "wide", "widest", "groups", "norm", "norm gemma", "norm of many rows"]
+    "name",
+    [
+        "many rows",
+        "wide",
+        "wide of many rows",
+        "widest",
+        "groups",
+        "norm",
+        "norm gemma",
+        "norm of many rows",
+        "norm of many wide rows",
+        "norm alone of many wide rows",
+    ],
 )
 def test_aligned_rows_move_16_bytes_a_thread(name: str, compiled: Compiled) -> None:
     """Rows that begin at multiples of 16 bytes are loaded and stored 16 bytes at once, whatever their width."""
@@ -181,6 +196,7 @@ def test_aligned_rows_move_16_bytes_a_thread(name: str, compiled: Compiled) -> N
     [
         "fp8",
         "fp8 and unquantised",
+        "fp8 of many wide rows",
         "fp8 of whole rows",
         "gated fp8",
         "gated fp8 of many rows",
