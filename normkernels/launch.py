@@ -148,6 +148,7 @@ class Repeats:
 
     table: plans.PlanTable | None  # that all are of; None: nothing is kept
     ready: list[Ready] = field(default_factory=list)
+    anywhere: int | None = None  # the pointer that no kernel counts on being aligned
 
     def fitting(self, rows: int) -> Ready | None:
         """Return what such a call of ``rows`` has launched before; None where none has, or Triton has to."""
@@ -166,7 +167,7 @@ class Repeats:
         if ready is None:
             return False
         pointers = _pointers(tensors)
-        if any(pointer % ALIGNMENT for pointer in pointers):
+        if self._misaligned(pointers):
             return False
         if current_device() != ready.device.index:
             with torch.cuda.device(ready.device):
@@ -189,7 +190,7 @@ class Repeats:
         assert pointers == [each.data_ptr() for each in given[: len(pointers)]]
         assert list(counts) == [given[place] for place in places]
         numbers = [each for each in given[len(pointers) :] if type(each) is int]
-        if any(pointer % ALIGNMENT for pointer in pointers) or any(number >= _INT32 for number in numbers):
+        if self._misaligned(pointers) or any(number >= _INT32 for number in numbers):
             return
         for place in places:
             given[place] = None
@@ -205,6 +206,9 @@ class Repeats:
             self.ready.append(
                 Ready(*of, programs, rest, places[0], places[1:], rows, rows, beneath(launched.compiled))
             )
+
+    def _misaligned(self, pointers: Sequence[int]) -> bool:
+        return any(pointer % ALIGNMENT for place, pointer in enumerate(pointers) if place != self.anywhere)
 
 
 def _pointers(tensors: Sequence[torch.Tensor | None]) -> list[int]:

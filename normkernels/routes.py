@@ -197,7 +197,9 @@ def learn(key: Hashable, x: torch.Tensor, call: Call, flags: Mapping[str, Any], 
     decision = decide_on(call, x, path)
     narrow = decision.plan is not None and decision.plan.name != "general"
     directly = launch.standing() is None and key is not None
-    route = Route(decision.path, narrow, flags, Repeats(plans.TABLE) if directly else NEVER)
+    # positions are read one at a time
+    repeats = Repeats(plans.TABLE, anywhere=2 if call.heads else None) if directly else NEVER
+    route = Route(decision.path, narrow, flags, repeats)
     if key is not None:
         if len(_routes) >= _MAX_ROUTES:
             _routes.clear()
@@ -222,7 +224,9 @@ def explain(operation: str, *args: Any, path: str | None = None, **kwargs: Any) 
     decision = decide_on(call, args[0] if args else kwargs["q" if call.heads else "x"], path)
     if decision.plan is None:
         return decision
-    given = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
+    # positions may lie anywhere
+    tensors = (each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor))
+    given = [each for each in tensors if each.is_floating_point()]
     outputs = any(kwargs.get(name) is not None for name in ("out", "residual_out"))
     known = call.not_plain is None and (call.quantised is None or not outputs)
     return replace(decision, launched=launch.how(given, known=known))

@@ -73,7 +73,7 @@ def keep_rotation(
                 cos.data_ptr(),
                 sin.data_ptr(),
             )
-            if (q_at | k_at | positions_at | cos_at | sin_at) % ALIGNMENT:
+            if (q_at | k_at | cos_at | sin_at) % ALIGNMENT:
                 return None
             steps = positions.stride()
             if visible:

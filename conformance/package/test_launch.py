@@ -275,6 +275,18 @@ def test_rotations_of_another_kind_go_through_triton(gpu: Gpu) -> None:
     assert [False, True, False, False, False, True] == [start.directly for start in gpu.starts]
 
 
+@pytest.mark.parametrize("operation", ["mrope", "mrope_"])
+def test_positions_may_lie_anywhere(operation: str, gpu: Gpu) -> None:
+    """As those of the last token do, in a longer tensor; each is read alone."""
+    q, k, cache = (torch.ones(1, heads, 64, device=DEVICE) for heads in (6, 2, 1))
+    cos, sin = cache[:, 0].chunk(2, -1)
+    longer = torch.zeros(3, 8, dtype=torch.int64, device=DEVICE)
+    for token in (1, 3, 3):
+        getattr(normkernels, operation)(q, k, longer[:, token : token + 1], cos, sin, sections=(11, 11, 10))
+
+    assert [False, True, True] == [start.directly for start in gpu.starts]
+
+
 def test_given_fp8_outputs_go_through_triton(gpu: Gpu) -> None:
     """What is looked at in each call is not kept."""
     fp8_dtype = torch.float8_e4m3fn

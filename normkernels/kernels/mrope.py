@@ -45,7 +45,7 @@ def angles(
     t,  # positions, int64: one, or [rows, 1]; h and w likewise
     h,
     w,
-    inside,  # whether all three are in the cache
+    inside,  # whether all three are in the cache; one token's are, or this is not asked for
     t_section,
     h_section,
     w_section,
@@ -62,7 +62,10 @@ def angles(
     Each axis is loaded whole, for that is a few wide loads, and picking elements would be many narrow ones.
     """
     frequency = tl.arange(0, HALF_BLOCK)[None, :]
-    mask = tl.broadcast_to(inside & (frequency < HALF), (ROWS, HALF_BLOCK))
+    exists = frequency < HALF
+    if TOKENS > 1:
+        exists = inside & exists
+    mask = tl.broadcast_to(exists, (ROWS, HALF_BLOCK))
     cols = frequency.to(tl.int64)
     cos = table_rows(cos_ptr, cos_row_stride, cos_col_stride, t, cols, mask, ACCESS)
     sin = table_rows(sin_ptr, sin_row_stride, sin_col_stride, t, cols, mask, ACCESS)
