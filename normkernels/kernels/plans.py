@@ -83,7 +83,7 @@ _ANY = {
 # Of each kind of norm; more registers a column want other warps.
 TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
     "norm": _ANY | {8192: (Tile(0, 0, 16), Tile(512, 0, 8))},
-    # 2 % are gained by late sums where memory, and not L2, holds the batch: it turns from reading to writing once
+    # 1 to 2 % are gained by late sums where memory, and not L2, holds the batch: it turns to writing once a row
     "residual": _ANY
     | {
         4096: (Tile(0, 0, 8), Tile(1024, 0, 4), Tile(2048, 0, 4, late=True)),
