@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conformance.package.gated_calls import Arguments, strided, values
-from conformance.package.norm_calls import OPERATIONS, added, assert_right, call, run
+from conformance.package.norm_calls import OPERATIONS, added, assert_right, call, explain, run
 
 SHAPE = (5, 3, 97)
 LAYOUTS = ("contiguous", "row gap", "step", "transposed")
@@ -73,6 +73,25 @@ def test_out_may_be_x_without_a_residual(operation: str, layout: str, path: str)
 
     assert result is arguments["x"]
     assert torch.equal(want[0], result)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("places", ["new", "over the inputs"])
+def test_sums_that_are_stored_after_the_norm_are_the_same(operation: str, places: str) -> None:
+    """Of so many wide rows that their plan says so: the bits of fewer rows, wherever they are written."""
+    arguments = added(40, 1100, path="rows")
+    few = {name: arguments[name][:3] for name in ("x", "residual")}
+    late, early = (explain(operation, each).plan for each in (arguments, arguments | few))
+    assert late is not None
+    assert early is not None
+    assert (True, False) == (late.late, early.late)
+
+    wanted = run(operation, arguments | few)
+    over = {name: arguments[name].clone() for name in few}
+    given = over | {"out": over["x"], "residual_out": over["residual"]} if places == "over the inputs" else {}
+    got = run(operation, arguments | given)
+    assert_right(operation, arguments | {n: given[n] for n in given if "out" in n}, got)
+    assert all(torch.equal(each[:3], want) for each, want in zip(got, wanted, strict=True))
 
 
 @pytest.mark.parametrize("path", ["rows", "native"])

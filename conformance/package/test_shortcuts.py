@@ -30,6 +30,12 @@ def rotation(tokens: int = 24) -> dict[str, Any]:
     return {"q": q, "k": k, "positions": positions, "cos": cos, "sin": sin, "sections": (8, 4, 4)}
 
 
+def positions_elsewhere(tokens: int = 24) -> dict[str, Any]:
+    """Arguments of a rotation of the last tokens of longer positions, eight bytes from where others begin."""
+    longer = torch.zeros(3, 65, dtype=torch.int64, device=DEVICE)
+    return rotation(tokens) | {"positions": longer[:, 1 : 1 + tokens]}
+
+
 def gated(rows: int = 24) -> dict[str, Any]:
     """Arguments of a gated norm."""
     return rows_of(rows) | {"gate": torch.ones(rows, 128, device=DEVICE)}
@@ -74,6 +80,7 @@ CALLS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
     "gated fp8": ("rms_norm_gated_fp8", lambda rows=24: gated(rows) | {"fp8_dtype": FP8, "quant_group": 32}),
     "mrope": ("mrope", rotation),
     "mrope_": ("mrope_", rotation),
+    "mrope_ of positions elsewhere": ("mrope_", positions_elsewhere),
 }
 
 

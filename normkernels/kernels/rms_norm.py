@@ -28,7 +28,7 @@ def rms_norm_kernel(
     n_rows,  # size_0 * size_1 * size_2
     weight_offset,
     eps,
-    # what few calls need stands apart: a launch waits for each line of arguments that it reads
+    # of calls whose leading sizes do not collapse, or whose columns lie apart
     size_1,
     size_2,
     x_stride_0,

@@ -128,7 +128,7 @@ def rms_norm_gated_kernel(
     out_stride_2,
     n_rows,  # size_0 * size_1 * size_2
     eps,
-    # what few calls need stands apart: a launch waits for each line of arguments that it reads
+    # of calls whose leading sizes do not collapse, or whose columns lie apart
     n_groups,
     size_1,
     size_2,
