@@ -17,6 +17,7 @@ import click
 import torch
 
 import normkernels
+from benchmarks.environment import environment, machine
 from benchmarks.timing import Uncapturable, device_times, summary
 from conformance.corpus import ModelShape, model_shapes
 from conformance.plugin import choose_device, faithful_interpreter
@@ -235,6 +236,7 @@ def main(tokens: tuple[int, ...], rounds: int, *, smoke: bool) -> None:
     # eager: no compiler for the CPU is needed to see that everything runs
     compiler = "eager" if device == "cpu" else "inductor"
     wanted = tokens or ((2,) if smoke else (*BATCHES, *shapes[0].prefill))
+    click.echo(machine(environment(device)))
     click.echo(f"{MODEL}: " + ", ".join(f"{kind.calls} x {kind.name}" for kind in kinds))
     for each in wanted:
         with torch.inference_mode():

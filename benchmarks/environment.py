@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -24,6 +25,12 @@ def environment(device: str) -> dict[str, Any]:
     versions = {name: _version(name) for name in PACKAGES}
     clock = GRAPHS if device != "cpu" else WALL
     return {**suite, "peers": versions, "clock": clock, "cuda": torch.version.cuda, "clocks": {}}
+
+
+def machine(header: Mapping[str, Any]) -> str:
+    """Where a run was, in a line: device, versions, commit."""
+    versions = f"torch {header['torch']}, triton {header['triton'] or 'not installed'}"
+    return f"{header['device']}; {versions}, commit {header['commit'] or 'unknown'}"
 
 
 def highest(seen: dict[str, int], now: dict[str, int]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import normkernels
+from benchmarks.environment import environment, machine
 from benchmarks.timing import Call, host_times
 from normkernels import launch, routes
 
@@ -131,7 +132,8 @@ def main() -> None:
     with launching("direct"):
         line = str(normkernels.explain("rms_norm", torch.ones(1, 128, device=device), None, eps=1e-6).launched)
     write = sys.stdout.write
-    write(f"torch {torch.__version__}; asked for a direct launch, kernels are launched {line}\n")
+    write(f"{machine(environment(device))}\n")
+    write(f"asked for a direct launch, kernels are launched {line}\n")
     write(f"{'':24}{'launch':>9}{'outputs':>9}{'triton':>9}{'direct':>9}{'share':>8}\n")
     for name in operations:
         times = {column: timings[name].median for column, timings in columns.items()}

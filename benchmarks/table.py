@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers import OURS
+from benchmarks.environment import machine
 from benchmarks.results import (
     CONTROL,
     PASSED,
@@ -46,9 +47,8 @@ def show(results: Results, console: Console) -> None:
 def heading(results: Results) -> tuple[str, ...]:
     """What the numbers depend on."""
     header = results.header
-    versions = f"torch {header['torch']}, triton {header['triton'] or 'not installed'}"
     return (
-        f"{header['device']}; {versions}, commit {header['commit'] or 'unknown'}",
+        machine(header),
         f"device times: {header['clock']}",
         f"clocks seen: {header['clocks'] or 'not seen'}",
         ", ".join(f"{name} {version or 'not installed'}" for name, version in header["peers"].items()),
