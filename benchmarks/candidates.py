@@ -5,8 +5,10 @@ No candidate changes a bit of any result: a row is summed by the same tree whate
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 from normkernels.kernels import plans
 from normkernels.kernels.plans import Cut, HeadPlan, Plan
@@ -65,7 +67,7 @@ class Size:
             "gated": 6 * elements,
             "gated fp8": 5 * elements + scales,
             "norm": (8 if self.form == "residual" else 4) * elements,
-            "norm fp8": 7 * elements + scales,
+            "norm fp8": (7 if self.form == "residual" else 3) * elements + scales,
         }[self.kernel]
 
     @property
@@ -75,9 +77,10 @@ class Size:
 
 
 def label(plan: Plan) -> str:
-    """A plan in a word: rows, and of rotations heads and programs, and warps."""
+    """A plan in a word: rows, and of rotations heads and programs, and warps; how it reads, if not as needed."""
     heads = f" h{plan.heads} p{plan.programs}" if isinstance(plan, HeadPlan) else ""
-    return f"r{plan.rows}{heads} w{plan.warps}"
+    reads = "" if plan.reads == "as needed" else f" {plan.reads}"
+    return f"r{plan.rows}{heads} w{plan.warps}{reads}"
 
 
 def candidates(size: Size) -> tuple[Plan, ...]:
@@ -99,9 +102,8 @@ def chosen(size: Size) -> Plan:
 
 
 def _kind(size: Size) -> str:
-    if size.kernel == "norm":
-        return "residual" if size.form == "residual" else "norm"
-    return {"norm fp8": "fp8"}.get(size.kernel, size.kernel)
+    kinds = {"norm": "residual", "norm fp8": "fp8 residual"} if size.form == "residual" else {"norm fp8": "fp8"}
+    return kinds.get(size.kernel, size.kernel)
 
 
 def _levels(size: Size) -> int:
@@ -114,7 +116,8 @@ def _rows(size: Size) -> Iterator[Plan]:
     """Tiles of rows whose threads have ``PER_THREAD`` elements."""
     levels = _levels(size)
     tiles = (1,) if 2**levels >= ONE_ROW else TILE_ROWS
-    name, late = chosen(size).name, chosen(size).late
+    name = chosen(size).name
+    ways: tuple[plans.Reads, ...] = get_args(plans.Reads) if _kind(size) == "residual" else ("as needed",)
     if size.kernel in {"gated 128", "gated"} and size.width == NARROW:
         # 8-byte loads, of four elements a thread: with few rows there is nothing to wait for but them
         yield Plan(name, 1, levels, 1)
@@ -122,7 +125,7 @@ def _rows(size: Size) -> Iterator[Plan]:
         for warps in WARPS:
             # no warp without a row or a part of it, so that none repeats another's work
             if (rows << levels) // (32 * warps) in PER_THREAD:
-                yield Plan(name, rows, levels, warps, late=late)
+                yield from (Plan(name, rows, levels, warps, reads=reads) for reads in ways)
 
 
 def _heads(size: Size) -> Iterator[HeadPlan]:
@@ -184,8 +187,10 @@ def _rotations() -> Iterator[Size]:
 def _fp8() -> Iterator[Size]:
     for rows in (24, 1536, 24576, 393216, 1449144):
         yield Size("gated fp8", rows, 128)
-    for rows, width in _rows_and_widths():
+    for rows, width in (*_rows_and_widths(), (1, 7168), (128, 7168), (1024, 7168), (8192, 7168)):
         yield Size("norm fp8", rows, width, "residual")
+    for rows, width in itertools.product((1, 64, 512, 1024, 8192), (1536, 512)):
+        yield Size("norm fp8", rows, width, "alone")
 
 
 def _rows_and_widths() -> Iterator[tuple[int, int]]:

@@ -173,9 +173,7 @@ def taken(kinds: Sequence[Kind], tokens: int, device: str, compiler: str, rounds
             call = step(kind, tokens, way, device, compiler)
             try:
                 eager[way][kind.name] = _wall(call, rounds)
-                graph[way][kind.name] = (
-                    device_times({way: [call]}, rounds=rounds, calls_per_graph=1)[way].median / 1e3
-                )
+                graph[way][kind.name] = device_times({way: [call]}, rounds=rounds)[way].median / 1e3
             except (torch.cuda.OutOfMemoryError, Uncapturable) as error:
                 click.echo(f"{kind.name} of {tokens} tokens, {way}: {str(error).partition(chr(10))[0]}")
             del call

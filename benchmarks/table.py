@@ -8,8 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.peers import OURS
 from benchmarks.environment import machine
+from benchmarks.peers import OURS
 from benchmarks.results import (
     CONTROL,
     PASSED,

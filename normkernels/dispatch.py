@@ -135,7 +135,7 @@ def general_plan(call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejectio
     """Return the one plan for a norm on rows."""
     if call.quantised is None:
         return plans.general("residual" if call.residual else "norm", call.rows, call.width, device.table), ()
-    kind = "fp8" if call.operation == "rms_norm_fp8" else "gated fp8"
+    kind = "gated fp8" if call.operation != "rms_norm_fp8" else "fp8 residual" if call.residual else "fp8"
     return plans.general(kind, call.rows, call.quantised.span, device.table, call.width), ()
 
 

@@ -200,7 +200,8 @@ def _run_rms_norm(
             from normkernels.kernels.rms_norm_fp8 import rms_norm_fp8_fwd
 
             flags = {name: flag for name, flag in route.flags.items() if name != "unquantised"}
-            plan = _plan("fp8", x, rows, plans.Cut(x.shape[-1], how.group))
+            kind = "fp8" if residual is None else "fp8 residual"
+            plan = _plan(kind, x, rows, plans.Cut(x.shape[-1], how.group))
             launched = rms_norm_fp8_fwd(x, residual, weight, values, scales, y, residual_out, **flags, plan=plan)
             route.repeats.learn(launched, tensors, names, counts)
         unquantised, sums = route.flags["unquantised"], residual is not None

@@ -22,7 +22,7 @@ KINDS = {
     "rms_norm": ("norm", "residual"),
     "gemma_rms_norm": ("norm", "residual"),
     "rms_norm_gated": ("gated", "gated 128"),
-    "rms_norm_fp8": ("fp8",),
+    "rms_norm_fp8": ("fp8", "fp8 residual"),
     "rms_norm_gated_fp8": ("gated fp8",),
 }
 

@@ -84,7 +84,7 @@ def of_nvidia(ptx: str, log: str) -> dict[str, Any]:
         "loads": _sizes(_ptx_bytes(at["suffix"]) for at in accesses if at["kind"] == "ld"),
         "stores": _sizes(_ptx_bytes(at["suffix"]) for at in accesses if at["kind"] == "st"),
         "barriers": _count(r"\bbar(?:rier)?\.", ptx),
-        "fused": _count(r"\bfma\.", ptx) + _count(r"\bfma\.\S+x2\b", ptx),
+        "fused": _fused(ptx),
         "fp8": _count(r"\bcvt\.\S*\.e4m3x2\.", ptx),
         "divisions": _count(r"\bdiv\.rn\.f32", ptx),
         "approximate": _count(r"\bdiv\.(?!rn)\w+\.f32", ptx),
@@ -115,6 +115,13 @@ def of_amd(amdgcn: str) -> dict[str, Any]:
         "half_additions": _count(r"\bv_(?:pk_)?add_f16", amdgcn),
         "bytes": len(amdgcn),
     }
+
+
+def _fused(ptx: str) -> int:
+    """How many products are fused with an addition; by one it is the addition of bf16 where a GPU has no other."""
+    ones = set(_ONES.findall(ptx))
+    found = [at for at in _FMA.finditer(ptx) if not ("bf16" in at["type"] and at["by"] in ones)]
+    return sum(2 if at["type"].endswith("x2") else 1 for at in found)
 
 
 def asked(llir: str) -> int:
@@ -196,6 +203,9 @@ _AMD_FUSED_PAIR = re.compile(r"\bv_pk_fma_f(?:16|32)")
 # what is added is zero: a product of fp16, or that is rounded to fp16
 _NO_ADDITION = re.compile(r"_mix\w* .*, (?:0|neg\(0\))(?: op_sel\S*)*$")
 
+_FMA = re.compile(r"\bfma\.(?P<type>\S+)\s+%\w+, %\w+, (?P<by>%\w+), ")
+# 1.0 of bf16, once or twice
+_ONES = re.compile(r"\bmov\.b(?:16|32)\s+(%\w+), (?:16256|1065369472);")
 _REGISTERS = re.compile(r"Used (\d+) registers")
 _SPILLED = re.compile(r"(\d+) bytes spill stores")
 _VGPRS = re.compile(r"\.vgpr_count:\s+(\d+)")

@@ -41,8 +41,8 @@ WORKLOADS = (
             "mrope_kernel": 6,
         },
         "gated: contiguous rows have three tiles, by their number, others two, each for a gate cut from a "
-        "projection, for aligned rows and for others; norms with a residual have three tiles, the last with late "
-        "sums, those without have two, and rotations three plans: heads spread, whole, and of two tokens; each "
+        "projection, for aligned rows and for others; norms with a residual have three tiles, the last of which reads "
+        "rows twice, those without have two, and rotations three plans: heads spread, whole, and of two tokens; each "
         "aligned or not",
     ),
     Workload(

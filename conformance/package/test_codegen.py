@@ -136,6 +136,14 @@ def test_two_sums_that_are_fused_at_once_are_seen() -> None:
     assert 3 == of_nvidia(f"{PTX}\n\tfma.rn.f32x2 \t%rd1, %rd2, %rd3, %rd4;\n", LOG)["fused"]
 
 
+@pytest.mark.parametrize(("ones", "fused"), [("1065369472", 1), ("1065369473", 3)])
+def test_an_addition_of_bf16_is_no_fused_product(ones: str, fused: int) -> None:
+    """Before sm_90 it is a product by one, and another number there is none."""
+    addition = f"\tmov.b32 \t%r88, {ones};\n\tfma.rn.bf16x2 \t%r49, %r1, %r88, %r17;"
+
+    assert fused == of_nvidia(f"{PTX}\n{addition}\n", LOG)["fused"]
+
+
 def test_what_a_kernel_asks_to_fuse_is_read() -> None:
     """Calls, each of as many numbers as it has lanes; a declaration is none, nor is a fused fp64."""
     assert 5 == asked("""

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from normkernels.kernels.plans import HeadPlan, power_of_two
+from normkernels.kernels.row_norm import widened
 from normkernels.kernels.tiles import access, column_pointers, kernel
 from normkernels.launch import Launched, launch
 from normkernels.strides import by_heads
@@ -87,7 +88,7 @@ def angles(
             sin_w = table_rows(sin_ptr, sin_row_stride, sin_col_stride, w, cols, mask, ACCESS)
             cos = tl.where(of_h, cos_h, tl.where(of_w, cos_w, cos))
             sin = tl.where(of_h, sin_h, tl.where(of_w, sin_w, sin))
-    return cos.to(tl.float32), sin.to(tl.float32)
+    return widened(cos), widened(sin)
 
 
 @triton.jit
@@ -198,8 +199,8 @@ def rotate_block(
     cols = tl.arange(0, HALF_BLOCK)[None, :].to(tl.int64)
     mask = exists & (cols < HALF)
     out = block_pointers(out_ptr, out_token_stride, out_head_stride, token, head)
-    y1 = (x1.to(tl.float32) * cos - x2.to(tl.float32) * sin).to(out_ptr.dtype.element_ty)
-    y2 = (x2.to(tl.float32) * cos + x1.to(tl.float32) * sin).to(out_ptr.dtype.element_ty)
+    y1 = (widened(x1) * cos - widened(x2) * sin).to(out_ptr.dtype.element_ty)
+    y2 = (widened(x2) * cos + widened(x1) * sin).to(out_ptr.dtype.element_ty)
     tl.store(column_pointers(out, cols, out_col_stride, ACCESS), y1, mask=mask)
     tl.store(column_pointers(out, HALF + cols, out_col_stride, ACCESS), y2, mask=mask)
     if REST > 0 and not IN_PLACE:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 # One program holds a whole row (or group) in registers; beyond this it spills.
 MAX_WIDTH = 32768
@@ -19,6 +20,11 @@ MAX_HEAD_DIM = 1024
 MAX_LEADING = 3
 # What every GPU takes in a program; warps are of 32 threads, or of 64.
 _MAX_THREADS = 1024
+
+
+# How a norm with a residual comes by its rows: a thread waits for each load where it needs it; for none of them
+# before all are under way; or it keeps no row while it sums, and reads it again for the norm, out of L1 or L2.
+Reads = Literal["as needed", "together", "twice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,7 @@ class Plan:
     rows: int
     levels: int
     warps: int
-    late: bool = field(default=False, kw_only=True)  # as of its tile
+    reads: Reads = field(default="as needed", kw_only=True)  # of norms with a residual
 
     def __post_init__(self) -> None:
         """Hold the depth that the contract promises: additions in the longest chain of a row's sum."""
@@ -55,20 +61,21 @@ class HeadPlan(Plan):
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """From ``start`` rows on: the elements of a program, at least a row, and its warps of 32 threads.
-
-    ``late``: whether sums with a residual are stored after the norm, and not before.
-    """
+    """From ``start`` rows on: elements of a program, at least a row, its warps of 32 threads, and its reads."""
 
     start: int
     elements: int
     warps: int
-    late: bool = False
+    reads: Reads = "as needed"
+
+
+def _by_columns(*tables: Mapping[int, tuple[Tile, ...]]) -> Mapping[int, tuple[Tile, ...]]:
+    """Return the tiles of all tables, of the later ones where they differ, from few columns to many."""
+    return dict(sorted({columns: tiles for table in tables for columns, tiles in table.items()}.items()))
 
 
 # By columns up to which they are. Few rows want all of their loads in flight at once; many want few warps that
-# wait for each other, and where they are narrow two rows a warp. Timed by ``benchmarks.sweep`` on an H200, bf16,
-# cold: of all that was tried each is the fastest or within 5 % of it, but for gated fp8 around 24,576 rows (9 %).
+# wait for each other, and where they are narrow two rows a warp. Timed on an H200, bf16 (benchmarks/results).
 _ANY = {
     128: (Tile(0, 256, 1), Tile(4096, 2048, 8)),
     256: (Tile(0, 512, 2), Tile(4096, 2048, 8)),
@@ -82,20 +89,42 @@ _ANY = {
 }
 # Of each kind of norm; more registers a column want other warps.
 TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
-    "norm": _ANY | {8192: (Tile(0, 0, 16), Tile(512, 0, 8))},
-    # 1 to 2 % are gained by late sums where memory, and not L2, holds the batch: it turns to writing once a row
-    "residual": _ANY
-    | {
-        4096: (Tile(0, 0, 8), Tile(1024, 0, 4), Tile(2048, 0, 4, late=True)),
-        6144: (Tile(0, 0, 16), Tile(512, 0, 8), Tile(2048, 0, 8, late=True)),
-        8192: (Tile(0, 0, 16), Tile(2048, 0, 16, late=True)),
-        16384: (Tile(0, 0, 32), Tile(2048, 0, 32, late=True)),
-    },
-    "fp8": _ANY | {6144: (Tile(0, 0, 8), Tile(1024, 0, 4)), 16384: (Tile(0, 0, 16),)},
-    "gated": _ANY | {6144: (Tile(0, 0, 16), Tile(1024, 0, 4))},
+    "norm": _by_columns(_ANY, {8192: (Tile(0, 0, 16), Tile(512, 0, 8))}),
+    # A few rows are an SM's each, which has to issue every instruction of theirs: "as needed" has the fewest. From
+    # some hundred megabytes on, rows that are read twice leave as much room for others as those that nobody keeps.
+    "residual": _by_columns(
+        _ANY,
+        {
+            1024: (Tile(0, 0, 4), Tile(1024, 0, 4, "together")),
+            3072: (Tile(0, 0, 8), Tile(1024, 0, 4, "together"), Tile(8192, 0, 8, "twice")),
+            4096: (Tile(0, 0, 8), Tile(1024, 0, 4, "together"), Tile(8192, 0, 16, "twice")),
+            6144: (Tile(0, 0, 16), Tile(16, 0, 8), Tile(1024, 0, 8, "together"), Tile(4096, 0, 16, "twice")),
+            8192: (Tile(0, 0, 16), Tile(512, 0, 8, "twice"), Tile(4096, 0, 16, "twice")),
+            16384: (Tile(0, 0, 16, "together"),),
+            MAX_WIDTH: (Tile(0, 0, 32, "together"),),
+        },
+    ),
+    "fp8": _by_columns(
+        _ANY,
+        {
+            2048: (Tile(0, 0, 8), Tile(512, 0, 2), Tile(4096, 0, 1)),
+            6144: (Tile(0, 0, 8), Tile(1024, 0, 4)),
+            8192: (Tile(0, 0, 16), Tile(512, 0, 8)),
+            16384: (Tile(0, 0, 16),),
+        },
+    ),
+    "fp8 residual": _by_columns(
+        _ANY,
+        {
+            6144: (Tile(0, 0, 8), Tile(1024, 0, 4)),
+            8192: (Tile(0, 0, 16), Tile(512, 0, 8)),
+            16384: (Tile(0, 0, 16),),
+        },
+    ),
+    "gated": _by_columns(_ANY, {6144: (Tile(0, 0, 16), Tile(1024, 0, 4))}),
     # few contiguous rows of 128: one a warp is read 8 bytes a thread, and yet sooner
     "gated 128": {NARROW: (Tile(0, 128, 1), Tile(1024, 256, 1), Tile(4096, 2048, 8))},
-    "gated fp8": _ANY | {128: (Tile(0, 256, 1), Tile(4096, 1024, 2))},
+    "gated fp8": _by_columns(_ANY, {128: (Tile(0, 256, 1), Tile(4096, 512, 1), Tile(262144, 1024, 2))}),
 }
 # Of narrow rows that 16 bytes do not divide: a thread has neighbours of no other, so that warps would share rows.
 _ODD = (Tile(0, 256, 1), Tile(4096, 512, 1))
@@ -138,7 +167,7 @@ def _tiled(
     at_once = min(max(elements >> levels, 1), 64)
     # no warp without elements of its own for all of its threads
     warps = min(warps, max((at_once << levels) // 256, 1))
-    return Plan(name, _enough(at_once, rows, table), levels, warps, late=tile.late)
+    return Plan(name, _enough(at_once, rows, table), levels, warps, reads=tile.reads)
 
 
 def row_thresholds(kind: str, table: PlanTable) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from normkernels.kernels.plans import Plan
-from normkernels.kernels.row_norm import rounding_points, row_norm, widened
+from normkernels.kernels.row_norm import inverse_rms, normed, rounded_sum, rounding_points, widened
 from normkernels.kernels.tiles import all_at_once, column_pointers, existing, kernel, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
@@ -45,7 +45,7 @@ def rms_norm_kernel(
     sum_col_stride,
     weight_stride,
     RESIDUAL: tl.constexpr,
-    LATE: tl.constexpr,
+    READS: tl.constexpr,
     WEIGHT: tl.constexpr,
     OFFSET: tl.constexpr,
     NORMALISED: tl.constexpr,
@@ -79,45 +79,53 @@ def rms_norm_kernel(
         LEADING,
         ACCESS,
     )
+    sum_at = tile_pointers(
+        sum_ptr,
+        row,
+        cols,
+        size_1,
+        size_2,
+        sum_stride_0,
+        sum_stride_1,
+        sum_stride_2,
+        sum_col_stride,
+        LEADING,
+        ACCESS,
+    )
     # of the whole tile: a load of one row would have to change its layout to meet it
     weight_at = column_pointers(weight_ptr, tl.broadcast_to(cols, [ROWS, BLOCK]), weight_stride, ACCESS)
+    # what is read once more should stay in L1 and L2 until then, and no longer
+    TWICE: tl.constexpr = RESIDUAL and READS == "twice"
+    STAYS: tl.constexpr = "evict_last" if TWICE else ""
     x = tl.zeros([ROWS, BLOCK], x_ptr.dtype.element_ty)
     residual = tl.zeros([ROWS, BLOCK], residual_ptr.dtype.element_ty)
     weight = tl.full([ROWS, BLOCK], 0.0 if WEIGHT else 1.0, weight_ptr.dtype.element_ty)
-    if all_at_once(RESIDUAL):
-        x = tl.load(x_at, mask=mask, other=0.0)
+    if all_at_once(RESIDUAL and READS == "together"):
+        x = tl.load(x_at, mask=mask, other=0.0, eviction_policy=STAYS)
         if RESIDUAL:
-            residual = tl.load(residual_at, mask=mask, other=0.0)
-        if WEIGHT:
+            residual = tl.load(residual_at, mask=mask, other=0.0, eviction_policy=STAYS)
+        if WEIGHT and not TWICE:
             # not masked by rows: those of one thread then share it
             weight = tl.load(weight_at, mask=cols < WIDTH, other=0.0)
-    x = x.to(tl.float32)
-    weight = weight.to(tl.float32)
-    if OFFSET:
-        weight = weight_offset + weight
 
     if RESIDUAL:
-        total = (x + widened(residual)).to(sum_ptr.dtype.element_ty)
-        x = widened(total)
-        sum_at = tile_pointers(
-            sum_ptr,
-            row,
-            cols,
-            size_1,
-            size_2,
-            sum_stride_0,
-            sum_stride_1,
-            sum_stride_2,
-            sum_col_stride,
-            LEADING,
-            ACCESS,
-        )
-        if not LATE:
-            tl.store(sum_at, total, mask=mask)
+        x = rounded_sum(x, residual, sum_ptr.dtype.element_ty)
+        if not TWICE:
+            tl.store(sum_at, x, mask=mask)
+    inv_rms = inverse_rms(widened(x), eps, WIDTH, LEVELS)
+    if TWICE:
+        # by the thread that writes over it, where it is an output too
+        x = tl.load(x_at, mask=mask, other=0.0, eviction_policy="evict_first")
+        residual = tl.load(residual_at, mask=mask, other=0.0, eviction_policy="evict_first")
+        if WEIGHT:
+            weight = tl.load(weight_at, mask=cols < WIDTH, other=0.0, eviction_policy="evict_last")
+        x = rounded_sum(x, residual, sum_ptr.dtype.element_ty)
+        tl.store(sum_at, x, mask=mask)
 
-    y = row_norm(x, weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS)
-    if RESIDUAL and LATE:
-        tl.store(sum_at, total, mask=mask)
+    weight = widened(weight)
+    if OFFSET:
+        weight = weight_offset + weight
+    y = normed(widened(x), inv_rms, weight, NORMALISED, WEIGHTED)
     out_at = tile_pointers(
         out_ptr,
         row,
@@ -163,7 +171,7 @@ def rms_norm_fwd(
         "weight_offset": offset,
         "eps": eps,
         "RESIDUAL": residual is not None,
-        "LATE": plan.late,
+        "READS": plan.reads,
         "WEIGHT": weight is not None,
         "OFFSET": offset != 0,
         **rounding_points(rounding, x.dtype, weight),

@@ -10,7 +10,7 @@ import triton.language as tl
 from normkernels.fp8 import Quantisation
 from normkernels.kernels.plans import Cut, Plan
 from normkernels.kernels.quantise import block_columns, quantise, quantise_args
-from normkernels.kernels.row_norm import rounding_points, row_norm, widened
+from normkernels.kernels.row_norm import rounded_sum, rounding_points, row_norm, widened
 from normkernels.kernels.tiles import all_at_once, column_pointers, existing, kernel, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
@@ -107,14 +107,13 @@ def rms_norm_fp8_kernel(
         if WEIGHT:
             # not masked by rows: those of one thread then share it
             weight = tl.load(weight_at, mask=exists & (cols < WIDTH), other=0.0)
-    x = widened(x)
     weight = widened(weight)
     if OFFSET:
         weight = weight_offset + weight
 
     if RESIDUAL:
-        total = (x + widened(residual)).to(sum_ptr.dtype.element_ty)
-        x = widened(total)
+        total = rounded_sum(x, residual, sum_ptr.dtype.element_ty)
+        x = total
         sum_at = tile_pointers(
             sum_ptr,
             row,
@@ -130,7 +129,7 @@ def rms_norm_fp8_kernel(
         )
         tl.store(sum_at, total, mask=mask)
 
-    y = row_norm(x, weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS).to(x_ptr.dtype.element_ty)
+    y = row_norm(widened(x), weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS).to(x_ptr.dtype.element_ty)
     if UNQUANTISED:
         y_at = tile_pointers(
             y_ptr, row, cols, size_1, size_2, y_stride_0, y_stride_1, y_stride_2, y_col_stride, LEADING, ACCESS

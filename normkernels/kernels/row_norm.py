@@ -27,6 +27,43 @@ def widened(values):
     return wide
 
 
+# Triton's interpreter, as shipped, adds bf16 as if its bits were integers.
+_INTERPRETED = tl.constexpr(not isinstance(widened, triton.JITFunction))
+
+
+@triton.jit
+def rounded_sum(x, residual, TO: tl.constexpr):
+    """Return ``x + residual`` in fp32, rounded to ``TO``.
+
+    Two numbers of bf16 or of fp16 are added in their own type where that is ``TO`` as well, two at a time and
+    with nothing to widen: to round to the 24 bits of fp32 first changes nothing, for they are at least 2p + 2
+    (Figueroa 1995).
+    """
+    if x.dtype == residual.dtype and x.dtype == TO and not _INTERPRETED:
+        total = x + residual
+    else:
+        total = (widened(x) + widened(residual)).to(TO)
+    return total
+
+
+@triton.jit
+def inverse_rms(
+    x,  # [rows, 2**LEVELS] fp32, zero in the padding
+    eps,
+    WIDTH: tl.constexpr,
+    LEVELS: tl.constexpr,
+):
+    """Return ``rsqrt(mean(x**2) + eps)`` of every row, [rows, 1]."""
+    return tl.rsqrt(pairwise_sum(x * x, LEVELS) / WIDTH + eps)
+
+
+@triton.jit
+def normed(x, inv_rms, weight, NORMALISED: tl.constexpr, WEIGHTED: tl.constexpr):
+    """Return ``x * inv_rms * weight`` in fp32, its rounding points applied."""
+    y = widened((x * inv_rms).to(NORMALISED))
+    return widened((y * weight).to(WEIGHTED))
+
+
 @triton.jit
 def row_norm(
     x,  # [rows, 2**LEVELS] fp32, zero in the padding
@@ -38,9 +75,7 @@ def row_norm(
     LEVELS: tl.constexpr,
 ):
     """Return ``x * rsqrt(mean(x**2) + eps) * weight`` in fp32, its rounding points applied."""
-    inv_rms = tl.rsqrt(pairwise_sum(x * x, LEVELS) / WIDTH + eps)
-    y = widened((x * inv_rms).to(NORMALISED))
-    return widened((y * weight).to(WEIGHTED))
+    return normed(x, inverse_rms(x, eps, WIDTH, LEVELS), weight, NORMALISED, WEIGHTED)
 
 
 def rounding_points(rounding: str, normalised: torch.dtype, weight: torch.Tensor | None) -> dict[str, tl.dtype]:
