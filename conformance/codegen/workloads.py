@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from conformance.case import Case, Layout
 from conformance.corpus import model_shapes
@@ -15,7 +15,8 @@ class Workload:
     """The calls of one model on one of ``tp`` ranks: every batch of 1 to 512 tokens, and its prefills.
 
     Each call is made as the model lays it out, and again in every one of ``LAYOUTS``; rotations are in place.
-    ``kernels`` is into how many each Triton kernel is compiled for all of them, and ``reason`` why so many.
+    ``kernels`` is into how many each Triton kernel is compiled for all of them, ``of_64`` into how many of some
+    where warps are of 64 threads, and ``reason`` why so many.
     """
 
     name: str
@@ -23,6 +24,11 @@ class Workload:
     tp: int
     kernels: Mapping[str, int]
     reason: str
+    of_64: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+
+    def compiled(self, warp: int) -> dict[str, int]:
+        """Return into how many each kernel is compiled for warps of so many threads."""
+        return {**self.kernels, **(self.of_64 if warp == 64 else {})}
 
 
 BATCHES = range(1, 513)
@@ -43,7 +49,8 @@ WORKLOADS = (
         "gated: contiguous rows have three tiles, by their number, others two, each for a gate cut from a "
         "projection, for aligned rows and for others; norms with a residual have three tiles, the last with late "
         "sums, those without have two, and rotations three plans: heads spread, whole, and of two tokens; each "
-        "aligned or not",
+        "aligned or not. Twelve heads are of one tile for warps of 64, spread or whole",
+        of_64={"mrope_kernel": 4},
     ),
     Workload(
         "Qwen3-Next, fp8",
