@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from conformance.case import Case, Layout
 from conformance.corpus import model_shapes
@@ -15,7 +15,8 @@ class Workload:
     """The calls of one model on one of ``tp`` ranks: every batch of 1 to 512 tokens, and its prefills.
 
     Each call is made as the model lays it out, and again in every one of ``LAYOUTS``; rotations are in place.
-    ``kernels`` is into how many each Triton kernel is compiled for all of them, and ``reason`` why so many.
+    ``kernels`` is into how many each Triton kernel is compiled for all of them, ``of_64`` into how many of some
+    where warps are of 64 threads, and ``reason`` why so many.
     """
 
     name: str
@@ -23,6 +24,11 @@ class Workload:
     tp: int
     kernels: Mapping[str, int]
     reason: str
+    of_64: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+
+    def compiled(self, warp: int) -> dict[str, int]:
+        """Return into how many each kernel is compiled for warps of so many threads."""
+        return {**self.kernels, **(self.of_64 if warp == 64 else {})}
 
 
 BATCHES = range(1, 513)
@@ -41,9 +47,10 @@ WORKLOADS = (
             "mrope_kernel": 6,
         },
         "gated: contiguous rows have three tiles, by their number, others two, each for a gate cut from a "
-        "projection, for aligned rows and for others; norms with a residual have three tiles, the last of which reads "
-        "rows twice, those without have two, and rotations three plans: heads spread, whole, and of two tokens; each "
-        "aligned or not",
+        "projection, for aligned rows and for others; norms with a residual have three tiles, the last of which "
+        "reads rows twice, those without have two, and rotations three plans: heads spread, whole, and of two "
+        "tokens; each aligned or not. Twelve heads are of one tile for warps of 64, spread or whole",
+        of_64={"mrope_kernel": 4},
     ),
     Workload(
         "Qwen3-Next, fp8",
@@ -53,19 +60,18 @@ WORKLOADS = (
             "rms_norm_gated_128_kernel": 3,
             "rms_norm_gated_kernel": 6,
             "rms_norm_kernel": 12,
-            "rms_norm_gated_fp8_kernel": 6,
+            "rms_norm_gated_fp8_kernel": 9,
             "rms_norm_fp8_kernel": 4,
         },
-        "gated as Qwen3.5's, and with fp8 values as those that are not contiguous; rows of 2,048 with a residual, "
-        "without one and with fp8 values, and heads of 256: a tile for decode and one for prefill, each aligned "
-        "or not",
+        "gated as Qwen3.5's, and with fp8 values three tiles; rows of 2,048 with a residual, without one and "
+        "with fp8 values, and heads of 256: a tile for decode and one for prefill, each aligned or not",
     ),
     Workload(
         "DeepSeek-V3, fp8",
         "DeepSeek-V3",
         8,
-        {"rms_norm_fp8_kernel": 6},
-        "rows of 7,168 with a residual have one tile, and those of 1,536 without have two, each aligned or not",
+        {"rms_norm_fp8_kernel": 10},
+        "rows of 7,168 with a residual have two tiles, and those of 1,536 without have three, each aligned or not",
     ),
 )
 

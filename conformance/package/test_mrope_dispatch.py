@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -273,6 +274,39 @@ def test_prefill_begins_at_its_threshold(table: plans.PlanTable) -> None:
     spread, whole = (heads(tokens, table, copied=True) for tokens in (pairs - 1, pairs))
     assert (4, 1) == (spread.programs, whole.programs)
     assert spread.heads == whole.heads == 8
+
+
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize(("q", "k"), [(1, 1), (3, 1), (6, 1), (24, 4), (96, 8)])
+@pytest.mark.parametrize("head_dim", [8, 64, 97, 128, 256, WIDEST])
+def test_a_thread_of_a_wide_warp_has_as_much(q: int, k: int, head_dim: int, *, copied: bool) -> None:
+    """As of a warp of 32, and no less than 16 bytes of a half; but of one token there may be too few heads."""
+    wide = dataclasses.replace(MEASURED, warp=64)
+    for tokens in (1, *plans.token_thresholds(MEASURED)):
+        of_32, of_64 = (heads(tokens, table, q, k, head_dim, copied=copied) for table in (MEASURED, wide))
+        had, has = (
+            plan.rows * plan.heads * plans.power_of_two(head_dim // 8) / (plan.warps * warp)
+            for plan, warp in ((of_32, 32), (of_64, 64))
+        )
+        every_head = of_64.heads == plans.power_of_two(max(q, k))
+        assert has >= min(had, 8) or (of_64.rows == 1 and every_head)
+        # nor more registers, for that or for what is copied; what fills a warp stays as it is
+        assert has <= max(had, 8)
+        if of_32.rows * of_32.heads * plans.power_of_two(head_dim // 8) >= 8 * 64:
+            assert (of_32.rows, of_32.heads) == (of_64.rows, of_64.heads)
+        assert of_64.rows * of_64.heads <= 2 * of_32.rows * of_32.heads
+
+
+def test_a_wide_warp_has_more_heads_then_more_tokens() -> None:
+    """Sixteen heads of 24; of six the eight that hold them, and of many tokens two instead of one."""
+    wide = dataclasses.replace(MEASURED, warp=64)
+    _, pairs = plans.token_thresholds(wide)
+
+    assert (16, 1) == (heads(1, wide).heads, heads(1, wide).rows)
+    assert 3 == heads(1, wide).programs
+    assert (8, 2) == (heads(pairs, wide).heads, heads(pairs, wide).rows)
+    assert (4, 4) == (heads(pairs, wide, 3, 1).heads, heads(pairs, wide, 3, 1).rows)
+    assert (8, 1) == (heads(pairs, wide, 6, 1, copied=True).heads, heads(pairs, wide, 6, 1, copied=True).rows)
 
 
 @pytest.mark.parametrize("copied", [True, False])

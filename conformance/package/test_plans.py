@@ -14,7 +14,7 @@ from normkernels.call import plan_table
 from normkernels.kernels import plans
 from normkernels.kernels.plans import INTERPRETED, MAX_WIDTH, MEASURED, Plan, PlanTable
 
-WIDTHS = [1, 2, 3, 64, 127, 128, 129, 256, 257, 769, 5120, 8191, MAX_WIDTH]
+WIDTHS = [1, 2, 3, 8, 16, 64, 127, 128, 129, 256, 257, 769, 5120, 8191, MAX_WIDTH]
 TABLES = {"measured": MEASURED, "interpreted": INTERPRETED}
 
 

@@ -166,7 +166,7 @@ def _tiled(
     elements = tile.elements * warps * table.warp // (tile.warps * 32)
     at_once = min(max(elements >> levels, 1), 64)
     # no warp without elements of its own for all of its threads
-    warps = min(warps, max((at_once << levels) // 256, 1))
+    warps = min(warps, max((at_once << levels) // (8 * table.warp), 1))
     return Plan(name, _enough(at_once, rows, table), levels, warps, reads=tile.reads)
 
 
@@ -193,15 +193,22 @@ def heads(
 ) -> HeadPlan:
     """Plan a rotation: eight heads at a time, or four of two tokens, whose halves are 16 bytes a thread.
 
-    What is ``copied`` beside them leaves no registers for a second token, and is spread for longer.
+    What is ``copied`` beside them leaves no registers for a second token, and is spread for longer. A warp of 64
+    that this does not fill has twice as many heads, or where there are no more, tokens.
     """
     whole, pairs = token_thresholds(table)
     if copied:
         whole = pairs
     together = 2 if tokens >= pairs and not copied else 1
     most = min(8 // together, max(8192 // power_of_two(head_dim), 1))
-    at_once = min(power_of_two(max(q_heads, k_heads)), most)
-    threads = together * at_once * power_of_two(half) // 8
+    there, columns = power_of_two(max(q_heads, k_heads)), power_of_two(half)
+    at_once = min(there, most)
+    if together * at_once * columns < 8 * table.warp:
+        wanted = at_once * table.warp // 32
+        at_once = min(there, wanted)
+        if together > 1:
+            together *= wanted // at_once
+    threads = together * at_once * columns // 8
     warps = min(max(threads // table.warp, 1), _MAX_THREADS // 2 // table.warp)
     if tokens < whole:
         blocks = -(-q_heads // at_once) + -(-k_heads // at_once)
