@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,7 +52,12 @@ class Worst:
 
 
 def share_of_bound(subject: Subject, case: Case) -> float:
-    """The largest share of the bound before the store that an output of the case needs; 0 where none ran."""
+    """The largest share of the bound before the store that an output of the case needs; 0 where none ran.
+
+    0 also for a case that is too large to keep: several wide groups can make one.
+    """
+    if math.prod(case.tensors[0][1].shape) > MAX_ELEMENTS:
+        return 0.0
     made = perform(subject, case)
     if not isinstance(made.outcome, Ran) or metadata(case, made.outcome.outputs):
         return 0.0
