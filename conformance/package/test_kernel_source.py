@@ -70,7 +70,8 @@ def narrow_program_ids(function: ast.FunctionDef) -> list[str]:
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "to"
-        and [ast.unparse(arg) for arg in node.args] == ["tl.int64"]
+        # or as wide as the number of rows, which no row passes
+        and [ast.unparse(arg) for arg in node.args] in (["tl.int64"], ["n_rows.dtype"])
     }
     return [ast.unparse(each) for each in calls(function, "tl.program_id") if id(each) not in widened]
 

@@ -193,15 +193,16 @@ def heads(
 ) -> HeadPlan:
     """Plan a rotation: eight heads at a time, or four of two tokens, whose halves are 16 bytes a thread.
 
-    What is ``copied`` beside them leaves no registers for a second token, and is spread for longer. A warp of 64
-    that this does not fill has twice as many heads, or where there are no more, tokens.
+    Two tokens have halves of up to 32, of which eight heads are a warp. What is ``copied`` beside them leaves no
+    registers for a second token, and is spread for longer. A warp of 64 that this does not fill has twice as many
+    heads, or where there are no more, tokens.
     """
     whole, pairs = token_thresholds(table)
     if copied:
         whole = pairs
-    together = 2 if tokens >= pairs and not copied else 1
-    most = min(8 // together, max(8192 // power_of_two(head_dim), 1))
     there, columns = power_of_two(max(q_heads, k_heads)), power_of_two(half)
+    together = 2 if tokens >= pairs and columns <= 32 and not copied else 1
+    most = min(8 // together, max(8192 // power_of_two(head_dim), 1))
     at_once = min(there, most)
     if together * at_once * columns < 8 * table.warp:
         wanted = at_once * table.warp // 32

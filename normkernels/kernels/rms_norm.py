@@ -10,7 +10,7 @@ import triton.language as tl
 
 from normkernels.kernels.plans import Plan
 from normkernels.kernels.row_norm import inverse_rms, normed, rounded_sum, rounding_points, widened
-from normkernels.kernels.tiles import all_at_once, column_pointers, existing, kernel, tile_args, tile_pointers
+from normkernels.kernels.tiles import all_at_once, column_pointers, kernel, rows_of, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
 
@@ -58,10 +58,10 @@ def rms_norm_kernel(
 ):
     """Normalise ``ROWS`` rows a program. All of a row is loaded before any is stored: outputs may be inputs."""
     BLOCK: tl.constexpr = 2**LEVELS
-    # int64: row * stride and column * stride pass 2**31 on tensors that fit in memory
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    row, there = rows_of(tl.arange(0, ROWS)[:, None], n_rows, ROWS)
+    # int64: column * stride passes 2**31 on tensors that fit in memory
     cols = tl.arange(0, BLOCK)[None, :].to(tl.int64)
-    mask = existing(row, n_rows, ROWS) & (cols < WIDTH)
+    mask = there & (cols < WIDTH)
 
     x_at = tile_pointers(
         x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS

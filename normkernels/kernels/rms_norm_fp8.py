@@ -11,7 +11,7 @@ from normkernels.fp8 import Quantisation
 from normkernels.kernels.plans import Cut, Plan
 from normkernels.kernels.quantise import block_columns, quantise, quantise_args
 from normkernels.kernels.row_norm import rounded_sum, rounding_points, row_norm, widened
-from normkernels.kernels.tiles import all_at_once, column_pointers, existing, kernel, tile_args, tile_pointers
+from normkernels.kernels.tiles import all_at_once, column_pointers, kernel, rows_of, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
 
@@ -73,10 +73,9 @@ def rms_norm_fp8_kernel(
     BLOCK: tl.constexpr = 2**BLOCK_LEVELS
     GROUPS: tl.constexpr = 2 ** (LEVELS - BLOCK_LEVELS)
     LINES: tl.constexpr = ROWS * GROUPS
-    # int64: row * stride and column * stride pass 2**31 on tensors that fit in memory
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    row, there = rows_of(tl.arange(0, ROWS)[:, None], n_rows, ROWS)
     cols, exists = block_columns(GROUP, BLOCK_LEVELS, LEVELS)
-    mask = existing(row, n_rows, ROWS) & exists & (cols < WIDTH)
+    mask = there & exists & (cols < WIDTH)
 
     x_at = tile_pointers(
         x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from normkernels.kernels.plans import Plan
 from normkernels.kernels.row_norm import rounding_points, row_norm
-from normkernels.kernels.tiles import column_pointers, existing, kernel, tile_args, tile_pointers
+from normkernels.kernels.tiles import column_pointers, kernel, rows_of, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
 # of base 2, in which GPUs have their exponential
@@ -155,10 +155,10 @@ def rms_norm_gated_kernel(
 ):
     """Normalise ``ROWS`` rows a program; a row is one group, so its group is ``row % n_groups``."""
     BLOCK: tl.constexpr = 2**LEVELS
-    # int64: row * stride and column * stride pass 2**31 on tensors that fit in memory
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    row, there = rows_of(tl.arange(0, ROWS)[:, None], n_rows, ROWS)
+    # int64: column * stride passes 2**31 on tensors that fit in memory
     cols = tl.arange(0, BLOCK)[None, :].to(tl.int64)
-    mask = existing(row, n_rows, ROWS) & (cols < WIDTH)
+    mask = there & (cols < WIDTH)
 
     x_at = tile_pointers(
         x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
@@ -177,7 +177,11 @@ def rms_norm_gated_kernel(
         ACCESS,
     )
     # of the whole tile: a load of one row would have to change its layout to meet it
-    weight_cols = row % n_groups * WIDTH + cols if GROUPED else tl.broadcast_to(cols, [ROWS, BLOCK])
+    weight_cols = (
+        (row % n_groups.to(row.dtype)).to(tl.int64) * WIDTH + cols
+        if GROUPED
+        else tl.broadcast_to(cols, [ROWS, BLOCK])
+    )
     weight_at = column_pointers(weight_ptr, weight_cols, weight_stride, ACCESS)
     x = tl.load(x_at, mask=mask, other=0.0)
     gate = x if GATE == "none" else tl.load(gate_at, mask=mask, other=0.0)

@@ -13,7 +13,7 @@ from normkernels.kernels.plans import Cut, Plan
 from normkernels.kernels.quantise import block_columns, quantise, quantise_args
 from normkernels.kernels.rms_norm_gated import gated_norm
 from normkernels.kernels.row_norm import rounding_points, widened
-from normkernels.kernels.tiles import column_pointers, kernel, tile_args, tile_pointers
+from normkernels.kernels.tiles import column_pointers, kernel, rows_of, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
 
@@ -79,20 +79,19 @@ def rms_norm_gated_fp8_kernel(
     TILE_ROWS: tl.constexpr = LINES // NORMED
     TILE_COLS: tl.constexpr = NORMED * COLS
     SCALES: tl.constexpr = BLOCKS // SCALED
-    # int64: row * stride and column * stride pass 2**31 on tensors that fit in memory
-    line = tl.program_id(0).to(tl.int64) * TILE_ROWS + tl.arange(0, TILE_ROWS)[:, None]
+    line = tl.arange(0, TILE_ROWS)[:, None]
     cols, exists = block_columns(BLOCK, BLOCK_LEVELS, NORM_LEVELS)
     if WIDTH < GROUP:
-        row = line // BLOCKS
+        row, present = rows_of(line // BLOCKS, n_rows, ROWS)
         cols = line % BLOCKS * BLOCK + cols
     else:
-        row = line
+        row, present = rows_of(line, n_rows, ROWS)
         cols = tl.broadcast_to(cols, [TILE_ROWS, TILE_COLS])
-    first = row % SPANS * SPAN
+    first = (row % SPANS).to(tl.int64) * SPAN
     there = exists & (cols < SPAN)
     if N % SPAN != 0:
         there = there & (first + cols < N)
-    mask = (row < n_rows) & there
+    mask = present & there
 
     x_at = tile_pointers(
         x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS

@@ -45,19 +45,34 @@ def all_at_once(TOGETHER: tl.constexpr):
 
 
 @triton.jit
-def existing(
-    row,  # [rows, 1] int64
+def rows_of(
+    within,  # [rows, 1] int32, below ROWS
     n_rows,
     ROWS: tl.constexpr,
 ):
-    """Return which rows of a program there are: where each program has one, all, for so many are launched."""
-    return row < n_rows if ROWS > 1 else tl.full([1, 1], 1, tl.int1)
+    """Return the rows of a program, and which of them there are: of one row it always is there.
+
+    They are uint32, unless n_rows needs 64 bits: quotients are then a third of the instructions, and products with
+    a stride one. Rows that are not there may have any number.
+    """
+    first = tl.program_id(0).to(n_rows.dtype) * ROWS
+    row = first + within
+    there = within < n_rows - first if ROWS > 1 else tl.full([1, 1], 1, tl.int1)
+    return row.to(tl.uint32) if n_rows.dtype == tl.int32 else row, there
+
+
+@triton.jit
+def strided(count, stride):
+    """Return ``count * stride`` in int64, which tensors that fit in memory may need; no stride is negative."""
+    if stride.dtype == tl.int32:
+        stride = stride.to(tl.uint32)
+    return count.to(tl.int64) * stride.to(tl.int64)
 
 
 @triton.jit
 def tile_pointers(
     ptr,
-    row,  # [rows, 1] int64
+    row,  # [rows, 1] uint32 or int64
     cols,  # [1, columns] int64
     size_1,
     size_2,
@@ -71,14 +86,18 @@ def tile_pointers(
 ):
     """Return pointers to ``cols`` of each row of a tensor with ``LEADING`` leading sizes, the last innermost."""
     if LEADING == 1:
-        offset = row * stride_2
-    elif LEADING == 2:
-        offset = row // size_2 * stride_1 + row % size_2 * stride_2
-    elif LEADING == 3:
-        outer = row // size_2
-        offset = outer // size_1 * stride_0 + outer % size_1 * stride_1 + row % size_2 * stride_2
+        offset = strided(row, stride_2)
     else:
-        tl.static_assert(False, "unhandled LEADING")
+        inner = size_2.to(row.dtype)
+        outer = row // inner
+        offset = strided(row % inner, stride_2)
+        if LEADING == 2:
+            offset += strided(outer, stride_1)
+        elif LEADING == 3:
+            middle = size_1.to(row.dtype)
+            offset += strided(outer % middle, stride_1) + strided(outer // middle, stride_0)
+        else:
+            tl.static_assert(False, "unhandled LEADING")
     return column_pointers(ptr + offset, cols, col_stride, ACCESS, FP8_AT_ONCE)
 
 
@@ -91,7 +110,7 @@ def column_pointers(
     FP8_AT_ONCE: tl.constexpr = 8,
 ):
     """Return pointers to the ``cols`` from ``ptr`` on, of fp8 so many that a thread has ``FP8_AT_ONCE``."""
-    pointers = ptr + cols * col_stride if ACCESS == "strided" else ptr + cols
+    pointers = ptr + strided(cols, col_stride) if ACCESS == "strided" else ptr + cols
     if ACCESS == "aligned":
         # bytes: of an address, not of a number of elements. Of fp8 eight, unless it pays: a thread that stores
         # sixteen loads as many of a wider type, apart from its neighbour's
