@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import gc
+import importlib
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -121,6 +122,8 @@ def run(
     results = Results(environment(device), ())
     console = _console()
     began = time.monotonic()
+    # two threads that import parts of it at once may meet one that is not whole
+    importlib.import_module("torch._inductor.utils")
     with ThreadPoolExecutor(1) as beside:
         # some packages take as long to import as some judgements to be made
         loading = beside.submit(implementations, peers)

@@ -203,7 +203,7 @@ _AMD_FUSED_PAIR = re.compile(r"\bv_pk_fma_f(?:16|32)")
 # what is added is zero: a product of fp16, or that is rounded to fp16
 _NO_ADDITION = re.compile(r"_mix\w* .*, (?:0|neg\(0\))(?: op_sel\S*)*$")
 
-_FMA = re.compile(r"\bfma\.(?P<type>\S+)\s+%\w+, %\w+, (?P<by>%\w+), ")
+_FMA = re.compile(r"\bfma\.(?P<type>\S+)\s+[^,;]+, [^,;]+, (?P<by>[^,;]+), ")
 # 1.0 of bf16, once or twice
 _ONES = re.compile(r"\bmov\.b(?:16|32)\s+(%\w+), (?:16256|1065369472);")
 _REGISTERS = re.compile(r"Used (\d+) registers")

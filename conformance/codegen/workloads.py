@@ -64,14 +64,18 @@ WORKLOADS = (
             "rms_norm_fp8_kernel": 4,
         },
         "gated as Qwen3.5's, and with fp8 values three tiles; rows of 2,048 with a residual, without one and "
-        "with fp8 values, and heads of 256: a tile for decode and one for prefill, each aligned or not",
+        "with fp8 values, and heads of 256: a tile for decode and one for prefill, each aligned or not. Warps of "
+        "64 make the two larger tiles of fp8 values one",
+        of_64={"rms_norm_gated_fp8_kernel": 6},
     ),
     Workload(
         "DeepSeek-V3, fp8",
         "DeepSeek-V3",
         8,
         {"rms_norm_fp8_kernel": 10},
-        "rows of 7,168 with a residual have two tiles, and those of 1,536 without have three, each aligned or not",
+        "rows of 7,168 with a residual have two tiles, those of 1,536 without have three, each aligned or not; "
+        "one warp of 64 is both one and two of 32",
+        of_64={"rms_norm_fp8_kernel": 8},
     ),
 )
 

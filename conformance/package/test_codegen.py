@@ -131,6 +131,11 @@ def test_a_sum_that_is_fused_on_amd_is_seen(contracted: str, sums: int) -> None:
     assert sums == of_amd(f"{AMDGCN}\n\t{contracted}\n")["fused"]
 
 
+def test_a_product_by_a_number_is_fused_too() -> None:
+    """Operands need not be registers."""
+    assert 2 == of_nvidia(f"{PTX}\n\tfma.rn.f32 \t%r1, %r2, 0f3B124925, %r4;\n", LOG)["fused"]
+
+
 def test_two_sums_that_are_fused_at_once_are_seen() -> None:
     """One instruction of newer GPUs for a pair of numbers."""
     assert 3 == of_nvidia(f"{PTX}\n\tfma.rn.f32x2 \t%rd1, %rd2, %rd3, %rd4;\n", LOG)["fused"]

@@ -98,7 +98,7 @@ TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
             1024: (Tile(0, 0, 4), Tile(1024, 0, 4, "together")),
             3072: (Tile(0, 0, 8), Tile(1024, 0, 4, "together"), Tile(8192, 0, 8, "twice")),
             4096: (Tile(0, 0, 8), Tile(1024, 0, 4, "together"), Tile(8192, 0, 16, "twice")),
-            6144: (Tile(0, 0, 16), Tile(16, 0, 8), Tile(1024, 0, 8, "together"), Tile(4096, 0, 16, "twice")),
+            6144: (Tile(0, 0, 16), Tile(256, 0, 8), Tile(1024, 0, 8, "together"), Tile(4096, 0, 16, "twice")),
             8192: (Tile(0, 0, 16), Tile(512, 0, 8, "twice"), Tile(4096, 0, 16, "twice")),
             16384: (Tile(0, 0, 16, "together"),),
             MAX_WIDTH: (Tile(0, 0, 32, "together"),),
