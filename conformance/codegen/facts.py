@@ -205,7 +205,7 @@ _NO_ADDITION = re.compile(r"_mix\w* .*, (?:0|neg\(0\))(?: op_sel\S*)*$")
 
 _FMA = re.compile(r"\bfma\.(?P<type>\S+)\s+[^,;]+, [^,;]+, (?P<by>[^,;]+), ")
 # 1.0 of bf16, once or twice
-_ONES = re.compile(r"\bmov\.b(?:16|32)\s+(%\w+), (?:16256|1065369472);")
+_ONES = re.compile(r"\bmov\.b(?:16|32)\s+(%\w+), (?:0x3F80|1065369472);")
 _REGISTERS = re.compile(r"Used (\d+) registers")
 _SPILLED = re.compile(r"(\d+) bytes spill stores")
 _VGPRS = re.compile(r"\.vgpr_count:\s+(\d+)")

@@ -141,12 +141,18 @@ def test_two_sums_that_are_fused_at_once_are_seen() -> None:
     assert 3 == of_nvidia(f"{PTX}\n\tfma.rn.f32x2 \t%rd1, %rd2, %rd3, %rd4;\n", LOG)["fused"]
 
 
-@pytest.mark.parametrize(("ones", "fused"), [("1065369472", 1), ("1065369473", 3)])
-def test_an_addition_of_bf16_is_no_fused_product(ones: str, fused: int) -> None:
-    """Before sm_90 it is a product by one, and another number there is none."""
-    addition = f"\tmov.b32 \t%r88, {ones};\n\tfma.rn.bf16x2 \t%r49, %r1, %r88, %r17;"
-
-    assert fused == of_nvidia(f"{PTX}\n{addition}\n", LOG)["fused"]
+@pytest.mark.parametrize(
+    ("addition", "fused"),
+    [
+        ("mov.b32 \t%r88, 1065369472;\n\tfma.rn.bf16x2 \t%r49, %r1, %r88, %r17;", 1),
+        ("mov.b16 \t%rs42, 0x3F80;\n\tfma.rn.bf16 \t%rs26, %rs1, %rs42, %rs10;", 1),
+        ("mov.b32 \t%r88, 1065369473;\n\tfma.rn.bf16x2 \t%r49, %r1, %r88, %r17;", 3),
+        ("mov.b16 \t%rs42, 0x4000;\n\tfma.rn.bf16 \t%rs26, %rs1, %rs42, %rs10;", 2),
+    ],
+)
+def test_an_addition_of_bf16_is_no_fused_product(addition: str, fused: int) -> None:
+    """Before sm_90 it is a product by one; by another number it is what it looks like."""
+    assert fused == of_nvidia(f"{PTX}\n\t{addition}\n", LOG)["fused"]
 
 
 def test_what_a_kernel_asks_to_fuse_is_read() -> None:
