@@ -49,14 +49,14 @@ def rms_norm(
     if path is None and type(eps) is type(weight_offset) is float and type(rounding) is str:
         if out is None and residual_out is None:
             like = "rms_norm", weight_offset, eps, rounding, residual is None
-            for _, again in shortcuts.find(like, ()):
+            for _, again, _ in shortcuts.find(like, ()):
                 results = again(x, residual, weight)
                 if results is not None:
                     return results
         else:
             same = out is None, out is x, out is residual, residual_out is residual, residual_out is x
             like = "rms_norm", weight_offset, eps, rounding, residual is None, residual_out is None, same
-            for _, again in shortcuts.find(like, ()):
+            for _, again, _ in shortcuts.find(like, ()):
                 results = again(x, residual, weight, out, residual_out)
                 if results is not None:
                     return results
@@ -108,14 +108,14 @@ def gemma_rms_norm(
     if path is None and type(eps) is float and type(rounding) is str:
         if out is None and residual_out is None:
             like = "gemma_rms_norm", eps, rounding, residual is None
-            for _, again in shortcuts.find(like, ()):
+            for _, again, _ in shortcuts.find(like, ()):
                 results = again(x, residual, weight)
                 if results is not None:
                     return results
         else:
             same = out is None, out is x, out is residual, residual_out is residual, residual_out is x
             like = "gemma_rms_norm", eps, rounding, residual is None, residual_out is None, same
-            for _, again in shortcuts.find(like, ()):
+            for _, again, _ in shortcuts.find(like, ()):
                 results = again(x, residual, weight, out, residual_out)
                 if results is not None:
                     return results
@@ -173,13 +173,13 @@ def rms_norm_gated(
     ):
         like = "rms_norm_gated", eps, group_size, norm_before_gate, activation, rounding, gate is None, gate is x
         if out is None:
-            for _, again in shortcuts.find(like, ()):
+            for _, again, _ in shortcuts.find(like, ()):
                 results = again(x, gate, weight)
                 if results is not None:
                     return results
         else:
             like = *like, out is x, out is gate
-            for _, again in shortcuts.find(like, ()):
+            for _, again, _ in shortcuts.find(like, ()):
                 results = again(x, gate, weight, out, None)
                 if results is not None:
                     return results

@@ -70,7 +70,7 @@ def rms_norm_fp8(
         ):
             alike = weight_offset, quant_group, scale_layout, fp8_dtype, also_unquantised
             like = "rms_norm_fp8", eps, rounding, residual is None, *alike
-            for _, again in shortcuts.find(like, ()):
+            for _, again, _ in shortcuts.find(like, ()):
                 results = again(x, residual, weight)
                 if results is not None:
                     return results
@@ -141,7 +141,7 @@ def rms_norm_gated_fp8(
         ):
             alike = quant_group, scale_layout, fp8_dtype, also_unquantised, gate is None, gate is x
             like = "rms_norm_gated_fp8", eps, rounding, group_size, norm_before_gate, activation, *alike
-            for _, again in shortcuts.find(like, ()):
+            for _, again, _ in shortcuts.find(like, ()):
                 results = again(x, gate, weight)
                 if results is not None:
                     return results

@@ -53,7 +53,7 @@ def mrope(
     results: Rotated | None
     if path is None and (head_dim is None or type(head_dim) is int) and type(interleaved) is bool:
         like = "mrope", head_dim, interleaved
-        for _, again in shortcuts.find(like, ()):
+        for _, again, _ in shortcuts.find(like, ()):
             results = again(q, k, positions, cos, sin, sections)
             if results is not None:
                 return results
@@ -97,7 +97,7 @@ def mrope_(
     results: Rotated | None
     if path is None and (head_dim is None or type(head_dim) is int) and type(interleaved) is bool:
         like = "mrope_", head_dim, interleaved
-        for _, again in shortcuts.find(like, ()):
+        for _, again, _ in shortcuts.find(like, ()):
             results = again(q, k, positions, cos, sin, sections)
             if results is not None:
                 return results

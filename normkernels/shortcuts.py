@@ -47,10 +47,11 @@ _TensorGuards: Any = getattr(_guards, "TensorGuards", None)
 
 
 class Shortcut(NamedTuple):
-    """What tells calls that are alike, and what runs them."""
+    """What tells calls that are alike, what runs them, and the launches that it takes them from."""
 
     alike: Callable[..., bool]
     again: Again
+    repeats: Repeats
 
 
 _known: dict[Hashable, tuple[Shortcut, ...]] = {}
@@ -61,16 +62,18 @@ forget = _known.clear
 
 def keep(
     like: Like,
+    repeats: Repeats,
     given: Sequence[torch.Tensor],
     free: Sequence[int | None],
     make: Callable[[Callable[..., bool]], Again],
 ) -> None:
     """Keep what ``make`` makes of a question for tensors like those ``given``, unless there is one that fits.
 
-    ``free`` has the dimension of each tensor whose size is a count. Before a last one that is, strides are free.
+    One of other ``repeats`` does not: a single row has launches of its own, and is alike to several. ``free`` has
+    the dimension of each tensor whose size is a count. Before a last one that is, strides are free.
     """
     shortcuts = _known.get(like, ())
-    if _TensorGuards is None or any(shortcut.alike(*given) for shortcut in shortcuts):
+    if _TensorGuards is None or any(each.repeats is repeats and each.alike(*given) for each in shortcuts):
         return
     try:
         alike = _question(given, free)
@@ -82,7 +85,7 @@ def keep(
         return
     if len(_known) >= _MAX_KNOWN:
         _known.clear()
-    _known[like] = (Shortcut(alike, make(alike)), *shortcuts[: _MAX_ALIKE - 1])
+    _known[like] = (Shortcut(alike, make(alike), repeats), *shortcuts[: _MAX_ALIKE - 1])
 
 
 def _question(given: Sequence[torch.Tensor], free: Sequence[int | None]) -> Callable[..., bool]:
@@ -189,7 +192,7 @@ def keep_rows(
 
         return again
 
-    keep(like, given, (0, None, 0)[: len(given)], make)
+    keep(like, repeats, given, (0, None, 0)[: len(given)], make)
 
 
 def keep_rows_into(
@@ -277,4 +280,4 @@ def keep_rows_into(
 
         return again
 
-    keep(like, given, [None if at == 1 else 0 for at in order], make)
+    keep(like, repeats, given, [None if at == 1 else 0 for at in order], make)

@@ -86,4 +86,4 @@ def keep_rows_fp8(
 
         return again
 
-    keep(like, given, (0, None, 0)[: len(given)], make)
+    keep(like, repeats, given, (0, None, 0)[: len(given)], make)

@@ -101,4 +101,4 @@ def keep_rotation(
 
         return again
 
-    keep(like, tensors, (0, 0, -1, None, None), make)
+    keep(like, repeats, tensors, (0, 0, -1, None, None), make)

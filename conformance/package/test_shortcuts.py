@@ -229,6 +229,36 @@ def test_flags_that_are_equal_are_not_the_same(name: str, gpu: Gpu) -> None:
     assert [False, True] == [start.directly for start in gpu.starts]
 
 
+def apart(rows: int = 24) -> dict[str, Any]:
+    """Arguments of a norm of rows with gaps."""
+    return rows_of(rows) | {"x": torch.ones(rows, 144, device=DEVICE)[:, :128]}
+
+
+def flat_rotation(tokens: int = 24) -> dict[str, Any]:
+    """Arguments of a rotation whose tokens are rows of heads."""
+    given = rotation(tokens)
+    rows = {name: given[name].as_strided((tokens, given[name].shape[1] * 64), (8 * 64, 1)) for name in ("q", "k")}
+    return given | rows | {"head_dim": 64}
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments"), [("rms_norm", apart), ("mrope", flat_rotation), ("mrope_", flat_rotation)]
+)
+def test_one_row_after_several_takes_a_shortcut_of_its_own(
+    operation: str, arguments: Callable[..., dict[str, Any]], gpu: Gpu, long_ways: list[str]
+) -> None:
+    """As decoding does after a prefill: it is like them in all but its launch. And they keep theirs."""
+    for rows in (24, 24, 1):
+        call(operation, arguments(rows))
+    long_ways.clear()
+    gpu.starts.clear()
+    for rows in (1, 24, 1):
+        call(operation, arguments(rows))
+
+    assert [] == long_ways
+    assert [True] * 3 == [start.directly for start in gpu.starts]
+
+
 def test_other_sizes_take_the_long_way(gpu: Gpu, long_ways: list[str]) -> None:
     """Of the same strides: one column block of two."""
     given = three()
