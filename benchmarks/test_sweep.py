@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from benchmarks.candidates import PER_THREAD, Size, candidates, chosen, label, sizes
 from benchmarks.sweep import Problem, Swept, proposed, same_bits, summary, to_data
 from benchmarks.timing import Timing
-from normkernels.kernels.plans import HeadPlan, Plan
+from normkernels.kernels.plans import HeadPlan, Plan, Reads
 
 NARROW, WIDE = Size("gated 128", 24, 128), Size("norm", 16, 5120, "residual")
 
@@ -49,6 +50,15 @@ def test_threads_have_whole_loads_and_no_more_than_registers_hold() -> None:
 def test_wide_rows_have_a_program_each() -> None:
     """Several would wait for each other at each level of their sums."""
     assert {1} == {plan.rows for plan in candidates(WIDE)}
+
+
+def test_rows_with_a_residual_are_read_in_every_way() -> None:
+    """And no others, which have one."""
+    ways = {
+        form: {plan.reads for plan in candidates(Size("norm", 8192, 5120, form))} for form in ("residual", "alone")
+    }
+
+    assert {"residual": set(get_args(Reads)), "alone": {"as needed"}} == ways
 
 
 def test_the_sizes_are_what_models_call() -> None:

@@ -90,8 +90,9 @@ _ANY = {
 # Of each kind of norm; more registers a column want other warps.
 TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
     "norm": _by_columns(_ANY, {8192: (Tile(0, 0, 16), Tile(512, 0, 8))}),
-    # A few rows are an SM's each, which has to issue every instruction of theirs: "as needed" has the fewest. From
-    # some hundred megabytes on, rows that are read twice leave as much room for others as those that nobody keeps.
+    # A few rows are an SM's each, which has to issue every instruction of theirs: "as needed" has the fewest. Many
+    # wide rows are faster read twice: with half of the registers, twice as many warps are there to wait for them.
+    # How rows of up to 1,024 columns are read was not timed.
     "residual": _by_columns(
         _ANY,
         {
