@@ -52,8 +52,8 @@ def rows_of(
 ):
     """Return the rows of a program, and which of them there are: of one row it always is there.
 
-    They are uint32, unless n_rows needs 64 bits: quotients are then a third of the instructions, and products with
-    a stride one. Rows that are not there may have any number.
+    They are uint32, unless n_rows needs 64 bits: a product with a stride is then one instruction, and a quotient
+    a few. Rows that are not there may have any number.
     """
     first = tl.program_id(0).to(n_rows.dtype) * ROWS
     row = first + within
