@@ -137,13 +137,11 @@ def _norm_fp8(size: Size, device: str) -> Problem:
     x, residual = (_random(size.rows, size.width, device=device) for _ in range(2))
     weight, total = _random(size.width, device=device), torch.empty_like(x)
     how, out, scales = _quantised(x)
-    added = (residual, total) if size.form == "residual" else (None, None)
-    given = (x, added[0], weight, out, scales, None, added[1])
+    adds = size.form == "residual"
+    given = (x, residual if adds else None, weight, out, scales, None, total if adds else None)
     flags: dict[str, Any] = {"eps": EPS, "offset": 1.0, "rounding": "fp32", "how": how}
-    return Problem(
-        lambda plan: rms_norm_fp8_fwd(*given, **flags, plan=plan),
-        (out, scales, *(added[1:] if added[1] is not None else ())),
-    )
+    written = (out, scales, total) if adds else (out, scales)
+    return Problem(lambda plan: rms_norm_fp8_fwd(*given, **flags, plan=plan), written)
 
 
 def _gated_fp8(size: Size, device: str) -> Problem:

@@ -64,14 +64,15 @@ def open_chains(function: ast.FunctionDef) -> list[str]:
 
 def narrow_program_ids(function: ast.FunctionDef) -> list[str]:
     """Return uses of ``program_id`` that are not widened at once."""
+    # rows_of numbers rows, which no product is made of but in ``strided``: as wide as their count is enough
+    wide = ("tl.int64", "n_rows.dtype") if function.name == "rows_of" else ("tl.int64",)
     widened = {
         id(node.func.value)
         for node in ast.walk(function)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "to"
-        # or as wide as the number of rows, which no row passes
-        and [ast.unparse(arg) for arg in node.args] in (["tl.int64"], ["n_rows.dtype"])
+        and [ast.unparse(arg) for arg in node.args] in [[each] for each in wide]
     }
     return [ast.unparse(each) for each in calls(function, "tl.program_id") if id(each) not in widened]
 
@@ -100,7 +101,7 @@ RULES = {
 BREAKS = {
     "loads are guarded": "x = tl.load(x_ptr + cols, mask=mask)",
     "chains are closed": "if A == 1:\n  x = 1\nelif A == 2:\n  x = 2",
-    "program ids are wide": "row = tl.program_id(0) * stride",
+    "program ids are wide": "row = tl.program_id(0).to(n_rows.dtype) * stride",
     "the interpreter runs all of it": "x = libdevice.rsqrt(x)",
     "rows are summed by pairs": "x = tl.sum(x, axis=1)",
 }

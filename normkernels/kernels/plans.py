@@ -87,6 +87,11 @@ _ANY = {
     16384: (Tile(0, 0, 32), Tile(1024, 0, 16)),
     MAX_WIDTH: (Tile(0, 0, 32),),
 }
+_FP8 = {
+    6144: (Tile(0, 0, 8), Tile(1024, 0, 4)),
+    8192: (Tile(0, 0, 16), Tile(512, 0, 8)),
+    16384: (Tile(0, 0, 16),),
+}
 # Of each kind of norm; more registers a column want other warps.
 TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
     "norm": _by_columns(_ANY, {8192: (Tile(0, 0, 16), Tile(512, 0, 8))}),
@@ -105,23 +110,8 @@ TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
             MAX_WIDTH: (Tile(0, 0, 32, "together"),),
         },
     ),
-    "fp8": _by_columns(
-        _ANY,
-        {
-            2048: (Tile(0, 0, 8), Tile(512, 0, 2), Tile(4096, 0, 1)),
-            6144: (Tile(0, 0, 8), Tile(1024, 0, 4)),
-            8192: (Tile(0, 0, 16), Tile(512, 0, 8)),
-            16384: (Tile(0, 0, 16),),
-        },
-    ),
-    "fp8 residual": _by_columns(
-        _ANY,
-        {
-            6144: (Tile(0, 0, 8), Tile(1024, 0, 4)),
-            8192: (Tile(0, 0, 16), Tile(512, 0, 8)),
-            16384: (Tile(0, 0, 16),),
-        },
-    ),
+    "fp8": _by_columns(_ANY, _FP8, {2048: (Tile(0, 0, 8), Tile(512, 0, 2), Tile(4096, 0, 1))}),
+    "fp8 residual": _by_columns(_ANY, _FP8),
     "gated": _by_columns(_ANY, {6144: (Tile(0, 0, 16), Tile(1024, 0, 4))}),
     # few contiguous rows of 128: one a warp is read 8 bytes a thread, and yet sooner
     "gated 128": {NARROW: (Tile(0, 128, 1), Tile(1024, 256, 1), Tile(4096, 2048, 8))},
