@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from normkernels.beneath import Beneath, beneath
+from normkernels import direct
 from normkernels.call import has_triton, interpreting
 from normkernels.errors import InvalidCall
 from normkernels.kernels import plans
@@ -28,18 +28,24 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "NORMKERNELS_LAUNCH"
 _WAYS = ("triton", "direct")
-# ``CompiledKernel.run`` and ``function`` were read in each, and take the same arguments.
+# Each was read: what a compiled kernel says of itself, how parameters are packed, and what ``run`` takes.
 _VERSIONS = ("3.6", "3.7", "3.8", "3.9")
 # Triton passes larger integers as another type, that is, to another kernel.
 _INT32 = 2**31
 # bytes: kernels are compiled for pointers that are, or are not, multiples of them
 ALIGNMENT = 16
+# threads
+_WARP = 32
 # More plans than any table has for one kind of call.
 _MAX_READY = 16
 
 # As Triton asks torch; torch without CUDA has neither.
 current_device: Any = getattr(torch._C, "_cuda_getDevice", None)  # noqa: SLF001
 _current_stream: Any = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # noqa: SLF001
+
+
+# An attribute, its owner first, and what it must be; False: anything false. Any: triton has no types
+Setting = tuple[Any, str, Any]
 
 
 class Against(Enum):
@@ -49,8 +55,9 @@ class Against(Enum):
     INTERPRETED = "needs kernels that Triton compiles"
     VERSION = f"needs Triton {', '.join(_VERSIONS)}"
     NOT_NVIDIA = "needs CUDA"
+    COMPILER = "needs what Triton needs to compile C"
     HOOKS = "calls no launch hooks"
-    KNOBS = "runs what was compiled before"
+    KNOBS = "runs what was compiled before, without debugging, stages or instrumentation"
     UNCOMMON = "keeps plain calls: fp8 values go to memory of its own"
     ALIGNMENT = f"needs tensors at multiples of {ALIGNMENT} bytes"
 
@@ -97,46 +104,50 @@ def launch(
 
 @dataclass(slots=True)
 class Ready:
-    """A launch that lacks its pointers and counts, of any number of rows that its plan is known to serve."""
+    """A kernel that Triton has launched, for calls that differ from that launch in pointers and counts."""
 
-    kernel: Any
     compiled: Any
     plan: Plan
     device: torch.device
     programs: int  # for each tile of rows
     rest: tuple[Any, ...]  # the arguments after the pointers, in the kernel's order; None for counts
-    place: int  # of the row count among all arguments
-    places: tuple[int, ...]  # of the other counts
-    fewest: int
-    most: int
-    beneath: Beneath | None
+    places: tuple[int, ...]  # of the counts, rows first, among all arguments
 
-    def start(self, pointers: Sequence[int], rows: int, counts: Sequence[int] = ()) -> bool:
-        """Launch on the current device, the other ``counts`` beside the rows; False where Triton has to.
-
-        ``pointers`` are those of the kernel, in its order, and aligned.
-        """
+    def start(self, pointers: Sequence[int], counts: Sequence[int]) -> bool:
+        """Launch on the current device by the attribute ``run``, which who counts launches replaces."""
         args = [*pointers, *self.rest]
-        args[self.place] = rows
-        if rows >= _INT32:
-            return False
-        if counts:
-            for place, count in zip(self.places, counts, strict=True):
-                if count >= _INT32:
-                    return False
-                args[place] = count
-        compiled, beneath = self.compiled, self.beneath
-        # the attribute, each time: who counts launches replaces it
-        run = compiled.run
-        grid, stream = -(-rows // self.plan.rows), _current_stream(self.device.index)
-        if beneath is None or run is not beneath.launcher:
-            front = stream, compiled.function, compiled.packed_metadata, None, None, None
-            run(grid, self.programs, 1, *front, *args)
-        elif beneath.packs:
-            beneath.launch(grid, self.programs, 1, stream, *beneath.front, args)
-        else:
-            beneath.launch(grid, self.programs, 1, stream, *beneath.front, *args)
+        for place, count in zip(self.places, counts, strict=True):
+            args[place] = count
+        front = _current_stream(self.device.index), self.compiled.function, self.compiled.packed_metadata
+        self.compiled.run(-(-counts[0] // self.plan.rows), self.programs, 1, *front, None, None, None, *args)
         return True
+
+    # Any: a type in C
+    def in_c(self, names: Sequence[str], given: Sequence[Any], n_pointers: int) -> Any | None:  # noqa: ANN401
+        """Return what launches the same without Python, in any number of rows of this plan; None: nothing can."""
+        if not direct.is_plain(self.compiled):
+            return None
+        found = direct.parameters(self.compiled, names, given)
+        if found is None:
+            return None
+        values, at = found
+        kind = type(self.compiled)
+        return direct.built().Start(
+            launch=direct.launch_function(),
+            function=self.compiled.function,
+            threads=self.plan.warps * _WARP,
+            shared=self.compiled.metadata.shared,
+            programs=self.programs,
+            tile=self.plan.rows,
+            values=values,
+            pointers=n_pointers,
+            counts=tuple(at[place] for place in self.places),
+            kind=kind,
+            run=kind.run,
+            instead=self.start,
+            stream_of=_current_stream,
+            device=self.device.index,
+        )
 
 
 @dataclass(slots=True)
@@ -147,32 +158,33 @@ class Repeats:
     """
 
     table: plans.PlanTable | None  # that all are of; None: nothing is kept
-    ready: list[Ready] = field(default_factory=list)
     anywhere: int | None = None  # the pointer that no kernel counts on being aligned
+    kernel: Any = None  # that all are launches of
+    device: torch.device | None = None  # that all are on
+    ready: list[Ready] = field(default_factory=list)
+    starts: list[Any] = field(default_factory=list)  # of each in C, with the row counts that it is known to serve
 
-    def fitting(self, rows: int) -> Ready | None:
-        """Return what such a call of ``rows`` has launched before; None where none has, or Triton has to."""
-        for ready in self.ready:
-            if ready.fewest <= rows <= ready.most:
-                fits = plans.TABLE is self.table and _passing() is None and not ready.kernel.pre_run_hooks
-                return ready if fits else None
-        return None
+    def settings(self) -> tuple[Setting, ...]:
+        """Return what must be as it is now for one of these launches."""
+        own = (plans, "TABLE", self.table), (self.kernel, "pre_run_hooks", False)
+        return *own, *(each for each, _ in _settings())
 
     def again(self, tensors: Sequence[torch.Tensor | None], counts: Sequence[int]) -> bool:
         """Launch what such a call has launched before; False, and nothing is done, where none has.
 
         ``tensors`` are the kernel's pointers, in its order; the first stands in for those that are not there.
         """
-        ready = self.fitting(counts[0])
-        if ready is None:
+        start = next((each for each in self.starts if each.fewest <= counts[0] <= each.most), None)
+        if start is None or not all(map(_is_plain, self.settings())):
             return False
         pointers = _pointers(tensors)
         if self._misaligned(pointers):
             return False
-        if current_device() != ready.device.index:
-            with torch.cuda.device(ready.device):
-                return ready.start(pointers, counts[0], counts[1:])
-        return ready.start(pointers, counts[0], counts[1:])
+        assert self.device is not None
+        elsewhere = current_device() != self.device.index
+        with torch.cuda.device(self.device) if elsewhere else nullcontext():
+            done: bool = start.start(pointers, tuple(counts))
+        return done
 
     def learn(
         self,
@@ -182,38 +194,43 @@ class Repeats:
         counts: Sequence[int],
     ) -> None:
         """Keep a launch for calls to come; the ``counts`` are what it was given as ``names``."""
-        if plans.TABLE is not self.table or _passing() is not None:
+        if plans.TABLE is not self.table or _passing() is not None or missing() is not None:
             return
         places = tuple(launched.kernel.arg_names.index(name) for name in names)
         given = [launched.args[name] for name in launched.kernel.arg_names]
         pointers = _pointers(tensors)
-        assert pointers == [each.data_ptr() for each in given[: len(pointers)]]
+        assert pointers == tuple(each.data_ptr() for each in given[: len(pointers)])
         assert list(counts) == [given[place] for place in places]
         numbers = [each for each in given[len(pointers) :] if type(each) is int]
         if self._misaligned(pointers) or any(number >= _INT32 for number in numbers):
             return
+        rest = given[len(pointers) :]
         for place in places:
-            given[place] = None
-        rest, rows = tuple(given[len(pointers) :]), counts[0]
-        for ready in self.ready:
+            rest[place - len(pointers)] = None
+        rows = counts[0]
+        for ready, start in zip(self.ready, self.starts, strict=True):
             if ready.plan == launched.plan and ready.compiled is launched.compiled:
-                assert ready.rest == rest, "calls of one route have the same arguments"
-                ready.fewest, ready.most = min(ready.fewest, rows), max(ready.most, rows)
+                assert ready.rest == tuple(rest), "calls of one route have the same arguments"
+                start.fewest, start.most = min(start.fewest, rows), max(start.most, rows)
                 return
-        if len(self.ready) < _MAX_READY:
-            programs = launched.grid[1] if len(launched.grid) > 1 else 1
-            of = (launched.kernel, launched.compiled, launched.plan, launched.device)
-            self.ready.append(
-                Ready(*of, programs, rest, places[0], places[1:], rows, rows, beneath(launched.compiled))
-            )
+        if len(self.ready) >= _MAX_READY:
+            return
+        programs = launched.grid[1] if len(launched.grid) > 1 else 1
+        ready = Ready(launched.compiled, launched.plan, launched.device, programs, tuple(rest), places)
+        start = ready.in_c(launched.kernel.arg_names, given, len(pointers))
+        if start is not None:
+            start.fewest = start.most = rows
+            self.kernel, self.device = launched.kernel, launched.device
+            self.ready.append(ready)
+            self.starts.append(start)
 
     def _misaligned(self, pointers: Sequence[int]) -> bool:
         return any(pointer % ALIGNMENT for place, pointer in enumerate(pointers) if place != self.anywhere)
 
 
-def _pointers(tensors: Sequence[torch.Tensor | None]) -> list[int]:
+def _pointers(tensors: Sequence[torch.Tensor | None]) -> tuple[int, ...]:
     """Return the pointers that a kernel takes; the first stands in for those that are not there."""
-    return [(tensors[0] if each is None else each).data_ptr() for each in tensors]  # type: ignore[union-attr]  # the first is there
+    return tuple((tensors[0] if each is None else each).data_ptr() for each in tensors)  # type: ignore[union-attr]  # the first is there
 
 
 # Of a process or a call that is launched through Triton.
@@ -222,7 +239,7 @@ NEVER = Repeats(None)
 
 def how(tensors: Sequence[torch.Tensor], *, known: bool) -> str:
     """Return how a call of ``tensors`` is launched, from the second such call on, and why not directly."""
-    against = standing() or _passing()
+    against = standing() or _passing() or missing()
     if against is None and not known:
         against = Obstacle(Against.UNCOMMON, "an out")
     if against is None and any(each.data_ptr() % ALIGNMENT for each in tensors):
@@ -249,29 +266,49 @@ def standing() -> Obstacle | None:
     return None
 
 
-def _passing() -> Obstacle | None:
-    """Return what somebody has set in Triton that only Triton's own launch heeds."""
-    runtime, compilation = _knobs()
+def missing() -> Obstacle | None:
+    """Return what stands against building what launches directly; it is built by the first who asks."""
     try:
-        # chains of hooks are there, and empty; asked in each call, and all that is asked in most
-        hooked = runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls
-    except AttributeError:
-        # others are no chains, or None
-        hooks = runtime.launch_enter_hook, runtime.launch_exit_hook
-        hooked = any(hook is not None and getattr(hook, "calls", True) for hook in hooks)
-    if hooked:
-        return Obstacle(Against.HOOKS, "some in triton.knobs.runtime")
-    if runtime.debug or compilation.instrumentation_mode or runtime.add_stages_inspection_hook is not None:
-        return Obstacle(Against.KNOBS, "a knob that compiles others: debug, instrumentation or stages")
+        direct.built()
+    except direct.NotBuilt as why:
+        return Obstacle(Against.COMPILER, str(why))
     return None
 
 
-# Any: triton has no types
-@cache
-def _knobs() -> tuple[Any, Any]:
-    from triton import knobs
+def _passing() -> Obstacle | None:
+    """Return what somebody has set in Triton that only Triton's own launch heeds."""
+    for setting, reason in _settings():
+        if not _is_plain(setting):
+            return Obstacle(reason, f"{setting[1]} set in triton.knobs")
+    return None
 
-    return knobs.runtime, knobs.compilation
+
+def _is_plain(setting: Setting) -> bool:
+    """Whether an attribute is the object that it is to be; where that is False, anything false."""
+    owner, name, plain = setting
+    value = getattr(owner, name)
+    return value is plain or (plain is False and not value)
+
+
+@cache
+def _settings() -> tuple[tuple[Setting, Against], ...]:
+    """Return what somebody may set in Triton, as it is where nobody has, and what then stands against."""
+    from triton.knobs import compilation, runtime
+
+    hooks: list[Setting] = []
+    for name in ("launch_enter_hook", "launch_exit_hook"):
+        chain = getattr(runtime, name)
+        # chains of hooks are there, and empty; others are hooks
+        if hasattr(chain, "calls"):
+            hooks += [(runtime, name, chain), (chain, "calls", False)]
+        else:
+            hooks.append((runtime, name, None))
+    compiled: list[Setting] = [
+        (runtime, "debug", False),
+        (runtime, "add_stages_inspection_hook", None),
+        (compilation, "instrumentation_mode", False),
+    ]
+    return *((each, Against.HOOKS) for each in hooks), *((each, Against.KNOBS) for each in compiled)
 
 
 def reread_environment() -> None:

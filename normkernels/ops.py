@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.compiler import is_compiling
 
 from normkernels import describe, library, native, routes, shortcuts
 from normkernels.call import plan_table
@@ -38,7 +39,7 @@ def rms_norm(
     may be x or the residual, but they may not share memory. ``torch.compile`` traces a call as one op,
     and refuses one with outputs given: there the compiler places them.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         given: Given = {"x": x, "weight": weight, "residual": residual, "weight_offset": weight_offset, "eps": eps}
         outputs = {"out": out, "residual_out": residual_out}
         traced: Normed = library.call("rms_norm", {**given, "rounding": rounding, "path": path}, outputs)
@@ -49,14 +50,14 @@ def rms_norm(
     if path is None and type(eps) is type(weight_offset) is float and type(rounding) is str:
         if out is None and residual_out is None:
             like = "rms_norm", weight_offset, eps, rounding, residual is None
-            for _, again, _ in shortcuts.find(like, ()):
+            for again in shortcuts.find(like, ()):
                 results = again(x, residual, weight)
                 if results is not None:
                     return results
         else:
             same = out is None, out is x, out is residual, residual_out is residual, residual_out is x
             like = "rms_norm", weight_offset, eps, rounding, residual is None, residual_out is None, same
-            for _, again, _ in shortcuts.find(like, ()):
+            for again in shortcuts.find(like, ()):
                 results = again(x, residual, weight, out, residual_out)
                 if results is not None:
                     return results
@@ -77,7 +78,7 @@ def rms_norm(
         )
         route = routes.learn(key, x, call, resolved, path)
     elif out is not None or residual_out is not None:
-        _hold_norm("rms_norm", x, weight, residual, out, residual_out)
+        _hold_norm("rms_norm", x, residual, weight, out, residual_out)
     return _run_rms_norm(route, x, weight, residual, out, residual_out, like)
 
 
@@ -97,7 +98,7 @@ def gemma_rms_norm(
     ``1 + weight`` is formed in fp32 at every call. Hugging Face's Gemma 3 rounds once, at the end, so
     ``rounding="hf"`` is the same as ``"fp32"`` here. ``torch.compile`` refuses given outputs.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         given: Given = {"x": x, "weight": weight, "residual": residual, "eps": eps}
         outputs = {"out": out, "residual_out": residual_out}
         traced: Normed = library.call("gemma_rms_norm", {**given, "rounding": rounding, "path": path}, outputs)
@@ -108,14 +109,14 @@ def gemma_rms_norm(
     if path is None and type(eps) is float and type(rounding) is str:
         if out is None and residual_out is None:
             like = "gemma_rms_norm", eps, rounding, residual is None
-            for _, again, _ in shortcuts.find(like, ()):
+            for again in shortcuts.find(like, ()):
                 results = again(x, residual, weight)
                 if results is not None:
                     return results
         else:
             same = out is None, out is x, out is residual, residual_out is residual, residual_out is x
             like = "gemma_rms_norm", eps, rounding, residual is None, residual_out is None, same
-            for _, again, _ in shortcuts.find(like, ()):
+            for again in shortcuts.find(like, ()):
                 results = again(x, residual, weight, out, residual_out)
                 if results is not None:
                     return results
@@ -128,7 +129,7 @@ def gemma_rms_norm(
         )
         route = routes.learn(key, x, call, resolved, path)
     elif out is not None or residual_out is not None:
-        _hold_norm("gemma_rms_norm", x, weight, residual, out, residual_out)
+        _hold_norm("gemma_rms_norm", x, residual, weight, out, residual_out)
     return _run_rms_norm(route, x, weight, residual, out, residual_out, like)
 
 
@@ -154,7 +155,7 @@ def rms_norm_gated(
     what they are made of. ``out`` may have any strides, and may be x or the gate; ``torch.compile``
     refuses it.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         given: Given = {"x": x, "gate": gate, "weight": weight, "eps": eps, "group_size": group_size}
         given = {**given, "norm_before_gate": norm_before_gate, "activation": activation}
         traced: torch.Tensor = library.call(
@@ -173,13 +174,13 @@ def rms_norm_gated(
     ):
         like = "rms_norm_gated", eps, group_size, norm_before_gate, activation, rounding, gate is None, gate is x
         if out is None:
-            for _, again, _ in shortcuts.find(like, ()):
+            for again in shortcuts.find(like, ()):
                 results = again(x, gate, weight)
                 if results is not None:
                     return results
         else:
             like = *like, out is x, out is gate
-            for _, again, _ in shortcuts.find(like, ()):
+            for again in shortcuts.find(like, ()):
                 results = again(x, gate, weight, out, None)
                 if results is not None:
                     return results
@@ -201,15 +202,15 @@ def rms_norm_gated(
         )
         route = routes.learn(key, x, call, resolved, path)
     elif out is not None:
-        _hold_gated("rms_norm_gated", x, weight, gate, out)
+        _hold_gated("rms_norm_gated", x, gate, weight, out)
     return _run_gated(route, x, gate, weight, out, like)
 
 
 def _hold_norm(
     operation: str,
     x: torch.Tensor,
-    weight: torch.Tensor | None,
     residual: torch.Tensor | None,
+    weight: torch.Tensor | None,
     out: torch.Tensor | None,
     residual_out: torch.Tensor | None,
 ) -> None:
@@ -221,8 +222,8 @@ def _hold_norm(
 def _hold_gated(
     operation: str,
     x: torch.Tensor,
-    weight: torch.Tensor,
     gate: torch.Tensor | None,
+    weight: torch.Tensor,
     out: torch.Tensor,
     _total: None = None,
 ) -> None:
@@ -263,13 +264,17 @@ def _run_rms_norm(
             plan = plans.general("norm" if residual is None else "residual", rows, width, plan_table(x))
             launched = rms_norm_fwd(x, residual, weight, out, residual_out, **route.flags, plan=plan)
             route.repeats.learn(launched, tensors, ("n_rows",), (rows,))
-        sums = residual is not None
-        if given == (None, None):
-            shortcuts.keep_rows(like, route.repeats, x, residual, weight, width=width, sums=sums)
-        else:
-            shortcuts.keep_rows_into(
-                like, route.repeats, x, residual, weight, *given, width=width, sums=sums, hold=_hold_norm
-            )
+        shortcuts.keep_norm(
+            like,
+            route.repeats,
+            x,
+            residual,
+            weight,
+            given,
+            width=width,
+            sums=residual is not None,
+            hold=_hold_norm,
+        )
     return out if residual_out is None else (out, residual_out)
 
 
@@ -299,10 +304,7 @@ def _run_gated(
             plan = plans.gated_128(rows, table) if route.narrow else plans.general("gated", rows, width, table)
             launched = rms_norm_gated_fwd(x, gate, weight, out, **route.flags, plan=plan)
             route.repeats.learn(launched, tensors, ("n_rows",), (rows,))
-        if given is None:
-            shortcuts.keep_rows(like, route.repeats, x, gate, weight, width=width, sums=None)
-        else:
-            shortcuts.keep_rows_into(
-                like, route.repeats, x, gate, weight, given, None, width=width, sums=None, hold=_hold_gated
-            )
+        shortcuts.keep_norm(
+            like, route.repeats, x, gate, weight, (given, None), width=width, sums=None, hold=_hold_gated
+        )
     return out

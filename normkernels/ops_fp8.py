@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.compiler import is_compiling
 
 from normkernels import describe_fp8, fp8, library, native, routes, shortcuts
 from normkernels.call import plan_table
@@ -10,7 +11,6 @@ from normkernels.dispatch import Path
 from normkernels.kernels import plans
 from normkernels.library import Given
 from normkernels.results import memory
-from normkernels.shortcuts_fp8 import keep_rows_fp8
 
 
 def rms_norm_fp8(
@@ -50,7 +50,7 @@ def rms_norm_fp8(
     Scales are always fresh. There is no gradient: a call that needs one is refused. ``torch.compile`` traces a
     call as one op, and refuses given outputs.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         given: Given = {"x": x, "weight": weight, "residual": residual, "weight_offset": weight_offset, "eps": eps}
         given = {**given, "quant_group": quant_group, "scale_layout": scale_layout, "fp8_dtype": fp8_dtype}
         given = {**given, "also_unquantised": also_unquantised, "rounding": rounding, "path": path}
@@ -70,7 +70,7 @@ def rms_norm_fp8(
         ):
             alike = weight_offset, quant_group, scale_layout, fp8_dtype, also_unquantised
             like = "rms_norm_fp8", eps, rounding, residual is None, *alike
-            for _, again, _ in shortcuts.find(like, ()):
+            for again in shortcuts.find(like, ()):
                 results = again(x, residual, weight)
                 if results is not None:
                     return results
@@ -119,7 +119,7 @@ def rms_norm_gated_fp8(
     ``rms_norm_fp8`` says how it is quantised, by groups of ``quant_group`` columns, and the rest. Triton runs
     the call where the groups of one kind are whole parts of the other's.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         given: Given = {"x": x, "gate": gate, "weight": weight, "eps": eps, "group_size": group_size}
         given = {**given, "norm_before_gate": norm_before_gate, "activation": activation}
         given = {**given, "quant_group": quant_group, "scale_layout": scale_layout, "fp8_dtype": fp8_dtype}
@@ -141,7 +141,7 @@ def rms_norm_gated_fp8(
         ):
             alike = quant_group, scale_layout, fp8_dtype, also_unquantised, gate is None, gate is x
             like = "rms_norm_gated_fp8", eps, rounding, group_size, norm_before_gate, activation, *alike
-            for _, again, _ in shortcuts.find(like, ()):
+            for again in shortcuts.find(like, ()):
                 results = again(x, gate, weight)
                 if results is not None:
                     return results
@@ -205,7 +205,7 @@ def _run_rms_norm(
             launched = rms_norm_fp8_fwd(x, residual, weight, values, scales, y, residual_out, **flags, plan=plan)
             route.repeats.learn(launched, tensors, names, counts)
         unquantised, sums = route.flags["unquantised"], residual is not None
-        keep_rows_fp8(
+        shortcuts.keep_norm_fp8(
             like, route.repeats, x, residual, weight, how=how, spans=1, unquantised=unquantised, sums=sums
         )
     return fp8.results(values, scales, y, residual_out)
@@ -241,7 +241,7 @@ def _run_gated(
             launched = rms_norm_gated_fp8_fwd(x, gate, weight, values, scales, y, **flags, plan=plan)
             route.repeats.learn(launched, tensors, names, counts)
         unquantised, each = route.flags["unquantised"], spans // rows
-        keep_rows_fp8(
+        shortcuts.keep_norm_fp8(
             like, route.repeats, x, gate, weight, how=how, spans=each, unquantised=unquantised, sums=None
         )
     return fp8.results(values, scales, y, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.compiler import is_compiling
 
 from normkernels import describe_mrope, library, native, routes, shortcuts
 from normkernels.call import plan_table
@@ -12,7 +13,6 @@ from normkernels.dispatch import Path
 from normkernels.kernels import plans
 from normkernels.library import Given
 from normkernels.results import memory
-from normkernels.shortcuts_mrope import keep_rotation
 
 # q and k
 Rotated = tuple[torch.Tensor, torch.Tensor]
@@ -43,7 +43,7 @@ def mrope(
     A position outside the cache is an ``InvalidCall`` on the CPU; on a GPU, where seeing it would be a wait, the
     rotated columns of that token are NaN. ``torch.compile`` traces a call as one op.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         given: Given = {"q": q, "k": k, "positions": positions, "cos": cos, "sin": sin}
         flags = {"sections": sections, "head_dim": head_dim, "interleaved": interleaved, "path": path}
         traced: Rotated = library.call("mrope", {**given, **flags}, {})
@@ -52,9 +52,9 @@ def mrope(
     like: shortcuts.Like = None
     results: Rotated | None
     if path is None and (head_dim is None or type(head_dim) is int) and type(interleaved) is bool:
-        like = "mrope", head_dim, interleaved
-        for _, again, _ in shortcuts.find(like, ()):
-            results = again(q, k, positions, cos, sin, sections)
+        like = shortcuts.like_rotation("mrope", sections, head_dim, interleaved)
+        for again in shortcuts.find(like, ()):
+            results = again(q, k, positions, cos, sin)
             if results is not None:
                 return results
 
@@ -87,7 +87,7 @@ def mrope_(
     They may be views of one buffer, but share no memory with each other, nor with the other arguments. A call
     that needs a gradient is refused.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         given: Given = {"q": q, "k": k, "positions": positions, "cos": cos, "sin": sin}
         flags = {"sections": sections, "head_dim": head_dim, "interleaved": interleaved, "path": path}
         traced: Rotated = library.call("mrope_", {**given, **flags}, {})
@@ -96,9 +96,9 @@ def mrope_(
     like: shortcuts.Like = None
     results: Rotated | None
     if path is None and (head_dim is None or type(head_dim) is int) and type(interleaved) is bool:
-        like = "mrope_", head_dim, interleaved
-        for _, again, _ in shortcuts.find(like, ()):
-            results = again(q, k, positions, cos, sin, sections)
+        like = shortcuts.like_rotation("mrope_", sections, head_dim, interleaved)
+        for again in shortcuts.find(like, ()):
+            results = again(q, k, positions, cos, sin)
             if results is not None:
                 return results
 
@@ -148,5 +148,5 @@ def _run_mrope(
             plan = plans.heads(tokens, q_heads, k_heads, width, half, plan_table(q), copied=copied)
             launched = mrope_fwd(*tensors, **route.flags, plan=plan)
             route.repeats.learn(launched, tensors, ("n_tokens", "axis_stride", "position_stride"), counts)
-        keep_rotation(like, route.repeats, tensors[:5], sections, in_place=in_place)
+        shortcuts.keep_rotation(like, route.repeats, tensors[:5], in_place=in_place)
     return q_out, k_out

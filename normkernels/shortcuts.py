@@ -1,4 +1,4 @@
-"""The shortest way to launch a call like an earlier one: torch itself says, in C, whether its tensors are alike.
+"""The shortest way to launch a call like an earlier one, in C from the look at its tensors to its results.
 
 A key holds all that a decision depends on, and takes longer to make than a kernel to start. A shortcut belongs to
 flags, and asks what compiled functions ask of their arguments: types, dtypes, device, sizes but one, strides,
@@ -10,23 +10,23 @@ shared. A call that no shortcut fits goes the whole way.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from itertools import accumulate
 from math import prod
-from operator import itemgetter, mul
+from operator import mul
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import is_grad_enabled
-from torch.autograd.graph import increment_version
 
-from normkernels import launch
-from normkernels.launch import ALIGNMENT
+from normkernels import direct, launch
+from normkernels.describe_mrope import hold_in_place, hold_positions
 
 if TYPE_CHECKING:
+    from normkernels.fp8 import Quantisation
     from normkernels.launch import Repeats
 
-# A call's results; None where it is not like the one that the shortcut was made of. Any: as the operation has them
-Again = Callable[..., Any]
+# A shortcut, in C: a call's results, or None where it is not like the one that this was made of.
+Again = Any
 Hold = Callable[..., None]
 
 # The operation and its flags, and which tensors are there, or there twice; None of a call without shortcuts.
@@ -37,55 +37,112 @@ _MAX_ALIKE = 8
 # Sets of flags.
 _MAX_KNOWN = 1024
 # Places of given outputs beside inputs, known to share nothing: a few for each layer of a model.
-MAX_APART = 8192
+_MAX_APART = 8192
+
+_THREE = [int] * 3
 
 # Forward-mode autograd's level is in the module, and changes there.
-transforms: Any = torch.autograd.forward_ad
+_autograd: Any = torch.autograd.forward_ad
+# Half of what the public one takes, which looks whether it is given one tensor.
+_increment: Any = getattr(torch._C, "_increment_version", torch.autograd.graph.increment_version)  # noqa: SLF001
 # Compiled functions depend on all of these, and there is no public question so short.
 _guards: Any = getattr(torch._C._dynamo, "guards", None)  # noqa: SLF001
 _TensorGuards: Any = getattr(_guards, "TensorGuards", None)
 
 
-class Shortcut(NamedTuple):
-    """What tells calls that are alike, what runs them, and the launches that it takes them from."""
+class New(NamedTuple):
+    """Memory that a call makes beside its first tensor, whose first size is its own."""
 
-    alike: Callable[..., bool]
-    again: Again
-    repeats: Repeats
+    sizes: tuple[int, ...]  # without the first
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    last: int = 0  # one more stride, for each of the first size; 0: there is none
 
 
-_known: dict[Hashable, tuple[Shortcut, ...]] = {}
+class Count(NamedTuple):
+    """A number that a kernel is told: the first size times a factor, or a stride of a tensor."""
+
+    slot: int  # -1: of the first size
+    dimension: int
+    factor: int
+
+
+class Form(NamedTuple):
+    """What calls that are alike have in common, but what torch says of their tensors.
+
+    Slots are the arguments of a call; places are slots, then what it makes. A size that is ``free`` is a count,
+    and the first tensor's first size; before a last one strides are free as well.
+    """
+
+    slots: Sequence[torch.Tensor | None]
+    free: Sequence[int | None]  # of each slot
+    counts: Sequence[Count]
+    made: Sequence[New]
+    pointers: Sequence[int]  # places, in the kernel's order
+    results: Sequence[int]  # places
+    written: Sequence[int] = ()  # slots
+    look: Hold | None = None  # called with all slots, in each call
+    hold: Hold | None = None  # called with all slots, once for each of where they lie
+
+
+_known: dict[Hashable, tuple[Again, ...]] = {}
 # The shortcuts of calls with the same flags: ``find(like, ())``.
 find = _known.get
 forget = _known.clear
 
 
-def keep(
-    like: Like,
-    repeats: Repeats,
-    given: Sequence[torch.Tensor],
-    free: Sequence[int | None],
-    make: Callable[[Callable[..., bool]], Again],
-) -> None:
-    """Keep what ``make`` makes of a question for tensors like those ``given``, unless there is one that fits.
+def _keep(like: Like, repeats: Repeats, form: Form, *, lone: bool) -> None:
+    """Keep a shortcut for calls of a form, unless there is one that fits; ``lone`` results are no tuple.
 
-    One of other ``repeats`` does not: a single row has launches of its own, and is alike to several. ``free`` has
-    the dimension of each tensor whose size is a count. Before a last one that is, strides are free.
+    One of other ``repeats`` does not fit: a single row has launches of its own, and is alike to several.
     """
+    same = _same(form.slots)
+    asked = [slot for slot, first in enumerate(same) if slot == first]
+    given = [each for each in map(form.slots.__getitem__, asked) if each is not None]
     shortcuts = _known.get(like, ())
-    if _TensorGuards is None or any(each.repeats is repeats and each.alike(*given) for each in shortcuts):
+    if _TensorGuards is None or any(each.starts is repeats.starts and each.alike(*given) for each in shortcuts):
         return
     try:
-        alike = _question(given, free)
+        alike = _question(given, [form.free[slot] for slot in asked])
     except (TypeError, RuntimeError):
         # a torch that is asked in another way
         return
-    # a tensor that is there twice is not alike to itself
     if not alike(*given):
         return
+    first = given[0]
+    again = direct.built().Shortcut(
+        alike=alike,
+        settings=repeats.settings(),
+        autograd=_autograd,
+        gradient=torch.is_grad_enabled if any(each.requires_grad for each in given) else None,
+        device_of=launch.current_device,
+        device=first.device.index,
+        starts=repeats.starts,
+        empty=_empty_beside(first),
+        look=form.look,
+        hold=form.hold,
+        held=set(),
+        held_most=_MAX_APART,
+        increment=_increment,
+        same=same,
+        sized=tuple((slot, at) for slot in asked[1:] if (at := form.free[slot]) is not None),
+        counts=tuple(form.counts),
+        made=tuple(form.made),
+        pointers=tuple(form.pointers),
+        anywhere=-1 if repeats.anywhere is None else repeats.anywhere,
+        results=tuple(form.results),
+        lone=lone,
+        written=tuple(form.written),
+    )
     if len(_known) >= _MAX_KNOWN:
         _known.clear()
-    _known[like] = (Shortcut(alike, make(alike), repeats), *shortcuts[: _MAX_ALIKE - 1])
+    _known[like] = (again, *shortcuts[: _MAX_ALIKE - 1])
+
+
+def _same(slots: Sequence[torch.Tensor | None]) -> tuple[int, ...]:
+    """Return for each slot the first that holds the same tensor, itself if none does; -1: it holds none."""
+    firsts = {id(each): slot for slot, each in reversed([*enumerate(slots)]) if each is not None}
+    return tuple(-1 if each is None else firsts[id(each)] for each in slots)
 
 
 def _question(given: Sequence[torch.Tensor], free: Sequence[int | None]) -> Callable[..., bool]:
@@ -103,12 +160,12 @@ def _question(given: Sequence[torch.Tensor], free: Sequence[int | None]) -> Call
     return check
 
 
-def contiguous(sizes: Sequence[int]) -> tuple[int, ...]:
+def _contiguous(sizes: Sequence[int]) -> tuple[int, ...]:
     """Return the strides of new memory whose sizes after the first are ``sizes``."""
     return tuple(accumulate(reversed(sizes), mul, initial=1))[::-1]
 
 
-def empty_beside(x: torch.Tensor) -> Callable[..., torch.Tensor]:
+def _empty_beside(x: torch.Tensor) -> Callable[..., torch.Tensor]:
     """Return what makes memory of sizes, strides and a dtype where ``x`` is, on the current device of its kind.
 
     What compiled functions call, for it takes half the time.
@@ -119,165 +176,115 @@ def empty_beside(x: torch.Tensor) -> Callable[..., torch.Tensor]:
     )
 
 
-def fits(repeats: Repeats, x: torch.Tensor, beside: torch.Tensor | None, *, sums: bool | None) -> bool:
-    """Whether a norm is launched directly, has several dimensions, and is not one of the sum of x and x."""
-    return bool(repeats.ready) and x.dim() > 1 and not (sums and beside is x)
+def _like(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> New:
+    """Return memory of the sizes of a tensor."""
+    sizes = tuple(tensor.shape[1:])
+    return New(sizes, _contiguous(sizes), dtype or tensor.dtype)
 
 
-def any_wants_gradient(given: Sequence[torch.Tensor | None]) -> bool:
-    """Whether somebody could ask for a gradient of a call, if gradients were enabled."""
-    return any(each.requires_grad for each in given if each is not None)
-
-
-# In what follows a tensor is looked at as few times as can be: each look takes as long as a few lines.
-
-
-def keep_rows(
+def keep_norm(
     like: Like,
     repeats: Repeats,
     x: torch.Tensor,
     beside: torch.Tensor | None,
     weight: torch.Tensor | None,
-    *,
-    width: int,
-    sums: bool | None,
-) -> None:
-    """Keep a shortcut for a norm with new outputs: of ``width`` columns a row, x and, unless it is x, ``beside``.
-
-    ``sums`` says whether the sum of both is a second result; None: the kernel does not know of one.
-    """
-    if like is None or weight is None or not fits(repeats, x, beside, sums=sums):
-        return
-    lone = beside is None or beside is x
-    given = [x, weight] if beside is None or beside is x else [x, weight, beside]
-    wanted = any_wants_gradient(given)
-    index, dtype, sizes = x.device.index, x.dtype, tuple(x.shape[1:])
-    inner, strides, empty = prod(sizes), contiguous(sizes), empty_beside(x)
-    per, fitting = inner // width, repeats.fitting
-
-    def make(alike: Callable[..., bool]) -> Again:
-        def again(x: torch.Tensor, beside: torch.Tensor, weight: torch.Tensor) -> object:
-            if not (alike(x, weight) if lone else alike(x, weight, beside)):
-                return None
-            if transforms._current_level >= 0 or (wanted and is_grad_enabled()):  # noqa: SLF001
-                return None
-            count = x.shape[0]
-            rows = count * per
-            ready = fitting(rows)
-            if ready is None or launch.current_device() != index:
-                return None
-            x_at, weight_at = x.data_ptr(), weight.data_ptr()
-            if lone:
-                beside_at = x_at
-            elif beside.numel() != count * inner:
-                return None
-            else:
-                beside_at = beside.data_ptr()
-            if (x_at | weight_at | beside_at) % ALIGNMENT:
-                return None
-            shape = count, *sizes
-            y = empty(shape, strides, dtype)
-            y_at = total_at = y.data_ptr()
-            total = None
-            if sums:
-                total = empty(shape, strides, dtype)
-                total_at = total.data_ptr()
-            if (y_at | total_at) % ALIGNMENT:
-                return None
-            if sums is None:
-                ready.start((x_at, beside_at, weight_at, y_at), rows)
-                return y
-            ready.start((x_at, beside_at, weight_at, y_at, total_at if sums else x_at), rows)
-            return (y, total) if sums else y
-
-        return again
-
-    keep(like, repeats, given, (0, None, 0)[: len(given)], make)
-
-
-def keep_rows_into(
-    like: Like,
-    repeats: Repeats,
-    x: torch.Tensor,
-    beside: torch.Tensor | None,
-    weight: torch.Tensor | None,
-    out: torch.Tensor | None,
-    total: torch.Tensor | None,
+    given: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
     *,
     width: int,
     sums: bool | None,
     hold: Hold,
 ) -> None:
-    """Keep a shortcut for a norm with given outputs; ``hold`` refuses those in memory that they may not share."""
-    if like is None or weight is None or not fits(repeats, x, beside, sums=sums):
+    """Keep a shortcut for a norm of ``width`` columns a row; ``given`` are y and the sum of x and ``beside``.
+
+    ``sums`` says whether that sum is a second result; None: the kernel does not know of one. ``hold`` refuses
+    given outputs in memory that they may not share.
+    """
+    if like is None or not repeats.starts or x.dim() < 2 or (sums and beside is x):
         return
-    tensors = x, weight, beside, out, total
-    # each once: its identity with others is among the flags
-    order = sorted({id(each): at for at, each in reversed([*enumerate(tensors)]) if each is not None}.values())
-    pick = itemgetter(*order)
-    given: list[torch.Tensor] = [*pick(tensors)]
-    wanted = any_wants_gradient(given)
-    written = itemgetter(*(at for at in (3, 4) if tensors[at] is not None))
-    index, dtype, sizes = x.device.index, x.dtype, tuple(x.shape[1:])
-    inner, strides, empty = prod(sizes), contiguous(sizes), empty_beside(x)
-    per, fitting = inner // width, repeats.fitting
-    apart: set[tuple[int, ...]] = set()
+    outputs = given != (None, None)
+    slots = [x, beside, weight, *(given if outputs else ())]
+    made: list[New] = []
+    places = []
+    for slot, each in enumerate(given if sums else given[:1], start=3):
+        if each is None:
+            made.append(_like(x))
+        places.append(len(slots) + len(made) - 1 if each is None else slot)
+    _keep(
+        like,
+        repeats,
+        Form(
+            slots,
+            (0, 0, None, 0, 0),
+            [Count(-1, 0, prod(x.shape[1:]) // width)],
+            made,
+            (0, 1, 2, *places, *((0,) if sums is False else ())),
+            places,
+            [place for place in places if place < len(slots)],
+            hold=partial(hold, like[0]) if outputs else None,
+        ),
+        lone=not sums,
+    )
 
-    def make(alike: Callable[..., bool]) -> Again:
-        def again(
-            x: torch.Tensor,
-            beside: torch.Tensor | None,
-            weight: torch.Tensor,
-            out: torch.Tensor | None,
-            total: torch.Tensor | None,
-        ) -> object:
-            tensors = x, weight, beside, out, total
-            if not alike(*pick(tensors)):
-                return None
-            if transforms._current_level >= 0 or (wanted and is_grad_enabled()):  # noqa: SLF001
-                return None
-            count = x.shape[0]
-            rows, elements = count * per, count * inner
-            ready = fitting(rows)
-            if ready is None or launch.current_device() != index:
-                return None
-            x_at, weight_at = x.data_ptr(), weight.data_ptr()
-            beside_at = out_at = total_at = x_at
-            if beside is not None and beside is not x:
-                if beside.numel() != elements:
-                    return None
-                beside_at = beside.data_ptr()
-            if out is not None and out is not x:
-                if out.numel() != elements:
-                    return None
-                out_at = out.data_ptr()
-            if total is not None and total is not x:
-                if total.numel() != elements:
-                    return None
-                total_at = total.data_ptr()
-            if (x_at | weight_at | beside_at | out_at | total_at) % ALIGNMENT:
-                return None
-            places = rows, weight_at - x_at, beside_at - x_at, out_at - x_at, total_at - x_at
-            if places not in apart:
-                hold(like[0], x, weight, beside, out, total)
-                if len(apart) >= MAX_APART:
-                    apart.clear()
-                apart.add(places)
-            if out is None:
-                out = empty((count, *sizes), strides, dtype)
-                out_at = out.data_ptr()
-            if sums and total is None:
-                total = empty((count, *sizes), strides, dtype)
-                total_at = total.data_ptr()
-            if (out_at | total_at) % ALIGNMENT:
-                return None
-            increment_version(written(tensors))
-            if sums is None:
-                ready.start((x_at, beside_at, weight_at, out_at), rows)
-                return out
-            ready.start((x_at, beside_at, weight_at, out_at, total_at), rows)
-            return (out, total) if sums else out
 
-        return again
+def keep_norm_fp8(
+    like: Like,
+    repeats: Repeats,
+    x: torch.Tensor,
+    beside: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    *,
+    how: Quantisation,
+    spans: int,
+    unquantised: bool,
+    sums: bool | None,
+) -> None:
+    """Keep a shortcut for a norm with fp8 values and new outputs: its kernel counts ``spans`` for each row."""
+    if like is None or not repeats.starts or x.dim() < 2 or (sums and beside is x):
+        return
+    sizes, rows = tuple(x.shape[1:]), prod(x.shape[1:-1])
+    of_scales, columns = (*sizes[:-1], -(-sizes[-1] // how.group)), how.layout == "column"
+    scales = New(of_scales, _contiguous(of_scales), torch.float32)
+    if columns:
+        scales = New(of_scales, _contiguous(sizes[:-1]), torch.float32, last=rows)
+    made = [_like(x, how.dtype), scales, *[_like(x)] * (unquantised + bool(sums))]
+    results = range(3, 3 + len(made))
+    y = 5 if unquantised else 0
+    total = () if sums is None else (results[-1] if sums else 0,)
+    counts = [Count(-1, 0, rows * spans), *[Count(-1, 0, rows)] * columns]
+    form = Form((x, beside, weight), (0, 0, None), counts, made, (0, 1, 2, 3, 4, y, *total), results)
+    _keep(like, repeats, form, lone=False)
 
-    keep(like, repeats, given, [None if at == 1 else 0 for at in order], make)
+
+def like_rotation(operation: str, sections: Sequence[int], head_dim: int | None, interleaved: bool) -> Like:  # noqa: FBT001  # one call's cost
+    """Return what rotations with the same flags have in common; None: their sections are no three integers."""
+    if type(sections) in (tuple, list) and [*map(type, sections)] == _THREE:
+        return operation, *sections, head_dim, interleaved
+    return None
+
+
+def keep_rotation(
+    like: Like,
+    repeats: Repeats,
+    tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    *,
+    in_place: bool,
+) -> None:
+    """Keep a shortcut for a rotation."""
+    q, k, positions = tensors[:3]
+    if like is None or not repeats.starts or not q.numel() or not k.numel():
+        return
+    # those on a GPU cannot be looked at
+    visible = positions.device.type == "cpu"
+    outputs = (0, 1) if in_place else (5, 6)
+    form = Form(
+        tensors,
+        (0, 0, -1, None, None),
+        [Count(-1, 0, 1), Count(2, 0, 1), Count(2, -1, 1)],
+        () if in_place else (_like(q), _like(k)),
+        (0, 1, 2, 3, 4, *outputs),
+        outputs,
+        outputs if in_place else (),
+        look=(lambda *slots: hold_positions(like[0], slots[2], slots[3])) if visible else None,
+        hold=hold_in_place if in_place else None,
+    )
+    _keep(like, repeats, form, lone=False)

@@ -5,9 +5,11 @@ No GPU is needed: the kernels here are compiled by nobody, and remember what the
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,14 +24,14 @@ from conformance.operations import OPERATIONS
 from conformance.package.gated_calls import DEVICE
 from conformance.rows import count, flat, with_rows
 from conformance.strategies import Scope, enumerated_cases
-from normkernels import launch, routes
+from normkernels import direct, launch, routes
 from normkernels.kernels import plans
 
 STREAM = 7
 
 
 class Start(NamedTuple):
-    """What a kernel was started with: pointers, numbers and constants in the kernel's order."""
+    """What a kernel was started with: the values of its parameters, in its order."""
 
     directly: bool
     compiled: Compiled
@@ -39,57 +41,110 @@ class Start(NamedTuple):
 
 @dataclass(eq=False)
 class Compiled:
-    """Stands in for a compiled kernel: takes what Triton's takes."""
+    """Stands in for a compiled kernel: says of itself what Triton's says."""
 
-    starts: list[Start]
-    function: int = 11
+    function: int
+    metadata: SimpleNamespace
+    src: SimpleNamespace
     packed_metadata: tuple[int, int, int] = (1, 1, 0)
 
-    def run(self, *given: Any) -> None:
-        """Note a direct launch."""
-        grid, (stream, function, metadata), hooks, args = given[:3], given[3:6], given[6:9], given[9:]
-        assert (STREAM, self.function, self.packed_metadata) == (stream, function, metadata)
-        assert (None, None, None) == hooks
-        self.starts.append(Start(directly=True, compiled=self, grid=grid, args=args))
+    @property
+    def run(self) -> object:
+        """Nobody but who replaces it is asked for it."""
+        raise AssertionError("a direct launch asks for nothing")
+
+
+# As the CUDA driver's: a function, a grid and a block of three sizes each, shared memory, a stream, parameters.
+LAUNCH = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_void_p,
+    *[ctypes.c_uint] * 7,
+    ctypes.c_void_p,
+    ctypes.POINTER(ctypes.c_void_p),
+    ctypes.c_void_p,
+)
 
 
 @dataclass
 class Gpu:
-    """Stands in for Triton on a GPU: a kernel for each mixture of what kernels are compiled for."""
+    """Stands in for Triton on a GPU, and for its driver: a kernel for each mixture that some are compiled for."""
 
     starts: list[Start] = field(default_factory=list)
     kernels: dict[Hashable, Compiled] = field(default_factory=dict)
+    device: int | None = 0 if DEVICE == "cuda" else None
+    stream: int = STREAM
+    error: int = 0  # what the driver answers
 
     def launch(
         self, kernel: Any, grid: tuple[int, ...], args: Any, plan: plans.Plan, device: torch.device
     ) -> launch.Launched:
         """Note a launch through Triton, in whose place it is."""
-        constants = tuple(
-            (name, args[name])
-            for name, kind in inspect.get_annotations(kernel.fn).items()
-            if "constexpr" in str(kind)
-        )
-        dtypes = tuple(each.dtype for each in args.values() if isinstance(each, torch.Tensor))
-        compiled = self.kernels.setdefault(
-            (kernel.fn.__name__, constants, dtypes, plan.warps), Compiled(self.starts)
-        )
+        signature = {name: kind_of(kernel, name, args[name]) for name in kernel.arg_names}
+        constants = tuple((name, args[name]) for name, kind in signature.items() if kind == "constexpr")
+        key = kernel.fn.__name__, constants, tuple(signature.values()), plan.warps
+        if key not in self.kernels:
+            needs = {"num_ctas": 1, "global_scratch_size": 0, "profile_scratch_size": 0, "shared": 16}
+            self.kernels[key] = Compiled(
+                11 + len(self.kernels),
+                SimpleNamespace(num_warps=plan.warps, **needs),
+                SimpleNamespace(signature=signature),
+            )
+        compiled = self.kernels[key]
         passed = tuple(
-            each.data_ptr() if isinstance(each, torch.Tensor) else each
-            for each in (args[name] for name in kernel.arg_names)
+            each.data_ptr() if isinstance(each, torch.Tensor) else CTYPES[kind](each).value
+            for kind, each in zip(signature.values(), (args[name] for name in signature), strict=True)
+            if kind != "constexpr"
         )
         whole = (*grid, *(1,) * (3 - len(grid)))
         self.starts.append(Start(directly=False, compiled=compiled, grid=whole, args=passed))
         return launch.Launched(kernel, compiled, grid, args, plan, device)
+
+    def started(self, function: int, *given: Any) -> int:
+        """Note a direct launch, in whose driver's place it is."""
+        (compiled,) = (each for each in self.kernels.values() if each.function == function)
+        grid, block, (shared, stream, parameters, extra) = given[:3], given[3:6], given[6:]
+        assert (compiled.metadata.num_warps * 32, 1, 1) == block
+        assert (compiled.metadata.shared, self.stream, None) == (shared, stream or 0, extra)
+        kinds = [kind for kind in compiled.src.signature.values() if kind != "constexpr"]
+        values = [
+            CTYPES[kind].from_address(parameters[at]).value or 0 for at, kind in enumerate([*kinds, "*", "*"])
+        ]
+        # no scratch memory
+        assert [0, 0] == values[-2:]
+        if not self.error:
+            self.starts.append(Start(directly=True, compiled=compiled, grid=grid, args=tuple(values[:-2])))
+        return self.error
+
+
+# What a kernel takes, as Triton's signatures name it.
+CTYPES: dict[str, Any] = {
+    "i32": ctypes.c_int32,
+    "i64": ctypes.c_int64,
+    "fp32": ctypes.c_float,
+    "*": ctypes.c_uint64,
+}
+
+
+def kind_of(kernel: Any, name: str, value: object) -> str:
+    """Return the type that Triton's signature of a kernel has for an argument; pointers are of one type here."""
+    if "constexpr" in str(inspect.get_annotations(kernel.fn).get(name)):
+        return "constexpr"
+    if isinstance(value, torch.Tensor):
+        return "*"
+    return "fp32" if isinstance(value, float) else "i32" if isinstance(value, int) and value < 2**31 else "i64"
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     """Let calls take their kernels to a GPU that is not there, with the plans of one that is."""
     made = Gpu()
+    entry = LAUNCH(made.started)
     monkeypatch.setattr(plans, "TABLE", plans.MEASURED)
     monkeypatch.setattr(launch, "standing", lambda: None)
-    monkeypatch.setattr(launch, "current_device", lambda: 0 if DEVICE == "cuda" else None)
-    monkeypatch.setattr(launch, "_current_stream", lambda _index: STREAM)
+    monkeypatch.setattr(launch, "current_device", lambda: made.device)
+    monkeypatch.setattr(launch, "_current_stream", lambda _index: made.stream)
+    monkeypatch.setattr(direct, "is_plain", lambda _compiled: True)
+    monkeypatch.setattr(direct, "launch_function", lambda: ctypes.cast(entry, ctypes.c_void_p).value)
     for operation in ("rms_norm", "rms_norm_gated", "rms_norm_fp8", "rms_norm_gated_fp8", "mrope"):
         monkeypatch.setattr(f"normkernels.kernels.{operation}.launch", made.launch)
     monkeypatch.setattr(launch, "reread_environment", lambda: None)
@@ -375,32 +430,55 @@ def test_another_table_begins_anew(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) ->
     assert not any(directly(gpu, rows_of()))
 
 
-def test_the_stream_is_asked_for_in_each_call(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stream_is_asked_for_in_each_call(gpu: Gpu) -> None:
     """It may be another one each time."""
     directly(gpu, rows_of())
-    asked: list[object] = []
+    gpu.stream = 0
 
-    def current(index: object) -> int:
-        asked.append(index)
-        return STREAM
-
-    monkeypatch.setattr(launch, "_current_stream", current)
     assert [True, True, True] == directly(gpu, rows_of())
-    assert 3 == len(asked)
+
+
+def test_a_launch_that_fails_goes_through_triton(gpu: Gpu) -> None:
+    """Which mends what can be, as a thread that has no context, and says what cannot."""
+    directly(gpu, rows_of())
+    gpu.error = 201
+
+    assert [False, False, False] == directly(gpu, rows_of())
 
 
 def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
     """Triton would pass it to another kernel."""
-    ready = launch.Repeats(plans.TABLE)
+    nothing = launch.Repeats(plans.TABLE)
     normkernels.rms_norm(**rows_of())
     (route,) = routes._routes.values()
-    (known,) = route.repeats.ready
+    (known,) = route.repeats.starts
     tensors = (rows_of()["x"], None, None, rows_of()["x"], None)
-    pointers = [tensors[0].data_ptr()] * len(tensors)
+    pointers = (tensors[0].data_ptr(),) * len(tensors)
 
-    assert known.start(pointers, 2**31 - 1)
-    assert not known.start(pointers, 2**31)
-    assert not ready.again(tensors, (24,))
+    assert known.start(pointers, (2**31 - 1,))
+    assert not known.start(pointers, (2**31,))
+    assert not nothing.again(tensors, (24,))
+
+
+def test_who_counts_launches_sees_each(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By replacing the attribute ``run`` of compiled kernels, which takes what Triton passes."""
+    counted: list[tuple[Any, ...]] = []
+    for rows in (24, 30):
+        normkernels.rms_norm(**rows_of(rows))
+    arguments = rows_of(27)
+    with monkeypatch.context() as patch:
+        patch.setattr(Compiled, "run", property(lambda _compiled: lambda *given: counted.append(given)))
+        (y,) = call_with("rms_norm", arguments)
+    directly, compiled = len(gpu.starts), gpu.starts[0].compiled
+    (again,) = call_with("rms_norm", arguments)
+    (given,), (start,) = counted, gpu.starts[directly:]
+
+    assert [False, False, True] == [each.directly for each in gpu.starts]
+    assert start.grid == given[:3]
+    assert (STREAM, compiled.function, compiled.packed_metadata, None, None, None) == given[3:9]
+    kinds = zip(compiled.src.signature.values(), given[9:], strict=True)
+    passed = tuple(CTYPES[kind](each).value for kind, each in kinds if kind != "constexpr")
+    assert apart(start, (again,)) == apart(start._replace(args=passed), (y,))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Triton's launcher gets the same from a direct launch as from Triton's own, for a GPU that is not there.
+"""The driver gets the same from a direct launch as Triton's launcher would pass, for a GPU that is not there.
 
 Kernels are bound, specialised and compiled as they are for that GPU; only the driver, which would load and start
 them, is another. A process that interprets cannot compile, so this file is also a script: it writes one line of
@@ -7,11 +7,13 @@ JSON.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,15 @@ from typing import Any
 import pytest
 import torch
 
+# As the CUDA driver's: a function, a grid and a block of three sizes each, shared memory, a stream, parameters.
+LAUNCH = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_void_p,
+    *[ctypes.c_uint] * 7,
+    ctypes.c_void_p,
+    ctypes.POINTER(ctypes.c_void_p),
+    ctypes.c_void_p,
+)
 OPERATIONS = ("rms_norm", "rms_norm_gated", "rms_norm_gated 128", "mrope", "mrope_", "rms_norm_fp8", "gated_fp8")
 STREAM, FUNCTION = 7, 11
 
@@ -43,17 +54,10 @@ def test_a_direct_launch_is_what_triton_does(name: str) -> None:
     assert facts["starts"][0] == facts["starts"][1]
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_a_direct_launch_calls_no_hooks(name: str) -> None:
-    """There were none to call: neither metadata nor hooks are passed."""
-    assert [None, None, None] == launched()[name]["hooks"]
-
-
-def told(args: tuple[object, ...], results: tuple[torch.Tensor, ...]) -> list[object]:
-    """What JSON can hold of a start: pointers for tensors, results by number: each call has its own."""
+def told(values: Sequence[int | float], results: tuple[torch.Tensor, ...]) -> list[str]:
+    """What JSON can hold of a kernel's parameters; results by number: each call has its own."""
     places = {result.data_ptr(): f"result {number}" for number, result in enumerate(results)}
-    pointers = [each.data_ptr() if isinstance(each, torch.Tensor) else each for each in args]
-    return [str(places.get(each, each)) if type(each) is int else str(each) for each in pointers]
+    return [str(places.get(each, each)) if type(each) is int else str(each) for each in values]
 
 
 def calls() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -89,21 +93,46 @@ def main() -> None:
     from triton.runtime import driver, jit
 
     import normkernels
-    from normkernels import call, launch
+    from normkernels import call, direct, launch
     from normkernels.kernels import plans
 
-    given: list[tuple[object, ...]] = []
+    given: list[tuple[tuple[int, ...], int, int, list[Any]]] = []
     by_triton: list[str] = []
+    kinds: list[str] = []
 
     class Launcher:
         """Stands in for the driver's: takes what it takes."""
 
-        def __init__(self, _source: object, _metadata: object) -> None:
+        def __init__(self, source: Any, _metadata: object) -> None:
             """There is nothing to build."""
+            self.signature = source.signature
 
-        def __call__(self, *args: object) -> None:
-            """Note a start."""
-            given.append(args)
+        def __call__(self, *args: Any) -> None:
+            """Note a start: what a kernel's parameters would be, which are none of its constants."""
+            assert (STREAM, FUNCTION) == args[3:5]
+            assert [None] * 2 == [None if hook is None or not hook.calls else hook for hook in args[7:9]]
+            (num_warps, _num_ctas, shared), passed = args[5][:3], args[9:]
+            pairs = [
+                (kind, each)
+                for kind, each in zip(self.signature.values(), passed, strict=True)
+                if kind != "constexpr"
+            ]
+            kinds[:] = [kind for kind, _ in pairs]
+            values = [
+                each.data_ptr() if kind.startswith("*") else direct._C_TYPES[kind](each).value
+                for kind, each in pairs
+            ]
+            given.append((args[:3], num_warps * 32, shared, values))
+
+    def entry(function: int, *args: Any) -> int:
+        """Note a direct start, in the driver's place: its parameters, of the types that Triton has noted."""
+        grid, block, (shared, stream, parameters, extra) = args[:3], args[3:6], args[6:]
+        assert (STREAM, FUNCTION, None) == (stream, function, extra)
+        assert (1, 1) == block[1:]
+        types = [ctypes.c_uint64 if kind.startswith("*") else direct._C_TYPES[kind] for kind in kinds]
+        values = [kind.from_address(parameters[at]).value for at, kind in enumerate(types)]
+        given.append((grid, block[0], shared, values))
+        return 0
 
     def run(kernel: Any, *args: Any, **kwargs: Any) -> Any:
         """Note a launch through Triton."""
@@ -129,6 +158,9 @@ def main() -> None:
     launch.standing = lambda: None  # type: ignore[assignment]  # torch here may have no CUDA
     launch.current_device = lambda: None
     launch._current_stream = lambda _index: STREAM
+    function = LAUNCH(entry)
+    direct.is_plain = lambda compiled: compiled is not None
+    direct.launch_function = lambda: ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[assignment]  # its cache is not needed
 
     facts = {}
     for name, (operation, arguments) in calls().items():
@@ -140,8 +172,8 @@ def main() -> None:
             (start,) = given
             ways.append("triton" if by_triton else "direct")
             found = results if isinstance(results, tuple) else (results,)
-            starts.append(told((*start[:6], *start[9:]), found))
-        facts[name] = {"starts": starts, "ways": ways, "hooks": list(start[6:9])}
+            starts.append([*start[:3], told(start[3], found)])
+        facts[name] = {"starts": starts, "ways": ways}
     sys.stdout.write(json.dumps(facts) + "\n")
 
 

@@ -74,6 +74,8 @@ CALLS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
     "gemma in place": ("gemma_rms_norm", in_place),
     "gated": ("rms_norm_gated", gated),
     "gated by itself": ("rms_norm_gated", same_gate),
+    "no weight": ("rms_norm", lambda rows=24: rows_of(rows) | {"weight": None}),
+    "fp8 of no weight": ("rms_norm_fp8", lambda rows=24: rows_of(rows) | {"weight": None, "fp8_dtype": FP8}),
     "gated into another": ("rms_norm_gated", lambda rows=24: gated(rows) | {"out": rows_of(rows)["x"]}),
     "fp8": ("rms_norm_fp8", lambda rows=24: residual(rows) | {"fp8_dtype": FP8, "also_unquantised": True}),
     "fp8 columns": ("rms_norm_fp8", lambda rows=24: three(rows) | {"fp8_dtype": FP8, "scale_layout": "column"}),
@@ -259,6 +261,30 @@ def test_one_row_after_several_takes_a_shortcut_of_its_own(
     assert [True] * 3 == [start.directly for start in gpu.starts]
 
 
+def test_a_weight_is_there_or_it_is_not(gpu: Gpu, long_ways: list[str]) -> None:
+    """Two shortcuts with the same flags, for kernels of their own."""
+    calls = [rows_of(), rows_of() | {"weight": None}]
+    for arguments in calls * 2:
+        call("rms_norm", arguments)
+    first, second, *again = gpu.starts
+
+    assert 2 == len(long_ways)
+    assert [True, True] == [start.directly for start in again]
+    assert [first.compiled, second.compiled] == [start.compiled for start in again]
+
+
+def test_places_that_are_remembered_are_few(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many buffers there are to write into."""
+    monkeypatch.setattr(shortcuts, "_MAX_APART", 3)
+    room, given = torch.ones(20, 24, 128, device=DEVICE), rows_of()
+    for out in (*room, *room):
+        call("rms_norm", given | {"out": out})
+    ((again,),) = shortcuts._known.values()
+
+    assert 39 == sum(start.directly for start in gpu.starts)
+    assert 1 <= len(again.held) <= 3
+
+
 def test_other_sizes_take_the_long_way(gpu: Gpu, long_ways: list[str]) -> None:
     """Of the same strides: one column block of two."""
     given = three()
@@ -356,13 +382,11 @@ def test_another_current_device_takes_the_long_way(
     name: str, gpu: Gpu, long_ways: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory is made on the current one."""
-    from normkernels import launch
-
     operation, arguments = CALLS[name]
     for _ in range(2):
         call(operation, arguments())
     assert 1 == len(long_ways)
-    monkeypatch.setattr(launch, "current_device", lambda: 3)
+    gpu.device = 3
     monkeypatch.setattr(torch.cuda, "device", lambda _device: torch.no_grad())
     call(operation, arguments())
 
