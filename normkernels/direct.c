@@ -28,7 +28,7 @@ typedef int (*cuLaunchKernel_t)(void *function, unsigned grid_x, unsigned grid_y
                                 unsigned block_y, unsigned block_z, unsigned shared, void *stream, void **parameters,
                                 void **extra);
 
-static PyObject *name_data_ptr, *name_shape, *name_stride, *name_run, *name_level;
+static PyObject *name_data_ptr, *name_numel, *name_stride, *name_run, *name_level;
 
 /* ---- Start ---------------------------------------------------------------------------------------------------- */
 
@@ -236,6 +236,12 @@ typedef struct {
     int64_t factor;
 } Count;
 
+/* A tensor whose sizes are known but one, which is a count: its elements, for each. */
+typedef struct {
+    int slot;
+    int64_t elements;
+} Sized;
+
 /* An attribute that must be an object; where that is False, anything that is false. */
 typedef struct {
     PyObject *owner, *name, *plain;
@@ -261,7 +267,7 @@ typedef struct {
     int n_slots, n_asked, n_sized, n_settings, n_counts, n_new, n_pointers, n_results, n_written, lone, anywhere, held_most;
     int same[MAX_SLOTS];  /* the slot that a slot must hold the same as; itself: it is asked about; -1: none */
     int asked[MAX_SLOTS];
-    int sized[MAX_SLOTS][2]; /* slots and dimensions of the first size of the first */
+    Sized sized[MAX_SLOTS]; /* the first tensor, and others that have its first size */
     Setting settings[MAX_SETTINGS]; /* as they are where nobody has set what only Triton's own launch heeds */
     Count counts[MAX_COUNTS];
     New made[MAX_NEW];
@@ -325,7 +331,7 @@ static PyObject *Shortcut_new(PyTypeObject *type, PyObject *args, PyObject *name
             self->asked[self->n_asked++] = i;
     Py_ssize_t n_sized = PyTuple_GET_SIZE(sized), n_counts = PyTuple_GET_SIZE(counts), n_new = PyTuple_GET_SIZE(made);
     Py_ssize_t n_settings = PyTuple_GET_SIZE(settings);
-    if (slots < 1 || self->same[0] != 0 || n_sized > MAX_SLOTS || n_counts < 1 || n_counts > MAX_COUNTS ||
+    if (slots < 1 || self->same[0] != 0 || n_sized < 1 || n_sized > MAX_SLOTS || n_counts < 1 || n_counts > MAX_COUNTS ||
         n_new > MAX_NEW || n_settings > MAX_SETTINGS) {
         PyErr_SetString(PyExc_ValueError, "more sizes, settings, counts or outputs than there is room for, or no first tensor");
         goto failed;
@@ -338,11 +344,13 @@ static PyObject *Shortcut_new(PyTypeObject *type, PyObject *args, PyObject *name
             goto failed;
     }
     for (int i = 0; i < self->n_sized; i++) {
-        int *into = self->sized[i];
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(sized, i), "ii", &into[0], &into[1]))
+        Sized *into = &self->sized[i];
+        long long elements;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(sized, i), "iL", &into->slot, &elements))
             goto failed;
-        if (into[0] < 0 || into[0] >= slots || self->same[into[0]] < 0) {
-            PyErr_SetString(PyExc_ValueError, "a size is of a tensor that is there");
+        into->elements = elements;
+        if (into->slot < 0 || into->slot >= slots || self->same[into->slot] < 0 || elements < 1) {
+            PyErr_SetString(PyExc_ValueError, "sizes are of tensors that are there, and hold an element");
             goto failed;
         }
     }
@@ -397,11 +405,11 @@ static int64_t element(PyObject *tuple, int at) {
     return -1;
 }
 
-static int64_t size_of(PyObject *tensor, int dimension) {
-    PyObject *shape = PyObject_GetAttr(tensor, name_shape);
-    int64_t size = shape == NULL ? -1 : element(shape, dimension);
-    Py_XDECREF(shape);
-    return size;
+static int64_t elements_of(PyObject *tensor) {
+    PyObject *number = PyObject_CallMethodNoArgs(tensor, name_numel);
+    int64_t elements = number == NULL ? -1 : PyLong_AsLongLong(number);
+    Py_XDECREF(number);
+    return elements;
 }
 
 static uint64_t pointer_of(PyObject *tensor) {
@@ -458,13 +466,13 @@ static int are_plain(const Shortcut *self) {
 
 /* Fill in the first size and the counts; 1, 0 where sizes differ, or -1 with an error. */
 static int count_all(Shortcut *self, PyObject *const *args, int64_t *first, int64_t *counts) {
-    *first = size_of(args[0], 0);
-    if (*first < 0)
-        return -1;
     for (int i = 0; i < self->n_sized; i++) {
-        int64_t size = size_of(args[self->sized[i][0]], self->sized[i][1]);
-        if (size != *first)
-            return size < 0 ? -1 : 0;
+        int64_t elements = elements_of(args[self->sized[i].slot]);
+        /* all its other sizes are known, and make up a divisor */
+        if (i == 0)
+            *first = elements / self->sized[0].elements;
+        if (elements < 0 || elements != *first * self->sized[i].elements)
+            return elements < 0 ? -1 : 0;
     }
     PyObject *strides = NULL;
     int of = -1, going = 1;
@@ -675,7 +683,7 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit_normkernels_direct(void) {
     name_data_ptr = PyUnicode_InternFromString("data_ptr");
-    name_shape = PyUnicode_InternFromString("shape");
+    name_numel = PyUnicode_InternFromString("numel");
     name_stride = PyUnicode_InternFromString("stride");
     name_run = PyUnicode_InternFromString("run");
     name_level = PyUnicode_InternFromString("_current_level");

@@ -125,7 +125,9 @@ def _keep(like: Like, repeats: Repeats, form: Form, *, lone: bool) -> None:
         held_most=_MAX_APART,
         increment=_increment,
         same=same,
-        sized=tuple((slot, at) for slot in asked[1:] if (at := form.free[slot]) is not None),
+        sized=tuple(
+            (slot, _elements(form.slots[slot], form.free[slot])) for slot in asked if form.free[slot] is not None
+        ),
         counts=tuple(form.counts),
         made=tuple(form.made),
         pointers=tuple(form.pointers),
@@ -143,6 +145,13 @@ def _same(slots: Sequence[torch.Tensor | None]) -> tuple[int, ...]:
     """Return for each slot the first that holds the same tensor, itself if none does; -1: it holds none."""
     firsts = {id(each): slot for slot, each in reversed([*enumerate(slots)]) if each is not None}
     return tuple(-1 if each is None else firsts[id(each)] for each in slots)
+
+
+def _elements(tensor: torch.Tensor | None, free: int | None) -> int:
+    """Return how many elements a tensor has for each of its size that is free."""
+    assert tensor is not None
+    assert free is not None
+    return prod(tensor.shape) // tensor.shape[free]
 
 
 def _question(given: Sequence[torch.Tensor], free: Sequence[int | None]) -> Callable[..., bool]:
