@@ -34,10 +34,11 @@ static PyObject *name_data_ptr, *name_numel, *name_stride, *name_run, *name_leve
 
 typedef struct {
     PyObject_HEAD
-    PyObject *owned; /* what the next four are borrowed from */
-    PyObject *kind;  /* of the compiled kernel */
-    PyObject *run;   /* what its attribute of that name must be: who counts launches replaces it */
-    PyObject *instead; /* what launches where it is another */
+    PyObject *owned;    /* what the next are borrowed from */
+    PyObject *compiled; /* the kernel, as Triton has it; whoever launches one asks for its attribute run */
+    PyObject *kind, *run; /* its type, and the attribute there: who counts launches replaces it */
+    PyObject *launcher; /* what the kernel's must be; another is called, by instead */
+    PyObject *instead;
     PyObject *stream_of; /* the current stream of a device */
     PyObject *device;
     cuLaunchKernel_t launch;
@@ -52,15 +53,15 @@ typedef struct {
 
 static PyObject *Start_new(PyTypeObject *type, PyObject *args, PyObject *names) {
     static char *keywords[] = {"launch", "function", "threads", "shared", "programs", "tile", "values", "pointers",
-                               "counts", "kind", "run", "instead", "stream_of", "device", NULL};
+                               "counts", "compiled", "launcher", "instead", "stream_of", "device", NULL};
     unsigned long long launch, function;
     unsigned threads, shared, programs;
     long long tile;
     int n_pointers;
-    PyObject *values, *counts, *kind, *run, *instead, *stream_of, *device;
+    PyObject *values, *counts, *compiled, *launcher, *instead, *stream_of, *device;
     if (!PyArg_ParseTupleAndKeywords(args, names, "$KKIIILO!iO!OOOOO", keywords, &launch, &function, &threads, &shared,
                                      &programs, &tile, &PyTuple_Type, &values, &n_pointers, &PyTuple_Type, &counts,
-                                     &kind, &run, &instead, &stream_of, &device))
+                                     &compiled, &launcher, &instead, &stream_of, &device))
         return NULL;
     Py_ssize_t n = PyTuple_GET_SIZE(values), n_counts = PyTuple_GET_SIZE(counts);
     if (n > MAX_PARAMETERS || n_pointers < 1 || n_pointers > n || n_pointers > MAX_POINTERS || n_counts < 1 ||
@@ -93,10 +94,16 @@ static PyObject *Start_new(PyTypeObject *type, PyObject *args, PyObject *names) 
         }
         self->counts[i] = (int)place;
     }
-    self->owned = PyTuple_Pack(5, kind, run, instead, stream_of, device);
+    self->kind = (PyObject *)Py_TYPE(compiled);
+    PyObject *run = PyObject_GetAttr(self->kind, name_run);
+    if (run == NULL)
+        goto failed;
+    self->owned = PyTuple_Pack(7, compiled, self->kind, run, launcher, instead, stream_of, device);
+    Py_DECREF(run);
     if (self->owned == NULL)
         goto failed;
-    self->kind = kind, self->run = run, self->instead = instead, self->stream_of = stream_of, self->device = device;
+    self->compiled = compiled, self->run = run, self->launcher = launcher, self->instead = instead;
+    self->stream_of = stream_of, self->device = device;
     self->launch = (cuLaunchKernel_t)(uintptr_t)launch;
     self->function = (void *)(uintptr_t)function;
     self->threads = threads, self->shared = shared, self->programs = programs, self->tile = tile;
@@ -119,12 +126,12 @@ static PyObject *packed(const uint64_t *pointers, int n_pointers) {
     return tuple;
 }
 
-/* As Python has it: one call of what launches where the attribute run is another. */
-static int start_instead(Start *self, const uint64_t *pointers, const int64_t *counts) {
+/* Call the kernel's own launcher, in Python: 1, 0 where it does not launch, or -1 with an error. */
+static int start_instead(Start *self, PyObject *launcher, const uint64_t *pointers, const int64_t *counts) {
     int done = -1;
     PyObject *places = packed(pointers, self->n_pointers), *numbers = packed((const uint64_t *)counts, self->n_counts);
     if (places != NULL && numbers != NULL) {
-        PyObject *result = PyObject_CallFunctionObjArgs(self->instead, places, numbers, NULL);
+        PyObject *result = PyObject_CallFunctionObjArgs(self->instead, launcher, places, numbers, NULL);
         done = result == NULL ? -1 : PyObject_IsTrue(result);
         Py_XDECREF(result);
     }
@@ -143,8 +150,15 @@ static int start_now(Start *self, const uint64_t *pointers, const int64_t *count
         return -1;
     int same = run == self->run;
     Py_DECREF(run);
-    if (!same)
-        return start_instead(self, pointers, counts);
+    if (!same) {
+        PyObject *launcher = PyObject_GetAttr(self->compiled, name_run);
+        if (launcher == NULL)
+            return -1;
+        int done = launcher == self->launcher ? 2 : start_instead(self, launcher, pointers, counts);
+        Py_DECREF(launcher);
+        if (done != 2)
+            return done;
+    }
     PyObject *asked = PyObject_CallOneArg(self->stream_of, self->device);
     if (asked == NULL)
         return -1;

@@ -113,13 +113,14 @@ class Ready:
     rest: tuple[Any, ...]  # the arguments after the pointers, in the kernel's order; None for counts
     places: tuple[int, ...]  # of the counts, rows first, among all arguments
 
-    def start(self, pointers: Sequence[int], counts: Sequence[int]) -> bool:
-        """Launch on the current device by the attribute ``run``, which who counts launches replaces."""
+    # Any: whatever somebody has put in its place
+    def start(self, launcher: Any, pointers: Sequence[int], counts: Sequence[int]) -> bool:  # noqa: ANN401
+        """Launch on the current device by what stands in for Triton's launcher."""
         args = [*pointers, *self.rest]
         for place, count in zip(self.places, counts, strict=True):
             args[place] = count
         front = _current_stream(self.device.index), self.compiled.function, self.compiled.packed_metadata
-        self.compiled.run(-(-counts[0] // self.plan.rows), self.programs, 1, *front, None, None, None, *args)
+        launcher(-(-counts[0] // self.plan.rows), self.programs, 1, *front, None, None, None, *args)
         return True
 
     # Any: a type in C
@@ -131,7 +132,6 @@ class Ready:
         if found is None:
             return None
         values, at = found
-        kind = type(self.compiled)
         return direct.built().Start(
             launch=direct.launch_function(),
             function=self.compiled.function,
@@ -142,8 +142,8 @@ class Ready:
             values=values,
             pointers=n_pointers,
             counts=tuple(at[place] for place in self.places),
-            kind=kind,
-            run=kind.run,
+            compiled=self.compiled,
+            launcher=self.compiled.run,
             instead=self.start,
             stream_of=_current_stream,
             device=self.device.index,

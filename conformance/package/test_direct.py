@@ -18,7 +18,7 @@ import torch
 
 import normkernels
 from conformance.package.gated_calls import DEVICE
-from conformance.package.test_launch import Gpu, gpu, rows_of
+from conformance.package.test_launch import Compiled, Gpu, gpu, rows_of
 from conformance.package.test_shortcuts import CALLS, call
 from normkernels import direct, launch, routes, shortcuts
 
@@ -135,35 +135,35 @@ START: dict[str, Any] = {
     "values": (bytes(8), bytes(4), bytes(8), bytes(8)),
     "pointers": 1,
     "counts": (1,),
-    "kind": object,
-    "run": None,
+    "compiled": Compiled(11, SimpleNamespace(), SimpleNamespace()),
+    "launcher": None,
     "instead": print,
     "stream_of": print,
     "device": 0,
 }
 
 
-@pytest.mark.parametrize(
-    "others",
-    [
-        {"values": (bytes(8),) * 49},
-        {"values": (bytes(4),), "counts": (-1,)},
-        {"values": (bytes(8), bytes(9))},
-        {"values": (bytes(8), b"")},
-        {"pointers": 0},
-        {"pointers": 5},
-        {"counts": ()},
-        {"counts": (4,)},
-        {"counts": (-2,)},
-        {"tile": 0},
-    ],
-    ids=str,
-)
-def test_a_start_that_cannot_be_is_refused(others: dict[str, Any]) -> None:
+# What no kernel takes, or what there is no room for.
+IMPOSSIBLE: dict[str, dict[str, Any]] = {
+    "49 parameters": {"values": (bytes(8),) * 49},
+    "a short pointer": {"values": (bytes(4),), "counts": (-1,)},
+    "9 bytes": {"values": (bytes(8), bytes(9))},
+    "no bytes": {"values": (bytes(8), b"")},
+    "no pointers": {"pointers": 0},
+    "more pointers than parameters": {"pointers": 5},
+    "no count": {"counts": ()},
+    "a count that is no parameter": {"counts": (4,)},
+    "a count before all": {"counts": (-2,)},
+    "no rows a program": {"tile": 0},
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_a_start_that_cannot_be_is_refused(name: str) -> None:
     """Before anything is written past the room that there is."""
     direct.built().Start(**START)
     with pytest.raises(ValueError, match=r"pointer|count"):
-        direct.built().Start(**START | others)
+        direct.built().Start(**START | IMPOSSIBLE[name])
 
 
 def test_a_start_takes_its_pointers_and_counts_alone() -> None:

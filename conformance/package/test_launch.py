@@ -47,11 +47,12 @@ class Compiled:
     metadata: SimpleNamespace
     src: SimpleNamespace
     packed_metadata: tuple[int, int, int] = (1, 1, 0)
+    launcher: object = field(default_factory=object)
 
     @property
     def run(self) -> object:
-        """Nobody but who replaces it is asked for it."""
-        raise AssertionError("a direct launch asks for nothing")
+        """What is asked for once, and compared; nobody calls it."""
+        return self.launcher
 
 
 # As the CUDA driver's: a function, a grid and a block of three sizes each, shared memory, a stream, parameters.
@@ -461,17 +462,34 @@ def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
 
 
 def test_who_counts_launches_sees_each(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By replacing the attribute ``run`` of compiled kernels, which takes what Triton passes."""
-    counted: list[tuple[Any, ...]] = []
+    """By replacing the attribute ``run`` of compiled kernels, which whoever launches one asks for."""
+    for rows in (24, 30):
+        normkernels.rms_norm(**rows_of(rows))
+    counted: list[Compiled] = []
+
+    def counting(compiled: Compiled) -> object:
+        counted.append(compiled)
+        return compiled.launcher
+
+    monkeypatch.setattr(Compiled, "run", property(counting))
+    normkernels.rms_norm(**rows_of(27))
+
+    assert [False, False, True] == [start.directly for start in gpu.starts]
+    assert [gpu.starts[-1].compiled] == counted
+
+
+def test_who_launches_in_the_place_of_triton_is_called(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what Triton would pass."""
+    called: list[tuple[Any, ...]] = []
     for rows in (24, 30):
         normkernels.rms_norm(**rows_of(rows))
     arguments = rows_of(27)
     with monkeypatch.context() as patch:
-        patch.setattr(Compiled, "run", property(lambda _compiled: lambda *given: counted.append(given)))
+        patch.setattr(Compiled, "run", property(lambda _compiled: lambda *given: called.append(given)))
         (y,) = call_with("rms_norm", arguments)
     directly, compiled = len(gpu.starts), gpu.starts[0].compiled
     (again,) = call_with("rms_norm", arguments)
-    (given,), (start,) = counted, gpu.starts[directly:]
+    (given,), (start,) = called, gpu.starts[directly:]
 
     assert [False, False, True] == [each.directly for each in gpu.starts]
     assert start.grid == given[:3]
