@@ -25,6 +25,8 @@ from torch.utils._mode_utils import no_dispatch
 from triton.runtime import interpreter as shipped
 from triton.runtime.errors import InterpreterError
 
+from conformance import interned
+
 # Triton has no types: its dtypes, handles, tensors and functions are Any, here and below.
 Dtype = Any
 Handle = Any
@@ -331,6 +333,7 @@ def install() -> None:
         setattr(shipped, name, replacement)
     shipped.interpreter_builder.__class__ = FaithfulBuilder
     _patch_language_for_good()
+    interned.install()
 
 
 def _patch_language_for_good() -> None:
