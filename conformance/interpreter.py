@@ -332,8 +332,8 @@ def install() -> None:
     for name, replacement in REPLACEMENTS.items():
         setattr(shipped, name, replacement)
     shipped.interpreter_builder.__class__ = FaithfulBuilder
-    _patch_language_for_good()
     interned.install()
+    _patch_language_for_good()
 
 
 def _patch_language_for_good() -> None:
