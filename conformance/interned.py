@@ -7,6 +7,7 @@ asked once for each, and its answer kept. No number passes through here, so none
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from inspect import signature
 from typing import Any
 
@@ -27,6 +28,7 @@ def numpy_types(shipped_types: Callable[[Dtype], Any]) -> Callable[[Dtype], Any]
     """Keep NumPy's type of each type of elements; the shipped function makes its table at every call."""
     kept: dict[str, Any] = {}
 
+    @wraps(shipped_types)
     def numpy_type(ty: Dtype) -> Any:
         name = ty.scalar.name
         if name not in kept:
@@ -40,10 +42,11 @@ def block_types(shipped_init: Callable[..., None]) -> Callable[..., None]:
     """Give a type of blocks what the first one of its elements and sizes was given."""
     kept: dict[tuple[str, str | None, Sizes], dict[str, Any]] = {}
 
+    @wraps(shipped_init)
     def init(self: Dtype, element_ty: Dtype, shape: Any) -> None:
         sizes = tuple([size.value if type(size) is tl.constexpr else size for size in shape])
-        if set(map(type, sizes)) != {int}:
-            # none, or True or 1.0, which a dict finds under 1: Triton says what they are worth
+        if set(map(type, sizes)) != {int} or not isinstance(shape, list | tl.tuple):
+            # none, or 1.0, which a dict finds under 1, or Python's own tuple: Triton says what it thinks of that
             shipped_init(self, element_ty, shape)
             return
         key = element_ty.name, getattr(element_ty, "address_space", None), sizes
@@ -60,6 +63,7 @@ def tensors(shipped_init: Callable[..., None]) -> Callable[..., None]:
     """Give tensors of the same sizes one shape, the very same object."""
     kept: dict[Sizes, tuple[Any, Any]] = {}
 
+    @wraps(shipped_init)
     def init(self: Tensor, handle: Any, type: Dtype) -> None:  # noqa: A002 - Triton's name
         sizes = tuple(type.shape.values) if type.is_block() else ()
         if sizes in kept:
