@@ -25,6 +25,8 @@ from torch.utils._mode_utils import no_dispatch
 from triton.runtime import interpreter as shipped
 from triton.runtime.errors import InterpreterError
 
+from conformance import interned
+
 # Triton has no types: its dtypes, handles, tensors and functions are Any, here and below.
 Dtype = Any
 Handle = Any
@@ -330,6 +332,7 @@ def install() -> None:
     for name, replacement in REPLACEMENTS.items():
         setattr(shipped, name, replacement)
     shipped.interpreter_builder.__class__ = FaithfulBuilder
+    interned.install()
     _patch_language_for_good()
 
 

@@ -38,8 +38,10 @@ def draw(profile: str, shape: tuple[int, ...], dtype: torch.dtype, generator: to
     values = PROFILES[profile](distinct, n, dtype, generator)
     limit = torch.finfo(dtype).max
     finite = torch.where(values.isfinite(), values.clamp(-limit, limit), values)
-    repeats = -(-rows // distinct)
-    return finite.to(dtype).repeat(repeats, 1)[:rows].reshape(shape)
+    stored = finite.to(dtype)
+    if distinct < rows:
+        stored = stored.repeat(-(-rows // distinct), 1)[:rows]
+    return stored.reshape(shape)
 
 
 def distinct_rows(n: int) -> int:

@@ -8,6 +8,7 @@ past the end are both seen.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import sys
 import threading
@@ -164,15 +165,15 @@ def variant(kernel: Untyped, args: Untyped, kwargs: Mapping[str, Untyped]) -> st
     Constexprs and options by value; numbers by type, and whether they are 1 or a multiple of 16, unless the kernel
     is told not to specialise on them; tensors by dtype and whether their address is a multiple of 16.
     """
-    signature = inspect.signature(kernel.fn)
+    parameters = _parameters(kernel.fn)
     settings = getattr(kernel, "kwargs", None) or vars(kernel)
     plain = set(settings.get("do_not_specialize") or ())
     unaligned = set(settings.get("do_not_specialize_on_alignment") or ())
-    given = dict(zip(signature.parameters, args, strict=False)) | dict(kwargs)
+    given = dict(zip(parameters, args, strict=False)) | dict(kwargs)
     said = [getattr(kernel.fn, "__name__", str(kernel.fn))]
-    for place, (name, parameter) in enumerate(signature.parameters.items()):
-        value = given.pop(name, parameter.default)
-        if "constexpr" in str(parameter.annotation):
+    for place, (name, (default, constexpr)) in enumerate(parameters.items()):
+        value = given.pop(name, default)
+        if constexpr:
             said.append(f"{name}={value}")
         else:
             special = not {name, place} & plain
@@ -181,6 +182,13 @@ def variant(kernel: Untyped, args: Untyped, kwargs: Mapping[str, Untyped]) -> st
             )
     options = sorted((name, str(value)) for name, value in given.items() if name not in _OF_THE_LAUNCH)
     return " ".join([*said, *(f"{name}={value}" for name, value in options)])
+
+
+@functools.cache
+def _parameters(function: Callable[..., Untyped]) -> dict[str, tuple[Untyped, bool]]:
+    """The default of every parameter of a kernel, and whether it is a constexpr."""
+    described = inspect.signature(function).parameters.items()
+    return {name: (given.default, "constexpr" in str(given.annotation)) for name, given in described}
 
 
 def _kind(value: Untyped, *, special: bool, aligned: bool) -> str:

@@ -57,8 +57,9 @@ class Machine:
     ) -> Interval:
         """Let both ends move by ``relative`` U and ``tiny``, as far as zero and not beyond; then overflow."""
         lo, hi = interval.lo, interval.hi
-        lower = lo - (lo.abs() * (relative * U) + tiny)
-        upper = hi + (hi.abs() * (relative * U) + tiny)
+        below = lo.abs() * (relative * U) + tiny
+        above = below if interval.is_exact else hi.abs() * (relative * U) + tiny
+        lower, upper = lo - below, hi + above
         lower = torch.where(lo >= 0, lower.clamp(min=0.0), lower)
         upper = torch.where(hi <= 0, upper.clamp(max=0.0), upper)
         # inf - inf is NaN: an infinite end stays where it is

@@ -8,7 +8,9 @@ from conformance.case import Case
 from conformance.materialize import values_of
 from conformance.measure import intervals, measure
 from conformance.operations import OPERATIONS, Operation
+from conformance.operations.term import Values
 from conformance.oracle.contract import NAMED, Contract, rounded
+from conformance.oracle.interval import Interval
 from conformance.properties.property import Fixed, Property, contiguous
 from conformance.rows import count
 from conformance.verdict import Status, Verdict, without_outputs
@@ -16,41 +18,43 @@ from conformance.verdict import Status, Verdict, without_outputs
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Compare with the declared contract; a case that cannot tell it from another named one is no evidence."""
-    made = perform(subject, case)
+    values = values_of(case)
+    made = perform(subject, case, values)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("contract", case, made.outcome),)
     wrong = metadata(case, made.outcome.outputs)
     if wrong:
         return (Verdict("contract", case, Status.FAILED, f"nothing to compare: {wrong}"),)
     declared = subject.adapter.contract(case.operation)
-    comparison = measure(subject, declared, case, values_of(case), made.outcome.outputs)
+    comparison = measure(subject, declared, case, values, made.outcome.outputs)
     if comparison.outside:
         reason = f"{comparison.first}; {comparison.outside} of {comparison.elements} elements outside"
         return (Verdict("contract", case, Status.FAILED, reason, comparison),)
-    blind = _indistinguishable(subject, declared, case)
+    blind = _indistinguishable(subject, declared, case, values)
     if blind:
         return (Verdict("contract", case, Status.NOT_JUDGED, f"cannot tell {declared} from {blind}"),)
     return (Verdict("contract", case, Status.PASSED, "", comparison),)
 
 
-def _indistinguishable(subject: Subject, declared: Contract, case: Case) -> str:
+def _indistinguishable(subject: Subject, declared: Contract, case: Case, values: Values) -> str:
     """A named contract whose every allowed result could be the declared one's, or nothing."""
     relevant = set(OPERATIONS[case.operation].points(case))
-    values = values_of(case)
-    rows = slice(0, count(case))
-    dtypes = {out.name: out.dtype for out in OPERATIONS[case.operation].outputs(case)}
-    ours = intervals(subject, declared, case, values, rows)
+    ours = _allowed(subject, declared, case, values)
     for name, rounds in NAMED.items():
         if rounds & relevant == declared.rounds & relevant:
             continue
-        theirs = intervals(subject, Contract(rounds, declared.depth), case, values, rows)
+        theirs = _allowed(subject, Contract(rounds, declared.depth), case, values)
         if not any(
-            bool(((b := rounded(theirs[out], dtype)).lo > (a := rounded(ours[out], dtype)).hi).any())
-            or bool((b.hi < a.lo).any())
-            for out, dtype in dtypes.items()
+            bool((b.lo > a.hi).any()) or bool((b.hi < a.lo).any()) for a, b in zip(ours, theirs, strict=True)
         ):
             return name
     return ""
+
+
+def _allowed(subject: Subject, contract: Contract, case: Case, values: Values) -> list[Interval]:
+    """What a contract allows to be stored in each output."""
+    allowed = intervals(subject, contract, case, values, slice(0, count(case)))
+    return [rounded(allowed[out.name], out.dtype) for out in OPERATIONS[case.operation].outputs(case)]
 
 
 def _cannot(subject: Subject, dtype: str) -> str:

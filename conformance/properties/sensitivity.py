@@ -5,7 +5,7 @@ A property of the suite more than of the implementation, whose part is to decide
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from conformance.adapter import Ran
 from conformance.calling import Subject, perform
@@ -15,6 +15,7 @@ from conformance.measure import intervals
 from conformance.operations import OPERATIONS, Term
 from conformance.operations.term import Values
 from conformance.oracle.contract import rounded
+from conformance.oracle.interval import Interval
 from conformance.properties.call import VALUES
 from conformance.properties.property import Property
 from conformance.rows import count
@@ -23,28 +24,32 @@ from conformance.verdict import Status, Verdict, without_outputs
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Note which terms the case would miss if they were dropped, where the implementation runs it."""
-    made = perform(subject, case)
+    values = values_of(case)
+    made = perform(subject, case, values)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("sensitivity", case, made.outcome),)
-    values = values_of(case)
+    with_all = _allowed(subject, case, case, values)
     terms = []
     for term in OPERATIONS[case.operation].terms:
         dropped = term.dropped(case, values)
         if dropped is not None:
-            terms.append((term.name, _shows(subject, case, values, dropped, term)))
+            terms.append((term.name, _shows(term, with_all, _allowed(subject, case, *dropped))))
     return (Verdict("sensitivity", case, Status.PASSED, terms=tuple(terms)),)
 
 
-def _shows(subject: Subject, case: Case, values: Values, dropped: tuple[Case, Values], term: Term) -> bool:
+def _allowed(subject: Subject, case: Case, called: Case, values: Values) -> dict[str, Interval]:
+    """What may be stored in each output of a case where another is computed, one without a term of it."""
+    allowed = intervals(subject, subject.adapter.contract(case.operation), called, values, slice(0, count(case)))
+    outputs = OPERATIONS[case.operation].outputs(case)
+    return {out.name: rounded(allowed[out.name], out.dtype) for out in outputs if out.name in allowed}
+
+
+def _shows(term: Term, with_it: Mapping[str, Interval], without: Mapping[str, Interval]) -> bool:
     """Whether some element must differ: what is allowed with the term and without it have nothing in common."""
-    contract = subject.adapter.contract(case.operation)
-    rows = slice(0, count(case))
-    with_it = intervals(subject, contract, case, values, rows)
-    without = intervals(subject, contract, *dropped, rows)
-    for output in OPERATIONS[case.operation].outputs(case):
-        if output.name not in without or (term.outputs and output.name not in term.outputs):
+    for name, theirs in without.items():
+        if term.outputs and name not in term.outputs:
             continue
-        ours, theirs = (rounded(allowed[output.name], output.dtype) for allowed in (with_it, without))
+        ours = with_it[name]
         apart = (theirs.lo > ours.hi) | (theirs.hi < ours.lo)
         if bool((apart[..., :-1] if term.elsewhere else apart).any()):
             return True

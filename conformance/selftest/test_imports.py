@@ -24,6 +24,7 @@ ORDER = (
     "adapter",
     "__init__",  # the names that adapters are written with
     "adapters",
+    "interned",
     "interpreter",
     "codegen",
     "watch",

@@ -1,0 +1,118 @@
+"""What Triton's interpreter works out anew at every operation, worked out once: half of its time.
+
+A type of blocks checks its sizes and writes its name, a tensor wraps its sizes one by one, an operation compares
+all that with another's. What comes of it follows from the sizes and the type of the elements alone: here Triton is
+asked once for each, and its answer kept. No number passes through here, so none can change.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from inspect import signature
+from typing import Any
+
+import triton.language as tl
+from triton.language.semantic import TritonSemantic
+from triton.runtime import interpreter as shipped
+
+# Triton has no types: its dtypes, handles, tensors and functions are Any, here and below.
+Dtype = Any
+Tensor = Any
+Sizes = tuple[int, ...]
+
+# what a tensor holds: the first three are given, the others follow from the sizes of its type
+OF_A_TENSOR = {"handle", "type", "dtype", "shape", "numel"}
+
+
+def numpy_types(shipped_types: Callable[[Dtype], Any]) -> Callable[[Dtype], Any]:
+    """Keep NumPy's type of each type of elements; the shipped function makes its table at every call."""
+    kept: dict[str, Any] = {}
+
+    @wraps(shipped_types)
+    def numpy_type(ty: Dtype) -> Any:
+        name = ty.scalar.name
+        if name not in kept:
+            kept[name] = shipped_types(ty)
+        return kept[name]
+
+    return numpy_type
+
+
+def block_types(shipped_init: Callable[..., None]) -> Callable[..., None]:
+    """Give a type of blocks what the first one of its elements and sizes was given."""
+    kept: dict[tuple[str, str | None, Sizes], dict[str, Any]] = {}
+
+    @wraps(shipped_init)
+    def init(self: Dtype, element_ty: Dtype, shape: Any) -> None:
+        sizes = tuple([size.value if type(size) is tl.constexpr else size for size in shape])
+        if set(map(type, sizes)) != {int} or not isinstance(shape, list | tl.tuple):
+            # none, or 1.0, which a dict finds under 1, or Python's own tuple: Triton says what it thinks of that
+            shipped_init(self, element_ty, shape)
+            return
+        key = element_ty.name, getattr(element_ty, "address_space", None), sizes
+        if key in kept:
+            self.__dict__.update(kept[key])
+        else:
+            shipped_init(self, element_ty, shape)
+            kept[key] = dict(vars(self))
+
+    return init
+
+
+def tensors(shipped_init: Callable[..., None]) -> Callable[..., None]:
+    """Give tensors of the same sizes one shape, the very same object."""
+    kept: dict[Sizes, tuple[Any, Any]] = {}
+
+    @wraps(shipped_init)
+    def init(self: Tensor, handle: Any, type: Dtype) -> None:  # noqa: A002 - Triton's name
+        sizes = tuple(type.shape.values) if type.is_block() else ()
+        if sizes in kept:
+            self.handle, self.type, self.dtype = handle, type, type.scalar
+            self.shape, self.numel = kept[sizes]
+        else:
+            shipped_init(self, handle, type)
+            kept[sizes] = self.shape, self.numel
+
+    return init
+
+
+def bind(obj: Any, name: str, member: Callable[..., Any], builder: Any, scope: Any) -> None:
+    """Let a function of the language find its rules in one call, where the shipped one takes three."""
+    function, semantic = getattr(member, "__wrapped__", member), shipped.interpreter_semantic
+
+    def bound(*args: Any, _semantic: Any = None, **kwargs: Any) -> Any:
+        return function(*args, **kwargs, _semantic=semantic)
+
+    scope.set_attr(obj, name, bound)
+
+
+class ShortSemantic(TritonSemantic):  # type: ignore[misc]  # a subclass of what has no types
+    """The language's rules, which are left out where they would return what they were given."""
+
+    def broadcast_impl_value(self, lhs: Tensor, rhs: Tensor) -> Any:
+        """Return operands of one shape as they are."""
+        return (lhs, rhs) if lhs.shape is rhs.shape else super().broadcast_impl_value(lhs, rhs)
+
+    def cast(self, input: Tensor, dst_ty: Dtype, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002 - Triton's name
+        """Return what has the type as it is."""
+        return input if input.dtype is dst_ty.scalar else super().cast(input, dst_ty, *args, **kwargs)
+
+
+def install() -> None:
+    """Take the places of what Triton's version has as known here, before the language is patched."""
+    builder = shipped.interpreter_builder
+    options = builder.options
+    if hasattr(options, "sanitize_overflow"):
+        # integers are added once more in 64 bits, to be compared in debug mode alone
+        builder.options = replace(options, sanitize_overflow=options.sanitize_overflow and options.debug)
+    shipped._get_np_dtype = numpy_types(shipped._get_np_dtype)
+    pair = tl.block_type(tl.float32, [2])
+    if vars(tl.tensor(None, pair)).keys() == OF_A_TENSOR:
+        tl.tensor.__init__ = tensors(tl.tensor.__init__)
+    tl.block_type.__init__ = block_types(tl.block_type.__init__)
+    if vars(pair.to_ir(builder)) == vars(pair):
+        # the interpreter's types are the language's
+        tl.block_type.to_ir = lambda self, _builder: self
+    shipped.interpreter_semantic.__class__ = ShortSemantic
+    if signature(shipped._patch_attr).parameters.keys() == signature(bind).parameters.keys():
+        shipped._patch_attr = bind

@@ -1,0 +1,155 @@
+"""What is kept of Triton's interpreter is what Triton would have made anew."""
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("this process compiles its kernels: it cannot interpret them", allow_module_level=True)
+
+import triton
+import triton.language as tl
+from triton.language.semantic import TritonSemantic
+from triton.runtime import interpreter as shipped
+
+from conformance import interned, interpreter
+
+ELEMENTS = (
+    tl.int1,
+    tl.int32,
+    tl.float32,
+    tl.bfloat16,
+    tl.float8e4nv,
+    tl.pointer_type(tl.float32),
+    tl.pointer_type(tl.float32, "shared"),
+    tl.pointer_type(tl.float32, const=True),
+)
+NAMES = [f"{ty} {getattr(ty, 'address_space', '')}".strip() for ty in ELEMENTS]
+SHAPES = ([16], [4, 8], [tl.constexpr(4), 8], tl.tuple([8, 4]), [1, 1, 2])
+
+
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    interpreter.install()
+
+
+def as_shipped(kind: Any, *given: Any) -> dict[str, Any]:
+    """Return what Triton itself gives to an object."""
+    made = object.__new__(kind)
+    kind.__init__.__wrapped__(made, *given)
+    attributes: dict[str, Any] = vars(made)
+    return attributes
+
+
+def of(ty: Any) -> Any:
+    """Return a tensor without elements to speak of."""
+    return tl.tensor(None, ty)
+
+
+def test_everything_is_in_place() -> None:
+    """This Triton is one whose every part is known: nothing was left as it is."""
+    classes = (tl.block_type, tl.tensor)
+
+    assert all(hasattr(kind.__init__, "__wrapped__") for kind in classes)
+    assert isinstance(shipped.interpreter_semantic, interned.ShortSemantic)
+    assert shipped._patch_attr is interned.bind
+    assert tl.block_type(tl.int1, [2]).to_ir(shipped.interpreter_builder).shape[0] == 2
+
+
+@pytest.mark.parametrize("element", ELEMENTS, ids=NAMES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_type_is_as_triton_makes_it(element: Any, shape: Any) -> None:
+    """The first and the second of its kind, whatever came between."""
+    first, between, second = (tl.block_type(ty, shape) for ty in (element, tl.int64, element))
+
+    assert as_shipped(tl.block_type, element, shape) == vars(first) == vars(second)
+    assert vars(between) == as_shipped(tl.block_type, tl.int64, shape)
+    assert vars(second.to_ir(shipped.interpreter_builder)) == vars(second)
+    if element.is_ptr():
+        assert element.address_space == second.element_ty.address_space
+        assert element.const == second.element_ty.const
+
+
+@pytest.mark.parametrize("shape", [[], [3], [16.0], [1.0], [tl.constexpr(16.0)], [2**20, 2], (16,)], ids=str)
+def test_what_triton_refuses_stays_refused(shape: Any) -> None:
+    """Also where an equal size was kept, and when it is asked for again."""
+    tl.block_type(tl.float32, [1])
+    tl.block_type(tl.float32, [16])
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError, AssertionError)):
+            tl.block_type(tl.float32, shape)
+
+
+@pytest.mark.parametrize("element", ELEMENTS, ids=NAMES)
+def test_a_tensor_is_as_triton_makes_it(element: Any) -> None:
+    """Of scalars and blocks, with what it was given and what follows from its sizes."""
+    for ty in (element, tl.block_type(element, [4, 8]), tl.block_type(element, [8, 4])):
+        for handle in ("one", "two"):
+            made, want = vars(tl.tensor(handle, ty)), as_shipped(tl.tensor, handle, ty)
+
+            assert interned.OF_A_TENSOR == made.keys() == want.keys()
+            assert [made[name] for name in ("handle", "type", "dtype")] == [handle, ty, ty.scalar]
+            assert [size.value for size in want["shape"]] == [size.value for size in made["shape"]]
+            assert made["numel"].value == want["numel"].value
+
+
+def test_one_shape_is_one_object_and_another_is_not() -> None:
+    """Whatever the elements: the shortcut of a broadcast asks for nothing else."""
+    four, other = of(tl.block_type(tl.int32, [4])), of(tl.block_type(tl.float32, [4]))
+    wide = of(tl.block_type(tl.int32, [4, 1]))
+
+    assert four.shape is other.shape
+    assert four.shape is not wide.shape
+    assert of(tl.int32).shape is of(tl.float32).shape
+
+
+@pytest.mark.parametrize("shapes", [((4,), (4,)), ((4, 1), (1, 8)), ((4, 8), (8,)), ((4,), ()), ((), ())], ids=str)
+def test_operands_are_broadcast_as_triton_does_it(shapes: tuple[tuple[int, ...], ...]) -> None:
+    """Operands of one shape, of two, of unlike ranks, a block and a scalar."""
+    builder = shipped.interpreter_builder
+    lhs, rhs = (
+        tl.full(list(shape), 3, tl.int32) if shape else tl.tensor(builder.get_int32(3), tl.int32)
+        for shape in shapes
+    )
+    shipped_rules = TritonSemantic(builder)
+    for got, want in zip(
+        shipped.interpreter_semantic.broadcast_impl_value(lhs, rhs),
+        shipped_rules.broadcast_impl_value(lhs, rhs),
+        strict=True,
+    ):
+        assert want.type == got.type
+        assert (want.handle.data == got.handle.data).all()
+        assert want.handle.data.shape == got.handle.data.shape
+
+
+def test_only_what_has_the_type_is_not_cast() -> None:
+    """A cast to another type gives another tensor."""
+    x = tl.full([4], 3, tl.int32)
+
+    assert x.to(tl.int32) is x
+    assert x.to(tl.int64).dtype == tl.int64
+    assert x.to(tl.float32).handle.data.tolist() == [3.0] * 4
+
+
+def test_numpy_types_are_those_of_triton() -> None:
+    """Of elements, of blocks of them and of pointers, the first time and later."""
+    lookup = shipped._get_np_dtype
+    for element in (*ELEMENTS, *ELEMENTS):
+        for ty in (element, tl.block_type(element, [2])):
+            assert lookup.__wrapped__(ty) == lookup(ty)
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton has no types
+def double_kernel(out_ptr: Any, number: Any) -> None:
+    """Store twice an argument."""
+    tl.store(out_ptr, number + number)
+
+
+def test_integers_wrap() -> None:
+    """As on a GPU, and as the interpreter did when it looked for overflows and told nobody."""
+    out = torch.zeros(1, dtype=torch.int32)
+    double_kernel[(1,)](out, 2**30)
+
+    assert out.item() == -(2**31)
