@@ -56,17 +56,30 @@ def quotients(
     scale,  # [groups, 1] fp32: what ``scales`` returns
     OF: tl.constexpr,  # the dtype that y was rounded to
 ):
-    """Return ``y / scale``, rounded to nearest."""
+    """Return ``y / scale``, rounded to nearest, or of bf16 so nearly that fp8 makes the same value of it.
+
+    Of bf16 it is a product with a reciprocal in two parts, two instructions in place of three. It is rounded to
+    nearest where the second part is a normal number: for scales up to 2**105, and quotients from 2**-105 on. With
+    larger scales it may be the other of the two numbers of fp32 that a quotient lies between; but that no quotient
+    then is near enough to the middle of two numbers of fp8 was counted, for every mantissa of both.
+    """
+    # with an infinite scale the product is right as it is, and what it is off by would be NaN
+    divisor = tl.where(scale == float("inf"), 0.0, scale)
     if OF == tl.bfloat16:
-        # within 2**-21, which is enough: of bf16 numbers and the scales that those have no quotient is nearer than
-        # 2**-40 to the middle of two numbers of fp32, and only there would rounding go wrong
         root = tl.rsqrt(scale)
-        inverse = root * root
+        # too small by more than the root may be off, for then the rest is not negative: zeros keep their signs
+        inverse = root * (root * (1.0 - 2.0**-20))
+        lacking = tl.fma(divisor * -1.0, inverse, 1.0)
+        # 1 / scale is inverse / (1 - lacking). All of this loses less than 2**-41, which is enough: of bf16
+        # numbers and the scales that those have no quotient is nearer than 2**-40 to the middle of two numbers of
+        # fp32, and only there would rounding go wrong
+        rest = inverse * tl.fma(lacking, lacking, lacking)
+        inverses = tl.broadcast_to(of_lines(inverse, y.shape[0]), y.shape)
+        quotient = tl.fma(y, inverses, y * of_lines(rest, y.shape[0]))
     else:
         inverse = tl.div_rn(1.0, scale)
-    # with an infinite scale the product is right as it is, and what it is too large by would be NaN
-    divisor = tl.where(scale == float("inf"), 0.0, scale)
-    return divided(y, of_lines(divisor, y.shape[0]), of_lines(inverse, y.shape[0]))
+        quotient = divided(y, of_lines(divisor, y.shape[0]), of_lines(inverse, y.shape[0]))
+    return quotient
 
 
 @triton.jit
