@@ -8,6 +8,7 @@ import triton.language as tl
 
 from normkernels.fp8 import FLOOR, Quantisation
 from normkernels.kernels.plans import Cut
+from normkernels.kernels.row_norm import INTERPRETED
 
 
 @triton.jit
@@ -96,6 +97,25 @@ def scales(
 
 
 @triton.jit
+def larger(a, b):
+    """Return the larger number, or NaN where there is one."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def largest_magnitude(y):  # [lines, block] fp32 -> [lines, 1]
+    """Return the largest magnitude of every line, NaN where it has one; ``tl.max`` would lose it."""
+    if INTERPRETED:
+        # as integers, magnitudes keep their order and NaN is the largest
+        bits = tl.max(y.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1, keep_dims=True)
+        amax = bits.to(tl.float32, bitcast=True)
+    else:
+        # one instruction, of magnitudes as of numbers
+        amax = tl.reduce(tl.abs(y), 1, larger, keep_dims=True)
+    return amax
+
+
+@triton.jit
 def quantise(
     y,  # [lines, block] fp32, zero in the padding
     OF: tl.constexpr,  # the dtype that y was rounded to
@@ -111,14 +131,12 @@ def quantise(
     ``scale >= amax / FP8_MAX * (1 - 2**-24)``, so that a quotient is at most the fp32 number after ``FP8_MAX``,
     which conversion rounds to ``FP8_MAX``. With an infinite amax it is NaN or zero.
     """
-    # as integers, magnitudes keep their order and NaN is the largest: tl.max of floats would lose it
-    magnitude = y.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    amax = tl.max(magnitude, axis=1, keep_dims=True)
+    amax = largest_magnitude(y)
     if SCALED > 1:
         # of the lines' own largest, and not of their elements regrouped: those may lie in lanes apart, where
         # Triton 3.6 does not find the largest
-        amax = tl.max(tl.reshape(amax, [y.shape[0] // SCALED, SCALED]), axis=1, keep_dims=True)
-    scale = scales(amax.to(tl.float32, bitcast=True), FLOOR, FP8_MAX)
+        amax = largest_magnitude(tl.reshape(amax, [y.shape[0] // SCALED, SCALED]))
+    scale = scales(amax, FLOOR, FP8_MAX)
     return quotients(y, scale, OF), scale
 
 
