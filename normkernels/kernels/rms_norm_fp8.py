@@ -11,7 +11,15 @@ from normkernels.fp8 import Quantisation
 from normkernels.kernels.plans import Cut, Plan
 from normkernels.kernels.quantise import block_columns, quantise, quantise_args
 from normkernels.kernels.row_norm import rounded_sum, rounding_points, row_norm, widened
-from normkernels.kernels.tiles import all_at_once, column_pointers, kernel, rows_of, tile_args, tile_pointers
+from normkernels.kernels.tiles import (
+    all_at_once,
+    column_pointers,
+    kernel,
+    rows_of,
+    strided,
+    tile_args,
+    tile_pointers,
+)
 from normkernels.launch import Launched, launch
 
 
@@ -156,11 +164,11 @@ def rms_norm_fp8_kernel(
     )
     tl.store(out_at, values.to(out_ptr.dtype.element_ty), mask=mask)
 
-    line = tl.program_id(0).to(tl.int64) * LINES + tl.arange(0, LINES)[:, None]
-    row = line // GROUPS
+    line = tl.arange(0, LINES)[:, None]
+    row, there = rows_of(line // GROUPS, n_rows, ROWS)
     group = line % GROUPS
-    scale_at = scale_ptr + row * scale_row_stride + group * scale_group_stride
-    tl.store(scale_at, scale, mask=(row < n_rows) & (group * GROUP < WIDTH))
+    scale_at = scale_ptr + strided(row, scale_row_stride) + strided(group, scale_group_stride)
+    tl.store(scale_at, scale, mask=there & (group * GROUP < WIDTH))
 
 
 def rms_norm_fp8_fwd(

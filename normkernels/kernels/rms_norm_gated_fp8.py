@@ -13,7 +13,7 @@ from normkernels.kernels.plans import Cut, Plan
 from normkernels.kernels.quantise import block_columns, quantise, quantise_args
 from normkernels.kernels.rms_norm_gated import gated_norm
 from normkernels.kernels.row_norm import rounding_points, widened
-from normkernels.kernels.tiles import column_pointers, kernel, rows_of, tile_args, tile_pointers
+from normkernels.kernels.tiles import column_pointers, kernel, rows_of, strided, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
 
@@ -157,13 +157,13 @@ def rms_norm_gated_fp8_kernel(
     )
     tl.store(out_at, values.to(out_ptr.dtype.element_ty), mask=mask)
 
-    scaled = tl.program_id(0).to(tl.int64) * (ROWS * SCALES) + tl.arange(0, ROWS * SCALES)[:, None]
-    row = scaled // SCALES
+    scaled = tl.arange(0, ROWS * SCALES)[:, None]
+    row, present = rows_of(scaled // SCALES, n_rows, ROWS)
     group = scaled % SCALES
     # spans that are several are whole groups, each of them
-    before = row % SPANS * ((SPAN + GROUP - 1) // GROUP)
-    scale_at = scale_ptr + row // SPANS * scale_row_stride + (before + group) * scale_group_stride
-    tl.store(scale_at, scale, mask=(row < n_rows) & (group * GROUP < SPAN))
+    of_row = row % SPANS * ((SPAN + GROUP - 1) // GROUP) + group.to(row.dtype)
+    scale_at = scale_ptr + strided(row // SPANS, scale_row_stride) + strided(of_row, scale_group_stride)
+    tl.store(scale_at, scale, mask=present & (group * GROUP < SPAN))
 
 
 def rms_norm_gated_fp8_fwd(
