@@ -15,6 +15,7 @@ from normkernels.kernels.tiles import (
     all_at_once,
     column_pointers,
     kernel,
+    outer_rows,
     rows_of,
     strided,
     tile_args,
@@ -45,6 +46,8 @@ def rms_norm_fp8_kernel(
     # of calls whose leading sizes do not collapse, or whose columns lie apart
     size_1,
     size_2,
+    size_2_inverse,
+    size_2_shift,
     x_stride_0,
     x_stride_1,
     x_col_stride,
@@ -85,12 +88,14 @@ def rms_norm_fp8_kernel(
     cols, exists = block_columns(GROUP, BLOCK_LEVELS, LEVELS)
     mask = there & exists & (cols < WIDTH)
 
+    outer = outer_rows(row, size_2, size_2_inverse, size_2_shift, LEADING)
     x_at = tile_pointers(
-        x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
+        x_ptr, row, outer, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
     )
     residual_at = tile_pointers(
         residual_ptr,
         row,
+        outer,
         cols,
         size_1,
         size_2,
@@ -124,6 +129,7 @@ def rms_norm_fp8_kernel(
         sum_at = tile_pointers(
             sum_ptr,
             row,
+            outer,
             cols,
             size_1,
             size_2,
@@ -139,7 +145,18 @@ def rms_norm_fp8_kernel(
     y = row_norm(widened(x), weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS).to(x_ptr.dtype.element_ty)
     if UNQUANTISED:
         y_at = tile_pointers(
-            y_ptr, row, cols, size_1, size_2, y_stride_0, y_stride_1, y_stride_2, y_col_stride, LEADING, ACCESS
+            y_ptr,
+            row,
+            outer,
+            cols,
+            size_1,
+            size_2,
+            y_stride_0,
+            y_stride_1,
+            y_stride_2,
+            y_col_stride,
+            LEADING,
+            ACCESS,
         )
         tl.store(y_at, y, mask=mask)
 
@@ -152,6 +169,7 @@ def rms_norm_fp8_kernel(
     out_at = tile_pointers(
         out_ptr,
         row,
+        outer,
         cols,
         size_1,
         size_2,
