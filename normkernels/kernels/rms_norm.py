@@ -118,8 +118,8 @@ def rms_norm_kernel(
         if RESIDUAL:
             residual = tl.load(residual_at, mask=mask, other=0.0, eviction_policy=STAYS)
         if WEIGHT and not TWICE:
-            # not masked by rows: those of one thread then share it
-            weight = tl.load(weight_at, mask=cols < WIDTH, other=0.0)
+            # not masked by rows: those of one thread then share it. It stays in L1 for the programs to come
+            weight = tl.load(weight_at, mask=cols < WIDTH, other=0.0, eviction_policy="evict_last")
 
     if RESIDUAL:
         x = rounded_sum(x, residual, sum_ptr.dtype.element_ty)
