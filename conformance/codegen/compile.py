@@ -33,7 +33,7 @@ Row = dict[str, Any]  # one line of output
 # A number of rows is 1, a multiple of 16, or neither.
 BATCHES = (1, 15, 16, 17)
 # Below so many rows, the first at which any plan begins, one row is of the same plan.
-FEW = 512
+FEW = 128
 # Where rows begin, and what lies between them, in elements.
 GAPS = ((0, 1), (0, 3), (0, 16), (1, 16))
 STARTS = (0, 1, 3, 16)

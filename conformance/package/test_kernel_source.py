@@ -80,7 +80,7 @@ def narrow_program_ids(function: ast.FunctionDef) -> list[str]:
 def foreign_calls(function: ast.FunctionDef) -> list[str]:
     """Return calls that the interpreter cannot run, or that fuse or order a sum in their own way."""
     text = ast.unparse(function)
-    exact_quotients = function.name == "divided"
+    exact_quotients = function.name in {"divided", "quotients"}
     words = ("libdevice", "inline_asm", "tl.dot", *(() if exact_quotients else ("tl.fma",)))
     return [word for word in words if word in text]
 

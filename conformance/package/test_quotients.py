@@ -89,7 +89,7 @@ def test_every_quotient_of_bf16_is_rounded_to_nearest(largest: float) -> None:
 
 @pytest.mark.parametrize("largest", LARGEST)
 def test_no_quotient_of_bf16_is_near_the_middle_of_two_numbers(largest: float) -> None:
-    """What lets its reciprocals be inexact: more than 2**-40 of its size, of which they lose less than 2**-42."""
+    """What lets its reciprocals be inexact: more than 2**-40 of its size, of which they lose less than 2**-41."""
     amax = np.append(np.arange(128, 256, dtype=np.float32), np.float32(FLOOR))
     # whole numbers of 24 bits, and quotients as ones of 25, of which the odd ones are in the middle
     scale = (np.frexp(amax / np.float32(largest))[0] * 2.0**24).astype(np.int64)[:, None]
@@ -99,6 +99,23 @@ def test_no_quotient_of_bf16_is_near_the_middle_of_two_numbers(largest: float) -
     middle = (y // scale | 1) * scale
 
     assert (abs(y - middle) > middle * 2.0**-40).all()
+
+
+@pytest.mark.parametrize("dtype", MAX)
+@pytest.mark.parametrize("exponent", [-34, 104, 112, 119, 120, 124, 127])
+def test_every_value_is_the_one_of_a_division(exponent: int, dtype: torch.dtype) -> None:
+    """Bf16 numbers of 16 magnitudes by the scales of all mantissas, also where quotients may be the next number."""
+    mantissas = (1 + torch.arange(128) / 128).double()
+    amax = (mantissas * 2.0**exponent).float().clamp(min=FLOOR)[:, None]
+    y = (mantissas * 2.0 ** (exponent - torch.arange(16.0).double()[:, None])).float().reshape(1, -1)
+    y = torch.where(y > amax, 0.0, y)
+    y = torch.cat([y, -y], 1)
+    scale = amax[:, 0] / MAX[dtype]
+
+    want, got = y / scale[:, None], divided(y, scale, torch.bfloat16)
+
+    # neither is beyond the largest value by more than its last bit
+    assert torch.equal(*(q.clamp(-MAX[dtype], MAX[dtype]).to(dtype).view(torch.uint8) for q in (want, got)))
 
 
 @pytest.mark.parametrize("largest", LARGEST)

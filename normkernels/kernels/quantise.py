@@ -8,6 +8,7 @@ import triton.language as tl
 
 from normkernels.fp8 import FLOOR, Quantisation
 from normkernels.kernels.plans import Cut
+from normkernels.kernels.row_norm import INTERPRETED
 
 
 @triton.jit
@@ -56,17 +57,30 @@ def quotients(
     scale,  # [groups, 1] fp32: what ``scales`` returns
     OF: tl.constexpr,  # the dtype that y was rounded to
 ):
-    """Return ``y / scale``, rounded to nearest."""
+    """Return ``y / scale``, rounded to nearest, or of bf16 so nearly that fp8 makes the same value of it.
+
+    Of bf16 it is a product with a reciprocal in two parts, two instructions in place of three. It is rounded to
+    nearest where the second part is a normal number: for scales up to 2**105, and quotients from 2**-105 on. With
+    larger scales it may be the other of the two numbers of fp32 that a quotient lies between; but that no quotient
+    then is near enough to the middle of two numbers of fp8 was counted, for every mantissa of both.
+    """
+    # with an infinite scale the product is right as it is, and what it is off by would be NaN
+    divisor = tl.where(scale == float("inf"), 0.0, scale)
     if OF == tl.bfloat16:
-        # within 2**-21, which is enough: of bf16 numbers and the scales that those have no quotient is nearer than
-        # 2**-40 to the middle of two numbers of fp32, and only there would rounding go wrong
         root = tl.rsqrt(scale)
-        inverse = root * root
+        # too small by more than the root may be off, for then the rest is not negative: zeros keep their signs
+        inverse = root * (root * (1.0 - 2.0**-20))
+        lacking = tl.fma(divisor * -1.0, inverse, 1.0)
+        # 1 / scale is inverse / (1 - lacking). All of this loses less than 2**-41, which is enough: of bf16
+        # numbers and the scales that those have no quotient is nearer than 2**-40 to the middle of two numbers of
+        # fp32, and only there would rounding go wrong
+        rest = inverse * tl.fma(lacking, lacking, lacking)
+        inverses = tl.broadcast_to(of_lines(inverse, y.shape[0]), y.shape)
+        quotient = tl.fma(y, inverses, y * of_lines(rest, y.shape[0]))
     else:
         inverse = tl.div_rn(1.0, scale)
-    # with an infinite scale the product is right as it is, and what it is too large by would be NaN
-    divisor = tl.where(scale == float("inf"), 0.0, scale)
-    return divided(y, of_lines(divisor, y.shape[0]), of_lines(inverse, y.shape[0]))
+        quotient = divided(y, of_lines(divisor, y.shape[0]), of_lines(inverse, y.shape[0]))
+    return quotient
 
 
 @triton.jit
@@ -80,6 +94,25 @@ def scales(
     amax = tl.where(amax < FLOOR, FLOOR, amax)
     # as with an infinite scale
     return tl.where(amax == float("inf"), amax, divided(amax, FP8_MAX, 1.0 / FP8_MAX))
+
+
+@triton.jit
+def larger(a, b):
+    """Return the larger number, or NaN where there is one."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def largest_magnitude(y):  # [lines, block] fp32 -> [lines, 1]
+    """Return the largest magnitude of every line, NaN where it has one; ``tl.max`` would lose it."""
+    if INTERPRETED:
+        # as integers, magnitudes keep their order and NaN is the largest
+        bits = tl.max(y.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1, keep_dims=True)
+        amax = bits.to(tl.float32, bitcast=True)
+    else:
+        # one instruction, of magnitudes as of numbers
+        amax = tl.reduce(tl.abs(y), 1, larger, keep_dims=True)
+    return amax
 
 
 @triton.jit
@@ -98,14 +131,12 @@ def quantise(
     ``scale >= amax / FP8_MAX * (1 - 2**-24)``, so that a quotient is at most the fp32 number after ``FP8_MAX``,
     which conversion rounds to ``FP8_MAX``. With an infinite amax it is NaN or zero.
     """
-    # as integers, magnitudes keep their order and NaN is the largest: tl.max of floats would lose it
-    magnitude = y.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    amax = tl.max(magnitude, axis=1, keep_dims=True)
+    amax = largest_magnitude(y)
     if SCALED > 1:
         # of the lines' own largest, and not of their elements regrouped: those may lie in lanes apart, where
         # Triton 3.6 does not find the largest
-        amax = tl.max(tl.reshape(amax, [y.shape[0] // SCALED, SCALED]), axis=1, keep_dims=True)
-    scale = scales(amax.to(tl.float32, bitcast=True), FLOOR, FP8_MAX)
+        amax = largest_magnitude(tl.reshape(amax, [y.shape[0] // SCALED, SCALED]))
+    scale = scales(amax, FLOOR, FP8_MAX)
     return quotients(y, scale, OF), scale
 
 

@@ -10,7 +10,15 @@ import triton.language as tl
 
 from normkernels.kernels.plans import Plan
 from normkernels.kernels.row_norm import inverse_rms, normed, rounded_sum, rounding_points, widened
-from normkernels.kernels.tiles import all_at_once, column_pointers, kernel, rows_of, tile_args, tile_pointers
+from normkernels.kernels.tiles import (
+    all_at_once,
+    column_pointers,
+    kernel,
+    outer_rows,
+    rows_of,
+    tile_args,
+    tile_pointers,
+)
 from normkernels.launch import Launched, launch
 
 
@@ -31,6 +39,8 @@ def rms_norm_kernel(
     # of calls whose leading sizes do not collapse, or whose columns lie apart
     size_1,
     size_2,
+    size_2_inverse,
+    size_2_shift,
     x_stride_0,
     x_stride_1,
     x_col_stride,
@@ -63,12 +73,14 @@ def rms_norm_kernel(
     cols = tl.arange(0, BLOCK)[None, :].to(tl.int64)
     mask = there & (cols < WIDTH)
 
+    outer = outer_rows(row, size_2, size_2_inverse, size_2_shift, LEADING)
     x_at = tile_pointers(
-        x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
+        x_ptr, row, outer, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
     )
     residual_at = tile_pointers(
         residual_ptr,
         row,
+        outer,
         cols,
         size_1,
         size_2,
@@ -82,6 +94,7 @@ def rms_norm_kernel(
     sum_at = tile_pointers(
         sum_ptr,
         row,
+        outer,
         cols,
         size_1,
         size_2,
@@ -105,8 +118,8 @@ def rms_norm_kernel(
         if RESIDUAL:
             residual = tl.load(residual_at, mask=mask, other=0.0, eviction_policy=STAYS)
         if WEIGHT and not TWICE:
-            # not masked by rows: those of one thread then share it
-            weight = tl.load(weight_at, mask=cols < WIDTH, other=0.0)
+            # not masked by rows: those of one thread then share it. It stays in L1 for the programs to come
+            weight = tl.load(weight_at, mask=cols < WIDTH, other=0.0, eviction_policy="evict_last")
 
     if RESIDUAL:
         x = rounded_sum(x, residual, sum_ptr.dtype.element_ty)
@@ -129,6 +142,7 @@ def rms_norm_kernel(
     out_at = tile_pointers(
         out_ptr,
         row,
+        outer,
         cols,
         size_1,
         size_2,

@@ -11,7 +11,16 @@ from normkernels.fp8 import Quantisation
 from normkernels.kernels.plans import Cut, Plan
 from normkernels.kernels.quantise import block_columns, quantise, quantise_args
 from normkernels.kernels.row_norm import rounded_sum, rounding_points, row_norm, widened
-from normkernels.kernels.tiles import all_at_once, column_pointers, kernel, rows_of, tile_args, tile_pointers
+from normkernels.kernels.tiles import (
+    all_at_once,
+    column_pointers,
+    kernel,
+    outer_rows,
+    rows_of,
+    strided,
+    tile_args,
+    tile_pointers,
+)
 from normkernels.launch import Launched, launch
 
 
@@ -37,6 +46,8 @@ def rms_norm_fp8_kernel(
     # of calls whose leading sizes do not collapse, or whose columns lie apart
     size_1,
     size_2,
+    size_2_inverse,
+    size_2_shift,
     x_stride_0,
     x_stride_1,
     x_col_stride,
@@ -77,12 +88,14 @@ def rms_norm_fp8_kernel(
     cols, exists = block_columns(GROUP, BLOCK_LEVELS, LEVELS)
     mask = there & exists & (cols < WIDTH)
 
+    outer = outer_rows(row, size_2, size_2_inverse, size_2_shift, LEADING)
     x_at = tile_pointers(
-        x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
+        x_ptr, row, outer, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
     )
     residual_at = tile_pointers(
         residual_ptr,
         row,
+        outer,
         cols,
         size_1,
         size_2,
@@ -116,6 +129,7 @@ def rms_norm_fp8_kernel(
         sum_at = tile_pointers(
             sum_ptr,
             row,
+            outer,
             cols,
             size_1,
             size_2,
@@ -131,7 +145,18 @@ def rms_norm_fp8_kernel(
     y = row_norm(widened(x), weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS).to(x_ptr.dtype.element_ty)
     if UNQUANTISED:
         y_at = tile_pointers(
-            y_ptr, row, cols, size_1, size_2, y_stride_0, y_stride_1, y_stride_2, y_col_stride, LEADING, ACCESS
+            y_ptr,
+            row,
+            outer,
+            cols,
+            size_1,
+            size_2,
+            y_stride_0,
+            y_stride_1,
+            y_stride_2,
+            y_col_stride,
+            LEADING,
+            ACCESS,
         )
         tl.store(y_at, y, mask=mask)
 
@@ -144,6 +169,7 @@ def rms_norm_fp8_kernel(
     out_at = tile_pointers(
         out_ptr,
         row,
+        outer,
         cols,
         size_1,
         size_2,
@@ -156,11 +182,11 @@ def rms_norm_fp8_kernel(
     )
     tl.store(out_at, values.to(out_ptr.dtype.element_ty), mask=mask)
 
-    line = tl.program_id(0).to(tl.int64) * LINES + tl.arange(0, LINES)[:, None]
-    row = line // GROUPS
+    line = tl.arange(0, LINES)[:, None]
+    row, there = rows_of(line // GROUPS, n_rows, ROWS)
     group = line % GROUPS
-    scale_at = scale_ptr + row * scale_row_stride + group * scale_group_stride
-    tl.store(scale_at, scale, mask=(row < n_rows) & (group * GROUP < WIDTH))
+    scale_at = scale_ptr + strided(row, scale_row_stride) + strided(group, scale_group_stride)
+    tl.store(scale_at, scale, mask=there & (group * GROUP < WIDTH))
 
 
 def rms_norm_fp8_fwd(

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from normkernels.kernels.plans import Plan
 from normkernels.kernels.row_norm import rounding_points, row_norm
-from normkernels.kernels.tiles import column_pointers, kernel, rows_of, tile_args, tile_pointers
+from normkernels.kernels.tiles import column_pointers, kernel, outer_rows, rows_of, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
 
 # of base 2, in which GPUs have their exponential
@@ -132,6 +132,8 @@ def rms_norm_gated_kernel(
     n_groups,
     size_1,
     size_2,
+    size_2_inverse,
+    size_2_shift,
     x_stride_0,
     x_stride_1,
     x_col_stride,
@@ -160,12 +162,14 @@ def rms_norm_gated_kernel(
     cols = tl.arange(0, BLOCK)[None, :].to(tl.int64)
     mask = there & (cols < WIDTH)
 
+    outer = outer_rows(row, size_2, size_2_inverse, size_2_shift, LEADING)
     x_at = tile_pointers(
-        x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
+        x_ptr, row, outer, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
     )
     gate_at = tile_pointers(
         gate_ptr,
         row,
+        outer,
         cols,
         size_1,
         size_2,
@@ -203,6 +207,7 @@ def rms_norm_gated_kernel(
     out_at = tile_pointers(
         out_ptr,
         row,
+        outer,
         cols,
         size_1,
         size_2,

@@ -13,7 +13,15 @@ from normkernels.kernels.plans import Cut, Plan
 from normkernels.kernels.quantise import block_columns, quantise, quantise_args
 from normkernels.kernels.rms_norm_gated import gated_norm
 from normkernels.kernels.row_norm import rounding_points, widened
-from normkernels.kernels.tiles import column_pointers, kernel, rows_of, tile_args, tile_pointers
+from normkernels.kernels.tiles import (
+    column_pointers,
+    kernel,
+    outer_rows,
+    rows_of,
+    strided,
+    tile_args,
+    tile_pointers,
+)
 from normkernels.launch import Launched, launch
 
 
@@ -36,6 +44,8 @@ def rms_norm_gated_fp8_kernel(
     # of calls whose leading sizes do not collapse, or whose columns lie apart
     size_1,
     size_2,
+    size_2_inverse,
+    size_2_shift,
     x_stride_0,
     x_stride_1,
     x_col_stride,
@@ -93,12 +103,14 @@ def rms_norm_gated_fp8_kernel(
         there = there & (first + cols < N)
     mask = present & there
 
+    outer = outer_rows(row, size_2, size_2_inverse, size_2_shift, LEADING)
     x_at = tile_pointers(
-        x_ptr, row, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
+        x_ptr, row, outer, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
     )
     gate_at = tile_pointers(
         gate_ptr,
         row,
+        outer,
         cols,
         size_1,
         size_2,
@@ -129,7 +141,18 @@ def rms_norm_gated_fp8_kernel(
     ).to(x_ptr.dtype.element_ty)
     if UNQUANTISED:
         y_at = tile_pointers(
-            y_ptr, row, cols, size_1, size_2, y_stride_0, y_stride_1, y_stride_2, y_col_stride, LEADING, ACCESS
+            y_ptr,
+            row,
+            outer,
+            cols,
+            size_1,
+            size_2,
+            y_stride_0,
+            y_stride_1,
+            y_stride_2,
+            y_col_stride,
+            LEADING,
+            ACCESS,
         )
         tl.store(y_at, y, mask=mask)
 
@@ -144,6 +167,7 @@ def rms_norm_gated_fp8_kernel(
     out_at = tile_pointers(
         out_ptr,
         row,
+        outer,
         cols,
         size_1,
         size_2,
@@ -157,13 +181,13 @@ def rms_norm_gated_fp8_kernel(
     )
     tl.store(out_at, values.to(out_ptr.dtype.element_ty), mask=mask)
 
-    scaled = tl.program_id(0).to(tl.int64) * (ROWS * SCALES) + tl.arange(0, ROWS * SCALES)[:, None]
-    row = scaled // SCALES
+    scaled = tl.arange(0, ROWS * SCALES)[:, None]
+    row, present = rows_of(scaled // SCALES, n_rows, ROWS)
     group = scaled % SCALES
     # spans that are several are whole groups, each of them
-    before = row % SPANS * ((SPAN + GROUP - 1) // GROUP)
-    scale_at = scale_ptr + row // SPANS * scale_row_stride + (before + group) * scale_group_stride
-    tl.store(scale_at, scale, mask=(row < n_rows) & (group * GROUP < SPAN))
+    of_row = row % SPANS * ((SPAN + GROUP - 1) // GROUP) + group.to(row.dtype)
+    scale_at = scale_ptr + strided(row // SPANS, scale_row_stride) + strided(of_row, scale_group_stride)
+    tl.store(scale_at, scale, mask=present & (group * GROUP < SPAN))
 
 
 def rms_norm_gated_fp8_fwd(

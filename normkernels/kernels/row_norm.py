@@ -27,8 +27,9 @@ def widened(values):
     return wide
 
 
-# Triton's interpreter, as shipped, adds bf16 as if its bits were integers.
-_INTERPRETED = tl.constexpr(not isinstance(widened, triton.JITFunction))
+# Triton's interpreter, as shipped, adds bf16 as if its bits were integers; and what it reduces by a function of
+# ours it reduces an element at a time.
+INTERPRETED = tl.constexpr(not isinstance(widened, triton.JITFunction))
 
 
 @triton.jit
@@ -39,7 +40,7 @@ def rounded_sum(x, residual, TO: tl.constexpr):
     with nothing to widen: to round to the 24 bits of fp32 first changes nothing, for they are at least 2p + 2
     (Figueroa 1995).
     """
-    if x.dtype == residual.dtype and x.dtype == TO and not _INTERPRETED:
+    if x.dtype == residual.dtype and x.dtype == TO and not INTERPRETED:
         total = x + residual
     else:
         total = (widened(x) + widened(residual)).to(TO)

@@ -1,0 +1,71 @@
+"""The quotient of a row by the innermost leading size, which is made without a division, is that of one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from conformance.package.gated_calls import DEVICE
+from normkernels.kernels.tiles import inverse, outer_rows
+
+ROWS = 2**31  # one more than the last that has 32 bits
+# small ones, heads of models, primes, both neighbours of powers of two, and all that fit
+SIZES = [1, 2, 3, 5, 7, 24, 32, 36, 641, 1000, 4095, 4096, 4097, 65537, 10**6 + 3, 2**30 - 1, 2**30 + 1, ROWS - 1]
+BLOCK = 4096
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def outer_kernel(row_ptr, out_ptr, size, size_inverse, size_shift, WIDE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Write the quotients of ``BLOCK`` rows a program."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.load(row_ptr + at)
+    row = row if WIDE else row.to(tl.uint32)
+    tl.store(out_ptr + at, outer_rows(row, size, size_inverse, size_shift, 2).to(tl.int64))
+
+
+def edges(size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return the rows where a quotient begins and the ones before: all, or of many the first and the last."""
+    count = (ROWS - 1) // size
+    few = 2**20
+    quotients = np.arange(1, count + 1) if count <= 2 * few else np.r_[1:few, count - few : count + 1]
+    rows = quotients * size
+    return np.concatenate([[0, ROWS - 1], rows - 1, rows])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_quotient_is_that_of_a_division(size: int) -> None:
+    """Where one begins and just before: a product and a shift keep the order of all between."""
+    multiplier, shift = inverse(size)
+    row = edges(size)
+
+    high = (2 * row.astype(np.uint64) * np.uint64(multiplier + 2**32)) >> np.uint64(32)
+
+    assert np.array_equal(row // size, high >> np.uint64(shift))
+
+
+@pytest.mark.parametrize("size", range(1, 300))
+def test_a_multiplier_is_an_int32_that_is_never_positive(size: int) -> None:
+    """Of any size: another type would be another kernel. What rounding it up adds never reaches a quotient."""
+    for each in (size, size * 7919, ROWS - size, 2**40 + size):
+        multiplier, shift = inverse(each)
+        too_large = (multiplier + 2**32) * each - 2 ** (31 + shift)
+
+        assert -(2**31) <= multiplier <= 0
+        assert 0 <= too_large < each
+        assert each <= 2**shift < 2 * each
+
+
+@pytest.mark.parametrize("size", [*SIZES[:8], 4097, ROWS - 1])
+@pytest.mark.parametrize("wide", [False, True])
+def test_kernels_divide_so(size: int, *, wide: bool) -> None:
+    """Rows of 32 bits by a product, those of 64 by a division."""
+    row = torch.from_numpy(np.resize(edges(size)[-4 * BLOCK :], 4 * BLOCK))
+    row = (row + 2**33 if wide else row.int()).to(DEVICE)
+    out = torch.empty(len(row), dtype=torch.int64, device=DEVICE)
+
+    outer_kernel[(len(row) // BLOCK,)](row, out, size, *inverse(size), WIDE=wide, BLOCK=BLOCK)
+
+    assert torch.equal(row.long() // size, out)
