@@ -104,7 +104,7 @@ def test_no_quotient_of_bf16_is_near_the_middle_of_two_numbers(largest: float) -
 @pytest.mark.parametrize("dtype", MAX)
 @pytest.mark.parametrize("exponent", [-34, 104, 112, 119, 120, 124, 127])
 def test_every_value_is_the_one_of_a_division(exponent: int, dtype: torch.dtype) -> None:
-    """Bf16 numbers of 16 magnitudes by the scales of all mantissas, also where quotients may be the next number."""
+    """Bf16 numbers of 16 magnitudes by scales of all mantissas, also where quotients may be the next number."""
     mantissas = (1 + torch.arange(128) / 128).double()
     amax = (mantissas * 2.0**exponent).float().clamp(min=FLOOR)[:, None]
     y = (mantissas * 2.0 ** (exponent - torch.arange(16.0).double()[:, None])).float().reshape(1, -1)
