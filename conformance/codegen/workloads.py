@@ -72,10 +72,8 @@ WORKLOADS = (
         "DeepSeek-V3, fp8",
         "DeepSeek-V3",
         8,
-        {"rms_norm_fp8_kernel": 10},
-        "rows of 7,168 with a residual have two tiles, those of 1,536 without have three, each aligned or not; "
-        "one warp of 64 is both one and two of 32",
-        of_64={"rms_norm_fp8_kernel": 8},
+        {"rms_norm_fp8_kernel": 8},
+        "rows of 7,168 with a residual and those of 1,536 without have two tiles, each aligned or not",
     ),
 )
 
