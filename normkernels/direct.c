@@ -36,8 +36,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *owned;    /* what the next are borrowed from */
     PyObject *compiled; /* the kernel, as Triton has it; whoever launches one asks for its attribute run */
-    PyObject *kind, *run; /* its type, and the attribute there: who counts launches replaces it */
-    PyObject *launcher; /* what the kernel's must be; another is called, by instead */
+    PyObject *launcher; /* what that must be; another is called, by instead */
     PyObject *instead;
     PyObject *stream_of; /* the current stream of a device */
     PyObject *device;
@@ -94,15 +93,10 @@ static PyObject *Start_new(PyTypeObject *type, PyObject *args, PyObject *names) 
         }
         self->counts[i] = (int)place;
     }
-    self->kind = (PyObject *)Py_TYPE(compiled);
-    PyObject *run = PyObject_GetAttr(self->kind, name_run);
-    if (run == NULL)
-        goto failed;
-    self->owned = PyTuple_Pack(7, compiled, self->kind, run, launcher, instead, stream_of, device);
-    Py_DECREF(run);
+    self->owned = PyTuple_Pack(5, compiled, launcher, instead, stream_of, device);
     if (self->owned == NULL)
         goto failed;
-    self->compiled = compiled, self->run = run, self->launcher = launcher, self->instead = instead;
+    self->compiled = compiled, self->launcher = launcher, self->instead = instead;
     self->stream_of = stream_of, self->device = device;
     self->launch = (cuLaunchKernel_t)(uintptr_t)launch;
     self->function = (void *)(uintptr_t)function;
@@ -145,20 +139,14 @@ static int start_now(Start *self, const uint64_t *pointers, const int64_t *count
     for (int i = 0; i < self->n_counts; i++)
         if (counts[i] < 0 || counts[i] >= INT32)
             return 0;
-    PyObject *run = PyObject_GetAttr(self->kind, name_run);
-    if (run == NULL)
+    /* asked for each time: who counts launches replaces it */
+    PyObject *launcher = PyObject_GetAttr(self->compiled, name_run);
+    if (launcher == NULL)
         return -1;
-    int same = run == self->run;
-    Py_DECREF(run);
-    if (!same) {
-        PyObject *launcher = PyObject_GetAttr(self->compiled, name_run);
-        if (launcher == NULL)
-            return -1;
-        int done = launcher == self->launcher ? 2 : start_instead(self, launcher, pointers, counts);
-        Py_DECREF(launcher);
-        if (done != 2)
-            return done;
-    }
+    int done = launcher == self->launcher ? 2 : start_instead(self, launcher, pointers, counts);
+    Py_DECREF(launcher);
+    if (done != 2)
+        return done;
     PyObject *asked = PyObject_CallOneArg(self->stream_of, self->device);
     if (asked == NULL)
         return -1;

@@ -258,6 +258,31 @@ def test_nothing_is_kept_of_a_call(name: str, gpu: Gpu) -> None:
     assert all(any(each is one for one in mine) for each in left)
 
 
+def test_nothing_is_kept_of_who_counts_launches(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that is first launched under somebody's eyes does not keep them open."""
+
+    class Eyes:
+        """What somebody holds on to while they look."""
+
+    eyes = Eyes()
+    seen = weakref.ref(eyes)
+    shipped = Compiled.run
+    with monkeypatch.context() as patch:
+
+        def run(compiled: Compiled, _eyes: Eyes = eyes) -> object:
+            return compiled.launcher
+
+        patch.setattr(Compiled, "run", property(run))
+        for _ in range(2):
+            normkernels.rms_norm(**rows_of())
+    assert Compiled.run is shipped
+    del eyes, run
+    gc.collect()
+
+    assert gpu.starts[-1].directly
+    assert seen() is None
+
+
 def test_what_is_forgotten_is_freed(gpu: Gpu) -> None:
     """A shortcut, its launches and what they hold are in a ring, which the collector breaks."""
     for _ in range(2):

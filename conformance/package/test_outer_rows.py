@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import triton
 import triton.language as tl
 
 from conformance.package.gated_calls import DEVICE
-from normkernels.kernels.tiles import inverse, outer_rows
+from normkernels.kernels.tiles import inverse, kernel, outer_rows
 
 ROWS = 2**31  # one more than the last that has 32 bits
 # small ones, heads of models, primes, both neighbours of powers of two, and all that fit
@@ -17,7 +16,7 @@ SIZES = [1, 2, 3, 5, 7, 24, 32, 36, 641, 1000, 4095, 4096, 4097, 65537, 10**6 + 
 BLOCK = 4096
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@kernel
 def outer_kernel(row_ptr, out_ptr, size, size_inverse, size_shift, WIDE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Write the quotients of ``BLOCK`` rows a program."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -83,10 +83,10 @@ def outer_rows(
     """
     if LEADING == 1:
         outer = row
+    elif row.dtype == tl.uint32:
+        outer = tl.umulhi(row * 2, size_2_inverse.to(tl.uint32)) >> size_2_shift.to(tl.uint32)
     else:
-        product = tl.umulhi(row.to(tl.uint32) * 2, size_2_inverse.to(tl.uint32))
-        narrow = row.dtype == tl.uint32
-        outer = product >> size_2_shift.to(tl.uint32) if narrow else row // size_2.to(row.dtype)
+        outer = row // size_2.to(row.dtype)
     return outer
 
 
