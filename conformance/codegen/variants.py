@@ -174,6 +174,8 @@ OTHERS: Mapping[str, Variant] = {
         "norm of three sizes": norm(
             (8, 3, 5, 97), dtypes=(BF16, FP32, FP32), layouts=(SWAPPED, GAP), weight_offset=1.0
         ),
+        # nobody writes them, so nobody needs their memory
+        "norm of rows of 64 bits": norm((2**16, 2**15, 1), dtypes=(FP16, None, None), layouts=(SWAPPED, PLAIN)),
         "norm of two dtypes": norm((24, 128), dtypes=(FP16, BF16, FP16)),
         "mrope of a token a program in place": rotation(1024),
         "mrope of many heads": rotation(8192, heads=(96, 8)),
