@@ -143,7 +143,7 @@ class Ready:
             pointers=n_pointers,
             counts=tuple(at[place] for place in self.places),
             compiled=self.compiled,
-            launcher=self.compiled.run,
+            launcher=direct.launcher(self.compiled),
             instead=self.start,
             stream_of=_current_stream,
             device=self.device.index,
