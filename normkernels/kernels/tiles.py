@@ -81,12 +81,12 @@ def outer_rows(
 
     With one leading size nobody needs it.
     """
-    if LEADING == 1:
-        outer = row
-    elif row.dtype == tl.uint32:
-        outer = tl.umulhi(row * 2, size_2_inverse.to(tl.uint32)) >> size_2_shift.to(tl.uint32)
-    else:
-        outer = row // size_2.to(row.dtype)
+    outer = row
+    if LEADING > 1:
+        if row.dtype == tl.uint32:
+            outer = tl.umulhi(row * 2, size_2_inverse.to(tl.uint32)) >> size_2_shift.to(tl.uint32)
+        else:
+            outer = row // size_2.to(row.dtype)
     return outer
 
 
