@@ -69,8 +69,11 @@ def built() -> Any:  # noqa: ANN401  # a module in C; triton has no types
 
 @cache
 def launch_function() -> int:
-    """Return the address of the CUDA driver's ``cuLaunchKernel``, which torch has loaded."""
-    function = ctypes.CDLL("libcuda.so.1").cuLaunchKernel
+    """Return the address of ``cuLaunchKernel`` in CUDA's driver, which torch has loaded, or raise ``NotBuilt``."""
+    try:
+        function = ctypes.CDLL("libcuda.so.1").cuLaunchKernel
+    except (OSError, AttributeError) as error:
+        raise NotBuilt(f"{type(error).__name__}: {error}") from error
     address = ctypes.cast(function, ctypes.c_void_p).value
     assert address is not None
     return address

@@ -55,7 +55,7 @@ class Against(Enum):
     INTERPRETED = "needs kernels that Triton compiles"
     VERSION = f"needs Triton {', '.join(_VERSIONS)}"
     NOT_NVIDIA = "needs CUDA"
-    COMPILER = "needs what Triton needs to compile C"
+    COMPILER = "needs what Triton needs, a C compiler and CUDA's driver"
     HOOKS = "calls no launch hooks"
     KNOBS = "runs what was compiled before, without debugging, stages or instrumentation"
     UNCOMMON = "keeps plain calls: fp8 values go to memory of its own"
@@ -270,6 +270,7 @@ def missing() -> Obstacle | None:
     """Return what stands against building what launches directly; it is built by the first who asks."""
     try:
         direct.built()
+        direct.launch_function()
     except direct.NotBuilt as why:
         return Obstacle(Against.COMPILER, str(why))
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import shutil
 import subprocess
@@ -24,6 +25,8 @@ from normkernels import direct, launch, routes, shortcuts
 
 __all__ = ["gpu"]  # a fixture
 
+# before a stand-in takes its place
+LAUNCH_FUNCTION = direct.launch_function.__wrapped__
 SOURCE = Path(direct.__file__).with_name("direct.c")
 
 
@@ -49,7 +52,25 @@ def test_without_a_compiler_kernels_are_launched_by_triton(gpu: Gpu, monkeypatch
 
     assert [False, False, False] == [start.directly for start in gpu.starts]
     launched = str(normkernels.explain("rms_norm", **rows_of()).launched)
-    assert "COMPILER: needs what Triton needs to compile C, got RuntimeError: Failed to find" in launched
+    assert "got RuntimeError: Failed to find C compiler" in launched
+
+
+def test_without_a_driver_kernels_are_launched_by_triton(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not found by its name is no reason for a call to fail."""
+    asked: list[str] = []
+
+    def missing(name: str) -> object:
+        asked.append(name)
+        raise OSError("cannot open shared object file")
+
+    monkeypatch.setattr(direct, "launch_function", LAUNCH_FUNCTION)
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    for _ in range(3):
+        normkernels.rms_norm(**rows_of())
+
+    assert [False, False, False] == [start.directly for start in gpu.starts]
+    assert "libcuda.so.1" in asked
+    assert "OSError: cannot open" in str(normkernels.explain("rms_norm", **rows_of()).launched)
 
 
 def test_what_a_compiler_raises_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +193,59 @@ def test_a_start_takes_its_pointers_and_counts_alone() -> None:
     for given in ((), ((1,),), ((1, 2), (3,)), ((1,), (2, 3)), ([1], [2]), (("1",), (2,)), ((-1,), (2,))):
         with pytest.raises((TypeError, OverflowError)):
             start.start(*given)
+
+
+SHORTCUT: dict[str, Any] = {
+    "alike": print,
+    "settings": ((launch, "ENVIRONMENT", False),),
+    "autograd": None,
+    "gradient": None,
+    "device_of": print,
+    "device": 0,
+    "starts": [],
+    "empty": print,
+    "look": None,
+    "hold": None,
+    "held": set(),
+    "held_most": 1,
+    "increment": print,
+    "same": (0, -1, 2),
+    "sized": ((0, 8),),
+    "counts": ((-1, 0, 1), (2, 0, 1)),
+    "made": (((8,), (8, 1), None, 0),),
+    "pointers": (0, 1, 2, 3),
+    "anywhere": -1,
+    "results": (3,),
+    "lone": True,
+    "written": (0,),
+}
+# What no call is, or what there is no room for.
+NO_CALL: dict[str, dict[str, Any]] = {
+    "no first tensor": {"same": (-1, -1, 2)},
+    "nine slots": {"same": tuple(range(9))},
+    "the same as one that is not": {"same": (0, 3, 2)},
+    "no sizes": {"sized": ()},
+    "sizes of nothing": {"sized": ((1, 8),)},
+    "sizes without elements": {"sized": ((0, 0),)},
+    "no counts": {"counts": ()},
+    "five counts": {"counts": ((-1, 0, 1),) * 5},
+    "a stride of nothing": {"counts": ((1, 0, 1),)},
+    "five outputs": {"made": SHORTCUT["made"] * 5},
+    "a pointer to nothing": {"pointers": (4,)},
+    "thirteen pointers": {"pointers": (0,) * 13},
+    "no results": {"results": ()},
+    "two that are one": {"results": (3, 3)},
+    "one that is not written": {"written": (3,)},
+    "thirteen settings": {"settings": SHORTCUT["settings"] * 13},
+}
+
+
+@pytest.mark.parametrize("name", NO_CALL)
+def test_a_shortcut_that_cannot_be_is_refused(name: str) -> None:
+    """Before anything is written past the room that there is."""
+    direct.built().Shortcut(**SHORTCUT)
+    with pytest.raises(ValueError, match=r"needed|room|there|lone"):
+        direct.built().Shortcut(**SHORTCUT | NO_CALL[name])
 
 
 def test_a_shortcut_takes_as_many_arguments_as_its_call(gpu: Gpu) -> None:

@@ -21,6 +21,7 @@ from conformance.case import Case
 from conformance.materialize import materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
+from conformance.package.driver import LAUNCH
 from conformance.package.gated_calls import DEVICE
 from conformance.rows import count, flat, with_rows
 from conformance.strategies import Scope, enumerated_cases
@@ -53,17 +54,6 @@ class Compiled:
     def run(self) -> object:
         """What is asked for at each launch, and compared; nobody calls it."""
         return self._run
-
-
-# As the CUDA driver's: a function, a grid and a block of three sizes each, shared memory, a stream, parameters.
-LAUNCH = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_void_p,
-    *[ctypes.c_uint] * 7,
-    ctypes.c_void_p,
-    ctypes.POINTER(ctypes.c_void_p),
-    ctypes.c_void_p,
-)
 
 
 @dataclass

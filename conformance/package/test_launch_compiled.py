@@ -21,15 +21,8 @@ from typing import Any
 import pytest
 import torch
 
-# As the CUDA driver's: a function, a grid and a block of three sizes each, shared memory, a stream, parameters.
-LAUNCH = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_void_p,
-    *[ctypes.c_uint] * 7,
-    ctypes.c_void_p,
-    ctypes.POINTER(ctypes.c_void_p),
-    ctypes.c_void_p,
-)
+from conformance.package.driver import LAUNCH
+
 OPERATIONS = ("rms_norm", "rms_norm_gated", "rms_norm_gated 128", "mrope", "mrope_", "rms_norm_fp8", "gated_fp8")
 STREAM, FUNCTION = 7, 11
 
