@@ -89,7 +89,7 @@ def plan_table(tensor: torch.Tensor) -> plans.PlanTable:
 @cache
 def _waves(table: plans.PlanTable, index: int) -> plans.PlanTable:
     # 64 threads on CDNA, 32 on RDNA
-    return replace(table, warp=torch.cuda.get_device_properties(index).warp_size)
+    return replace(table, warp=torch.cuda.get_device_properties(index).warp_size, ptx=False)
 
 
 @cache

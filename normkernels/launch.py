@@ -98,7 +98,8 @@ def launch(
     elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
     with torch.cuda.device(device) if elsewhere else nullcontext():
         # no fusion: a contracted x*x + y*y is not commutative, so its bits would depend on the layout
-        compiled = kernel[grid](**args, num_warps=plan.warps, enable_fp_fusion=False)
+        limit = {} if plan.registers is None else {"maxnreg": plan.registers}
+        compiled = kernel[grid](**args, num_warps=plan.warps, enable_fp_fusion=False, **limit)
     return Launched(kernel, compiled, grid, args, plan, device)
 
 

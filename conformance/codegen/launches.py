@@ -59,7 +59,7 @@ class Recorder:
         self._adapter = NormKernels()
         self._binders: dict[str, Untyped] = {}
         self._launches: list[Launch] = []
-        plans.TABLE = replace(plans.MEASURED, warp=target.warp_size)
+        plans.TABLE = replace(plans.MEASURED, warp=target.warp_size, ptx=target.backend == "cuda")
         device = Device(
             "cuda", has_triton=True, interpreting=False, table=plans.TABLE, fp8=conversions(gpu(target))
         )

@@ -216,7 +216,8 @@ def test_aligned_rows_move_8_bytes_of_fp8_a_thread(name: str, compiled: Compiled
     of_values = {8, 16} if name.startswith("gated") else {8}
 
     assert [16] == list(code.loads)
-    assert 1 == code.stores[4]
+    # a thread has values of several groups
+    assert 1 <= code.stores[4] <= 8
     assert of_values & set(code.stores)
     assert {4, 8, 16} >= set(code.stores)
 

@@ -80,9 +80,12 @@ def narrow_program_ids(function: ast.FunctionDef) -> list[str]:
 def foreign_calls(function: ast.FunctionDef) -> list[str]:
     """Return calls that the interpreter cannot run, or that fuse or order a sum in their own way."""
     text = ast.unparse(function)
-    exact_quotients = function.name in {"divided", "quotients"}
-    words = ("libdevice", "inline_asm", "tl.dot", *(() if exact_quotients else ("tl.fma",)))
-    return [word for word in words if word in text]
+    words = {"libdevice", "inline_asm", "tl.dot", "tl.fma"}
+    if function.name in {"divided", "quotients"}:
+        words -= {"tl.fma"}  # exact
+    if function.name == "rounded_to" and "not INTERPRETED" in text:
+        words -= {"inline_asm"}  # a conversion, which the interpreter makes in another way
+    return sorted(word for word in words if word in text)
 
 
 def whole_row_sums(function: ast.FunctionDef) -> list[str]:

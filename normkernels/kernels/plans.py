@@ -34,6 +34,7 @@ class PlanTable:
     scale: int = 1
     max_programs: int | None = None
     warp: int = 32  # threads
+    ptx: bool = True  # whether it compiles what NVIDIA's do
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Plan:
     levels: int
     warps: int
     reads: Reads = field(default="as needed", kw_only=True)  # of norms with a residual
+    ptx: bool = field(default=False, kw_only=True)  # as the table says
+    registers: int | None = field(default=None, kw_only=True)  # at most so many a thread; None: as it comes
 
     def __post_init__(self) -> None:
         """Hold the depth that the contract promises: additions in the longest chain of a row's sum."""
@@ -61,12 +64,16 @@ class HeadPlan(Plan):
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """From ``start`` rows on: elements of a program, at least a row, its warps of 32 threads, and its reads."""
+    """From ``start`` rows on: elements of a program, at least a row, its warps of 32 threads, and its reads.
+
+    And the registers that a thread of an NVIDIA GPU has at most, where fewer let more programs run at once.
+    """
 
     start: int
     elements: int
     warps: int
     reads: Reads = "as needed"
+    registers: int | None = None
 
 
 def _by_columns(*tables: Mapping[int, tuple[Tile, ...]]) -> Mapping[int, tuple[Tile, ...]]:
@@ -111,8 +118,13 @@ TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
             MAX_WIDTH: (Tile(0, 0, 32, "together"),),
         },
     ),
-    # of 1,536 columns, with 2 warps and with 1: 512 rows take 3.00 us and 3.18, 8,192 rows 13.1 and 13.5
-    "fp8": _by_columns(_ANY, _FP8, {2048: (Tile(0, 0, 8), Tile(512, 0, 2))}),
+    # of 1,536 columns, with 2 warps and with 1: 512 rows take 3.00 us and 3.18, 8,192 rows 13.1 and 13.5. With 48
+    # registers 20 programs are on an SM at once, and not 18: 12.1 us, and not 12.3. More columns would spill
+    "fp8": _by_columns(
+        _ANY,
+        _FP8,
+        {1536: (Tile(0, 0, 8), Tile(512, 0, 2, registers=48)), 2048: (Tile(0, 0, 8), Tile(512, 0, 2))},
+    ),
     "fp8 residual": _by_columns(_ANY, _FP8),
     "gated": _by_columns(_ANY, {6144: (Tile(0, 0, 16), Tile(1024, 0, 4))}),
     # few contiguous rows of 128: one a warp is read 8 bytes a thread, and yet sooner
@@ -129,7 +141,7 @@ _WHOLE_TOKENS, _PAIRS_OF_TOKENS = 512, 2048
 
 MEASURED = PlanTable()
 # For Triton's CPU interpreter, where a program costs milliseconds whatever its size.
-INTERPRETED = PlanTable(scale=128, max_programs=2)
+INTERPRETED = PlanTable(scale=128, max_programs=2, ptx=False)
 
 # The table in use, read at each call.
 TABLE = MEASURED
@@ -160,7 +172,15 @@ def _tiled(
     at_once = min(max(elements >> levels, 1), 64)
     # no warp without elements of its own for all of its threads
     warps = min(warps, max((at_once << levels) // (8 * table.warp), 1))
-    return Plan(name, _enough(at_once, rows, table), levels, warps, reads=tile.reads)
+    return Plan(
+        name,
+        _enough(at_once, rows, table),
+        levels,
+        warps,
+        reads=tile.reads,
+        ptx=table.ptx,
+        registers=tile.registers if table.ptx else None,
+    )
 
 
 def row_thresholds(kind: str, table: PlanTable) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from normkernels.fp8 import FLOOR, Quantisation
 from normkernels.kernels.plans import Cut
-from normkernels.kernels.row_norm import INTERPRETED
+from normkernels.kernels.row_norm import INTERPRETED, widened
 
 
 @triton.jit
@@ -54,7 +54,8 @@ def of_lines(values, LINES: tl.constexpr):  # values [groups, 1] -> [LINES, 1]
 @triton.jit
 def quotients(
     y,  # [lines, block] fp32, infinite only where scale is
-    scale,  # [groups, 1] fp32: what ``scales`` returns
+    scale,  # [groups, 1] fp32, and where it is finite: what ``scales`` returns
+    finite,
     OF: tl.constexpr,  # the dtype that y was rounded to
 ):
     """Return ``y / scale``, rounded to nearest, or of bf16 so nearly that fp8 makes the same value of it.
@@ -65,7 +66,7 @@ def quotients(
     then is near enough to the middle of two numbers of fp8 was counted, for every mantissa of both.
     """
     # with an infinite scale the product is right as it is, and what it is off by would be NaN
-    divisor = tl.where(scale == float("inf"), 0.0, scale)
+    divisor = tl.where(finite, scale, 0.0)
     if OF == tl.bfloat16:
         root = tl.rsqrt(scale)
         # too small by more than the root may be off, for then the rest is not negative: zeros keep their signs
@@ -89,11 +90,15 @@ def scales(
     FLOOR: tl.constexpr,
     FP8_MAX: tl.constexpr,
 ):
-    """Return ``max(amax, FLOOR) / FP8_MAX``, rounded to nearest as in the native form; ``/`` is not, on a GPU."""
+    """Return ``max(amax, FLOOR) / FP8_MAX`` and where it is not infinite.
+
+    It is rounded to nearest, as in the native form; ``/`` is not, on a GPU.
+    """
     # not tl.maximum, which loses NaN
     amax = tl.where(amax < FLOOR, FLOOR, amax)
+    finite = amax != float("inf")
     # as with an infinite scale
-    return tl.where(amax == float("inf"), amax, divided(amax, FP8_MAX, 1.0 / FP8_MAX))
+    return tl.where(finite, divided(amax, FP8_MAX, 1.0 / FP8_MAX), amax), finite
 
 
 @triton.jit
@@ -136,8 +141,45 @@ def quantise(
         # of the lines' own largest, and not of their elements regrouped: those may lie in lanes apart, where
         # Triton 3.6 does not find the largest
         amax = largest_magnitude(tl.reshape(amax, [y.shape[0] // SCALED, SCALED]))
-    scale = scales(amax, FLOOR, FP8_MAX)
-    return quotients(y, scale, OF), scale
+    scale, finite = scales(amax, FLOOR, FP8_MAX)
+    return quotients(y, scale, finite, OF), scale
+
+
+@triton.jit
+def rounded_to(
+    y,  # fp32
+    TO: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """Return y, rounded to ``TO``, in fp32 again."""
+    if PTX and TO == tl.bfloat16 and not INTERPRETED:
+        # the upper of two numbers of bf16, beside a zero, is that number in fp32: one instruction. To round two at
+        # a time and to take them apart is three, or more
+        wide = tl.inline_asm_elementwise(
+            "cvt.rn.bf16x2.f32 $0, $1, 0f00000000;", "=r,r", [y], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        wide = widened(y.to(TO))
+    return wide
+
+
+@triton.jit
+def held_by_lanes(
+    values,  # [groups, 1]
+    group,  # [groups, 1]
+    COLS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+):
+    """Return values and their groups for each of the threads that have ``AT_ONCE`` of a group's ``COLS`` elements.
+
+    And those threads' numbers, [1, threads]: the first of them stores a group's scale, with no exchange between
+    threads. To addresses that are neighbours: that is how Triton comes to lay it out like the elements.
+    """
+    LANES: tl.constexpr = COLS // AT_ONCE if COLS > AT_ONCE else 1
+    lane = tl.arange(0, LANES)[None, :]
+    values = tl.broadcast_to(values, [values.shape[0], LANES])
+    group = tl.broadcast_to(group, [group.shape[0], LANES])
+    return values, group, lane
 
 
 def quantise_args(

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from normkernels.fp8 import Quantisation
 from normkernels.kernels.plans import Cut, Plan
-from normkernels.kernels.quantise import block_columns, quantise, quantise_args
+from normkernels.kernels.quantise import block_columns, held_by_lanes, quantise, quantise_args, rounded_to
 from normkernels.kernels.row_norm import rounded_sum, rounding_points, row_norm, widened
 from normkernels.kernels.tiles import (
     all_at_once,
@@ -79,6 +79,7 @@ def rms_norm_fp8_kernel(
     LEVELS: tl.constexpr,
     BLOCK_LEVELS: tl.constexpr,
     ROWS: tl.constexpr,
+    PTX: tl.constexpr,
 ):
     """Normalise ``ROWS`` rows a program. All of a row is loaded before any is stored: the sum may be an input."""
     BLOCK: tl.constexpr = 2**BLOCK_LEVELS
@@ -118,7 +119,7 @@ def rms_norm_fp8_kernel(
             residual = tl.load(residual_at, mask=mask, other=0.0)
         if WEIGHT:
             # not masked by rows: those of one thread then share it
-            weight = tl.load(weight_at, mask=exists & (cols < WIDTH), other=0.0)
+            weight = tl.load(weight_at, mask=exists & (cols < WIDTH), other=0.0, eviction_policy="evict_last")
     weight = widened(weight)
     if OFFSET:
         weight = weight_offset + weight
@@ -142,7 +143,7 @@ def rms_norm_fp8_kernel(
         )
         tl.store(sum_at, total, mask=mask)
 
-    y = row_norm(widened(x), weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS).to(x_ptr.dtype.element_ty)
+    y = row_norm(widened(x), weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS)
     if UNQUANTISED:
         y_at = tile_pointers(
             y_ptr,
@@ -158,11 +159,11 @@ def rms_norm_fp8_kernel(
             LEADING,
             ACCESS,
         )
-        tl.store(y_at, y, mask=mask)
+        tl.store(y_at, y.to(y_ptr.dtype.element_ty), mask=mask)
 
-    y = widened(y)
-    if GROUP != BLOCK or WIDTH % GROUP != 0:
-        # the padding of a group is no zero where 1 / rms is infinite
+    y = rounded_to(y, x_ptr.dtype.element_ty, PTX)
+    if GROUPS * BLOCK != WIDTH or GROUP != BLOCK:
+        # the padding is no zero where 1 / rms is infinite
         y = tl.where(mask, y, 0.0)
     values, scale = quantise(tl.reshape(y, [LINES, BLOCK]), x_ptr.dtype.element_ty, FLOOR, FP8_MAX)
     values = tl.reshape(values, [ROWS, GROUPS * BLOCK])
@@ -182,11 +183,11 @@ def rms_norm_fp8_kernel(
     )
     tl.store(out_at, values.to(out_ptr.dtype.element_ty), mask=mask)
 
-    line = tl.arange(0, LINES)[:, None]
+    scale, line, lane = held_by_lanes(scale, tl.arange(0, LINES)[:, None], BLOCK, 8)
     row, there = rows_of(line // GROUPS, n_rows, ROWS)
     group = line % GROUPS
     scale_at = scale_ptr + strided(row, scale_row_stride) + strided(group, scale_group_stride)
-    tl.store(scale_at, scale, mask=there & (group * GROUP < WIDTH))
+    tl.store(scale_at + lane, scale, mask=there & (group * GROUP < WIDTH) & (lane == 0))
 
 
 def rms_norm_fp8_fwd(
@@ -229,5 +230,6 @@ def rms_norm_fp8_fwd(
         "UNQUANTISED": y is not None,
         **rounding_points(rounding, x.dtype, weight),
         "ROWS": plan.rows,
+        "PTX": plan.ptx,
     }
     return launch(rms_norm_fp8_kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from normkernels.fp8 import Quantisation
 from normkernels.kernels.plans import Cut, Plan
-from normkernels.kernels.quantise import block_columns, quantise, quantise_args
+from normkernels.kernels.quantise import block_columns, held_by_lanes, quantise, quantise_args
 from normkernels.kernels.rms_norm_gated import gated_norm
 from normkernels.kernels.row_norm import rounding_points, widened
 from normkernels.kernels.tiles import (
@@ -156,7 +156,8 @@ def rms_norm_gated_fp8_kernel(
         )
         tl.store(y_at, y, mask=mask)
 
-    y = widened(y)
+    # not by its bits: two at a time would be rounded sooner, but here that unit has as much to do as any other
+    y = y.to(tl.float32)
     if BLOCKS * COLS != SPAN or N % SPAN != 0:
         # the padding is no zero where 1 / rms is infinite
         y = tl.where(mask, y, 0.0)
@@ -181,13 +182,14 @@ def rms_norm_gated_fp8_kernel(
     )
     tl.store(out_at, values.to(out_ptr.dtype.element_ty), mask=mask)
 
-    scaled = tl.arange(0, ROWS * SCALES)[:, None]
+    # a line of its own for every scale, of COLS columns or more
+    scale, scaled, lane = held_by_lanes(scale, tl.arange(0, ROWS * SCALES)[:, None], COLS, 16)
     row, present = rows_of(scaled // SCALES, n_rows, ROWS)
     group = scaled % SCALES
     # spans that are several are whole groups, each of them
     of_row = row % SPANS * ((SPAN + GROUP - 1) // GROUP) + group.to(row.dtype)
     scale_at = scale_ptr + strided(row // SPANS, scale_row_stride) + strided(of_row, scale_group_stride)
-    tl.store(scale_at, scale, mask=present & (group * GROUP < SPAN))
+    tl.store(scale_at + lane, scale, mask=present & (group * GROUP < SPAN) & (lane == 0))
 
 
 def rms_norm_gated_fp8_fwd(
