@@ -77,10 +77,14 @@ class Size:
 
 
 def label(plan: Plan) -> str:
-    """A plan in a word: rows, and of rotations heads and programs, and warps; how it reads, if not as needed."""
+    """A plan in a word: rows, and of rotations heads and programs, and warps; how it reads, if not as needed.
+
+    And the registers that it is held to, if it is.
+    """
     heads = f" h{plan.heads} p{plan.programs}" if isinstance(plan, HeadPlan) else ""
     reads = "" if plan.reads == "as needed" else f" {plan.reads}"
-    return f"r{plan.rows}{heads} w{plan.warps}{reads}"
+    registers = "" if plan.registers is None else f" n{plan.registers}"
+    return f"r{plan.rows}{heads} w{plan.warps}{reads}{registers}"
 
 
 def candidates(size: Size) -> tuple[Plan, ...]:
@@ -120,12 +124,12 @@ def _rows(size: Size) -> Iterator[Plan]:
     ways: tuple[plans.Reads, ...] = get_args(plans.Reads) if _kind(size) == "residual" else ("as needed",)
     if size.kernel in {"gated 128", "gated"} and size.width == NARROW:
         # 8-byte loads, of four elements a thread: with few rows there is nothing to wait for but them
-        yield Plan(name, 1, levels, 1)
+        yield Plan(name, 1, levels, 1, ptx=plans.MEASURED.ptx)
     for rows in tiles:
         for warps in WARPS:
             # no warp without a row or a part of it, so that none repeats another's work
             if (rows << levels) // (32 * warps) in PER_THREAD:
-                yield from (Plan(name, rows, levels, warps, reads=reads) for reads in ways)
+                yield from (Plan(name, rows, levels, warps, reads=reads, ptx=plans.MEASURED.ptx) for reads in ways)
 
 
 def _heads(size: Size) -> Iterator[HeadPlan]:

@@ -27,14 +27,17 @@ def quotients_kernel(y_ptr, scale_ptr, out_ptr, OF: tl.constexpr, GROUPS: tl.con
     """Divide each group of ``COLS`` by its scale, ``GROUPS`` of them a program."""
     group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)[:, None]
     at = group * COLS + tl.arange(0, COLS)[None, :]
-    tl.store(out_ptr + at, quotients(tl.load(y_ptr + at), tl.load(scale_ptr + group), OF))
+    scale = tl.load(scale_ptr + group)
+    tl.store(out_ptr + at, quotients(tl.load(y_ptr + at), scale, scale != float("inf"), OF))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def scales_kernel(amax_ptr, out_ptr, FLOOR: tl.constexpr, FP8_MAX: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Make scales of 1,024 largest magnitudes a program."""
     at = tl.program_id(0).to(tl.int64) * 1024 + tl.arange(0, 1024)
-    tl.store(out_ptr + at, scales(tl.load(amax_ptr + at), FLOOR, FP8_MAX))
+    scale, finite = scales(tl.load(amax_ptr + at), FLOOR, FP8_MAX)
+    # what is told of a scale is part of it
+    tl.store(out_ptr + at, tl.where(finite == (scale != float("inf")), scale, -1.0))
 
 
 def divided(y: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
