@@ -135,7 +135,7 @@ PLANS: Mapping[str, Variant] = {
         "mrope of gaps": rotation(24, layout=GAP),
         "fp8": quantised(norm((24, 5120), weight_offset=1.0)),
         "fp8 and unquantised": quantised(norm((4096, 256)), also_unquantised=True, scale_layout="column"),
-        "fp8 in e4m3fn": quantised(norm((24, 1024)), fp8_dtype=E4M3FN),
+        "fp8 in e4m3fn": quantised(norm((1024, 1536), dtypes=(BF16, None, BF16)), fp8_dtype=E4M3FN),
         "fp8 in e4m3fnuz": quantised(norm((24, 1024)), fp8_dtype=E4M3FNUZ),
         "fp8 widest": quantised(norm((24, 32768), dtypes=(FP32, FP32, FP32))),
         "fp8 of columns apart": quantised(norm((24, 128), layouts=(STEP, PLAIN)), quant_group=64),
