@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.shapes import IN_PLACE, Workload, moved, tokens_of, with_tokens
 from conformance import rows
-from conformance.adapter import Adapter, Crashed, Declined, Hung, Outcome, Ran
+from conformance.adapter import Adapter, Crashed, Declined, Hung, Misreturned, Outcome, Ran, Unable
 from conformance.bits import same_bits
 from conformance.calling import Subject, arguments_of, call_with, metadata
 from conformance.case import Case
@@ -66,12 +66,12 @@ def judge(subject: Subject, workload: Workload, values: Values, crowd: int = CRO
 
     ``crowd``: tokens of the other batch of a token that is alone.
     """
-    form = form_of(subject.adapter, workload)
+    form = form_of(subject.implementation(), workload)
     if form is None:
         return Judgement(Status.DECLINED, NOT_IMPLEMENTED)
     case = workload.case
     made: dict[int, tuple[torch.Tensor, ...]] = {}
-    for tokens in sorted({*_other_batches(subject.adapter, case, crowd), tokens_of(case)}):
+    for tokens in sorted({*_other_batches(subject.implementation(), case, crowd), tokens_of(case)}):
         smaller, own = with_tokens(case, tokens), picked(case, values, _again(case, tokens))
         outputs = _judged(subject, smaller, own, form)
         if isinstance(outputs, Judgement):
@@ -80,7 +80,7 @@ def judge(subject: Subject, workload: Workload, values: Values, crowd: int = CRO
     whole = made.pop(tokens_of(case))
     invariant = all(_same_rows(whole, part) for part in made.values())
     # what is compiled for every shape is compiled twice more for that: in a few workloads
-    if invariant and (subject.adapter.few_variants or workload.autotuned):
+    if invariant and (subject.traits(case.operation).few_variants or workload.autotuned):
         invariant = _same_in_float32(subject, case, values, form, crowd)
     return Judgement(Status.PASSED, "", form, invariant, _path(subject, case, values))
 
@@ -110,7 +110,7 @@ def _same_in_float32(subject: Subject, case: Case, values: Values, form: str, cr
         alone = _bits(subject, case, values, form, [token])
         if alone and not _same_rows(tuple(output[token:] for output in whole), alone):
             return False
-    others = (tokens for tokens in _other_batches(subject.adapter, case, crowd) if tokens > 1)
+    others = (tokens for tokens in _other_batches(subject.implementation(), case, crowd) if tokens > 1)
     parts = (_bits(subject, case, values, form, _again(case, tokens)) for tokens in others)
     return all(_same_rows(whole, part) for part in parts if part)
 
@@ -137,7 +137,7 @@ def _bits(
 
 def _path(subject: Subject, case: Case, values: Values) -> str | None:
     arguments = arguments_of(materialize(case, dict(values), subject.device, POISONS[0]))
-    return subject.adapter.path(case.operation, arguments)
+    return subject.implementation().path(case.operation, arguments)
 
 
 def _other_batches(adapter: Adapter, case: Case, crowd: int) -> Iterator[int]:
@@ -184,7 +184,7 @@ def _judged(subject: Subject, case: Case, values: Values, form: str) -> tuple[to
     outputs, materials = made
     if not form and (wrong := metadata(case, outputs) or _touched(materials)):
         return Judgement(Status.FAILED, wrong, form)
-    contract = subject.adapter.contract(case.operation)
+    contract = subject.contract(case.operation)
     comparison = measure(subject, contract, case, values, outputs, slices=_looked_at(case))
     if comparison.outside:
         of = f"{comparison.outside} of {comparison.elements} elements outside"
@@ -216,6 +216,10 @@ def _instead(outcome: Outcome, form: str) -> Judgement:
             return Judgement(Status.CRASHED, how.partition("\n")[0], form)
         case Hung(seconds):
             return Judgement(Status.HUNG, f"no answer within {seconds:g} s", form)
+        case Misreturned(what):
+            return Judgement(Status.FAILED, what, form)
+        case Unable(reason):
+            return Judgement(Status.NOT_JUDGED, reason, form)
         case Ran():
             message = "a call that ran has outputs to judge"
             raise AssertionError(message)

@@ -100,7 +100,7 @@ def test_judgements_of_before_are_taken_and_searches_confirmed(monkeypatch: pyte
     asked: list[str] = []
 
     def note(subject: Subject, *given: object) -> Judgement:
-        asked.append(subject.adapter.name)
+        asked.append(subject.declared.name)
         return judge(subject, *given)  # type: ignore[arg-type]
 
     def note_confirmed(subject: Subject, *given: object) -> Judgement:

@@ -26,6 +26,10 @@ class Declined(Exception):
         self.reason = reason
 
 
+class Unsupported(Exception):
+    """Raised where this machine cannot run what was called, which says nothing about the implementation."""
+
+
 class UsageError(Exception):
     """Something was asked for in a way that cannot be done; the message is one line that says what to do."""
 
@@ -39,8 +43,8 @@ class Adapter:
     (``few_variants``); an exception for meaningless calls (``validates``); calls that ``torch.compile`` takes
     whole (``compiles``), and that a CUDA graph can record (``graphs``). ``flushes`` allows zero for results below
     2**-126, ``running_variance`` NaN and zero in rows whose sum of squares comes near the largest float32 or
-    passes it. ``reference`` names a known adapter that ``parity`` compares with. An adapter never sees an
-    expected value.
+    passes it. Each of these may be a table of operations. ``reference`` names a known adapter that ``parity``
+    compares with. An adapter never sees an expected value.
 
     A method with an underscore after an operation's name, and its signature, is the in-place form: it writes each
     output over an argument (y over x, s over the residual) and returns those arguments, or nothing. Beside fp8
@@ -49,15 +53,15 @@ class Adapter:
 
     name: str = ""
     contracts: ClassVar[Mapping[str, str | Contract]] = {}
-    deterministic: bool = True
-    batch_invariant: bool = True
-    scale_invariant: bool = True
-    few_variants: bool = True
-    validates: bool = False
-    compiles: bool = False
-    graphs: bool = False
-    flushes: bool = False
-    running_variance: bool = False
+    deterministic: bool | Mapping[str, bool] = True
+    batch_invariant: bool | Mapping[str, bool] = True
+    scale_invariant: bool | Mapping[str, bool] = True
+    few_variants: bool | Mapping[str, bool] = True
+    validates: bool | Mapping[str, bool] = False
+    compiles: bool | Mapping[str, bool] = False
+    graphs: bool | Mapping[str, bool] = False
+    flushes: bool | Mapping[str, bool] = False
+    running_variance: bool | Mapping[str, bool] = False
     reference: str | None = None
 
     def contract(self, operation: str) -> Contract:
@@ -122,7 +126,21 @@ class Hung:
     seconds: float
 
 
-Outcome = Ran | Declined | Crashed | Hung
+@dataclass(frozen=True, slots=True)
+class Misreturned:
+    """A call that returned something else than tensors. ``what`` says what it was, and what it must be."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unable:
+    """A call that this machine cannot run, whatever the implementation."""
+
+    reason: str
+
+
+Outcome = Ran | Declined | Crashed | Hung | Misreturned | Unable
 
 
 # the known implementations; imported only when asked for

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from conformance.adapter import Adapter, Crashed, Declined, Outcome, Ran
+from conformance.adapter import Adapter, Crashed, Declined, Outcome, Ran, Unable, Unsupported, UsageError
 from conformance.budget import gib
 from conformance.case import Case
+from conformance.declared import Declared, Traits
 from conformance.materialize import Materials, materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS, Arguments, Operation, Output
 from conformance.oracle.arithmetic import Machine
+from conformance.oracle.contract import Contract
 from conformance.verdict import NOT_IMPLEMENTED
 from conformance.watch import Record, watched
 
@@ -22,20 +24,43 @@ from conformance.watch import Record, watched
 class Subject:
     """What is judged, and where: an adapter on a device (``"cpu"`` or ``"cuda"``).
 
-    ``unfaithful`` says why low precision cannot be judged here, or nothing: Triton's interpreter rounds as
-    hardware does only where it could be taught to. ``memory``: bytes that this process may hold of its GPU, None
-    where nothing but the GPU limits it.
+    A process that has not imported the adapter knows what is ``declared`` alone. ``unfaithful`` says why low
+    precision cannot be judged here, or nothing: Triton's interpreter rounds as hardware does only where it could
+    be taught to. ``memory``: bytes that this process may hold of its GPU, None for no limit.
     """
 
-    adapter: Adapter
+    adapter: Adapter | None
     device: str = "cpu"
     unfaithful: str = ""
     memory: int | None = None
+    known: Declared | None = None
+
+    def implementation(self) -> Adapter:
+        """Return the adapter, which this process must have imported."""
+        assert self.adapter is not None, "only the process that imported an adapter calls it"
+        return self.adapter
 
     @property
-    def machine(self) -> Machine:
-        """The arithmetic that its results may have come from."""
-        return Machine(self.adapter.flushes, self.adapter.running_variance)
+    def declared(self) -> Declared:
+        """Return all that the adapter declares."""
+        return self.known or Declared.of(self.implementation())
+
+    def traits(self, operation: str) -> Traits:
+        """Return what is declared of an operation."""
+        return self.known.operations[operation] if self.known else Traits.of(self.implementation(), operation)
+
+    def contract(self, operation: str) -> Contract:
+        """Return the declared contract of an operation. Raises ``UsageError`` where none is declared."""
+        contract = self.traits(operation).contract
+        if contract is None:
+            message = f"contracts has no entry for {operation!r}, give it a name such as 'fp32' or a Contract"
+            raise UsageError(message)
+        return contract
+
+    def machine(self, operation: str) -> Machine:
+        """Return the arithmetic that results of an operation may have come from."""
+        traits = self.traits(operation)
+        return Machine(traits.flushes, traits.running_variance)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +101,7 @@ def perform(
     with watched(subject.device, poison) as record:
         outcome = _call(subject, operation, arguments, form)
     if isinstance(outcome, Ran) and not form:
-        outcome = replace(outcome, path=subject.adapter.path(operation.name, arguments))
+        outcome = replace(outcome, path=subject.implementation().path(operation.name, arguments))
     return Call(materials, outcome, record, poison)
 
 
@@ -100,7 +125,7 @@ def call_with(
 def _call(
     subject: Subject, operation: Operation, arguments: Mapping[str, object], form: str, *, wait: bool = True
 ) -> Outcome:
-    method = getattr(subject.adapter, f"{operation.name}{form}", None)
+    method = getattr(subject.implementation(), f"{operation.name}{form}", None)
     if method is None:
         return Declined(NOT_IMPLEMENTED)
     positional = [arguments[name] for name in operation.positional]
@@ -111,6 +136,8 @@ def _call(
             torch.cuda.synchronize(subject.device)
     except Declined as declined:
         return declined
+    except Unsupported as unsupported:
+        return Unable(str(unsupported))
     except torch.OutOfMemoryError as error:
         return Crashed(f"held more than {_held(subject)}: {str(error).partition(' GPU ')[0].strip()}")
     except Exception as error:  # noqa: BLE001 - the one place: code under test may raise anything

@@ -373,7 +373,7 @@ def replay(case: str, target: str, device: str | None, directory: Path) -> int:
     said = child.ask(("follow", read)) if any(verdict.comparison.outside for verdict in verdicts) else ""
     child.close()
     click.echo(f"{read.id}: {read}")
-    click.echo(f"{subject.adapter.name} declares {subject.adapter.contract(read.operation)}\n")
+    click.echo(f"{subject.declared.name} declares {subject.contract(read.operation)}\n")
     for verdict in verdicts:
         click.echo(f"{verdict.property:20} {verdict.status:10} {verdict.reason}".rstrip())
     if isinstance(said, str) and said:
@@ -407,7 +407,7 @@ def _judged(subject: Subject, case: Case, child: Child[tuple[str, Case], Any]) -
     empty = not all(case.tensors[0][1].shape)
     names = ["errors"] if case.invalid else ["empty"] if empty else _of_ordinary_cases()
     for name in names:
-        cannot = PROPERTIES[name].cannot(subject, case.dtype)
+        cannot = PROPERTIES[name].cannot(subject, case.operation, case.dtype)
         if cannot:
             yield Verdict(name, case, Status.NOT_JUDGED, cannot)
             continue

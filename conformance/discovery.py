@@ -33,7 +33,7 @@ def discover(subject: Subject, case: Case) -> tuple[Followed, ...]:
     made = perform(subject, case)
     if not isinstance(made.outcome, Ran) or metadata(case, made.outcome.outputs):
         return ()
-    declared = subject.adapter.contract(case.operation)
+    declared = subject.contract(case.operation)
     values = values_of(case)
 
     def followed(contract: Contract) -> Followed:

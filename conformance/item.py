@@ -191,8 +191,8 @@ def scope_of(item: Item, subject: Subject) -> Scope:
     scope = Scope(
         item.dtype,
         device=subject.device,
-        row_edges=subject.adapter.row_thresholds(item.operation),
-        column_edges=subject.adapter.column_thresholds(item.operation),
+        row_edges=subject.traits(item.operation).row_thresholds,
+        column_edges=subject.traits(item.operation).column_thresholds,
         fixed=prop.fixed(operation),
     )
     if subject.device == "cpu":

@@ -54,15 +54,15 @@ def judge(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
 
 def unjudged(item: Item, subject: Subject) -> tuple[Status, str] | None:
     """Why no case of an item can be judged: the status that it gets, and the reason."""
-    if not hasattr(subject.adapter, item.operation):
+    if not subject.traits(item.operation).implemented:
         return Status.DECLINED, NOT_IMPLEMENTED
     if subject.unfaithful and item.dtype != "float32":
         return Status.NOT_JUDGED, subject.unfaithful
     prop = PROPERTIES[item.property]
     cannot = prop.void(OPERATIONS[item.operation])
-    if not cannot and prop.form and not hasattr(subject.adapter, f"{item.operation}{prop.form}"):
+    if not cannot and prop.form and not subject.traits(item.operation).in_place:
         cannot = f"the adapter has no {item.operation}{prop.form}"
-    cannot = cannot or prop.cannot(subject, item.dtype)
+    cannot = cannot or prop.cannot(subject, item.operation, item.dtype)
     return (Status.NOT_JUDGED, cannot) if cannot else None
 
 

@@ -33,7 +33,7 @@ def intervals(
     for name, tensor in values.items():
         part = by_row(case, name, tensor)[rows] if name in operation.row_tensors else tensor
         given[name] = part.to(device)
-    return operation.formula(subject.machine, contract, {**given, **(returned or {})}, case)
+    return operation.formula(subject.machine(case.operation), contract, {**given, **(returned or {})}, case)
 
 
 def _oracle_device(subject: Subject, case: Case) -> str:

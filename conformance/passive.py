@@ -54,7 +54,7 @@ def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     if wrong:
         reason = f"nothing to compare: {wrong}"
         return (*verdicts, Verdict(prop, case, Status.FAILED, reason))
-    comparison = measure(subject, subject.adapter.contract(case.operation), case, values, outputs)
+    comparison = measure(subject, subject.contract(case.operation), case, values, outputs)
     return (
         _judged(prop, case, comparison),
         *verdicts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from conformance.adapter import Crashed, Declined, Hung, Outcome, Ran
+from conformance.adapter import Crashed, Declined, Hung, Misreturned, Outcome, Ran, Unable
 from conformance.case import Case
 from conformance.comparison import NOTHING, Comparison
 
@@ -54,6 +54,10 @@ def without_outputs(prop: str, case: Case, outcome: Outcome) -> Verdict:
             return Verdict(prop, case, Status.CRASHED, how)
         case Hung(seconds):
             return Verdict(prop, case, Status.HUNG, f"no answer within {seconds:g} s")
+        case Misreturned(what):
+            return Verdict(prop, case, Status.FAILED, what)
+        case Unable(reason):
+            return Verdict(prop, case, Status.NOT_JUDGED, reason)
         case Ran():
             message = f"{prop}: a call that ran has outputs to compare"
             raise AssertionError(message)

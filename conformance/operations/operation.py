@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,3 +99,10 @@ class Operation:
     parameters: tuple[str, ...] = ("weight",)
     scaling: Scaling | None = None
     carried: Mapping[str, str] = field(default_factory=dict)
+
+
+def flags_of(operation: Operation) -> tuple[str, ...]:
+    """Return the names of the flags that every call of an operation is given."""
+    plain = {name: levels[0] for name, levels in operation.factors.items()}
+    case = operation.complete(plain, random.Random(0), Scope("float32"))  # noqa: S311 - any call will do
+    return tuple(name for name, _ in case.flags)

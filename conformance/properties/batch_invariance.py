@@ -38,7 +38,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def _counts(subject: Subject, case: Case) -> list[int]:
-    edges = subject.adapter.row_thresholds(case.operation)
+    edges = subject.traits(case.operation).row_thresholds
     counts = {1, 2, *(edge + d for edge in edges for d in (-1, 0, 1))}
     return sorted(count for count in counts if 0 < count < rows.count(case))
 
@@ -56,9 +56,9 @@ def native(outcome: Ran) -> str:
     return "went native, which promises the contract alone" if (outcome.path or "").startswith("native") else ""
 
 
-def cannot(subject: Subject, dtype: str) -> str:
+def cannot(subject: Subject, operation: str, dtype: str) -> str:
     """Why invariance of bits cannot be judged here, or nothing."""
-    if not subject.adapter.batch_invariant:
+    if not subject.traits(operation).batch_invariant:
         return "the adapter does not declare it"
     if subject.device == "cpu":
         return "needs a GPU: in the interpreter a row's sum does not depend on its tile"

@@ -62,7 +62,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     wrong = metadata(case, made.outcome.outputs)
     if wrong:
         return (Verdict("bias", case, Status.FAILED, f"nothing to compare: {wrong}"),)
-    contract = subject.adapter.contract(case.operation)
+    contract = subject.contract(case.operation)
     errors = measure(subject, contract, case, values_of(case), made.outcome.outputs, signed=telling(case)).errors
     wrong = leaning(errors)
     if wrong:
@@ -73,7 +73,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     return (Verdict("bias", case, Status.PASSED),)
 
 
-def _cannot(subject: Subject, dtype: str) -> str:
+def _cannot(subject: Subject, operation: str, dtype: str) -> str:
     wide = "what the contract allows before a store in float32 is wider than a truncation"
     return wide if dtype == "float32" else ""
 

@@ -56,7 +56,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 def in_place(subject: Subject, operation: Operation) -> bool:
     """Whether the operation has a form in place, and the implementation that form."""
-    return bool(operation.in_place) and hasattr(subject.adapter, f"{operation.name}{FORM}")
+    return bool(operation.in_place) and subject.traits(operation.name).in_place
 
 
 def _layer(subject: Subject, case: Case, arguments: Arguments) -> Outcome:
@@ -73,7 +73,7 @@ def _layer(subject: Subject, case: Case, arguments: Arguments) -> Outcome:
 def _outside(
     subject: Subject, case: Case, given: Mapping[str, torch.Tensor], outputs: tuple[torch.Tensor, ...]
 ) -> str:
-    comparison = measure(subject, subject.adapter.contract(case.operation), case, given, outputs)
+    comparison = measure(subject, subject.contract(case.operation), case, given, outputs)
     outside = f"{comparison.outside} of {comparison.elements} elements outside"
     return f"{comparison.first}; {outside}" if comparison.outside else ""
 

@@ -35,7 +35,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     case = flat(case)
     graphs: list[object] = []
     torch._dynamo.reset()  # noqa: SLF001 - the one way to forget what other cases compiled
-    whole = replace(subject, adapter=compiled(subject.adapter, case.operation, _backend(subject, graphs)))
+    whole = replace(subject, adapter=compiled(subject.implementation(), case.operation, _backend(subject, graphs)))
     for rows in ROWS:
         wrong = _differs(subject, whole, with_rows(case, rows))
         if wrong is not None:
@@ -94,8 +94,8 @@ def _differs(eager: Subject, whole: Subject, case: Case) -> Verdict | None:
     return None
 
 
-def _cannot(subject: Subject, dtype: str) -> str:
-    return "" if subject.adapter.compiles else "the adapter does not declare it"
+def _cannot(subject: Subject, operation: str, dtype: str) -> str:
+    return "" if subject.traits(operation).compiles else "the adapter does not declare it"
 
 
 def fixed(operation: Operation) -> Fixed:

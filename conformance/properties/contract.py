@@ -25,7 +25,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     wrong = metadata(case, made.outcome.outputs)
     if wrong:
         return (Verdict("contract", case, Status.FAILED, f"nothing to compare: {wrong}"),)
-    declared = subject.adapter.contract(case.operation)
+    declared = subject.contract(case.operation)
     comparison = measure(subject, declared, case, values, made.outcome.outputs)
     if comparison.outside:
         reason = f"{comparison.first}; {comparison.outside} of {comparison.elements} elements outside"
@@ -57,7 +57,7 @@ def _allowed(subject: Subject, contract: Contract, case: Case, values: Values) -
     return [rounded(allowed[out.name], out.dtype) for out in OPERATIONS[case.operation].outputs(case)]
 
 
-def _cannot(subject: Subject, dtype: str) -> str:
+def _cannot(subject: Subject, operation: str, dtype: str) -> str:
     return "float32 outputs do not show where an implementation rounds" if dtype == "float32" else ""
 
 

@@ -39,9 +39,9 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     return (Verdict("determinism", case, Status.PASSED),)
 
 
-def cannot(subject: Subject, dtype: str) -> str:
+def cannot(subject: Subject, operation: str, dtype: str) -> str:
     """Why bits cannot be compared, or nothing."""
-    return "" if subject.adapter.deterministic else "the adapter does not declare it"
+    return "" if subject.traits(operation).deterministic else "the adapter does not declare it"
 
 
 DETERMINISM = Property(

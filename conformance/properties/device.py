@@ -33,7 +33,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 def judge_on(subject: Subject, case: Case, devices: tuple[str, str]) -> Verdict:
     """Call on each device in turn: what is kept from the first call must not serve the second."""
     values = values_of(case)
-    contract = subject.adapter.contract(case.operation)
+    contract = subject.contract(case.operation)
     for device in devices:
         made = perform(replace(subject, device=device), case, values)
         if not isinstance(made.outcome, Ran):
@@ -51,7 +51,7 @@ def judge_on(subject: Subject, case: Case, devices: tuple[str, str]) -> Verdict:
     return Verdict("device", case, Status.PASSED)
 
 
-def _cannot(subject: Subject, dtype: str) -> str:
+def _cannot(subject: Subject, operation: str, dtype: str) -> str:
     return "needs two GPUs" if subject.device == "cpu" else ""
 
 

@@ -44,8 +44,8 @@ def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _cannot(subject: Subject, dtype: str) -> str:
-    return "" if subject.adapter.validates else "the adapter does not declare it"
+def _cannot(subject: Subject, operation: str, dtype: str) -> str:
+    return "" if subject.traits(operation).validates else "the adapter does not declare it"
 
 
 ERRORS = Property("errors", "calls without a meaning raise, and write nothing", judge, given=given, cannot=_cannot)

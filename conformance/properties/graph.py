@@ -59,7 +59,7 @@ def judge(subject: Subject, case: Case, record: Record = record_on_gpu) -> tuple
     wrong = metadata(case, outcome.outputs)
     if wrong:
         return (Verdict("graph", case, Status.FAILED, f"nothing to compare: {wrong}"),)
-    contract = subject.adapter.contract(case.operation)
+    contract = subject.contract(case.operation)
     for number in range(1, REPLAYS + 1):
         values = values_of(replace(case, seed=case.seed + number))
         for name, tensor in values.items():
@@ -72,8 +72,8 @@ def judge(subject: Subject, case: Case, record: Record = record_on_gpu) -> tuple
     return (Verdict("graph", case, Status.PASSED),)
 
 
-def _cannot(subject: Subject, dtype: str) -> str:
-    if not subject.adapter.graphs:
+def _cannot(subject: Subject, operation: str, dtype: str) -> str:
+    if not subject.traits(operation).graphs:
         return "the adapter does not declare it"
     return "needs a CUDA GPU" if subject.device == "cpu" else ""
 

@@ -41,7 +41,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         if wrong:
             return (_verdict(case, wrong),)
     first, second = written
-    comparison = measure(subject, subject.adapter.contract(case.operation), case, values, first)
+    comparison = measure(subject, subject.contract(case.operation), case, values, first)
     if comparison.outside:
         reason = f"{comparison.first}; {comparison.outside} of {comparison.elements} elements outside"
         return (_verdict(case, reason, comparison),)
@@ -99,7 +99,7 @@ def _unlike_the_functional_form(
     subject: Subject, case: Case, values: Mapping[str, torch.Tensor], written: tuple[torch.Tensor, ...]
 ) -> str:
     """Whether the functional form gives other bits; nothing where it gives none, which others judge."""
-    if not subject.adapter.deterministic:
+    if not subject.traits(case.operation).deterministic:
         return ""
     made = perform(subject, case, values)
     if not isinstance(made.outcome, Ran) or metadata(case, made.outcome.outputs):

@@ -55,7 +55,7 @@ def _judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     wrong = metadata(case, made.outcome.outputs) or made.damage()
     if wrong:
         return (Verdict("large_index", case, Status.FAILED, wrong),)
-    contract = subject.adapter.contract(case.operation)
+    contract = subject.contract(case.operation)
     comparison = measure(subject, contract, case, values, made.outcome.outputs)
     if comparison.outside:
         reason = f"{comparison.first}; {comparison.outside} of {comparison.elements} elements outside"

@@ -33,9 +33,9 @@ def _reference(name: str) -> Adapter:
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call both on the same case; ``torch.testing.assert_close`` with its defaults per dtype."""
-    assert subject.adapter.reference is not None
+    assert subject.declared.reference is not None
     made = perform(subject, case)
-    expected = perform(replace(subject, adapter=_reference(subject.adapter.reference)), case)
+    expected = perform(replace(subject, adapter=_reference(subject.declared.reference)), case)
     for call in (made, expected):
         if not isinstance(call.outcome, Ran):
             return (without_outputs("parity", case, call.outcome),)
@@ -66,8 +66,8 @@ def _steps(values: torch.Tensor) -> torch.Tensor:
     return torch.where(values.isnan(), torch.nan, torch.where(codes < 128, codes, 128 - codes))
 
 
-def _cannot(subject: Subject, dtype: str) -> str:
-    return "" if subject.adapter.reference else "the adapter names no reference to compare with"
+def _cannot(subject: Subject, operation: str, dtype: str) -> str:
+    return "" if subject.declared.reference else "the adapter names no reference to compare with"
 
 
 PARITY = Property(

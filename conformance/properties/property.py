@@ -14,7 +14,7 @@ from conformance.verdict import Verdict
 Fixed = tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def nothing_against(subject: Subject, dtype: str) -> str:
+def nothing_against(subject: Subject, operation: str, dtype: str) -> str:
     """Every machine can judge it."""
     return ""
 
@@ -50,7 +50,7 @@ class Property:
     judge: Callable[[Subject, Case], tuple[Verdict, ...]]
     fixed: Callable[[Operation], Fixed] = everything
     given: Callable[[Operation, Scope], tuple[Case, ...]] | None = None
-    cannot: Callable[[Subject, str], str] = nothing_against
+    cannot: Callable[[Subject, str, str], str] = nothing_against
     form: str = ""
     like: str = ""
     concluded: Callable[[str, Iterable[Verdict]], str] = nothing_to_add

@@ -27,7 +27,7 @@ SCALED_POINTS = frozenset({"gated", "square", "variance", "rstd", "turned"})
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call with the case's arguments and with scaled ones; outputs must be each other's, scaled."""
-    if case.dtype == "float16" and subject.adapter.contract(case.operation).rounds & SCALED_POINTS:
+    if case.dtype == "float16" and subject.contract(case.operation).rounds & SCALED_POINTS:
         reason = "the contract rounds in float16 what scales: its range is too narrow"
         return (Verdict("scale", case, Status.NOT_JUDGED, reason),)
     scaling = OPERATIONS[case.operation].scaling
@@ -77,8 +77,8 @@ def exponent_of(case: Case) -> int:
     return max(1, min(4, math.floor(math.log2(torch.finfo(torch.float16).max / max(largest, 1.0))) - 1))
 
 
-def _cannot(subject: Subject, dtype: str) -> str:
-    return "" if subject.adapter.scale_invariant else "the adapter does not declare it"
+def _cannot(subject: Subject, operation: str, dtype: str) -> str:
+    return "" if subject.traits(operation).scale_invariant else "the adapter does not declare it"
 
 
 def _void(operation: Operation) -> str:

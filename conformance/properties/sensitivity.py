@@ -39,7 +39,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 def _allowed(subject: Subject, case: Case, called: Case, values: Values) -> dict[str, Interval]:
     """What may be stored in each output of a case where another is computed, one without a term of it."""
-    allowed = intervals(subject, subject.adapter.contract(case.operation), called, values, slice(0, count(case)))
+    allowed = intervals(subject, subject.contract(case.operation), called, values, slice(0, count(case)))
     outputs = OPERATIONS[case.operation].outputs(case)
     return {out.name: rounded(allowed[out.name], out.dtype) for out in outputs if out.name in allowed}
 

@@ -126,7 +126,7 @@ def _wrong(
     said = metadata(case, outputs)
     if said:
         return said
-    comparison = measure(subject, subject.adapter.contract(case.operation), case, values, outputs)
+    comparison = measure(subject, subject.contract(case.operation), case, values, outputs)
     outside = f"{comparison.outside} of {comparison.elements} elements outside"
     return f"{comparison.first}; {outside}" if comparison.outside else ""
 

@@ -58,13 +58,13 @@ def judge(
         return (without_outputs("stream", case, outcome),)
     wrong = metadata(case, outcome.outputs)
     if not wrong:
-        comparison = measure(subject, subject.adapter.contract(case.operation), case, values, outcome.outputs)
+        comparison = measure(subject, subject.contract(case.operation), case, values, outcome.outputs)
         outside = f"{comparison.first}; {comparison.outside} of {comparison.elements} elements outside"
         wrong = f"on a side stream: {outside}" if comparison.outside else ""
     return (Verdict("stream", case, Status.FAILED if wrong else Status.PASSED, wrong),)
 
 
-def _cannot(subject: Subject, dtype: str) -> str:
+def _cannot(subject: Subject, operation: str, dtype: str) -> str:
     return "needs a CUDA GPU" if subject.device == "cpu" else ""
 
 

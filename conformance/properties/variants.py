@@ -49,7 +49,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 def counted(subject: Subject, case: Case) -> tuple[list[int], int]:
     """The numbers of rows that are tried, and how many kernels they may need."""
-    edges = subject.adapter.row_thresholds(case.operation)
+    edges = subject.traits(case.operation).row_thresholds
     counts = {*COUNTS, *(edge + d for edge in edges for d in (-1, 0, 1) if edge + d > 0)}
     return sorted(counts), KINDS * (len(edges) + 1)
 
@@ -65,8 +65,8 @@ def _variants(subject: Subject, cases: Iterable[Case]) -> set[str] | Verdict:
     return found
 
 
-def _cannot(subject: Subject, dtype: str) -> str:
-    return "" if subject.adapter.few_variants else "the adapter does not declare it"
+def _cannot(subject: Subject, operation: str, dtype: str) -> str:
+    return "" if subject.traits(operation).few_variants else "the adapter does not declare it"
 
 
 def fixed(operation: Operation) -> Fixed:

@@ -16,6 +16,7 @@ from conformance.adapter import Crashed, Hung
 from conformance.attempt import Child
 from conformance.budget import ALONE, Allowance
 from conformance.calling import Subject
+from conformance.declared import PER_OPERATION
 
 STARTS = 120.0  # seconds that CUDA may take to start
 
@@ -125,25 +126,24 @@ def _git(*arguments: str) -> str | None:
 
 def _adapter(subject: Subject) -> dict[str, Any]:
     """The adapter's name and all that it declares: what is not declared is not demanded."""
-    adapter = subject.adapter
-    contracts = {operation: adapter.contract(operation) for operation in adapter.contracts}
+    declared = subject.declared
+    contracts = {name: traits.contract for name, traits in declared.operations.items() if traits.contract}
     return {
-        "name": adapter.name,
+        "name": declared.name,
         "contracts": {
             operation: {"rounds": sorted(contract.rounds), "depth": contract.depth, "text": str(contract)}
             for operation, contract in contracts.items()
         },
-        "deterministic": adapter.deterministic,
-        "batch_invariant": adapter.batch_invariant,
-        "scale_invariant": adapter.scale_invariant,
-        "few_variants": adapter.few_variants,
-        "validates": adapter.validates,
-        "compiles": adapter.compiles,
-        "graphs": adapter.graphs,
-        "flushes": adapter.flushes,
-        "running_variance": adapter.running_variance,
-        "reference": adapter.reference,
+        **{trait: _told(subject, trait) for trait in PER_OPERATION},
+        "reference": declared.reference,
     }
+
+
+def _told(subject: Subject, trait: str) -> bool | dict[str, bool]:
+    """Return one declaration: of all operations where they agree, otherwise of each that is implemented."""
+    operations = subject.declared.operations
+    told = {name: bool(getattr(traits, trait)) for name, traits in operations.items() if traits.implemented}
+    return next(iter(told.values()), False) if len(set(told.values())) < 2 else told
 
 
 def _numerics() -> dict[str, Any]:

@@ -114,7 +114,7 @@ def _check(failure: Failure) -> tuple[snippets.Check, bool]:
 def _docstring(given: Subjected) -> str:
     verdict = given.failure.verdict
     said = [
-        f"{given.case.operation} of {given.subject.adapter.name}: {verdict.property} {verdict.status}.",
+        f"{given.case.operation} of {given.subject.declared.name}: {verdict.property} {verdict.status}.",
         f"Promised: {PROMISES[verdict.property]}.",
         f"Found: {verdict.reason}." if verdict.reason else "",
         f"Remark: {given.failure.note}." if given.failure.note else "",
@@ -157,7 +157,7 @@ def _roots(subject: Subject) -> list[str]:
     """Folders from which the adapter and the suite are imported, but for those of installed packages."""
     installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     roots = []
-    for name in (conformance.__name__, type(subject.adapter).__module__):
+    for name in (conformance.__name__, type(subject.implementation()).__module__):
         spec = sys.modules[name].__spec__
         if spec is not None and spec.origin is not None and "." + Path(spec.origin).stem != name:
             depth = name.count(".") + (spec.submodule_search_locations is not None)
@@ -170,7 +170,7 @@ def _implementation(given: Subjected, target: str) -> str:
     place, _, _ = target.partition(":")
     if target not in KNOWN:
         found = str(Path(place).resolve()) if place.endswith(".py") else place
-        target = f"{found}:{type(given.subject.adapter).__name__}"
+        target = f"{found}:{type(given.subject.implementation()).__name__}"
     lines = [f"DEVICE = {given.subject.device!r}", f"IMPLEMENTATION = load({target!r})"]
     if _interpreting(given.subject):
         # as shipped, Triton's interpreter truncates where hardware rounds
@@ -287,7 +287,7 @@ def _intervals(given: Subjected, case: Case, values: dict[str, torch.Tensor]) ->
     """What the contract allows before the store of every output, in rows."""
     # not where the implementation runs: whoever writes a script need not touch a GPU
     here = replace(given.subject, device="cpu")
-    contract = given.subject.adapter.contract(case.operation)
+    contract = given.subject.contract(case.operation)
     outputs = OPERATIONS[case.operation].outputs(case)
     allowed = [intervals(here, contract, case, values, rows) for rows in chunks(case)]
     for out in outputs:
@@ -392,13 +392,13 @@ def _copied(given: Subjected) -> str:
 
 
 def _over(given: Subjected) -> str:
-    same = f"DETERMINISTIC = {given.subject.adapter.deterministic}"
+    same = f"DETERMINISTIC = {given.subject.traits(given.case.operation).deterministic}"
     over = list(places(given.case))
     return f"# the arguments that the outputs are written over, in their order\nOVER = {over!r}\n{same}"
 
 
 def _reference(given: Subjected) -> str:
-    return f"REFERENCE = load({given.subject.adapter.reference!r})"
+    return f"REFERENCE = load({given.subject.declared.reference!r})"
 
 
 _FACTS: dict[str, Callable[[Subjected], str]] = {

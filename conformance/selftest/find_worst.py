@@ -61,7 +61,7 @@ def share_of_bound(subject: Subject, case: Case) -> float:
     made = perform(subject, case)
     if not isinstance(made.outcome, Ran) or metadata(case, made.outcome.outputs):
         return 0.0
-    contract = subject.adapter.contract(case.operation)
+    contract = subject.contract(case.operation)
     return measure(subject, contract, case, values_of(case), made.outcome.outputs).worst
 
 
@@ -106,9 +106,9 @@ def worst_cases(subjects: tuple[Subject, ...], operation: str, dtype: str, examp
     """The worst call of an operation in a dtype under each contract that one of the subjects declares."""
     found: dict[Contract, Worst] = {}
     for subject in subjects:
-        if not hasattr(subject.adapter, operation):
+        if not subject.traits(operation).implemented:
             continue
-        contract = subject.adapter.contract(operation)
+        contract = subject.contract(operation)
         worst = worst_case(subject, operation, dtype, examples)
         if worst is not None and (contract not in found or worst.share > found[contract].share):
             found[contract] = worst
@@ -121,7 +121,7 @@ def row(case: Case, found: Iterable[Worst], examples: int) -> str:
     (CASES / f"{case.id}.json").write_text(text, encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()
     command = f"`python -m conformance.selftest.find_worst --examples {examples}`"
-    shares = ", ".join(f"{worst.share:.3f} of the bound of {worst.subject.adapter.name}" for worst in found)
+    shares = ", ".join(f"{worst.share:.3f} of the bound of {worst.subject.declared.name}" for worst in found)
     return f"| `cases/{case.id}.json` | {command}: {case.operation} in {case.dtype}, {shares} | `{digest}` |"
 
 

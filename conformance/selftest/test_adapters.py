@@ -80,7 +80,7 @@ def test_nothing_that_a_known_implementation_does_fails(target: str, name: str, 
 def test_the_declared_contract_is_the_one_that_discovery_finds(target: str, name: str, dtype: str) -> None:
     """The smallest set of rounding points that explains every element is the declared one; it is not empty."""
     subject, case = Subject(load(target)), _telling(name, dtype)
-    declared = subject.adapter.contract(name).rounds & set(OPERATIONS[name].points(case))
+    declared = subject.contract(name).rounds & set(OPERATIONS[name].points(case))
     found = discover(subject, case)
     shares = {follow.contract.rounds: follow.share for follow in found}
 

@@ -93,7 +93,7 @@ def test_a_contract_that_is_not_followed_is_told_from_the_one_that_is(operation:
     assert Status.FAILED is verdict.status
     assert share is not None, said
     assert 1.0 < float(share[1]) < 99.9
-    assert f"the declared contract {subject.adapter.contract(operation)} explains" in said
+    assert f"the declared contract {subject.contract(operation)} explains" in said
     assert f"; {followed} explains all" in said
 
 

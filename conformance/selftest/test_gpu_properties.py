@@ -188,7 +188,7 @@ def test_without_a_gpu_it_is_not_judged(name: str) -> None:
     adapter = Correct()
     adapter.graphs = True
 
-    assert "GPU" in PROPERTIES[name].cannot(Subject(adapter), "bfloat16")
+    assert "GPU" in PROPERTIES[name].cannot(Subject(adapter), "rms_norm", "bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -207,4 +207,6 @@ def test_only_what_is_declared_is_demanded(name: str, declared: str) -> None:
     adapter = Correct()
     setattr(adapter, declared, False)
 
-    assert "the adapter does not declare it" == PROPERTIES[name].cannot(Subject(adapter, "cuda"), "bfloat16")
+    assert "the adapter does not declare it" == PROPERTIES[name].cannot(
+        Subject(adapter, "cuda"), "rms_norm", "bfloat16"
+    )

@@ -22,6 +22,7 @@ ORDER = (
     "memory",
     "materialize",
     "adapter",
+    "declared",
     "__init__",  # the names that adapters are written with
     "adapters",
     "interned",
