@@ -182,7 +182,7 @@ def _judged(subject: Subject, case: Case, values: Values, form: str) -> tuple[to
     if isinstance(made, Judgement):
         return made
     outputs, materials = made
-    if not form and (wrong := metadata(case, outputs) or _touched(materials)):
+    if not form and (wrong := metadata(subject, case, outputs) or _touched(materials)):
         return Judgement(Status.FAILED, wrong, form)
     contract = subject.contract(case.operation)
     comparison = measure(subject, contract, case, values, outputs, slices=_looked_at(case))

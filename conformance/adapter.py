@@ -37,14 +37,23 @@ class UsageError(Exception):
 class Adapter:
     """A method per operation, named after it, with its signature; a missing one is not implemented.
 
+    ``takes`` claims, by operation, which calls an implementation takes: levels of the operation's factors,
+    dtypes, and numbers of its sizes (``conform list OPERATION`` prints them), as in
+    ``{"rms_norm": {"rank": ("2", "3"), "columns": range(8, 8193, 8)}}``; ``{"rms_norm": {}}`` claims every call.
+    All calls inside a claim must run, and outside nothing is asked. Of an operation without a claim a survey
+    finds out.
+
     ``contracts`` names the contract of each operation, or gives it. What is declared is demanded: the same bits
     for the same call (``deterministic``), for the same row in any batch (``batch_invariant``), for arguments
     scaled by a power of two (``scale_invariant``); no kernel of its own for every number of rows or eps
     (``few_variants``); an exception for meaningless calls (``validates``); calls that ``torch.compile`` takes
     whole (``compiles``), and that a CUDA graph can record (``graphs``). ``flushes`` allows zero for results below
     2**-126, ``running_variance`` NaN and zero in rows whose sum of squares comes near the largest float32 or
-    passes it. Each of these may be a table of operations. ``reference`` names a known adapter that ``parity``
-    compares with. An adapter never sees an expected value.
+    passes it. Fresh outputs have ``strides`` that are ``"dense"`` (in any order of dimensions),
+    ``"contiguous"``, or those of elementwise operations on x (``"like_input"``). Rows of ``zero_columns`` are
+    asked for only where that is declared. A kernel may be compiled for every number of what it
+    ``specialises`` on: ``"rows"``, ``"eps"``. Each of these may be a table of operations. ``reference`` names a
+    known adapter that ``parity`` compares with. An adapter never sees an expected value.
 
     A method with an underscore after an operation's name, and its signature, is the in-place form: it writes each
     output over an argument (y over x, s over the residual) and returns those arguments, or nothing. Beside fp8
@@ -52,6 +61,7 @@ class Adapter:
     """
 
     name: str = ""
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     contracts: ClassVar[Mapping[str, str | Contract]] = {}
     deterministic: bool | Mapping[str, bool] = True
     batch_invariant: bool | Mapping[str, bool] = True
@@ -62,6 +72,9 @@ class Adapter:
     graphs: bool | Mapping[str, bool] = False
     flushes: bool | Mapping[str, bool] = False
     running_variance: bool | Mapping[str, bool] = False
+    zero_columns: bool | Mapping[str, bool] = False
+    strides: str | Mapping[str, str] = "dense"
+    specialises: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ()
     reference: str | None = None
 
     def contract(self, operation: str) -> Contract:

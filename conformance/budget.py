@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from conformance.case import Case
+from conformance.case import SHARED_PARTS, Case
 from conformance.comparison import CHUNK
-from conformance.materialize import SHARED_PARTS, buffer_of, spread
+from conformance.materialize import buffer_of, spread
 from conformance.operations import OPERATIONS
 
 GIB = 2**30

@@ -9,7 +9,7 @@ import torch
 
 from conformance.adapter import Adapter, Crashed, Declined, Outcome, Ran, Unable, Unsupported, UsageError
 from conformance.budget import gib
-from conformance.case import Case
+from conformance.case import SHARED_PARTS, Case
 from conformance.declared import Declared, Traits
 from conformance.materialize import Materials, materialize, values_of
 from conformance.memory import POISONS
@@ -150,19 +150,21 @@ def _held(subject: Subject) -> str:
     return f"{gib(subject.memory)} of GPU memory" if subject.memory else "there is of GPU memory"
 
 
-def metadata(case: Case, outputs: tuple[torch.Tensor, ...]) -> str:
-    """What is wrong with the outputs' number, shapes, dtypes and strides, or nothing."""
+def metadata(subject: Subject, case: Case, outputs: tuple[torch.Tensor, ...]) -> str:
+    """Return what is wrong with the outputs' number, shapes, dtypes and strides, or nothing."""
     expected = OPERATIONS[case.operation].outputs(case)
     if len(outputs) != len(expected):
         return f"returned {len(outputs)} tensors, must be {len(expected)}"
-    return next(filter(None, map(misfit, expected, outputs)), "")
+    return next(filter(None, (misfit(subject, case, *pair) for pair in zip(expected, outputs, strict=True))), "")
 
 
-def misfit(want: Output, got: torch.Tensor) -> str:
-    """What is wrong with the shape, dtype or strides of one output, or nothing."""
+def misfit(subject: Subject, case: Case, want: Output, got: torch.Tensor) -> str:
+    """Return what is wrong with the shape, dtype or strides of one output, or nothing."""
     if got.dtype != want.dtype:
         return f"{want.name} is {got.dtype}, must be {want.dtype}"
     if tuple(got.shape) != want.shape:
         return f"{want.name} has shape {tuple(got.shape)}, must be {want.shape}"
-    misplaced = want.misplaced(got)
+    like = next((spec for _, spec in case.tensors if spec.shape == want.shape), case.tensors[0][1])
+    strides = like.layout.place(like.shape, SHARED_PARTS).strides
+    misplaced = want.misplaced(got, subject.traits(case.operation).strides, strides)
     return f"{want.name} has strides {got.stride()}, must be {misplaced}" if misplaced else ""

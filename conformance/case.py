@@ -18,6 +18,7 @@ Flag = str | float | int | bool | tuple[int, ...] | None
 # the plainest first: cases shrink towards it
 LAYOUTS = ("contiguous", "row_gap", "offset", "step", "transposed", "swapped", "expanded", "shared")
 SAME = "same"
+SHARED_PARTS = 2  # of a buffer: x and gate, as slices of one projection
 # of a tensor beside the first: a residual or a gate may be x itself
 BESIDE = (*LAYOUTS, SAME)
 
@@ -166,6 +167,18 @@ class TensorSpec:
         size = "x".join(map(str, self.shape)) or "scalar"
         plain = self.layout.kind == "contiguous"
         return f"{size} {self.dtype} {self.values}" + ("" if plain else f" {self.layout}")
+
+
+def reaches(spec: TensorSpec) -> bool:
+    """Return whether a layout is more than a name: one row cannot be transposed."""
+    if spec.layout.kind == SAME:
+        return True
+    place = spec.layout.place(spec.shape, SHARED_PARTS)
+    dense, step = True, 1
+    for size, stride in zip(reversed(spec.shape), reversed(place.strides), strict=True):
+        dense &= size == 1 or stride == step
+        step *= size
+    return place.offset > 0 or not (dense or step == 0)
 
 
 @dataclass(frozen=True, slots=True)

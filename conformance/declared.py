@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from conformance.adapter import Adapter, UsageError
+from conformance.claim import claim, known
 from conformance.operations import OPERATIONS, Operation, flags_of
 from conformance.oracle.contract import Contract
+from conformance.strategies import Taken
 
 # declared for all operations at once, or in a table of operations
 PER_OPERATION = (
@@ -23,13 +25,21 @@ PER_OPERATION = (
     "graphs",
     "flushes",
     "running_variance",
+    "zero_columns",
+    "strides",
+    "specialises",
 )
+STRIDES = ("dense", "contiguous", "like_input")
+SPECIALISES = ("rows", "eps")
 NEAR = 0.85  # how alike two names are, from 0 to 1, of which one is taken for the other misspelt
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What is declared of one operation. ``in_place`` says whether there is an in-place form."""
+    """What is declared of one operation. ``in_place`` says whether there is an in-place form.
+
+    ``claim`` are the calls that it must take, None where it claims nothing.
+    """
 
     contract: Contract | None = None
     implemented: bool = True
@@ -43,6 +53,10 @@ class Traits:
     graphs: bool = False
     flushes: bool = False
     running_variance: bool = False
+    zero_columns: bool = False
+    strides: str = "dense"
+    specialises: tuple[str, ...] = ()
+    claim: Taken | None = None
     row_thresholds: tuple[int, ...] = ()
     column_thresholds: tuple[int, ...] = ()
 
@@ -56,6 +70,7 @@ class Traits:
             in_place=hasattr(adapter, f"{operation}_"),
             row_thresholds=tuple(adapter.row_thresholds(operation)),
             column_thresholds=tuple(adapter.column_thresholds(operation)),
+            claim=_claim(adapter, operation) if operation in adapter.takes else None,
             **given,
         )
 
@@ -74,6 +89,10 @@ class Declared:
         return cls(adapter.name, adapter.reference, {name: Traits.of(adapter, name) for name in OPERATIONS})
 
 
+def _claim(adapter: Adapter, operation: str) -> Taken:
+    return claim(f"{type(adapter).__name__}: takes[{operation!r}]", operation, adapter.takes[operation])
+
+
 def _declared(adapter: Adapter, name: str, operation: str) -> Any:  # noqa: ANN401 - flags of several types
     """Return one declaration: the table's where there is a table, the default where that says nothing."""
     value = getattr(adapter, name)
@@ -86,16 +105,19 @@ def check(adapter: Adapter) -> None:
     Raises ``UsageError`` with one line that names the nearest known name, or what a method must take.
     """
     kind = type(adapter).__name__
-    for name in adapter.contracts:
-        _known(f"{kind}: contracts[{name!r}]", name, OPERATIONS)
-    for trait in PER_OPERATION:
-        value = getattr(adapter, trait)
-        for name in value if isinstance(value, Mapping) else ():
-            _known(f"{kind}: {trait}[{name!r}]", name, OPERATIONS)
+    tables: dict[str, object] = {"takes": adapter.takes, "contracts": adapter.contracts}
+    tables |= {trait: getattr(adapter, trait) for trait in PER_OPERATION}
+    for trait, table in tables.items():
+        for name in table if isinstance(table, Mapping) else ():
+            known(f"{kind}: {trait}", name, OPERATIONS)
     _check_spelling(adapter)
     for name, operation in OPERATIONS.items():
         if hasattr(adapter, name):
             adapter.contract(name)
+            traits = Traits.of(adapter, name)
+            known(f"{kind}: strides", traits.strides, STRIDES)
+            for number in traits.specialises:
+                known(f"{kind}: specialises", number, SPECIALISES)
         for form in (name, f"{name}_"):
             if hasattr(adapter, form):
                 _check_signature(adapter, form, operation)
@@ -114,16 +136,6 @@ def _check_spelling(adapter: Adapter) -> None:
     if not any(hasattr(adapter, name) for name in OPERATIONS):
         message = f"{kind.__name__}: has no method named after an operation, must be among {', '.join(OPERATIONS)}"
         raise UsageError(message)
-
-
-def _known(where: str, name: str, known: Iterable[str]) -> None:
-    """Refuse a name that is none of those known, with the nearest one."""
-    names = list(known)
-    if name in names:
-        return
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    message = f"{where}: unknown, did you mean {near[0]!r}? Known are {', '.join(names)}"
-    raise UsageError(message)
 
 
 def _check_signature(adapter: Adapter, form: str, operation: Operation) -> None:

@@ -31,7 +31,7 @@ def discover(subject: Subject, case: Case) -> tuple[Followed, ...]:
     Ends with the declared contract. Empty where the call gives nothing to compare.
     """
     made = perform(subject, case)
-    if not isinstance(made.outcome, Ran) or metadata(case, made.outcome.outputs):
+    if not isinstance(made.outcome, Ran) or metadata(subject, case, made.outcome.outputs):
         return ()
     declared = subject.contract(case.operation)
     values = values_of(case)

@@ -14,10 +14,23 @@ from dataclasses import dataclass, replace
 
 from conformance.calling import Subject
 from conformance.case import Case
+from conformance.claim import outside
 from conformance.corpus import model_shapes, saved_cases
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
-from conformance.strategies import DTYPES, Scope, enumerated_cases, pinned_rows
+from conformance.sizes import sizes
+from conformance.strategies import (
+    DTYPES,
+    EVERYTHING,
+    Assignment,
+    Factors,
+    Scope,
+    Taken,
+    clashes,
+    pinned_rows,
+    usual,
+)
+from conformance.survey import Survey
 from conformance.verdict import Verdict
 
 # tokens of a decode batch that the interpreter judges of a real model, in quick the last; a GPU judges all
@@ -46,6 +59,13 @@ GPU_WIDTHS = (
     4096,
     5120,
 )
+
+
+# properties that have cases of sizes which drawing hardly reaches, and levels that those have
+SIZED = frozenset({"values", "layout"})
+PLAIN_SIZED = {"group": "none", "heads": "one", "rank": "2", "rows": "many", "width": "wide"}
+# cases that are drawn in place of one that is not taken
+TRIES = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +110,7 @@ PROFILES = {
                 "contract": 16,
                 "parity": 12,
                 "in_place": 12,
-                "sensitivity": 10,
+                "sensitivity": 16,
             }
             | FEW,
             enumerates=frozenset({"values", "layout", "specials"}),
@@ -100,7 +120,16 @@ PROFILES = {
             "ci",
             strength=3,
             limit=60.0,
-            drawn={"": 40, "values": 100, "layout": 240, "specials": 100, "parity": 60, "in_place": 60} | MANY,
+            drawn={
+                "": 40,
+                "values": 100,
+                "layout": 240,
+                "specials": 100,
+                "parity": 60,
+                "in_place": 60,
+                "sensitivity": 60,
+            }
+            | MANY,
             enumerates=frozenset({"values", "layout", "specials"}),
             chunks=4,
         ),
@@ -108,7 +137,16 @@ PROFILES = {
             "nightly",
             strength=3,
             limit=60.0,
-            drawn={"": 40, "values": 100, "layout": 240, "specials": 100, "parity": 60, "in_place": 60} | MANY,
+            drawn={
+                "": 40,
+                "values": 100,
+                "layout": 240,
+                "specials": 100,
+                "parity": 60,
+                "in_place": 60,
+                "sensitivity": 60,
+            }
+            | MANY,
             enumerates=frozenset({"values", "layout", "specials"}),
             chunks=4,
             minutes=60.0,
@@ -185,62 +223,99 @@ def _chunks(prop: str, profile: Profile, wanted: int | None) -> list[int]:
     return [wanted] if wanted >= profile.chunks and PROPERTIES[prop].given is None else []
 
 
-def scope_of(item: Item, subject: Subject) -> Scope:
-    """What may be drawn for an item on this machine."""
+def scope_of(item: Item, subject: Subject, survey: Survey | None = None) -> Scope:
+    """Return what may be drawn for an item on this machine: within what is claimed, or what a survey found."""
     prop, operation = PROPERTIES[item.property], OPERATIONS[item.operation]
+    traits = subject.traits(item.operation)
     scope = Scope(
         item.dtype,
         device=subject.device,
-        row_edges=subject.traits(item.operation).row_thresholds,
-        column_edges=subject.traits(item.operation).column_thresholds,
+        row_edges=traits.row_thresholds,
+        column_edges=traits.column_thresholds,
         fixed=prop.fixed(operation),
+        taken=survey.taken if survey else traits.claim or EVERYTHING,
+        zero_columns=traits.zero_columns,
     )
     if subject.device == "cpu":
         return scope
-    return replace(scope, widths=GPU_WIDTHS, max_rows=2**17, max_elements=9 * 2**20)
+    return replace(scope, widths=_gpu_widths(scope.taken), max_rows=2**17, max_elements=9 * 2**20)
 
 
-def cases_of(item: Item, subject: Subject) -> Iterator[Case]:
-    """The item's cases: saved ones, real models', the covering array, then drawn ones."""
+def _gpu_widths(taken: Taken) -> tuple[int, ...]:
+    """Return the widths that kernels are compiled for: the usual ones, as far as they are taken."""
+    fitting = tuple(width for width in GPU_WIDTHS if taken.fits("columns", width))
+    return fitting or tuple(usual(taken.numbers("columns") or GPU_WIDTHS)[: len(GPU_WIDTHS)])
+
+
+def cases_of(item: Item, subject: Subject, survey: Survey | None = None) -> Iterator[Case]:
+    """Yield the item's cases: saved ones, real models', the covering array, then drawn ones; all of them taken."""
     prop = PROPERTIES[item.property]
-    scope = scope_of(item, subject)
+    scope = scope_of(item, subject, survey)
     if prop.given is not None:
-        yield from prop.given(OPERATIONS[item.operation], scope)
+        given = prop.given(OPERATIONS[item.operation], scope)
+        yield from given if prop.beyond_claims else (case for case in given if not outside(scope.taken, case))
         return
+    missing = 0
     if prop.name == "layout" and not beyond(item):
-        known = [case for case in _known(item, subject) if case.dtype == item.dtype]
-        yield from known[item.chunk :: _parts(item)]
+        known = [case for case in _known(item, subject) if case.dtype == item.dtype][item.chunk :: _parts(item)]
+        taken = [case for case in known if not outside(scope.taken, case)]
+        missing = len(known) - len(taken)
+        yield from taken
     if prop.like:
         yield from _sample(item, list(chosen_cases(replace(item, property=prop.like), scope)))
         return
-    yield from chosen_cases(item, scope)
+    yield from chosen_cases(item, scope, missing)
+
+
+def sized_cases(item: Item, subject: Subject, survey: Survey) -> Iterator[tuple[Case, str]]:
+    """Yield cases of sizes that drawing hardly reaches, each with the reason why it is not judged, or nothing."""
+    if item.property not in SIZED or item.chunk:
+        return
+    scope, operation = scope_of(item, subject, survey), OPERATIONS[item.operation]
+    rng = random.Random(item.draw_seed())  # noqa: S311 - reproducible, not secret
+    whole = item.property == "values"
+    for size in sizes(operation, scope, item.profile, item.seed, survey.programs, whole=whole):
+        exact = {"rows": size.rows} | ({} if size.columns is None else {"columns": size.columns})
+        sized = scope.sized(**exact)
+        levels = scope.levels(operation.factors)
+        plain = {name: (level,) for name, level in PLAIN_SIZED.items() if level in levels.get(name, ())}
+        case = _completed(item, {**levels, **plain}, rng, sized)
+        if case is not None:
+            yield case, size.left_out
 
 
 def _sample(item: Item, cases: list[Case]) -> Iterator[Case]:
     """As many cases as the profile grants the item, evenly over the list: it begins with the covering array."""
-    step = max(1, len(cases) // _count(item))
-    yield from cases[::step]
+    count = min(_count(item), len(cases))
+    yield from (cases[place * len(cases) // count] for place in range(count))
 
 
-def chosen_cases(item: Item, scope: Scope) -> Iterator[Case]:
-    """The item's part of the covering array of a scope, then drawn ones; beyond the profile drawn ones alone."""
-    yield from listed_cases(item, scope)
-    yield from _drawn(item, scope, _count(item))
+def chosen_cases(item: Item, scope: Scope, more: int = 0) -> Iterator[Case]:
+    """Yield the item's part of the covering array of a scope, then drawn ones; beyond the profile only those.
+
+    Where less is taken the array is smaller: as many more are drawn, and ``more`` besides.
+    """
+    listed = listed_cases(item, scope)
+    whole = len(_rows_of(item, replace(scope, taken=EVERYTHING))) if scope.taken != EVERYTHING else len(listed)
+    yield from listed
+    yield from _drawn(item, scope, _count(item) + max(0, whole - len(listed)) + more)
 
 
 def listed_cases(item: Item, scope: Scope) -> list[Case]:
-    """The item's part of the covering array of a scope, none where it only draws."""
+    """Return the item's part of the covering array of a scope, none where it only draws."""
+    rng = random.Random(item.array_seed())  # noqa: S311 - reproducible, not secret
+    operation = OPERATIONS[item.operation]
+    listed = [operation.complete(row, rng, pinned) for row, pinned in _rows_of(item, scope, whole=True)]
+    return [case for case in listed[item.chunk :: _parts(item)] if not outside(scope.taken, case)]
+
+
+def _rows_of(item: Item, scope: Scope, *, whole: bool = False) -> list[tuple[Assignment, Scope]]:
+    """Return the rows of the covering array that are the item's, or all of them; none where it only draws."""
     if item.property not in PROFILES[item.profile].enumerates or beyond(item):
         return []
-    operation = OPERATIONS[item.operation]
-    listed = enumerated_cases(
-        operation.factors,
-        operation.complete,
-        scope,
-        strength=strength(item, scope.device),
-        seed=item.array_seed(),
-    )
-    return list(listed)[item.chunk :: _parts(item)]
+    factors, power = OPERATIONS[item.operation].factors, strength(item, scope.device)
+    rows = pinned_rows(factors, scope, strength=power, seed=item.array_seed())
+    return rows if whole else rows[item.chunk :: _parts(item)]
 
 
 def _count(item: Item) -> int:
@@ -284,15 +359,26 @@ def _drawn(item: Item, scope: Scope, count: int) -> Iterator[Case]:
     Not by Hypothesis, which mixes constants of the modules that happen to be imported into what it draws: the
     same seed must give the same cases under pytest, the command line, and whatever adapter is loaded.
     """
-    operation = OPERATIONS[item.operation]
-    levels = scope.levels(operation.factors)
+    levels = scope.levels(OPERATIONS[item.operation].factors)
     rng = random.Random(item.draw_seed())  # noqa: S311 - reproducible, not secret
     if scope.device == "cpu":
-        for _ in range(count):
-            picked = {name: rng.choice(choices) for name, choices in levels.items()}
-            yield operation.complete(picked, rng, scope)
+        yield from filter(None, (_completed(item, levels, rng, scope) for _ in range(count)))
         return
-    rows = pinned_rows(operation.factors, scope, strength=strength(item, scope.device), seed=item.array_seed())
-    for _ in range(count):
+    factors = OPERATIONS[item.operation].factors
+    rows = pinned_rows(factors, scope, strength=strength(item, scope.device), seed=item.array_seed())
+    for _ in range(count if rows else 0):
         assignment, pinned = rng.choice(rows)
-        yield operation.complete(assignment, rng, pinned)
+        one = {name: (level,) for name, level in assignment.items()}
+        yield from filter(None, [_completed(item, one, rng, pinned)])
+
+
+def _completed(item: Item, levels: Factors, rng: random.Random, scope: Scope) -> Case | None:
+    """Return a case of levels drawn from those given, inside of what is taken; None where none is found."""
+    for _ in range(TRIES):
+        picked = {name: rng.choice(choices) for name, choices in levels.items()}
+        if clashes(picked, scope.taken.apart):
+            continue
+        case = OPERATIONS[item.operation].complete(picked, rng, scope)
+        if not outside(scope.taken, case):
+            return case
+    return None

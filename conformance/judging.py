@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 
-from conformance.adapter import Crashed, Hung
+from conformance.adapter import Crashed, Declined, Hung, Misreturned, Ran, Unable
 from conformance.budget import gib, lacking
-from conformance.calling import Subject
+from conformance.calling import Subject, perform
 from conformance.case import Case
+from conformance.claim import outside
 from conformance.discovery import giveaway, what_it_follows
-from conformance.item import Failure, Item, beyond, cases_of, chosen_cases, listed_cases, scope_of
+from conformance.item import Failure, Item, beyond, cases_of, listed_cases, scope_of, sized_cases
 from conformance.operations import OPERATIONS
-from conformance.properties import PROPERTIES, Property
+from conformance.properties import PASSIVE, PROPERTIES, Property
 from conformance.shrink import essentials, shrink
-from conformance.strategies import Assignment, Factors, Scope, covering_array
-from conformance.verdict import NOT_IMPLEMENTED, Status, Verdict, without_outputs
+from conformance.strategies import EVERYTHING
+from conformance.survey import Survey, Tried, Try, budget_of, of_claim, survey
+from conformance.verdict import BAD, NOT_IMPLEMENTED, Status, Verdict, without_outputs
 
 # of a crash each try costs a process, of a hang the whole time limit
 SHRINK_TRIES = {Status.FAILED: 120, Status.CRASHED: 10, Status.HUNG: 0}
 # after so many in one item the rest of its cases is left out: it would only cost time
 MOST_HANGS = 3
 MOST_CRASHES = 50
+CLAIM = "claim"
+EVIDENCE = 4  # of so many cases one at least must have been judged
 
 Answer = tuple[Verdict, ...] | Crashed | Hung
 Ask = Callable[[str, Case], Answer]
@@ -41,21 +46,82 @@ def asked(ask: Ask, prop: Property, case: Case) -> tuple[Verdict, ...]:
 def judge(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
     """Judge one case in this process, where its memory is enough for that."""
     if subject.memory is None:
-        return PROPERTIES[prop].judge(subject, case)
+        return _kept_claims(subject, PROPERTIES[prop].judge(subject, case), prop)
     too_little = lacking(case, subject.memory)
     if not too_little:
         try:
-            return PROPERTIES[prop].judge(subject, case)
+            return _kept_claims(subject, PROPERTIES[prop].judge(subject, case), prop)
         except torch.OutOfMemoryError:
             # of the suite itself: of an implementation it is an outcome
             too_little = f"judging it takes more than the {gib(subject.memory)} of GPU memory that a worker has"
     return (Verdict(prop, case, Status.NOT_JUDGED, too_little),)
 
 
-def unjudged(item: Item, subject: Subject) -> tuple[Status, str] | None:
-    """Why no case of an item can be judged: the status that it gets, and the reason."""
+def _kept_claims(subject: Subject, verdicts: tuple[Verdict, ...], prop: str) -> tuple[Verdict, ...]:
+    """Return the verdicts with a failure in place of a refusal inside of what is claimed.
+
+    Only of properties that call a case as it is: others change its number of rows.
+    """
+    claim = subject.traits(verdicts[0].case.operation).claim if verdicts else None
+    if claim is None or not PROPERTIES[prop].passive:
+        return verdicts
+    return tuple(
+        replace(
+            verdict, property="claim", status=Status.FAILED, reason=f"declined what is claimed: {verdict.reason}"
+        )
+        if verdict.status is Status.DECLINED and not outside(claim, verdict.case)
+        else verdict
+        for verdict in verdicts
+    )
+
+
+def tried(subject: Subject, case: Case) -> Tried:
+    """Call once, only to learn whether the call is taken; nothing is compared.
+
+    A result in another dtype than the operation's, of a call whose tensors have several, is a refusal of the mix.
+    """
+    made = perform(subject, case)
+    programs = made.record.programs
+    match made.outcome:
+        case Ran(outputs=outputs):
+            mixed = {spec.dtype for _, spec in case.tensors if "float" in spec.dtype} != {case.dtype}
+            expected = OPERATIONS[case.operation].outputs(case)
+            promoted = [out.dtype for out, want in zip(outputs, expected, strict=False) if out.dtype != want.dtype]
+            said = f"returns {promoted[0]} where dtypes are mixed" if mixed and promoted else ""
+            return Tried(said.replace("torch.", ""), programs=programs)
+        case Declined(reason=reason):
+            return Tried(reason or "declined", programs=programs)
+        case Crashed(how):
+            return Tried(how.partition("\n")[0], crash=True)
+        case Unable(reason):
+            return Tried(reason)
+        case Misreturned():
+            # it ran, and is judged for what it returned
+            return Tried(programs=programs)
+        case Hung(seconds):
+            return Tried(f"no answer within {seconds:g} s", crash=True)
+
+
+def surveyed(operation: str, subject: Subject, attempt: Try, *, profile: str, seed: int) -> Survey:
+    """Return which calls of an operation are taken: what is claimed, or what a survey finds."""
+    claim = subject.traits(operation).claim
+    if claim is not None:
+        return of_claim(operation, claim, attempt, device=subject.device, seed=seed)
+    return survey(operation, attempt, device=subject.device, seed=seed, budget=budget_of(profile))
+
+
+def unjudged(item: Item, subject: Subject, found: Survey | None = None) -> tuple[Status, str] | None:
+    """Return why no case of an item can be judged: the status that it gets, and the reason; or None.
+
+    ``found`` is the survey of its operation, where one was made.
+    """
     if not subject.traits(item.operation).implemented:
         return Status.DECLINED, NOT_IMPLEMENTED
+    taken = found.taken if found else subject.traits(item.operation).claim or EVERYTHING
+    if item.dtype not in dict(taken.levels).get("dtype", (item.dtype,)):
+        return Status.DECLINED, f"{item.dtype} is not taken"
+    if item.property == CLAIM and found and taken == EVERYTHING and not found.crashes:
+        return Status.NOT_JUDGED, "every call is taken: a claim of that has no edge"
     if subject.unfaithful and item.dtype != "float32":
         return Status.NOT_JUDGED, subject.unfaithful
     prop = PROPERTIES[item.property]
@@ -67,22 +133,49 @@ def unjudged(item: Item, subject: Subject) -> tuple[Status, str] | None:
 
 
 def judge_item(
-    item: Item, subject: Subject, ask: Ask | None = None, begun: Callable[[Case], None] | None = None
+    item: Item,
+    subject: Subject,
+    ask: Ask | None = None,
+    begun: Callable[[Case], None] | None = None,
+    found: Survey | None = None,
 ) -> Iterator[Verdict]:
     """Judge an item's cases one after the other; none where the item is :func:`unjudged`.
 
-    ``ask`` judges a case, by default in this process. ``begun`` hears of every case before it runs.
+    ``ask`` judges a case, by default in this process. ``begun`` hears of every case before it runs. ``found`` is
+    the survey of the item's operation, by default made here.
     """
     ask = ask or (lambda name, case: judge(subject, name, case))
     if unjudged(item, subject):
         return
+    if found is None:
+        attempt = partial(tried, subject)
+        found = surveyed(item.operation, subject, attempt, profile=item.profile, seed=item.seed)
+    if unjudged(item, subject, found):
+        return
     run = _Run(item, ask, begun)
-    yield from run.judged(cases_of(item, subject))
-    if run.declined and PROPERTIES[item.property].given is None:
-        # what it takes deserves as many cases as a whole profile has, whatever else it says no to
-        scope = yield from run.accepted(scope_of(item, subject))
-        if scope is not None:
-            yield from run.judged(chosen_cases(item, scope))
+    for case, left_out in sized_cases(item, subject, found):
+        if left_out:
+            yield Verdict(item.property, case, Status.NOT_JUDGED, left_out)
+        else:
+            yield from run.judged([case])
+    if item.property == CLAIM:
+        yield from run.judged(case for case in found.crashes if case.dtype == item.dtype)
+    yield from run.judged(cases_of(item, subject, found))
+
+
+def lacking_evidence(item: Item, verdicts: Collection[Verdict]) -> str:
+    """Return why an item's verdicts are too few for its promise, or nothing.
+
+    A quarter of the cases must have been judged. What this machine cannot judge lacks for another reason, which is
+    shown as that.
+    """
+    own = [verdict for verdict in verdicts if verdict.property not in PASSIVE]
+    judged = sum(verdict.status in {Status.PASSED, Status.WAIVED, *BAD} for verdict in own)
+    declined = [verdict.reason for verdict in own if verdict.status is Status.DECLINED]
+    if not declined or EVIDENCE * judged >= judged + len(declined):
+        return ""
+    [(reason, _)] = Counter(declined).most_common(1)
+    return f"{judged} of {judged + len(declined)} calls judged, the others declined: {reason}"
 
 
 def vacuous(item: Item, verdicts: Collection[Verdict]) -> str:
@@ -95,22 +188,22 @@ def vacuous(item: Item, verdicts: Collection[Verdict]) -> str:
     return PROPERTIES[item.property].concluded(item.operation, verdicts)
 
 
-def share_of_array(item: Item, subject: Subject, verdicts: Iterable[Verdict]) -> tuple[int, int]:
-    """How many rows of the covering array ran, of how many: what an implementation declines is not covered."""
-    listed = set(listed_cases(item, scope_of(item, subject)))
+def share_of_array(item: Item, subject: Subject, found: Survey, verdicts: Iterable[Verdict]) -> tuple[int, int]:
+    """Return how many rows of the covering array ran, of how many."""
+    listed = set(listed_cases(item, scope_of(item, subject, found)))
     ran = {verdict.case for verdict in verdicts if verdict.status not in {Status.DECLINED, Status.NOT_JUDGED}}
     return len(listed & ran), len(listed)
 
 
 class _Run:
-    """The cases of one item so far: which were seen, declined, and what they cost."""
+    """Cases of one item so far: which were seen, and what they cost."""
 
     def __init__(self, item: Item, ask: Ask, begun: Callable[[Case], None] | None) -> None:
         self.item = item
         self.ask = ask
         self.begun = begun
         self.seen: set[Case] = set()
-        self.declined = self.hangs = self.crashes = 0
+        self.hangs = self.crashes = 0
 
     def judged(self, cases: Iterable[Case]) -> Iterator[Verdict]:
         """Judge every case that was not judged before; leave the rest out after too many hangs or crashes."""
@@ -126,43 +219,9 @@ class _Run:
             if self.begun is not None:
                 self.begun(case)
             verdicts = asked(self.ask, prop, case)
-            self.declined += _any(verdicts, Status.DECLINED)
             self.hangs += _any(verdicts, Status.HUNG)
             self.crashes += _any(verdicts, Status.CRASHED)
             yield from verdicts
-
-    def accepted(self, scope: Scope) -> Generator[Verdict, None, Scope | None]:
-        """The scope without the levels that the implementation declines, each tried alone.
-
-        None where everything is declined, or nothing is by itself. Judges what it tries.
-        """
-        operation = OPERATIONS[self.item.operation]
-        levels = scope.levels(operation.factors)
-        base = yield from self._first_accepted(levels, scope)
-        if base is None:
-            return None
-        taken = {name: [base[name]] for name in levels}
-        for name, choices in levels.items():
-            for level in choices:
-                if level != base[name] and (yield from self._accepts({**base, name: level}, scope)):
-                    taken[name].append(level)
-        fixed = {name: tuple(level for level in levels[name] if level in taken[name]) for name in levels}
-        return None if fixed == dict(levels) else replace(scope, fixed=tuple(fixed.items()))
-
-    def _first_accepted(self, levels: Factors, scope: Scope) -> Generator[Verdict, None, Assignment | None]:
-        plain = {name: choices[0] for name, choices in levels.items()}
-        for assignment in (plain, *covering_array(levels, 2, self.item.array_seed())):
-            if (yield from self._accepts(assignment, scope)):
-                return assignment
-        return None
-
-    def _accepts(self, assignment: Assignment, scope: Scope) -> Generator[Verdict, None, bool]:
-        operation = OPERATIONS[self.item.operation]
-        case = operation.complete(assignment, random.Random(self.item.draw_seed()), scope)  # noqa: S311
-        before = self.declined
-        self.seen.discard(case)
-        yield from self.judged([case])
-        return self.declined == before
 
 
 def _any(verdicts: tuple[Verdict, ...], status: Status) -> bool:

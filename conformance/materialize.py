@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from conformance.case import Case, Flag, Placement, TensorSpec
+from conformance.case import SHARED_PARTS, Case, Flag, Placement, TensorSpec
 from conformance.memory import Owner
 from conformance.operations import Arguments
 from conformance.values import draw
 
 FAR = 2**30  # elements
 SPARSE = 2**10  # times as long as its elements would be in a row
-SHARED_PARTS = 2  # x and gate, as slices of one projection
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 from conformance.adapter import Ran
 from conformance.bits import poisoned, raw, same_bits
 from conformance.calling import Call, Subject, metadata, perform
-from conformance.case import SAME, Case, TensorSpec
+from conformance.case import Case, reaches
 from conformance.comparison import Comparison
 from conformance.materialize import values_of
 from conformance.measure import measure
@@ -23,16 +23,7 @@ def property_of(case: Case) -> str:
     """Which property a case's values are evidence for: special numbers, a layout, or plain values."""
     if any(spec.values in SPECIAL for _, spec in case.tensors):
         return "specials"
-    return "layout" if any(_reaches(spec) for _, spec in case.tensors) else "values"
-
-
-def _reaches(spec: TensorSpec) -> bool:
-    """Whether a layout is more than a name: one row cannot be transposed."""
-    if spec.layout.kind == SAME:
-        return True
-    place = spec.layout.place(spec.shape)
-    dense = torch.empty(spec.shape, device="meta").as_strided(spec.shape, place.strides)
-    return place.offset > 0 or not dense.is_contiguous()
+    return "layout" if any(reaches(spec) for _, spec in case.tensors) else "values"
 
 
 def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
@@ -46,7 +37,7 @@ def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     assert isinstance(first.outcome, Ran)
     assert isinstance(second.outcome, Ran)
     outputs, again = first.outcome.outputs, second.outcome.outputs
-    wrong = metadata(case, outputs) or metadata(case, again)
+    wrong = metadata(subject, case, outputs) or metadata(subject, case, again)
     verdicts = [
         _verdict("metadata", case, wrong),
         _verdict("path", case, _off_path(first)) if first.outcome.path else _pathless(case),

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from conformance import journal, report, reproducer
-from conformance.adapter import UsageError, load
+from conformance.adapter import Crashed, Hung, UsageError, load
 from conformance.attempt import Child, single_threaded
 from conformance.budget import ALONE, GIB, Allowance, fair_memory
 from conformance.calling import Subject
@@ -29,11 +29,17 @@ from conformance.judging import (
     asked,
     explain,
     judge_item,
+    lacking_evidence,
     share_of_array,
+    surveyed,
     unjudged,
     vacuous,
 )
 from conformance.properties import PROPERTIES
+from conformance.strategies import EVERYTHING
+from conformance.survey import Survey, Tried
+from conformance.surveys import Surveys
+from conformance.surveys import read as read_surveys
 from conformance.verdict import BAD, Status
 from conformance.waivers import NONE, Run, Waivers
 from conformance.waivers import load as load_waivers
@@ -95,7 +101,11 @@ class Judging:
     limit: float
     memory: int
     waivers: Waivers
+    shards: Path
+    profile: str
+    seed: int
     allowance: Allowance = ALONE
+    surveys: Surveys = field(init=False)
     _worker: Worker = field(init=False)
     _child: Child[Question, Any] = field(init=False)
     counts: Counter[Status] = field(default_factory=Counter, init=False)
@@ -104,6 +114,7 @@ class Judging:
         """Start nothing yet: the child is forked at the first question."""
         warm_up()
         self._worker = Worker(self.subject, self.allowance)
+        self.surveys = Surveys(self.shards, self._surveyed)
         self._child = Child(self._work, self.limit, self._worker.healthy, self.memory)
 
     def _work(self, question: Question) -> Any:  # noqa: ANN401 - the answer's type follows from the question
@@ -112,7 +123,19 @@ class Judging:
             return self._worker.follow(about)
         if name == "reproduce":
             return reproducer.write(about, self.subject, self.directory, self.target)
+        if name == "try":
+            return self._worker.attempt(about)
         return self._worker.judge(name, about)
+
+    def _surveyed(self, operation: str) -> Survey:
+        return surveyed(operation, self.subject, self._attempt, profile=self.profile, seed=self.seed)
+
+    def _attempt(self, case: Case) -> Tried:
+        answer: Tried | Crashed | Hung = self._child.ask(("try", case))
+        if isinstance(answer, Tried):
+            return answer
+        how = answer.how if isinstance(answer, Crashed) else f"no answer within {answer.seconds:g} s"
+        return Tried(how, crash=True)
 
     def ask(self, prop: str, case: Case) -> Answer:
         """Judge one case in the child, unless it must not be called."""
@@ -130,7 +153,10 @@ class Judging:
         """Judge an item; skip it where it cannot be judged here."""
         self.counts = Counter()
         reason = unjudged(item, self.subject)
-        if reason is not None:
+        found = self.surveys.of(item.operation) if reason is None else None
+        reason = reason or unjudged(item, self.subject, found)
+        if reason is not None or found is None:
+            assert reason is not None
             status, why = reason
             waived = self.waivers.of_item(item.operation, item.property, item.dtype)
             self.journal.settled(item, status, why, waived)
@@ -139,7 +165,7 @@ class Judging:
             pytest.skip(f"{status}: {why}")
         failures: dict[str, Failure] = {}
         judged = []
-        verdicts = judge_item(item, self.subject, self.ask, lambda case: self._begun(item, case))
+        verdicts = judge_item(item, self.subject, self.ask, lambda case: self._begun(item, case), found)
         for verdict in map(self.waivers.applied, verdicts):
             judged.append(verdict)
             self.journal.judged(item, verdict, self.waivers.of(verdict))
@@ -148,7 +174,16 @@ class Judging:
                 failures[verdict.property] = self._explained(
                     explain(item, self.subject, verdict, self._ask_unexpected, self._follow)
                 )
-        self.journal.finished(item, share_of_array(item, self.subject, judged))
+        self.journal.finished(item, share_of_array(item, self.subject, found, judged))
+        if lacking := lacking_evidence(item, judged):
+            self.journal.settled(item, Status.NO_EVIDENCE, lacking)
+            self.counts[Status.NO_EVIDENCE] += 1
+        elif not judged and found.taken != EVERYTHING:
+            self.journal.settled(item, Status.NOT_JUDGED, "none of its calls is taken")
+            self.counts[Status.NOT_JUDGED] += 1
+            pytest.skip("none of its calls is taken")
+        if not failures and lacking:
+            pytest.skip(f"no evidence: {lacking}")
         if empty := vacuous(item, judged):
             self.journal.settled(item, Status.ERROR, empty)
             self.counts[Status.ERROR] += 1
@@ -315,6 +350,9 @@ def _judging(request: pytest.FixtureRequest) -> Iterator[Judging]:
         limit,
         int(memory * GIB) if memory else fair_memory(_workers(config)),
         waivers_of(config),
+        shards,
+        config.getoption("profile"),
+        config.getoption("seed"),
         config.stash[_ALLOWANCE],
     )
     config.stash[_JUDGING] = judging
@@ -362,6 +400,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         planned,
         seconds,
         waivers=waivers,
+        surveys=read_surveys(shards),
         interrupted=exitstatus == pytest.ExitCode.INTERRUPTED,
     )
     config.stash[_REPORT] = report.write(directory, built)

@@ -17,6 +17,7 @@ class Status(StrEnum):
     FAILED = "failed"
     DECLINED = "declined"  # the implementation said no
     NOT_JUDGED = "not_judged"  # this machine or profile cannot
+    NO_EVIDENCE = "no_evidence"  # of a whole item: too few of its calls could be judged
     CRASHED = "crashed"
     HUNG = "hung"
     WAIVED = "waived"

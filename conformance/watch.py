@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import math
 import sys
 import threading
 import weakref
@@ -50,6 +51,7 @@ class Record:
 
     launches: list[str] = field(default_factory=list)  # names of Triton kernels, in order
     variants: set[str] = field(default_factory=set)  # what Triton compiles these launches for
+    programs: int = 0  # of these launches that Triton's interpreter runs
     copies: list[str] = field(default_factory=list)  # tensor copies, as "clone (4, 128)"
     owners: list[Owner] = field(default_factory=list)  # of memory allocated without being filled
 
@@ -136,11 +138,22 @@ def _recording(run: Callable[..., Any], record: Record) -> Callable[..., Untyped
             compiled = run(kernel, *args, **kwargs)
         finally:
             _TRITON.launching = outer
+        if compiled is None:
+            record.programs += _programs(kernel, args, kwargs)
         # the interpreter compiles nothing
         record.variants.add(said if compiled is None else _SAID.setdefault(compiled, said))
         return compiled
 
     return recorded
+
+
+def _programs(kernel: Untyped, args: Untyped, kwargs: Mapping[str, Untyped]) -> int:
+    """Return how many programs a launch has; a grid may be a function of the arguments."""
+    grid = kwargs.get("grid", ())
+    if callable(grid):
+        given = {name: default for name, (default, _) in _parameters(kernel.fn).items()}
+        grid = grid({**given, **dict(zip(given, args, strict=False)), **kwargs})
+    return math.prod(int(size) for size in (grid if isinstance(grid, tuple | list) else (grid,)))
 
 
 def _compiled(shipped: property, record: Record) -> property:

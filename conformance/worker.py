@@ -13,7 +13,8 @@ from conformance.adapter import Crashed, poisons
 from conformance.budget import ALONE, Allowance, gib, keep, left_behind
 from conformance.calling import Subject
 from conformance.case import Case
-from conformance.judging import Answer, follow, judge
+from conformance.judging import Answer, follow, judge, tried
+from conformance.survey import Tried
 from conformance.verdict import Status
 
 Said = TypeVar("Said")
@@ -39,6 +40,12 @@ class Worker:
         left = "" if any(map(poisons, crashes)) else _left(subject.memory)
         self._spoilt = bool(left) or any(map(poisons, crashes))
         return Crashed(left) if left and not crashes else answer
+
+    def attempt(self, case: Case) -> Tried:
+        """Return whether a call is taken."""
+        found = _crash_of_the_gpu(lambda: tried(self._within_budget(), case))
+        self._spoilt = isinstance(found, Crashed) or (found.crash and poisons(found.reason))
+        return Tried(found.how, crash=True) if isinstance(found, Crashed) else found
 
     def follow(self, case: Case) -> str:
         """What the outputs of a failing case are instead, in a sentence; nothing where the GPU fails as well."""

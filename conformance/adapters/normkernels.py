@@ -40,6 +40,10 @@ class NormKernels(Adapter):
         "rms_norm_fp8": Contract(rounds=frozenset({"sum", "unquantised"}), depth="tile"),
         "rms_norm_gated_fp8": Contract(rounds=frozenset({"unquantised"}), depth="tile"),
     }
+    # every call that its operations describe
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in contracts}
+    strides = "contiguous"
+    zero_columns = True
     validates = True
     compiles = True
     graphs = True

@@ -11,7 +11,7 @@ from conformance.case import Case, Flag, Layout, TensorSpec
 from conformance.corpus import ModelShape
 from conformance.operations.row_calls import other_dtype
 from conformance.shrink import plainer_flags, plainer_layouts, plainer_values, smaller
-from conformance.strategies import Assignment, Scope, layout, rows
+from conformance.strategies import Assignment, Scope, layout, rows, usual
 
 AXES = 3
 Sections = tuple[int, int, int]
@@ -126,7 +126,7 @@ def sections(level: str, half: int) -> Sections:
 
 def complete(assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
     """A call with the assignment's levels; sizes, amounts and seed from ``rng``."""
-    head_dim, half = scope.compiled(rng).choice(DIMS[assignment["dims"]])
+    head_dim, half = scope.compiled(rng).choice(_dims(assignment["dims"], scope))
     heads, k_heads = rng.choice(HEADS[assignment["heads"]])
     tokens = rows(assignment["rows"], rng, scope, (heads + k_heads) * head_dim)
     sizes = Sizes(tokens, heads, k_heads, head_dim, half, rng.choice(CACHES), int(assignment["rank"]))
@@ -158,6 +158,22 @@ def complete(assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
         "sections": sections(assignment["sections"], half),
     }
     return Case("mrope", tuple(tensors), tuple(flags.items()), rng.randrange(2**32))
+
+
+def _dims(level: str, scope: Scope) -> tuple[tuple[int, int], ...]:
+    """Return sizes of a head and half of what is rotated of it, of a level as far as they are taken."""
+    exact = dict(scope.exact).get("columns")
+    if exact is not None:
+        return ((exact, max(1, exact // 4)),)
+    every = [*DIMS[level], *(pair for pairs in DIMS.values() for pair in pairs)]
+    fits = scope.taken.fits
+    taken = [pair for pair in every if fits("head_dim", pair[0]) and fits("rotary_dim", 2 * pair[1])]
+    of_level = tuple(pair for pair in taken if pair in DIMS[level])
+    if of_level or taken:
+        return of_level or tuple(taken)
+    heads = usual(scope.taken.numbers("head_dim") or (DIMS[level][0][0],))
+    rotary = usual(scope.taken.numbers("rotary_dim") or tuple(heads))
+    return tuple((size, r // 2) for size in heads for r in rotary if 2 <= r <= size) or DIMS[level]
 
 
 def empties(scope: Scope) -> tuple[Case, ...]:

@@ -23,7 +23,7 @@ Formula = Callable[[Machine, Contract, Mapping[str, torch.Tensor], Case], dict[s
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a call must return: a fresh tensor of this shape and dtype, contiguous.
+    """What a call must return: a fresh tensor of this shape and dtype, in strides that are declared.
 
     ``columns``: of which each column lies whole in memory instead, as ``t().contiguous().t()`` has it: the leading
     dimensions dense from stride 1 on. Between columns there may be room.
@@ -34,13 +34,44 @@ class Output:
     dtype: torch.dtype
     columns: bool = False
 
-    def misplaced(self, tensor: torch.Tensor) -> str:
-        """How the strides of a tensor of this shape must be, where they are not so; or nothing."""
+    def misplaced(self, tensor: torch.Tensor, strides: str, like: tuple[int, ...]) -> str:
+        """Return how the strides of a tensor of this shape must be, where they are not so; or nothing.
+
+        ``strides`` is ``contiguous``, ``dense``, or ``like_input``: those that elementwise operations give a
+        result whose input has the strides ``like``.
+        """
         if not self.columns or not tensor.numel():
-            return "" if tensor.is_contiguous() else "contiguous"
+            if tensor.is_contiguous():
+                return "" if strides != "like_input" or _elementwise(tensor, like) else _AS_INPUT
+            if strides == "dense":
+                return "" if _dense(tensor) else "dense, in any order of dimensions"
+            return "contiguous" if strides == "contiguous" else "" if _elementwise(tensor, like) else _AS_INPUT
         first = tensor.select(-1, 0)
         whole = first.is_contiguous() and (tensor.shape[-1] == 1 or tensor.stride(-1) >= first.numel())
         return "" if whole else "column by column: leading dimensions dense from stride 1 on"
+
+
+_AS_INPUT = "those of elementwise operations on the input"
+
+
+def _dense(tensor: torch.Tensor) -> bool:
+    """Return whether the elements of a tensor fill a piece of memory, in any order of dimensions."""
+    step = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != step:
+            return False
+        step *= size
+    return True
+
+
+def _elementwise(tensor: torch.Tensor, like: tuple[int, ...]) -> bool:
+    """Return whether a tensor has the strides of an elementwise result, dimensions of one element aside."""
+    if len(like) != tensor.dim():
+        return tensor.is_contiguous()
+    source = torch.empty_strided(tensor.shape, like, device="meta")
+    expected = torch.empty_like(source).stride()
+    pairs = zip(tensor.stride(), expected, tensor.shape, strict=True)
+    return not tensor.numel() or all(got == want for got, want, size in pairs if size > 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,13 +140,10 @@ def complete(assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
 
 
 def _widths(assignment: Assignment, rng: random.Random, scope: Scope) -> tuple[int, int | None]:
-    n = width(assignment["width"], rng, scope)
-    if assignment["group"] == "none":
-        return n, None
-    if assignment["group"] == "whole":
-        return n, n
-    count = scope.compiled(rng).choice((2, 3, 4))
-    return n * count, n
+    """Return the columns of a row, and of a group of them."""
+    parts = scope.compiled(rng).choice((2, 3, 4)) if assignment["group"] == "several" else 1
+    n = width(assignment["width"], rng, scope, parts)
+    return n * parts, None if assignment["group"] == "none" else n
 
 
 def empties(scope: Scope) -> tuple[Case, ...]:

@@ -7,6 +7,7 @@ from conformance.properties.batch_invariance import BATCH_INVARIANCE
 from conformance.properties.bias import BIAS
 from conformance.properties.call import LAYOUT, SPECIALS, VALUES
 from conformance.properties.chain import CHAIN
+from conformance.properties.claim import CLAIM
 from conformance.properties.compile import COMPILE
 from conformance.properties.contract import CONTRACT
 from conformance.properties.determinism import DETERMINISM
@@ -53,6 +54,7 @@ PROPERTIES: dict[str, Property] = {
         GRAPH,
         STREAM,
         DEVICE,
+        CLAIM,
         EMPTY,
         ERRORS,
         SENSITIVITY,

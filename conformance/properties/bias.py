@@ -59,7 +59,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     made = perform(subject, case)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("bias", case, made.outcome),)
-    wrong = metadata(case, made.outcome.outputs)
+    wrong = metadata(subject, case, made.outcome.outputs)
     if wrong:
         return (Verdict("bias", case, Status.FAILED, f"nothing to compare: {wrong}"),)
     contract = subject.contract(case.operation)

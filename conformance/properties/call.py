@@ -9,6 +9,7 @@ VALUES = Property(
     "values",
     "every element lies in the interval that the contract allows",
     judge_call,
+    passive=True,
     fixed=lambda operation: (*contiguous(operation), *ordinary(operation)),
 )
 
@@ -16,6 +17,7 @@ LAYOUT = Property(
     "layout",
     "the same holds for every layout of every argument",
     judge_call,
+    passive=True,
     fixed=ordinary,
 )
 
@@ -23,5 +25,6 @@ SPECIALS = Property(
     "specials",
     "NaN, infinities, zeros, subnormals and overflow follow the formula in IEEE arithmetic",
     judge_call,
+    passive=True,
     fixed=lambda operation: (*contiguous(operation), *special(operation)),
 )

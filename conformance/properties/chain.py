@@ -40,7 +40,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         outcome = _layer(subject, case, arguments)
         if not isinstance(outcome, Ran):
             return (without_outputs("chain", case, outcome),)
-        wrong = metadata(case, outcome.outputs) or _outside(subject, case, given, outcome.outputs)
+        wrong = metadata(subject, case, outcome.outputs) or _outside(subject, case, given, outcome.outputs)
         if wrong:
             return (Verdict("chain", case, Status.FAILED, f"layer {layer}: {wrong}"),)
         for want, got in zip(operation.outputs(case), outcome.outputs, strict=True):

@@ -22,7 +22,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     made = perform(subject, case, values)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("contract", case, made.outcome),)
-    wrong = metadata(case, made.outcome.outputs)
+    wrong = metadata(subject, case, made.outcome.outputs)
     if wrong:
         return (Verdict("contract", case, Status.FAILED, f"nothing to compare: {wrong}"),)
     declared = subject.contract(case.operation)

@@ -38,7 +38,7 @@ def judge_on(subject: Subject, case: Case, devices: tuple[str, str]) -> Verdict:
         made = perform(replace(subject, device=device), case, values)
         if not isinstance(made.outcome, Ran):
             return without_outputs("device", case, made.outcome)
-        wrong = metadata(case, made.outcome.outputs)
+        wrong = metadata(subject, case, made.outcome.outputs)
         places = {str(output.device) for output in made.outcome.outputs}
         if not wrong and places != {device}:
             wrong = f"outputs lie on {', '.join(sorted(places))}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
 from conformance.adapter import Ran
 from conformance.calling import Subject, metadata, perform
 from conformance.case import Case
+from conformance.claim import outside
 from conformance.operations import Operation
 from conformance.properties.property import Property
 from conformance.strategies import Scope
@@ -16,13 +19,27 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     made = perform(subject, case)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("empty", case, made.outcome),)
-    wrong = metadata(case, made.outcome.outputs) or made.damage()
+    wrong = metadata(subject, case, made.outcome.outputs) or made.damage()
     return (Verdict("empty", case, Status.FAILED if wrong else Status.PASSED, wrong),)
 
 
 def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
-    """The operation's empty calls."""
-    return operation.empties(scope)
+    """Return the operation's empty calls, those without columns only where they are taken."""
+    empties = operation.empties(scope)
+    taken = [case for case in empties if not outside(scope.taken, case)]
+    taken += _without_rows(operation, scope, len(empties) - len(taken))
+    return tuple(case for case in taken if scope.zero_columns or case.tensors[0][1].shape[-1])
+
+
+def _without_rows(operation: Operation, scope: Scope, count: int) -> list[Case]:
+    """Return calls without rows in place of empty calls that are not taken."""
+    rng = random.Random(count)  # noqa: S311 - reproducible, not secret
+    levels = scope.levels(operation.factors)
+    drawn = (
+        operation.complete({name: rng.choice(chosen) for name, chosen in levels.items()}, rng, scope.sized(rows=0))
+        for _ in range(count)
+    )
+    return [case for case in drawn if not outside(scope.taken, case) and 0 in case.tensors[0][1].shape]
 
 
 EMPTY = Property("empty", "a call without a single element gives an empty result", judge, given=given)

@@ -35,10 +35,13 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
     """A plain call of several rows, made wrong in every way that the operation knows."""
-    plain = {name: levels[0] for name, levels in operation.factors.items()}
+    levels = scope.levels(operation.factors)
+    plain = {name: chosen[0] for name, chosen in levels.items()}
     cases = []
-    for rank in RANKS:
-        base = operation.complete({**plain, "rank": rank}, random.Random(rank), scope)  # noqa: S311
+    for number, wanted in enumerate(RANKS):
+        # where one rank alone is taken, two calls of that
+        rank = wanted if wanted in levels["rank"] else plain["rank"]
+        base = operation.complete({**plain, "rank": rank}, random.Random(f"{number}"), scope)  # noqa: S311
         unseen = operation.unseen if scope.device != "cpu" else frozenset()
         cases += [replace(base, invalid=name) for name in operation.invalid if name not in unseen]
     return tuple(cases)
@@ -48,4 +51,11 @@ def _cannot(subject: Subject, operation: str, dtype: str) -> str:
     return "" if subject.traits(operation).validates else "the adapter does not declare it"
 
 
-ERRORS = Property("errors", "calls without a meaning raise, and write nothing", judge, given=given, cannot=_cannot)
+ERRORS = Property(
+    "errors",
+    "calls without a meaning raise, and write nothing",
+    judge,
+    given=given,
+    cannot=_cannot,
+    beyond_claims=True,
+)

@@ -56,7 +56,7 @@ def judge(subject: Subject, case: Case, record: Record = record_on_gpu) -> tuple
     outcome, replay = record(lambda: call_with(subject, case, arguments, wait=False))
     if not isinstance(outcome, Ran):
         return (without_outputs("graph", case, outcome),)
-    wrong = metadata(case, outcome.outputs)
+    wrong = metadata(subject, case, outcome.outputs)
     if wrong:
         return (Verdict("graph", case, Status.FAILED, f"nothing to compare: {wrong}"),)
     contract = subject.contract(case.operation)

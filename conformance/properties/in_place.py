@@ -32,7 +32,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         if not isinstance(made.outcome, Ran):
             return (without_outputs("in_place", case, made.outcome),)
         arguments, returned = made.materials.arguments, made.outcome.outputs
-        wrong = _other_tensors(case, arguments, returned)
+        wrong = _other_tensors(subject, case, arguments, returned)
         written.append(tuple(tensor.clone() for tensor in results(case, arguments, returned)))
         # with the arguments put back, whatever else differs from before is damage
         for name in filter(None, places(case)):
@@ -72,7 +72,9 @@ def results(
     return tuple(got if name is None else arguments[name] for name, got in pairs)
 
 
-def _other_tensors(case: Case, arguments: Mapping[str, torch.Tensor], returned: tuple[torch.Tensor, ...]) -> str:
+def _other_tensors(
+    subject: Subject, case: Case, arguments: Mapping[str, torch.Tensor], returned: tuple[torch.Tensor, ...]
+) -> str:
     """Whether something else is returned than the arguments, or nothing at all, and what is fresh."""
     outputs, over = OPERATIONS[case.operation].outputs(case), places(case)
     if not returned and None not in over:
@@ -81,7 +83,7 @@ def _other_tensors(case: Case, arguments: Mapping[str, torch.Tensor], returned: 
         each = ", ".join(name or output.name for name, output in zip(over, outputs, strict=True))
         return f"returned {len(returned)} tensors, must be {each}{' or nothing' * (None not in over)}"
     for output, name, got in zip(outputs, over, returned, strict=True):
-        wrong = misfit(output, got) if name is None else _elsewhere(name, arguments[name], got)
+        wrong = misfit(subject, case, output, got) if name is None else _elsewhere(name, arguments[name], got)
         if wrong:
             return wrong
     return ""
@@ -102,7 +104,7 @@ def _unlike_the_functional_form(
     if not subject.traits(case.operation).deterministic:
         return ""
     made = perform(subject, case, values)
-    if not isinstance(made.outcome, Ran) or metadata(case, made.outcome.outputs):
+    if not isinstance(made.outcome, Ran) or metadata(subject, case, made.outcome.outputs):
         return ""
     for output, ours, theirs in zip(
         OPERATIONS[case.operation].outputs(case), written, made.outcome.outputs, strict=True

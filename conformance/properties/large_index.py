@@ -18,8 +18,8 @@ import torch
 from conformance.adapter import Ran
 from conformance.budget import all_of_it
 from conformance.calling import Subject, metadata, perform
-from conformance.case import Case, Layout, TensorSpec
-from conformance.materialize import SHARED_PARTS, values_of
+from conformance.case import SHARED_PARTS, Case, Layout, TensorSpec
+from conformance.materialize import values_of
 from conformance.measure import measure
 from conformance.operations import Operation
 from conformance.properties.property import Property
@@ -52,7 +52,7 @@ def _judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         return (Verdict("large_index", case, Status.NOT_JUDGED, reason),)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("large_index", case, made.outcome),)
-    wrong = metadata(case, made.outcome.outputs) or made.damage()
+    wrong = metadata(subject, case, made.outcome.outputs) or made.damage()
     if wrong:
         return (Verdict("large_index", case, Status.FAILED, wrong),)
     contract = subject.contract(case.operation)
@@ -82,7 +82,7 @@ def _length(spec: TensorSpec) -> int:
 
 def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
     """Each tensor of a plain call, its rows far apart and then its elements."""
-    plain = {name: levels[0] for name, levels in operation.factors.items()}
+    plain = {name: levels[0] for name, levels in scope.levels(operation.factors).items()}
     drawn = (operation.complete(plain, random.Random(seed), scope) for seed in itertools.count())  # noqa: S311
     base = next(case for case in drawn if count(case) >= FEWEST)
     return tuple(

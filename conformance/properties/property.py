@@ -39,10 +39,12 @@ class Property:
     """A promise and how one case of it is judged.
 
     ``judge`` runs where the implementation runs. ``fixed`` narrows the operation's factors to the levels that
-    can test the promise. ``given`` lists cases in place of drawing them; ``like`` names the property whose cases
-    are sampled instead. ``cannot`` says why a subject cannot be judged here, ``void`` why the promise says nothing
-    of an operation; or nothing. ``concluded`` says, of an operation and all verdicts on an item, why together they
-    are no evidence, or nothing. ``form`` ends the name of the method that is judged: ``_`` for the in-place form.
+    can test the promise. ``given`` lists cases in place of drawing them, which with ``beyond_claims`` may lie
+    outside of what is claimed; ``like`` names the property whose cases are sampled instead. ``cannot`` says why a
+    subject cannot be judged here, ``void`` why the promise says nothing of an operation; or nothing.
+    ``concluded`` says, of an operation and all verdicts on an item, why together they are no evidence, or nothing.
+    ``passive`` properties see all that they judge in one call. ``form`` ends the name of the method that is
+    judged: ``_`` for the in-place form.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Property:
     given: Callable[[Operation, Scope], tuple[Case, ...]] | None = None
     cannot: Callable[[Subject, str, str], str] = nothing_against
     form: str = ""
+    passive: bool = False
+    beyond_claims: bool = False
     like: str = ""
     concluded: Callable[[str, Iterable[Verdict]], str] = nothing_to_add
     void: Callable[[Operation], str] = every_operation

@@ -123,7 +123,7 @@ def _judged(subject: Subject, case: Case, changed: Case, change: Change) -> Verd
 def _wrong(
     subject: Subject, case: Case, values: Mapping[str, torch.Tensor], outputs: tuple[torch.Tensor, ...]
 ) -> str:
-    said = metadata(case, outputs)
+    said = metadata(subject, case, outputs)
     if said:
         return said
     comparison = measure(subject, subject.contract(case.operation), case, values, outputs)

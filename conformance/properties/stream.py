@@ -56,7 +56,7 @@ def judge(
         outcome = call_with(subject, case, arguments, wait=False)
     if not isinstance(outcome, Ran):
         return (without_outputs("stream", case, outcome),)
-    wrong = metadata(case, outcome.outputs)
+    wrong = metadata(subject, case, outcome.outputs)
     if not wrong:
         comparison = measure(subject, subject.contract(case.operation), case, values, outcome.outputs)
         outside = f"{comparison.first}; {comparison.outside} of {comparison.elements} elements outside"

@@ -33,10 +33,11 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         return (replace(rows, case=case),)
     if not rows:
         return (Verdict("variants", case, Status.NOT_JUDGED, "the call launches no Triton kernel"),)
-    if len(rows) > allowed:
+    specialises = subject.traits(case.operation).specialises
+    if len(rows) > allowed and "rows" not in specialises:
         reason = f"{len(rows)} kernels are compiled for {len(counts)} numbers of rows, {allowed} would do"
         return (Verdict("variants", case, Status.FAILED, reason),)
-    if "eps" in dict(case.flags):
+    if "eps" in dict(case.flags) and "eps" not in specialises:
         one = _variants(subject, [case])
         many = _variants(subject, (case.with_flag("eps", eps) for eps in EPS))
         if isinstance(one, Verdict) or isinstance(many, Verdict):

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from conformance.case import Case
+from conformance.claim import pasted, said
 from conformance.item import PROFILES
 from conformance.journal import Records, Tally, number
 from conformance.properties import PROMISES
+from conformance.survey import Survey
 from conformance.verdict import BAD, NOT_IMPLEMENTED, Status
 from conformance.waivers import NONE, Waivers, stale
 
@@ -37,6 +39,7 @@ def build(
     seconds: float,
     *,
     waivers: Waivers = NONE,
+    surveys: Mapping[str, Survey] | None = None,
     interrupted: bool = False,
 ) -> Report:
     """The whole report.
@@ -49,7 +52,15 @@ def build(
     complete = not unfinished and not interrupted
     waived = [_waiver(place, waivers, records, complete=complete) for place in range(len(waivers.every))]
     out_of_date = sum(bool(entry["stale"]) for entry in waived)
-    code = exit_code(totals, complete=complete, stale=out_of_date, alarms=alarms, interrupted=interrupted)
+    unproved = _unproved(records)
+    code = exit_code(
+        totals,
+        complete=complete,
+        stale=out_of_date,
+        alarms=alarms,
+        unproved=unproved,
+        interrupted=interrupted,
+    )
     footer = {
         "items": len(planned),
         "chunks": _beyond(planned, header["profile"]),
@@ -62,11 +73,13 @@ def build(
         "interrupted": interrupted,
         "complete": complete,
         "alarms": alarms,
+        "unproved": unproved,
         "exit_code": int(code),
     }
     results = [_result(row, records.tallies[row]) for row in sorted(records.tallies, key=_place)]
     return {
         "header": dict(header),
+        "surveys": {name: _survey(name, found) for name, found in (surveys or {}).items()},
         "results": results,
         "failures": list(records.failures),
         "waivers": waived,
@@ -80,6 +93,7 @@ def exit_code(
     complete: bool,
     stale: int = 0,
     alarms: Sequence[str] = (),
+    unproved: Sequence[str] = (),
     interrupted: bool = False,
 ) -> Exit:
     """What the numbers of verdicts by status mean, for a run that reached its end or did not."""
@@ -91,7 +105,23 @@ def exit_code(
         return Exit.FAILED
     if not totals.get(Status.PASSED):
         return Exit.NOTHING_JUDGED
-    return Exit.FAILED if alarms else Exit.HOLDS
+    if alarms:
+        return Exit.FAILED
+    return Exit.NOTHING_JUDGED if unproved else Exit.HOLDS
+
+
+def _unproved(records: Records) -> list[str]:
+    """Return dtypes of operations whose values have no evidence, although they are claimed or taken."""
+    return [
+        f"{operation} in {dtype}"
+        for (operation, prop, dtype), tally in records.tallies.items()
+        if prop == "values" and tally.counts[Status.NO_EVIDENCE]
+    ]
+
+
+def _survey(operation: str, found: Survey) -> dict[str, Any]:
+    """Return a survey as it stands in a report, in words as well."""
+    return {**found.to_data(), "said": said(operation, found.taken), "claim": pasted(operation, found.taken)}
 
 
 def _wholly_declined(records: Records) -> list[str]:

@@ -22,10 +22,10 @@ import torch
 import conformance
 from conformance.adapter import KNOWN
 from conformance.calling import Subject
-from conformance.case import Case, Placement
+from conformance.case import SHARED_PARTS, Case, Placement
 from conformance.comparison import Errors, compare
 from conformance.item import PROFILES, Failure
-from conformance.materialize import SHARED_PARTS, materialize, spread, values_of
+from conformance.materialize import materialize, spread, values_of
 from conformance.measure import chunks, intervals
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS, Output

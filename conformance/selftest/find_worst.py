@@ -59,7 +59,7 @@ def share_of_bound(subject: Subject, case: Case) -> float:
     if math.prod(case.tensors[0][1].shape) > MAX_ELEMENTS:
         return 0.0
     made = perform(subject, case)
-    if not isinstance(made.outcome, Ran) or metadata(case, made.outcome.outputs):
+    if not isinstance(made.outcome, Ran) or metadata(subject, case, made.outcome.outputs):
         return 0.0
     contract = subject.contract(case.operation)
     return measure(subject, contract, case, values_of(case), made.outcome.outputs).worst

@@ -11,11 +11,11 @@ import torch
 
 from conformance.adapter import Adapter, load
 from conformance.calling import Subject
-from conformance.case import LAYOUTS, Case, Layout, TensorSpec
+from conformance.case import LAYOUTS, SHARED_PARTS, Case, Layout, TensorSpec
 from conformance.corpus import saved_cases
 from conformance.item import PROFILES as DEPTHS
 from conformance.item import Item, cases_of, items, scope_of
-from conformance.materialize import SHARED_PARTS, materialize, values_of
+from conformance.materialize import materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
 from conformance.passive import judge_call, property_of

@@ -23,6 +23,7 @@ ORDER = (
     "memory",
     "materialize",
     "adapter",
+    "claim",
     "declared",
     "__init__",  # the names that adapters are written with
     "adapters",
@@ -40,6 +41,9 @@ ORDER = (
     "passive",
     "discovery",
     "properties",
+    "survey",
+    "sizes",
+    "surveys",
     "item",
     "waivers",
     "judging",

@@ -304,9 +304,9 @@ def test_scales_are_read_through_their_strides() -> None:
 
     assert (1, 8) == scales.stride()
     for laid_out in (scales, padded):
-        assert "" == expected.misplaced(laid_out)
+        assert "" == expected.misplaced(laid_out, "contiguous", (8, 1))
         assert 0 == _compared((q, laid_out, y, s), case, values).outside
-    assert expected.misplaced(scales.contiguous())
+    assert expected.misplaced(scales.contiguous(), "contiguous", (8, 1))
     assert _compared((q, scales.t().reshape(8, 3), y, s), case, values).outside
 
 
@@ -330,7 +330,7 @@ def test_columns_lie_whole_in_memory(shape: tuple[int, ...], strides: tuple[int,
     """Leading dimensions are dense from stride 1 on; columns may have room between them, and may not overlap."""
     output = OPERATIONS["rms_norm_fp8"].outputs(_drawn(scale_layout="column"))[1]
 
-    assert fits == (not output.misplaced(torch.empty(128).as_strided(shape, strides)))
+    assert fits == (not output.misplaced(torch.empty(128).as_strided(shape, strides), "contiguous", strides))
 
 
 # --- contracts told apart -----------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from conformance import journal, report
 from conformance.adapter import Adapter, Declined
 from conformance.calling import Subject
 from conformance.case import Case
+from conformance.claim import said
 from conformance.item import Item, cases_of, items, listed_cases, scope_of
-from conformance.judging import follow, judge_item, share_of_array, vacuous
+from conformance.judging import follow, judge_item, share_of_array, surveyed, tried, vacuous
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.report import Exit
@@ -134,6 +136,8 @@ def test_an_operation_declined_as_a_whole_is_an_alarm() -> None:
 class NoFloat32Weight(Correct):
     """It declines one level of one factor."""
 
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+
     def rms_norm_gated(
         self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **flags: Any
     ) -> torch.Tensor:
@@ -144,15 +148,19 @@ class NoFloat32Weight(Correct):
 
 
 def test_the_share_of_the_covering_array_counts_what_ran() -> None:
-    """Rows that an implementation declines are not covered, all others are."""
+    """The array is of what is taken, and all of its rows run."""
     item = Item("rms_norm_gated", "values", "bfloat16")
     subject = Subject(NoFloat32Weight())
     listed = listed_cases(item, scope_of(item, subject))
-    ran, of = share_of_array(item, subject, list(judge_item(item, subject)))
-    taken = [case for case in listed if (weight := case.tensor("weight")) and weight.dtype == "bfloat16"]
+    found = surveyed(item.operation, subject, partial(tried, subject), profile="quick", seed=0)
+    taken = listed_cases(item, scope_of(item, subject, found))
+    weights = {weight.dtype for case in taken if (weight := case.tensor("weight"))}
+    ran, of = share_of_array(item, subject, found, list(judge_item(item, subject, found=found)))
 
-    assert (len(taken), len(listed)) == (ran, of)
-    assert 0 < ran < of
+    assert {"bfloat16"} == weights
+    assert "takes a weight in x's dtype; bf16, fp16 and fp32" == said(item.operation, found.taken)
+    assert len(taken) == ran == of
+    assert 0 < of <= len(listed)
 
 
 @pytest.mark.parametrize(

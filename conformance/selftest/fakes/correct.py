@@ -19,6 +19,9 @@ class Correct(Adapter):
 
     name = "correct"
     operations: ClassVar[tuple[str, ...]] = ("rms_norm_gated",)
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in operations}
+    strides = "contiguous"
+    zero_columns = True
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": Contract(depth="tile")}
     validates = True
     # the properties of which one at least must catch the fake, and no other first

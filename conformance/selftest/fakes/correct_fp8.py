@@ -39,6 +39,9 @@ class CorrectFp8(Adapter):
 
     name = "correct_fp8"
     operations: ClassVar[tuple[str, ...]] = ("rms_norm_fp8", "rms_norm_gated_fp8")
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in operations}
+    strides = "contiguous"
+    zero_columns = True
     contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(operations, UNQUANTISED)
     validates = True
     # the properties of which one at least must catch the fake, and no other first

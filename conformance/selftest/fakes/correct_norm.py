@@ -21,6 +21,9 @@ class CorrectNorm(Adapter):
 
     name = "correct_norm"
     operations: ClassVar[tuple[str, ...]] = ("rms_norm", "gemma_rms_norm")
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in operations}
+    strides = "contiguous"
+    zero_columns = True
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm": SUM, "gemma_rms_norm": SUM}
     validates = True
     # the properties of which one at least must catch the fake, and no other first

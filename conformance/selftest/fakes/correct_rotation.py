@@ -21,6 +21,9 @@ class CorrectRotation(Adapter):
 
     name = "correct_rotation"
     operations: ClassVar[tuple[str, ...]] = ("mrope",)
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in operations}
+    strides = "contiguous"
+    zero_columns = True
     contracts: ClassVar[Mapping[str, str | Contract]] = {"mrope": "fp32"}
     validates = True
     # the properties of which one at least must catch the fake, and no other first
