@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from conformance.adapter import Adapter, Declined
+from conformance.adapter import Adapter
 from conformance.oracle.contract import Contract
 
 
@@ -21,6 +21,14 @@ class Torch(Adapter):
         "rms_norm": Contract(frozenset({"sum"})),
         "gemma_rms_norm": Contract(frozenset({"sum", "offset"})),
         "mrope": "eager",
+    }
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        # F.rms_norm has no groups, and rounds to x's dtype where the contract rounds to the weight's; gating first
+        # would round the product before the norm, which is another contract
+        "rms_norm_gated": {"group": ("none", "whole"), "norm_before_gate": "yes", "weight": "same"},
+        "rms_norm": {"offset": "zero", "weight": ("same", "none"), "residual": ("same", "none")},
+        "gemma_rms_norm": {"weight": "same", "residual": ("same", "none")},
+        "mrope": {},
     }
     # PyTorch chooses how to sum by the whole shape
     batch_invariant = False
@@ -38,18 +46,11 @@ class Torch(Adapter):
         norm_before_gate: bool,
         activation: str,
     ) -> torch.Tensor:
-        """Normalise and weigh, then gate. Declines what needs a third rounding."""
-        n = x.shape[-1]
-        if group_size not in {None, n}:
-            raise Declined("F.rms_norm has no groups: a weight of its own per group is a product of its own")
-        if gate is not None and not norm_before_gate:
-            raise Declined("gating first rounds the product before the norm, which is another contract")
-        if weight.dtype != x.dtype:
-            raise Declined("F.rms_norm rounds to x's dtype where the contract rounds to the weight's")
-        y = functional.rms_norm(x, (n,), weight, eps)
+        """Normalise and weigh, then gate."""
+        y = functional.rms_norm(x, x.shape[-1:], weight, eps)
         if gate is not None:
             y = y * (torch.sigmoid(gate) if activation == "sigmoid" else functional.silu(gate))
-        return y.to(x.dtype).contiguous()
+        return y.to(x.dtype)
 
     def rms_norm(
         self,
@@ -61,8 +62,6 @@ class Torch(Adapter):
         eps: float,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Add, then ``F.rms_norm``."""
-        if weight_offset:
-            raise Declined("F.rms_norm has no offset")
         return _norm(x, weight, residual, eps)
 
     def gemma_rms_norm(
@@ -101,17 +100,13 @@ def _rotated(x: torch.Tensor, angles: list[torch.Tensor], head_dim: int | None) 
     rotary, rest = heads.tensor_split([cos.shape[-1]], -1)
     first, second = rotary.chunk(2, -1)
     turned = rotary * cos + torch.cat((-second, first), -1) * sin
-    return torch.cat((turned, rest), -1).reshape(x.shape).contiguous()
+    return torch.cat((turned, rest), -1).reshape(x.shape)
 
 
 def _norm(
     x: torch.Tensor, weight: torch.Tensor | None, residual: torch.Tensor | None, eps: float
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    if weight is not None and weight.dtype != x.dtype:
-        raise Declined("F.rms_norm wants the weight in x's dtype")
     if residual is None:
-        return functional.rms_norm(x, x.shape[-1:], weight, eps).contiguous()
-    if residual.dtype != x.dtype:
-        raise Declined("x + residual would be in the wider of both dtypes")
+        return functional.rms_norm(x, x.shape[-1:], weight, eps)
     total = x + residual
-    return functional.rms_norm(total, x.shape[-1:], weight, eps).contiguous(), total.contiguous()
+    return functional.rms_norm(total, x.shape[-1:], weight, eps), total

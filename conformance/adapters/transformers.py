@@ -28,6 +28,20 @@ class Transformers(Adapter):
         "rms_norm_gated": "hf",
         "mrope": "eager",
     }
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        # the class returns the wider of x's and the weight's dtypes, has a weight, and no offset
+        "rms_norm": {"offset": "zero", "weight": "same", "residual": ("same", "none")},
+        "gemma_rms_norm": {"residual": ("same", "none")},
+        # the class needs a gate, gates with silu after the norm, and has no groups
+        "rms_norm_gated": {
+            "activation": ("silu", "swish"),
+            "gate": ("same", "other"),
+            "group": ("none", "whole"),
+            "norm_before_gate": "yes",
+        },
+        # the angles have the dtype of the layer's input, and both q and k are its projections
+        "mrope": {"dtypes": ("same", "cos_float32")},
+    }
     # it is plain PyTorch, which chooses how to sum by the whole shape
     batch_invariant = False
 
@@ -51,19 +65,13 @@ class Transformers(Adapter):
     def rms_norm(
         self,
         x: torch.Tensor,
-        weight: torch.Tensor | None,
+        weight: torch.Tensor,
         *,
         residual: torch.Tensor | None,
         weight_offset: float,
         eps: float,
     ) -> Result:
-        """``LlamaRMSNorm``. Declines what the class cannot say."""
-        if weight is None:
-            raise Declined("the class has a weight")
-        if weight_offset:
-            raise Declined("the class has no offset")
-        if weight.dtype != x.dtype:
-            raise Declined("the class returns the wider of x's and the weight's dtypes")
+        """``LlamaRMSNorm``."""
         return _added(_module(self._llama, weight, eps), x, residual)
 
     def gemma_rms_norm(
@@ -83,17 +91,9 @@ class Transformers(Adapter):
         norm_before_gate: bool,
         activation: str,
     ) -> torch.Tensor:
-        """``Qwen3NextRMSNormGated``. Declines what the class cannot say."""
-        if group_size not in {None, x.shape[-1]}:
-            raise Declined("the class has no groups")
-        if gate is None:
-            raise Declined("the class needs a gate")
-        if not norm_before_gate:
-            raise Declined("the class gates after the norm")
-        if activation == "sigmoid":
-            raise Declined("the class gates with silu")
+        """``Qwen3NextRMSNormGated``."""
         result: torch.Tensor = _module(self._gated, weight, eps)(x, gate)
-        return result.contiguous()
+        return result
 
     def mrope(
         self,
@@ -109,8 +109,6 @@ class Transformers(Adapter):
     ) -> tuple[torch.Tensor, ...]:
         """``apply_rotary_pos_emb`` of Qwen3.5, and sectioned of Qwen2-VL; of their angles, given ones."""
         heads = [x if head_dim is None else x.reshape(len(x), x.shape[1] // head_dim, head_dim) for x in (q, k)]
-        if k.dtype != q.dtype:
-            raise Declined("the angles have the dtype of the layer's input, and both q and k are its projections")
         if not interleaved and 2 * cos.shape[1] != heads[0].shape[-1]:
             raise Declined("Qwen2-VL rotates whole heads")
         model = self._interleaved if interleaved else self._sectioned
@@ -120,7 +118,7 @@ class Transformers(Adapter):
         rows = positions.expand(3, -1).long()
         angles = [kind.recomposition_frequencies(rotary, table[rows]).to(q.dtype) for table in (cos, sin)]
         turned = model.apply_rotary_pos_emb(*heads, *angles)
-        return tuple(y.reshape(x.shape).contiguous() for x, y in zip((q, k), turned, strict=True))
+        return tuple(y.reshape(x.shape) for x, y in zip((q, k), turned, strict=True))
 
 
 def _module(kind: Any, weight: torch.Tensor, eps: float) -> Any:  # noqa: ANN401 - of a package without types
@@ -133,8 +131,6 @@ def _added(norm: Any, x: torch.Tensor, residual: torch.Tensor | None) -> Result:
     """What a decoder layer does: ``residual + x`` in their dtype, then the norm of it."""
     if residual is None:
         alone: torch.Tensor = norm(x)
-        return alone.contiguous()
-    if residual.dtype != x.dtype:
-        raise Declined("x + residual would be in the wider of both dtypes")
+        return alone
     total = residual + x
-    return norm(total).contiguous(), total.contiguous()
+    return norm(total), total
