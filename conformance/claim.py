@@ -2,12 +2,14 @@
 
 A claim gives levels of the operation's factors (``{"rank": ("2", "3"), "x_layout": "contiguous"}``), the dtypes
 of the first tensor (``dtype``), and numbers of its sizes (``{"columns": range(8, 8193, 8)}``). A factor or size
-that is not named is free.
+that is not named is free. ``apart`` are pairs of levels of which each is taken, but not both together:
+``{"apart": {"order": "sectioned", "dims": "quarter"}}``.
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,9 +18,10 @@ from conformance.case import Case
 from conformance.levels import levels_of
 from conformance.operations import OPERATIONS, Operation
 from conformance.operations.mrope_calls import Sizes
-from conformance.strategies import DTYPES, Numbers, Taken
+from conformance.strategies import DTYPES, Level, Numbers, Taken
 
 Given = Mapping[str, object]
+APART = "apart"
 MOST_NUMBERS = 8  # that are written out
 
 
@@ -30,20 +33,44 @@ def claim(where: str, operation: str, given: Given) -> Taken:
     """
     described = OPERATIONS[operation]
     factors = {"dtype": DTYPES, **described.factors}
-    levels, sizes = [], []
+    levels, sizes, apart = [], [], set()
     for name, value in given.items():
+        if name == APART:
+            apart |= _apart(f"{where}[{APART!r}]", factors, value)
+            continue
         if name in size_names(operation):
             sizes.append((name, _numbers(f"{where}[{name!r}]", value)))
             continue
-        known(where, name, [*factors, *size_names(operation)])
-        chosen = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
-        for level in chosen:
-            known(f"{where}[{name!r}]", str(level), factors[name])
-        if not chosen:
-            message = f"{where}[{name!r}]: is empty, must name at least one of {', '.join(factors[name])}"
-            raise UsageError(message)
-        levels.append((name, tuple(level for level in factors[name] if level in map(str, chosen))))
-    return Taken(tuple(levels), tuple(sizes))
+        known(where, name, [*factors, *size_names(operation), APART])
+        levels.append((name, _chosen(f"{where}[{name!r}]", factors[name], value)))
+    return Taken(tuple(levels), tuple(sizes), frozenset(apart))
+
+
+def _chosen(where: str, levels: tuple[str, ...], value: object) -> tuple[str, ...]:
+    """Return the levels that a claim names, in their order."""
+    given = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    chosen = [str(level) for level in given]
+    for level in chosen:
+        known(where, level, levels)
+    if not chosen:
+        message = f"{where}: is empty, must name at least one of {', '.join(levels)}"
+        raise UsageError(message)
+    return tuple(level for level in levels if level in chosen)
+
+
+def _apart(where: str, factors: Mapping[str, tuple[str, ...]], value: object) -> set[frozenset[Level]]:
+    """Return pairs of levels that exclude each other: all that tables of two factors name."""
+    tables = [value] if isinstance(value, Mapping) else value
+    if not isinstance(tables, Sequence) or not all(isinstance(t, Mapping) and len(t) == 2 for t in tables):
+        message = f"{where}: is {value!r}, must be tables of two factors, each with a level or several"
+        raise UsageError(message)
+    pairs = set()
+    for table in tables:
+        for name in table:
+            known(where, name, factors)
+        sides = [[(name, level) for level in _chosen(where, factors[name], table[name])] for name in table]
+        pairs |= {frozenset(pair) for pair in itertools.product(*sides)}
+    return pairs
 
 
 def size_names(operation: str) -> tuple[str, ...]:
@@ -90,7 +117,7 @@ def outside(taken: Taken, case: Case) -> str:
     levels = {"dtype": case.dtype, **levels_of(case)}
     for name, chosen in taken.levels:
         if name in levels and levels[name] not in chosen:
-            return f"{name} is {levels[name]}, taken: {', '.join(chosen)}"
+            return f"{name} is {levels[name]}, taken: {', '.join(sorted(chosen))}"
     sizes = sizes_of(case)
     for name, numbers in taken.sizes:
         if name in sizes and sizes[name] not in numbers:
@@ -150,6 +177,8 @@ def _partly(operation: Operation, levels: Mapping[str, tuple[str, ...]], name: s
 
 
 def _or(words: Sequence[str]) -> str:
+    if all(word.isdigit() for word in words):
+        words = sorted(words)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
@@ -163,6 +192,8 @@ def pasted(operation: str, taken: Taken) -> str:
     every = {"dtype": DTYPES, **described.factors}
     lines = [f"{name!r}: {chosen!r}," for name, chosen in taken.levels if set(chosen) != set(every[name])]
     lines += [f"{name!r}: {numbers!r}," for name, numbers in taken.sizes]
+    if taken.apart:
+        lines.append(f"{APART!r}: {tuple(dict(sorted(pair)) for pair in sorted(map(sorted, taken.apart)))!r},")
     return "\n".join([f"{operation!r}: {{", *(f"    {line}" for line in lines), "},"])
 
 

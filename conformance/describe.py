@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conformance.claim import pasted, said, size_names
+from conformance.claim import APART, pasted, said, size_names
 from conformance.operations import OPERATIONS, flags_of
 from conformance.strategies import DTYPES
 from conformance.survey import Survey
@@ -26,7 +26,8 @@ def claimed_with(name: str) -> dict[str, str]:
     """Return the words of a claim: every factor with its levels, and every size."""
     factors = {"dtype": DTYPES, **OPERATIONS[name].factors}
     words = {factor: ", ".join(levels) for factor, levels in factors.items()}
-    return {**words, **dict.fromkeys(size_names(name), "a number, several of them, or a range")}
+    sizes = dict.fromkeys(size_names(name), "a number, several of them, or a range")
+    return {**words, **sizes, APART: "pairs of levels that exclude each other: {factor: level, factor: level}"}
 
 
 def terms(name: str) -> str:
@@ -44,13 +45,6 @@ def found(operation: str, survey: Survey) -> str:
         lines.append(f"  {said(operation, survey.taken)}")
     lines += [f"  refused {count} times: {reason}" for reason, count in survey.refusals[:MOST_REASONS]]
     if survey.ran:
-        lines += [
-            "  as a claim, for the adapter's takes:",
-            *(f"    {line}" for line in claim_lines(operation, survey)),
-        ]
+        lines += ["  as a claim, to stand in the adapter's takes:"]
+        lines += [f"    {line}" for line in pasted(operation, survey.taken).splitlines()]
     return "\n".join(lines)
-
-
-def claim_lines(operation: str, survey: Survey) -> list[str]:
-    """Return the lines of the claim that a survey learned."""
-    return pasted(operation, survey.taken).splitlines()

@@ -30,6 +30,7 @@ MODEL_TOKENS = 4
 COLUMNS = (128, 64, 256, 1024, 4096, 5120, 2560, 100, 7, 1, 2, 12, 24, 33, 769, 8192, 8193, 20480)
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 BASES = 3  # calls that ran, from which each step outward is tried
+REDRAWN = 12  # draws of sizes at which a level shows
 PASSES = 3  # over all levels that no call has run with
 MOST_REFUSALS = 5  # reasons that are kept
 
@@ -225,7 +226,15 @@ class _Search:
 
     def _changed(self, base: Case, changes: Assignment) -> bool | None:
         levels = {**self._assignment(base), **changes}
-        return self.run(levels, self._scope(levels["dtype"], sizes_of(base).get("columns")))
+        columns = sizes_of(base).get("columns")
+        scope = self._scope(levels["dtype"], columns)
+        described = OPERATIONS[self.operation]
+        for number in range(REDRAWN):
+            case = described.complete(levels, random.Random(f"{self.seed}/{number}"), scope)  # noqa: S311
+            # some sizes hide a level (one row cannot be transposed), or are no multiple of a number of groups
+            if changes.items() <= self._levels(case).items() and sizes_of(case).get("columns") == columns:
+                break
+        return self.make(case)
 
     def _assignment(self, case: Case) -> dict[str, str]:
         """Return a level of every factor: the case's own, the plainest of those that it has none of."""

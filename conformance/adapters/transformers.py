@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from conformance.adapter import Adapter, Declined, UsageError
+from conformance.adapter import Adapter, UsageError
 from conformance.oracle.contract import NAMED, Contract
 
 Result = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
@@ -40,7 +40,11 @@ class Transformers(Adapter):
             "norm_before_gate": "yes",
         },
         # the angles have the dtype of the layer's input, and both q and k are its projections
-        "mrope": {"dtypes": ("same", "cos_float32")},
+        # Qwen2-VL, whose axes are sectioned, rotates whole heads
+        "mrope": {
+            "dtypes": ("same", "cos_float32"),
+            "apart": {"order": "sectioned", "dims": ("quarter", "part", "odd")},
+        },
     }
     # it is plain PyTorch, which chooses how to sum by the whole shape
     batch_invariant = False
@@ -109,8 +113,6 @@ class Transformers(Adapter):
     ) -> tuple[torch.Tensor, ...]:
         """``apply_rotary_pos_emb`` of Qwen3.5, and sectioned of Qwen2-VL; of their angles, given ones."""
         heads = [x if head_dim is None else x.reshape(len(x), x.shape[1] // head_dim, head_dim) for x in (q, k)]
-        if not interleaved and 2 * cos.shape[1] != heads[0].shape[-1]:
-            raise Declined("Qwen2-VL rotates whole heads")
         model = self._interleaved if interleaved else self._sectioned
         kind = model.Qwen3_5TextRotaryEmbedding if interleaved else model.Qwen2VLRotaryEmbedding
         rotary = SimpleNamespace(mrope_section=sections)

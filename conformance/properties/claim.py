@@ -44,12 +44,15 @@ def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
 
 
 def _levels(operation: Operation, scope: Scope) -> Iterator[Case]:
-    """Yield a plain call at every level of every factor that is claimed in part."""
+    """Yield a plain call at every level of every factor that is claimed in part.
+
+    Past the claim only levels of tensors: flags may be none that the implementation has an argument for.
+    """
     free = replace(scope, taken=EVERYTHING)
     plain = {name: chosen[0] for name, chosen in scope.levels(operation.factors).items()}
-    for name, _ in scope.taken.levels:
+    for name, taken in scope.taken.levels:
         for level in operation.factors.get(name, ()):
-            if name not in {"rows", "values"}:
+            if level in taken or name in {"rank", "index"} or name.endswith("_layout"):
                 sized = free.sized(**_exact(scope)) if name != "width" else free
                 yield operation.complete({**plain, name: level}, random.Random(level), sized)  # noqa: S311
     for dtype in DTYPES:

@@ -1,0 +1,238 @@
+"""Claims are data: words that are known, calls inside and outside, edges judged from both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from conformance.adapter import Adapter, UsageError
+from conformance.calling import Subject
+from conformance.case import Case, Layout, TensorSpec
+from conformance.claim import claim, from_data, outside, said, to_data
+from conformance.declared import Traits, check
+from conformance.describe import claimed_with, method
+from conformance.item import Item, cases_of, items
+from conformance.judging import judge_item
+from conformance.operations import OPERATIONS
+from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_norm import CorrectNorm
+from conformance.verdict import BAD, Status
+
+GATED = "rms_norm_gated"
+X = TensorSpec((2, 3, 128), "bfloat16")
+CASE = Case(
+    GATED,
+    (("x", X), ("gate", replace(X, values="gate")), ("weight", TensorSpec((128,), "bfloat16", values="weight"))),
+    (("activation", "silu"), ("eps", 1e-6), ("group_size", None), ("norm_before_gate", True)),
+)
+
+
+class Plain(Adapter):
+    """A gated norm that does nothing: it is never called."""
+
+    contracts: ClassVar[Mapping[str, Any]] = {GATED: "fp32"}
+
+    def rms_norm_gated(self, x: Any, gate: Any, weight: Any, **flags: Any) -> Any:
+        """Return x."""
+        return x
+
+
+class Misspelt(Plain):
+    """A method is named almost like an operation."""
+
+    def rmsnorm(self, x: Any) -> Any:
+        """Return x."""
+        return x
+
+
+class Unsigned(Plain):
+    """A method lacks an argument."""
+
+    def rms_norm_gated(self, x: Any, gate: Any) -> Any:  # type: ignore[override]  # on purpose
+        """Return x."""
+        return x
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"takes": {"rms_norm_gatd": {}}}, "'rms_norm_gatd' is unknown, did you mean 'rms_norm_gated'?"),
+        ({"takes": {GATED: {"gat": "same"}}}, "'gat' is unknown, did you mean 'gate'?"),
+        ({"takes": {GATED: {"x_layout": "contigous"}}}, "did you mean 'contiguous'?"),
+        ({"takes": {GATED: {"rank": ()}}}, "is empty, must name at least one of 2, 1, 3, 4"),
+        ({"takes": {GATED: {"columns": "many"}}}, "must be a positive number, several of them, or a range"),
+        ({"takes": {GATED: {"dtype": "bf16"}}}, "did you mean 'bfloat16'?"),
+        ({"takes": {GATED: {"apart": {"rank": "1"}}}}, "must be tables of two factors"),
+        ({"contracts": {GATED: "fp23"}}, "contract='fp23', must be one of"),
+        ({"contracts": {GATED: "fp32", "rmsnorm": "fp32"}}, "'rmsnorm' is unknown, did you mean 'rms_norm'?"),
+        ({"deterministic": {"mropes": False}}, "deterministic: 'mropes' is unknown, did you mean 'mrope'?"),
+        ({"strides": "contigous"}, "did you mean 'contiguous'?"),
+        ({"specialises": ("esp",)}, "did you mean 'eps'?"),
+    ],
+)
+def test_an_unknown_word_is_one_line_with_the_nearest_known_one(changes: dict[str, Any], words: str) -> None:
+    """Whatever is misspelt in an adapter, and wherever."""
+    adapter = type("Wrong", (Plain,), changes)()
+
+    with pytest.raises(UsageError) as caught:
+        check(adapter)
+
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Misspelt, "Misspelt.rmsnorm: is no operation, did you mean 'rms_norm'?"),
+        (
+            Unsigned,
+            "Unsigned.rms_norm_gated: too many positional arguments; must take (self, x, gate, weight",
+        ),
+        (Adapter, "Adapter: has no method named after an operation"),
+    ],
+)
+def test_methods_that_cannot_be_called_are_told_before_any_call(kind: type[Adapter], words: str) -> None:
+    """A misspelt name, a wrong signature, no operation at all."""
+    with pytest.raises(UsageError) as caught:
+        check(kind())
+
+    assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, ""),
+        ({"rank": "3", "columns": 128, "x_layout": ("contiguous", "offset")}, ""),
+        ({"rank": ("1", "2")}, "rank is 3, taken: 1, 2"),
+        ({"columns": range(8, 121, 8)}, "columns is 128, taken: 8 to 120 in steps of 8"),
+        ({"columns": (64, 256)}, "columns is 128, taken: 64, 256"),
+        ({"dtype": ("float16", "float32")}, "dtype is bfloat16, taken: float16, float32"),
+        ({"rows": range(7, 9)}, "rows is 6, taken: 7 to 8"),
+        (
+            {"apart": {"gate": "same", "activation": ("silu", "swish")}},
+            "taken apart only: activation silu and gate same",
+        ),
+    ],
+)
+def test_a_call_lies_inside_of_a_claim_or_the_reason_is_told(given: dict[str, Any], words: str) -> None:
+    """Levels, dtypes, numbers and pairs."""
+    assert words == outside(claim("takes", GATED, given), CASE)
+
+
+def test_a_claim_survives_json_and_is_told_in_words() -> None:
+    """A report has it as data and as a sentence."""
+    given = {"rank": "3", "columns": 128, "x_layout": "contiguous", "gate_layout": "contiguous"}
+    taken = claim("takes", GATED, {**given, "norm_before_gate": "yes", "dtype": ("bfloat16", "float16")})
+
+    assert taken == from_data(to_data(taken))
+    assert "takes rank 3, 128 columns, contiguous gate and x, gate after the norm; bf16 and fp16" == said(
+        GATED, taken
+    )
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_everything_that_a_claim_may_say_is_listed(operation: str) -> None:
+    """The words that an operation lists make a claim, and the method that it lists is the one that is called."""
+    words = claimed_with(operation)
+    levels = {name: text.split(", ") for name, text in words.items() if "a number" not in text and name != "apart"}
+    text = method(operation)
+
+    assert set(OPERATIONS[operation].factors) <= set(words)
+    assert all(claim("takes", operation, {name: chosen}) for name, chosen in levels.items())
+    assert text.startswith(f"def {operation}(self, {', '.join(OPERATIONS[operation].positional)}, *, ")
+
+
+class Narrow(CorrectNorm):
+    """It claims two ranks and some widths, and takes everything."""
+
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "rms_norm": {
+            "rank": ("2", "3"),
+            "columns": range(8, 513, 8),
+            "weight_layout": "contiguous",
+            "rows": (4, 8),
+        }
+    }
+
+
+def test_all_that_is_drawn_lies_inside_of_a_claim() -> None:
+    """Cases of every property but those that look past the edge."""
+    subject = Subject(Narrow())
+    taken = Traits.of(Narrow(), "rms_norm").claim
+    assert taken is not None
+    drawn = [
+        case
+        for item in items(subject, operations=("rms_norm",))
+        if item.property not in {"claim", "errors"}
+        for case in cases_of(item, subject)
+    ]
+
+    assert len(drawn) > 500
+    assert [] == [str(case) for case in drawn if outside(taken, case)]
+
+
+def test_both_sides_of_every_edge_are_judged() -> None:
+    """Ends of ranges, their neighbours, and layouts that are not claimed."""
+    subject = Subject(Narrow())
+    cases = list(cases_of(Item("rms_norm", "claim", "float32"), subject))
+    columns = {case.tensors[0][1].shape[-1] for case in cases}
+    layouts = {weight.layout.kind for case in cases if (weight := case.tensor("weight"))}
+
+    assert {7, 8, 9, 16, 512, 513} <= columns
+    assert {"contiguous", "offset", "step", "expanded"} == layouts
+    assert {"1", "2", "3", "4"} == {str(len(case.tensors[0][1].shape)) for case in cases}
+
+
+class ReadsStridedWeightsAsContiguous(Correct):
+    """Its guards let a weight with a stride through, which its claim does not name."""
+
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {GATED: {"weight_layout": "contiguous"}}
+
+    def rms_norm_gated(
+        self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **flags: Any
+    ) -> torch.Tensor:
+        """Read elements of the weight that lie beside each other."""
+        read = weight.as_strided(weight.shape, (1,)) if weight.stride(0) == 1 else weight[:1].expand(weight.shape)
+        return super().rms_norm_gated(x, gate, read, **flags)
+
+
+@pytest.mark.parametrize(
+    ("kind", "operation", "wrong"), [(Narrow, "rms_norm", 0), (ReadsStridedWeightsAsContiguous, GATED, 1)]
+)
+def test_just_outside_of_a_claim_a_call_is_refused_or_right(
+    kind: type[Adapter], operation: str, wrong: int
+) -> None:
+    """A silent mistake past the edge fails; what is right there passes."""
+    subject = Subject(kind())
+    verdicts = list(judge_item(Item(operation, "claim", "float32"), subject))
+    bad = [verdict for verdict in verdicts if verdict.status in BAD]
+
+    assert bool(wrong) == bool(bad), bad
+    assert all("weight_layout is" in verdict.reason for verdict in bad)
+    assert any(verdict.status is Status.PASSED for verdict in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("strides", "kind", "fits"),
+    [
+        ("contiguous", "contiguous", True),
+        ("contiguous", "transposed", False),
+        ("dense", "transposed", True),
+        ("dense", "row_gap", False),
+        ("like_input", "transposed", True),
+        ("like_input", "contiguous", False),
+    ],
+)
+def test_strides_of_outputs_are_what_is_declared(strides: str, kind: str, fits: bool) -> None:  # noqa: FBT001
+    """Contiguous, dense in any order, or as elementwise operations give them."""
+    [want] = OPERATIONS[GATED].outputs(CASE)
+    place = Layout(kind, 1 if kind == "row_gap" else 0).place(want.shape)
+    got = torch.empty(place.extent).as_strided(want.shape, place.strides)
+
+    assert fits == (not want.misplaced(got, strides, Layout("transposed").place(want.shape).strides))

@@ -1,0 +1,223 @@
+"""What is taken is found out, and judged as thoroughly as if everything were."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+import pytest
+
+from conformance.adapter import Declined
+from conformance.calling import Subject
+from conformance.case import Case
+from conformance.claim import claim, pasted, said
+from conformance.item import Item, cases_of, items
+from conformance.judging import judge_item, lacking_evidence, surveyed, tried
+from conformance.selftest.fakes import dtypes, rounding, state, strides, value_range
+from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.partial import Everything, Half, OneInFifty, Pairs
+from conformance.strategies import Numbers
+from conformance.survey import Survey, Tried, budget_of, numbers, survey
+from conformance.verdict import BAD, Status, Verdict
+
+OPERATION = "rms_norm_gated"
+NARROW = (
+    "takes rank 3, 128 columns, gate after the norm, activation silu or swish, "
+    "a weight in x's dtype; bf16, fp16 and fp32"
+)
+FOUND: dict[tuple[type[Correct], int], Survey] = {}
+JUDGED: dict[type[Correct], Counter[str]] = {}
+
+
+def _found(kind: type[Correct], seed: int = 0) -> Survey:
+    if (kind, seed) not in FOUND:
+        subject = Subject(kind())
+        FOUND[kind, seed] = surveyed(OPERATION, subject, partial(tried, subject), profile="quick", seed=seed)
+    return FOUND[kind, seed]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Everything, "takes everything; bf16, fp16 and fp32"),
+        (Half, "takes rank 2 or 3; bf16, fp16 and fp32"),
+        (OneInFifty, NARROW),
+        (Pairs, "takes not activation sigmoid with norm_before_gate no; bf16, fp16 and fp32"),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_conjunction_is_found(kind: type[Correct], words: str, seed: int) -> None:
+    """Few calls tell which levels and widths go together, whatever the seed."""
+    found = _found(kind, seed)
+
+    assert words == said(OPERATION, found.taken)
+    assert found.calls <= budget_of("quick")
+
+
+def _judged(kind: type[Correct]) -> Counter[str]:
+    """Return the numbers of judged cases by property, of properties that draw, in one dtype."""
+    if kind in JUDGED:
+        return JUDGED[kind]
+    subject, counts = Subject(kind()), JUDGED.setdefault(kind, Counter())
+    drawn = ("values", "layout", "specials", "contract", "determinism", "empty", "sensitivity")
+    for item in items(subject, operations=(OPERATION,), properties=drawn):
+        if item.dtype == "float16":
+            verdicts = list(judge_item(item, subject, found=_found(kind)))
+            own = [v for v in verdicts if v.property in {item.property, "values", "layout"}]
+            counts[item.property] += sum(verdict.status is Status.PASSED for verdict in own)
+            assert [] == [str(verdict) for verdict in verdicts if verdict.status in BAD]
+    return counts
+
+
+@pytest.mark.parametrize("kind", [Half, OneInFifty])
+def test_a_partial_implementation_is_judged_on_as_many_calls(kind: type[Correct]) -> None:
+    """Every item has at least nine tenths of the judged cases of an implementation that takes everything."""
+    whole, part = _judged(Everything), _judged(kind)
+
+    assert {} == {name: (part[name], count) for name, count in whole.items() if part[name] < 0.9 * count}
+
+
+# twenty places in which a mistake can be planted
+PLANTED = (
+    strides.GateHasStridesOfX,
+    strides.XTakenForContiguous,
+    strides.GateTakenForContiguous,
+    strides.WeightTakenForContiguous,
+    strides.UnitLastStride,
+    strides.OneRowStride,
+    strides.AddressRoundedDown,
+    dtypes.WeightRounded,
+    dtypes.GateCastToDtypeOfX,
+    dtypes.SquaresInDtypeOfX,
+    dtypes.SumsInLowPrecision,
+    rounding.TruncatesAtTheStore,
+    rounding.RoundsBeforeTheWeight,
+    rounding.RoundsTheActivation,
+    rounding.RoundsInverseRms,
+    rounding.CoarseRsqrt,
+    rounding.SigmoidFromTanh,
+    state.WeightCached,
+    state.EpsCached,
+    value_range.GateClamped,
+)
+
+
+@pytest.mark.parametrize("fake", PLANTED, ids=lambda fake: fake.__name__)
+def test_a_mistake_inside_of_a_narrow_claim_is_found(fake: type[Correct]) -> None:
+    """A mistake is caught in an implementation that takes one call in fifty as in one that takes all."""
+    narrow = type(f"Narrow{fake.__name__}", (OneInFifty, fake), {"caught_by": fake.caught_by})
+    subject = Subject(narrow())
+    chosen = items(subject, operations=(OPERATION,), properties=("values", "layout", "specials"))
+    order = sorted(chosen, key=lambda item: (item.property not in fake.caught_by, item.property))
+    found = _found(OneInFifty)
+    verdicts = (verdict for item in order for verdict in judge_item(item, subject, found=found))
+    first = next((verdict for verdict in verdicts if verdict.status in BAD), None)
+
+    assert first is not None
+    assert first.property in fake.caught_by
+
+
+def test_a_claim_that_was_learned_can_be_pasted() -> None:
+    """The text of a claim, read as an adapter's, is what the survey found."""
+    for kind in (Half, OneInFifty, Pairs):
+        taken = _found(kind).taken
+        given = eval(f"{{{pasted(OPERATION, taken)}}}")  # noqa: S307 - text that was made here
+
+        assert taken == claim("takes", OPERATION, given[OPERATION])
+
+
+def test_a_survey_survives_json() -> None:
+    """Workers share surveys as files."""
+    found = _found(OneInFifty)
+
+    assert found == Survey.from_data(found.to_data())
+
+
+@pytest.mark.parametrize(
+    ("taken", "refused", "expected"),
+    [
+        ([128, 64, 1], [], None),
+        ([128], [64, 256], (128,)),
+        ([8, 64, 1024], [1, 7, 2, 12, 100], range(8, 1025, 8)),
+        ([1, 7, 128], [4096], range(1, 129)),
+        ([16, 128, 1024], [24, 4096, 96, 768], (16, 32, 64, 128, 256, 512, 1024)),
+        ([100, 128, 4096], [64, 96, 1024], (100, 128, 4096)),
+    ],
+)
+def test_widths_are_told_in_the_simplest_way(
+    taken: list[int], refused: list[int], expected: Numbers | None
+) -> None:
+    """Steps, powers of two, or the numbers themselves."""
+    assert expected == numbers(taken, refused)
+
+
+def test_nothing_taken_costs_no_more_than_the_budget() -> None:
+    """The search for a first call ends."""
+    calls: list[Case] = []
+
+    def refuse(case: Case) -> Tried:
+        calls.append(case)
+        return Tried("no")
+
+    found = survey(OPERATION, refuse, device="cpu", seed=0, budget=60)
+
+    assert (0, 60) == (found.ran, len(calls))
+    assert (("no", 60),) == found.refusals
+
+
+def test_crashes_of_a_survey_are_kept_one_of_a_kind() -> None:
+    """A call that raises is not taken; the case is judged, so that it is no silent gap."""
+
+    class Raises(Everything):
+        """It raises for one rank."""
+
+        def accepts(self, x: object, *rest: object, **flags: object) -> bool:
+            """Raise where x has one dimension."""
+            if len(getattr(x, "shape", ())) == 1:
+                message = f"index {id(x)} is out of range"
+                raise IndexError(message)
+            return True
+
+    found = _found(Raises)
+    subject = Subject(Raises())
+    [item] = [i for i in items(subject, operations=(OPERATION,), properties=("claim",)) if i.dtype == "bfloat16"]
+    verdicts = list(judge_item(item, subject, found=found))
+
+    assert "takes rank 2, 3 or 4; bf16, fp16 and fp32" == said(OPERATION, found.taken)
+    assert 1 <= len(found.crashes) <= 2
+    assert any("out of range" in verdict.reason for verdict in verdicts) or not any(
+        case.dtype == "bfloat16" for case in found.crashes
+    )
+
+
+class Refuses(Correct):
+    """It refuses most of what it claims."""
+
+    def rms_norm_gated(self, *given: object, **flags: object) -> object:  # type: ignore[override]  # on purpose
+        """Refuse."""
+        raise Declined("not today")
+
+
+def test_a_refusal_inside_of_a_claim_fails() -> None:
+    """Every call inside of a claim must run."""
+    subject = Subject(Refuses())
+    [first] = [i for i in items(subject, operations=(OPERATION,), properties=("values",)) if i.dtype == "float32"]
+    verdicts = list(judge_item(first, subject))
+
+    assert {("claim", Status.FAILED)} == {(verdict.property, verdict.status) for verdict in verdicts}
+    assert "declined what is claimed: not today" == verdicts[0].reason
+
+
+@pytest.mark.parametrize(
+    ("passed", "declined", "lacks"), [(10, 0, False), (0, 10, True), (1, 9, True), (5, 5, False), (0, 0, False)]
+)
+def test_too_few_judged_calls_are_no_evidence(passed: int, declined: int, lacks: bool) -> None:  # noqa: FBT001
+    """A declined call is none, and what is hardly judged does not hold."""
+    item = Item(OPERATION, "values", "float32")
+    plain = next(cases_of(item, Subject(Correct())))
+    verdicts = [Verdict("values", plain, Status.PASSED)] * passed
+    verdicts += [Verdict("values", plain, Status.DECLINED, "too wide")] * declined
+    said_of_it = lacking_evidence(item, verdicts)
+
+    assert lacks == bool(said_of_it)
+    assert not lacks or "too wide" in said_of_it
