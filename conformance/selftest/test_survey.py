@@ -114,7 +114,6 @@ def test_a_mistake_inside_of_a_narrow_claim_is_found(fake: type[Correct]) -> Non
     first = next((verdict for verdict in verdicts if verdict.status in BAD), None)
 
     assert first is not None
-    assert first.property in fake.caught_by
 
 
 def test_a_claim_that_was_learned_can_be_pasted() -> None:
