@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import replace
 
 import torch
 
+from conformance import state_guard
 from conformance.adapter import Crashed, Hung
 from conformance.budget import gib, lacking
 from conformance.calling import Subject
@@ -15,6 +17,7 @@ from conformance.case import Case
 from conformance.discovery import giveaway, what_it_follows
 from conformance.item import Failure, Item, beyond, cases_of, chosen_cases, listed_cases, scope_of
 from conformance.operations import OPERATIONS
+from conformance.passive import judge_call
 from conformance.properties import PROPERTIES, Property
 from conformance.shrink import essentials, shrink
 from conformance.strategies import Assignment, Factors, Scope, covering_array
@@ -40,14 +43,26 @@ def asked(ask: Ask, prop: Property, case: Case) -> tuple[Verdict, ...]:
 
 def judge(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
     """Judge one case in this process, where its memory is enough for that."""
-    if subject.memory is None:
-        return PROPERTIES[prop].judge(subject, case)
-    too_little = lacking(case, subject.memory)
+    with state_guard.noticed() as changed:
+        verdicts = _judged_within(subject, prop, case)
+    if changed:
+        reason = f"the call changed {'; '.join(changed)}"
+        return (*verdicts, Verdict("state_left_behind", case, Status.FAILED, reason))
+    if PROPERTIES[prop].judge is judge_call and len(verdicts) > 1:
+        return (*verdicts, Verdict("state_left_behind", case, Status.PASSED))
+    return verdicts
+
+
+def _judged_within(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
+    """Judge one case, unless it takes more memory than this process has."""
+    too_little = lacking(case, subject.memory) if subject.memory is not None else ""
     if not too_little:
         try:
             return PROPERTIES[prop].judge(subject, case)
         except torch.OutOfMemoryError:
             # of the suite itself: of an implementation it is an outcome
+            if subject.memory is None:
+                raise
             too_little = f"judging it takes more than the {gib(subject.memory)} of GPU memory that a worker has"
     return (Verdict(prop, case, Status.NOT_JUDGED, too_little),)
 
@@ -93,6 +108,21 @@ def vacuous(item: Item, verdicts: Collection[Verdict]) -> str:
         # it adds to what the profile has shown
         return ""
     return PROPERTIES[item.property].concluded(item.operation, verdicts)
+
+
+def nothing_judged(verdicts: Collection[Verdict]) -> str:
+    """Return why none of the verdicts on an item says anything about its promise, or nothing."""
+    if any(verdict.status not in {Status.DECLINED, Status.NOT_JUDGED} for verdict in verdicts):
+        return ""
+    reasons = Counter(f"{verdict.status}: {verdict.reason}" for verdict in verdicts)
+    return next((reason for reason, _ in reasons.most_common(1)), "")
+
+
+def plainest(item: Item, subject: Subject) -> Case:
+    """Return the plainest call of an item: every factor at its first level."""
+    scope, operation = scope_of(item, subject), OPERATIONS[item.operation]
+    plain = {name: choices[0] for name, choices in scope.levels(operation.factors).items()}
+    return operation.complete(plain, random.Random(item.draw_seed()), scope)  # noqa: S311 - not secret
 
 
 def share_of_array(item: Item, subject: Subject, verdicts: Iterable[Verdict]) -> tuple[int, int]:
