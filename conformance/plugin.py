@@ -116,7 +116,8 @@ class Judging:
         item = next((item for item in items if unjudged(item, self.subject) is None), None)
         if item is not None:
             case = plainest(item, self.subject)
-            crashed = self.host.ask("smoke", case)
+            known = self.waivers.forbidden(item.property, case) is not None
+            crashed = None if known else self.host.ask("smoke", case)
             if isinstance(crashed, Crashed):
                 self.journal.smoked(item, case, crashed)
 
