@@ -39,13 +39,22 @@ def choose_device(wanted: str | None = None) -> str:
 
 def faithful_interpreter() -> str:
     """Teach Triton's interpreter to round as hardware does; why it could not be taught, or nothing."""
-    if importlib.util.find_spec("triton") is None:
+    if not _interpret("cpu"):
         return ""
+    from conformance import interpreter
+
+    return interpreter.unfaithful() or ""
+
+
+def _interpret(device: str) -> bool:
+    """Have Triton's interpreter run kernels where they run on a CPU, and tell whether it does."""
+    if device != "cpu" or importlib.util.find_spec("triton") is None:
+        return False
     # imports Triton, which must come after choose_device
     from conformance import interpreter
 
     interpreter.install()
-    return interpreter.unfaithful() or ""
+    return True
 
 
 def gpus() -> list[str]:
@@ -121,7 +130,7 @@ class Host:
     def _prepared(self) -> Prepared[Greeting, Question, Any]:
         """Import the adapter in the process that this is called in."""
         choose_device(self.device)
-        unfaithful = faithful_interpreter() if self.device == "cpu" else ""
+        _interpret(self.device)
         warm_up()
         before = state_guard.captured()
         adapter = _imported(self.target)
@@ -130,6 +139,8 @@ class Host:
         declared = _declared(adapter, self.target, self.operations)
         said = numerics()
         changed = state_guard.settle(before)
+        # last: a proof takes longer than refusing an adapter
+        unfaithful = faithful_interpreter() if self.device == "cpu" else ""
         worker = Worker(Subject(adapter, self.device, unfaithful))
         return Prepared(
             Greeting(declared, unfaithful, said, changed),
