@@ -28,8 +28,8 @@ from benchmarks.peers import SLOW_TO_BUILD
 from benchmarks.shapes import Workload
 from conformance.adapter import Adapter, load, poisons
 from conformance.calling import Subject
+from conformance.host import faithful_interpreter
 from conformance.materialize import values_of
-from conformance.plugin import faithful_interpreter
 from conformance.verdict import Status
 
 Targets = Mapping[str, str]  # by a name, what adapters are loaded from

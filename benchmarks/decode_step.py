@@ -20,7 +20,7 @@ import normkernels
 from benchmarks.environment import environment, machine
 from benchmarks.timing import Uncapturable, device_times, summary
 from conformance.corpus import ModelShape, model_shapes
-from conformance.plugin import choose_device, faithful_interpreter
+from conformance.host import choose_device, faithful_interpreter
 from normkernels import native
 
 MODEL = "Qwen3.5-27B"

@@ -26,7 +26,7 @@ from benchmarks.candidates import QUANT_GROUP, Series, Size, candidates, chosen,
 from benchmarks.environment import clocks, environment, highest
 from benchmarks.measure import set_count
 from benchmarks.timing import Timing, device_times
-from conformance.plugin import choose_device, faithful_interpreter
+from conformance.host import choose_device, faithful_interpreter
 from normkernels import fp8
 from normkernels.kernels.plans import HeadPlan, Plan
 

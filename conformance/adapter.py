@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -118,9 +119,10 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Crashed:
-    """A call that raised, or ended its process. ``how`` is the exception or the signal."""
+    """A call that raised, or ended its process. ``how`` is the exception or the signal, with where it happened."""
 
     how: str
+    trace: str = ""  # a short traceback of an exception
 
 
 # what CUDA and HIP say through PyTorch and Triton; running out of memory alone leaves the context as it was
@@ -170,7 +172,7 @@ def load(target: str) -> Adapter:
 
     Raises ``UsageError`` with one line that says what to do.
     """
-    place, _, wanted = KNOWN.get(target, target).partition(":")
+    place, wanted = split(KNOWN.get(target, target))
     module = _module(place, target)
     classes = {
         name: value
@@ -188,6 +190,17 @@ def load(target: str) -> Adapter:
     adapter = chosen()
     adapter.name = adapter.name or chosen.__name__.lower()
     return adapter
+
+
+def split(target: str) -> tuple[str, str]:
+    """Return the file or module of a target, and the class that it names, or nothing. A folder may have colons."""
+    if target.endswith(".py"):
+        return target, ""
+    file, mark, wanted = target.rpartition(".py:")
+    if mark:
+        return f"{file}.py", wanted
+    place, _, wanted = target.partition(":")
+    return place, wanted
 
 
 _WRITE_ONE = "subclass conformance.Adapter there ('conform init FILE' writes one to fill in)"
@@ -211,7 +224,8 @@ def _module(place: str, target: str) -> ModuleType:
 
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
-        message = f"{path}: no such file; 'conform init {path}' writes an adapter to fill in"
+        quoted = shlex.quote(str(path))
+        message = f"{path}: no such file; to write an adapter to fill in: conform init {quoted}"
         raise UsageError(message)
     # Triton's interpreter reads a kernel's source through its module, which must therefore be registered
     name = f"conform_adapter_{path.stem}"

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
-from conformance.adapter import Adapter, Crashed, Declined, Outcome, Ran, Unable, Unsupported, UsageError
+from conformance import location, state_guard
+from conformance.adapter import (
+    Adapter,
+    Crashed,
+    Declined,
+    Misreturned,
+    Outcome,
+    Ran,
+    Unable,
+    Unsupported,
+    UsageError,
+)
 from conformance.budget import gib
 from conformance.case import SHARED_PARTS, Case
 from conformance.declared import Declared, Traits
 from conformance.materialize import Materials, materialize, values_of
 from conformance.memory import POISONS
-from conformance.operations import OPERATIONS, Arguments, Operation, Output
+from conformance.operations import OPERATIONS, Arguments, Output
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
 from conformance.verdict import NOT_IMPLEMENTED
@@ -99,9 +110,9 @@ def perform(
     if case.invalid is not None:
         arguments = operation.invalid[case.invalid](arguments)
     with watched(subject.device, poison) as record:
-        outcome = _call(subject, operation, arguments, form)
+        outcome = _call(subject, case, arguments, form)
     if isinstance(outcome, Ran) and not form:
-        outcome = replace(outcome, path=subject.implementation().path(operation.name, arguments))
+        outcome = _with_path(subject, case, arguments, outcome)
     return Call(materials, outcome, record, poison)
 
 
@@ -119,31 +130,101 @@ def call_with(
     ``form`` ends the name of the adapter's method: ``_`` calls the operation in place, whose results lie in
     arguments. ``wait`` for a GPU to be done.
     """
-    return _call(subject, OPERATIONS[case.operation], arguments, form, wait=wait)
+    return _call(subject, case, arguments, form, wait=wait)
 
 
 def _call(
-    subject: Subject, operation: Operation, arguments: Mapping[str, object], form: str, *, wait: bool = True
+    subject: Subject, case: Case, arguments: Mapping[str, object], form: str, *, wait: bool = True
 ) -> Outcome:
+    operation = OPERATIONS[case.operation]
     method = getattr(subject.implementation(), f"{operation.name}{form}", None)
     if method is None:
         return Declined(NOT_IMPLEMENTED)
     positional = [arguments[name] for name in operation.positional]
     named = {name: value for name, value in arguments.items() if name not in operation.positional}
-    try:
+
+    def made() -> object:
         result = method(*positional, **named)
         if subject.device != "cpu" and wait:
             torch.cuda.synchronize(subject.device)
+        return result
+
+    result = _attempted(subject, made)
+    return result if isinstance(result, Outcome) else _returned(subject, case, result)
+
+
+def _attempted(subject: Subject, call: Callable[[], object]) -> object | Outcome:
+    """Return what a call of the adapter's code returns, or what came of it instead."""
+    try:
+        with state_guard.guarded():
+            return call()
     except Declined as declined:
         return declined
     except Unsupported as unsupported:
         return Unable(str(unsupported))
     except torch.OutOfMemoryError as error:
         return Crashed(f"held more than {_held(subject)}: {str(error).partition(' GPU ')[0].strip()}")
-    except Exception as error:  # noqa: BLE001 - the one place: code under test may raise anything
-        return Crashed(f"{type(error).__name__}: {error}")
+    except BaseException as error:  # noqa: BLE001 - the one place: code under test may raise anything
+        return Crashed(_raised(error), location.trace(error))
+
+
+def _raised(error: BaseException) -> str:
+    """Return an exception in words: where it was raised stands at the end of its first line."""
+    first, newline, rest = f"{type(error).__name__}: {_message(error)}".partition("\n")
+    place = location.of_exception(error)
+    return f"{first.rstrip(': ')} ({place}){newline}{rest}" if place else f"{first}{newline}{rest}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as another:  # noqa: BLE001 - its own code makes the words
+        return f"(its message raises {type(another).__name__})"
+
+
+def _with_path(subject: Subject, case: Case, arguments: Arguments, outcome: Ran) -> Outcome:
+    """Ask the adapter which way a call went."""
+    path = _attempted(subject, lambda: subject.implementation().path(case.operation, arguments))
+    if isinstance(path, Outcome):
+        return Crashed(f"path: {path.how}", path.trace) if isinstance(path, Crashed) else path
+    if path is not None and not isinstance(path, str):
+        return Misreturned(f"path returned {_described(path)}, must be a string or None")
+    return replace(outcome, path=path)
+
+
+def _returned(subject: Subject, case: Case, result: object) -> Ran | Misreturned:
+    """Return the outputs of a call, unless they are something else than tensors in memory of the device."""
     # a form in place need not return what its caller has
-    return Ran((result,) if isinstance(result, torch.Tensor) else tuple(result or ()), None)
+    outputs = result if isinstance(result, list | tuple) else () if result is None else (result,)
+    names = [output.name for output in OPERATIONS[case.operation].outputs(case)]
+    for place, output in enumerate(outputs):
+        wrong = _unfit(output, torch.device(subject.device))
+        if wrong:
+            return Misreturned(f"{names[place] if place < len(names) else f'output {place + 1}'} {wrong}")
+    # a gradient is nobody's here, and torch forbids to look at the numbers of a tensor that has one
+    tensors = (output.detach() if output.requires_grad else output for output in outputs)
+    return Ran(tuple(tensors), None)
+
+
+def _unfit(output: object, device: torch.device) -> str:
+    """Return why an output cannot be compared, or nothing."""
+    if not isinstance(output, torch.Tensor):
+        return f"is {_described(output)}, must be a tensor"
+    if type(output).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return f"is {_described(output)}, must be a plain tensor"
+    if output.layout is not torch.strided:
+        return f"is a tensor of layout {output.layout}, must be {torch.strided}"
+    if output.device.type != device.type or device.index not in {None, output.device.index}:
+        return f"lies on {output.device}, must lie on {device}"
+    if output.is_conj() or output.is_neg():
+        return "is a view that is not computed yet, must be resolved"
+    return ""
+
+
+def _described(value: object) -> str:
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _held(subject: Subject) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -21,21 +22,21 @@ from rich.table import Table
 
 import conformance
 from conformance import journal, plugin, report
-from conformance.adapter import KNOWN, Adapter, UsageError, load
-from conformance.attempt import Child, single_threaded
+from conformance.adapter import KNOWN, UsageError
 from conformance.calling import Subject
 from conformance.case import Case
+from conformance.child import START, single_threaded
 from conformance.codegen.collect import collect
 from conformance.codegen.targets import TARGETS
+from conformance.host import Host, choose_device
 from conformance.item import PROFILES, Profile
-from conformance.judging import asked
+from conformance.judging import Ask, asked
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED, Contract
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.verdict import Status, Verdict
 from conformance.waivers import Run
 from conformance.waivers import load as load_waivers
-from conformance.worker import Worker
 
 MOST_WORKERS = 8
 SKELETON = '''\
@@ -79,7 +80,7 @@ def main() -> NoReturn:
         code = report.Exit.USAGE
     except (click.ClickException, UsageError) as error:
         said = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        click.echo(f"conform: {' '.join(said.split())}", err=True)
+        click.echo(report.printable(f"conform: {' '.join(said.split())}"), err=True)
         code = report.Exit.USAGE
     except click.Abort:
         code = report.Exit.INTERRUPTED
@@ -114,6 +115,13 @@ def cli() -> None:
 
 _target = click.argument("target", default="normkernels")
 _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is a GPU.")
+_import_limit = click.option(
+    "--import-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=START,
+    show_default=True,
+    help="Seconds that importing TARGET may take.",
+)
 _report = click.option(
     "--report",
     "directory",
@@ -157,6 +165,7 @@ _report = click.option(
     metavar="FILE",
     help="Known failures (TOML), each with its issue; one that is out of date fails the run.",
 )
+@_import_limit
 @_report
 def run(
     target: str,
@@ -169,6 +178,7 @@ def run(
     minutes: float | None,
     chunk: int | None,
     waivers: Path | None,
+    import_limit: float,
     directory: Path,
 ) -> int:
     """Judge TARGET: a known adapter (conform list), package.module:Class or file.py:Class.
@@ -178,14 +188,18 @@ def run(
     _named("--op", operations, OPERATIONS)
     _named("--property", properties, PROPERTIES)
     chosen = _chosen_device(device)
-    _loaded(target, chosen)
     if waivers is not None:
         load_waivers(waivers, Run(chosen, profile))
     if chunk is not None and minutes:
         raise UsageError("--chunk and --minutes: a single chunk has its own end, give one of them")
+    host = _host(target, chosen, operations, PROFILES[profile].limit, import_limit)
     _prepared(directory)
+    number_of_workers = workers or _cores()
+    if number_of_workers > 1:
+        # each worker has its own
+        host.close()
     arguments = ["--adapter", target, "--device", chosen, "--profile", profile]
-    arguments += ["--seed", str(seed), "--report", str(directory)]
+    arguments += ["--seed", str(seed), "--report", str(directory), "--import-limit", str(import_limit)]
     arguments += [part for name in operations for part in ("--op", name)]
     arguments += [part for name in properties for part in ("--property", name)]
     arguments += ["--waivers", str(waivers)] if waivers is not None else []
@@ -194,8 +208,8 @@ def run(
         arguments += ["--journal", journals]
         for number in _chunks(PROFILES[profile], chunk, minutes):
             only = [] if number is None else ["--chunk", str(number)]
-            command = [*_pytest(workers or _cores(), directory, number), *arguments, *only]
-            status = pytest.main(command, plugins=[display.of_chunk(number)])
+            command = [*_pytest(number_of_workers, directory, number), *arguments, *only]
+            status = pytest.main(command, plugins=[display.of_chunk(number), host])
             if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
                 break
     return _ended(directory / "report.json", status, display)
@@ -223,33 +237,19 @@ def _named(option: str, given: Sequence[str], known: dict[str, Any]) -> None:
 
 def _chosen_device(wanted: str | None) -> str:
     """The device, with Triton told to interpret where there is no GPU; before anything imports Triton."""
-    chosen = plugin.choose_device()
+    chosen = choose_device()
     if wanted == "cuda" and chosen != "cuda":
         raise UsageError("--device cuda: this machine shows no GPU; leave --device out to judge on the CPU")
-    return plugin.choose_device(wanted) if wanted else chosen
+    return choose_device(wanted) if wanted else chosen
 
 
-def _loaded(target: str, device: str) -> Subject:
-    """The adapter of a target, checked as far as that goes without a call."""
+def _host(target: str, device: str, operations: Sequence[str], limit: float, import_limit: float) -> Host:
+    """Have the adapter of a target imported and checked, as far as that goes without a call."""
     # as in a run: what this folder holds can be judged by its module's name
     sys.path.append(str(Path.cwd()))
-    unfaithful = plugin.faithful_interpreter() if device == "cpu" else ""
-    adapter = _adapter(target)
-    implemented = [name for name in OPERATIONS if hasattr(adapter, name)]
-    for operation in (*adapter.contracts, *implemented):
-        adapter.contract(operation)
-    if adapter.reference is not None:
-        _adapter(adapter.reference)
-    return Subject(adapter, device, unfaithful)
-
-
-def _adapter(target: str) -> Adapter:
-    try:
-        return load(target)
-    except UsageError:
-        raise
-    except Exception as error:  # importing somebody's file may raise anything
-        raise UsageError(f"{target}: cannot be loaded: {type(error).__name__}: {error}") from error
+    # a child forked after torch has started threads never returns
+    single_threaded()
+    return Host(target, device, limit, tuple(operations), import_limit)
 
 
 def _prepared(directory: Path) -> None:
@@ -356,28 +356,22 @@ def _ended(path: Path, status: int, display: _Display) -> int:
 @click.argument("case")
 @_target
 @_device
+@_import_limit
 @_report
-def replay(case: str, target: str, device: str | None, directory: Path) -> int:
+def replay(case: str, target: str, device: str | None, import_limit: float, directory: Path) -> int:
     """Run one CASE again on TARGET, and explain: JSON text, a file, or the id of a case of the last report."""
     read = _case(case, directory)
-    subject = _loaded(target, _chosen_device(device))
-    # a child forked after torch has started threads never returns
-    single_threaded()
-    worker = Worker(subject)
-    child: Child[tuple[str, Case], Any] = Child(
-        lambda question: worker.follow(question[1]) if question[0] == "follow" else worker.judge(*question),
-        PROFILES["ci"].limit,
-        worker.healthy,
-    )
-    verdicts = list(_judged(subject, read, child))
-    said = child.ask(("follow", read)) if any(verdict.comparison.outside for verdict in verdicts) else ""
-    child.close()
+    host = _host(target, _chosen_device(device), [read.operation], PROFILES["ci"].limit, import_limit)
+    subject = host.subject
+    verdicts = list(_judged(subject, read, host.ask))
+    said = host.ask("follow", read) if any(verdict.comparison.outside for verdict in verdicts) else ""
+    host.close()
     click.echo(f"{read.id}: {read}")
-    click.echo(f"{subject.declared.name} declares {subject.contract(read.operation)}\n")
-    for verdict in verdicts:
-        click.echo(f"{verdict.property:20} {verdict.status:10} {verdict.reason}".rstrip())
-    if isinstance(said, str) and said:
-        click.echo(f"\n{said}")
+    lines = [f"{subject.declared.name} declares {subject.contract(read.operation)}", ""]
+    lines += [f"{verdict.property:20} {verdict.status:10} {verdict.reason}".rstrip() for verdict in verdicts]
+    lines += [verdict.trace for verdict in verdicts if verdict.trace][:1]
+    lines += ["", said] if isinstance(said, str) and said else []
+    click.echo(report.printable("\n".join(lines)))
     counts = Counter[str](verdict.status for verdict in verdicts)
     return report.exit_code(counts, complete=True)
 
@@ -402,7 +396,7 @@ def _case(given: str, directory: Path) -> Case:
     return case
 
 
-def _judged(subject: Subject, case: Case, child: Child[tuple[str, Case], Any]) -> Iterator[Verdict]:
+def _judged(subject: Subject, case: Case, ask: Ask) -> Iterator[Verdict]:
     """Every property that says something about this case."""
     empty = not all(case.tensors[0][1].shape)
     names = ["errors"] if case.invalid else ["empty"] if empty else _of_ordinary_cases()
@@ -411,7 +405,7 @@ def _judged(subject: Subject, case: Case, child: Child[tuple[str, Case], Any]) -
         if cannot:
             yield Verdict(name, case, Status.NOT_JUDGED, cannot)
             continue
-        yield from asked(lambda prop, about: child.ask((prop, about)), PROPERTIES[name], case)
+        yield from asked(ask, PROPERTIES[name], case)
 
 
 def _of_ordinary_cases() -> list[str]:
@@ -521,4 +515,4 @@ def init(file: Path) -> None:
         raise UsageError(f"{file}: exists already, give another name") from error
     except OSError as error:
         raise UsageError(f"{file}: cannot be written: {error.strerror}") from error
-    click.echo(f"{file} written; fill it in, then: conform run {file}")
+    click.echo(f"{file} written; fill it in, then: conform run {shlex.quote(str(file))}")

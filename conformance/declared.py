@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,10 +99,11 @@ def _declared(adapter: Adapter, name: str, operation: str) -> Any:  # noqa: ANN4
     return value.get(operation, getattr(Adapter, name)) if isinstance(value, Mapping) else value
 
 
-def check(adapter: Adapter) -> None:
+def check(adapter: Adapter, operations: Iterable[str] = ()) -> None:
     """Refuse names that mean nothing, operations without a contract, and methods that cannot be called.
 
-    Raises ``UsageError`` with one line that names the nearest known name, or what a method must take.
+    Contracts and methods of ``operations`` alone are looked at; of all where none is given. Raises ``UsageError``
+    with one line that names the nearest known name, or what a method must take.
     """
     kind = type(adapter).__name__
     tables: dict[str, object] = {"takes": adapter.takes, "contracts": adapter.contracts}
@@ -111,7 +112,7 @@ def check(adapter: Adapter) -> None:
         for name in table if isinstance(table, Mapping) else ():
             known(f"{kind}: {trait}", name, OPERATIONS)
     _check_spelling(adapter)
-    for name, operation in OPERATIONS.items():
+    for name in tuple(operations) or OPERATIONS:
         if hasattr(adapter, name):
             adapter.contract(name)
             traits = Traits.of(adapter, name)
@@ -120,7 +121,7 @@ def check(adapter: Adapter) -> None:
                 known(f"{kind}: specialises", number, SPECIALISES)
         for form in (name, f"{name}_"):
             if hasattr(adapter, form):
-                _check_signature(adapter, form, operation)
+                _check_signature(adapter, form, OPERATIONS[name])
 
 
 def _check_spelling(adapter: Adapter) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from conformance.adapter import Crashed
 from conformance.case import Case
 from conformance.comparison import BadElement
 from conformance.item import Failure, Item
@@ -32,6 +33,10 @@ class Journal:
     def started(self, item: Item, case: Case) -> None:
         """Note a case before it runs, whole: it may be the last thing this worker does."""
         self._write("started", item, id=self._id(case), case=case.to_data())
+
+    def smoked(self, item: Item, case: Case, crashed: Crashed) -> None:
+        """Note that the first and plainest call of a run crashed."""
+        self._write("smoked", item, how=crashed.how, trace=crashed.trace, case=case.to_data())
 
     def judged(self, item: Item, verdict: Verdict, waivers: tuple[int, ...] = ()) -> None:
         """Note a verdict: numbers where it passed, with its reason where it did not; places of waivers of it."""
@@ -95,6 +100,7 @@ def _failure(failure: Failure, reproducer: Path) -> Line:
         "outside": verdict.comparison.outside,
         "first": _bad_element(verdict.comparison.first),
         "note": failure.note,
+        "trace": verdict.trace,
         "reproducer": str(reproducer),
     }
 
@@ -157,6 +163,7 @@ class Records:
     unfinished: Mapping[str, Line]
     cases: int
     waivers: Mapping[int, Counter[str]]
+    smoke: Line | None = None  # the first call of the run, where it crashed
 
 
 class JournalDamaged(ValueError):
@@ -169,7 +176,14 @@ def prepare(directory: Path) -> None:
     Cases and reproducers stay: they are named by their content, so they are never out of date.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    for pattern in ("journal-*.jsonl", "report.json", "report.html", "junit.xml", "junit-[0-9]*.xml"):
+    for pattern in (
+        "journal-*.jsonl",
+        "report.json",
+        "report.html",
+        "output.log",
+        "junit.xml",
+        "junit-[0-9]*.xml",
+    ):
         for file in directory.glob(pattern):
             file.unlink()
 
@@ -187,9 +201,12 @@ def merge(lines: Iterable[Line]) -> Records:
     running: dict[str, Line] = {}
     waivers: dict[int, Counter[str]] = {}
     cases = 0
+    smoke = None
     for line in lines:
         item = line["item"]
         match line["event"]:
+            case "smoked":
+                smoke = smoke or {name: value for name, value in line.items() if name != "event"}
             case "started":
                 running[item] = line["case"]
                 cases += 1
@@ -208,7 +225,7 @@ def merge(lines: Iterable[Line]) -> Records:
                     tally = tallies.setdefault((operation, prop, dtype), Tally())
                     tally.array = tally.array[0] + ran, tally.array[1] + of
     unfinished = {item: case for item, case in running.items() if item not in finished}
-    return Records(tallies, tuple(failures), frozenset(finished), unfinished, cases, waivers)
+    return Records(tallies, tuple(failures), frozenset(finished), unfinished, cases, waivers, smoke)
 
 
 def _lines(shard: Path) -> Iterator[Line]:

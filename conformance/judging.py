@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from functools import partial
 
 import torch
 
+from conformance import state_guard
 from conformance.adapter import Crashed, Declined, Hung, Misreturned, Ran, Unable
 from conformance.budget import gib, lacking
 from conformance.calling import Subject, perform
@@ -45,14 +47,26 @@ def asked(ask: Ask, prop: Property, case: Case) -> tuple[Verdict, ...]:
 
 def judge(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
     """Judge one case in this process, where its memory is enough for that."""
-    if subject.memory is None:
-        return _kept_claims(subject, PROPERTIES[prop].judge(subject, case), prop)
-    too_little = lacking(case, subject.memory)
+    with state_guard.noticed() as changed:
+        verdicts = _kept_claims(subject, _judged_within(subject, prop, case), prop)
+    if changed:
+        reason = f"the call changed {'; '.join(changed)}"
+        return (*verdicts, Verdict("state_left_behind", case, Status.FAILED, reason))
+    if PROPERTIES[prop].passive and len(verdicts) > 1:
+        return (*verdicts, Verdict("state_left_behind", case, Status.PASSED))
+    return verdicts
+
+
+def _judged_within(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
+    """Judge one case, unless it takes more memory than this process has."""
+    too_little = lacking(case, subject.memory) if subject.memory is not None else ""
     if not too_little:
         try:
-            return _kept_claims(subject, PROPERTIES[prop].judge(subject, case), prop)
+            return PROPERTIES[prop].judge(subject, case)
         except torch.OutOfMemoryError:
             # of the suite itself: of an implementation it is an outcome
+            if subject.memory is None:
+                raise
             too_little = f"judging it takes more than the {gib(subject.memory)} of GPU memory that a worker has"
     return (Verdict(prop, case, Status.NOT_JUDGED, too_little),)
 
@@ -186,6 +200,21 @@ def vacuous(item: Item, verdicts: Collection[Verdict]) -> str:
         # it adds to what the profile has shown
         return ""
     return PROPERTIES[item.property].concluded(item.operation, verdicts)
+
+
+def nothing_judged(verdicts: Collection[Verdict]) -> str:
+    """Return why none of the verdicts on an item says anything about its promise, or nothing."""
+    if any(verdict.status not in {Status.DECLINED, Status.NOT_JUDGED} for verdict in verdicts):
+        return ""
+    reasons = Counter(f"{verdict.status}: {verdict.reason}" for verdict in verdicts)
+    return next((reason for reason, _ in reasons.most_common(1)), "")
+
+
+def plainest(item: Item, subject: Subject) -> Case:
+    """Return the plainest call of an item: every factor at its first level."""
+    scope, operation = scope_of(item, subject), OPERATIONS[item.operation]
+    plain = {name: choices[0] for name, choices in scope.levels(operation.factors).items()}
+    return operation.complete(plain, random.Random(item.draw_seed()), scope)  # noqa: S311 - not secret
 
 
 def share_of_array(item: Item, subject: Subject, found: Survey, verdicts: Iterable[Verdict]) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from conformance.adapter import Ran
+from conformance.adapter import Misreturned, Ran
 from conformance.bits import poisoned, raw, same_bits
 from conformance.calling import Call, Subject, metadata, perform
 from conformance.case import Case, reaches
@@ -32,27 +32,32 @@ def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     first, second = (perform(subject, case, values, poison) for poison in POISONS)
     prop = property_of(case)
     for made in (first, second):
+        if isinstance(made.outcome, Misreturned):
+            return _incomparable(prop, case, made.outcome.what)
         if not isinstance(made.outcome, Ran):
             return (without_outputs(prop, case, made.outcome),)
     assert isinstance(first.outcome, Ran)
     assert isinstance(second.outcome, Ran)
     outputs, again = first.outcome.outputs, second.outcome.outputs
+    path = _verdict("path", case, _off_path(first)) if first.outcome.path else _pathless(case)
     wrong = metadata(subject, case, outputs) or metadata(subject, case, again)
-    verdicts = [
-        _verdict("metadata", case, wrong),
-        _verdict("path", case, _off_path(first)) if first.outcome.path else _pathless(case),
-    ]
     if wrong:
-        reason = f"nothing to compare: {wrong}"
-        return (*verdicts, Verdict(prop, case, Status.FAILED, reason))
+        return (*_incomparable(prop, case, wrong), path)
     comparison = measure(subject, subject.contract(case.operation), case, values, outputs)
     return (
         _judged(prop, case, comparison),
-        *verdicts,
+        _verdict("metadata", case, ""),
+        path,
         _verdict("memory", case, _harm(first, second) or _differs(outputs, again)),
         _verdict("written", case, _unwritten(outputs, again)),
         *_miscopied(case, values, outputs),
     )
+
+
+def _incomparable(prop: str, case: Case, wrong: str) -> tuple[Verdict, ...]:
+    """Return the verdicts on a call whose outputs are not what they must be."""
+    reason = f"nothing to compare: {wrong}"
+    return _verdict("metadata", case, wrong), Verdict(prop, case, Status.FAILED, reason)
 
 
 def _harm(first: Call, second: Call) -> str:

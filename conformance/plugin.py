@@ -5,24 +5,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
+import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conformance import journal, report, reproducer
-from conformance.adapter import Crashed, Hung, UsageError, load
-from conformance.attempt import Child, single_threaded
-from conformance.budget import ALONE, GIB, Allowance, fair_memory
+from conformance import journal, report
+from conformance.adapter import Crashed, Hung, UsageError
+from conformance.budget import GIB, Allowance, fair_memory
 from conformance.calling import Subject
 from conformance.case import Case
+from conformance.child import START, single_threaded
+from conformance.host import Host, choose_device, gpus
 from conformance.item import PROFILES, Failure, Item, items
 from conformance.judging import (
     Answer,
@@ -30,6 +33,8 @@ from conformance.judging import (
     explain,
     judge_item,
     lacking_evidence,
+    nothing_judged,
+    plainest,
     share_of_array,
     surveyed,
     unjudged,
@@ -43,44 +48,10 @@ from conformance.surveys import read as read_surveys
 from conformance.verdict import BAD, Status
 from conformance.waivers import NONE, Run, Waivers
 from conformance.waivers import load as load_waivers
-from conformance.watch import warm_up
-from conformance.worker import Worker
 
 OUT = "build/conformance"
 BEGUN = "begun"  # an empty file beside the journals, as old as the first of them
 PLANNED = "planned"  # the items of all chunks so far, a line each
-Question = tuple[str, Any]
-
-
-def choose_device(wanted: str | None = None) -> str:
-    """``cuda`` where there is a GPU, else ``cpu``, where Triton then interprets. Call before Triton is imported.
-
-    Looks for the driver's device files: asking torch would start CUDA, which a forked child could not use.
-    """
-    device = wanted or ("cuda" if gpus() else "cpu")
-    if device == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"
-    return device
-
-
-def faithful_interpreter() -> str:
-    """Teach Triton's interpreter to round as hardware does; why it could not be taught, or nothing."""
-    if importlib.util.find_spec("triton") is None:
-        return ""
-    # imports Triton, which must come after choose_device
-    from conformance import interpreter
-
-    interpreter.install()
-    return interpreter.unfaithful() or ""
-
-
-def gpus() -> list[str]:
-    """The GPUs that this process sees, by what the driver calls them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu.strip() not in {"", "-1"}]
-    nvidia = sorted(path.name[len("nvidia") :] for path in Path("/dev").glob("nvidia[0-9]*"))
-    return nvidia or [str(number) for number, _ in enumerate(Path("/dev").glob("kfd"))]
 
 
 def _one_gpu_a_worker(worker: str) -> None:
@@ -92,57 +63,25 @@ def _one_gpu_a_worker(worker: str) -> None:
 
 @dataclass(slots=True, eq=False)
 class Judging:
-    """Judges items in a child process, journals every step, explains what fails."""
+    """Judges items in the process of a host, journals every step, explains what fails."""
 
-    subject: Subject
-    target: str
-    directory: Path
+    host: Host
     journal: journal.Journal
-    limit: float
-    memory: int
     waivers: Waivers
-    shards: Path
-    profile: str
-    seed: int
-    allowance: Allowance = ALONE
-    surveys: Surveys = field(init=False)
-    _worker: Worker = field(init=False)
-    _child: Child[Question, Any] = field(init=False)
+    surveys: Surveys
     counts: Counter[Status] = field(default_factory=Counter, init=False)
 
-    def __post_init__(self) -> None:
-        """Start nothing yet: the child is forked at the first question."""
-        warm_up()
-        self._worker = Worker(self.subject, self.allowance)
-        self.surveys = Surveys(self.shards, self._surveyed)
-        self._child = Child(self._work, self.limit, self._worker.healthy, self.memory)
-
-    def _work(self, question: Question) -> Any:  # noqa: ANN401 - the answer's type follows from the question
-        name, about = question
-        if name == "follow":
-            return self._worker.follow(about)
-        if name == "reproduce":
-            return reproducer.write(about, self.subject, self.directory, self.target)
-        if name == "try":
-            return self._worker.attempt(about)
-        return self._worker.judge(name, about)
-
-    def _surveyed(self, operation: str) -> Survey:
-        return surveyed(operation, self.subject, self._attempt, profile=self.profile, seed=self.seed)
-
-    def _attempt(self, case: Case) -> Tried:
-        answer: Tried | Crashed | Hung = self._child.ask(("try", case))
-        if isinstance(answer, Tried):
-            return answer
-        how = answer.how if isinstance(answer, Crashed) else f"no answer within {answer.seconds:g} s"
-        return Tried(how, crash=True)
+    @property
+    def subject(self) -> Subject:
+        """Return what is judged."""
+        return self.host.subject
 
     def ask(self, prop: str, case: Case) -> Answer:
         """Judge one case in the child, unless it must not be called."""
         forbidden = self.waivers.forbidden(prop, case)
         if forbidden is not None:
             return (forbidden,)
-        answer: Answer = self._child.ask((prop, case))
+        answer: Answer = self.host.ask(prop, case)
         return answer
 
     def _ask_unexpected(self, prop: str, case: Case) -> Answer:
@@ -188,32 +127,58 @@ class Judging:
             self.journal.settled(item, Status.ERROR, empty)
             self.counts[Status.ERROR] += 1
             pytest.fail(f"{item}: {empty}", pytrace=False)
+        if nothing := nothing_judged(judged):
+            pytest.skip(nothing)
         return list(failures.values())
+
+    def smoke(self, items: Sequence[Item]) -> None:
+        """Make the plainest call of the first item that can be judged: if that crashes, it is said first."""
+        item = next((item for item in items if unjudged(item, self.subject) is None), None)
+        if item is not None:
+            case = plainest(item, self.subject)
+            known = self.waivers.forbidden(item.property, case) is not None
+            crashed = None if known else self.host.ask("smoke", case)
+            if isinstance(crashed, Crashed):
+                self.journal.smoked(item, case, crashed)
 
     def _begun(self, item: Item, case: Case) -> None:
         if self.waivers.forbidden(item.property, case) is None:
             self.journal.started(item, case)
 
     def _follow(self, case: Case) -> str:
-        answer = self._child.ask(("follow", case))
+        answer = self.host.ask("follow", case)
         return answer if isinstance(answer, str) else ""
 
     def _explained(self, failure: Failure) -> Failure:
-        path = self._child.ask(("reproduce", failure))
+        path = self.host.ask("reproduce", failure)
         assert isinstance(path, Path), f"could not write the reproducer: {path}"
         self.journal.failed(failure, path)
         return failure
 
     def close(self) -> None:
-        """End the child."""
-        self._child.close()
+        """End the process that judges."""
+        self.host.close()
         self.journal.close()
+
+
+def surveyed_by(host: Host, profile: str, seed: int, operation: str) -> Survey:
+    """Return which calls of an operation are taken, asked of the process of a host."""
+
+    def attempt(case: Case) -> Tried:
+        answer: Tried | Crashed | Hung = host.ask("try", case)
+        if isinstance(answer, Tried):
+            return answer
+        how = answer.how if isinstance(answer, Crashed) else f"no answer within {answer.seconds:g} s"
+        return Tried(how, crash=True)
+
+    return surveyed(operation, host.subject, attempt, profile=profile, seed=seed)
 
 
 _JUDGING = pytest.StashKey[Judging]()
 _ALLOWANCE = pytest.StashKey[Allowance]()
 _REPORT = pytest.StashKey[Path]()
-_SUBJECT = pytest.StashKey[Subject]()
+_HOST = pytest.StashKey[Host]()
+_SIGTERM = pytest.StashKey[Any]()
 _WAIVERS = pytest.StashKey[Waivers]()
 
 
@@ -234,6 +199,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--memory", type=float, help="GiB that a worker's calls may hold (default: its share of four fifths)"
     )
     group.addoption("--gpu-memory", type=float, help="as --memory, of the worker's GPU")
+    group.addoption(
+        "--import-limit", type=float, default=START, help="seconds that importing the adapter may take"
+    )
     group.addoption("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
 
 
@@ -245,6 +213,21 @@ def pytest_configure(config: pytest.Config) -> None:
     _one_gpu_a_worker(_worker(config))
     config.option.device = choose_device(config.option.device)
     single_threaded()
+    if threading.current_thread() is threading.main_thread():
+        config.stash[_SIGTERM] = signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """End a run as Ctrl-C does, which leaves a report."""
+    raise KeyboardInterrupt
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the process of the adapter, whatever became of the session."""
+    if _HOST in config.stash:
+        config.stash[_HOST].close()
+    if _SIGTERM in config.stash:
+        signal.signal(signal.SIGTERM, config.stash[_SIGTERM])
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -276,19 +259,28 @@ def _directory(config: pytest.Config) -> Path:
     return Path(config.getoption("report"))
 
 
-def subject_of(config: pytest.Config) -> Subject:
-    """The adapter on its device, made once. Raises ``pytest.UsageError`` with a line that says what to do."""
-    if _SUBJECT not in config.stash:
-        device = config.getoption("device")
-        unfaithful = faithful_interpreter() if device == "cpu" else ""
-        try:
-            adapter = load(config.getoption("adapter"))
-            for operation in adapter.contracts:
-                adapter.contract(operation)
-        except UsageError as error:
-            raise pytest.UsageError(str(error)) from error
-        config.stash[_SUBJECT] = Subject(adapter, device, unfaithful)
-    return config.stash[_SUBJECT]
+def host_of(config: pytest.Config) -> Host:
+    """Return the host of the adapter, which imports it once. Raises ``pytest.UsageError`` that says what to do.
+
+    The command line, which has imported it already, hands its own over as a plugin.
+    """
+    if _HOST not in config.stash:
+        given = (plugin for plugin in config.pluginmanager.get_plugins() if isinstance(plugin, Host))
+        config.stash[_HOST] = next(given, None) or _host(config)
+    return config.stash[_HOST]
+
+
+def _host(config: pytest.Config) -> Host:
+    try:
+        return Host(
+            config.getoption("adapter"),
+            config.getoption("device"),
+            PROFILES[config.getoption("profile")].limit,
+            tuple(config.getoption("op")),
+            config.getoption("import_limit"),
+        )
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def waivers_of(config: pytest.Config) -> Waivers:
@@ -313,7 +305,7 @@ def _items(config: pytest.Config, *, whole: bool = False) -> tuple[Item, ...]:
     """The items of this session, or of the whole profile."""
     chosen = {name: tuple(config.getoption(option)) for name, option in _CHOICES.items()}
     return items(
-        subject_of(config),
+        host_of(config).subject,
         config.getoption("profile"),
         config.getoption("seed"),
         chunk=None if whole else config.getoption("chunk"),
@@ -342,19 +334,17 @@ def _judging(request: pytest.FixtureRequest) -> Iterator[Judging]:
         (shards / BEGUN).touch()
     written = journal.Journal(shards, _worker(config))
     memory = config.getoption("memory")
-    judging = Judging(
-        subject_of(config),
-        config.getoption("adapter"),
+    host = host_of(config)
+    host.judge_for(
         directory,
-        written,
         limit,
         int(memory * GIB) if memory else fair_memory(_workers(config)),
-        waivers_of(config),
-        shards,
-        config.getoption("profile"),
-        config.getoption("seed"),
         config.stash[_ALLOWANCE],
     )
+    make = partial(surveyed_by, host, config.getoption("profile"), config.getoption("seed"))
+    judging = Judging(host, written, waivers_of(config), Surveys(shards, make))
+    if _worker(config) in {"main", "gw0"}:
+        judging.smoke(_items(config))
     config.stash[_JUDGING] = judging
     yield judging
     judging.close()
@@ -388,11 +378,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         # what one chunk does not show may show in the others
         waivers = replace(waivers, held=())
     header = report.header(
-        subject_of(config),
+        host_of(config).subject,
         profile=config.getoption("profile"),
         seed=config.getoption("seed"),
         chunks=None if profile == set(planned) else _numbers(planned),
         allowance=config.stash[_ALLOWANCE],
+        greeting=host_of(config).greeting,
     )
     built = report.build(
         journal.read(shards),

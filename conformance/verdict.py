@@ -32,7 +32,8 @@ BAD = frozenset({Status.FAILED, Status.CRASHED, Status.HUNG})
 class Verdict:
     """One property judged on one case. Numbers are of its comparison, zero where nothing was compared.
 
-    ``terms``: what the formula has in this case, and whether dropping it would show.
+    ``terms``: what the formula has in this case, and whether dropping it would show. ``trace``: a traceback of the
+    exception that a call raised.
     """
 
     property: str
@@ -41,6 +42,7 @@ class Verdict:
     reason: str = ""
     comparison: Comparison = NOTHING
     terms: tuple[tuple[str, bool], ...] = ()
+    trace: str = ""
 
     def __str__(self) -> str:
         return f"{self.property} {self.status}: {self.reason}\n  {self.case}"
@@ -51,8 +53,8 @@ def without_outputs(prop: str, case: Case, outcome: Outcome) -> Verdict:
     match outcome:
         case Declined(reason=reason):
             return Verdict(prop, case, Status.DECLINED, reason)
-        case Crashed(how):
-            return Verdict(prop, case, Status.CRASHED, how)
+        case Crashed(how, trace):
+            return Verdict(prop, case, Status.CRASHED, how, trace=trace)
         case Hung(seconds):
             return Verdict(prop, case, Status.HUNG, f"no answer within {seconds:g} s")
         case Misreturned(what):

@@ -9,9 +9,10 @@ from typing import TypeVar
 
 import torch
 
+from conformance import state_guard
 from conformance.adapter import Crashed, poisons
 from conformance.budget import ALONE, Allowance, gib, keep, left_behind
-from conformance.calling import Subject
+from conformance.calling import Subject, perform
 from conformance.case import Case
 from conformance.judging import Answer, follow, judge, tried
 from conformance.survey import Tried
@@ -53,10 +54,18 @@ class Worker:
         self._spoilt = isinstance(said, Crashed)
         return "" if isinstance(said, Crashed) else said
 
+    def smoke(self, case: Case) -> Crashed | None:
+        """Return how a call crashes, or nothing where it does not."""
+        outcome = _crash_of_the_gpu(lambda: perform(self._within_budget(), case).outcome)
+        self._spoilt = isinstance(outcome, Crashed) and poisons(outcome.how)
+        return outcome if isinstance(outcome, Crashed) else None
+
     def healthy(self) -> bool:
         """Whether the process can go on."""
-        if self._spoilt or self.subject.device == "cpu":
-            return not self._spoilt
+        if self._spoilt or not state_guard.healthy():
+            return False
+        if self.subject.device == "cpu":
+            return True
         try:
             torch.cuda.synchronize()
         except RuntimeError:

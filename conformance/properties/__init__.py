@@ -67,6 +67,7 @@ PASSIVE: dict[str, str] = {
     "memory": "nothing outside the outputs is written, and nothing outside the arguments is read",
     "written": "every element of every output is written",
     "copied": "what an output takes over unchanged has the very bits of the argument",
+    "state_left_behind": "a call leaves the global state of torch and of its process as it was",
     "path": "the path that the adapter names is the one that ran, without hidden copies",
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from conformance.adapter import Adapter, Crashed, Declined, Ran
+from conformance.adapter import Adapter, Crashed, Ran
 from conformance.bits import same_bits
 from conformance.calling import Subject, arguments_of, call_with
 from conformance.case import Case
@@ -81,10 +81,10 @@ def _differs(eager: Subject, whole: Subject, case: Case) -> Verdict | None:
         outcome = call_with(subject, case, arguments)
         if isinstance(outcome, Crashed) and subject is whole:
             return Verdict("compile", case, Status.FAILED, f"compiled: {outcome.how}")
-        if isinstance(outcome, Crashed | Declined):
+        if not isinstance(outcome, Ran):
             return without_outputs("compile", case, outcome)
         outcomes.append(outcome)
-    a, b = (outcome.outputs for outcome in outcomes if isinstance(outcome, Ran))
+    a, b = (outcome.outputs for outcome in outcomes)
     if [(t.shape, t.dtype, t.stride()) for t in a] != [(t.shape, t.dtype, t.stride()) for t in b]:
         reason = f"compiled, a call with {count(case)} rows gives other shapes, dtypes or strides"
         return Verdict("compile", case, Status.FAILED, reason)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from conformance.adapter import Crashed, Declined, poisons
+from conformance.adapter import Crashed, Declined, Unable, poisons
 from conformance.calling import Subject, perform
 from conformance.case import Case
 from conformance.operations import Operation
 from conformance.properties.property import Property
 from conformance.strategies import Scope
-from conformance.verdict import Status, Verdict
+from conformance.verdict import Status, Verdict, without_outputs
 
 RANKS = ("2", "3")
 
@@ -27,8 +27,8 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
             return (Verdict("errors", case, Status.PASSED, how),)
         case Crashed(how):
             return (Verdict("errors", case, Status.FAILED, f"raised {how}, but {made.damage()}"),)
-        case Declined(reason=reason):
-            return (Verdict("errors", case, Status.DECLINED, reason),)
+        case Declined() | Unable() as outcome:
+            return (without_outputs("errors", case, outcome),)
         case _:
             return (Verdict("errors", case, Status.FAILED, f"{case.invalid}: accepted, must raise"),)
 

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from conformance import state_guard
 from conformance.adapter import Outcome, Ran
 from conformance.bits import same_bits
 from conformance.calling import Subject, arguments_of, call_with, perform
@@ -56,10 +57,12 @@ def together(calls: Sequence[Callable[[], Outcome]]) -> list[Outcome]:
         found[number] = calls[number]()
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    # around all of them: what one changes, another one's call would be blamed for
+    with state_guard.guarded():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     return [found[number] for number in range(len(calls))]
 
 

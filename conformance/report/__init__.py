@@ -4,7 +4,7 @@ from conformance.report import codegen, differences
 from conformance.report.header import header, origin
 from conformance.report.page import page, write_page
 from conformance.report.results import Exit, Report, build, exit_code, write
-from conformance.report.terminal import Progress, show, show_codegen, summary
+from conformance.report.terminal import Progress, printable, show, show_codegen, summary
 
 __all__ = [
     "Exit",
@@ -17,6 +17,7 @@ __all__ = [
     "header",
     "origin",
     "page",
+    "printable",
     "show",
     "show_codegen",
     "summary",

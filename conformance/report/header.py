@@ -7,27 +7,34 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from typing import Any
 
 import torch
 
 from conformance.adapter import Crashed, Hung
-from conformance.attempt import Child
 from conformance.budget import ALONE, Allowance
 from conformance.calling import Subject
+from conformance.child import Child, Prepared
 from conformance.declared import PER_OPERATION
+from conformance.host import Greeting, numerics, version
 
 STARTS = 120.0  # seconds that CUDA may take to start
 
 
 def header(
-    subject: Subject, *, profile: str, seed: int, chunks: str | None = None, allowance: Allowance = ALONE
+    subject: Subject,
+    *,
+    profile: str,
+    seed: int,
+    chunks: str | None = None,
+    allowance: Allowance = ALONE,
+    greeting: Greeting | None = None,
 ) -> dict[str, Any]:
     """What the numbers depend on: versions, machine, commit, subject, numerics environment.
 
     ``chunks`` names the numbers of the chunks that were judged, where they are not those of the profile;
-    ``allowance`` is what each worker may hold of its GPU.
+    ``allowance`` is what each worker may hold of its GPU, ``greeting`` what the process of the adapter said, where
+    that is another one.
     """
     device, gpu_memory = _device(subject, allowance)
     return {
@@ -38,17 +45,18 @@ def header(
         "profile": profile,
         "chunks": chunks,
         "adapter": _adapter(subject),
-        "numerics": _numerics(),
+        "changed_by_import": list(greeting.changed) if greeting else [],
+        "numerics": dict(greeting.numerics) if greeting else numerics(),
     }
 
 
 def origin() -> dict[str, Any]:
     """What every result depends on: versions, machine, commit."""
     return {
-        "suite": _version("normkernels"),
+        "suite": version("normkernels"),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": _version("triton"),
+        "triton": version("triton"),
         "platform": platform.platform(),
         "commit": _commit(),
     }
@@ -61,13 +69,6 @@ def facts(made: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
             yield from facts(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _device(subject: Subject, allowance: Allowance) -> tuple[str, dict[str, int] | None]:
@@ -84,7 +85,7 @@ def _device(subject: Subject, allowance: Allowance) -> tuple[str, dict[str, int]
 
 def _gpu_of_a_child() -> tuple[str, int] | Crashed | Hung:
     """As :func:`_gpu`, from a process that starts CUDA in place of this one, which may have others to fork."""
-    child: Child[None, tuple[str, int]] = Child(lambda _: _gpu(), STARTS)
+    child: Child[None, None, tuple[str, int]] = Child(lambda: Prepared(None, lambda _: _gpu()), STARTS)
     try:
         return child.ask(None)
     finally:
@@ -99,7 +100,7 @@ def _gpu() -> tuple[str, int]:
 
 
 def _cpu(subject: Subject) -> str:
-    if os.environ.get("TRITON_INTERPRET") != "1" or _version("triton") is None:
+    if os.environ.get("TRITON_INTERPRET") != "1" or version("triton") is None:
         return "CPU, without Triton"
     return f"CPU, Triton interpreter (faithful: {'no' if subject.unfaithful else 'yes'})"
 
@@ -144,25 +145,3 @@ def _told(subject: Subject, trait: str) -> bool | dict[str, bool]:
     operations = subject.declared.operations
     told = {name: bool(getattr(traits, trait)) for name, traits in operations.items() if traits.implemented}
     return next(iter(told.values()), False) if len(set(told.values())) < 2 else told
-
-
-def _numerics() -> dict[str, Any]:
-    """Switches outside the code under test that can change its bits."""
-    names = sorted(name for name in os.environ if name.startswith("TRITON_") or name == "NORMKERNELS_PATH")
-    return {
-        "environment": {name: os.environ[name] for name in names},
-        "fp_fusion": _fp_fusion(),
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _fp_fusion() -> bool | None:
-    """Triton's default for kernels that do not say; None where it has no such switch."""
-    if _version("triton") is None:
-        return None
-    from triton import knobs
-
-    return getattr(knobs.language, "default_fp_fusion", None)

@@ -47,7 +47,11 @@ def build(
     ``planned`` are the items (as text) that this run set out to judge, ``waivers`` those that it is held against.
     """
     unfinished = [_unfinished(item, records) for item in sorted(set(planned) - records.finished)]
-    alarms = _wholly_declined(records)
+    crashing = _wholly_crashed(records)
+    alarms = [
+        *_wholly_declined(records),
+        *(f"{operation}: every call crashes alike: {how}" for operation, how in crashing.items()),
+    ]
     totals = sum((tally.counts for tally in records.tallies.values()), Counter[str]())
     complete = not unfinished and not interrupted
     waived = [_waiver(place, waivers, records, complete=complete) for place in range(len(waivers.every))]
@@ -81,7 +85,8 @@ def build(
         "header": dict(header),
         "surveys": {name: _survey(name, found) for name, found in (surveys or {}).items()},
         "results": results,
-        "failures": list(records.failures),
+        "smoke": records.smoke,
+        "failures": _one_for_all(records.failures, crashing),
         "waivers": waived,
         "footer": footer,
     }
@@ -138,6 +143,30 @@ def _wholly_declined(records: Records) -> list[str]:
             said = "; ".join(list(reasons)[:3])
             alarms.append(f"{operation}: every call was declined ({said}): take some, or drop the method")
     return alarms
+
+
+def _wholly_crashed(records: Records) -> dict[str, str]:
+    """Return how calls crash, by operation, where every call that was made crashed in the same words."""
+    found = {}
+    for operation in dict.fromkeys(operation for operation, _, _ in records.tallies):
+        tallies = [tally for (name, _, _), tally in records.tallies.items() if name == operation]
+        counts = sum((tally.counts for tally in tallies), Counter[str]())
+        ways = {reason for tally in tallies for status, reason in tally.reasons if status == Status.CRASHED}
+        judged = sum(counts[status] for status in (Status.PASSED, Status.WAIVED, Status.ERROR, *BAD))
+        if len(ways) == 1 and counts[Status.CRASHED] == judged > 1:
+            found[operation] = ways.pop()
+    return found
+
+
+def _one_for_all(failures: Sequence[Mapping[str, Any]], crashing: Collection[str]) -> list[Mapping[str, Any]]:
+    """Return the failures, of an operation whose calls all crash alike only the first."""
+    shown: set[str] = set()
+    kept = []
+    for failure in failures:
+        if failure["operation"] not in shown:
+            kept.append(failure)
+        shown |= {failure["operation"]} & set(crashing)
+    return kept
 
 
 def _beyond(planned: Collection[str], profile: str) -> int:

@@ -167,6 +167,7 @@ def heading(header: Row) -> tuple[str, ...]:
         f"{adapter['name']} on {header['device']}{_budget(header)}; {versions}",
         f"declares {contracts or 'no contract'}",
         f"profile {header['profile']}, seed {header['seed']}{chunks}{commit}",
+        *(f"importing it changed {words}" for words in header.get("changed_by_import", ())),
     )
 
 

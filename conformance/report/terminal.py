@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -15,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.case import Case
+from conformance.host import LOG
 from conformance.report import codegen, table
 from conformance.report.results import Report
 from conformance.report.table import Row, Tone
@@ -28,14 +31,35 @@ PLAIN_SECONDS = 10.0  # between two lines of progress where no line can be rewri
 
 def show(path: Path, console: Console | None = None) -> None:
     """Print the summary of a ``report.json``."""
-    report = json.loads(path.read_text(encoding="utf-8"))
-    (console or Console(highlight=False)).print(summary(report, f"{path}, {path.with_suffix('.html').name}"))
+    report = json.loads(path.read_text(encoding="utf-8"), object_hook=_printable_parts)
+    place = f"{path}, {path.with_suffix('.html').name}"
+    if path.with_name(LOG).exists():
+        place += f"\nwhat the implementation printed: {path.with_name(LOG)}"
+    (console or Console(highlight=False)).print(summary(report, place))
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters written out: a terminal would execute them."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _printable_parts(read: dict[str, Any]) -> dict[str, Any]:
+    """Return an object of a report whose texts are printable; those inside it are already."""
+    return {
+        printable(name): [printable(part) if isinstance(part, str) else part for part in value]
+        if isinstance(value, list)
+        else printable(value)
+        if isinstance(value, str)
+        else value
+        for name, value in read.items()
+    }
 
 
 def summary(report: Report, place: str) -> RenderableType:
     """Tables by property and dtype, failures, one closing line. ``place`` is where the report lies."""
     reasons = table.Reasons()
     parts: list[RenderableType] = [_heading(report["header"])]
+    parts += _smoke(report["smoke"])
     parts += [_table(shown) for shown in table.tables(report, reasons)]
     parts += [Text(f"{name}: {NOT_IMPLEMENTED}", style=ASIDE) for name in table.not_implemented(report)]
     parts.append(Text("\n".join(f"[{number}] {reason}" for number, reason in reasons), style=ASIDE))
@@ -66,6 +90,16 @@ def _heading(header: Row) -> Text:
     return Text.assemble("\n", (name, "bold"), text.removeprefix(name), "\n")
 
 
+def _smoke(smoke: Row | None) -> list[RenderableType]:
+    """Return the traceback of the first and plainest call, where that crashed."""
+    if smoke is None:
+        return []
+    head = f"the first and plainest call crashes: {smoke['how']}"
+    case = f"case {Case.from_data(smoke['case']).id}: {Case.from_data(smoke['case'])}"
+    lines = [case, *([smoke["trace"]] if smoke["trace"] else [])]
+    return [Text(head, style=WRONG), Padding(Text("\n".join(lines)), (0, 0, 1, 2))]
+
+
 def _table(shown: table.Table) -> Table:
     drawn = Table(title=shown.operation, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     drawn.add_column(shown.of, no_wrap=True)
@@ -85,7 +119,7 @@ def _failure(failure: Row) -> RenderableType:
     lines = [f"case {failure['id']}: {Case.from_data(failure['case'])}", failure["reason"]]
     lines += [failure["note"]] if failure["note"] else []
     # a path that is broken into lines cannot be copied
-    script = Text(f"python {failure['reproducer']}", no_wrap=True, overflow="ignore")
+    script = Text(f"python {shlex.quote(failure['reproducer'])}", no_wrap=True, overflow="ignore")
     return Group(
         Text(f"{head}: {failure['operation']}, {failure['dtype']}", style=WRONG),
         Padding(Text("\n".join(lines)), (0, 0, 0, 2)),

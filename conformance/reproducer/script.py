@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import conformance
-from conformance.adapter import KNOWN
+from conformance.adapter import KNOWN, split
 from conformance.calling import Subject
 from conformance.case import SHARED_PARTS, Case, Placement
 from conformance.comparison import Errors, compare
@@ -57,6 +57,7 @@ _IMPORTS = {
 _FROM = {
     "Owner.": "from conformance.memory import Owner",
     "assert_alike(": "from conformance.properties.parity import assert_alike",
+    "captured(": "from conformance.state_guard import captured, differences",
     "watched(": "from conformance.watch import watched",
     "lookup_backend(": "from torch._dynamo import lookup_backend",
     "TorchDispatchMode)": "from torch.utils._python_dispatch import TorchDispatchMode",
@@ -167,7 +168,7 @@ def _roots(subject: Subject) -> list[str]:
 
 def _implementation(given: Subjected, target: str) -> str:
     """The device and the adapter, by a name that does not depend on the working directory."""
-    place, _, _ = target.partition(":")
+    place, _ = split(target)
     if target not in KNOWN:
         found = str(Path(place).resolve()) if place.endswith(".py") else place
         target = f"{found}:{type(given.subject.implementation()).__name__}"

@@ -267,6 +267,16 @@ return changed > 0
     facts=("COPIED",),
 )
 
+STATE_LEFT_BEHIND = Check(
+    """
+before = captured()
+call(arguments()[0])
+changed = differences(before, captured())
+print("the call changed", "; ".join(changed) or "nothing")
+return bool(changed)
+""",
+)
+
 DETERMINISM = Check(
     """
 results = [call(arguments()[0]) for _ in range(20)]
@@ -741,6 +751,7 @@ CHECKS = {
     "written": WRITTEN,
     "copied": COPIED,
     "path": PATH,
+    "state_left_behind": STATE_LEFT_BEHIND,
     "parity": PARITY,
     "determinism": DETERMINISM,
     "batch_invariance": BATCH_INVARIANCE,

@@ -23,12 +23,12 @@ from hypothesis import HealthCheck, Phase, given, settings, target
 from conformance.adapter import Ran, load
 from conformance.calling import Subject, metadata, perform
 from conformance.case import Case
+from conformance.host import choose_device, faithful_interpreter
 from conformance.item import GPU_WIDTHS, Item, scope_of
 from conformance.materialize import values_of
 from conformance.measure import measure
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import Contract
-from conformance.plugin import choose_device, faithful_interpreter
 from conformance.shrink import shrink
 from conformance.strategies import DTYPES, drawn_cases
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from conformance.calling import Subject
+from conformance.host import faithful_interpreter
 from conformance.item import Item, cases_of, items
 from conformance.judging import judge_item, unjudged
 from conformance.operations import OPERATIONS
-from conformance.plugin import faithful_interpreter
 from conformance.properties import PROPERTIES
 from conformance.properties.state import CHANGES, with_new_parameters
 from conformance.selftest.fakes.correct import Correct

@@ -18,6 +18,7 @@ from conformance.budget import ALONE, GIB, Allowance, fair_share, lacking, neede
 from conformance.calling import Subject
 from conformance.case import SAME, Case, Layout, TensorSpec
 from conformance.corpus import model_shapes
+from conformance.host import gpus
 from conformance.item import Item, cases_of
 from conformance.judging import judge, judge_item
 from conformance.operations import OPERATIONS
@@ -219,7 +220,7 @@ class _Silent(Adapter):
     name = "silent"
 
 
-@pytest.mark.skipif(not plugin.gpus(), reason="needs a GPU: its driver says what there is")
+@pytest.mark.skipif(not gpus(), reason="needs a GPU: its driver says what there is")
 def test_a_gpu_says_what_it_has() -> None:
     """To the header, without CUDA in this process; to a process that keeps within its share."""
     made = report.header(Subject(_Silent(), "cuda"), profile="quick", seed=0, allowance=Allowance(4))

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from conformance import cli, plugin
+from conformance import cli
 from conformance.adapter import load
 from conformance.calling import Subject
-from conformance.case import Case
+from conformance.case import Case, TensorSpec
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED
 from conformance.passive import judge_call
@@ -28,6 +28,18 @@ WRONG = cli.SKELETON.replace(
 )
 DECLINES = cli.SKELETON.replace("if group_size is not None:", "if True:")
 VALUES = ("--property", "values", "-n", "1")
+BROKEN = "raise RuntimeError('no thresholds')"
+BEGINS = """
+from conformance import Adapter
+class Begins(Adapter):
+    contracts = {"rms_norm": "fp32"}
+    def __init__(self):
+        raise SystemExit(0)
+    def rms_norm(self, x, weight, residual, *, eps, weight_offset):
+        return x
+"""
+FLAGS = (("eps", 1e-6), ("weight_offset", 0.0))
+PLAIN = Case("rms_norm", (("x", TensorSpec((4, 8), "float32")),), FLAGS).to_json()
 
 
 def _conform(folder: Path, *arguments: str, code: str = "-m conformance") -> subprocess.CompletedProcess[str]:
@@ -117,10 +129,11 @@ def test_an_adapter_that_declines_everything_is_not_right(tmp_path: Path) -> Non
 
 
 def test_a_suite_that_breaks_decides_nothing(tmp_path: Path) -> None:
-    """Exit 4 and the traceback, whatever was judged before; here an adapter breaks the drawing of cases."""
-    broken = "    def row_thresholds(self, operation):\n        raise RuntimeError('no thresholds')\n"
-    (tmp_path / "mine.py").write_text(f"{cli.SKELETON}\n{broken}", encoding="utf-8")
-    run = _conform(tmp_path, "run", "mine.py", *VALUES)
+    """Exit 4 and the traceback, whatever was judged before; here the drawing of cases breaks."""
+    (tmp_path / "mine.py").write_text(cli.SKELETON, encoding="utf-8")
+    draws = f"def broken(*_):\n    {BROKEN}\n\n\njudging.cases_of = broken\ncli.main()\n"
+    (tmp_path / "broken_suite.py").write_text(f"from conformance import cli, judging\n\n\n{draws}")
+    run = _conform(tmp_path, "run", "mine.py", *VALUES, code="broken_suite.py")
 
     assert 4 == run.returncode, run.stdout + run.stderr
     assert "RuntimeError: no thresholds" in run.stderr
@@ -145,13 +158,23 @@ def _called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     ("arguments", "said"),
     [
         (["run", "nosuch"], "known are normkernels, native, torch"),
-        (["run", "missing.py"], "'conform init missing.py' writes an adapter"),
+        (["run", "missing.py"], "to write an adapter to fill in: conform init missing.py"),
         (["run", "empty.py"], "subclass conformance.Adapter there"),
         (["run", "two.py"], "say which: two.py:{A,B}"),
         (["run", "two.py:C"], "has no adapter 'C'"),
         (["run", "broken.py"], "cannot be loaded: ZeroDivisionError"),
         (["run", "vague.py"], "contracts has no entry for 'rms_norm_gated'"),
         (["run", "odd.py"], "contract='fp31', must be one of"),
+        (["run", "exits.py"], "cannot be loaded: SystemExit: 0 (exits.py:1, in <module>)"),
+        (
+            ["run", "ends.py"],
+            "status 0 while it was imported; the last line that it printed: no GPU",
+        ),
+        (["run", "killed.py"], "its process killed by SIGSEGV at killed.py:2, in <module> while it was imported"),
+        (["run", "begins.py"], "cannot be loaded: SystemExit: 0 (begins.py:6, in __init__)"),
+        (["run", "slow.py", "--import-limit", "3"], "it took more than 3 s (--import-limit 3)"),
+        (["run", "edges.py"], "its declarations cannot be read: RuntimeError: no thresholds (edges.py:"),
+        (["replay", PLAIN, "ends.py"], "its process ended itself with status 0 while it was imported"),
         (["run", "no.such.module:Class"], "cannot import it"),
         (["run", "right.py", "--op", "softmax"], "--op softmax: unknown, must be one of rms_norm, "),
         (["run", "right.py", "--property", "speed"], "--property speed: unknown"),
@@ -192,11 +215,19 @@ def test_bad_usage_is_one_line_that_says_what_to_do(
     vague = cli.SKELETON.replace('contracts = {"rms_norm_gated": "fp32"}', "")
     files = {"right.py": cli.SKELETON, "empty.py": "", "broken.py": "1 / 0", "two.py": two, "vague.py": vague}
     files["odd.py"] = cli.SKELETON.replace('"fp32"', '"fp31"')
+    files |= {
+        "exits.py": "raise SystemExit(0)",
+        "ends.py": "import os; print('no GPU'); os._exit(0)",
+        "killed.py": "import ctypes\nctypes.string_at(0)",
+        "begins.py": BEGINS,
+        "slow.py": "import time; time.sleep(60)",
+        "edges.py": f"{cli.SKELETON}\n    def row_thresholds(self, operation):\n        {BROKEN}\n",
+    }
     files["bad.toml"] = "[[waiver]]\nwhere = { n = 1 }\n"
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plugin, "gpus", list)
+    monkeypatch.setattr("conformance.host.gpus", list)
 
     assert 2 == _called(monkeypatch, *arguments)
     shown = capsys.readouterr()

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from conformance.calling import Subject
+from conformance.host import faithful_interpreter
 from conformance.item import Item, items
 from conformance.judging import judge_item
 from conformance.operations import OPERATIONS
-from conformance.plugin import faithful_interpreter
 from conformance.properties import PASSIVE, PROPERTIES
 from conformance.selftest.fakes import FAKES, kernels
 from conformance.selftest.fakes.correct import Correct

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conformance import plugin
+from conformance.host import gpus
 
 # a right implementation, but for what it does to wide rows: another fault in each dtype
 ADAPTER = """
@@ -144,9 +144,7 @@ def test_a_fault_costs_its_own_verdicts_only(names: tuple[str, ...], tmp_path: P
     _costs_its_own_verdicts(faults, code, shown, report)
 
 
-@pytest.mark.skipif(
-    not plugin.gpus(), reason="needs a GPU: only its driver poisons a context and counts its memory"
-)
+@pytest.mark.skipif(not gpus(), reason="needs a GPU: only its driver poisons a context and counts its memory")
 def test_a_fault_on_a_gpu_costs_its_own_verdicts_only(tmp_path: Path) -> None:
     """The context that a kernel spoils, and the memory that it takes, are those of one process."""
     faults = dict(zip(DTYPES, GPU_FAULTS.values(), strict=True))

@@ -160,7 +160,7 @@ def test_outputs_must_lie_with_their_inputs() -> None:
         def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
             return torch.empty(x.shape, dtype=x.dtype, device="meta")
 
-    assert "lie on meta" in device.judge_on(Subject(Elsewhere()), CASE, ("cpu", "cpu")).reason
+    assert "lies on meta" in device.judge_on(Subject(Elsewhere()), CASE, ("cpu", "cpu")).reason
 
 
 @pytest.mark.parametrize("fake", [Breaks, AnotherWhenCompiled, GraphPerSize])

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from conformance.adapter import Crashed
-from conformance.attempt import Child
 from conformance.calling import Subject
 from conformance.case import Case, Layout, TensorSpec
+from conformance.child import Child, Prepared
+from conformance.host import faithful_interpreter
 from conformance.materialize import materialize, spread, values_of
 from conformance.memory import PAGE, POISONS, Owner
 from conformance.operations import OPERATIONS
-from conformance.plugin import faithful_interpreter
 from conformance.properties import PROPERTIES
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.offsets import OffsetsOf31Bits
@@ -54,12 +54,14 @@ def test_offsets_of_31_bits_leave_all_memory(request: pytest.FixtureRequest) -> 
         )
     assert not faithful_interpreter()
     case = next(case for case in _cases("rms_norm_gated") if _reach(dict(case.tensors)["gate"]) > 2**32)
-    child = Child(partial(LARGE_INDEX.judge, Subject(OffsetsOf31Bits())), limit=60.0)
+    work = partial(LARGE_INDEX.judge, Subject(OffsetsOf31Bits()))
+    child: Child[None, Case, tuple[Verdict, ...]] = Child(lambda: Prepared(None, work), limit=60.0)
     died = child.ask(case)
     child.close()
     (right,) = LARGE_INDEX.judge(Subject(Correct()), case)
 
-    assert Crashed("killed by SIGSEGV") == died
+    assert isinstance(died, Crashed)
+    assert died.how.startswith("killed by SIGSEGV at conformance/selftest/fakes/")
     assert Status.PASSED is right.status
 
 

@@ -1,9 +1,9 @@
 """The pair of kernels that this project began with fails batch invariance on a GPU, and nothing else."""
 
 from conformance.calling import Subject
+from conformance.host import choose_device, faithful_interpreter
 from conformance.item import items
 from conformance.judging import judge_item
-from conformance.plugin import choose_device, faithful_interpreter
 from conformance.selftest.launch_pair import LaunchPair
 from conformance.verdict import BAD
 

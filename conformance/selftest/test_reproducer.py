@@ -96,6 +96,7 @@ MISTAKES = {
     "metadata": Mistake("return right().float()"),
     "memory": Mistake("y = right(); x.as_strided((1,), (1,), x.storage_offset() + 12).zero_(); return y", STRIDED),
     "written": Mistake("y = torch.empty_like(x); y[..., 1:] = right()[..., 1:]; return y"),
+    "state_left_behind": Mistake("torch.set_default_dtype(torch.bfloat16); return right()"),
     "path": Mistake("return right()", attributes="path = lambda self, operation, arguments: 'rows/nothing'"),
     "parity": Mistake("return right() * 1.25", attributes="reference = 'native'"),
     "determinism": Mistake("self.calls += 1; return right() + self.calls % 2", attributes="calls = 0"),

@@ -225,15 +225,22 @@ def _wait_for_a_verdict(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "kill"), [("1", os.kill), ("2", os.killpg)], ids=["one_process", "the_group_of_a_terminal"]
+    ("workers", "kill", "number"),
+    [
+        ("1", os.kill, signal.SIGINT),
+        ("2", os.killpg, signal.SIGINT),
+        ("1", os.kill, signal.SIGTERM),
+        ("2", os.kill, signal.SIGTERM),
+    ],
+    ids=["one_process", "the_group_of_a_terminal", "ended", "ended_with_workers"],
 )
 def test_an_interrupted_run_leaves_what_it_judged(
-    workers: str, kill: Callable[[int, int], None], tmp_path: Path
+    workers: str, kill: Callable[[int, int], None], number: signal.Signals, tmp_path: Path
 ) -> None:
     """While calls hang: 130, a report marked incomplete with its verdicts, a line about the rest, no process."""
     process = _started(tmp_path, HANGS, *VALUES, "-n", workers)
     _wait_for_a_verdict(tmp_path)
-    kill(process.pid, signal.SIGINT)
+    kill(process.pid, number)
     out, err = process.communicate(timeout=120)
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     shown = " ".join(out.split())
@@ -250,3 +257,68 @@ def test_an_interrupted_run_leaves_what_it_judged(
     assert [] == [path.name for path in (tmp_path / "out").glob("journal-*")]
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+# --- one process has the implementation ---------------------------------------------------------------------
+
+# notes who imports it; and of a call, whether the processes above have Triton: what judges, its host, a worker
+WHO = """import os
+from pathlib import Path
+
+print("imported\\033[31m")
+with open("imported", "a") as file:
+    file.write(f"{os.getpid()} {os.getppid()}\\n")
+
+
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def has_triton(pid):
+    return "libtriton" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def note():
+    host = os.getppid()
+    with open("called", "a") as file:
+        file.write(f"{has_triton(host)} {has_triton(parent(host))}\\n")
+
+
+""" + SKELETON.replace("        y = x.float()\n", "        note()\n        y = x.float()\n")
+
+
+def test_only_hosts_import_an_adapter(tmp_path: Path) -> None:
+    """One for the command line and one a worker; no worker has Triton, and what is printed is in a file."""
+    code, shown, _ = _ran(tmp_path, WHO, *VALUES, "-n", "2")
+    imported = [line.split() for line in (tmp_path / "imported").read_text(encoding="utf-8").splitlines()]
+    hosts, parents = ({pids[i] for pids in imported} for i in (0, 1))
+    above = set((tmp_path / "called").read_text(encoding="utf-8").splitlines())
+
+    assert Exit.HOLDS == code, shown
+    assert (3, 3) == (len(hosts), len(parents))
+    assert not hosts & parents
+    assert {"True False"} == above
+    assert 2 * "imported\033[31m\n" == (tmp_path / "out" / "output.log").read_text(encoding="utf-8")
+    assert "what the implementation printed: out/output.log" in shown
+    assert "\033" not in shown
+
+
+# --- the first call -----------------------------------------------------------------------------------------
+
+CRASHES = SKELETON.replace("        y = x.float()\n", "        raise ValueError('\\033[31mred')\n").replace(
+    'if group_size is not None:\n            raise Declined("no groups")', "pass"
+)
+
+
+def test_a_call_that_crashes_is_said_first_and_once(tmp_path: Path) -> None:
+    """Its traceback comes before everything else, and every call that crashes alike is one failure."""
+    code, shown, report = _ran(tmp_path, CRASHES, "--op", "rms_norm_gated", "--property", "values", "-n", "1")
+    how = "ValueError: \\x1b[31mred (mine.py:20, in rms_norm_gated)"
+
+    assert Exit.FAILED == code
+    assert f"the first and plainest call crashes: {how}" in shown
+    assert 'mine.py", line 20, in rms_norm_gated' in shown
+    assert f"rms_norm_gated: every call crashes alike: {how}" in shown
+    assert 1 == len(report["failures"])
+    assert "mine.py" in report["failures"][0]["trace"]
+    assert "\033" not in shown

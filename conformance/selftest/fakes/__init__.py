@@ -112,6 +112,7 @@ GATED_NORM_FAKES: tuple[type[Correct], ...] = (
     memory.OutputBufferKept,
     memory.ReturnsX,
     state.WeightCached,
+    state.GradModeSwitchedOff,
     state.ConstantReturned,
     state.OutputCached,
     state.EpsCached,

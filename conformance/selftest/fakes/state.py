@@ -25,6 +25,17 @@ class WeightCached(Correct):
         return super().weigh(y, self.weights.setdefault(len(weight), weight.float().clone()), group)
 
 
+class GradModeSwitchedOff(Correct):
+    """Gradients are switched off for the call, and stay off."""
+
+    caught_by = ("state_left_behind",)
+
+    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Forget to switch them on again."""
+        torch.set_grad_enabled(False)
+        return super().store(y, x)
+
+
 class ConstantReturned(Correct):
     """Every result is zero."""
 
