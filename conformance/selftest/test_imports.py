@@ -19,6 +19,7 @@ ORDER = (
     "strategies",
     "operations",
     "rows",
+    "levels",
     "memory",
     "materialize",
     "adapter",

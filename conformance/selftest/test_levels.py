@@ -1,0 +1,111 @@
+"""The levels of a case are those that it was completed from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+import pytest
+
+from conformance.case import SAME, Case
+from conformance.corpus import model_shapes, saved_cases
+from conformance.levels import levels_of
+from conformance.operations import OPERATIONS
+from conformance.operations.mrope_calls import sections
+from conformance.strategies import DTYPES, Scope, width
+
+DRAWN = 400
+
+
+def _ambiguous(assignment: Mapping[str, str], case: Case) -> set[str]:
+    """Return the factors whose level a case does not show, or shares with another level."""
+    lost = set()
+    for name in ("gate", "residual", "weight"):
+        if assignment.get(name) == "none":
+            lost |= {f"{name}_layout", "values"}
+        if assignment.get(f"{name}_layout") == SAME:
+            # the dtype and values of a tensor that is x are x's
+            lost |= {name, "values"}
+    if case.dtype == "float32":
+        lost |= {"weight", "dtypes"} - ({"dtypes"} if assignment.get("dtypes") == "other_k" else set())
+    # a vector is one row; few rows may be all that memory has room for; widths are in several classes
+    lost |= {"rows", "width", "sections", "quant_group"}
+    return lost
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_levels_of_a_completed_assignment_are_the_assignment(operation: str, dtype: str) -> None:
+    """Every factor has a reader, and reads the level that was drawn wherever the call shows it."""
+    given, rng = OPERATIONS[operation], random.Random(f"{operation} {dtype}")  # noqa: S311 - reproducible
+    for _ in range(DRAWN):
+        drawn = {factor: rng.choice(levels) for factor, levels in given.factors.items()}
+        case = given.complete(drawn, rng, Scope(dtype))
+        read = levels_of(case)
+        lost = _ambiguous(drawn, case)
+
+        clear = [factor for factor in drawn if factor not in lost]
+
+        assert {factor: drawn[factor] for factor in clear} == {factor: read.get(factor) for factor in clear}
+        assert all(level in given.factors[factor] for factor, level in read.items())
+
+
+@pytest.mark.parametrize("level", ["one", "few", "many"])
+def test_a_number_of_rows_is_read_as_it_was_drawn(level: str) -> None:
+    """Narrow calls have room for many rows; a vector has one, whatever was drawn."""
+    given, rng = OPERATIONS["rms_norm"], random.Random(level)  # noqa: S311
+    plain = {factor: levels[0] for factor, levels in given.factors.items()}
+    cases = [given.complete({**plain, "rows": level}, rng, Scope("float16")) for _ in range(50)]
+    vector = given.complete({**plain, "rows": level, "rank": "1"}, rng, Scope("float16"))
+
+    assert {level} == {levels_of(case)["rows"] for case in cases}
+    assert "one" == levels_of(vector)["rows"]
+
+
+@pytest.mark.parametrize("level", OPERATIONS["rms_norm"].factors["width"])
+def test_a_width_is_read_as_a_class_that_draws_it(level: str) -> None:
+    """Classes overlap: 16 is narrow and beside a power of two."""
+    given, scope = OPERATIONS["rms_norm"], Scope("float16")
+    plain = {factor: levels[0] for factor, levels in given.factors.items()}
+    possible = {
+        name: {width(name, random.Random(seed), scope) for seed in range(400)}  # noqa: S311
+        for name in given.factors["width"]
+    }
+    for seed in range(100):
+        case = given.complete({**plain, "width": level}, random.Random(seed), scope)  # noqa: S311
+        read = levels_of(case)["width"]
+
+        assert case.tensors[0][1].shape[-1] in possible[read]
+
+
+def test_cases_of_models_and_saved_ones_have_levels() -> None:
+    """Nothing that is judged is without a rank, rows and a first layout."""
+    shapes = [(shape, OPERATIONS[shape.operation]) for shape in model_shapes()]
+    cases = [operation.model_case(shape, 1) for shape, operation in shapes] + list(saved_cases())
+    for case in cases:
+        first = case.tensors[0][0]
+
+        assert {"rank", "rows", f"{first}_layout"} <= set(levels_of(case))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_empty_call_has_a_rank_and_no_level_that_needs_elements(operation: str) -> None:
+    """Zero rows are not few, and zero columns are not narrow."""
+    for case in OPERATIONS[operation].empties(Scope("bfloat16")):
+        read = levels_of(case)
+
+        assert "rank" in read
+        assert all(case.tensors[0][1].shape) or not {"rows", "width"} <= set(read)
+
+
+@pytest.mark.parametrize("level", OPERATIONS["mrope"].factors["sections"])
+def test_sections_are_read_as_a_level_that_gives_them(level: str) -> None:
+    """Of few frequencies several levels give the same sections."""
+    given = OPERATIONS["mrope"]
+    plain = {factor: levels[0] for factor, levels in given.factors.items()}
+    for dims in given.factors["dims"]:
+        drawn = {**plain, "sections": level, "dims": dims}
+        case = given.complete(drawn, random.Random(0), Scope("float16"))  # noqa: S311
+        half = sum(case.flag("sections"))
+
+        assert case.flag("sections") == sections(levels_of(case)["sections"], half)
