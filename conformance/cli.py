@@ -27,12 +27,13 @@ from conformance.calling import Subject
 from conformance.case import Case
 from conformance.codegen.collect import collect
 from conformance.codegen.targets import TARGETS
-from conformance.item import PROFILES, Profile
-from conformance.judging import asked
+from conformance.discovery import Evidence
+from conformance.item import PROFILES, Item, Profile
+from conformance.judging import asked, unjudged
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED, Contract
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
-from conformance.verdict import Status, Verdict
+from conformance.verdict import Verdict
 from conformance.waivers import Run
 from conformance.waivers import load as load_waivers
 from conformance.worker import Worker
@@ -364,13 +365,15 @@ def replay(case: str, target: str, device: str | None, directory: Path) -> int:
     # a child forked after torch has started threads never returns
     single_threaded()
     worker = Worker(subject)
-    child: Child[tuple[str, Case], Any] = Child(
+    child: Child[tuple[str, Any], Any] = Child(
         lambda question: worker.follow(question[1]) if question[0] == "follow" else worker.judge(*question),
         PROFILES["ci"].limit,
         worker.healthy,
     )
     verdicts = list(_judged(subject, read, child))
-    said = child.ask(("follow", read)) if any(verdict.comparison.outside for verdict in verdicts) else ""
+    said = (
+        child.ask(("follow", Evidence((read,)))) if any(verdict.comparison.outside for verdict in verdicts) else ""
+    )
     child.close()
     click.echo(f"{read.id}: {read}")
     click.echo(f"{subject.declared.name} declares {subject.contract(read.operation)}\n")
@@ -402,14 +405,13 @@ def _case(given: str, directory: Path) -> Case:
     return case
 
 
-def _judged(subject: Subject, case: Case, child: Child[tuple[str, Case], Any]) -> Iterator[Verdict]:
+def _judged(subject: Subject, case: Case, child: Child[tuple[str, Any], Any]) -> Iterator[Verdict]:
     """Every property that says something about this case."""
     empty = not all(case.tensors[0][1].shape)
     names = ["errors"] if case.invalid else ["empty"] if empty else _of_ordinary_cases()
     for name in names:
-        cannot = PROPERTIES[name].cannot(subject, case.operation, case.dtype)
-        if cannot:
-            yield Verdict(name, case, Status.NOT_JUDGED, cannot)
+        if reason := unjudged(Item(case.operation, name, case.dtype), subject):
+            yield Verdict(name, case, *reason)
             continue
         yield from asked(lambda prop, about: child.ask((prop, about)), PROPERTIES[name], case)
 

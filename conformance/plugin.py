@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,19 @@ from conformance.attempt import Child, single_threaded
 from conformance.budget import ALONE, GIB, Allowance, fair_memory
 from conformance.calling import Subject
 from conformance.case import Case
+from conformance.discovery import Evidence
+from conformance.explain import explained
 from conformance.item import PROFILES, Failure, Item, items
 from conformance.judging import (
     Answer,
     asked,
-    explain,
     judge_item,
     share_of_array,
     unjudged,
     vacuous,
 )
 from conformance.properties import PROPERTIES
-from conformance.verdict import BAD, Status
+from conformance.verdict import Status, Verdict
 from conformance.waivers import NONE, Run, Waivers
 from conformance.waivers import load as load_waivers
 from conformance.watch import warm_up
@@ -122,7 +124,7 @@ class Judging:
         answer: Answer = self._child.ask((prop, case))
         return answer
 
-    def _ask_unexpected(self, prop: str, case: Case) -> Answer:
+    def _ask_unexpected(self, prop: str, case: Case) -> tuple[Verdict, ...]:
         """As :meth:`ask`, with what is expected waived: nothing new is explained with what is known."""
         return tuple(self.waivers.applied(verdict) for verdict in asked(self.ask, PROPERTIES[prop], case))
 
@@ -137,30 +139,27 @@ class Judging:
             self.journal.finished(item)
             self.counts[status] += 1
             pytest.skip(f"{status}: {why}")
-        failures: dict[str, Failure] = {}
         judged = []
         verdicts = judge_item(item, self.subject, self.ask, lambda case: self._begun(item, case))
         for verdict in map(self.waivers.applied, verdicts):
             judged.append(verdict)
             self.journal.judged(item, verdict, self.waivers.of(verdict))
             self.counts[verdict.status] += 1
-            if verdict.status in BAD and verdict.property not in failures:
-                failures[verdict.property] = self._explained(
-                    explain(item, self.subject, verdict, self._ask_unexpected, self._follow)
-                )
+        ask = partial(self._ask_unexpected, item.property)
+        failures = [self._explained(failure) for failure in explained(item, judged, ask, self._follow)]
         self.journal.finished(item, share_of_array(item, self.subject, judged))
         if empty := vacuous(item, judged):
             self.journal.settled(item, Status.ERROR, empty)
             self.counts[Status.ERROR] += 1
             pytest.fail(f"{item}: {empty}", pytrace=False)
-        return list(failures.values())
+        return failures
 
     def _begun(self, item: Item, case: Case) -> None:
         if self.waivers.forbidden(item.property, case) is None:
             self.journal.started(item, case)
 
-    def _follow(self, case: Case) -> str:
-        answer = self._child.ask(("follow", case))
+    def _follow(self, evidence: Evidence) -> str:
+        answer = self._child.ask(("follow", evidence))
         return answer if isinstance(answer, str) else ""
 
     def _explained(self, failure: Failure) -> Failure:

@@ -13,7 +13,8 @@ from conformance.adapter import Crashed, poisons
 from conformance.budget import ALONE, Allowance, gib, keep, left_behind
 from conformance.calling import Subject
 from conformance.case import Case
-from conformance.judging import Answer, follow, judge
+from conformance.discovery import Evidence, follow
+from conformance.judging import Answer, judge
 from conformance.verdict import Status
 
 Said = TypeVar("Said")
@@ -40,9 +41,9 @@ class Worker:
         self._spoilt = bool(left) or any(map(poisons, crashes))
         return Crashed(left) if left and not crashes else answer
 
-    def follow(self, case: Case) -> str:
-        """What the outputs of a failing case are instead, in a sentence; nothing where the GPU fails as well."""
-        said = _crash_of_the_gpu(lambda: follow(self._within_budget(), case))
+    def follow(self, evidence: Evidence) -> str:
+        """Return what the outputs of failing cases are instead; nothing where the GPU fails as well."""
+        said = _crash_of_the_gpu(lambda: follow(self._within_budget(), evidence))
         self._spoilt = isinstance(said, Crashed)
         return "" if isinstance(said, Crashed) else said
 

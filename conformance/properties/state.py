@@ -65,6 +65,8 @@ CHANGES = (
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call, change the parameters, call again: the second result must be that of the new ones."""
+    if not any(name in dict(case.tensors) for name in OPERATIONS[case.operation].parameters):
+        return (Verdict("state", case, Status.NOT_JUDGED, "the call has no parameters"),)
     verdicts = []
     for change in CHANGES:
         changed = with_new_parameters(case, change)

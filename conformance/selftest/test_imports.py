@@ -41,6 +41,7 @@ ORDER = (
     "discovery",
     "properties",
     "item",
+    "explain",
     "waivers",
     "judging",
     "worker",
