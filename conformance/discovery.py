@@ -209,27 +209,29 @@ def _advice(found: Sequence[Followed], declared: Contract, points: tuple[str, ..
     """Return which contract to declare, or that none explains all."""
     best = found[0]
     if best.total.outside:
-        shown = _shown(best.contract, points)
+        shown = _braces(best.contract, points)
         return f"no set of rounding points explains all (best: {shown}, {min(best.share, 0.9999):.2%})"
     if best.contract.depth != declared.depth:
         return "with a serial sum it explains all: declare depth='serial'"
     alike = [f.contract for f in found[1:] if f.contract.depth == best.contract.depth]
     alike = [contract for contract in alike if len(contract.rounds) == len(best.contract.rounds)]
     if alike:
-        others = " or ".join(_shown(contract, points) for contract in (best.contract, *alike))
+        others = " or ".join(_braces(contract, points) for contract in (best.contract, *alike))
         return f"these cases do not tell apart what explains all: {others}"
-    # names that say nothing of these calls, or the same, are none for what was found
-    names = [
-        name
-        for name, rounds in NAMED.items()
-        if (not rounds or rounds & set(points)) and rounds & set(points) == best.contract.rounds
-    ]
-    hint = f" (named: {names[0]})" if len(names) == 1 else ""
-    shown = _shown(best.contract, points)
-    return f"{shown} explains all{hint}: declare it, or round where the contract does"
+    # a name that says nothing of these calls is none, nor one of several that explain them
+    fits = {f.contract.rounds for f in found if f.contract.depth == best.contract.depth}
+    relevant = {name: rounds & set(points) for name, rounds in NAMED.items() if not rounds or rounds & set(points)}
+    names = [name for name, rounds in relevant.items() if rounds in fits]
+    name = names[0] if len(names) == 1 and relevant[names[0]] == best.contract.rounds else ""
+    hint = f" (named: {name})" if name else ""
+    return f"{_braces(best.contract, points)} explains all{hint}: declare it, or round where the contract does"
 
 
 def _shown(contract: Contract, points: tuple[str, ...]) -> str:
     """Return a contract in words, with those of its points that these calls have."""
     name = next((f"{name} " for name, rounds in NAMED.items() if rounds == contract.rounds), "")
-    return f"{name}{{{', '.join(p for p in points if p in contract.rounds)}}}"
+    return f"{name}{_braces(contract, points)}"
+
+
+def _braces(contract: Contract, points: tuple[str, ...]) -> str:
+    return f"{{{', '.join(p for p in points if p in contract.rounds)}}}"
