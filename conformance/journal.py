@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 from conformance.case import Case
 from conformance.comparison import BadElement
 from conformance.item import Failure, Item
-from conformance.verdict import Status, Verdict
+from conformance.levels import levels_of
+from conformance.verdict import BAD, Status, Verdict
 
 Line = dict[str, Any]
 
@@ -143,12 +145,23 @@ class Tally:
             self.reasons[status, line.get("reason", "")] += 1
 
 
+@dataclass(slots=True, eq=False)
+class Judged:
+    """One case of an item that was judged: the levels of its factors and dtype, and its bad verdicts."""
+
+    operation: str
+    property: str
+    id: str
+    levels: Mapping[str, str]
+    bad: list[Line] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class Records:
     """All that the workers of one run wrote.
 
     ``unfinished`` maps an item to the case that ran last in it, ``waivers`` the place of a waiver to the numbers
-    of verdicts by status that it speaks of.
+    of verdicts by status that it speaks of. ``rows`` has every judged case of the operations in which one fails.
     """
 
     tallies: Mapping[Row, Tally]
@@ -157,6 +170,7 @@ class Records:
     unfinished: Mapping[str, Line]
     cases: int
     waivers: Mapping[int, Counter[str]]
+    rows: Sequence[Judged] = ()
 
 
 class JournalDamaged(ValueError):
@@ -187,6 +201,7 @@ def merge(lines: Iterable[Line]) -> Records:
     running: dict[str, Line] = {}
     waivers: dict[int, Counter[str]] = {}
     cases = 0
+    rows: dict[tuple[str, str], Judged] = {}
     for line in lines:
         item = line["item"]
         match line["event"]:
@@ -196,6 +211,8 @@ def merge(lines: Iterable[Line]) -> Records:
             case "judged":
                 operation, _, dtype, _ = item.split("/")
                 tallies.setdefault((operation, line["property"], dtype), Tally()).add(line)
+                if line["status"] in {Status.PASSED, *BAD} and item in running and "id" in line:
+                    _note(rows, line, running[item])
                 for place in line.get("waivers", ()):
                     waivers.setdefault(place, Counter())[line["status"]] += 1
             case "failed":
@@ -208,7 +225,22 @@ def merge(lines: Iterable[Line]) -> Records:
                     tally = tallies.setdefault((operation, prop, dtype), Tally())
                     tally.array = tally.array[0] + ran, tally.array[1] + of
     unfinished = {item: case for item, case in running.items() if item not in finished}
-    return Records(tallies, tuple(failures), frozenset(finished), unfinished, cases, waivers)
+    failing = {row.operation for row in rows.values() if row.bad}
+    kept = [row for row in rows.values() if row.operation in failing]
+    return Records(tallies, tuple(failures), frozenset(finished), unfinished, cases, waivers, kept)
+
+
+def _note(rows: dict[tuple[str, str], Judged], line: Line, case: Line) -> None:
+    """Add a verdict to the row of its case; ``case`` is the one that its item judges at the time."""
+    item, name = line["item"], line["id"]
+    row = rows.get((item, name))
+    if row is None:
+        operation, prop, dtype, _ = item.split("/")
+        # interned: there are many rows and few levels
+        levels = {sys.intern(f): sys.intern(level) for f, level in levels_of(Case.from_data(case)).items()}
+        row = rows[item, name] = Judged(operation, prop, name, {**levels, "dtype": dtype})
+    if line["status"] in BAD:
+        row.bad.append(line)
 
 
 def _lines(shard: Path) -> Iterator[Line]:

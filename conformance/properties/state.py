@@ -116,7 +116,8 @@ def _judged(subject: Subject, case: Case, changed: Case, change: Change) -> Verd
     if isinstance(second, Declined):
         return without_outputs("state", case, second)
     if not isinstance(second, Ran):
-        return replace(without_outputs("state", case, second), reason=f"parameters {change.words}: {second}")
+        verdict = without_outputs("state", case, second)
+        return replace(verdict, reason=f"parameters {change.words}: {verdict.reason}")
     wrong = _wrong(subject, changed, values, second.outputs)
     reason = f"parameters {change.words}: {wrong}" if wrong else ""
     return Verdict("state", case, Status.FAILED if wrong else Status.PASSED, reason)

@@ -13,6 +13,7 @@ from conformance.case import Case
 from conformance.item import PROFILES
 from conformance.journal import Records, Tally, number
 from conformance.properties import PROMISES
+from conformance.report import causes
 from conformance.verdict import BAD, NOT_IMPLEMENTED, Status
 from conformance.waivers import NONE, Waivers, stale
 
@@ -69,6 +70,7 @@ def build(
         "header": dict(header),
         "results": results,
         "failures": list(records.failures),
+        "causes": causes.grouped(records),
         "waivers": waived,
         "footer": footer,
     }
