@@ -18,7 +18,7 @@ from typing import Any
 from conformance.case import Case
 from conformance.comparison import BadElement
 from conformance.item import Failure, Item
-from conformance.levels import levels_of
+from conformance.levels import effective_levels
 from conformance.verdict import BAD, Status, Verdict
 
 Line = dict[str, Any]
@@ -147,7 +147,7 @@ class Tally:
 
 @dataclass(slots=True, eq=False)
 class Judged:
-    """One case of an item that was judged: the levels of its factors and dtype, and its bad verdicts."""
+    """One judged case of an item: the effective levels of its factors, its dtype, and its bad verdicts."""
 
     operation: str
     property: str
@@ -161,7 +161,8 @@ class Records:
     """All that the workers of one run wrote.
 
     ``unfinished`` maps an item to the case that ran last in it, ``waivers`` the place of a waiver to the numbers
-    of verdicts by status that it speaks of. ``rows`` has every judged case of the operations in which one fails.
+    of verdicts by status that it speaks of. ``rows`` has every judged case of the operations in which one fails,
+    ``judged_cases`` counts those of all.
     """
 
     tallies: Mapping[Row, Tally]
@@ -171,6 +172,7 @@ class Records:
     cases: int
     waivers: Mapping[int, Counter[str]]
     rows: Sequence[Judged] = ()
+    judged_cases: int = 0
 
 
 class JournalDamaged(ValueError):
@@ -227,7 +229,7 @@ def merge(lines: Iterable[Line]) -> Records:
     unfinished = {item: case for item, case in running.items() if item not in finished}
     failing = {row.operation for row in rows.values() if row.bad}
     kept = [row for row in rows.values() if row.operation in failing]
-    return Records(tallies, tuple(failures), frozenset(finished), unfinished, cases, waivers, kept)
+    return Records(tallies, tuple(failures), frozenset(finished), unfinished, cases, waivers, kept, len(rows))
 
 
 def _note(rows: dict[tuple[str, str], Judged], line: Line, case: Line) -> None:
@@ -237,7 +239,7 @@ def _note(rows: dict[tuple[str, str], Judged], line: Line, case: Line) -> None:
     if row is None:
         operation, prop, dtype, _ = item.split("/")
         # interned: there are many rows and few levels
-        levels = {sys.intern(f): sys.intern(level) for f, level in levels_of(Case.from_data(case)).items()}
+        levels = {sys.intern(f): sys.intern(level) for f, level in effective_levels(Case.from_data(case)).items()}
         row = rows[item, name] = Judged(operation, prop, name, {**levels, "dtype": dtype})
     if line["status"] in BAD:
         row.bad.append(line)

@@ -16,6 +16,8 @@ from conformance.verdict import Status
 
 # a rule is a cause of its own where so many of its cases fail, and better where nearly all do
 SURE, CERTAIN = 0.8, 0.95
+# and may be a part of another one where so many do
+SOME = 0.25
 # a level is told where so many failures were to be expected of the others, if it did not matter
 EXPECTED = 3.0
 # two faults are one where so many of their cases are the same
@@ -45,26 +47,27 @@ class Cause:
         return _meeting(self.judged, self.conditions)
 
 
-def grouped(records: Records) -> list[dict[str, Any]]:
+def grouped(records: Records, failures: Sequence[Line]) -> list[dict[str, Any]]:
     """Return the causes of a run, the worst first, as they stand in ``report.json``.
 
-    Each has the places of its failures in the report's list, the one with the smallest case first. A failure that
-    no verdict belongs to is a cause of its own.
+    Each has the places of its ``failures``, the one with the smallest case first. A failure like no verdict
+    is a cause of its own.
     """
     causes = list(_joined(list(_causes(records.rows))))
     owners = {
         (row.operation, line["property"], row.id): cause for cause in causes for row, line in reversed(cause.bad)
     }
+    alike = {(row.operation, cause.says): cause for cause in reversed(causes) for row in cause.failing}
     places: dict[int, list[int]] = {}
-    alone = []
-    for place, failure in enumerate(records.failures):
-        key = (failure["operation"], failure["property"], Case.from_data(failure["original"]).id)
-        if key in owners:
-            places.setdefault(id(owners[key]), []).append(place)
+    found = []
+    for place, failure in enumerate(failures):
+        key = failure["operation"], failure["property"], Case.from_data(failure["original"]).id
+        owner = owners.get(key) or alike.get((key[0], signature(failure["status"], failure["reason"])))
+        if owner is not None:
+            places.setdefault(id(owner), []).append(place)
         else:
-            alone.append((place, failure))
-    found = [_written(cause, _smallest_first(places.get(id(cause), []), records.failures)) for cause in causes]
-    found += [_of_one(place, failure) for place, failure in alone]
+            found.append(_of_one(place, failure))
+    found += [_written(cause, _smallest_first(places.get(id(cause), []), failures)) for cause in causes]
     return sorted(found, key=lambda cause: (cause["severity"], -cause["cases"], cause["says"]))
 
 
@@ -176,7 +179,7 @@ def _split(says: str, failing: list[Row], judged: list[Row]) -> list[Cause]:
     first = Cause(says, found, [row for row in failing if id(row) in explained], judged)
     others = _split(says, rest, [row for row in judged if id(row) not in outside])
     alike = next((other for other in others if set(other.conditions) == set(first.conditions)), None)
-    if alike is not None:
+    if alike is not None and len(alike.failing) >= SOME * len(alike.inside):
         # levels of the same factors, at which more or fewer fail: one cause
         for factor, levels in first.conditions.items():
             alike.conditions[factor] |= levels
@@ -244,9 +247,9 @@ def _same(one: Cause, other: Cause) -> bool:
         return one.conditions == other.conditions and (bool(one.conditions) or one.says != WRONG_VALUES)
     if not operations or one.says == other.says:
         return False
-    if one.conditions and one.conditions.keys() & other.conditions.keys():
-        # a symptom shows at some of the levels of its cause
-        return len(_meeting(other.failing, one.conditions)) == len(other.failing)
+    if one.conditions and next(iter(one.conditions)) in other.conditions:
+        # a symptom shows at levels of its cause
+        return 2 * len(_meeting(other.failing, one.conditions)) > len(other.failing)
     first, second = ({row.id for row in cause.failing} for cause in (one, other))
     return len(first & second) >= ALIKE * len(first | second)
 
@@ -255,7 +258,6 @@ def _same(one: Cause, other: Cause) -> bool:
 
 
 def _written(cause: Cause, places: list[int]) -> dict[str, Any]:
-    inside = cause.inside
     properties = Counter(prop for _, prop in {(row.id, line["property"]) for row, line in cause.bad})
     status = Counter(str(line["status"]) for _, line in cause.bad).most_common(1)[0][0]
     return {
@@ -264,8 +266,8 @@ def _written(cause: Cause, places: list[int]) -> dict[str, Any]:
         "operations": list(dict.fromkeys(row.operation for row in cause.failing)),
         "dtypes": sorted({row.levels["dtype"] for row in cause.failing}),
         "properties": dict(properties.most_common()),
-        "cases": len({row.id for row in cause.failing}),
-        "judged": len({row.id for row in (*inside, *cause.failing)}),
+        "cases": len(cause.failing),
+        "judged": len({id(row) for row in (*cause.inside, *cause.failing)}),
         "rates": [_rate(cause, factor) for factor in cause.conditions],
         "failures": places,
         "example": cause.bad[0][1]["reason"],
@@ -301,11 +303,6 @@ def _of_one(place: int, failure: Mapping[str, Any]) -> dict[str, Any]:
         "failures": [place],
         "example": failure["reason"],
     }
-
-
-def alone(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return every failure of a report that has no causes as one."""
-    return [_of_one(place, failure) for place, failure in enumerate(report["failures"])]
 
 
 def _smallest_first(places: list[int], failures: Sequence[Line]) -> list[int]:

@@ -56,6 +56,7 @@ def build(
         "chunks": _beyond(planned, header["profile"]),
         "unfinished": unfinished,
         "cases": records.cases,
+        "judged_cases": records.judged_cases,
         "verdicts": {status: totals[status] for status in Status if totals[status]},
         "elements": sum(tally.elements for tally in records.tallies.values()),
         "seconds": round(seconds, 1),
@@ -70,7 +71,7 @@ def build(
         "header": dict(header),
         "results": results,
         "failures": list(records.failures),
-        "causes": causes.grouped(records),
+        "causes": causes.grouped(records, records.failures),
         "waivers": waived,
         "footer": footer,
     }
