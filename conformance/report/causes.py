@@ -67,7 +67,7 @@ def grouped(records: Records, failures: Sequence[Line]) -> list[dict[str, Any]]:
             places.setdefault(id(owner), []).append(place)
         else:
             found.append(_of_one(place, failure))
-    found += [_written(cause, _smallest_first(places.get(id(cause), []), failures)) for cause in causes]
+    found += [_written(cause, _smallest_first(cause, places.get(id(cause), []), failures)) for cause in causes]
     return sorted(found, key=lambda cause: (cause["severity"], -cause["cases"], cause["says"]))
 
 
@@ -198,7 +198,8 @@ def conditions(failing: Sequence[Row], judged: Sequence[Row]) -> Conditions:
         for factor in sorted({name for row in failing for name in row.levels}, key=lambda name: (len(name), name)):
             levels = frozenset(row.levels.get(factor, ABSENT) for row in failing)
             excluded = sum(row.levels.get(factor, ABSENT) not in levels for row in left)
-            if excluded * expected >= EXPECTED and (best is None or excluded > best[0]):
+            better = best is None or (excluded, -len(levels)) > (best[0], -len(best[2]))
+            if excluded * expected >= EXPECTED and better:
                 best = excluded, factor, levels
         if best is None:
             return found
@@ -285,7 +286,7 @@ def _rate(cause: Cause, factor: str) -> dict[str, Any]:
         count[1] += 1
     ordered = sorted(counts.items(), key=lambda entry: (-entry[1][0] / entry[1][1], entry[0]))
     levels = [{"level": level, "failing": bad, "judged": of} for level, (bad, of) in ordered]
-    return {"factor": factor, "levels": levels}
+    return {"factor": factor, "where": sorted(cause.conditions[factor]), "levels": levels}
 
 
 def _of_one(place: int, failure: Mapping[str, Any]) -> dict[str, Any]:
@@ -305,9 +306,13 @@ def _of_one(place: int, failure: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _smallest_first(places: list[int], failures: Sequence[Line]) -> list[int]:
-    def size(place: int) -> tuple[int, int]:
-        tensors = failures[place]["case"]["tensors"].values()
-        return sum(prod(tensor["shape"]) for tensor in tensors), len(str(tensors))
+def _smallest_first(cause: Cause, places: list[int], failures: Sequence[Line]) -> list[int]:
+    """Return the places in the order of their cases' sizes, symptoms last."""
+
+    def size(place: int) -> tuple[bool, int, int]:
+        failure = failures[place]
+        tensors = failure["case"]["tensors"].values()
+        symptom = signature(failure["status"], failure["reason"]) != cause.says
+        return symptom, sum(prod(tensor["shape"]) for tensor in tensors), len(str(tensors))
 
     return sorted(places, key=size)

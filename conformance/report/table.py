@@ -105,16 +105,17 @@ def _card(number: int, cause: Row, report: Report) -> Card:
 
 
 def _told(rate: Row) -> str:
-    failing = [level["level"] for level in rate["levels"] if level["failing"]]
-    return f"{rate['factor']} is {' or '.join(failing)}"
+    return f"{rate['factor']} is {' or '.join(rate['where'])}"
 
 
 def _elsewhere(rate: Row) -> str:
-    """Return the rate of every level at which cases fail, and that of the others together."""
-    failing = [level for level in rate["levels"] if level["failing"]]
-    others = sum(level["judged"] for level in rate["levels"] if not level["failing"])
-    said = [f"{name} {share}" for name, share, _ in map(_rate, failing)]
-    return f"{rate['factor']}: {', '.join([*said, *[f'others 0 of {others:,}'] * bool(others)])}"
+    """Return the rate of every level of the rule, and that of all others together."""
+    inside = [level for level in rate["levels"] if level["level"] in rate["where"]]
+    outside = [level for level in rate["levels"] if level["level"] not in rate["where"]]
+    failing, judged = (sum(level[count] for level in outside) for count in ("failing", "judged"))
+    said = [f"{name} {share}" for name, share, _ in map(_rate, inside)]
+    said += [f"others {failing:,} of {judged:,}"] * bool(outside)
+    return f"{rate['factor']}: {', '.join(said)}"
 
 
 def _rate(level: Row) -> tuple[str, str, float]:

@@ -23,6 +23,7 @@ from conformance.verdict import BAD, NOT_IMPLEMENTED, Status
 GOOD, WRONG, ASIDE = "green", "bold red", "dim"
 STYLES = {Tone.GOOD: GOOD, Tone.WRONG: WRONG, Tone.ASIDE: ASIDE}
 MOST_CARDS = 10  # a list is to be read; the rest is in report.json
+MOST_LINES = 3  # of a reason: an exception may bring a stack
 PLAIN_SECONDS = 10.0  # between two lines of progress where no line can be rewritten
 
 
@@ -93,7 +94,10 @@ def _smallest(card: table.Card) -> list[RenderableType]:
     if not card.failures:
         return [Padding(Text(card.example), (0, 0, 0, 3))]
     failure = card.failures[0]
-    lines = [f"case {failure['id']}: {Case.from_data(failure['case'])}", failure["reason"]]
+    lines = [
+        f"case {failure['id']}: {Case.from_data(failure['case'])}",
+        *failure["reason"].splitlines()[:MOST_LINES],
+    ]
     lines += [failure["note"]] if failure["note"] else []
     # a path that is broken into lines cannot be copied
     script = Text(f"python {failure['reproducer']}", no_wrap=True, overflow="ignore")

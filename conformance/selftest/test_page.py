@@ -154,7 +154,7 @@ def test_lines_of_which_nothing_was_judged_can_be_hidden(page: _Page) -> None:
 
 def test_a_cause_shows_its_rates_and_a_traceback(built: report.Report) -> None:
     """Level by level; and how a call raised, where the report has that."""
-    rate = {"factor": "gate_layout", "levels": [{"level": "step", "failing": 3, "judged": 4}]}
+    rate = {"factor": "gate_layout", "where": ["step"], "levels": [{"level": "step", "failing": 3, "judged": 4}]}
     built["causes"][0]["rates"] = [rate]
     built["failures"][built["causes"][0]["failures"][0]]["trace"] = "in norm: 1 / 0"
     page = _Page(report.page(built))
