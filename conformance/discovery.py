@@ -50,6 +50,7 @@ class Followed:
 
     contract: Contract
     total: Comparison = field(default=NOTHING)
+    calls: tuple[int, int] = (0, 0)  # that it explains whole, of how many
 
     @property
     def share(self) -> float:
@@ -187,7 +188,9 @@ def explaining(subject: Subject, candidates: Sequence[Contract], calls: Sequence
         return sorted(left, key=lambda f: (f.contract.depth != depth, len(f.contract.rounds)))
     whole = Followed(best.contract)
     for made in calls:
-        whole.total += _measured(subject, best.contract, made)
+        measured = _measured(subject, best.contract, made)
+        whole.total += measured
+        whole.calls = whole.calls[0] + (not measured.outside), whole.calls[1] + 1
     return [whole]
 
 
@@ -210,7 +213,9 @@ def _advice(found: Sequence[Followed], declared: Contract, points: tuple[str, ..
     best = found[0]
     if best.total.outside:
         shown = _braces(best.contract, points)
-        return f"no set of rounding points explains all (best: {shown}, {min(best.share, 0.9999):.2%})"
+        part = f"{shown}, {min(best.share, 0.9999):.2%}"
+        several = "; that explains {} of {} calls whole".format(*best.calls) if best.calls[1] > 1 else ""
+        return f"no set of rounding points explains all (best: {part}){several}"
     if best.contract.depth != declared.depth:
         return "with a serial sum it explains all: declare depth='serial'"
     alike = [f.contract for f in found[1:] if f.contract.depth == best.contract.depth]
