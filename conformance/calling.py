@@ -99,21 +99,24 @@ def perform(
     values: Mapping[str, torch.Tensor] | None = None,
     poison: int = POISONS[0],
     form: str = "",
+    fresh: int | None = None,
 ) -> Call:
     """Materialise a case and call the implementation once. ``values`` default to the case's own.
 
-    ``form`` ends the name of the adapter's method.
+    ``form`` ends the name of the adapter's method. ``fresh``: the poison of memory that is allocated in the call,
+    where it is not that next to the arguments.
     """
+    fresh = poison if fresh is None else fresh
     materials = materialize(case, dict(values or values_of(case)), subject.device, poison)
     operation = OPERATIONS[case.operation]
     arguments = arguments_of(materials)
     if case.invalid is not None:
         arguments = operation.invalid[case.invalid](arguments)
-    with watched(subject.device, poison) as record:
+    with watched(subject.device, fresh) as record:
         outcome = _call(subject, case, arguments, form)
     if isinstance(outcome, Ran) and not form:
         outcome = _with_path(subject, case, arguments, outcome)
-    return Call(materials, outcome, record, poison)
+    return Call(materials, outcome, record, fresh)
 
 
 def arguments_of(materials: Materials) -> Arguments:

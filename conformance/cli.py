@@ -28,13 +28,14 @@ from conformance.case import Case
 from conformance.child import START, single_threaded
 from conformance.codegen.collect import collect
 from conformance.codegen.targets import TARGETS
+from conformance.discovery import Evidence
 from conformance.host import Host, choose_device
-from conformance.item import PROFILES, Profile
-from conformance.judging import Ask, asked
+from conformance.item import PROFILES, Item, Profile
+from conformance.judging import Ask, asked, unjudged
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED, Contract
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
-from conformance.verdict import Status, Verdict
+from conformance.verdict import Verdict
 from conformance.waivers import Run
 from conformance.waivers import load as load_waivers
 
@@ -364,7 +365,8 @@ def replay(case: str, target: str, device: str | None, import_limit: float, dire
     host = _host(target, _chosen_device(device), [read.operation], PROFILES["ci"].limit, import_limit)
     subject = host.subject
     verdicts = list(_judged(subject, read, host.ask))
-    said = host.ask("follow", read) if any(verdict.comparison.outside for verdict in verdicts) else ""
+    outside = any(verdict.comparison.outside for verdict in verdicts)
+    said = host.ask("follow", Evidence((read,))) if outside else ""
     host.close()
     click.echo(f"{read.id}: {read}")
     lines = [f"{subject.declared.name} declares {subject.contract(read.operation)}", ""]
@@ -401,9 +403,8 @@ def _judged(subject: Subject, case: Case, ask: Ask) -> Iterator[Verdict]:
     empty = not all(case.tensors[0][1].shape)
     names = ["errors"] if case.invalid else ["empty"] if empty else _of_ordinary_cases()
     for name in names:
-        cannot = PROPERTIES[name].cannot(subject, case.operation, case.dtype)
-        if cannot:
-            yield Verdict(name, case, Status.NOT_JUDGED, cannot)
+        if reason := unjudged(Item(case.operation, name, case.dtype), subject):
+            yield Verdict(name, case, *reason)
             continue
         yield from asked(ask, PROPERTIES[name], case)
 

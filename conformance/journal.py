@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from conformance.adapter import Crashed
 from conformance.case import Case
 from conformance.comparison import BadElement
 from conformance.item import Failure, Item
-from conformance.verdict import Status, Verdict
+from conformance.levels import effective_levels
+from conformance.verdict import BAD, Status, Verdict
 
 Line = dict[str, Any]
 
@@ -149,12 +151,24 @@ class Tally:
             self.reasons[status, line.get("reason", "")] += 1
 
 
+@dataclass(slots=True, eq=False)
+class Judged:
+    """One judged case of an item: the effective levels of its factors, its dtype, and its bad verdicts."""
+
+    operation: str
+    property: str
+    id: str
+    levels: Mapping[str, str]
+    bad: list[Line] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class Records:
     """All that the workers of one run wrote.
 
     ``unfinished`` maps an item to the case that ran last in it, ``waivers`` the place of a waiver to the numbers
-    of verdicts by status that it speaks of.
+    of verdicts by status that it speaks of. ``rows`` has every judged case of the operations in which one fails,
+    ``judged_cases`` counts those of all.
     """
 
     tallies: Mapping[Row, Tally]
@@ -164,6 +178,8 @@ class Records:
     cases: int
     waivers: Mapping[int, Counter[str]]
     smoke: Line | None = None  # the first call of the run, where it crashed
+    rows: Sequence[Judged] = ()
+    judged_cases: int = 0
 
 
 class JournalDamaged(ValueError):
@@ -202,6 +218,7 @@ def merge(lines: Iterable[Line]) -> Records:
     waivers: dict[int, Counter[str]] = {}
     cases = 0
     smoke = None
+    rows: dict[tuple[str, str], Judged] = {}
     for line in lines:
         item = line["item"]
         match line["event"]:
@@ -213,6 +230,8 @@ def merge(lines: Iterable[Line]) -> Records:
             case "judged":
                 operation, _, dtype, _ = item.split("/")
                 tallies.setdefault((operation, line["property"], dtype), Tally()).add(line)
+                if line["status"] in {Status.PASSED, *BAD} and item in running and "id" in line:
+                    _note(rows, line, running[item])
                 for place in line.get("waivers", ()):
                     waivers.setdefault(place, Counter())[line["status"]] += 1
             case "failed":
@@ -225,7 +244,24 @@ def merge(lines: Iterable[Line]) -> Records:
                     tally = tallies.setdefault((operation, prop, dtype), Tally())
                     tally.array = tally.array[0] + ran, tally.array[1] + of
     unfinished = {item: case for item, case in running.items() if item not in finished}
-    return Records(tallies, tuple(failures), frozenset(finished), unfinished, cases, waivers, smoke)
+    failing = {row.operation for row in rows.values() if row.bad}
+    kept = [row for row in rows.values() if row.operation in failing]
+    return Records(
+        tallies, tuple(failures), frozenset(finished), unfinished, cases, waivers, smoke, kept, len(rows)
+    )
+
+
+def _note(rows: dict[tuple[str, str], Judged], line: Line, case: Line) -> None:
+    """Add a verdict to the row of its case; ``case`` is the one that its item judges at the time."""
+    item, name = line["item"], line["id"]
+    row = rows.get((item, name))
+    if row is None:
+        operation, prop, dtype, _ = item.split("/")
+        # interned: there are many rows and few levels
+        levels = {sys.intern(f): sys.intern(level) for f, level in effective_levels(Case.from_data(case)).items()}
+        row = rows[item, name] = Judged(operation, prop, name, {**levels, "dtype": dtype})
+    if line["status"] in BAD:
+        row.bad.append(line)
 
 
 def _lines(shard: Path) -> Iterator[Line]:

@@ -1,4 +1,4 @@
-"""Judges the cases of an item one by one, and explains what fails with the smallest case that fails alike."""
+"""Judges the cases of an item one by one."""
 
 from __future__ import annotations
 
@@ -16,17 +16,13 @@ from conformance.budget import gib, lacking
 from conformance.calling import Subject, perform
 from conformance.case import Case
 from conformance.claim import outside
-from conformance.discovery import giveaway, what_it_follows
-from conformance.item import Failure, Item, beyond, cases_of, listed_cases, scope_of, sized_cases
+from conformance.item import Item, beyond, cases_of, listed_cases, scope_of, sized_cases
 from conformance.operations import OPERATIONS
 from conformance.properties import PASSIVE, PROPERTIES, Property
-from conformance.shrink import essentials, shrink
 from conformance.strategies import EVERYTHING
 from conformance.survey import Survey, Tried, Try, budget_of, of_claim, survey
 from conformance.verdict import BAD, NOT_IMPLEMENTED, Status, Verdict, without_outputs
 
-# of a crash each try costs a process, of a hang the whole time limit
-SHRINK_TRIES = {Status.FAILED: 120, Status.CRASHED: 10, Status.HUNG: 0}
 # after so many in one item the rest of its cases is left out: it would only cost time
 MOST_HANGS = 3
 MOST_CRASHES = 50
@@ -255,40 +251,3 @@ class _Run:
 
 def _any(verdicts: tuple[Verdict, ...], status: Status) -> bool:
     return any(verdict.status is status for verdict in verdicts)
-
-
-def explain(item: Item, subject: Subject, failed: Verdict, ask: Ask, follow: Callable[[Case], str]) -> Failure:
-    """The smallest case that fails in the same way, and what can be said about it."""
-    prop = PROPERTIES[item.property]
-
-    def same(case: Case) -> Verdict | None:
-        for verdict in asked(ask, prop, case):
-            if verdict.property == failed.property and verdict.status == failed.status:
-                return verdict
-        return None
-
-    smallest, settled = shrink(
-        failed.case,
-        OPERATIONS[item.operation].simpler,
-        lambda case: same(case) is not None,
-        tries=SHRINK_TRIES.get(failed.status, 0),
-    )
-    verdict = failed
-    if smallest != failed.case:
-        verdict = same(smallest) or failed
-    needs = essentials(smallest, OPERATIONS[item.operation].simpler) if settled else ()
-    note = f"passes without any one of: {'; '.join(needs)}" if needs else ""
-    if failed.status is Status.CRASHED and smallest == failed.case and same(failed.case) is None:
-        note = "the same case passes in a fresh process: a case before it may have done the damage"
-    if failed.status is Status.FAILED and failed.comparison.outside:
-        # on the case as drawn: the smallest one may be too small to tell contracts apart
-        note = "\n".join(part for part in (note, follow(failed.case)) if part)
-    return Failure(item, verdict, failed.case, note)
-
-
-def follow(subject: Subject, case: Case) -> str:
-    """What the outputs of a failing case are instead, in a sentence."""
-    if found := giveaway(subject, case):
-        return found
-    # float32 outputs do not show where an implementation rounds
-    return "" if case.dtype == "float32" else what_it_follows(subject, case)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from conformance.case import Case
+from conformance.case import SAME, SHARED_PARTS, Case, Layout, TensorSpec
 from conformance.operations import OPERATIONS, fp8_outputs, mrope_calls, rms_norm, rms_norm_gated
 from conformance.rows import count
 from conformance.strategies import ODD_WIDTHS, TILE
@@ -34,6 +34,28 @@ def levels_of(case: Case) -> dict[str, str]:
     """
     found = {factor: _level(case, factor) for factor in OPERATIONS[case.operation].factors}
     return {factor: level for factor, level in found.items() if level is not None}
+
+
+def effective_levels(case: Case) -> dict[str, str]:
+    """Return the levels of a case with every layout named as it is in memory.
+
+    One row cannot be transposed, a vector with gaps has a step, two dimensions that are swapped are rows apart.
+    """
+    effective = {f"{name}_layout": _in_memory(spec) for name, spec in case.tensors}
+    return {factor: effective.get(factor, level) for factor, level in levels_of(case).items()}
+
+
+def _in_memory(spec: TensorSpec) -> str:
+    kind = spec.layout.kind
+    if kind == SAME:
+        return kind
+    place, dense = spec.layout.place(spec.shape, SHARED_PARTS), Layout().place(spec.shape)
+    sizes = zip(spec.shape, place.strides, dense.strides, strict=True)
+    if not place.offset and all(size <= 1 or stride == other for size, stride, other in sizes):
+        return "contiguous"
+    if len(spec.shape) == 1 and kind in {"row_gap", "transposed", "swapped"}:
+        return "step"
+    return "row_gap" if kind == "swapped" and len(spec.shape) < 3 else kind
 
 
 def _level(case: Case, factor: str) -> str | None:

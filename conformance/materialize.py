@@ -13,7 +13,7 @@ from conformance.memory import Owner
 from conformance.operations import Arguments
 from conformance.values import draw
 
-FAR = 2**30  # elements
+FAR = 2**26  # elements
 SPARSE = 2**10  # times as long as its elements would be in a row
 
 

@@ -22,6 +22,8 @@ GUARD = 512
 
 # two poisons: NaN in every float dtype (of float8_e4m3fnuz -240), and a large finite number in every float dtype
 POISONS = (0xFF, 0x7B)
+# a third for memory that is allocated in a call: an element that holds it was not computed from the others
+FRESH = 0x2D
 
 
 @dataclass(frozen=True, slots=True, eq=False)

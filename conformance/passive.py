@@ -13,7 +13,7 @@ from conformance.case import Case, reaches
 from conformance.comparison import Comparison
 from conformance.materialize import values_of
 from conformance.measure import measure
-from conformance.memory import POISONS
+from conformance.memory import FRESH, POISONS
 from conformance.operations import OPERATIONS
 from conformance.values import SPECIAL
 from conformance.verdict import Status, Verdict, without_outputs
@@ -49,7 +49,7 @@ def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         _verdict("metadata", case, ""),
         path,
         _verdict("memory", case, _harm(first, second) or _differs(outputs, again)),
-        _verdict("written", case, _unwritten(outputs, again)),
+        _verdict("written", case, _unwritten(subject, case, values, outputs, again)),
         *_miscopied(case, values, outputs),
     )
 
@@ -121,13 +121,29 @@ def _differs(outputs: tuple[torch.Tensor, ...], again: tuple[torch.Tensor, ...])
     return "the result changes with what lies beside the arguments or in fresh memory (or by chance)"
 
 
-def _unwritten(outputs: tuple[torch.Tensor, ...], again: tuple[torch.Tensor, ...]) -> str:
-    """Elements that hold the first poison after the first call and the second after the second."""
-    for a, b in zip(outputs, again, strict=True):
-        pattern = poisoned(a, POISONS[0]) & poisoned(b, POISONS[1])
-        if pattern.any():
-            place = tuple(int(i) for i in torch.nonzero(pattern)[0])
-            return f"{int(pattern.sum())} of {a.numel()} elements were never written, the first at {place}"
+def _unwritten(
+    subject: Subject,
+    case: Case,
+    values: dict[str, torch.Tensor],
+    outputs: tuple[torch.Tensor, ...],
+    again: tuple[torch.Tensor, ...],
+) -> str:
+    """Return how many elements hold whatever poison was in fresh memory, and the place of the first; or nothing.
+
+    Only where two calls leave that open is there a third: arithmetic on poison next to the arguments may give the
+    same bits, but not those of the fresh memory.
+    """
+    patterns = [poisoned(a, POISONS[0]) & poisoned(b, POISONS[1]) for a, b in zip(outputs, again, strict=True)]
+    if not any(pattern.any() for pattern in patterns):
+        return ""
+    third = perform(subject, case, values, POISONS[0], fresh=FRESH).outcome
+    if not isinstance(third, Ran) or metadata(subject, case, third.outputs):
+        return ""
+    for pattern, output in zip(patterns, third.outputs, strict=True):
+        unwritten = pattern & poisoned(output, FRESH)
+        if unwritten.any():
+            place = tuple(int(i) for i in torch.nonzero(unwritten)[0])
+            return f"{int(unwritten.sum())} of {output.numel()} elements were never written, the first at {place}"
     return ""
 
 

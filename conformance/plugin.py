@@ -25,12 +25,13 @@ from conformance.budget import GIB, Allowance, fair_memory
 from conformance.calling import Subject
 from conformance.case import Case
 from conformance.child import START, single_threaded
+from conformance.discovery import Evidence
+from conformance.explain import explained
 from conformance.host import Host, choose_device, gpus
 from conformance.item import PROFILES, Failure, Item, items
 from conformance.judging import (
     Answer,
     asked,
-    explain,
     judge_item,
     lacking_evidence,
     nothing_judged,
@@ -45,7 +46,7 @@ from conformance.strategies import EVERYTHING
 from conformance.survey import Survey, Tried
 from conformance.surveys import Surveys
 from conformance.surveys import read as read_surveys
-from conformance.verdict import BAD, Status
+from conformance.verdict import Status, Verdict
 from conformance.waivers import NONE, Run, Waivers
 from conformance.waivers import load as load_waivers
 
@@ -84,7 +85,7 @@ class Judging:
         answer: Answer = self.host.ask(prop, case)
         return answer
 
-    def _ask_unexpected(self, prop: str, case: Case) -> Answer:
+    def _ask_unexpected(self, prop: str, case: Case) -> tuple[Verdict, ...]:
         """As :meth:`ask`, with what is expected waived: nothing new is explained with what is known."""
         return tuple(self.waivers.applied(verdict) for verdict in asked(self.ask, PROPERTIES[prop], case))
 
@@ -102,17 +103,14 @@ class Judging:
             self.journal.finished(item)
             self.counts[status] += 1
             pytest.skip(f"{status}: {why}")
-        failures: dict[str, Failure] = {}
         judged = []
         verdicts = judge_item(item, self.subject, self.ask, lambda case: self._begun(item, case), found)
         for verdict in map(self.waivers.applied, verdicts):
             judged.append(verdict)
             self.journal.judged(item, verdict, self.waivers.of(verdict))
             self.counts[verdict.status] += 1
-            if verdict.status in BAD and verdict.property not in failures:
-                failures[verdict.property] = self._explained(
-                    explain(item, self.subject, verdict, self._ask_unexpected, self._follow)
-                )
+        ask = partial(self._ask_unexpected, item.property)
+        failures = [self._explained(failure) for failure in explained(item, judged, ask, self._follow)]
         self.journal.finished(item, share_of_array(item, self.subject, found, judged))
         if lacking := lacking_evidence(item, judged):
             self.journal.settled(item, Status.NO_EVIDENCE, lacking)
@@ -129,7 +127,7 @@ class Judging:
             pytest.fail(f"{item}: {empty}", pytrace=False)
         if nothing := nothing_judged(judged):
             pytest.skip(nothing)
-        return list(failures.values())
+        return failures
 
     def smoke(self, items: Sequence[Item]) -> None:
         """Make the plainest call of the first item that can be judged: if that crashes, it is said first."""
@@ -145,8 +143,8 @@ class Judging:
         if self.waivers.forbidden(item.property, case) is None:
             self.journal.started(item, case)
 
-    def _follow(self, case: Case) -> str:
-        answer = self.host.ask("follow", case)
+    def _follow(self, evidence: Evidence) -> str:
+        answer = self.host.ask("follow", evidence)
         return answer if isinstance(answer, str) else ""
 
     def _explained(self, failure: Failure) -> Failure:

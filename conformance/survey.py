@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from conformance.case import SAME, Case, Layout, reaches
+from conformance.case import Case
 from conformance.claim import from_data, sizes_of, to_data
 from conformance.corpus import model_shapes
-from conformance.levels import levels_of
+from conformance.levels import effective_levels
 from conformance.operations import OPERATIONS
 from conformance.strategies import DTYPES, EVERYTHING, Assignment, Level, Numbers, Scope, Taken, covering_array
 
@@ -277,11 +277,8 @@ class _Search:
         return frozenset(found)
 
     def _levels(self, case: Case) -> dict[str, str]:
-        levels = {name: level for name, level in levels_of(case).items() if name not in {"rows", "values"}}
-        for name, spec in case.tensors:
-            # one row cannot be transposed: what looks contiguous to the implementation shows nothing else
-            if f"{name}_layout" in levels and spec.layout.kind != SAME and not reaches(spec):
-                levels[f"{name}_layout"] = Layout().kind
+        # one row cannot be transposed: what looks contiguous to the implementation shows nothing else
+        levels = {name: level for name, level in effective_levels(case).items() if name not in {"rows", "values"}}
         return {"dtype": case.dtype, **levels}
 
     def _scope(self, dtype: str, columns: int | None = None) -> Scope:

@@ -14,7 +14,8 @@ from conformance.adapter import Crashed, poisons
 from conformance.budget import ALONE, Allowance, gib, keep, left_behind
 from conformance.calling import Subject, perform
 from conformance.case import Case
-from conformance.judging import Answer, follow, judge, tried
+from conformance.discovery import Evidence, follow
+from conformance.judging import Answer, judge, tried
 from conformance.survey import Tried
 from conformance.verdict import Status
 
@@ -48,9 +49,9 @@ class Worker:
         self._spoilt = isinstance(found, Crashed) or (found.crash and poisons(found.reason))
         return Tried(found.how, crash=True) if isinstance(found, Crashed) else found
 
-    def follow(self, case: Case) -> str:
-        """What the outputs of a failing case are instead, in a sentence; nothing where the GPU fails as well."""
-        said = _crash_of_the_gpu(lambda: follow(self._within_budget(), case))
+    def follow(self, evidence: Evidence) -> str:
+        """Return what the outputs of failing cases are instead; nothing where the GPU fails as well."""
+        said = _crash_of_the_gpu(lambda: follow(self._within_budget(), evidence))
         self._spoilt = isinstance(said, Crashed)
         return "" if isinstance(said, Crashed) else said
 

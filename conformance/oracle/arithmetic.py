@@ -83,7 +83,10 @@ class Machine:
             high = torch.maximum(torch.where(lost > 0, lo.nextafter(lo.new_tensor(math.inf)), lo), single)
             sums = Interval(low, high, lo.isnan() | a.nan | b.nan)
             return _with_zero(sums, lo.abs() < MIN_NORMAL) if self.flushes else sums
-        return self.widen(Interval(lo, hi, a.nan | b.nan | lo.isnan() | hi.isnan()), ADD)
+        opposite = _opposite_infinities(a, b) | _opposite_infinities(b, a)
+        # where one end is inf - inf, every number of the sum is the other end
+        lower, upper = torch.where(lo.isnan(), hi, lo), torch.where(hi.isnan(), lo, hi)
+        return self.widen(Interval(lower, upper, a.nan | b.nan | opposite), ADD)
 
     def product(self, *factors: Interval) -> Interval:
         """The product of all factors, multiplied in any order: a contract orders only what it rounds.
@@ -148,8 +151,7 @@ class Machine:
         ends = [a.lo / b.lo]
         if not a.is_exact or not b.is_exact:
             ends += [a.lo / b.hi, a.hi / b.lo, a.hi / b.hi]
-        invalid = reduce(torch.logical_or, (end.isnan() for end in ends))
-        result = Interval(reduce(torch.fmin, ends), reduce(torch.fmax, ends), invalid | a.nan | b.nan)
+        result = _spanned(ends, a, b, (_has_zero(a) & _has_zero(b)) | (_has_infinity(a) & _has_infinity(b)))
         wide = self.widen(result, DIVIDE + MULTIPLY)
         shift = (b.lo == b.hi) & (torch.frexp(b.lo).mantissa == 0.5)
         held = shift & (result.lo == result.hi) & (round_once(result.lo, torch.float32) == result.lo)
@@ -197,19 +199,37 @@ class Machine:
 
 
 def _times(a: Interval, b: Interval) -> Interval:
-    """Exact interval product; 0 · inf adds NaN, and is NaN only where nothing else is possible."""
+    """Return the exact product of two intervals, with NaN where they can give 0 · inf."""
     if a.is_exact and b.is_exact:
         exact = a.lo * b.lo
         return Interval(exact, exact, exact.isnan() | a.nan | b.nan)
     ends = [a.lo * b.lo, a.hi * b.hi]
     if not a.is_exact and not b.is_exact:
         ends += [a.lo * b.hi, a.hi * b.lo]
-    elif a.is_exact:
-        ends[1] = a.lo * b.hi
-    else:
-        ends[1] = a.hi * b.lo
-    invalid = reduce(torch.logical_or, (end.isnan() for end in ends))
-    return Interval(reduce(torch.fmin, ends), reduce(torch.fmax, ends), invalid | a.nan | b.nan)
+    return _spanned(ends, a, b, (_has_zero(a) & _has_infinity(b)) | (_has_infinity(a) & _has_zero(b)))
+
+
+def _spanned(ends: list[torch.Tensor], a: Interval, b: Interval, invalid: torch.Tensor) -> Interval:
+    """Return the interval between the ends of an operation, with NaN where that is ``invalid``."""
+    lo, hi = reduce(torch.fmin, ends), reduce(torch.fmax, ends)
+    missing = lo.isnan()
+    if bool(missing.any()):
+        # every end is 0 · inf (or inf / inf), and a number between the infinities gives zero
+        numbers = ~a.lo.isnan() & ~b.lo.isnan() & ((a.lo < a.hi) | (b.lo < b.hi))
+        lo, hi = (torch.where(missing & numbers, 0.0, end) for end in (lo, hi))
+    return Interval(lo, hi, invalid | a.nan | b.nan)
+
+
+def _has_zero(x: Interval) -> torch.Tensor:
+    return x.lo == 0 if x.is_exact else (x.lo <= 0) & (x.hi >= 0)
+
+
+def _has_infinity(x: Interval) -> torch.Tensor:
+    return x.lo.isinf() if x.is_exact else x.lo.isinf() | x.hi.isinf()
+
+
+def _opposite_infinities(a: Interval, b: Interval) -> torch.Tensor:
+    return (a.lo == -math.inf) & (b.hi == math.inf)
 
 
 def _lost(a: torch.Tensor, b: torch.Tensor, total: torch.Tensor) -> torch.Tensor:

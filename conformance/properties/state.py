@@ -65,6 +65,8 @@ CHANGES = (
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call, change the parameters, call again: the second result must be that of the new ones."""
+    if not any(name in dict(case.tensors) for name in OPERATIONS[case.operation].parameters):
+        return (Verdict("state", case, Status.NOT_JUDGED, "the call has no parameters"),)
     verdicts = []
     for change in CHANGES:
         changed = with_new_parameters(case, change)
@@ -114,7 +116,8 @@ def _judged(subject: Subject, case: Case, changed: Case, change: Change) -> Verd
     if isinstance(second, Declined):
         return without_outputs("state", case, second)
     if not isinstance(second, Ran):
-        return replace(without_outputs("state", case, second), reason=f"parameters {change.words}: {second}")
+        verdict = without_outputs("state", case, second)
+        return replace(verdict, reason=f"parameters {change.words}: {verdict.reason}")
     wrong = _wrong(subject, changed, values, second.outputs)
     reason = f"parameters {change.words}: {wrong}" if wrong else ""
     return Verdict("state", case, Status.FAILED if wrong else Status.PASSED, reason)

@@ -38,6 +38,7 @@ def page(report: Report, compiled: codegen.Document | None = None) -> str:
     )
     reasons = table.Reasons()
     end, totals = table.closing(report)
+    cards = table.cards(report)
     return templates.get_template("report.html.jinja").render(
         name=report["header"]["adapter"]["name"],
         end=end,
@@ -46,7 +47,8 @@ def page(report: Report, compiled: codegen.Document | None = None) -> str:
         tables=table.tables(report, reasons),
         missing=table.not_implemented(report),
         reasons=reasons,
-        failures=[{**failure, **_shown(failure)} for failure in report["failures"]],
+        cards=[(card, [{**failure, **_shown(failure)} for failure in card.failures]) for card in cards],
+        idle=table.idle,
         problems=table.problems(report),
         evidence=table.evidence(report),
         waivers=[{**waiver, "said": _counts(waiver["counts"])} for waiver in report["waivers"]],
@@ -73,6 +75,7 @@ def _shown(failure: table.Row) -> dict[str, Any]:
         "drawn": str(Case.from_data(failure["original"])),
         "replay": f"conform replay {shlex.quote(Case.from_data(failure['case']).to_json())}",
         "first": _first(failure),
+        "trace": failure.get("trace", ""),
     }
 
 

@@ -14,6 +14,7 @@ from conformance.claim import pasted, said
 from conformance.item import PROFILES
 from conformance.journal import Records, Tally, number
 from conformance.properties import PROMISES
+from conformance.report import causes
 from conformance.survey import Survey
 from conformance.verdict import BAD, NOT_IMPLEMENTED, Status
 from conformance.waivers import NONE, Waivers, stale
@@ -70,6 +71,7 @@ def build(
         "chunks": _beyond(planned, header["profile"]),
         "unfinished": unfinished,
         "cases": records.cases,
+        "judged_cases": records.judged_cases,
         "verdicts": {status: totals[status] for status in Status if totals[status]},
         "elements": sum(tally.elements for tally in records.tallies.values()),
         "seconds": round(seconds, 1),
@@ -86,7 +88,8 @@ def build(
         "surveys": {name: _survey(name, found) for name, found in (surveys or {}).items()},
         "results": results,
         "smoke": records.smoke,
-        "failures": _one_for_all(records.failures, crashing),
+        "failures": list(records.failures),
+        "causes": causes.grouped(records, records.failures),
         "waivers": waived,
         "footer": footer,
     }
@@ -156,17 +159,6 @@ def _wholly_crashed(records: Records) -> dict[str, str]:
         if len(ways) == 1 and counts[Status.CRASHED] == judged > 1:
             found[operation] = ways.pop()
     return found
-
-
-def _one_for_all(failures: Sequence[Mapping[str, Any]], crashing: Collection[str]) -> list[Mapping[str, Any]]:
-    """Return the failures, of an operation whose calls all crash alike only the first."""
-    shown: set[str] = set()
-    kept = []
-    for failure in failures:
-        if failure["operation"] not in shown:
-            kept.append(failure)
-        shown |= {failure["operation"]} & set(crashing)
-    return kept
 
 
 def _beyond(planned: Collection[str], profile: str) -> int:

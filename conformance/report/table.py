@@ -36,6 +36,7 @@ class Said:
     tone: Tone
     notes: tuple[int, ...] = ()
     more: bool = False  # reasons than those of the footnotes
+    causes: tuple[int, ...] = ()  # numbers of the cards that explain it
 
     @property
     def marks(self) -> str:
@@ -75,6 +76,52 @@ class Reasons:
         return ((number, reason) for reason, number in self._numbers.items())
 
 
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One cause of failures: where and how often it shows, and its failures, the smallest case first."""
+
+    number: int
+    head: str
+    example: str
+    lines: tuple[str, ...]
+    rates: tuple[tuple[str, tuple[tuple[str, str, float], ...]], ...]  # by factor: level, rate, share that fails
+    failures: tuple[Row, ...]
+
+
+def cards(report: Report) -> tuple[Card, ...]:
+    """Return a card for every cause of failures, the worst first."""
+    return tuple(_card(number, cause, report) for number, cause in enumerate(report["causes"], start=1))
+
+
+def _card(number: int, cause: Row, report: Report) -> Card:
+    shown = ", ".join(f"{prop} ({count})" for prop, count in cause["properties"].items())
+    many = f"{cause['cases']:,} of {cause['judged']:,} judged cases fail" + " where" * bool(cause["rates"])
+    where = " and ".join(_told(rate) for rate in cause["rates"])
+    lines = (f"{many} {where}".rstrip(), *(_elsewhere(rate) for rate in cause["rates"]), f"shows in {shown}")
+    rates = tuple((rate["factor"], tuple(_rate(level) for level in rate["levels"])) for rate in cause["rates"])
+    head = f"{cause['says']}: {', '.join(cause['operations'])}, {', '.join(cause['dtypes'])}"
+    failures = tuple(report["failures"][place] for place in cause["failures"])
+    return Card(number, head, cause["example"], lines, rates, failures)
+
+
+def _told(rate: Row) -> str:
+    return f"{rate['factor']} is {' or '.join(rate['where'])}"
+
+
+def _elsewhere(rate: Row) -> str:
+    """Return the rate of every level of the rule, and that of all others together."""
+    inside = [level for level in rate["levels"] if level["level"] in rate["where"]]
+    outside = [level for level in rate["levels"] if level["level"] not in rate["where"]]
+    failing, judged = (sum(level[count] for level in outside) for count in ("failing", "judged"))
+    said = [f"{name} {share}" for name, share, _ in map(_rate, inside)]
+    said += [f"others {failing:,} of {judged:,}"] * bool(outside)
+    return f"{rate['factor']}: {', '.join(said)}"
+
+
+def _rate(level: Row) -> tuple[str, str, float]:
+    return level["level"], f"{level['failing']:,} of {level['judged']:,}", level["failing"] / level["judged"]
+
+
 def tables(report: Report, reasons: Reasons) -> tuple[Table, ...]:
     """A table per operation that has something to show."""
     every = dict.fromkeys(row["operation"] for row in report["results"])
@@ -98,18 +145,22 @@ def _table(operation: str, report: Report, reasons: Reasons) -> Table:
     known = [prop for prop in PROMISES if prop in judged]
     properties = (*known, *(prop for prop in judged if prop not in PROMISES))
     lines = (
-        (prop, PROMISES.get(prop, ""), tuple(_cell(rows.get((prop, dtype)), prop, reasons) for dtype in dtypes))
+        (
+            prop,
+            PROMISES.get(prop, ""),
+            tuple(_cell(rows.get((prop, dtype)), prop, reasons, report) for dtype in dtypes),
+        )
         for prop in properties
     )
     return Table(operation, dtypes, tuple(lines))
 
 
-def _cell(row: Row | None, prop: str, reasons: Reasons) -> Cell:
+def _cell(row: Row | None, prop: str, reasons: Reasons, report: Report) -> Cell:
     if row is None:
         return (Said("no call ran" if prop in PASSIVE else "not in this run", Tone.ASIDE),)
     counts = row["counts"]
     judged = sum(counts.get(status, 0) for status in (Status.PASSED, *BAD))
-    lines = [_judged(counts, judged)] if judged else []
+    lines = [_judged(counts, judged, _causes_of(row, report))] if judged else []
     for status, word in _ASIDE.items():
         if counts.get(status):
             number = f"{counts[status]} " if judged or status != Status.NOT_JUDGED else ""
@@ -133,10 +184,26 @@ _ASIDE = {
 }
 
 
-def _judged(counts: Mapping[str, int], judged: int) -> Said:
+def _causes_of(row: Row, report: Report) -> tuple[int, ...]:
+    """Return the numbers of the causes that a cell's failures are of."""
+    return tuple(
+        number
+        for number, cause in enumerate(report["causes"], start=1)
+        if row["operation"] in cause["operations"]
+        and row["property"] in cause["properties"]
+        and row["dtype"] in cause["dtypes"]
+    )
+
+
+def idle(cells: tuple[Cell, ...]) -> bool:
+    """Return whether nothing was judged in any cell of a line."""
+    return all(said.tone is Tone.ASIDE for cell in cells for said in cell)
+
+
+def _judged(counts: Mapping[str, int], judged: int, causes: tuple[int, ...]) -> Said:
     bad = [f"{counts[status]} {status}" for status in Status if status in BAD and counts.get(status)]
     if bad:
-        return Said(f"{', '.join(bad)} of {judged}", Tone.WRONG)
+        return Said(f"{', '.join(bad)} of {judged}", Tone.WRONG, causes=causes)
     return Said(f"{judged} ok", Tone.GOOD)
 
 
@@ -217,12 +284,19 @@ def _stopped(entry: Row) -> str:
 
 
 def closing(report: Report) -> tuple[Said, str]:
-    """How the run ended, and its totals."""
+    """Return how the run ended, and its totals: what was judged, and apart from it what was not."""
     footer, name = report["footer"], report["header"]["adapter"]["name"]
     said, tone = _ENDS[Exit(footer["exit_code"])]
-    counts = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in footer["verdicts"].items())
+    counts = footer["verdicts"]
+    judged = {status: counts[status] for status in counts if status == Status.PASSED or status in BAD}
     beyond = f" ({footer['chunks']} chunks beyond the profile)" if footer["chunks"] else ""
     compared = f"{footer['elements']:,} elements compared in {footer['seconds']:g} s"
-    return Said(
-        f"{name}: {said}", tone
-    ), f"{footer['cases']:,} cases{beyond}, {compared}; verdicts: {counts or 'none'}"
+    totals = (
+        f"judged: {footer['judged_cases']:,} cases{beyond}, {compared}; verdicts: {_counted(judged) or 'none'}"
+    )
+    others = _counted({status: count for status, count in counts.items() if status not in judged})
+    return Said(f"{name}: {said}", tone), f"{totals}\nbeside these: {others}" if others else totals
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in counts.items())

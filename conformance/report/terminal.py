@@ -25,7 +25,8 @@ from conformance.verdict import BAD, NOT_IMPLEMENTED, Status
 
 GOOD, WRONG, ASIDE = "green", "bold red", "dim"
 STYLES = {Tone.GOOD: GOOD, Tone.WRONG: WRONG, Tone.ASIDE: ASIDE}
-MOST_FAILURES = 10  # a list is to be read; the rest is in report.json
+MOST_CARDS = 10  # a list is to be read; the rest is in report.json
+MOST_LINES = 3  # of a reason: an exception may bring a stack
 PLAIN_SECONDS = 10.0  # between two lines of progress where no line can be rewritten
 
 
@@ -56,17 +57,17 @@ def _printable_parts(read: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(report: Report, place: str) -> RenderableType:
-    """Tables by property and dtype, failures, one closing line. ``place`` is where the report lies."""
+    """Tables by property and dtype, causes of failures, the totals. ``place`` is where the report lies."""
     reasons = table.Reasons()
     parts: list[RenderableType] = [_heading(report["header"])]
     parts += _smoke(report["smoke"])
     parts += [_table(shown) for shown in table.tables(report, reasons)]
     parts += [Text(f"{name}: {NOT_IMPLEMENTED}", style=ASIDE) for name in table.not_implemented(report)]
     parts.append(Text("\n".join(f"[{number}] {reason}" for number, reason in reasons), style=ASIDE))
-    parts += [_failure(failure) for failure in report["failures"][:MOST_FAILURES]]
-    left_out = len(report["failures"]) - MOST_FAILURES
-    if left_out > 0:
-        parts.append(Text(f"and {left_out} more failures in report.json", style=WRONG))
+    cards = table.cards(report)
+    parts += [_card(card) for card in cards[:MOST_CARDS]]
+    if left_out := cards[MOST_CARDS:]:
+        parts.append(Text(f"and {len(left_out)} more causes in report.json", style=WRONG))
     parts += [Text(line, style=WRONG) for line in table.problems(report)]
     end, totals = table.closing(report)
     parts.append(Text.assemble("\n", _line(end), f"\n{totals}\n{place}"))
@@ -114,17 +115,27 @@ def _line(said: table.Said) -> Text:
     return Text(f"{said.text} {said.marks}".rstrip(), style=STYLES[said.tone])
 
 
-def _failure(failure: Row) -> RenderableType:
-    head = f"{failure['property']} {failure['status']}"
-    lines = [f"case {failure['id']}: {Case.from_data(failure['case'])}", failure["reason"]]
+def _card(card: table.Card) -> RenderableType:
+    parts: list[RenderableType] = [
+        Text(f"{card.number}. {card.head}", style=WRONG),
+        Padding(Text("\n".join(card.lines)), (0, 0, 0, 3)),
+    ]
+    return Group(*parts, *_smallest(card), Text())
+
+
+def _smallest(card: table.Card) -> list[RenderableType]:
+    """Return the smallest case of a cause, its reason and remark, and the script that shows it."""
+    if not card.failures:
+        return [Padding(Text(card.example), (0, 0, 0, 3))]
+    failure = card.failures[0]
+    lines = [
+        f"case {failure['id']}: {Case.from_data(failure['case'])}",
+        *failure["reason"].splitlines()[:MOST_LINES],
+    ]
     lines += [failure["note"]] if failure["note"] else []
     # a path that is broken into lines cannot be copied
     script = Text(f"python {shlex.quote(failure['reproducer'])}", no_wrap=True, overflow="ignore")
-    return Group(
-        Text(f"{head}: {failure['operation']}, {failure['dtype']}", style=WRONG),
-        Padding(Text("\n".join(lines)), (0, 0, 0, 2)),
-        Padding(script, (0, 0, 1, 2)),
-    )
+    return [Padding(Text("\n".join(lines)), (0, 0, 0, 3)), Padding(script, (0, 0, 0, 3))]
 
 
 class Progress:

@@ -10,9 +10,10 @@ import pytest
 from conformance.adapter import UsageError, load
 from conformance.calling import Subject
 from conformance.case import Case, Flag, TensorSpec
-from conformance.discovery import discover
+from conformance.discovery import called, explaining, sets_of
 from conformance.item import PROFILES
 from conformance.operations import OPERATIONS
+from conformance.oracle.contract import Contract
 from conformance.passive import judge_call
 from conformance.strategies import DTYPES, Scope, enumerated_cases
 from conformance.verdict import BAD, Status
@@ -80,12 +81,14 @@ def test_nothing_that_a_known_implementation_does_fails(target: str, name: str, 
 def test_the_declared_contract_is_the_one_that_discovery_finds(target: str, name: str, dtype: str) -> None:
     """The smallest set of rounding points that explains every element is the declared one; it is not empty."""
     subject, case = Subject(load(target)), _telling(name, dtype)
-    declared = subject.contract(name).rounds & set(OPERATIONS[name].points(case))
-    found = discover(subject, case)
-    shares = {follow.contract.rounds: follow.share for follow in found}
+    points, declared = OPERATIONS[name].points(case), subject.contract(name)
+    calls = list(called(subject, [case]))
+    sets = [Contract(rounds, declared.depth) for rounds in sets_of(points)]
+    found = explaining(subject, sets, calls)
+    (plain,) = explaining(subject, sets[:1], calls)
 
-    assert (declared, 1.0) == (found[0].contract.rounds, found[0].share)
-    assert 0.9 > shares[frozenset()]
+    assert (declared.rounds & set(points), 1.0) == (found[0].contract.rounds, found[0].share)
+    assert 0.9 > plain.share
 
 
 def test_without_transformers_the_adapter_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

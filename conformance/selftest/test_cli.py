@@ -341,6 +341,34 @@ def test_a_case_is_replayed_from_its_json(
     assert (text == WRONG) == ("the declared contract fp32 {} explains" in shown)
 
 
+BARE = """
+import torch
+from conformance import Adapter
+
+class Bare(Adapter):
+    contracts = {"rms_norm": "fp32"}
+
+    def rms_norm(self, x, weight, *, residual, weight_offset, eps):
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
+        return torch.empty(x.shape, dtype=x.dtype).copy_(y * (1 + weight_offset))
+"""
+
+
+def test_a_call_without_parameters_is_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A property that says nothing of the call, or of the operation, is not judged, and says why."""
+    (tmp_path / "bare.py").write_text(BARE, encoding="utf-8")
+    x = ("x", TensorSpec((4, 16), "float32"))
+    case = Case("rms_norm", (x,), (("eps", 1e-6), ("weight_offset", 0.0)))
+
+    assert 0 == _called(monkeypatch, "replay", case.to_json(), str(tmp_path / "bare.py"))
+    said = {line.split()[0]: line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines() if line}
+    assert "not_judged the call has no parameters" == said["state"]
+    assert "not_judged the adapter has no rms_norm_" == " ".join(said["in_place"].split())
+
+
 def test_help_keeps_its_examples_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     """What is shown of a command can be copied: click does not fill the lines into a paragraph."""
     with pytest.raises(SystemExit):

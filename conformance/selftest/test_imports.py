@@ -47,6 +47,7 @@ ORDER = (
     "sizes",
     "surveys",
     "item",
+    "explain",
     "waivers",
     "judging",
     "worker",

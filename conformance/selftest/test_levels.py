@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from conformance.case import SAME, Case
+from conformance.case import SAME, Case, Layout, TensorSpec
 from conformance.corpus import model_shapes, saved_cases
-from conformance.levels import levels_of
+from conformance.levels import effective_levels, levels_of
 from conformance.operations import OPERATIONS
 from conformance.operations.mrope_calls import sections
 from conformance.strategies import DTYPES, Scope, width
@@ -86,6 +86,30 @@ def test_cases_of_models_and_saved_ones_have_levels() -> None:
         first = case.tensors[0][0]
 
         assert {"rank", "rows", f"{first}_layout"} <= set(levels_of(case))
+
+
+EFFECTIVE = [
+    ((8,), Layout("transposed"), "step"),
+    ((8,), Layout("row_gap", 3), "step"),
+    ((8,), Layout("swapped"), "step"),
+    ((1,), Layout("step", 3), "contiguous"),
+    ((4, 8), Layout("swapped"), "row_gap"),
+    ((2, 4, 8), Layout("swapped"), "swapped"),
+    ((1, 8), Layout("transposed"), "contiguous"),
+    ((4, 8), Layout("transposed"), "transposed"),
+    ((1, 8), Layout("row_gap", 3), "contiguous"),
+    ((1, 8), Layout("offset", 3), "offset"),
+    ((1, 8), Layout("expanded"), "contiguous"),
+]
+
+
+@pytest.mark.parametrize(("shape", "given", "effective"), EFFECTIVE)
+def test_a_layout_is_named_as_it_is_in_memory(shape: tuple[int, ...], given: Layout, effective: str) -> None:
+    """A name that makes no difference for a shape is that of the plainer layout."""
+    case = Case("rms_norm", (("x", TensorSpec(shape, "float32", given)),), (("eps", 1e-6), ("weight_offset", 0.0)))
+
+    assert given.kind == levels_of(case)["x_layout"]
+    assert effective == effective_levels(case)["x_layout"]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

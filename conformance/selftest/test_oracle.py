@@ -324,6 +324,44 @@ def test_zeros_infinities_and_nan_follow_ieee(
             assert inside is bool(got.contains(torch.tensor([value], dtype=torch.float64))), (value, got)
 
 
+# ends of intervals and members: both infinities, zero, small, large, and numbers whose sums and products overflow
+ENDS = torch.tensor([-INF, -MAX, -2.5, -1.0, -TINY, 0.0, TINY, 1.0, 2.5, MAX, INF], dtype=torch.float64)
+EXACTLY = {
+    "add": lambda a, b: a + b,
+    "product": lambda a, b: a * b,
+    "quotient": lambda a, b: a / b,
+}
+
+
+@pytest.mark.parametrize("exact", [(False, False), (True, False), (False, True), (True, True)], ids=str)
+@pytest.mark.parametrize("step", EXACTLY)
+def test_an_interval_holds_every_result_of_its_members_and_nan_where_one_is_nan(
+    step: str,
+    exact: tuple[bool, bool],
+) -> None:
+    """Of any two intervals between these ends every member counts; NaN belongs exactly where one gives it."""
+    pairs = [(lo, hi) for lo in ENDS for hi in ENDS if lo <= hi]
+    sides = [[(e, e) for e in ENDS] if point else pairs for point in exact]
+    if step == "quotient":
+        sides[1] = [(lo, hi) for lo, hi in sides[1] if lo >= 0]
+    both = torch.tensor(list(product(*sides)), dtype=torch.float64)
+    lows, highs = both[..., 0], both[..., 1]
+    none = torch.zeros(len(both), dtype=torch.bool)
+    a, b = (
+        Interval.exactly(lows[:, side]) if exact[side] else Interval(lows[:, side], highs[:, side], none)
+        for side in (0, 1)
+    )
+    result = getattr(Machine(), step)(a, b)
+    some = none.clone()
+    for x, y in product(ENDS, ENDS):
+        member = (a.lo <= x) & (x <= a.hi) & (b.lo <= y) & (y <= b.hi)
+        value = EXACTLY[step](x, y).expand(len(both))
+        some |= member & value.isnan()
+
+        assert not (member & ~result.contains(value)).any(), (x, y)
+    assert torch.equal(some, result.nan)
+
+
 @pytest.mark.parametrize("step", ["product", "square", "add"])
 def test_only_a_flushing_machine_may_return_zero_for_a_subnormal(step: str) -> None:
     """Below 2**-126 zero is allowed where the device flushes, and nowhere else."""

@@ -71,7 +71,7 @@ def test_what_a_case_cannot_do_without_is_said_in_words() -> None:
         return strided and weight is not None and weight.dtype == "float32" and candidate.rows >= 2
 
     smallest, _ = shrink(case, OPERATION.simpler, fails, tries=500)
-    said = essentials(smallest, OPERATION.simpler)
+    said = essentials(smallest, [case for case in OPERATION.simpler(smallest) if not fails(case)])
 
     assert {"gate with a stride between columns", "a gate", "weight in float32", "x of shape (2, 1)"} == set(said)
 

@@ -10,6 +10,7 @@ import torch
 from conformance.adapter import Crashed, poisons
 from conformance.budget import GIB
 from conformance.calling import Subject
+from conformance.discovery import Evidence
 from conformance.item import Item, cases_of
 from conformance.judging import Answer
 from conformance.properties import errors
@@ -100,7 +101,7 @@ def test_a_sentence_about_a_failure_may_cost_the_process(monkeypatch: pytest.Mon
     worker = Worker(Subject(Astray()))
     monkeypatch.setattr("conformance.worker.follow", Astray.rms_norm_gated)
 
-    assert "" == worker.follow(CASE)
+    assert "" == worker.follow(Evidence((CASE,)))
     assert not worker.healthy()
 
 

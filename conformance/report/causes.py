@@ -1,0 +1,318 @@
+"""Failing verdicts of a run → causes: what fails alike, at which levels of the factors, and how often there."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from conformance.case import Case
+from conformance.explain import NOTHING_TO_COMPARE, SAME_CALL
+from conformance.journal import Judged, Line, Records
+from conformance.verdict import Status
+
+# a rule is a cause of its own where so many of its cases fail, and better where nearly all do
+SURE, CERTAIN = 0.8, 0.95
+# and may be a part of another one where so many do
+SOME = 0.25
+# a level is told where so many failures were to be expected of the others, if it did not matter
+EXPECTED = 3.0
+# two faults are one where so many of their cases are the same
+ALIKE = 0.6
+# rows that rules are looked for in; rates are of all
+MOST_ROWS = 1500
+ABSENT = "absent"  # the level of a factor that a case does not have
+WRONG_VALUES = "wrong values"
+
+Row = Judged
+Conditions = dict[str, frozenset[str]]  # levels by factor: a case meets all of them
+
+
+@dataclass(slots=True, eq=False)
+class Cause:
+    """Verdicts that fail alike, the rows that they are of, and the rows that could have failed."""
+
+    says: str
+    conditions: Conditions
+    failing: list[Row]
+    judged: list[Row]
+    bad: list[tuple[Row, Line]] = field(default_factory=list)
+
+    @property
+    def inside(self) -> list[Row]:
+        """The judged rows that meet every condition."""
+        return _meeting(self.judged, self.conditions)
+
+
+def grouped(records: Records, failures: Sequence[Line]) -> list[dict[str, Any]]:
+    """Return the causes of a run, the worst first, as they stand in ``report.json``.
+
+    Each has the places of its ``failures``, the one with the smallest case first. A failure like no verdict
+    is a cause of its own.
+    """
+    causes = list(_joined(list(_causes(records.rows))))
+    owners = {
+        (row.operation, line["property"], row.id): cause for cause in causes for row, line in reversed(cause.bad)
+    }
+    alike = {(row.operation, cause.says): cause for cause in reversed(causes) for row in cause.failing}
+    places: dict[int, list[int]] = {}
+    found = []
+    for place, failure in enumerate(failures):
+        key = failure["operation"], failure["property"], Case.from_data(failure["original"]).id
+        owner = owners.get(key) or alike.get((key[0], signature(failure["status"], failure["reason"])))
+        if owner is not None:
+            places.setdefault(id(owner), []).append(place)
+        else:
+            found.append(_of_one(place, failure))
+    found += [_written(cause, _smallest_first(cause, places.get(id(cause), []), failures)) for cause in causes]
+    return sorted(found, key=lambda cause: (cause["severity"], -cause["cases"], cause["says"]))
+
+
+# --- signatures -------------------------------------------------------------------------------------------------
+
+_VALUE = re.compile(r"\] = \S+, must (be exactly|lie in|be NaN)")
+# words of the suite before what an implementation did
+_BEFORE = re.compile(rf"^(?:{NOTHING_TO_COMPARE}|parameters [\w ,.]+): ")
+_OUTPUT = re.compile(r"^\w+(?:\[#\])? (has|is|=) ")
+_PLACE = re.compile(r"(?: at |\()((?:[^\s()]+:\d+)(?:, in [^()]+)?)\)?$")
+_NUMBER = re.compile(r"-?\b\d[\d.,]*(?:e[+-]?\d+)?\b|\binf\b|\bnan\b")
+_LIST = re.compile(r"([(\[])#(?:,? #)*,?([)\]])")
+
+
+def signature(status: str, reason: str) -> str:
+    """Return what verdicts of one cause have in common: the words of a reason, without numbers and elements.
+
+    Crashes are told apart by the exception's type and the place that raised it.
+    """
+    reason = _BEFORE.sub("", reason)
+    if status == Status.HUNG:
+        return "gives no answer"
+    if status == Status.CRASHED:
+        first = reason.partition("\n")[0]
+        place = _PLACE.search(first)
+        kind, _, said = _PLACE.sub("", first).partition(":")
+        if place is not None:
+            return f"{kind.strip()} at {place[1]}"
+        return f"{kind}: {_plain(said)}" if said else kind
+    if _VALUE.search(reason):
+        return WRONG_VALUES
+    return _OUTPUT.sub(r"an output \1 ", _plain(reason))
+
+
+def _plain(text: str) -> str:
+    return _LIST.sub(r"\1#\2", _NUMBER.sub("#", text)).strip()
+
+
+def severity(says: str, status: str, properties: Iterable[str]) -> int:
+    """Return how bad a cause is: 0 takes the process or its memory, 1 is silently wrong, 2 raises, 3 is formal."""
+    if status == Status.HUNG or says.startswith(("killed", "ended", "held")) or "memory" in set(properties):
+        return 0
+    if status == Status.CRASHED:
+        return 2
+    return 3 if says != WRONG_VALUES and FORMAL & set(properties) else 1
+
+
+# promises about what surrounds the values
+FORMAL = frozenset({"metadata", "path", "variants", "compile", "graph", "errors"})
+
+
+# --- rules ------------------------------------------------------------------------------------------------------
+
+
+def _causes(rows: Sequence[Row]) -> Iterator[Cause]:
+    """Yield the causes of each operation and signature."""
+    clusters: dict[tuple[str, str], list[tuple[Row, Line]]] = {}
+    for row in rows:
+        for line in row.bad:
+            clusters.setdefault((row.operation, signature(line["status"], line["reason"])), []).append((row, line))
+    for (operation, says), bad in clusters.items():
+        failing = list({id(row): row for row, _ in bad}.values())
+        properties = {row.property for row in failing}
+        properties |= SAME_CALL if properties & SAME_CALL else set()
+        known = set(map(id, failing))
+        judged = [
+            row
+            for row in rows
+            if row.operation == operation
+            and row.property in properties
+            # what ends otherwise does not come so far as to fail like this
+            and (id(row) in known or not any(map(_ends_early, row.bad)))
+        ]
+        found = _split(says, failing, judged)
+        if bad[0][1]["status"] == Status.CRASHED:
+            # one exception of one place is one cause, wherever else it shows
+            found = [Cause(says, found[0].conditions, failing, judged)]
+        for cause in found:
+            inside = set(map(id, cause.failing))
+            cause.bad = [(row, line) for row, line in bad if id(row) in inside]
+            yield cause
+
+
+def _ends_early(line: Line) -> bool:
+    reason: str = line["reason"]
+    return line["status"] != Status.FAILED or reason.startswith(NOTHING_TO_COMPARE)
+
+
+def _split(says: str, failing: list[Row], judged: list[Row]) -> list[Cause]:
+    """Return the fewest rules that are met by the failing rows, and by few others."""
+    some_failing, some_judged = _sample(failing, judged)
+    whole = Cause(says, conditions(some_failing, some_judged), failing, judged)
+    share = len(failing) / max(len(whole.inside), 1)
+    if share >= SURE:
+        return [whole]
+    best: tuple[bool, int, Conditions] = (False, 0, {})
+    for factor, level in _levels(some_failing):
+        part = [row for row in some_failing if row.levels.get(factor, ABSENT) == level]
+        found = conditions(part, some_judged)
+        hits, inside = len(_meeting(some_failing, found)), len(_meeting(some_judged, found))
+        if len(part) >= EXPECTED and SURE <= hits / inside > share:
+            best = max(best, (hits / inside >= CERTAIN, hits, found), key=lambda rule: rule[:2])
+    _, hits, found = best
+    explained = set(map(id, _meeting(failing, found)))
+    rest = [row for row in failing if id(row) not in explained]
+    if not hits or not rest:
+        return [whole]
+    outside = set(map(id, _meeting(judged, found)))
+    first = Cause(says, found, [row for row in failing if id(row) in explained], judged)
+    others = _split(says, rest, [row for row in judged if id(row) not in outside])
+    alike = next((other for other in others if set(other.conditions) == set(first.conditions)), None)
+    if alike is not None and len(alike.failing) >= SOME * len(alike.inside):
+        # levels of the same factors, at which more or fewer fail: one cause
+        for factor, levels in first.conditions.items():
+            alike.conditions[factor] |= levels
+        alike.failing, alike.judged = [*first.failing, *alike.failing], judged
+        return others
+    return [first, *others]
+
+
+def conditions(failing: Sequence[Row], judged: Sequence[Row]) -> Conditions:
+    """Return the levels that every failing row has and many others lack: the factor that excludes most first."""
+    found: Conditions = {}
+    left = list(judged)
+    while True:
+        expected = len(failing) / max(len(left), 1)
+        best: tuple[int, str, frozenset[str]] | None = None
+        for factor in sorted({name for row in failing for name in row.levels}, key=lambda name: (len(name), name)):
+            levels = frozenset(row.levels.get(factor, ABSENT) for row in failing)
+            excluded = sum(row.levels.get(factor, ABSENT) not in levels for row in left)
+            better = best is None or (excluded, -len(levels)) > (best[0], -len(best[2]))
+            if excluded * expected >= EXPECTED and better:
+                best = excluded, factor, levels
+        if best is None:
+            return found
+        found[best[1]] = best[2]
+        left = _meeting(left, {best[1]: best[2]})
+
+
+def _meeting(rows: Sequence[Row], wanted: Conditions) -> list[Row]:
+    return [row for row in rows if all(row.levels.get(f, ABSENT) in levels for f, levels in wanted.items())]
+
+
+def _levels(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Return every level that rows have, the most frequent one first."""
+    return [pair for pair, _ in Counter(pair for row in rows for pair in row.levels.items()).most_common()]
+
+
+def _sample(failing: list[Row], judged: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Return both lists, or an even sample of them that keeps their proportion."""
+    step = -(-len(judged) // MOST_ROWS)
+    if step <= 1 or len(failing) // step < EXPECTED:
+        return failing, judged
+    chosen = judged[::step]
+    return [row for row in chosen if id(row) in set(map(id, failing))], chosen
+
+
+def _joined(causes: list[Cause]) -> Iterator[Cause]:
+    """Join causes that have one rule, or nearly the same cases: a fault shows in several properties."""
+    kept: list[Cause] = []
+    # what is wrong with values first: other properties are its symptoms
+    for cause in sorted(causes, key=lambda c: (c.says != WRONG_VALUES, -len(c.failing))):
+        same = next((other for other in kept if _same(other, cause)), None)
+        if same is None:
+            kept.append(cause)
+            continue
+        known = set(map(id, same.failing))
+        same.failing += [row for row in cause.failing if id(row) not in known]
+        judged = set(map(id, same.judged))
+        same.judged = [*same.judged, *(row for row in cause.judged if id(row) not in judged)]
+        same.bad += cause.bad
+    yield from kept
+
+
+def _same(one: Cause, other: Cause) -> bool:
+    operations = {row.operation for row in one.failing} == {row.operation for row in other.failing}
+    if one.says == other.says and not operations:
+        return one.conditions == other.conditions and (bool(one.conditions) or one.says != WRONG_VALUES)
+    if not operations or one.says == other.says:
+        return False
+    if one.conditions and next(iter(one.conditions)) in other.conditions:
+        # a symptom shows at levels of its cause
+        return 2 * len(_meeting(other.failing, one.conditions)) > len(other.failing)
+    first, second = ({row.id for row in cause.failing} for cause in (one, other))
+    return len(first & second) >= ALIKE * len(first | second)
+
+
+# --- as it is written -------------------------------------------------------------------------------------------
+
+
+def _written(cause: Cause, places: list[int]) -> dict[str, Any]:
+    properties = Counter(prop for _, prop in {(row.id, line["property"]) for row, line in cause.bad})
+    status = Counter(str(line["status"]) for _, line in cause.bad).most_common(1)[0][0]
+    return {
+        "says": cause.says,
+        "severity": severity(cause.says, status, properties),
+        "operations": list(dict.fromkeys(row.operation for row in cause.failing)),
+        "dtypes": sorted({row.levels["dtype"] for row in cause.failing}),
+        "properties": dict(properties.most_common()),
+        "cases": len(cause.failing),
+        "judged": len({id(row) for row in (*cause.inside, *cause.failing)}),
+        "rates": [_rate(cause, factor) for factor in cause.conditions],
+        "failures": places,
+        "example": cause.bad[0][1]["reason"],
+    }
+
+
+def _rate(cause: Cause, factor: str) -> dict[str, Any]:
+    """Return, level by level, how many rows fail of those that meet all other conditions."""
+    others = {name: levels for name, levels in cause.conditions.items() if name != factor}
+    counts: dict[str, list[int]] = {}
+    failing = set(map(id, cause.failing))
+    for row in _meeting(cause.judged, others):
+        count = counts.setdefault(row.levels.get(factor, ABSENT), [0, 0])
+        count[0] += id(row) in failing
+        count[1] += 1
+    ordered = sorted(counts.items(), key=lambda entry: (-entry[1][0] / entry[1][1], entry[0]))
+    levels = [{"level": level, "failing": bad, "judged": of} for level, (bad, of) in ordered]
+    return {"factor": factor, "where": sorted(cause.conditions[factor]), "levels": levels}
+
+
+def _of_one(place: int, failure: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a failure as a cause of its own."""
+    says, properties = signature(failure["status"], failure["reason"]), {failure["property"]: 1}
+    return {
+        "says": says,
+        "severity": severity(says, failure["status"], properties),
+        "operations": [failure["operation"]],
+        "dtypes": [failure["dtype"]],
+        "properties": properties,
+        "cases": 1,
+        "judged": 1,
+        "rates": [],
+        "failures": [place],
+        "example": failure["reason"],
+    }
+
+
+def _smallest_first(cause: Cause, places: list[int], failures: Sequence[Line]) -> list[int]:
+    """Return the places in the order of their cases' sizes, symptoms last."""
+
+    def size(place: int) -> tuple[bool, int, int]:
+        failure = failures[place]
+        tensors = failure["case"]["tensors"].values()
+        symptom = signature(failure["status"], failure["reason"]) != cause.says
+        return symptom, sum(prod(tensor["shape"]) for tensor in tensors), len(str(tensors))
+
+    return sorted(places, key=size)

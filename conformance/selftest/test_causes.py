@@ -1,0 +1,213 @@
+"""Failures are grouped by cause: a card for each mistake, with the levels at which it shows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+
+from conformance import journal
+from conformance.calling import Subject
+from conformance.case import Case
+from conformance.explain import explained
+from conformance.item import Item
+from conformance.journal import Judged, Records
+from conformance.judging import judge, judge_item
+from conformance.report import causes
+from conformance.report.causes import WRONG_VALUES, conditions, grouped, signature
+from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
+
+PROPERTIES = ("values", "layout", "specials", "contract", "determinism", "row_independence", "state")
+
+
+class FourMistakes(CorrectNorm):
+    """Wrong in four ways that have nothing to do with each other."""
+
+    def check(self, x: torch.Tensor, weight: torch.Tensor | None, residual: torch.Tensor | None) -> None:
+        """Raise for a weight of another dtype."""
+        super().check(x, weight, residual)
+        if weight is not None and weight.dtype != x.dtype:
+            raise TypeError(f"a weight of {weight.dtype} beside {tuple(x.shape)}")
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Read every second column of a residual for its columns."""
+        strided = residual.stride(-1) != 1 and residual is not x
+        return super().add(x, residual.flip(-1) + 1 if strided else residual)
+
+    def scale(self, weight: torch.Tensor, offset: float) -> torch.Tensor:
+        """Take no negative offset."""
+        return super().scale(weight, max(offset, 0.0))
+
+    def pair(self, y: torch.Tensor, s: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Give the sum in strides of its own where it has three dimensions."""
+        return y, s.transpose(0, 1).contiguous().transpose(0, 1) if s.dim() == 3 else s
+
+
+def _records(kind: type[CorrectNorm], properties: Iterable[str], dtypes: Iterable[str]) -> Records:
+    """The records of a run over some items in this process, explained."""
+    subject = Subject(kind())
+    with TemporaryDirectory() as folder, closing(journal.Journal(Path(folder), "gw0")) as shard:
+        for prop in properties:
+            for dtype in dtypes:
+                item = Item("rms_norm", prop, dtype)
+                begun = lambda case, item=item: shard.started(item, case)  # noqa: E731
+                verdicts = list(_judged(shard, item, judge_item(item, subject, begun=begun)))
+
+                def again(case: Case, prop: str = prop) -> Any:
+                    return judge(subject, prop, case)
+
+                for failure in explained(item, verdicts, again, lambda evidence: ""):
+                    shard.failed(failure, Path("repro.py"))
+                shard.finished(item)
+        return journal.read(Path(folder))
+
+
+def _judged(shard: journal.Journal, item: Item, verdicts: Iterable[Any]) -> Iterable[Any]:
+    for verdict in verdicts:
+        shard.judged(item, verdict)
+        yield verdict
+
+
+def _grouped(records: Records) -> list[dict[str, Any]]:
+    return grouped(records, records.failures)
+
+
+@cache
+def _four() -> list[dict[str, Any]]:
+    return _grouped(_records(FourMistakes, PROPERTIES, ("bfloat16", "float32")))
+
+
+def test_four_mistakes_are_four_causes() -> None:
+    """Whatever number of properties each shows in."""
+    found: dict[str, list[list[str]]] = {}
+    for cause in _four():
+        found.setdefault(cause["says"], []).append([rate["factor"] for rate in cause["rates"]])
+
+    assert 4 == len(_four()), found
+    assert [["offset"], ["residual_layout"]] == sorted(found[WRONG_VALUES])
+    assert [["weight"]] == found["TypeError: a weight of torch.float32 beside (#)"]
+    assert ["rank"] == found["an output has strides (#), must be contiguous"][0][:1]
+
+
+def test_what_is_silently_wrong_comes_before_what_raises_and_what_is_formal() -> None:
+    """The order of the cards is that of their harm, and then of their number."""
+    order = [cause["says"] for cause in _four()]
+
+    assert [WRONG_VALUES, WRONG_VALUES] == order[:2]
+    assert order[2].startswith("TypeError")
+    assert sorted(cause["severity"] for cause in _four()) == [cause["severity"] for cause in _four()]
+
+
+def test_a_cause_has_rates_its_properties_and_its_smallest_case() -> None:
+    """The level at which all fail has a rate of its own beside those at which none does."""
+    offset = next(cause for cause in _four() if cause["rates"][0]["factor"] == "offset")
+    (rate,) = offset["rates"]
+    by_level = {entry["level"]: (entry["failing"], entry["judged"]) for entry in rate["levels"]}
+
+    assert "minus_a_tenth" == rate["levels"][0]["level"]
+    assert by_level["minus_a_tenth"][0] >= 0.8 * by_level["minus_a_tenth"][1] > 0
+    assert {0} == {failing for level, (failing, _) in by_level.items() if level != "minus_a_tenth"}
+    assert {"values", "layout", "specials"} <= set(offset["properties"])
+    assert len(offset["failures"]) >= 3
+
+
+class Right(CorrectNorm):
+    """Has no mistake."""
+
+
+def test_a_right_implementation_has_no_causes() -> None:
+    """No failure, no rows are kept, no card."""
+    records = _records(Right, ("values",), ("bfloat16",))
+
+    assert () == tuple(records.rows)
+    assert [] == _grouped(records)
+
+
+class AlwaysWrong(CorrectNorm):
+    """Wrong everywhere."""
+
+    def norm(self, *given: Any) -> Result:
+        """Double."""
+        result = super().norm(*given)
+        return result * 2 if isinstance(result, torch.Tensor) else (result[0] * 2, *result[1:])
+
+
+def test_what_fails_everywhere_is_one_cause_without_a_level() -> None:
+    """No factor separates failing from passing."""
+    (cause,) = _grouped(_records(AlwaysWrong, ("values", "layout"), ("bfloat16",)))
+
+    assert (WRONG_VALUES, []) == (cause["says"], cause["rates"])
+    assert cause["judged"] == cause["cases"]
+
+
+SIGNATURES = [
+    ("failed", "y[1, 2] = 3.5, must be exactly 3.25 (1 ulp off); 2 of 6 elements outside", WRONG_VALUES),
+    ("failed", "s[0] = nan, must lie in [1, 2]; 1 of 1 elements outside", WRONG_VALUES),
+    ("failed", "parameters cast to another dtype: y[1] = 2, must be NaN; 2 of 6 elements outside", WRONG_VALUES),
+    ("failed", "nothing to compare: y is torch.float32, must be torch.bfloat16", None),
+    ("failed", "s is torch.float32, must be torch.bfloat16", "an output is torch.float32, must be torch.bfloat16"),
+    ("failed", "y has strides (4, 1, 2), must be contiguous", "an output has strides (#), must be contiguous"),
+    ("failed", "3 of 24 elements were never written, the first at (0, 7)", None),
+    ("crashed", "TypeError: shape (2, 3) is not (4,)", "TypeError: shape (#) is not (#)"),
+    ("crashed", "parameters moved to other memory: TypeError: 1", "TypeError: #"),
+    ("crashed", "AssertionError: 3 rows (kernels.py:34, in norm)", "AssertionError at kernels.py:34, in norm"),
+    ("crashed", "killed by SIGSEGV at kernels.py:34, in launch", "killed by SIGSEGV at kernels.py:34, in launch"),
+    ("crashed", "killed by SIGSEGV", "killed by SIGSEGV"),
+    ("hung", "no answer within 20 s", "gives no answer"),
+]
+
+
+@pytest.mark.parametrize(("status", "reason", "says"), SIGNATURES)
+def test_reasons_of_one_cause_have_one_signature(status: str, reason: str, says: str | None) -> None:
+    """Numbers and elements are stripped; crashes are told apart by exception and place."""
+    found = signature(status, reason)
+
+    assert says in {None, found}
+    # other numbers are the same signature, but for the line of a crash
+    other = reason.translate(str.maketrans("12", "34")) if ".py" not in reason else reason
+    assert found.replace("torch.float34", "torch.float32") == signature(status, other).replace(
+        "torch.float34", "torch.float32"
+    ).replace("torch.bfloat36", "torch.bfloat16")
+
+
+def _rows(count: int, fails: Any, seed: int = 0) -> tuple[list[Judged], list[Judged]]:
+    """Return random rows of three factors, and those of them that fail."""
+    rng = random.Random(seed)  # noqa: S311
+    rows = [
+        Judged("rms_norm", "layout", str(place), {f: rng.choice("abcd") for f in ("one", "two", "three")})
+        for place in range(count)
+    ]
+    return rows, [row for row in rows if fails(row.levels)]
+
+
+@pytest.mark.parametrize(
+    ("fails", "expected"),
+    [
+        (lambda at: at["one"] == "a", {"one": {"a"}}),
+        (lambda at: at["one"] in "ab", {"one": {"a", "b"}}),
+        (lambda at: at["one"] == "a" and at["two"] != "b", {"one": {"a"}, "two": {"a", "c", "d"}}),
+        (lambda at: True, {}),
+    ],
+)
+def test_a_rule_has_the_levels_that_matter_and_no_others(fails: Any, expected: dict[str, set[str]]) -> None:
+    """Random levels of other factors are not part of it."""
+    rows, failing = _rows(300, fails)
+
+    assert expected == {factor: set(levels) for factor, levels in conditions(failing, rows).items()}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_rules_are_told_apart(seed: int) -> None:
+    """A mistake of one factor and a mistake of another, in the same words, are two causes."""
+    rows, failing = _rows(400, lambda at: at["one"] == "a" or (at["two"] == "b" and at["three"] != "c"), seed)
+    found = causes._split(WRONG_VALUES, failing, rows)
+
+    assert [{"one"}, {"three", "two"}] == sorted((set(cause.conditions) for cause in found), key=len)
+    assert len(failing) == sum(len(cause.failing) for cause in found)
