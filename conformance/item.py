@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from conformance.calling import Subject
 from conformance.case import Case
 from conformance.corpus import model_shapes, saved_cases
-from conformance.operations import OPERATIONS
+from conformance.operations import OPERATIONS, telling_cases
 from conformance.properties import PROPERTIES
 from conformance.strategies import DTYPES, Scope, enumerated_cases, pinned_rows
 from conformance.verdict import Verdict
@@ -211,7 +211,9 @@ def cases_of(item: Item, subject: Subject) -> Iterator[Case]:
         known = [case for case in _known(item, subject) if case.dtype == item.dtype]
         yield from known[item.chunk :: _parts(item)]
     if prop.like:
-        yield from _sample(item, list(chosen_cases(replace(item, property=prop.like), scope)))
+        alike = replace(item, property=prop.like)
+        yield from constructed_cases(alike, scope)
+        yield from _sample(item, [*listed_cases(alike, scope), *_drawn(alike, scope, _count(alike))])
         return
     yield from chosen_cases(item, scope)
 
@@ -223,9 +225,16 @@ def _sample(item: Item, cases: list[Case]) -> Iterator[Case]:
 
 
 def chosen_cases(item: Item, scope: Scope) -> Iterator[Case]:
-    """The item's part of the covering array of a scope, then drawn ones; beyond the profile drawn ones alone."""
+    """Constructed cases, the item's part of the covering array, drawn ones; beyond the profile the last alone."""
+    yield from constructed_cases(item, scope)
     yield from listed_cases(item, scope)
     yield from _drawn(item, scope, _count(item))
+
+
+def constructed_cases(item: Item, scope: Scope) -> tuple[Case, ...]:
+    """Return the cases that show the loss of each term, which ``values`` and its sample have in every profile."""
+    shown = item.property in {"values", "sensitivity"} and item.chunk == 0
+    return telling_cases(OPERATIONS[item.operation], scope) if shown else ()
 
 
 def listed_cases(item: Item, scope: Scope) -> list[Case]:

@@ -68,6 +68,11 @@ def _rows(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> 
     return values
 
 
+def _small(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Numbers whose squares are small beside the eps of most models."""
+    return 1e-3 * torch.randn((rows, n), generator=generator)
+
+
 def _constant(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
     """One number per row: sums whose rounding errors all point the same way."""
     return torch.randn((rows, 1), generator=generator).expand(rows, n).contiguous()
@@ -166,6 +171,7 @@ def _positions(rows: int, n: int, bound: int, generator: torch.Generator) -> tor
 PROFILES: dict[str, Callable[[int, int, torch.dtype, torch.Generator], torch.Tensor]] = {
     "normal": _normal,
     "rows": _rows,
+    "small": _small,
     "constant": _constant,
     "blocks": _blocks,
     "subnormal": _subnormal,
