@@ -611,8 +611,13 @@ wrong, results = False, []
 for poison in (0xFF, 0x7B):
     tensors, buffers = arguments(poison)
     before = {name: raw.clone() for name, raw in buffers.items()}
+    versions = {name: tensors[name]._version for name in OVER if name}
     with Guarded(poison) as memory:
         returned = call(tensors)
+    for name, version in versions.items():
+        if tensors[name]._version == version:
+            print(f"{name} is still at version {version} after it was written")
+            wrong = True
     # where every output has an argument to lie over, nothing need be returned
     if len(returned) != len(OVER) and (returned or None in OVER):
         print(f"returned {len(returned)} tensors, must be {len(OVER)}")

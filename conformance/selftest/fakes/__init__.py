@@ -183,6 +183,7 @@ NORM_FAKES: tuple[type[CorrectNorm], ...] = (
     in_place.InPlaceTakenForContiguous,
     in_place.InPlaceFillsTheGap,
     in_place.InPlaceReadsTheGap,
+    in_place.InPlaceUncounted,
     in_place.InPlaceReadsAfterWriting,
     in_place.InPlaceSumsInAnotherOrder,
     weight_offsets.OffsetInDtypeOfWeight,
@@ -227,6 +228,8 @@ NORM_FAKES: tuple[type[CorrectNorm], ...] = (
 
 ROTATION_FAKES: tuple[type[CorrectRotation], ...] = (
     rotations.TextPositions,
+    rotations.TwoAxesTakenForText,
+    rotations.FirstTokenTakenForAll,
     rotations.HeightAndWidthSwapped,
     rotations.AlwaysSectioned,
     rotations.AlwaysInterleaved,
