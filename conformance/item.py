@@ -69,7 +69,7 @@ class Profile:
 # Cases of properties that make many calls each: ``state`` ten, for five ways of loading, ``variants`` twenty,
 # ``chain`` seventy-two; ``compile`` traces three times. What they look for does not hide in shapes, so that every
 # dtype has a case or two. One case of ``bias`` is a mean of thousands of numbers.
-FEW = {"scale": 4, "bias": 3, "chain": 1, "state": 2, "threads": 2, "variants": 1, "compile": 1}
+FEW = {"scale": 4, "bias": 3, "chain": 1, "state": 2, "kept_results": 1, "threads": 2, "variants": 1, "compile": 1}
 FEW |= {"graph": 3, "stream": 3, "device": 3}
 MANY = {name: 4 * count for name, count in FEW.items()}
 

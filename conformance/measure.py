@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 
-from conformance.calling import Subject
+from conformance.calling import Subject, metadata
 from conformance.case import Case
 from conformance.comparison import NOTHING, Comparison, compare, row_chunks
 from conformance.operations import OPERATIONS
@@ -89,3 +89,15 @@ def measure(
             part, interval, lean = parts[want.name], allowed[want.name], want.name in signed
             total += compare(want.name, part, interval, want.shape, rows.start, signed=lean)
     return total
+
+
+def amiss(
+    subject: Subject, case: Case, values: Mapping[str, torch.Tensor], outputs: tuple[torch.Tensor, ...]
+) -> str:
+    """Say what is wrong with the outputs of a call, from their number to their elements; or nothing."""
+    said = metadata(case, outputs)
+    if said:
+        return said
+    comparison = measure(subject, subject.contract(case.operation), case, values, outputs)
+    outside = f"{comparison.outside} of {comparison.elements} elements outside"
+    return f"{comparison.first}; {outside}" if comparison.outside else ""

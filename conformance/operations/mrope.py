@@ -110,8 +110,8 @@ def _without_third_axis(case: Case, values: Values) -> tuple[Case, Values] | Non
     if positions.dim() == 1 or not any(axes):
         return None
     t, h, w = positions
-    alike = (t == h) | (h == w) | (t == w)
-    return (case, {**values, "positions": torch.where(alike, t, positions)}) if alike.any() else None
+    moved = torch.where((t == h) | (h == w) | (t == w), t, positions)
+    return None if torch.equal(moved, positions) else (case, {**values, "positions": moved})
 
 
 def _in_the_other_order(case: Case, values: Values) -> tuple[Case, Values] | None:

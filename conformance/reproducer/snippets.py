@@ -438,6 +438,20 @@ return amiss(call(tensors))
     functions=(SHAPED, OUTSIDE, AMISS),
 )
 
+KEPT_RESULTS = Check(
+    """
+tensors, _ = arguments()
+outputs = call(tensors)
+for name, places, numbers in STEPS:
+    for place, number in zip(places, numbers, strict=True):
+        tensors[name].data[place] = number
+    outputs = call(tensors)
+return amiss(outputs)
+""",
+    facts=("EXPECTED", "STEPS"),
+    functions=(SHAPED, OUTSIDE, AMISS),
+)
+
 THREADS = Check(
     """
 def moved(number):
@@ -760,6 +774,7 @@ CHECKS = {
     "chain": CHAIN,
     "large_index": LARGE_INDEX,
     "state": STATE,
+    "kept_results": KEPT_RESULTS,
     "threads": THREADS,
     "variants": VARIANTS,
     "compile": COMPILE,

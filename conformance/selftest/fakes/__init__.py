@@ -135,6 +135,7 @@ GATED_NORM_FAKES: tuple[type[Correct], ...] = (
     kept.WeightKeptByAddress,
     kept.ScratchForAll,
     kept.EpsRaised,
+    kept.GateKeptByItsSum,
     offsets.OffsetsOf32Bits,
 )
 
@@ -222,6 +223,8 @@ NORM_FAKES: tuple[type[CorrectNorm], ...] = (
     norm_steps.NormZeroRowDivided,
     kept.OffsetKeptOnTheTensor,
     kept.SmallSquaresLost,
+    kept.ResultKeptByThreeNumbers,
+    kept.ResultKeptBySums,
     kept.TruncatedInPlace,
     kept.SumsLeanUpwards,
 )
@@ -259,6 +262,7 @@ ROTATION_FAKES: tuple[type[CorrectRotation], ...] = (
     rotations.RestThroughArithmetic,
     rotations.NanSpreadsToOtherTokens,
     rotations.ManyTokensAreText,
+    kept.AnglesKeptByTheCorners,
     rotation_arguments.PositionsTakenForContiguous,
     rotation_arguments.Int64ReadAsInt32,
     rotation_arguments.QTakenForContiguous,
