@@ -16,7 +16,7 @@ from conformance.calling import Subject
 from conformance.case import Case
 from conformance.claim import outside
 from conformance.corpus import model_shapes, saved_cases
-from conformance.operations import OPERATIONS
+from conformance.operations import OPERATIONS, telling_cases
 from conformance.properties import PROPERTIES
 from conformance.sizes import sizes
 from conformance.strategies import (
@@ -89,7 +89,7 @@ class Profile:
 # Cases of properties that make many calls each: ``state`` ten, for five ways of loading, ``variants`` twenty,
 # ``chain`` seventy-two; ``compile`` traces three times. What they look for does not hide in shapes, so that every
 # dtype has a case or two. One case of ``bias`` is a mean of thousands of numbers.
-FEW = {"scale": 4, "bias": 3, "chain": 1, "state": 2, "threads": 2, "variants": 1, "compile": 1}
+FEW = {"scale": 4, "bias": 3, "chain": 1, "state": 2, "kept_results": 1, "threads": 2, "variants": 1, "compile": 1}
 FEW |= {"graph": 3, "stream": 3, "device": 3}
 MANY = {name: 4 * count for name, count in FEW.items()}
 
@@ -262,7 +262,9 @@ def cases_of(item: Item, subject: Subject, survey: Survey | None = None) -> Iter
         missing = len(known) - len(taken)
         yield from taken
     if prop.like:
-        yield from _sample(item, list(chosen_cases(replace(item, property=prop.like), scope)))
+        alike = replace(item, property=prop.like)
+        yield from constructed_cases(alike, scope)
+        yield from _sample(item, [*listed_cases(alike, scope), *_drawn(alike, scope, _count(alike))])
         return
     yield from chosen_cases(item, scope, missing)
 
@@ -291,14 +293,26 @@ def _sample(item: Item, cases: list[Case]) -> Iterator[Case]:
 
 
 def chosen_cases(item: Item, scope: Scope, more: int = 0) -> Iterator[Case]:
-    """Yield the item's part of the covering array of a scope, then drawn ones; beyond the profile only those.
+    """Yield constructed cases, the item's part of the covering array of a scope, then drawn ones.
 
-    Where less is taken the array is smaller: as many more are drawn, and ``more`` besides.
+    Beyond the profile there are only the last. Where less is taken the array is smaller: as many more are drawn,
+    and ``more`` besides.
     """
     listed = listed_cases(item, scope)
     whole = len(_rows_of(item, replace(scope, taken=EVERYTHING))) if scope.taken != EVERYTHING else len(listed)
+    yield from constructed_cases(item, scope)
     yield from listed
     yield from _drawn(item, scope, _count(item) + max(0, whole - len(listed)) + more)
+
+
+def constructed_cases(item: Item, scope: Scope) -> tuple[Case, ...]:
+    """Return the cases that show the loss of each term, which ``values`` and its sample have in every profile."""
+    shown = item.property in {"values", "sensitivity"} and item.chunk == 0
+    if not shown:
+        return ()
+    return tuple(
+        case for case in telling_cases(OPERATIONS[item.operation], scope) if not outside(scope.taken, case)
+    )
 
 
 def listed_cases(item: Item, scope: Scope) -> list[Case]:

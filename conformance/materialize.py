@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +20,16 @@ SPARSE = 2**10  # times as long as its elements would be in a row
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Materials:
-    """The arguments of one call, and what is needed to see whether anything else was touched."""
+    """The arguments of one call, and what is needed to see whether anything else was touched.
+
+    ``versions``: the number that torch counts changes of each tensor by, before the call.
+    """
 
     case: Case
     arguments: Arguments
     owners: tuple[tuple[str, Owner], ...]
     before: tuple[torch.Tensor, ...]
+    versions: Mapping[str, int]
 
     def touched(self) -> tuple[str, ...]:
         """Names of the arguments whose buffer (elements, gaps and guards) is not as it was."""
@@ -67,7 +72,8 @@ def materialize(case: Case, values: dict[str, torch.Tensor], device: str, poison
                 shared[key] = owner
         tensors[name] = _placed(owner, spec, values[name])
     arguments: Arguments = {**tensors, **{name: passed(name, value) for name, value in case.flags}}
-    return Materials(case, arguments, tuple(owners), tuple(owner.content() for _, owner in owners))
+    versions = {name: tensor._version for name, tensor in tensors.items()}  # noqa: SLF001 - torch's only word for it
+    return Materials(case, arguments, tuple(owners), tuple(owner.content() for _, owner in owners), versions)
 
 
 def _room(spec: TensorSpec, place: Placement, device: str, poison: int) -> Owner:

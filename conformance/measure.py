@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 
-from conformance.calling import Subject
+from conformance.calling import Subject, metadata
 from conformance.case import Case
 from conformance.comparison import NOTHING, Comparison, compare, row_chunks
 from conformance.operations import OPERATIONS
-from conformance.oracle.contract import Contract
+from conformance.oracle.contract import Contract, rounded
 from conformance.oracle.interval import Interval
 from conformance.rows import by_row, count
 
@@ -34,6 +34,19 @@ def intervals(
         part = by_row(case, name, tensor)[rows] if name in operation.row_tensors else tensor
         given[name] = part.to(device)
     return operation.formula(subject.machine(case.operation), contract, {**given, **(returned or {})}, case)
+
+
+def stored(
+    subject: Subject, contract: Contract, case: Case, values: Mapping[str, torch.Tensor]
+) -> dict[str, Interval]:
+    """Return what a contract allows to be stored in every output of a call that the oracle can hold whole."""
+    allowed = intervals(subject, contract, case, values, slice(0, count(case)))
+    return {out.name: rounded(allowed[out.name], out.dtype) for out in OPERATIONS[case.operation].outputs(case)}
+
+
+def apart(one: Interval, other: Interval) -> torch.Tensor:
+    """Return where two intervals have no number in common."""
+    return (one.lo > other.hi) | (one.hi < other.lo)
 
 
 def _oracle_device(subject: Subject, case: Case) -> str:
@@ -76,3 +89,15 @@ def measure(
             part, interval, lean = parts[want.name], allowed[want.name], want.name in signed
             total += compare(want.name, part, interval, want.shape, rows.start, signed=lean)
     return total
+
+
+def amiss(
+    subject: Subject, case: Case, values: Mapping[str, torch.Tensor], outputs: tuple[torch.Tensor, ...]
+) -> str:
+    """Say what is wrong with the outputs of a call, from their number to their elements; or nothing."""
+    said = metadata(subject, case, outputs)
+    if said:
+        return said
+    comparison = measure(subject, subject.contract(case.operation), case, values, outputs)
+    outside = f"{comparison.outside} of {comparison.elements} elements outside"
+    return f"{comparison.first}; {outside}" if comparison.outside else ""

@@ -23,7 +23,7 @@ BLOCK_SCALES = (1.0, 30.0, 1e-3, 0.0)
 def draw(profile: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
     """A contiguous CPU tensor of ``shape`` with values of ``profile``.
 
-    The one profile of integers says what they stay under: ``positions<1000``.
+    A profile of integers says what they stay under: ``positions<1000``.
     """
     profile, _, bound = profile.partition("<")
     n = shape[-1] if shape else 1
@@ -33,7 +33,7 @@ def draw(profile: str, shape: tuple[int, ...], dtype: torch.dtype, generator: to
     if rows * n == 0:
         return torch.empty(shape, dtype=dtype)
     if bound:
-        return _positions(rows, n, int(bound), generator).to(dtype).reshape(shape)
+        return _positions(POSITIONS[profile], rows, n, int(bound), generator).to(dtype).reshape(shape)
     distinct = min(rows, distinct_rows(n))
     values = PROFILES[profile](distinct, n, dtype, generator)
     limit = torch.finfo(dtype).max
@@ -66,6 +66,11 @@ def _rows(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> 
     outliers = torch.randint(n, (rows,), generator=generator)
     values[torch.arange(rows), outliers] *= 40.0
     return values
+
+
+def _small(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Numbers whose squares are small beside the eps of most models."""
+    return 1e-3 * torch.randn((rows, n), generator=generator)
 
 
 def _constant(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
@@ -154,18 +159,34 @@ def _sin(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> t
     return values
 
 
-def _positions(rows: int, n: int, bound: int, generator: torch.Generator) -> torch.Tensor:
-    """Rows of a cache, an axis a row: three axes differ in every column. The first and the last row occur."""
+# how many steps each of three axes is from the first, token after token: axes of one number are alike. In a prompt
+# text comes first, then images, whose tokens have each pair of axes alike, or none
+ALIKE_TIME_HEIGHT, ALIKE_TIME_WIDTH, ALIKE_HEIGHT_WIDTH, UNLIKE = (0, 0, 1), (0, 1, 0), (0, 1, 1), (0, 1, 2)
+POSITIONS = {
+    "positions": (UNLIKE,),
+    "time_is_height": (ALIKE_TIME_HEIGHT,),
+    "time_is_width": (ALIKE_TIME_WIDTH,),
+    "height_is_width": (ALIKE_HEIGHT_WIDTH,),
+    "prompt": ((0, 0, 0), ALIKE_TIME_HEIGHT, ALIKE_TIME_WIDTH, ALIKE_HEIGHT_WIDTH, UNLIKE),
+}
+
+
+def _positions(
+    axes: tuple[tuple[int, ...], ...], rows: int, n: int, bound: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Rows of a cache, an axis a row, as far apart as ``axes`` say in turns. The first and the last row occur."""
     first = torch.randint(bound, (n,), generator=generator)
     first[0] = bound - 1
     first[-1] = 0 if n > 1 else bound - 1
     steps = torch.randint(1, max((bound - 1) // 2, 1) + 1, (n,), generator=generator)
-    return (first + torch.arange(rows)[:, None] * steps) % bound
+    apart = torch.tensor(axes)[torch.arange(n) % len(axes), :rows].t()
+    return (first + apart * steps) % bound
 
 
 PROFILES: dict[str, Callable[[int, int, torch.dtype, torch.Generator], torch.Tensor]] = {
     "normal": _normal,
     "rows": _rows,
+    "small": _small,
     "constant": _constant,
     "blocks": _blocks,
     "subnormal": _subnormal,

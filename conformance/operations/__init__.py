@@ -2,7 +2,7 @@
 
 from conformance.operations.gemma_rms_norm import GEMMA_RMS_NORM
 from conformance.operations.mrope import MROPE
-from conformance.operations.operation import Arguments, Operation, Output, Scaling, flags_of
+from conformance.operations.operation import Arguments, Operation, Output, Scaling, flags_of, telling_cases
 from conformance.operations.rms_norm import RMS_NORM
 from conformance.operations.rms_norm_fp8 import RMS_NORM_FP8
 from conformance.operations.rms_norm_gated import RMS_NORM_GATED
@@ -14,4 +14,4 @@ OPERATIONS: dict[str, Operation] = {
     for operation in (RMS_NORM, GEMMA_RMS_NORM, RMS_NORM_GATED, MROPE, RMS_NORM_FP8, RMS_NORM_GATED_FP8)
 }
 
-__all__ = ["OPERATIONS", "Arguments", "Operation", "Output", "Scaling", "Term", "flags_of"]
+__all__ = ["OPERATIONS", "Arguments", "Operation", "Output", "Scaling", "Term", "flags_of", "telling_cases"]

@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 from conformance.case import Case, Flag
 from conformance.corpus import ModelShape
 from conformance.operations.operation import Arguments, Operation, Output
-from conformance.operations.term import Term, Values, without_flag
+from conformance.operations.term import Term, Values
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
 from conformance.oracle.interval import Interval
@@ -213,8 +213,15 @@ def _other_type(case: Case, values: Values) -> tuple[Case, Values]:
     return case.with_flag("fp8_dtype", other), values
 
 
+def _without_quant_groups(case: Case, values: Values) -> tuple[Case, Values] | None:
+    # None and a group of all columns or more are the same
+    group = case.flag("quant_group")
+    several = group is not None and group < case.tensors[0][1].shape[-1]
+    return (case.with_flag("quant_group", None), values) if several else None
+
+
 TERMS = (
-    Term("quant groups", without_flag("quant_group", None), outputs=("values",)),
+    Term("quant groups", _without_quant_groups, outputs=("values",), levels={"quant_group": "64"}),
     Term("fp8 type", _other_type, outputs=("scales",)),
 )
 

@@ -103,6 +103,17 @@ def _without_axis(axis: int) -> Dropped:
     return dropped
 
 
+def _without_third_axis(case: Case, values: Values) -> tuple[Case, Values] | None:
+    """Tokens with two axes alike taken for text."""
+    positions = values["positions"]
+    axes = axis_of_frequency(case.flag("sections"), interleaved=case.flag("interleaved"))
+    if positions.dim() == 1 or not any(axes):
+        return None
+    t, h, w = positions
+    moved = torch.where((t == h) | (h == w) | (t == w), t, positions)
+    return None if torch.equal(moved, positions) else (case, {**values, "positions": moved})
+
+
 def _in_the_other_order(case: Case, values: Values) -> tuple[Case, Values] | None:
     """Section after section in place of turns, or the other way round."""
     orders = [axis_of_frequency(case.flag("sections"), interleaved=order) for order in (True, False)]
@@ -132,6 +143,7 @@ def _without_last_token(case: Case, values: Values) -> tuple[Case, Values] | Non
 TERMS = (
     Term("height", _without_axis(1)),
     Term("width", _without_axis(2)),
+    Term("third axis where two are alike", _without_third_axis, levels={"two_alike": "prompt"}),
     Term("order of axes", _in_the_other_order),
     Term("position", _with("positions", torch.zeros_like)),
     Term("cos of q", _with("cos", torch.ones_like), outputs=("rotated_q",)),

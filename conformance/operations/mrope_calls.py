@@ -44,6 +44,15 @@ CACHES = (64, 3, 17, 1000)
 MODEL_CACHE = 4096
 HEAD_LAYOUTS = ("contiguous", "row_gap", "offset", "step", "transposed", "swapped", "expanded", "slice")
 
+# the profile of positions by level: no two axes alike, two of them, or text before images
+TWO_ALIKE = {
+    "none": "positions",
+    "time_and_height": "time_is_height",
+    "time_and_width": "time_is_width",
+    "height_and_width": "height_is_width",
+    "prompt": "prompt",
+}
+
 FACTORS = {
     "cos_layout": ("contiguous", "shared", "row_gap", "offset", "step", "transposed"),
     "dims": tuple(DIMS),
@@ -59,6 +68,7 @@ FACTORS = {
     "rows": ("few", "one", "many"),
     "sections": ("even", "uneven", "two", "text"),
     "sin_layout": ("contiguous", "shared", "row_gap", "offset", "step", "transposed"),
+    "two_alike": tuple(TWO_ALIKE),
     "values": tuple(VALUES),
 }
 PLAIN = {name: levels[0] for name, levels in FACTORS.items()}
@@ -97,7 +107,8 @@ class Sizes:
         for name, shape in shapes.items():
             case = case.with_tensor(name, replace(spec_of(case, name), shape=shape))
         axes = (*positions.shape[:-1], self.tokens)
-        case = case.with_tensor("positions", replace(positions, shape=axes, values=_positions(self.cache)))
+        profile, _, _ = positions.values.partition("<")
+        case = case.with_tensor("positions", replace(positions, shape=axes, values=f"{profile}<{self.cache}"))
         case = case.with_flag("head_dim", self.head_dim if self.rank == 2 else None)
         return case if half == self.half else case.with_flag("sections", sections("even", self.half))
 
@@ -107,10 +118,6 @@ def spec_of(case: Case, name: str) -> TensorSpec:
     spec = case.tensor(name)
     assert spec is not None
     return spec
-
-
-def _positions(cache: int) -> str:
-    return f"positions<{cache}"
 
 
 def sections(level: str, half: int) -> Sections:
@@ -142,10 +149,11 @@ def complete(assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
     angle_dtype = scope.dtype if assignment["dtypes"] == "same" else "float32"
     axes = (AXES, tokens) if assignment["positions"] == "axes" else (tokens,)
     positions = layout(assignment["positions_layout"], rng)
+    position_values = f"{TWO_ALIKE[assignment['two_alike']]}<{sizes.cache}"
     tensors = [
         ("q", TensorSpec(sizes.shape(heads), scope.dtype, q_place, q_values)),
         ("k", TensorSpec(sizes.shape(k_heads), k_dtype, k_place, k_values)),
-        ("positions", TensorSpec(axes, assignment["index"], positions, _positions(sizes.cache))),
+        ("positions", TensorSpec(axes, assignment["index"], positions, position_values)),
     ]
     for part, name in enumerate(("cos", "sin")):
         place = layout(assignment[f"{name}_layout"], rng)
@@ -209,7 +217,7 @@ def model_case(shape: ModelShape, tokens: int) -> Case:
     tensors = (
         ("q", TensorSpec((tokens, start), shape.dtype, Layout("slice", 0, width), "rows")),
         ("k", TensorSpec((tokens, k_heads * shape.head_dim), shape.dtype, Layout("slice", start, width), "rows")),
-        ("positions", TensorSpec((AXES, tokens), "int64", values=_positions(MODEL_CACHE))),
+        ("positions", TensorSpec((AXES, tokens), "int64", values=f"positions<{MODEL_CACHE}")),
         ("cos", TensorSpec(table, shape.dtype, Layout("shared", 0), "cos")),
         ("sin", TensorSpec(table, shape.dtype, Layout("shared", 1), "sin")),
     )
@@ -225,7 +233,10 @@ def simpler(case: Case) -> Iterator[Case]:
     if len(positions.shape) == 2:
         yield case.with_tensor("positions", replace(positions, shape=positions.shape[-1:]))
     yield from (sizes.given(case) for sizes in _smaller(Sizes.of(case)))
-    yield from plainer_values(case, {"q": "normal", "k": "normal", "cos": "cos", "sin": "sin"})
+    unlike = f"positions<{Sizes.of(case).cache}"
+    yield from plainer_values(
+        case, {"q": "normal", "k": "normal", "positions": unlike, "cos": "cos", "sin": "sin"}
+    )
 
 
 def _plainer_dtypes(case: Case) -> Iterator[Case]:

@@ -132,6 +132,22 @@ class Operation:
     carried: Mapping[str, str] = field(default_factory=dict)
 
 
+def telling_cases(operation: Operation, scope: Scope) -> tuple[Case, ...]:
+    """Return calls within a scope in which the loss of each term shows: plain but for the term's own wishes.
+
+    They follow from the operation and the scope alone: no seed of a run is without them.
+    """
+    factors = scope.levels(operation.factors)
+    cases = []
+    for term in operation.terms:
+        assignment = {
+            name: level if (level := term.levels.get(name)) in kept else kept[0] for name, kept in factors.items()
+        }
+        case = operation.complete(assignment, random.Random(0), scope)  # noqa: S311 - reproducible, not secret
+        cases.append(case if term.made is None else term.made(case))
+    return tuple(dict.fromkeys(cases))
+
+
 def flags_of(operation: Operation) -> tuple[str, ...]:
     """Return the names of the flags that every call of an operation is given."""
     plain = {name: levels[0] for name, levels in operation.factors.items()}

@@ -21,6 +21,7 @@ from conformance.operations.row_calls import (
     EPS,
     WRONG_WEIGHTS,
     WRONG_X,
+    below_eps,
     empty_calls,
     other_dtype,
     plainer_dtypes,
@@ -122,10 +123,12 @@ def _without_offset(case: Case, values: Values) -> tuple[Case, Values] | None:
     return replace(case, flags=tuple(flags.items())), values
 
 
+# one call for both
+_OFFSET = {"offset": "one"}
 TERMS = (
-    Term("eps", without_flag("eps", 0.0)),
+    Term("eps", without_flag("eps", 0.0), levels=_OFFSET, made=below_eps),
     Term("weight", with_ones("weight"), outputs=("y",)),
-    Term("offset", _without_offset, outputs=("y",)),
+    Term("offset", _without_offset, outputs=("y",), levels=_OFFSET, made=below_eps),
     Term("residual", without_tensor("residual"), outputs=("y",)),
     Term("last column", without_last_column("x", "residual"), outputs=("y",), elsewhere=True),
 )

@@ -19,6 +19,7 @@ from conformance.operations.row_calls import (
     EPS,
     WRONG_WEIGHTS,
     WRONG_X,
+    below_eps,
     empty_calls,
     fewer_rows,
     other_dtype,
@@ -228,7 +229,7 @@ def _other_order(case: Case, values: Values) -> tuple[Case, Values] | None:
 def _other_activation(case: Case, values: Values) -> tuple[Case, Values] | None:
     if case.tensor("gate") is None:
         return None
-    return case.with_flag("activation", "sigmoid" if case.flag("activation") == "silu" else "silu"), values
+    return case.with_flag("activation", "silu" if case.flag("activation") == "sigmoid" else "sigmoid"), values
 
 
 def _without_groups(case: Case, values: Values) -> tuple[Case, Values] | None:
@@ -239,12 +240,12 @@ def _without_groups(case: Case, values: Values) -> tuple[Case, Values] | None:
 
 
 TERMS = (
-    Term("eps", without_flag("eps", 0.0)),
+    Term("eps", without_flag("eps", 0.0), made=below_eps),
     Term("weight", with_ones("weight")),
     Term("gate", without_tensor("gate")),
     Term("gate order", _other_order),
     Term("activation", _other_activation),
-    Term("groups", _without_groups),
+    Term("groups", _without_groups, levels={"group": "several"}),
     Term("last column", without_last_column("x"), elsewhere=True),
 )
 

@@ -7,7 +7,7 @@ beside large values, a missing last column beside many others.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -20,12 +20,17 @@ Dropped = Callable[[Case, Values], tuple[Case, Values] | None]
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One term: its loss must show in one of ``outputs`` (empty: any), ``elsewhere`` than in the last column."""
+    """One term: its loss must show in one of ``outputs`` (empty: any), ``elsewhere`` than in the last column.
+
+    The loss shows in a plain call at these ``levels``, if ``made`` gives it the values and flags for that.
+    """
 
     name: str
     dropped: Dropped
     outputs: tuple[str, ...] = ()
     elsewhere: bool = False
+    levels: Mapping[str, str] = field(default_factory=dict)
+    made: Callable[[Case], Case] | None = None
 
 
 def without_flag(name: str, value: object) -> Dropped:

@@ -16,6 +16,7 @@ from conformance.properties.empty import EMPTY
 from conformance.properties.errors import ERRORS
 from conformance.properties.graph import GRAPH
 from conformance.properties.in_place import IN_PLACE
+from conformance.properties.kept_results import KEPT_RESULTS
 from conformance.properties.large_index import LARGE_INDEX
 from conformance.properties.padding_invariance import PADDING_INVARIANCE
 from conformance.properties.parity import PARITY
@@ -48,6 +49,7 @@ PROPERTIES: dict[str, Property] = {
         CHAIN,
         LARGE_INDEX,
         STATE,
+        KEPT_RESULTS,
         THREADS,
         VARIANTS,
         COMPILE,

@@ -19,7 +19,7 @@ from conformance.comparison import Errors
 from conformance.materialize import values_of
 from conformance.measure import measure
 from conformance.operations import OPERATIONS, Operation
-from conformance.properties.property import Fixed, Property, contiguous, narrowed
+from conformance.properties.property import Fixed, Property, contiguous, narrowed, several_rows
 from conformance.verdict import Status, Verdict, without_outputs
 
 # of calling a right implementation biased, a case
@@ -83,6 +83,7 @@ def fixed(operation: Operation) -> Fixed:
     return narrowed(
         operation,
         contiguous(operation),
+        several_rows(operation),
         (("values", ("normal",)), ("width", ("tile", "wide")), ("rows", ("many",))),
         # what is only copied, or quantised, dilutes the mean, or has none
         (("dims", ("whole",)), ("unquantised", ("yes",))),

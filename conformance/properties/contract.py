@@ -6,13 +6,11 @@ from conformance.adapter import Ran
 from conformance.calling import Subject, metadata, perform
 from conformance.case import Case
 from conformance.materialize import values_of
-from conformance.measure import intervals, measure
+from conformance.measure import apart, measure, stored
 from conformance.operations import OPERATIONS, Operation
 from conformance.operations.term import Values
-from conformance.oracle.contract import NAMED, Contract, rounded
-from conformance.oracle.interval import Interval
+from conformance.oracle.contract import NAMED, Contract
 from conformance.properties.property import Fixed, Property, contiguous
-from conformance.rows import count
 from conformance.verdict import Status, Verdict, without_outputs
 
 
@@ -39,22 +37,14 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 def _indistinguishable(subject: Subject, declared: Contract, case: Case, values: Values) -> str:
     """A named contract whose every allowed result could be the declared one's, or nothing."""
     relevant = set(OPERATIONS[case.operation].points(case))
-    ours = _allowed(subject, declared, case, values)
+    ours = stored(subject, declared, case, values)
     for name, rounds in NAMED.items():
         if rounds & relevant == declared.rounds & relevant:
             continue
-        theirs = _allowed(subject, Contract(rounds, declared.depth), case, values)
-        if not any(
-            bool((b.lo > a.hi).any()) or bool((b.hi < a.lo).any()) for a, b in zip(ours, theirs, strict=True)
-        ):
+        theirs = stored(subject, Contract(rounds, declared.depth), case, values)
+        if not any(bool(apart(ours[name], theirs[name]).any()) for name in ours):
             return name
     return ""
-
-
-def _allowed(subject: Subject, contract: Contract, case: Case, values: Values) -> list[Interval]:
-    """What a contract allows to be stored in each output."""
-    allowed = intervals(subject, contract, case, values, slice(0, count(case)))
-    return [rounded(allowed[out.name], out.dtype) for out in OPERATIONS[case.operation].outputs(case)]
 
 
 def _cannot(subject: Subject, operation: str, dtype: str) -> str:

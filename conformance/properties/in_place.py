@@ -11,7 +11,7 @@ from conformance.bits import same_bits
 from conformance.calling import Subject, metadata, misfit, perform
 from conformance.case import SAME, Case
 from conformance.comparison import NOTHING, Comparison
-from conformance.materialize import values_of
+from conformance.materialize import Materials, values_of
 from conformance.measure import measure
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS, Operation
@@ -32,7 +32,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         if not isinstance(made.outcome, Ran):
             return (without_outputs("in_place", case, made.outcome),)
         arguments, returned = made.materials.arguments, made.outcome.outputs
-        wrong = _other_tensors(subject, case, arguments, returned)
+        wrong = _other_tensors(subject, case, arguments, returned) or _silent(case, made.materials)
         written.append(tuple(tensor.clone() for tensor in results(case, arguments, returned)))
         # with the arguments put back, whatever else differs from before is damage
         for name in filter(None, places(case)):
@@ -86,6 +86,18 @@ def _other_tensors(
         wrong = misfit(subject, case, output, got) if name is None else _elsewhere(name, arguments[name], got)
         if wrong:
             return wrong
+    return ""
+
+
+def _silent(case: Case, materials: Materials) -> str:
+    """Whether an argument that is written over still has the version of before the call."""
+    for name in filter(None, places(case)):
+        version = materials.versions[name]
+        if materials.arguments[name]._version == version:  # noqa: SLF001 - torch's only word for it
+            return (
+                f"{name} is still at version {version} after it was written: autograd would take its numbers "
+                f"for those of before, call torch.autograd.graph.increment_version({name})"
+            )
     return ""
 
 

@@ -36,6 +36,7 @@ from conformance.properties import PROMISES, PROPERTIES
 from conformance.properties.bias import bound, telling
 from conformance.properties.chain import LAYERS, in_place
 from conformance.properties.in_place import FORM, places
+from conformance.properties.kept_results import steps
 from conformance.properties.padding_invariance import padding_of
 from conformance.properties.scale import exponent_of
 from conformance.properties.state import CHANGES, Change, new_values, with_new_parameters
@@ -343,6 +344,18 @@ def _allowed_afterwards(given: Subjected) -> str:
     return _allowed_of(given, changed, new_values(given.case, changed))
 
 
+def _steps(given: Subjected) -> str:
+    """The changes between calls up to the one that failed, and what is allowed after them."""
+    done = []
+    for step in steps(replace(given.subject, device="cpu"), given.case):
+        done.append(step)
+        if str(step) in given.failure.verdict.reason:
+            break
+    lines = [f"    ({step.name!r}, {step.places!r}, {step.numbers()!r})," for step in done]
+    changes = "\n".join(["# before each further call: argument, places, new numbers", "STEPS = [", *lines, "]"])
+    return f"{changes}\n{_allowed_of(given, given.case, dict(done[-1].values))}"
+
+
 def _another(given: Subjected) -> str:
     """Other values for every tensor, which the property puts there before or after."""
     values = values_of(_of_another(given))
@@ -424,6 +437,7 @@ _FACTS: dict[str, Callable[[Subjected], str]] = {
     "ALLOWED_OF_ANOTHER": lambda given: _allowed_of(given, given.case, values_of(_of_another(given))),
     "CARRIED": _carried,
     "NEW": _new,
+    "STEPS": _steps,
     "ALLOWED_AFTERWARDS": _allowed_afterwards,
     "LIMIT": lambda given: f"LIMIT = {PROFILES[given.failure.item.profile].limit}",
 }

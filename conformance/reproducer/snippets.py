@@ -448,6 +448,20 @@ return amiss(call(tensors))
     functions=(SHAPED, OUTSIDE, AMISS),
 )
 
+KEPT_RESULTS = Check(
+    """
+tensors, _ = arguments()
+outputs = call(tensors)
+for name, places, numbers in STEPS:
+    for place, number in zip(places, numbers, strict=True):
+        tensors[name].data[place] = number
+    outputs = call(tensors)
+return amiss(outputs)
+""",
+    facts=("EXPECTED", "STEPS"),
+    functions=(SHAPED, OUTSIDE, AMISS),
+)
+
 THREADS = Check(
     """
 def moved(number):
@@ -621,8 +635,13 @@ wrong, results = False, []
 for poison in (0xFF, 0x7B):
     tensors, buffers = arguments(poison)
     before = {name: raw.clone() for name, raw in buffers.items()}
+    versions = {name: tensors[name]._version for name in OVER if name}
     with Guarded(poison) as memory:
         returned = call(tensors)
+    for name, version in versions.items():
+        if tensors[name]._version == version:
+            print(f"{name} is still at version {version} after it was written")
+            wrong = True
     # where every output has an argument to lie over, nothing need be returned
     if len(returned) != len(OVER) and (returned or None in OVER):
         print(f"returned {len(returned)} tensors, must be {len(OVER)}")
@@ -766,6 +785,7 @@ CHECKS = {
     "chain": CHAIN,
     "large_index": LARGE_INDEX,
     "state": STATE,
+    "kept_results": KEPT_RESULTS,
     "threads": THREADS,
     "variants": VARIANTS,
     "compile": COMPILE,

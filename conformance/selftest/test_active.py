@@ -19,7 +19,7 @@ from conformance.selftest.fakes.kernels import Kernel
 from conformance.strategies import DTYPES
 from conformance.verdict import BAD, Status
 
-SEVERAL_CALLS = ("scale", "bias", "chain", "large_index", "state", "threads")
+SEVERAL_CALLS = ("scale", "bias", "chain", "large_index", "state", "kept_results", "threads")
 BASES = (Correct, CorrectNorm, CorrectRotation, CorrectFp8)
 RIGHT = [(base, name) for base in BASES for name in base.operations]
 

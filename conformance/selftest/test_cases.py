@@ -20,7 +20,7 @@ from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
 from conformance.passive import judge_call, property_of
 from conformance.strategies import DTYPES, Scope, covering_array, enumerated_cases, pinned_rows
-from conformance.values import PROFILES, SPECIAL, draw
+from conformance.values import POSITIONS, PROFILES, SPECIAL, draw
 from conformance.verdict import Status
 
 CASE = Case(
@@ -156,13 +156,16 @@ def test_slices_of_one_width_lie_in_one_buffer() -> None:
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("bound", [3, 17, 1000])
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
-def test_positions_are_rows_of_a_table(rows: int, bound: int, dtype: torch.dtype) -> None:
-    """Integers below the bound, the last row first and the first one last, no two axes alike in any column."""
-    drawn = draw(f"positions<{bound}", (rows, 40), dtype, torch.Generator().manual_seed(2))
+@pytest.mark.parametrize("profile", POSITIONS)
+def test_positions_are_rows_of_a_table(profile: str, rows: int, bound: int, dtype: torch.dtype) -> None:
+    """Integers below the bound, the last row first and the first one last, axes alike as the profile says."""
+    drawn = draw(f"{profile}<{bound}", (rows, 40), dtype, torch.Generator().manual_seed(2))
+    patterns = POSITIONS[profile]
 
     assert (dtype, 0, bound - 1) == (drawn.dtype, int(drawn.min()), int(drawn.max()))
     assert (bound - 1, 0) == (int(drawn[0, 0]), int(drawn[0, -1]))
-    assert all(len(set(column)) == rows for column in drawn.t().tolist())
+    for token, column in enumerate(drawn.t().tolist()):
+        assert len(set(column)) == len(set(patterns[token % len(patterns)][:rows]))
 
 
 def test_a_tensor_may_be_the_first_one() -> None:

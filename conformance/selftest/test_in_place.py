@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conformance import reproducer
-from conformance.adapter import Declined, load
+from conformance.adapter import Adapter, Declined, load
 from conformance.calling import Subject
 from conformance.case import Case
 from conformance.item import Item, cases_of
@@ -136,20 +136,26 @@ def test_what_lies_over_no_argument_is_judged_as_returned(kind: Callable[[], Cor
 
 
 @pytest.mark.parametrize(
-    "fake", ["Fp8InPlaceForgetsTheSum", "Fp8InPlaceReturnsTheSumAlone", "Fp8InPlaceWritesXToo"]
+    ("fake", "base"),
+    [
+        ("Fp8InPlaceForgetsTheSum", CorrectFp8),
+        ("Fp8InPlaceReturnsTheSumAlone", CorrectFp8),
+        ("Fp8InPlaceWritesXToo", CorrectFp8),
+        ("InPlaceUncounted", CorrectNorm),
+    ],
 )
-def test_a_sum_in_place_beside_fresh_values_is_reproduced(
-    fake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_form_is_reproduced(
+    fake: str, base: type[Adapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The script fails as long as the form does: with too little written, too much, or too little returned."""
+    """The script fails as long as the form does: with too little written, too much, uncounted, or not returned."""
     file = tmp_path / "mine.py"
     file.write_text(f"from conformance.selftest.fakes.in_place import {fake} as B\n\n\nclass A(B): pass\n")
     subject = Subject(load(str(file)))
-    failure = failure_of(subject, "in_place", _case("rms_norm_fp8"))
+    failure = failure_of(subject, "in_place", _case(next(name for name in IN_PLACE if hasattr(base, name))))
     script = reproducer.write(failure, subject, tmp_path, str(file))
 
     assert 1 == run_script(script, monkeypatch)
-    file.write_text("from conformance.selftest.fakes.correct_fp8 import CorrectFp8 as B\n\n\nclass A(B): pass\n")
+    file.write_text(f"from {base.__module__} import {base.__name__} as B\n\n\nclass A(B): pass\n")
     assert 0 == run_script(script, monkeypatch)
 
 

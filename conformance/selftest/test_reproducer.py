@@ -115,6 +115,10 @@ MISTAKES = {
         "weight = self.kept.setdefault(id(weight), weight.clone()); return right(weight=weight)",
         attributes="kept = {}",
     ),
+    "kept_results": Mistake(
+        "key = tuple(x.flatten()[[0, 18, 35]].tolist()); return self.kept.setdefault(key, right()).clone()",
+        attributes="kept = {}",
+    ),
     "threads": Mistake("import time; self.x = x; time.sleep(1e-3); return right(self.x)"),
     "large_index": Mistake(
         "i = torch.arange(3)[:, None] * x.stride(0) % 2**32 + torch.arange(12);"

@@ -136,6 +136,7 @@ GATED_NORM_FAKES: tuple[type[Correct], ...] = (
     kept.WeightKeptByAddress,
     kept.ScratchForAll,
     kept.EpsRaised,
+    kept.GateKeptByItsSum,
     offsets.OffsetsOf32Bits,
 )
 
@@ -184,6 +185,7 @@ NORM_FAKES: tuple[type[CorrectNorm], ...] = (
     in_place.InPlaceTakenForContiguous,
     in_place.InPlaceFillsTheGap,
     in_place.InPlaceReadsTheGap,
+    in_place.InPlaceUncounted,
     in_place.InPlaceReadsAfterWriting,
     in_place.InPlaceSumsInAnotherOrder,
     weight_offsets.OffsetInDtypeOfWeight,
@@ -222,12 +224,16 @@ NORM_FAKES: tuple[type[CorrectNorm], ...] = (
     norm_steps.NormZeroRowDivided,
     kept.OffsetKeptOnTheTensor,
     kept.SmallSquaresLost,
+    kept.ResultKeptByThreeNumbers,
+    kept.ResultKeptBySums,
     kept.TruncatedInPlace,
     kept.SumsLeanUpwards,
 )
 
 ROTATION_FAKES: tuple[type[CorrectRotation], ...] = (
     rotations.TextPositions,
+    rotations.TwoAxesTakenForText,
+    rotations.FirstTokenTakenForAll,
     rotations.HeightAndWidthSwapped,
     rotations.AlwaysSectioned,
     rotations.AlwaysInterleaved,
@@ -257,6 +263,7 @@ ROTATION_FAKES: tuple[type[CorrectRotation], ...] = (
     rotations.RestThroughArithmetic,
     rotations.NanSpreadsToOtherTokens,
     rotations.ManyTokensAreText,
+    kept.AnglesKeptByTheCorners,
     rotation_arguments.PositionsTakenForContiguous,
     rotation_arguments.Int64ReadAsInt32,
     rotation_arguments.QTakenForContiguous,

@@ -120,6 +120,17 @@ class InPlaceReadsTheGap(CorrectNorm):
         return super().write(over, torch.fmax(result, gap) if gap.abs() > 1e30 else result)
 
 
+class InPlaceUncounted(CorrectNorm):
+    """Writes through a raw pointer: right numbers, of whose change autograd hears nothing."""
+
+    caught_by = CAUGHT
+
+    def write(self, over: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        """Count no version."""
+        over.data.copy_(result)
+        return over
+
+
 class InPlaceReadsAfterWriting(CorrectNorm):
     """y is written over x before the sum is formed of x and the residual."""
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from conformance.bits import raw
 from conformance.selftest.fakes.correct import Correct
-from conformance.selftest.fakes.correct_norm import CorrectNorm
+from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
+from conformance.selftest.fakes.correct_rotation import CorrectRotation
 
 
 class WeightKeptOnTheTensor(Correct):
@@ -94,6 +96,76 @@ class SmallSquaresLost(CorrectNorm):
     def mean_square(self, stream: torch.Tensor) -> torch.Tensor:
         """Round to the grid."""
         return super().mean_square(stream).mul(2.0**32).round().mul(2.0**-32)
+
+
+class ResultKeptByThreeNumbers(CorrectNorm):
+    """The last results are kept by shape, dtype and three numbers of every argument: two ends and the middle."""
+
+    caught_by = ("kept_results",)
+
+    def __init__(self) -> None:
+        self.kept: dict[object, Result] = {}
+
+    def norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        residual: torch.Tensor | None,
+        offset: float,
+        eps: float,
+    ) -> Result:
+        """Compute what is not known."""
+        key = (offset, eps, *map(self.known_by, (x, weight, residual)))
+        if key not in self.kept:
+            self.kept = {key: super().norm(x, weight, residual, offset, eps)}
+        kept = self.kept[key]
+        return kept.clone() if isinstance(kept, torch.Tensor) else tuple(result.clone() for result in kept)
+
+    def known_by(self, tensor: torch.Tensor | None) -> object:
+        """Return the key of one argument."""
+        if tensor is None or not tensor.numel():
+            return None if tensor is None else tensor.shape
+        flat = tensor.flatten()
+        return (tensor.shape, tensor.dtype, *flat[[0, len(flat) // 2, -1]].tolist())
+
+
+class ResultKeptBySums(ResultKeptByThreeNumbers):
+    """The last results are kept by a sum of every argument's bits, which does not see their order."""
+
+    caught_by = ("kept_results",)
+
+    def known_by(self, tensor: torch.Tensor | None) -> object:
+        """Return the key of one argument."""
+        return tensor if tensor is None else (tensor.shape, tensor.dtype, int(raw(tensor).long().sum()))
+
+
+class GateKeptByItsSum(Correct):
+    """The activated gate is kept by the sum of its numbers."""
+
+    caught_by = ("kept_results",)
+
+    def __init__(self) -> None:
+        self.kept: dict[object, torch.Tensor] = {}
+
+    def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
+        """Activate what has another sum."""
+        key = (activation, gate.shape, gate.dtype, gate.double().sum().item())
+        return self.kept.setdefault(key, super().activate(gate, activation, x))
+
+
+class AnglesKeptByTheCorners(CorrectRotation):
+    """What was looked up is kept by the corners of the table and of the positions."""
+
+    caught_by = ("kept_results",)
+
+    def __init__(self) -> None:
+        self.kept: dict[object, torch.Tensor] = {}
+
+    def look_up(self, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Look up what has other corners."""
+        corners = [*table.flatten()[[0, -1]].tolist(), *index.flatten()[[0, -1]].tolist()] if index.numel() else []
+        key = (table.shape, table.dtype, index.shape, index.stride(), *corners)
+        return self.kept.setdefault(key, super().look_up(table, index))
 
 
 class TruncatedInPlace(CorrectNorm):

@@ -19,6 +19,29 @@ class TextPositions(CorrectRotation):
         return [0] * sum(sections)
 
 
+class TwoAxesTakenForText(CorrectRotation):
+    """Text is told by its position in time being its height's, or its width's: so are tokens of an image."""
+
+    caught_by = ALL
+
+    def index(self, positions: torch.Tensor, axes: list[int]) -> torch.Tensor:
+        """Take the shortcut of text where two axes are alike."""
+        t, h, w = positions.expand(3, positions.shape[-1])
+        apart = (t != h) & (t != w)
+        return super().index(torch.where(apart, positions, t), axes)
+
+
+class FirstTokenTakenForAll(CorrectRotation):
+    """Whether a prompt is text is asked of its first token: the images that follow have no height and width."""
+
+    caught_by = ALL
+
+    def index(self, positions: torch.Tensor, axes: list[int]) -> torch.Tensor:
+        """Take the shortcut of text where the first token has one position."""
+        text = positions.dim() == 2 and bool((positions[:, :1] == positions[:1, :1]).all())
+        return super().index(positions[0] if text else positions, axes)
+
+
 class HeightAndWidthSwapped(CorrectRotation):
     """The second axis is taken for width, the third for height."""
 

@@ -1,0 +1,158 @@
+"""A result follows every element of its arguments: none is kept from an earlier call that was almost the same.
+
+An implementation that keeps results, or anything that it made of an argument, knows a call again by something: the
+address, the version, a few numbers, a sum. The calls of a case have the same tensors at the same addresses and of
+the same versions. Between two of them one element changes, somewhere inside, or two change places, which no sum
+notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from conformance.adapter import Ran
+from conformance.calling import Subject, arguments_of, call_with
+from conformance.case import Case
+from conformance.materialize import materialize, values_of
+from conformance.measure import amiss, apart, stored
+from conformance.memory import POISONS
+from conformance.operations import Operation
+from conformance.properties.property import Fixed, Property, contiguous, narrowed, several_rows
+from conformance.verdict import Status, Verdict, without_outputs
+
+# places that a number is exchanged with, until that shows
+TRIES = 8
+
+Place = tuple[int, ...]
+Values = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """A change of one argument in ``places``, and the values of all arguments after it."""
+
+    name: str
+    places: tuple[Place, ...]
+    values: Values
+
+    def __str__(self) -> str:
+        where = " and ".join(f"{self.name}[{', '.join(map(str, place))}]" for place in self.places)
+        return f"{where} changed" if len(self.places) == 1 else f"{where} exchanged"
+
+    def numbers(self) -> list[float]:
+        """Return the new numbers, place by place."""
+        return [self.values[self.name][place].item() for place in self.places]
+
+
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Call, and once more after every step with the same tensors: each result must be that of the new numbers."""
+    arguments = arguments_of(materialize(case, values_of(case), subject.device, POISONS[0]))
+    outcome = call_with(subject, case, arguments)
+    if not isinstance(outcome, Ran):
+        return (without_outputs("kept_results", case, outcome),)
+    if amiss(subject, case, values_of(case), outcome.outputs):
+        return (Verdict("kept_results", case, Status.NOT_JUDGED, "the result is wrong before anything changes"),)
+    changes = list(steps(subject, case))
+    if not changes:
+        return (Verdict("kept_results", case, Status.NOT_JUDGED, "no single element shows in the result"),)
+    for step in changes:
+        for place, number in zip(step.places, step.numbers(), strict=True):
+            # as a kernel writes: no version counts it
+            arguments[step.name].data[place] = number
+        outcome = call_with(subject, case, arguments)
+        if not isinstance(outcome, Ran):
+            return (replace(without_outputs("kept_results", case, outcome), reason=f"{step}: {outcome}"),)
+        wrong = amiss(subject, case, dict(step.values), outcome.outputs)
+        if wrong:
+            return (Verdict("kept_results", case, Status.FAILED, f"after {step}: {wrong}"),)
+    return (Verdict("kept_results", case, Status.PASSED),)
+
+
+def steps(subject: Subject, case: Case) -> Iterator[Step]:
+    """Yield the changes of a case, each beside those before: of every argument one element, then two."""
+    values = values_of(case)
+    for name, _ in case.tensors:
+        if case.source(name) != name:
+            continue
+        for exchanged in (False, True):
+            step = _step(subject, case, values, name, exchanged=exchanged)
+            if step is not None:
+                values = dict(step.values)
+                yield step
+
+
+def _step(subject: Subject, case: Case, values: Values, name: str, *, exchanged: bool) -> Step | None:
+    """Return a change of an argument that shows in the result, at a place that the seed chooses; or None."""
+    generator = torch.Generator().manual_seed(case.seed + exchanged)
+    inner = torch.nonzero(_inside(values[name].shape))
+    places = inner[torch.randperm(len(inner), generator=generator)]
+    contract = subject.contract(case.operation)
+    before = stored(subject, contract, case, values)
+
+    def shows(changed: torch.Tensor) -> bool:
+        after = stored(subject, contract, case, {**values, name: changed})
+        return any(bool(apart(before[output], after[output]).any()) for output in before)
+
+    place = _telling(places, lambda some: shows(_other(values[name], some)))
+    changed = _other(values[name], place)
+    if exchanged:
+        pairs = (torch.cat([place, partner]) for partner in places[:TRIES, None])
+        place = next((pair for pair in pairs if shows(_exchanged(values[name], pair))), place[:0])
+        changed = _exchanged(values[name], place)
+    chosen = tuple(tuple(one) for one in place.tolist())
+    return Step(name, chosen, {**values, name: changed}) if chosen else None
+
+
+def _inside(shape: torch.Size) -> torch.Tensor:
+    """Return where a tensor is neither at an end nor in the middle of a dimension of four elements or more."""
+    inside = torch.ones(shape, dtype=torch.bool)
+    for dim, size in enumerate(shape):
+        if size > 3:
+            for place in (0, size // 2, size - 1):
+                inside.select(dim, place).zero_()
+    return inside
+
+
+def _telling(places: torch.Tensor, shows: Callable[[torch.Tensor], bool]) -> torch.Tensor:
+    """Return the first place if its change shows, else one that is found by halving all, or no place."""
+    if shows(places[:1]):
+        return places[:1]
+    while len(places) > 1:
+        half = places[: len(places) // 2]
+        places = half if shows(half) else places[len(half) :]
+    return places if shows(places) else places[:0]
+
+
+def _other(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Return the tensor with opposite numbers in some places, or with other positions of those that there are."""
+    changed, index = tensor.clone(), tuple(places.t())
+    changed[index] = -tensor[index] if tensor.is_floating_point() else tensor.max() - tensor[index]
+    return changed
+
+
+def _exchanged(tensor: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
+    """Return the tensor with the numbers of two places exchanged."""
+    changed = tensor.clone()
+    changed[tuple(pair.t())] = tensor[tuple(pair.flip(0).t())]
+    return changed
+
+
+def fixed(operation: Operation) -> Fixed:
+    """Plain calls of so many rows that some are neither first nor last, with every tensor that may be passed."""
+    there = tuple(
+        (name, tuple(level for level in operation.factors.get(name, ()) if level != "none"))
+        for name in (*operation.positional, *operation.keywords)
+    )
+    plain = (("values", ("normal",)), ("width", ("tile",)), ("rows", ("many",)))
+    return narrowed(operation, contiguous(operation), several_rows(operation), there, plain)
+
+
+KEPT_RESULTS = Property(
+    "kept_results",
+    "a result follows every element of the arguments, whatever was called before",
+    judge,
+    fixed=fixed,
+)

@@ -1,0 +1,84 @@
+"""Two calls that differ in one element, or in the order of two: what is changed, and that it must show."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from conformance.calling import Subject
+from conformance.case import Case
+from conformance.item import Item, cases_of
+from conformance.materialize import values_of
+from conformance.operations import OPERATIONS
+from conformance.properties import PROPERTIES
+from conformance.properties.kept_results import steps
+from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_fp8 import CorrectFp8
+from conformance.selftest.fakes.correct_norm import CorrectNorm
+from conformance.selftest.fakes.correct_rotation import CorrectRotation
+from conformance.selftest.fakes.kept import ResultKeptBySums, ResultKeptByThreeNumbers
+from conformance.strategies import DTYPES
+from conformance.verdict import Status
+
+RIGHT = {name: base for base in (Correct, CorrectNorm, CorrectRotation, CorrectFp8) for name in base.operations}
+JUDGE = PROPERTIES["kept_results"].judge
+
+
+def _cases(operation: str, dtype: str, profile: str = "quick") -> list[Case]:
+    subject = Subject(RIGHT[operation]())
+    return [
+        case
+        for seed in range(6)
+        for case in cases_of(Item(operation, "kept_results", dtype, profile, seed), subject)
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_argument_changes_in_one_element_and_in_the_order_of_two(operation: str, dtype: str) -> None:
+    """None is left out, because a change shows somewhere in each; and each step changes nothing else."""
+    for case in _cases(operation, dtype):
+        before = values_of(case)
+        changes = list(steps(Subject(RIGHT[operation]()), case))
+
+        assert [(name, places) for name, _ in case.tensors for places in (1, 2)] == [
+            (step.name, len(step.places)) for step in changes
+        ]
+        for step in changes:
+            changed = {name: before[name] != values for name, values in step.values.items()}
+            assert sorted(step.places) == [
+                tuple(place) for place in torch.nonzero(changed.pop(step.name)).tolist()
+            ]
+            assert not any(mask.any() for mask in changed.values())
+            assert len(step.places) == 1 or torch.equal(*(_sorted(v[step.name]) for v in (before, step.values)))
+            before = dict(step.values)
+
+
+def _sorted(values: torch.Tensor) -> torch.Tensor:
+    return values.flatten().sort().values
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_neither_ends_nor_middles_change(operation: str) -> None:
+    """A key made of such numbers alone stays the same."""
+    for case in _cases(operation, "float32"):
+        for step in steps(Subject(RIGHT[operation]()), case):
+            for place in step.places:
+                flat = sum(i * s for i, s in zip(place, step.values[step.name].stride(), strict=True))
+                count = step.values[step.name].numel()
+
+                assert count < 8 or flat not in {0, count // 2, count - 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [(ResultKeptByThreeNumbers, "changed"), (ResultKeptBySums, "exchanged")]
+)
+def test_a_failure_says_what_had_changed(kind: type[CorrectNorm], said: str) -> None:
+    """The argument, the place, and the first element that does not follow."""
+    (case, *_) = _cases("rms_norm", "bfloat16")
+    (verdict,) = JUDGE(Subject(kind()), case)
+
+    assert verdict.status is Status.FAILED
+    assert verdict.reason.startswith("after x[")
+    assert said in verdict.reason
+    assert "elements outside" in verdict.reason

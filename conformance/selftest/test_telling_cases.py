@@ -1,0 +1,101 @@
+"""What must show is constructed: no seed, no claim of an implementation and no contract leaves a term unseen."""
+
+from __future__ import annotations
+
+import functools
+import math
+from itertools import islice
+
+import pytest
+
+from conformance.calling import Subject
+from conformance.case import Case
+from conformance.comparison import Errors
+from conformance.declared import Declared, Traits
+from conformance.item import GPU_WIDTHS, PROFILES, Item, cases_of, items
+from conformance.judging import unjudged
+from conformance.materialize import values_of
+from conformance.operations import OPERATIONS, telling_cases
+from conformance.oracle.contract import NAMED, POINTS, Contract
+from conformance.properties import PROPERTIES
+from conformance.properties.bias import TELLING, bound
+from conformance.properties.sensitivity import evidence
+from conformance.rows import count
+from conformance.strategies import DTYPES, Scope
+
+SEEDS = 200
+# properties that compare rows of a call, or that add up over them
+OF_SEVERAL_ROWS = ("batch_invariance", "position_invariance", "padding_invariance", "row_independence", "bias")
+# as deep as sums can be: the widest intervals
+CONTRACTS = tuple(Contract(rounds, "serial") for rounds in (*NAMED.values(), frozenset(POINTS)))
+WIDEST = Contract(NAMED["eager"], "serial")
+
+
+def _subject(contract: Contract, device: str = "cpu") -> Subject:
+    """Return a subject that declares everything and has no implementation: nothing here is called."""
+    traits = Traits(contract, in_place=True, validates=True, compiles=True, graphs=True)
+    return Subject(None, device, known=Declared("anything", "native", dict.fromkeys(OPERATIONS, traits)))
+
+
+@functools.cache
+def _seen(case: Case, contract: Contract) -> tuple[tuple[str, bool], ...]:
+    return evidence(_subject(contract), case, values_of(case))
+
+
+def _evidence(operation: str, scope: Scope, contract: Contract) -> dict[str, bool]:
+    """Return the terms that constructed cases have, and whether the loss of each shows in one of them."""
+    found = [term for case in telling_cases(OPERATIONS[operation], scope) for term in _seen(case, contract)]
+    return {name: (name, True) in found for name, _ in found}
+
+
+@pytest.mark.parametrize("widths", [(), GPU_WIDTHS], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_term_shows_in_a_constructed_case(operation: str, widths: tuple[int, ...]) -> None:
+    """In every dtype and under every contract the loss of each term is noticed."""
+    every = {term.name: True for term in OPERATIONS[operation].terms}
+    for dtype in DTYPES:
+        for contract in CONTRACTS:
+            assert every == _evidence(operation, Scope(dtype, widths=widths), contract), (dtype, contract)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_term_shows_in_what_an_implementation_takes(operation: str) -> None:
+    """One level of a factor may be all that is taken. float16 under the widest contract hides most."""
+    for factor, levels in OPERATIONS[operation].factors.items():
+        # what stands in tensors is not for an implementation to choose
+        for level in () if factor in {"values", "two_alike"} or factor.endswith("layout") else levels:
+            found = _evidence(operation, Scope("float16", fixed=((factor, (level,)),)), WIDEST)
+
+            assert all(found.values()), (factor, level, found)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_no_seed_is_without_evidence(operation: str) -> None:
+    """Whatever the seed, constructed cases come first, and those drawn have what their property is about."""
+    subject = _subject(Contract())
+    drawing = [
+        name for name, prop in PROPERTIES.items() if prop.given is None and name not in {"layout", "specials"}
+    ]
+    for seed in range(SEEDS):
+        profile, dtype = tuple(PROFILES)[seed % len(PROFILES)], DTYPES[seed // len(PROFILES) % len(DTYPES)]
+        constructed = telling_cases(OPERATIONS[operation], Scope(dtype))
+        for name in drawing:
+            first = tuple(islice(cases_of(Item(operation, name, dtype, profile, seed), subject), len(constructed)))
+
+            assert first
+            assert name not in {"values", "sensitivity"} or constructed == first
+            assert name not in OF_SEVERAL_ROWS or all(count(case) > 1 for case in first)
+            assert name != "bias" or all(bound(_least(case)) < TELLING for case in first)
+
+
+def _least(case: Case) -> Errors:
+    """Return how many errors a case adds up, were all numbers exact before they are stored."""
+    return Errors(count=math.prod(case.tensors[0][1].shape))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_no_item_is_without_cases(operation: str) -> None:
+    """Every item of the quick profile has one at least, where it can be judged."""
+    subject = _subject(Contract())
+    for item in items(subject, operations=(operation,)):
+        assert unjudged(item, subject) or next(cases_of(item, subject), None), item
