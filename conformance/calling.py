@@ -162,7 +162,8 @@ def _attempted(subject: Subject, call: Callable[[], object]) -> object | Outcome
         with state_guard.guarded():
             return call()
     except Declined as declined:
-        return declined
+        # in words: another process may not have what an adapter gives as its reason
+        return Declined(str(declined.reason))
     except Unsupported as unsupported:
         return Unable(str(unsupported))
     except torch.OutOfMemoryError as error:
@@ -192,7 +193,7 @@ def _with_path(subject: Subject, case: Case, arguments: Arguments, outcome: Ran)
         return Crashed(f"path: {path.how}", path.trace) if isinstance(path, Crashed) else path
     if path is not None and not isinstance(path, str):
         return Misreturned(f"path returned {_described(path)}, must be a string or None")
-    return replace(outcome, path=path)
+    return replace(outcome, path=None if path is None else str(path))
 
 
 def _returned(subject: Subject, case: Case, result: object) -> Ran | Misreturned:

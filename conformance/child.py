@@ -123,7 +123,7 @@ class Child(Generic[Greeting, Question, Answer]):
         """Return the answer, or what became of the process instead. An exception of ``work`` is raised here."""
         try:
             pipe = self._started()
-        except Unprepared as error:
+        except Exception as error:  # noqa: BLE001 - preparing may raise anything
             return Crashed(f"could not be prepared again: {error}")
         try:
             pipe.send(question)
@@ -173,6 +173,10 @@ class Child(Generic[Greeting, Question, Answer]):
             found: Any = self._control.recv() if instead is None else None
         except (EOFError, OSError):
             raise Unprepared(self._ended()) from None
+        except Exception as error:
+            # an object of a class that only the host has
+            self.close()
+            raise Unprepared(f"said what no other process can read ({error})") from error
         self._keep_printed()
         if instead is not None or isinstance(found, BaseException):
             self._host.kill()

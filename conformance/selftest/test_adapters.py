@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from conformance.adapter import UsageError, load
+from conformance.adapter import UsageError, load, split
+from conformance.adapters.native import Native
 from conformance.calling import Subject
 from conformance.case import Case, Flag, TensorSpec
+from conformance.declared import check
 from conformance.discovery import called, explaining, sets_of
 from conformance.item import PROFILES
 from conformance.operations import OPERATIONS
@@ -104,3 +106,29 @@ def test_without_transformers_the_adapter_says_what_to_install(monkeypatch: pyte
 
     with pytest.raises(UsageError, match="pip install transformers"):
         load("transformers")
+
+
+@pytest.mark.parametrize(
+    ("target", "place", "wanted"),
+    [
+        ("adapter.py", "adapter.py", ""),
+        ("adapter.py:Mine", "adapter.py", "Mine"),
+        ("a:b/adapter.py", "a:b/adapter.py", ""),
+        ("a:b/adapter.py:Mine", "a:b/adapter.py", "Mine"),
+        ("package.module:Mine", "package.module", "Mine"),
+        ("package.module", "package.module", ""),
+    ],
+)
+def test_a_folder_may_have_colons(target: str, place: str, wanted: str) -> None:
+    """The class stands after the last one that follows a file, or after the only one."""
+    assert (place, wanted) == split(target)
+
+
+def test_only_what_is_asked_for_needs_a_contract() -> None:
+    """A method that is inherited, and not judged, is nobody's promise."""
+    adapter = Native()
+    adapter.contracts = {"rms_norm": "fp32"}  # type: ignore[misc]  # of this one
+    check(adapter, ["rms_norm"])
+
+    with pytest.raises(UsageError, match="contracts has no entry for 'gemma_rms_norm'"):
+        check(adapter)

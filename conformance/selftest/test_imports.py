@@ -46,6 +46,7 @@ ORDER = (
     "survey",
     "sizes",
     "surveys",
+    "describe",
     "item",
     "explain",
     "waivers",

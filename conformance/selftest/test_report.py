@@ -14,12 +14,13 @@ import pytest
 from rich.console import Console
 
 from conformance import journal, report
-from conformance.adapter import Adapter
+from conformance.adapter import Adapter, Crashed
 from conformance.calling import Subject
 from conformance.case import Case, TensorSpec
 from conformance.comparison import BadElement, Comparison
+from conformance.host import Greeting
 from conformance.item import Failure, Item
-from conformance.report import Exit
+from conformance.report import Exit, table
 from conformance.verdict import Status, Verdict
 
 ITEM = Item("rms_norm_gated", "values", "bfloat16")
@@ -283,3 +284,38 @@ def test_progress_is_silent_where_lines_cannot_be_rewritten() -> None:
     progress.close()
 
     assert "" == console.file.getvalue()  # type: ignore[attr-defined]  # the file is the StringIO above
+
+
+def test_what_a_terminal_would_execute_is_written_out(tmp_path: Path) -> None:
+    """Words of an implementation, wherever they stand; a command is one that a shell takes, spaces and all."""
+    crash = Verdict("values", CASE, Status.CRASHED, "\033[31mred\a", trace="line\r")
+    with closing(journal.Journal(tmp_path, "gw0")) as shard:
+        shard.smoked(ITEM, CASE, Crashed("\033[2J", "\N{RIGHT-TO-LEFT OVERRIDE}"))
+        shard.started(ITEM, CASE)
+        shard.judged(ITEM, crash)
+        shard.judged(ITEM, Verdict("values", CASE, Status.DECLINED, "\033[1mno"))
+        shard.failed(Failure(ITEM, crash, CASE, "\x9bnote"), tmp_path / "my kernels" / "repro_1.py")
+        shard.finished(ITEM)
+    path = report.write(tmp_path, _built(journal.read(tmp_path), ITEM))
+    (tmp_path / "output.log").write_text("said", encoding="utf-8")
+    console = Console(width=300, record=True, file=io.StringIO())
+    report.show(path, console)
+    shown = console.export_text()
+
+    assert [] == [c for c in shown if not c.isprintable() and c != "\n"]
+    for words in ("\\x1b[31mred\\x07", "\\x1b[1mno", "\\x1b[2J", "\\u202e", "\\x9bnote"):
+        assert words in shown
+    assert "python '" in shown
+    assert "my kernels/repro_1.py'" in shown
+    assert f"what the implementation printed: {tmp_path / 'output.log'}" in shown
+
+
+def test_what_importing_changed_is_said(tmp_path: Path) -> None:
+    """In the header, and at the head of the summary."""
+    subject = Subject(Named())
+    greeting = Greeting(subject.declared, "", {"threads": 1}, ("the default dtype from float32 to float64",))
+    made = report.header(subject, profile="quick", seed=0, greeting=greeting)
+
+    assert ["the default dtype from float32 to float64"] == made["changed_by_import"]
+    assert {"threads": 1} == made["numerics"]
+    assert "importing it changed the default dtype from float32 to float64" in table.heading(made)

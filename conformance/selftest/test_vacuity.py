@@ -15,10 +15,11 @@ import torch
 from conformance import journal, report
 from conformance.adapter import Adapter, Declined
 from conformance.calling import Subject
+from conformance.case import Case, TensorSpec
 from conformance.claim import said
 from conformance.discovery import Evidence, follow
 from conformance.item import Item, cases_of, items, listed_cases, scope_of
-from conformance.judging import judge_item, share_of_array, surveyed, tried, vacuous
+from conformance.judging import judge_item, nothing_judged, share_of_array, surveyed, tried, vacuous
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.report import Exit
@@ -188,3 +189,21 @@ def test_the_sample_of_sensitivity_is_of_the_cases_of_values() -> None:
 def test_an_error_is_neither_a_pass_nor_a_failure_of_the_implementation() -> None:
     """A vacuous item ends the run with the status of a broken suite."""
     assert Exit.BROKEN == report.results.exit_code({Status.ERROR: 1, Status.PASSED: 9}, complete=True)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "said"),
+    [
+        ("declined declined", "declined: no"),
+        ("not_judged declined not_judged", "not_judged: no"),
+        ("declined passed", ""),
+        ("not_judged failed", ""),
+        ("waived", ""),
+    ],
+)
+def test_an_item_in_which_nothing_is_judged_is_not_green(statuses: str, said: str) -> None:
+    """It has a reason to be skipped, the most frequent one; a single judged case is enough."""
+    case = Case("rms_norm", (("x", TensorSpec((1, 2), "float32")),), (("eps", 1e-6), ("weight_offset", 0.0)))
+    verdicts = [Verdict("threads", case, Status(status), "no") for status in statuses.split()]
+
+    assert said == nothing_judged(verdicts)
