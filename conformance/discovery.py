@@ -21,6 +21,8 @@ from conformance.strategies import DTYPES
 
 # cases that every candidate must explain: each is one call, and one comparison for each candidate that is left
 MOST_FAILING, MOST_PASSING, MOST_OTHER = 8, 6, 2
+# comparisons for the contract that explains most, where none explains all
+MOST_MEASURED = 300
 NARROW = 16  # columns
 # elements of a case that is compared with every candidate
 ENOUGH = 2**9
@@ -175,23 +177,29 @@ def explaining(subject: Subject, candidates: Sequence[Contract], calls: Sequence
     A call is compared with the candidates alone that explain all calls before it.
     """
     left = [Followed(contract) for contract in candidates]
-    best = left[0]
     for made in calls:
         for candidate in left:
             candidate.total += _measured(subject, candidate.contract, made)
-        best = max(left, key=lambda candidate: candidate.share)
         left = [candidate for candidate in left if not candidate.total.outside]
-        if not left:
-            break
     if left:
         depth = candidates[0].depth
         return sorted(left, key=lambda f: (f.contract.depth != depth, len(f.contract.rounds)))
-    whole = Followed(best.contract)
-    for made in calls:
-        measured = _measured(subject, best.contract, made)
-        whole.total += measured
-        whole.calls = whole.calls[0] + (not measured.outside), whole.calls[1] + 1
-    return [whole]
+    some = calls[: max(1, MOST_MEASURED // len(candidates))]
+    best = max((_over(subject, contract, some) for contract in candidates), key=_how_much)
+    return [_over(subject, best.contract, calls)]
+
+
+def _how_much(followed: Followed) -> tuple[int, int, float]:
+    """Return how much a contract explains: whole calls first, of as many with fewer points, then elements."""
+    whole, _ = followed.calls
+    return whole, -len(followed.contract.rounds) if whole else 0, followed.share
+
+
+def _over(subject: Subject, contract: Contract, calls: Sequence[Called]) -> Followed:
+    """Return how much a contract explains of all calls."""
+    measured = [_measured(subject, contract, made) for made in calls]
+    whole = sum(not comparison.outside for comparison in measured)
+    return Followed(contract, sum(measured, NOTHING), (whole, len(measured)))
 
 
 def _measured(subject: Subject, contract: Contract, made: Called) -> Comparison:

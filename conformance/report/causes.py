@@ -246,7 +246,8 @@ def _same(one: Cause, other: Cause) -> bool:
     operations = {row.operation for row in one.failing} == {row.operation for row in other.failing}
     if one.says == other.says and not operations:
         return one.conditions == other.conditions and (bool(one.conditions) or one.says != WRONG_VALUES)
-    if not operations or one.says == other.says:
+    crashes = all(cause.bad[0][1]["status"] == Status.CRASHED for cause in (one, other))
+    if not operations or one.says == other.says or crashes:
         return False
     if one.conditions and next(iter(one.conditions)) in other.conditions:
         # a symptom shows at levels of its cause

@@ -18,6 +18,7 @@ Row = Mapping[str, Any]  # of a report's results
 # a cell and a list are to be read; the rest is in report.json
 MOST_REASONS = 3
 MOST_UNFINISHED = 10
+MOST_IDS = 8
 
 
 class Tone(StrEnum):
@@ -86,6 +87,7 @@ class Card:
     lines: tuple[str, ...]
     rates: tuple[tuple[str, tuple[tuple[str, str, float], ...]], ...]  # by factor: level, rate, share that fails
     failures: tuple[Row, ...]
+    others: str  # the cases of further failures, to replay
 
 
 def cards(report: Report) -> tuple[Card, ...]:
@@ -101,7 +103,13 @@ def _card(number: int, cause: Row, report: Report) -> Card:
     rates = tuple((rate["factor"], tuple(_rate(level) for level in rate["levels"])) for rate in cause["rates"])
     head = f"{cause['says']}: {', '.join(cause['operations'])}, {', '.join(cause['dtypes'])}"
     failures = tuple(report["failures"][place] for place in cause["failures"])
-    return Card(number, head, cause["example"], lines, rates, failures)
+    return Card(number, head, cause["example"], lines, rates, failures, _others(failures))
+
+
+def _others(failures: tuple[Row, ...]) -> str:
+    ids = list(dict.fromkeys(failure["id"] for failure in failures))[1:]
+    more = f" and {len(ids) - MOST_IDS} more" if len(ids) > MOST_IDS else ""
+    return f"also cases {', '.join(ids[:MOST_IDS])}{more}" if ids else ""
 
 
 def _told(rate: Row) -> str:

@@ -120,7 +120,8 @@ def _card(card: table.Card) -> RenderableType:
         Text(f"{card.number}. {card.head}", style=WRONG),
         Padding(Text("\n".join(card.lines)), (0, 0, 0, 3)),
     ]
-    return Group(*parts, *_smallest(card), Text())
+    others = [Padding(Text(card.others), (0, 0, 0, 3))] * bool(card.others)
+    return Group(*parts, *_smallest(card), *others, Text())
 
 
 def _smallest(card: table.Card) -> list[RenderableType]:
