@@ -50,6 +50,7 @@ def test_public_names_are_pinned() -> None:
         "rms_norm_fp8",
         "rms_norm_gated",
         "rms_norm_gated_fp8",
+        "swap",
     ] == sorted(normkernels.__all__)
 
 
