@@ -41,6 +41,7 @@ def test_public_names_are_pinned() -> None:
         "RMSNormGated",
         "Reason",
         "Rejection",
+        "apply_rotary_pos_emb",
         "explain",
         "from_module",
         "gemma_rms_norm",
