@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
@@ -174,6 +176,19 @@ def test_what_happened_to_ours_is_seen_in_theirs() -> None:
     assert theirs is model["norm"]
     assert theirs.training
     assert theirs.weight is weight
+
+
+def test_a_model_is_swapped_and_then_sharded(mesh: DeviceMesh) -> None:
+    """Sharded, ours compute as before; norms that are sharded already stay: FSDP would not know ours."""
+    models = [nn.Sequential(LlamaRMSNorm(64), nn.Linear(64, 64)) for _ in range(2)]
+    swap(models[0])
+    for model in models:
+        fully_shard(model, mesh=mesh)
+    models[1].load_state_dict(models[0].state_dict())
+    x = torch.randn(3, 64)
+
+    assert ["0"] == list(swap(models[1]).unknown)
+    torch.testing.assert_close(models[0](x), models[1](x))
 
 
 def test_a_model_that_is_a_norm_stays() -> None:
