@@ -103,9 +103,10 @@ def _against_triton(
     path: Path, call: Call, device: Device, stops: tuple[tuple[bool, Reason, str], ...]
 ) -> tuple[Rejection, ...]:
     """Return what stops a path of Triton kernels, with the ``stops`` of its own among it."""
+    runs_on = ("cuda", "cpu") if device.interpreting else ("cuda",)
     every = (
         (not device.has_triton, Reason.NO_TRITON, "none that can be imported"),
-        (device.kind != "cuda" and not device.interpreting, Reason.NO_GPU, repr(device.kind)),
+        (device.kind not in runs_on, Reason.NO_GPU, repr(device.kind)),
         (call.dtype == "float64", Reason.DTYPE, call.dtype),
         *stops,
         (call.needs_grad is not None, Reason.NEEDS_GRAD, f"{call.needs_grad} that needs one"),

@@ -50,8 +50,8 @@ def empty_scales(x: torch.Tensor, how: Quantisation) -> torch.Tensor:
     *leading, n = x.shape
     groups = -(-n // how.group) if how.group else 0
     if how.layout == "row":
-        return torch.empty((*leading, groups), dtype=torch.float32, device=x.device)
-    return torch.empty((groups, *leading), dtype=torch.float32, device=x.device).movedim(0, -1)
+        return x.new_empty((*leading, groups), dtype=torch.float32)
+    return x.new_empty((groups, *leading), dtype=torch.float32).movedim(0, -1)
 
 
 def results(

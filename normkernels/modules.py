@@ -1,8 +1,6 @@
-"""The operations as drop-in modules, and conversion of the modules that models have."""
+"""The norms as drop-in modules."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -14,6 +12,7 @@ from normkernels.ops import Normed, gemma_rms_norm, rms_norm, rms_norm_gated
 class RMSNorm(nn.Module):
     """RMSNorm with vLLM's constructor, defaults and returns."""
 
+    hidden_size: int | None  # None: any, of a norm that has no weight and came from another module
     weight: nn.Parameter | None
 
     def __init__(
@@ -35,12 +34,18 @@ class RMSNorm(nn.Module):
         self.variance_epsilon = eps
         self.rounding = "fp32"
         self.register_parameter(
-            "weight", nn.Parameter(torch.ones(hidden_size, dtype=dtype)) if has_weight else None
+            "weight", nn.Parameter(torch.empty(hidden_size, dtype=dtype)) if has_weight else None
         )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fill the weight with ones."""
+        if self.weight is not None:
+            nn.init.ones_(self.weight)
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Normed:
         """Return the norm of ``x``; with a residual, that of their sum, and the sum."""
-        if x.shape[-1:] != (self.hidden_size,):
+        if self.hidden_size is not None and x.shape[-1:] != (self.hidden_size,):
             raise InvalidCall(
                 f"RMSNorm: x has shape {tuple(x.shape)}, must have {self.hidden_size} columns, hidden_size"
             )
@@ -61,7 +66,12 @@ class GemmaRMSNorm(nn.Module):
         """Make a weight of zeros over ``hidden_size`` columns."""
         super().__init__()
         self.variance_epsilon = eps
-        self.weight = nn.Parameter(torch.zeros(hidden_size))
+        self.weight = nn.Parameter(torch.empty(hidden_size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fill the weight with zeros."""
+        nn.init.zeros_(self.weight)
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Normed:
         """Return the norm of ``x``; with a residual, that of their sum, and the sum."""
@@ -94,8 +104,13 @@ class RMSNormGated(nn.Module):
         self.norm_before_gate = norm_before_gate
         self.activation = activation
         self.rounding = "fp32"
-        self.weight = nn.Parameter(torch.ones(hidden_size, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype))
         self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fill the weight with ones."""
+        nn.init.ones_(self.weight)
 
     def forward(self, x: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
         """Return the norm of ``x``, gated by ``z`` where there is one."""
@@ -117,52 +132,3 @@ class RMSNormGated(nn.Module):
             f"norm_before_gate={self.norm_before_gate}, activation={self.activation!r}, "
             f"rounding={self.rounding!r}"
         )
-
-
-def _from_llama(module: nn.Module) -> RMSNorm:
-    """Convert Hugging Face's ``LlamaRMSNorm`` and its copies: rounded before the weight as well."""
-    weight = module.get_parameter("weight")
-    norm = RMSNorm(weight.numel(), eps=float(module.variance_epsilon), has_weight=False)  # type: ignore[arg-type]
-    norm.weight = weight
-    norm.rounding = "hf"
-    return norm.train(module.training)
-
-
-def _from_gemma(module: nn.Module) -> GemmaRMSNorm:
-    """Convert Hugging Face's ``Gemma3RMSNorm`` and its copies: a weight centred on zero, rounded once."""
-    norm = GemmaRMSNorm(0, eps=float(module.eps))  # type: ignore[arg-type]
-    norm.weight = module.get_parameter("weight")
-    return norm.train(module.training)
-
-
-def _from_qwen3_next_gated(module: nn.Module) -> RMSNormGated:
-    """Convert Hugging Face's ``Qwen3NextRMSNormGated``: gate after the norm, rounded in its order."""
-    norm = RMSNormGated(0, eps=float(module.variance_epsilon), norm_before_gate=True, activation="silu")  # type: ignore[arg-type]
-    norm.weight = module.get_parameter("weight")
-    norm.rounding = "hf"
-    return norm.train(module.training)
-
-
-# By name, so that transformers need not be there. Every class was read in transformers; a copy has no base.
-_CONVERTERS: Mapping[str, Callable[[nn.Module], RMSNorm | GemmaRMSNorm | RMSNormGated]] = {
-    "LlamaRMSNorm": _from_llama,
-    "MistralRMSNorm": _from_llama,
-    "MixtralRMSNorm": _from_llama,
-    "Qwen2RMSNorm": _from_llama,
-    "Qwen3RMSNorm": _from_llama,
-    "Qwen3MoeRMSNorm": _from_llama,
-    "Gemma2RMSNorm": _from_gemma,
-    "Gemma3RMSNorm": _from_gemma,
-    "Qwen3NextRMSNorm": _from_gemma,
-    "Qwen3_5RMSNorm": _from_gemma,
-    "Qwen3_5MoeRMSNorm": _from_gemma,
-    "Qwen3NextRMSNormGated": _from_qwen3_next_gated,
-}
-
-
-def from_module(module: nn.Module) -> RMSNorm | GemmaRMSNorm | RMSNormGated:
-    """Return ours for a known model's module: the same Parameter, gate order, eps and rounding."""
-    for cls in type(module).__mro__:
-        if cls.__name__ in _CONVERTERS:
-            return _CONVERTERS[cls.__name__](module)
-    raise InvalidCall(f"from_module: module is a {type(module).__name__}, must be one of {', '.join(_CONVERTERS)}")

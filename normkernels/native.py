@@ -105,13 +105,12 @@ def mrope(
     inside = (positions >= 0) & (positions < cos.shape[0])
     rows = torch.where(inside, positions, 0).expand(3, -1)
     known = inside.expand(3, -1).all(0)[:, None]
-    axes = _axes(sections, interleaved=interleaved, device=q.device)
 
     def angles(table: torch.Tensor) -> torch.Tensor:
         # an empty cache has no row to read either
         table = table if table.shape[0] else table.new_zeros(1, table.shape[1])
         t, h, w = table[rows].to(wide)
-        row = torch.where(axes == 1, h, torch.where(axes == 2, w, t))
+        row = _by_axis(t, h, w, sections, interleaved=interleaved)
         return torch.where(known, row, torch.nan)[:, None]
 
     c, s, half = angles(cos), angles(sin), cos.shape[1]
@@ -125,14 +124,17 @@ def mrope(
     return rotated(q), rotated(k)
 
 
-def _axes(sections: tuple[int, int, int], *, interleaved: bool, device: torch.device) -> torch.Tensor:
-    """Return the axis of each frequency: 0, 1 or 2 for t, h or w."""
-    t, h, w = sections
-    frequency = torch.arange(t + h + w, device=device)
+def _by_axis(
+    t: torch.Tensor, h: torch.Tensor, w: torch.Tensor, sections: tuple[int, int, int], *, interleaved: bool
+) -> torch.Tensor:
+    """Return rows of frequencies, each taken from its axis; by slices, which tensors of every kind have."""
+    of_t, of_h, of_w = sections
     if not interleaved:
-        return (frequency >= t).int() + (frequency >= t + h).int()
-    turn = frequency % 3
-    return torch.where((turn == 1) & (frequency < 3 * h) | (turn == 2) & (frequency < 3 * w), turn, 0)
+        return torch.cat((t[:, :of_t], h[:, of_t : of_t + of_h], w[:, of_t + of_h :]), -1)
+    for first, axis, count in ((1, h, of_h), (2, w, of_w)):
+        turns = slice(first, max(first, 3 * count), 3)
+        t = torch.slice_scatter(t, axis[:, turns], -1, turns.start, turns.stop, 3)
+    return t
 
 
 def rms_norm_fp8(
@@ -175,11 +177,11 @@ def _quantised(y: torch.Tensor, how: fp8.Quantisation) -> tuple[torch.Tensor, to
     """Return the values of y, contiguous, and their scales."""
     scales = fp8.empty_scales(y, how)
     if not y.numel():
-        return torch.empty(y.shape, dtype=how.dtype, device=y.device), scales
+        return y.to(how.dtype), scales
     wide = y.to(torch.promote_types(y.dtype, torch.float32))
     groups = functional.pad(wide, (0, -y.shape[-1] % how.group)).reshape(*y.shape[:-1], -1, how.group)
     amax = groups.abs().amax(-1).clamp(min=fp8.FLOOR)
     # a tensor: by a number PyTorch divides otherwise on a GPU, multiplying by its reciprocal
-    scales.copy_(amax / torch.full((), how.max, dtype=wide.dtype, device=y.device))
+    scales.copy_(amax / wide.new_full((), how.max))
     values = (groups / scales.unsqueeze(-1)).clamp(-how.max, how.max)
     return values.flatten(-2)[..., : y.shape[-1]].contiguous().to(how.dtype), scales

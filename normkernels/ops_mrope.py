@@ -10,6 +10,7 @@ from torch.compiler import is_compiling
 from normkernels import describe_mrope, library, native, routes, shortcuts
 from normkernels.call import plan_table
 from normkernels.dispatch import Path
+from normkernels.errors import InvalidCall
 from normkernels.kernels import plans
 from normkernels.library import Given
 from normkernels.results import memory
@@ -112,6 +113,27 @@ def mrope_(
     else:
         describe_mrope.hold_in_place(q, k, positions, cos, sin)
     return _run_mrope(route, q, k, positions, cos, sin, sections, like, in_place=True)
+
+
+def apply_rotary_pos_emb(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int = 1
+) -> Rotated:
+    """Rotate q and k as the functions of this name in transformers do for Qwen2-VL, Qwen3-VL and Qwen3.5.
+
+    It goes in their place: ``modeling_qwen3_5.apply_rotary_pos_emb = normkernels.apply_rotary_pos_emb``. q and k
+    are ``(batch, heads, tokens, head_dim)``, or ``(batch, tokens, heads, head_dim)`` with ``unsqueeze_dim=2``. cos
+    and sin are ``(batch, tokens, rotary_dim)``, or one batch for all; their rows hold the frequencies of all axes,
+    joined, twice: the second half is not read. A result is rounded once, where transformers rounds each product.
+    """
+    if unsqueeze_dim not in (1, 2):
+        raise InvalidCall(f"apply_rotary_pos_emb: unsqueeze_dim={unsqueeze_dim!r}, must be 1 or 2")
+    q, k = (each.transpose(1, 2) if unsqueeze_dim == 1 else each for each in (q, k))
+    half = cos.shape[-1] // 2
+    rows = torch.arange(cos.shape[0] * cos.shape[1], device=q.device).view(cos.shape[:2]).expand(q.shape[:2])
+    tables = (table[..., :half].reshape(-1, half) for table in (cos, sin))
+    turned = mrope(q.flatten(0, 1), k.flatten(0, 1), rows.flatten(), *tables, sections=(half, 0, 0))
+    q, k = (new.view(old.shape) for new, old in zip(turned, (q, k), strict=True))
+    return (q.transpose(1, 2), k.transpose(1, 2)) if unsqueeze_dim == 1 else (q, k)
 
 
 def _run_mrope(

@@ -102,6 +102,19 @@ def _overlaps(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return False
 
 
+def has_memory(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has memory, so that its address says where its elements are.
+
+    Meta, fake, functionalised and distributed tensors have none, nor have those of a function transform.
+    """
+    try:
+        storage = tensor.untyped_storage()
+        # asked in this order: a fake tensor's storage is on meta, and warns when it is asked for its address
+        return storage.device.type != "meta" and storage.data_ptr() != 0
+    except RuntimeError:
+        return False
+
+
 def same_view(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors are the same elements at the same places."""
     return (
@@ -119,7 +132,7 @@ def may_share(a: torch.Tensor, b: torch.Tensor) -> bool:
     indices down makes every coefficient positive: the question is whether bounded counts of known
     steps add up to the distance.
     """
-    if a.numel() == 0 or b.numel() == 0 or a.device != b.device:
+    if a.numel() == 0 or b.numel() == 0 or a.device != b.device or not (has_memory(a) and has_memory(b)):
         return False
     here, there = (a.shape, a.stride(), a.element_size()), (b.shape, b.stride(), b.element_size())
     distance = b.data_ptr() - a.data_ptr()

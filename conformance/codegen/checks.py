@@ -90,6 +90,13 @@ KNOWN = (
         "of 96 heads, of which a warp of 64 has sixteen at a time, Triton 3.6 has six scalar registers too few",
         before=(3, 7),
     ),
+    Known(
+        "scalars",
+        ("fp8 in e4m3fn", "fp8 widest"),
+        ("gfx1201",),
+        "values are rounded by integer arithmetic, for which Triton 3.8 has two scalar registers too few",
+        before=(3, 9),
+    ),
 )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from conformance.package.gated_calls import DEVICE
 from normkernels import routes
@@ -52,3 +54,12 @@ def faithful_interpreter() -> None:
         from conformance import interpreter
 
         interpreter.install()
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[DeviceMesh]:
+    """Return a mesh of one process, this one."""
+    store = dist.HashStore()  # type: ignore[attr-defined]  # public, but not listed
+    dist.init_process_group("gloo", rank=0, world_size=1, store=store)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()

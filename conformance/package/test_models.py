@@ -1,18 +1,24 @@
-"""Norms swapped inside small models of Hugging Face's: random weights from a configuration, nothing downloaded."""
+"""Norms and rotations swapped in small models of Hugging Face's: random weights, nothing downloaded."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, Qwen3NextConfig, Qwen3NextForCausalLM
+from transformers.models.qwen2_vl import modeling_qwen2_vl
+from transformers.models.qwen3_5 import modeling_qwen3_5
+from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from conformance.package.gated_calls import DEVICE
-from normkernels import GemmaRMSNorm, RMSNormGated, from_module, routes
+from normkernels import GemmaRMSNorm, RMSNormGated, apply_rotary_pos_emb, routes, swap
 from normkernels.kernels import plans
 
 WORDS = 64
@@ -30,19 +36,27 @@ TINY = {
 }
 
 
+# two gated delta-net layers, whose norm is gated, and one of full attention
+DELTA = {
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}
+
+
 def qwen3_next() -> nn.Module:
-    """Return Qwen3-Next: two gated delta-net layers, whose norm is gated, and one of full attention."""
+    """Return Qwen3-Next, whose layers have experts."""
     experts = {"num_experts": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
-    delta = {
-        "linear_key_head_dim": 16,
-        "linear_value_head_dim": 128,
-        "linear_num_key_heads": 1,
-        "linear_num_value_heads": 2,
-    }
-    layers = ["linear_attention", "full_attention", "linear_attention"]
     # every token goes to every expert: a choice among them is not continuous in the norms' roundings
-    config = Qwen3NextConfig(**TINY, **experts, **delta, num_experts_per_tok=2, layer_types=layers)
-    model: nn.Module = Qwen3NextForCausalLM(config)
+    model: nn.Module = Qwen3NextForCausalLM(Qwen3NextConfig(**TINY, **experts, **DELTA, num_experts_per_tok=2))
+    return model
+
+
+def qwen3_5() -> nn.Module:
+    """Return Qwen3.5: layers as in Qwen3-Next, without experts."""
+    model: nn.Module = modeling_qwen3_5.Qwen3_5ForCausalLM(modeling_qwen3_5.Qwen3_5TextConfig(**TINY, **DELTA))
     return model
 
 
@@ -64,6 +78,7 @@ class Model:
 # of every layer, of q and k of full attention (in Gemma 3 of every layer), of the last hidden state
 MODELS = {
     "qwen3_next": Model(qwen3_next, {GemmaRMSNorm: 2 * 3 + 2 + 1, RMSNormGated: 2}),
+    "qwen3_5": Model(qwen3_5, {GemmaRMSNorm: 2 * 3 + 2 + 1, RMSNormGated: 2}),
     "gemma3": Model(gemma3, {GemmaRMSNorm: 4 * 3 + 2 * 3 + 1}),
 }
 
@@ -89,10 +104,9 @@ def random_model(name: str) -> nn.Module:
     return model.to(DEVICE)
 
 
-def swap(model: nn.Module) -> nn.Module:
+def swapped(model: nn.Module) -> nn.Module:
     """Put ours in the place of every norm."""
-    for parent, name, norm in norms(model):
-        setattr(parent, name, from_module(norm))
+    assert {} == swap(model).unknown
     return model
 
 
@@ -119,7 +133,7 @@ def test_every_norm_is_swapped_and_no_parameter_with_it(name: str) -> None:
     """Ours stand where theirs stood, and a checkpoint of the model fits as before."""
     model = random_model(name)
     before = {key: tensor.data_ptr() for key, tensor in model.state_dict().items()}
-    swap(model)
+    swapped(model)
 
     assert MODELS[name].norms == Counter(type(norm) for _, _, norm in norms(model))
     assert before == {key: tensor.data_ptr() for key, tensor in model.state_dict().items()}
@@ -130,7 +144,7 @@ def test_the_logits_stay_in_float32(name: str, path: str | None, launched: list[
     """They agree within PyTorch's default tolerances, and every norm ran on the path that was asked for."""
     model = random_model(name)
     theirs = logits(model)
-    ours = logits(swap(model))
+    ours = logits(swapped(model))
 
     # logits have no contract: whole models sum in their own orders, and what users ask of them is this
     torch.testing.assert_close(ours, theirs)
@@ -143,7 +157,7 @@ def test_the_logits_are_no_worse_in_bfloat16(name: str, path: str | None) -> Non
     model = random_model(name)
     exact = logits(model)
     theirs = (logits(model.to(torch.bfloat16)) - exact).norm()
-    ours = (logits(swap(model)) - exact).norm()
+    ours = (logits(swapped(model)) - exact).norm()
 
     assert 0 < theirs < 0.1 * exact.norm()
     assert ours <= 1.5 * theirs
@@ -162,3 +176,44 @@ def test_the_logits_show_every_norm(name: str) -> None:
             # the test above would see it: these are its tolerances
             assert not torch.allclose(logits(model), theirs, rtol=1.3e-6, atol=1e-5)
             weight.copy_(kept)
+
+
+# Models whose rotations are at positions on three axes: their code, the names of their classes, and flags.
+ROTATIONS: dict[str, tuple[ModuleType, str, dict[str, Any], dict[str, Any]]] = {
+    "qwen2_vl": (modeling_qwen2_vl, "Qwen2VLText", {}, {"mrope_section": [3, 3, 2]}),
+    "qwen3_vl": (modeling_qwen3_vl, "Qwen3VLText", {}, {"mrope_section": [3, 3, 2]}),
+    "qwen3_5": (
+        modeling_qwen3_5,
+        "Qwen3_5Text",
+        {"layer_types": ["full_attention"] * 3},
+        {"mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5},
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ROTATIONS)
+def test_rotations_are_replaced(
+    name: str, dtype: torch.dtype, launched: list[plans.Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With our function in the place of theirs the logits stay, and every layer has called it."""
+    code, kind, more, turn = ROTATIONS[name]
+    turn |= {"rope_type": "default", "rope_theta": 10.0}
+    config = getattr(code, f"{kind}Config")(
+        **TINY, **more, rope_parameters=turn, bos_token_id=None, eos_token_id=None
+    )
+    torch.manual_seed(0)
+    model = getattr(code, f"{kind}Model")(config).eval().to(DEVICE, dtype)
+    tokens, positions = torch.randint(WORDS, TOKENS), torch.randint(50, (3, *TOKENS))
+
+    def said(positions: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            state = model(tokens.to(DEVICE), position_ids=positions.to(DEVICE), use_cache=False).last_hidden_state
+            return functional.linear(state, model.embed_tokens.weight).float()
+
+    theirs = said(positions)
+    assert not torch.allclose(theirs, said(positions[[0, 0, 0]]), rtol=0.1, atol=0.1)
+    monkeypatch.setattr(code, "apply_rotary_pos_emb", apply_rotary_pos_emb)
+    error = (said(positions) - theirs).norm() / theirs.norm()
+    assert error < (1e-5 if dtype is torch.float32 else 0.05)
+    assert 3 == len(launched)

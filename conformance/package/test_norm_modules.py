@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 
 from conformance.package.gated_calls import DEVICE, values
 from conformance.package.norm_calls import assert_right
-from normkernels import GemmaRMSNorm, InvalidCall, RMSNorm
+from normkernels import GemmaRMSNorm, InvalidCall, RMSNorm, RMSNormGated
 
 MODULES: dict[str, type[RMSNorm | GemmaRMSNorm]] = {"rms_norm": RMSNorm, "gemma_rms_norm": GemmaRMSNorm}
 LOW = torch.bfloat16
@@ -83,6 +86,35 @@ def test_a_norm_may_have_no_weight() -> None:
     assert_right("rms_norm", {"x": x, "weight": None, "eps": 1e-6}, (module(x),))
     with pytest.raises(InvalidCall, match=r"RMSNorm: x has shape \(3, 95\), must have 96 columns"):
         module(x[:, :95])
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize(("kind", "plain"), [(RMSNorm, 1.0), (GemmaRMSNorm, 0.0), (RMSNormGated, 1.0)])
+def test_weights_made_without_memory_are_initialised(
+    kind: type[nn.Module],
+    plain: float,
+    sharded: bool,  # noqa: FBT001
+    mesh: DeviceMesh,
+) -> None:
+    """As trainers do it: on meta, sharded or not, given memory, and then every module that can resets itself."""
+    with torch.device("meta"):
+        model: Any = nn.Sequential(kind(96))
+    if sharded:
+        fully_shard(model, mesh=mesh)
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        model[0].get_parameter("weight").fill_(torch.nan)  # fresh memory may hold anything
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+    weight = model.state_dict()["0.weight"]
+    assert torch.equal(torch.full((96,), plain), weight.full_tensor() if sharded else weight)
+
+
+def test_a_norm_without_weight_has_nothing_to_initialise() -> None:
+    """Its reset is there all the same."""
+    RMSNorm(96, has_weight=False).reset_parameters()
 
 
 @pytest.mark.parametrize("width", [0, 48, 97])

@@ -41,6 +41,7 @@ def test_public_names_are_pinned() -> None:
         "RMSNormGated",
         "Reason",
         "Rejection",
+        "apply_rotary_pos_emb",
         "explain",
         "from_module",
         "gemma_rms_norm",
@@ -50,6 +51,7 @@ def test_public_names_are_pinned() -> None:
         "rms_norm_fp8",
         "rms_norm_gated",
         "rms_norm_gated_fp8",
+        "swap",
     ] == sorted(normkernels.__all__)
 
 

@@ -1,0 +1,198 @@
+"""Modules that are taken over or refused by what they compute, and norms swapped in a model and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
+
+import normkernels as nk
+from conformance.package.gated_calls import DEVICE
+from normkernels import InvalidCall, from_module, swap
+
+
+class Renamed(LlamaRMSNorm):  # type: ignore[misc]  # transformers has no types
+    """A norm under a name of its own."""
+
+
+class Doubled(LlamaRMSNorm):  # type: ignore[misc]  # transformers has no types
+    """A norm that computes something else than its base."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return twice the norm."""
+        doubled: torch.Tensor = 2 * super().forward(hidden_states)
+        return doubled
+
+
+class Raising(LlamaRMSNorm):  # type: ignore[misc]  # transformers has no types
+    """A norm for GPUs alone."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Refuse."""
+        raise RuntimeError(f"no kernel for {hidden_states.device}")
+
+
+def changed(change: Callable[[Any], object], make: Callable[[int], nn.Module] = LlamaRMSNorm) -> nn.Module:
+    """Return a norm that would be taken over, were it not for a change."""
+    norm = make(64)
+    change(norm)
+    return norm
+
+
+# Each with part of the reason.
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "no norm": (nn.Identity, r"Identity that has eps=None, must have a number"),
+    "no eps": (lambda: nn.RMSNorm(64), r"has eps=None, must have a number above zero"),
+    "a bias": (lambda: nn.LayerNorm(64), r"has bias, must have a weight alone, or none"),
+    "a mean": (lambda: nn.LayerNorm(64, bias=False), r"computes what none of ours does"),
+    "state": (
+        lambda: nn.BatchNorm1d(64, affine=False),
+        r"has num_batches_tracked, running_mean",
+    ),
+    "two dimensions": (
+        lambda: nn.RMSNorm((8, 8), eps=1e-6),
+        r"a Parameter of shape \(8, 8\) as weight",
+    ),
+    "another formula": (lambda: Doubled(64), r"Doubled that computes what none of ours does"),
+    "another device": (lambda: Raising(64), r"Raising that raised RuntimeError: no kernel for cpu"),
+    "a residual": (lambda: nk.RMSNorm(64), r"takes \(x, residual\), must take x, or x and a gate"),
+    "a hook": (lambda: changed(lambda norm: norm.register_forward_hook(print)), r"has hooks or"),
+    "a first hook": (
+        lambda: changed(lambda norm: norm.register_forward_pre_hook(print)),
+        r"has hooks or",
+    ),
+    "a late hook": (lambda: changed(lambda norm: norm.register_full_backward_hook(print)), r"has hooks or"),
+    "a wrapper": (lambda: changed(lambda norm: setattr(norm, "forward", norm.forward)), r"has hooks or"),
+    "a parametrisation": (
+        lambda: changed(lambda norm: nn.utils.parametrize.register_parametrization(norm, "weight", nn.Tanh())),
+        r"has parametrizations, parametrizations.weight.original, must",
+    ),
+    "groups that are none": (
+        lambda: changed(lambda norm: setattr(norm, "group_size", 48), lambda n: MambaRMSNormGated(n, 32)),
+        r"raised InvalidCall: rms_norm_gated: group_size=48, must be",
+    ),
+}
+
+
+TAKEN: dict[str, Callable[[int], nn.Module]] = {
+    "theirs": LlamaRMSNorm,
+    "renamed": Renamed,
+    "torch": lambda n: nn.RMSNorm(n, eps=1e-6),
+    "no weight": lambda n: nn.RMSNorm(n, eps=1e-6, elementwise_affine=False),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), REFUSED.values(), ids=REFUSED)
+def test_a_module_is_refused_with_the_reason(make: Callable[[], nn.Module], reason: str) -> None:
+    """The message says which module it was, what it has, and what it must have; the module stays as it was."""
+    module = make()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    with pytest.raises(InvalidCall, match=f"^from_module: module is a .*{reason}"):
+        from_module(module)
+    after = module.state_dict()
+
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        LlamaRMSNorm,
+        Renamed,
+        lambda n: nn.RMSNorm(n, eps=1e-6),
+        lambda n: nn.RMSNorm(n, 1e-6, elementwise_affine=False),
+    ],
+    ids=["theirs", "renamed", "torch", "without weight"],
+)
+def test_a_module_is_taken_over_by_what_it_computes(make: Callable[[int], nn.Module], device: str) -> None:
+    """Whatever its class, and with weights anywhere: they are shared and not looked at."""
+    with torch.device(device):
+        module = make(64)
+        taken = from_module(module)
+
+    assert type(taken) is nk.RMSNorm
+    assert dict(module.named_parameters()) == dict(taken.named_parameters())
+
+
+class Block(nn.Module):
+    """A norm, a list of norms of which one is that norm again, and norms that are not known."""
+
+    def __init__(self) -> None:
+        """Make the norms."""
+        super().__init__()
+        self.norm = LlamaRMSNorm(64)
+        self.more = nn.ModuleList([LlamaRMSNorm(64), self.norm])
+        self.strange = nn.LayerNorm(64)
+        self.hooked = LlamaRMSNorm(64)
+        self.hooked.register_forward_hook(lambda *_: None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return all norms, one after another."""
+        for norm in (self.norm, *self.more, self.strange, self.hooked):
+            x = norm(x)
+        return x
+
+
+def test_a_swap_says_what_it_did_and_takes_it_back() -> None:
+    """A norm in two places stays one; every norm is either replaced or unknown; afterwards all is as it was."""
+    model: Any = nn.Sequential(Block(), nn.ReLU(), LlamaRMSNorm(64)).to(DEVICE)
+    before = dict(model.named_modules(remove_duplicate=False))
+    names = ["0.norm", "0.more.0", "0.more.1", "2"]
+    x = torch.randn(3, 64, device=DEVICE)
+    theirs = model(x)
+    with swap(model) as swapped:
+        assert {name: before[name] for name in names} == swapped.replaced
+        assert {nk.RMSNorm} == {type(model.get_submodule(name)) for name in names}
+        assert model[0].norm is model[0].more[1]
+        assert ["0.strange", "0.hooked"] == list(swapped.unknown)
+        assert "is a LayerNorm that has bias, must have a weight alone, or none" == swapped.unknown["0.strange"]
+        assert {} == swap(model).replaced
+        torch.testing.assert_close(model(x), theirs)
+
+    assert before == dict(model.named_modules(remove_duplicate=False))
+
+
+def test_what_happened_to_ours_is_seen_in_theirs() -> None:
+    """The mode, and the weight that a checkpoint may have put in the place of the shared one."""
+    model = nn.ModuleDict({"norm": LlamaRMSNorm(64)})
+    theirs = model["norm"]
+    swapped = swap(model.eval())
+
+    assert model["norm"].weight is theirs.weight
+    assert not model["norm"].training
+    model.train().load_state_dict({"norm.weight": torch.full((64,), 3.0)}, assign=True)
+    weight = model["norm"].weight
+    swapped.restore()
+    swapped.restore()
+    assert theirs is model["norm"]
+    assert theirs.training
+    assert theirs.weight is weight
+
+
+def test_a_model_is_swapped_and_then_sharded(mesh: DeviceMesh) -> None:
+    """Sharded, ours compute as before; norms that are sharded already stay: FSDP would not know ours."""
+    models = [nn.Sequential(LlamaRMSNorm(64), nn.Linear(64, 64)) for _ in range(2)]
+    swap(models[0])
+    for model in models:
+        fully_shard(model, mesh=mesh)
+    models[1].load_state_dict(models[0].state_dict())
+    x = torch.randn(3, 64)
+
+    assert ["0"] == list(swap(models[1]).unknown)
+    torch.testing.assert_close(models[0](x), models[1](x))
+
+
+def test_a_model_that_is_a_norm_stays() -> None:
+    """A norm that is part of nothing has no place to be replaced in: the report says so."""
+    assert {"": "is a LlamaRMSNorm that is the model itself, must be a part of it"} == swap(
+        LlamaRMSNorm(64)
+    ).unknown
