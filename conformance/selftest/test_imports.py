@@ -25,7 +25,6 @@ ORDER = (
     "declared",
     "__init__",  # the names that adapters are written with
     "adapters",
-    "interned",
     "interpreter",
     "codegen",
     "watch",

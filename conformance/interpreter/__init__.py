@@ -1,0 +1,34 @@
+"""Makes Triton's CPU interpreter round as a GPU does, and proves it.
+
+As shipped, the interpreter keeps bf16 and fp8 as raw bits and mostly computes on those bits: it truncates
+where hardware rounds, and adds codes where hardware adds numbers. Here the classes it is made of are
+subclassed: bits are decoded to numbers first, and encoded last, rounded once to nearest even.
+
+It stays installed: a process that interprets never compiles. Import this only where Triton is installed.
+"""
+
+import os
+from functools import cache
+
+import triton.language as tl
+from triton.runtime import interpreter as shipped
+
+from conformance.interpreter import faithful, interned
+from conformance.interpreter.proof import cast_test, self_test, unfaithful
+from conformance.interpreter.rounding import fp8_overflow
+
+__all__ = ["cast_test", "fp8_overflow", "install", "self_test", "unfaithful"]
+
+
+@cache
+def install() -> None:
+    """Replace what the interpreter is made of, once; needs ``TRITON_INTERPRET=1`` from the start."""
+    interpreting = isinstance(tl.sum, shipped.InterpretedFunction)
+    if not interpreting:
+        raise RuntimeError(
+            "interpreter.install: TRITON_INTERPRET must be 1 before triton is imported for the first time, "
+            f"is now {os.environ.get('TRITON_INTERPRET')!r}"
+        )
+    faithful.install()
+    interned.install()
+    faithful.patch_language_for_good()
