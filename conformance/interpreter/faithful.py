@@ -1,22 +1,66 @@
 """Parts of Triton's interpreter that compute on numbers in place of bits, and take the places of its own."""
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from functools import cache
+from inspect import getcallargs
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
 import triton.language as tl
 from torch.utils._mode_utils import no_dispatch
 from triton.runtime import interpreter as shipped
+from triton.runtime.errors import InterpreterError
 
-from conformance.interpreter import rounding
+from conformance.adapter import Unsupported, UsageError
+from conformance.interpreter import launching, libdevice, rounding
+from conformance.interpreter.gpu import Missing
 from conformance.interpreter.rounding import FP8, RAW, Array
 
 # Triton has no types: its dtypes, handles, tensors and functions are Any, here and below.
 Dtype = Any
 Handle = Any
 Tensor = Any
+
+_masked: ContextVar[str] = ContextVar("masked_loads", default="poison")
+MASKED_LOADS = "CONFORMANCE_MASKED_LOADS"  # the environment's variable for a whole run
+FILLS = ("poison", "zero")
+
+
+def fill_masked_loads(fill: str) -> Token[str]:
+    """Choose what masked elements of loads without ``other`` hold: ``poison`` or ``zero``.
+
+    Triton leaves them undefined; its own interpreter gives zeros, which hides a kernel that adds them up.
+    """
+    if fill not in FILLS:
+        raise UsageError(f"{MASKED_LOADS}={fill!r}, must be one of {', '.join(FILLS)}")
+    return _masked.set(fill)
+
+
+@contextmanager
+def masked_loads(fill: Literal["poison", "zero"]) -> Iterator[None]:
+    """Choose, for a while, what masked elements of loads without ``other`` hold."""
+    token = fill_masked_loads(fill)
+    try:
+        yield
+    finally:
+        _masked.reset(token)
+
+
+@cache
+def poison(ty: Dtype) -> Any:
+    """Return what no kernel must show: NaN, a large number, an address that nothing has, or True."""
+    if ty.is_floating():
+        return rounding.encode(np.array(np.nan), ty)
+    if ty.is_int1():
+        return True
+    bits = 64 if ty.is_ptr() else ty.primitive_bitwidth
+    return int.from_bytes(b"\x5a" * (bits // 8), "little")
+
 
 # Why each class below has an ignore: a subclass of what has no types is an error in strict mode.
 
@@ -95,6 +139,33 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
         """Return a scalar (missing before Triton 3.9)."""
         return shipped.TensorHandle(rounding.encode([value], tl.bfloat16), tl.bfloat16)
 
+    def create_masked_load(self, ptrs: Handle, mask: Handle, other: Handle | None, *policy: Any) -> Handle:
+        """Load; an element that is masked, without a value to take its place, is undefined: it is poison."""
+        if other is None and _masked.get() == "poison":
+            ty = ptrs.get_element_ty()
+            fill = np.full_like(ptrs.data, poison(ty), dtype=shipped._get_np_dtype(ty))
+            other = shipped.TensorHandle(fill, ty)
+        return super().create_masked_load(ptrs, mask, other, *policy)
+
+    def create_extern_elementwise(
+        self, library: str, path: str, symbol: str, arguments: list[Handle], ty: Dtype, pure: Any
+    ) -> Handle:
+        """Call a library's function."""
+        if libdevice.fuses(symbol):
+            return self.create_fma(*arguments)
+        numbers = [rounding.decode(handle.data, handle.dtype.scalar) for handle in arguments]
+        return shipped.TensorHandle(libdevice.compute(symbol, numbers, ty.scalar), ty.scalar)
+
+    def create_inline_asm(self, *given: Any) -> NoReturn:
+        """Refuse."""
+        raise Unsupported("Triton's interpreter cannot run inline assembly")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Refuse operations that the interpreter does not have, of those that only a compiler knows."""
+        raise Missing(
+            f"Triton's interpreter cannot run {name.removeprefix('create_')!r}: it has no such operation"
+        )
+
     def get_fp8e4b8_ty(self) -> Dtype:
         """Return the type (missing before Triton 3.8)."""
         return tl.float8e4b8
@@ -146,11 +217,25 @@ class FaithfulReduceOps(shipped.ReduceOps):  # type: ignore[misc]
 class FaithfulExecutor(shipped.GridExecutor):  # type: ignore[misc]
     """Runs the programs of a launch: unseen by whoever watches the caller, on the caller's own memory."""
 
+    grid: Any
+
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Run every program."""
-        # errstate: where NumPy warns (an exp that overflows, 0 * inf), a GPU is silent.
-        with no_dispatch(), np.errstate(all="ignore"):
-            super().__call__(*args, **kwargs)
+        grid = self.grid
+        if callable(grid):
+            # of the arguments as they were given, as in a launch, where the interpreter has made tensors of them
+            named = {name: value for name, value in kwargs.items() if name in self.arg_names}
+            grid = grid(getcallargs(self.fn, *args, **named))
+        self.grid = tuple(map(operator.index, grid))
+        try:
+            # errstate: where NumPy warns (an exp that overflows, 0 * inf), a GPU is silent.
+            with no_dispatch(), np.errstate(all="ignore"):
+                super().__call__(*args, **kwargs)
+        except InterpreterError as error:
+            reason = launching.unsupported(error)
+            if reason is None:
+                raise
+            raise Unsupported(reason) from error
 
     def _init_args_hst(self, args_dev: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Pass on what the CPU can address: memory may be unreadable beside, or read-only."""
@@ -193,7 +278,7 @@ REPLACEMENTS: dict[str, Any] = {
     "_convert_float": rounding.convert_float,
     "_implicit_cvt": implicit_cvt,
 }
-ADDED = {"get_bf16", "get_fp8e4b8_ty", "get_fp8e5b16_ty"}
+ADDED = {"__getattr__", "get_bf16", "get_fp8e4b8_ty", "get_fp8e5b16_ty"}
 
 
 def patch_language_for_good() -> None:
