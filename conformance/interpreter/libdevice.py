@@ -6,10 +6,10 @@ without a formula in NumPy or PyTorch, are unsupported.
 
 import math
 import re
-import sys
 from collections.abc import Callable, MutableMapping
 from importlib import import_module
-from types import FunctionType
+from operator import attrgetter
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,11 @@ Formula = Callable[..., Any]
 
 # Functions without a body, which Triton's compiler looks up in the library of its target.
 STUBS = "triton.language.extra.libdevice"
+CUDA = "triton.language.extra.cuda.libdevice"
 LIBRARIES = (
+    CUDA,
     "triton.language.extra.cuda",
-    "triton.language.extra.cuda.libdevice",
+    "triton.language.extra.cuda.gdc",
     "triton.language.extra.hip",
     "triton.language.extra.hip.libdevice",
 )
@@ -220,8 +222,8 @@ def interpreted(function: Any) -> Any:
     if not isinstance(function, FunctionType):
         return None
     if function.__module__ == STUBS:
-        known = getattr(import_module(LIBRARIES[1]), function.__name__, None)
-        return known if known is None or not tl.core.is_builtin(known) else _bound(known)
+        known = getattr(import_module(CUDA), function.__name__)
+        return _bound(known) if tl.core.is_builtin(known) else known
     return _bound(function) if tl.core.is_builtin(function) else None
 
 
@@ -242,14 +244,17 @@ def resolve(names: MutableMapping[str, Any]) -> None:
             names[name] = replacement
 
 
+def _named(name: str) -> tuple[ModuleType, ModuleType]:
+    """Return the module of a name, and that which its parent has: Triton makes two of some."""
+    return import_module(name), attrgetter(name.removeprefix("triton.language."))(tl)
+
+
 def install() -> None:
     """Let the libraries' functions compute, wherever a kernel has them from."""
-    for name in (*LIBRARIES, STUBS):
-        module = import_module(name) if name not in sys.modules else sys.modules[name]
+    for module in (module for name in (*LIBRARIES, STUBS) for module in _named(name)):
         for ordering in set(ORDERING) & vars(module).keys():
             setattr(module, ordering, lambda: None)
-    for name in (STUBS, *LIBRARIES):
-        resolve(vars(sys.modules[name]))
+        resolve(vars(module))
     shipped_rewrite = shipped.InterpretedFunction.rewrite
 
     def rewrite(kernel: Any) -> Any:
