@@ -25,12 +25,13 @@ Formula = Callable[..., Any]
 # Functions without a body, which Triton's compiler looks up in the library of its target.
 STUBS = "triton.language.extra.libdevice"
 CUDA = "triton.language.extra.cuda.libdevice"
+HIP = "triton.language.extra.hip.libdevice"
 LIBRARIES = (
     CUDA,
+    HIP,
     "triton.language.extra.cuda",
     "triton.language.extra.cuda.gdc",
     "triton.language.extra.hip",
-    "triton.language.extra.hip.libdevice",
 )
 # Order of grids: the interpreter ends one before it begins the next.
 ORDERING = ("gdc_wait", "gdc_launch_dependents")
@@ -216,13 +217,14 @@ def _saturated(numbers: Array, dtype: Any) -> Array:
 def interpreted(function: Any) -> Any:
     """Return what a kernel calls in place of a function of the language that only a compiler can call, or None.
 
-    A stub becomes CUDA's function of that name, as in the compiler; a function of a library, and one that somebody
-    else declares as external, gets the interpreter's rules.
+    A stub becomes CUDA's function of that name, or HIP's where that alone has it; a function of a library, and one
+    that a kernel's author declares as external, gets the interpreter's rules.
     """
     if not isinstance(function, FunctionType):
         return None
     if function.__module__ == STUBS:
-        known = getattr(import_module(CUDA), function.__name__)
+        named = [getattr(import_module(library), function.__name__, None) for library in (CUDA, HIP)]
+        known = next(filter(None, named))
         return _bound(known) if tl.core.is_builtin(known) else known
     return _bound(function) if tl.core.is_builtin(function) else None
 

@@ -213,12 +213,11 @@ def test_what_is_no_formula_is_as_cuda_says(name: str, given: list[float], want:
     assert want == getattr(libdevice, name)(tensor(given)).handle.data.tolist()
 
 
-def test_every_stub_is_a_function_of_cuda() -> None:
+def test_every_stub_computes() -> None:
     """No name of the language's own module stays a function that returns None."""
-    stubs = {name for name, member in vars(libdevice).items() if inspect.isfunction(member)}
-
-    assert stubs <= vars(cuda.libdevice).keys()
-    assert not [name for name in stubs if vars(libdevice)[name].__module__ == libdevice.__name__]
+    assert not [
+        name for name, member in vars(libdevice).items() if getattr(member, "__module__", "") == libdevice.__name__
+    ]
 
 
 def test_fma_rounds_once() -> None:
