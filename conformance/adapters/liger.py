@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -70,6 +71,8 @@ class Liger(Adapter):
         offset: float,
         casting: str,
     ) -> Norm:
+        if weight is None and offset:
+            raise Declined("without a weight it adds no offset to one")
         if residual is None:
             alone: torch.Tensor = self._alone(x, weight, eps, offset, casting)
             return alone
@@ -96,7 +99,7 @@ class Liger(Adapter):
         if axes and (interleaved or rotary_dim != dim):
             raise Declined("on three axes it turns whole heads, section after section")
         # it turns contiguous arguments in place
-        heads = [x.clone().view(1, len(x), -1, dim).transpose(1, 2) for x in (q, k)]
+        heads = [x.clone().view(1, len(x), math.prod(x.shape[1:]) // dim, dim).transpose(1, 2) for x in (q, k)]
         # of halves that are alike, the first one is read
         angles = [table[positions.long()].repeat(*[1] * positions.dim(), 2) for table in (cos, sin)]
         if axes:

@@ -17,7 +17,7 @@ from triton.runtime import interpreter as shipped
 from triton.runtime.errors import InterpreterError
 
 from conformance.adapter import Unsupported, UsageError
-from conformance.interpreter import launching, libdevice, rounding
+from conformance.interpreter import interned, launching, libdevice, rounding
 from conformance.interpreter.gpu import Missing
 from conformance.interpreter.rounding import FP8, RAW, Array
 
@@ -67,6 +67,9 @@ def poison(ty: Dtype) -> Any:
 
 class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
     """The interpreter's operations, on numbers in place of bits."""
+
+    # whether the load in progress was given a value for masked elements
+    other_given = False
 
     def cast_impl(self, src: Handle, dst_type: Dtype) -> Handle:
         """Convert anything to anything."""
@@ -141,7 +144,7 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
 
     def create_masked_load(self, ptrs: Handle, mask: Handle, other: Handle | None, *policy: Any) -> Handle:
         """Load; an element that is masked, without a value to take its place, is undefined: it is poison."""
-        if other is None and _masked.get() == "poison":
+        if other is None and not self.other_given and _masked.get() == "poison":
             ty = ptrs.get_element_ty()
             fill = np.full_like(ptrs.data, poison(ty), dtype=shipped._get_np_dtype(ty))
             other = shipped.TensorHandle(fill, ty)
@@ -173,6 +176,18 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
     def get_fp8e5b16_ty(self) -> Dtype:
         """Return the type (missing before Triton 3.8)."""
         return tl.float8e5b16
+
+
+class FaithfulSemantic(interned.ShortSemantic):
+    """The language's rules, which tell a masked element's zero from none given."""
+
+    def load(self, ptr: Tensor, mask: Tensor, other: Tensor | None, *policy: Any) -> Tensor:
+        """Load; Triton asks whether ``other`` is true, which the interpreter's zero of one element is not."""
+        self.builder.other_given = other is not None
+        try:
+            return super().load(ptr, mask, other, *policy)
+        finally:
+            self.builder.other_given = False
 
 
 class FaithfulReduceOps(shipped.ReduceOps):  # type: ignore[misc]
@@ -278,7 +293,7 @@ REPLACEMENTS: dict[str, Any] = {
     "_convert_float": rounding.convert_float,
     "_implicit_cvt": implicit_cvt,
 }
-ADDED = {"__getattr__", "get_bf16", "get_fp8e4b8_ty", "get_fp8e5b16_ty"}
+ADDED = {"__getattr__", "other_given", "get_bf16", "get_fp8e4b8_ty", "get_fp8e5b16_ty"}
 
 
 def patch_language_for_good() -> None:
@@ -306,3 +321,4 @@ def install() -> None:
     for name, replacement in REPLACEMENTS.items():
         setattr(shipped, name, replacement)
     shipped.interpreter_builder.__class__ = FaithfulBuilder
+    shipped.interpreter_semantic.__class__ = FaithfulSemantic

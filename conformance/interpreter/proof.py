@@ -13,7 +13,13 @@ from triton.runtime import interpreter as shipped
 from triton.runtime.errors import InterpreterError
 
 from conformance.interpreter import faithful, rounding
-from conformance.interpreter.faithful import ADDED, FaithfulBuilder, FaithfulExecutor, FaithfulReduceOps
+from conformance.interpreter.faithful import (
+    ADDED,
+    FaithfulBuilder,
+    FaithfulExecutor,
+    FaithfulReduceOps,
+    FaithfulSemantic,
+)
 from conformance.interpreter.rounding import Array
 
 # Triton has no types: its dtypes and tensors are Any.
@@ -89,7 +95,7 @@ def _missing() -> Iterator[str]:
         yield "_convert_float is missing"
     if faithful.shipped_implicit_cvt is None:
         yield "_implicit_cvt is missing"
-    for replacement in (FaithfulBuilder, FaithfulReduceOps, FaithfulExecutor):
+    for replacement in (FaithfulBuilder, FaithfulSemantic, FaithfulReduceOps, FaithfulExecutor):
         for method in sorted(vars(replacement).keys() - ADDED):
             if not hasattr(replacement.__base__, method):
                 yield f"{replacement.__base__.__name__}.{method} is missing"

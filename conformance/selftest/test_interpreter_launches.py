@@ -215,6 +215,15 @@ def test_a_masked_load_without_other_is_poison(dtype: torch.dtype) -> None:
         assert 0 == float(fourth(None))
 
 
+@pytest.mark.parametrize("other", [0.0, 1.0])
+def test_one_masked_element_is_what_was_given(other: float) -> None:
+    """Also where that is zero and the block has one element, which Triton takes for no value."""
+    out = torch.full((1,), 5.0)
+    masked_kernel[(1,)](torch.ones(1), out, 0, OTHER=other, BLOCK=1)
+
+    assert other == out.item()
+
+
 def test_a_sum_of_masked_loads_is_seen() -> None:
     """A kernel that adds up undefined elements is right by the shipped interpreter's zeros alone."""
     out = torch.zeros(1)
