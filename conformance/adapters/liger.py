@@ -98,6 +98,8 @@ class Liger(Adapter):
         axes = positions.dim() == 2
         if axes and (interleaved or rotary_dim != dim):
             raise Declined("on three axes it turns whole heads, section after section")
+        if not (q.shape[1] and k.shape[1]):
+            raise Declined("it has heads")
         # it turns contiguous arguments in place
         heads = [x.clone().view(1, len(x), math.prod(x.shape[1:]) // dim, dim).transpose(1, 2) for x in (q, k)]
         # of halves that are alike, the first one is read
