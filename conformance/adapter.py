@@ -164,6 +164,13 @@ KNOWN = {
     "native": "conformance.adapters.native:Native",
     "torch": "conformance.adapters.torch:Torch",
     "transformers": "conformance.adapters.transformers:Transformers",
+    "compile": "conformance.adapters.compile:Compile",
+    "liger": "conformance.adapters.liger:Liger",
+    "fla": "conformance.adapters.fla:FlaNorms",
+    "fla-layernorm-gated": "conformance.adapters.fla:FlaLayerNormGated",
+    "mamba": "conformance.adapters.mamba:Mamba",
+    "unsloth": "conformance.adapters.unsloth:Unsloth",
+    "xformers": "conformance.adapters.xformers:XFormers",
 }
 
 

@@ -27,7 +27,6 @@ ORDER = (
     "declared",
     "__init__",  # the names that adapters are written with
     "adapters",
-    "interned",
     "interpreter",
     "codegen",
     "watch",

@@ -14,7 +14,8 @@ import triton.language as tl
 from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter as shipped
 
-from conformance import interned, interpreter
+from conformance import interpreter
+from conformance.interpreter import interned
 
 ELEMENTS = (
     tl.int1,

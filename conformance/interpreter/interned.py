@@ -113,6 +113,5 @@ def install() -> None:
     if vars(pair.to_ir(builder)) == vars(pair):
         # the interpreter's types are the language's
         tl.block_type.to_ir = lambda self, _builder: self
-    shipped.interpreter_semantic.__class__ = ShortSemantic
     if signature(shipped._patch_attr).parameters.keys() == signature(bind).parameters.keys():
         shipped._patch_attr = bind

@@ -1,0 +1,100 @@
+"""flash-linear-attention: its norm with a residual, and both of its gated norms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from conformance.adapter import Adapter
+from conformance.adapters.importing import needed
+from conformance.oracle.contract import Contract
+
+Norm = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+COLUMNS = range(1, 16385)  # 64 KiB of float32
+PACKAGE = "fla-core"
+
+
+class FlaNorms(Adapter):
+    """``rms_norm``, and ``rms_norm_gated`` of ``fused_norm_gate``: tiles of rows, autotuned."""
+
+    name = "fla"
+    contracts: ClassVar[Mapping[str, str | Contract]] = {
+        # the sum is normalised before it is rounded
+        "rms_norm": "fp32",
+        "rms_norm_gated": "fp32",
+    }
+    takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "rms_norm": {"columns": COLUMNS, "residual": ("same", "none"), "offset": ("zero",)},
+        "rms_norm_gated": {
+            "columns": COLUMNS,
+            "gate": ("same", "other"),
+            "group": ("none", "whole"),
+            "norm_before_gate": ("yes",),
+        },
+    }
+    # the size of a tile is measured once for each bucket of row counts
+    batch_invariant = False
+
+    def __init__(self) -> None:
+        self._norm = needed("fla", "fla.modules.norm.layernorm", PACKAGE).rms_norm
+        self._gated = needed("fla", "fla.modules.norm.fused_norm_gate", PACKAGE).rms_norm_gated
+
+    def rms_norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        *,
+        residual: torch.Tensor | None,
+        weight_offset: float,
+        eps: float,
+    ) -> Norm:
+        """Call it; with a residual, for the sum as well."""
+        result: Norm = self._norm(x, weight, None, residual=residual, eps=eps, prenorm=residual is not None)
+        return result
+
+    def rms_norm_gated(
+        self,
+        x: torch.Tensor,
+        gate: torch.Tensor,
+        weight: torch.Tensor,
+        *,
+        eps: float,
+        group_size: int | None,
+        norm_before_gate: bool,
+        activation: str,
+    ) -> torch.Tensor:
+        """Call it."""
+        y: torch.Tensor = self._gated(x, gate, weight, None, activation=activation, eps=eps)
+        return y
+
+
+class FlaLayerNormGated(Adapter):
+    """``rmsnorm_fn`` of ``layernorm_gated``: a group of a row a program."""
+
+    name = "fla layernorm_gated"
+    contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": "fp32"}
+    takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "rms_norm_gated": {"activation": ("silu", "swish"), "group_size": COLUMNS}
+    }
+
+    def __init__(self) -> None:
+        self._norm = needed("fla", "fla.modules.norm.layernorm_gated", PACKAGE).rmsnorm_fn
+
+    def rms_norm_gated(
+        self,
+        x: torch.Tensor,
+        gate: torch.Tensor | None,
+        weight: torch.Tensor,
+        *,
+        eps: float,
+        group_size: int | None,
+        norm_before_gate: bool,
+        activation: str,
+    ) -> torch.Tensor:
+        """Call it."""
+        y: torch.Tensor = self._norm(
+            x, weight, None, z=gate, eps=eps, group_size=group_size, norm_before_gate=norm_before_gate
+        )
+        return y

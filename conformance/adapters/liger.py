@@ -1,0 +1,111 @@
+"""Liger-Kernel: norms of Llama and Gemma, rotations of Qwen2-VL and Llama."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from conformance.adapter import Adapter, Declined
+from conformance.adapters.importing import needed
+from conformance.oracle.contract import NAMED, Contract
+
+Norm = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+NORM = {"columns": range(1, 65537), "residual": ("same", "none")}
+
+
+class Liger(Adapter):
+    """Its functions for training, forwards, in the casting modes of the models."""
+
+    name = "liger"
+    contracts: ClassVar[Mapping[str, str | Contract]] = {
+        "rms_norm": Contract(NAMED["hf"] | {"sum"}),
+        "gemma_rms_norm": Contract(frozenset({"sum"})),
+        "mrope": "low",
+    }
+    takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "rms_norm": NORM,
+        "gemma_rms_norm": {**NORM, "weight": ("same", "float32")},
+        "mrope": {},
+    }
+    # rows of up to 256 columns come sixteen to a program from 32,768 rows on, which is another order
+    batch_invariant: bool | Mapping[str, bool] = {"rms_norm": False, "gemma_rms_norm": False}
+
+    def __init__(self) -> None:
+        ops = needed("liger", "liger_kernel.ops", "liger-kernel")
+        self._alone = ops.LigerRMSNormFunction.apply
+        self._added = ops.LigerFusedAddRMSNormFunction.apply
+        self._sectioned = ops.LigerQwen2VLMRopeFunction.apply
+        self._rotated = ops.LigerRopeFunction.apply
+
+    def row_thresholds(self, operation: str) -> tuple[int, ...]:
+        """Return where narrow rows change their kernel."""
+        return () if operation == "mrope" else (32768,)
+
+    def rms_norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        *,
+        residual: torch.Tensor | None,
+        weight_offset: float,
+        eps: float,
+    ) -> Norm:
+        """Call either function, with roundings as in Llama."""
+        return self._norm(x, weight, residual, eps, weight_offset, "llama")
+
+    def gemma_rms_norm(
+        self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
+    ) -> Norm:
+        """Call either function, with roundings as in Gemma and one added to the weight."""
+        return self._norm(x, weight, residual, eps, 1.0, "gemma")
+
+    def _norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        residual: torch.Tensor | None,
+        eps: float,
+        offset: float,
+        casting: str,
+    ) -> Norm:
+        if weight is None and offset:
+            raise Declined("without a weight it adds no offset to one")
+        if residual is None:
+            alone: torch.Tensor = self._alone(x, weight, eps, offset, casting)
+            return alone
+        if weight is None:
+            raise Declined("the function that adds a residual has a weight")
+        y, total = self._added(x, residual, weight, eps, offset, casting)
+        return y, total
+
+    def mrope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        positions: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        sections: tuple[int, int, int],
+        head_dim: int | None,
+        interleaved: bool,
+    ) -> tuple[torch.Tensor, ...]:
+        """Call the rotation on three axes, or that of text; angles are gathered as models do for all layers."""
+        dim, rotary_dim = head_dim or q.shape[-1], 2 * cos.shape[1]
+        axes = positions.dim() == 2
+        if axes and (interleaved or rotary_dim != dim):
+            raise Declined("on three axes it turns whole heads, section after section")
+        if not (q.shape[1] and k.shape[1]):
+            raise Declined("it has heads")
+        # it turns contiguous arguments in place
+        heads = [x.clone().view(1, len(x), math.prod(x.shape[1:]) // dim, dim).transpose(1, 2) for x in (q, k)]
+        # of halves that are alike, the first one is read
+        angles = [table[positions.long()].repeat(*[1] * positions.dim(), 2) for table in (cos, sin)]
+        if axes:
+            turned = self._sectioned(*heads, *(angle[:, None] for angle in angles), list(sections))
+        else:
+            turned = self._rotated(*heads, *angles, None, 1, rotary_dim)
+        return tuple(y.transpose(1, 2).reshape(x.shape) for x, y in zip((q, k), turned, strict=True))

@@ -1,0 +1,75 @@
+"""Launches as Triton's interpreter cannot do them by itself: tuned kernels, compiled ones, its own limits."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import torch
+from triton.runtime import interpreter as shipped
+from triton.runtime.autotuner import Autotuner
+
+from conformance.adapter import Unsupported
+from conformance.interpreter.gpu import Answers, Missing
+
+COMPILED = Answers("a compiled kernel")
+
+
+def unsupported(error: BaseException) -> str | None:
+    """Return what the interpreter cannot do, where that is why a launch failed, or None."""
+    for cause in _causes(error):
+        if isinstance(cause, Unsupported):
+            return str(cause)
+        if isinstance(cause, NotImplementedError) and _raised_by_triton(cause):
+            return f"Triton's interpreter cannot run it: {cause}"
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an exception and those that it was raised from: the interpreter wraps one for each function."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _raised_by_triton(error: BaseException) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("triton.")
+
+
+def _no_attribute(kernel: Any, name: str) -> NoReturn:
+    raise Missing(f"Triton's interpreter cannot run what needs {name!r} of a kernel: it compiles none")
+
+
+def _first_is_best(tuner: Any, *args: Any, config: Any, **meta: Any) -> list[float]:
+    """Find all configurations equally fast, so that the first that pruning left is taken."""
+    conflicts = meta.keys() & config.kwargs.keys()
+    if conflicts:
+        raise ValueError(f"Conflicting meta-parameters: {', '.join(sorted(conflicts))}")
+    return [0.0, 0.0, 0.0]
+
+
+def _not_on_disk(tuner: Any, key: Any, configs: Any, bench: Callable[[], None]) -> bool:
+    bench()
+    return False
+
+
+def install() -> None:
+    """Take the places of Triton's own parts."""
+    shipped_run = shipped.InterpretedFunction.run
+
+    def run(kernel: Any, *args: Any, warmup: bool, **kwargs: Any) -> Any:
+        return COMPILED if warmup else shipped_run(kernel, *args, warmup=False, **kwargs)
+
+    shipped.InterpretedFunction.run = run
+    shipped.InterpretedFunction.__getattr__ = _no_attribute
+    # measuring needs a GPU, and the file of results a compiler
+    Autotuner._bench = _first_is_best
+    Autotuner.check_disk_cache = _not_on_disk
+    shipped_wrap = torch.library.wrap_triton
+
+    def wrap(kernel: Any) -> Any:
+        # it knows kernels to be compiled alone, and gives back what it is given where nothing is traced
+        return kernel if isinstance(kernel, shipped.InterpretedFunction) else shipped_wrap(kernel)
+
+    torch.library.wrap_triton = wrap

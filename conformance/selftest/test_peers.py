@@ -1,0 +1,114 @@
+"""Adapters of other people's packages: what they need, what they claim, and that nothing in it fails."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance.adapter import KNOWN, UsageError, load
+from conformance.adapters.importing import needed
+from conformance.calling import Subject
+from conformance.case import Case
+from conformance.declared import check
+from conformance.operations import OPERATIONS
+from conformance.passive import judge_call
+from conformance.strategies import Scope, enumerated_cases
+from conformance.verdict import BAD, Status
+
+# The module that an adapter imports first, and what pip calls it.
+PACKAGES = {
+    "liger": ("liger_kernel", "liger-kernel"),
+    "fla": ("fla", "fla-core"),
+    "fla-layernorm-gated": ("fla", "fla-core"),
+    "mamba": ("mamba_ssm", "mamba_ssm"),
+    "unsloth": ("unsloth_zoo", "unsloth"),
+    "xformers": ("xformers", "xformers"),
+}
+# Words of a claim that are no factors of an operation.
+SIZES = {"columns", "rows", "head_dim", "group_size"}
+# Calls in which a package is known to be wrong: a sum whose variance is that of the unrounded one, and one column
+# with a strided weight.
+WRONG: dict[str, Callable[[Case], bool]] = {
+    "xformers": lambda case: case.tensor("residual") is not None,
+    "mamba": lambda case: case.tensors[0][1].shape[-1] == 1,
+    "fla-layernorm-gated": lambda case: case.tensors[0][1].shape[-1] == 1,
+}
+
+
+@pytest.mark.parametrize("target", PACKAGES)
+def test_without_its_package_an_adapter_says_what_to_install(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    """Asking for an implementation that is not there is bad usage, with one line of help."""
+    module, package = PACKAGES[target]
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+
+    with pytest.raises(UsageError, match=f"needs {module}.*, pip install {package}: "):
+        load(target)
+
+
+def _claims() -> dict[tuple[str, str], dict[str, Any]]:
+    """Return what known adapters take, by adapter and operation."""
+    claims = {}
+    for target in PACKAGES | {"compile": ()}:
+        place, kind = KNOWN[target].split(":")
+        takes = getattr(importlib.import_module(place), kind).takes
+        claims.update({(target, operation): dict(claim) for operation, claim in takes.items()})
+    return claims
+
+
+CLAIMS = _claims()
+
+
+@pytest.mark.parametrize(("target", "operation"), CLAIMS)
+def test_a_claim_is_made_in_the_words_of_the_operation(target: str, operation: str) -> None:
+    """Each word is a factor of the operation with some of its levels, or a size with a range."""
+    factors = OPERATIONS[operation].factors
+    for word, levels in CLAIMS[target, operation].items():
+        if word in SIZES:
+            assert isinstance(levels, range)
+        else:
+            assert set(levels) <= set(factors[word])
+
+
+# packages warn of each other
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(("target", "operation"), [claim for claim in CLAIMS if claim[0] in PACKAGES])
+def test_nothing_that_a_package_claims_fails(target: str, operation: str, dtype: str) -> None:
+    """Every call of the covering array inside a claim is right, in the interpreter too, but for known bugs."""
+    module = PACKAGES[target][0]
+    if importlib.util.find_spec(module) is None or os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip(f"{module} is not installed, or its kernels are compiled here")
+    interpreter = importlib.import_module("conformance.interpreter")
+    interpreter.install()
+    subject, about, claim = Subject(load(target)), OPERATIONS[operation], CLAIMS[target, operation]
+    check(subject.implementation())
+    factors = {
+        name: tuple(x for x in levels if x in claim.get(name, levels)) for name, levels in about.factors.items()
+    }
+    cases = enumerated_cases(factors, about.complete, Scope(dtype), strength=1, seed=1)
+    right = [case for case in cases if target not in WRONG or not WRONG[target](case)]
+    verdicts = [verdict for case in right for verdict in judge_call(subject, case)]
+
+    assert [] == [str(verdict) for verdict in verdicts if verdict.status in BAD]
+    assert any(v.status is Status.PASSED and v.comparison.elements for v in verdicts)
+
+
+def test_a_module_is_imported_without_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its own imports work as ever; of a package that is there no line has run."""
+    inner = tmp_path / "needs_a_gpu" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "needs_a_gpu" / "__init__.py").write_text("raise RuntimeError('You need a GPU')\n")
+    (inner / "__init__.py").write_text("raise RuntimeError('You need a GPU')\n")
+    (inner / "kernels.py").write_text("from .sizes import SIZE\n")
+    (inner / "sizes.py").write_text("SIZE = 7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert 7 == needed("mine", "needs_a_gpu.inner.kernels", "needs-a-gpu", alone=True).SIZE
