@@ -86,9 +86,7 @@ def steps(subject: Subject, case: Case) -> Iterator[Step]:
 
 def _step(subject: Subject, case: Case, values: Values, name: str, *, exchanged: bool) -> Step | None:
     """Return a change of an argument that shows in the result, at a place that the seed chooses; or None."""
-    generator = torch.Generator().manual_seed(case.seed + exchanged)
-    inner = torch.nonzero(_inside(values[name].shape))
-    places = inner[torch.randperm(len(inner), generator=generator)]
+    places = _shuffled(values[name].shape, case.seed + exchanged)
     contract = subject.contract(case.operation)
     before = stored(subject, contract, case, values)
 
@@ -106,14 +104,19 @@ def _step(subject: Subject, case: Case, values: Values, name: str, *, exchanged:
     return Step(name, chosen, {**values, name: changed}) if chosen else None
 
 
-def _inside(shape: torch.Size) -> torch.Tensor:
-    """Return where a tensor is neither at an end nor in the middle of a dimension of four elements or more."""
+def _shuffled(shape: torch.Size, seed: int) -> torch.Tensor:
+    """Return all places by chance, those first that are at no end and no middle of a dimension."""
     inside = torch.ones(shape, dtype=torch.bool)
     for dim, size in enumerate(shape):
         if size > 3:
             for place in (0, size // 2, size - 1):
                 inside.select(dim, place).zero_()
-    return inside
+    generator = torch.Generator().manual_seed(seed)
+    inner, outer = (
+        places[torch.randperm(len(places), generator=generator)]
+        for places in (torch.nonzero(inside), torch.nonzero(~inside))
+    )
+    return torch.cat([inner, outer])
 
 
 def _telling(places: torch.Tensor, shows: Callable[[torch.Tensor], bool]) -> torch.Tensor:
@@ -141,7 +144,7 @@ def _exchanged(tensor: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
 
 
 def fixed(operation: Operation) -> Fixed:
-    """Plain calls of so many rows that some are neither first nor last, with every tensor that may be passed."""
+    """Plain calls of many rows, most of them neither first nor last, with every tensor that may be passed."""
     there = tuple(
         (name, tuple(level for level in operation.factors.get(name, ()) if level != "none"))
         for name in (*operation.positional, *operation.keywords)
