@@ -16,11 +16,10 @@ from torch.autograd import forward_ad
 from normkernels import validate
 from normkernels.call import Call, Gated
 from normkernels.errors import InvalidCall
-from normkernels.strides import leading
+from normkernels.strides import PLAIN, leading
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "sigmoid": "sigmoid"}
 ROUNDINGS = ("fp32", "hf")
-PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 # A call, and its flags as the paths take them.
 Described = tuple[Call, Mapping[str, Any]]

@@ -9,9 +9,9 @@ import torch
 
 from normkernels import validate
 from normkernels.call import Call, Heads
-from normkernels.describe import PLAIN, Described, needs_gradient, not_plain_argument, transformed
+from normkernels.describe import Described, needs_gradient, not_plain_argument, transformed
 from normkernels.errors import InvalidCall
-from normkernels.strides import by_heads
+from normkernels.strides import PLAIN, by_heads
 
 
 def mrope(

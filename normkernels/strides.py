@@ -8,12 +8,15 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import torch
+
 from normkernels.kernels.plans import MAX_LEADING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
+# Types of tensors that mean what their memory holds.
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 # Steps after which the search for a shared byte gives up and says "may share".
 _PATIENCE = 10_000
@@ -102,17 +105,15 @@ def _overlaps(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return False
 
 
-def has_memory(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has memory, so that its address says where its elements are.
-
-    Meta, fake, functionalised and distributed tensors have none, nor have those of a function transform.
-    """
+def address(tensor: torch.Tensor) -> int:
+    """Return where a tensor's memory is; 0 of one without: meta, fake, functionalised, batched or distributed."""
     try:
-        storage = tensor.untyped_storage()
-        # asked in this order: a fake tensor's storage is on meta, and warns when it is asked for its address
-        return storage.device.type != "meta" and storage.data_ptr() != 0
+        # a fake tensor warns when it is asked, and its storage is on meta
+        if type(tensor) not in PLAIN and tensor.untyped_storage().device.type == "meta":
+            return 0
+        return tensor.data_ptr()
     except RuntimeError:
-        return False
+        return 0
 
 
 def same_view(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -132,10 +133,13 @@ def may_share(a: torch.Tensor, b: torch.Tensor) -> bool:
     indices down makes every coefficient positive: the question is whether bounded counts of known
     steps add up to the distance.
     """
-    if a.numel() == 0 or b.numel() == 0 or a.device != b.device or not (has_memory(a) and has_memory(b)):
+    if a.numel() == 0 or b.numel() == 0 or a.device != b.device:
+        return False
+    start, other = address(a), address(b)
+    if not start or not other:
         return False
     here, there = (a.shape, a.stride(), a.element_size()), (b.shape, b.stride(), b.element_size())
-    distance = b.data_ptr() - a.data_ptr()
+    distance = other - start
     # most pairs: one ends before the other begins
     if distance >= _extent(*here) or distance <= -_extent(*there):
         return False
