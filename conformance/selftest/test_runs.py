@@ -287,8 +287,8 @@ def note():
 """ + SKELETON.replace("        y = x.float()\n", "        note()\n        y = x.float()\n")
 
 
-@pytest.mark.parametrize(("workers", "judging", "every"), [(1, 1, 1), (2, 2, 3)])
-def test_only_hosts_import_an_adapter(workers: int, judging: int, every: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("workers", "printed", "every"), [(1, 1, 1), (2, 2, 3)])
+def test_only_hosts_import_an_adapter(workers: int, printed: int, every: int, tmp_path: Path) -> None:
     """One a worker, and one for the command line; no worker has Triton, and what is printed is in a file."""
     code, shown, _ = _ran(tmp_path, WHO, *VALUES, "-n", str(workers))
     imported = [line.split() for line in (tmp_path / "imported").read_text(encoding="utf-8").splitlines()]
@@ -299,7 +299,7 @@ def test_only_hosts_import_an_adapter(workers: int, judging: int, every: int, tm
     assert (every, every) == (len(hosts), len(parents))
     assert not hosts & parents
     assert {"True False"} == above
-    assert judging * "imported\033[31m\n" == (tmp_path / "out" / "output.log").read_text(encoding="utf-8")
+    assert printed * "imported\033[31m\n" == (tmp_path / "out" / "output.log").read_text(encoding="utf-8")
     assert "what the implementation printed: out/output.log" in shown
     assert "\033" not in shown
 
