@@ -173,7 +173,7 @@ def put(state: State, now: State) -> None:
 
 @dataclass(slots=True, eq=False)
 class _Process:
-    """What is known of this process: both states, where an implementation was imported, and what calls did."""
+    """Facts about this process: both states, where an implementation was imported, and what calls did."""
 
     ours: State | None = None
     theirs: State | None = None

@@ -251,7 +251,7 @@ def test_a_process_that_cannot_prepare_says_so(
 
 
 def test_what_is_printed_goes_into_a_file_once_there_is_something(tmp_path: Path) -> None:
-    """Of Python and of others, and not to this process's own streams; a silent child makes no file."""
+    """Python's words and others, and none to this process's own streams; a silent child makes no file."""
     log = tmp_path / "output.log"
     child = Questions(_prepare, 10.0, log=log)
     child.ask("a")

@@ -81,7 +81,7 @@ FAULTS = {
     "a segmentation fault": Fault("ctypes.string_at(0)", "crashed", "killed by SIGSEGV", -11),
     "a corrupted heap": Fault("corrupts_the_heap()", "crashed", "killed by SIGABRT", -6),
     "a killed process": Fault("os.kill(os.getpid(), 9)", "crashed", "killed by SIGKILL", -9),
-    "an exit": Fault("sys.exit(3)", "crashed", "ended itself with status 3", 3),
+    "an exit": Fault("os._exit(3)", "crashed", "ended itself with status 3", 3),
     "an exception": Fault("raise RuntimeError('out of registers')", "crashed", "RuntimeError: out of registers"),
     "memory that every call leaves behind": Fault(
         "KEPT.append(b'x' * 2**28)", "crashed", "held more than 1 GiB of memory"

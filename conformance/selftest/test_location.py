@@ -132,7 +132,7 @@ def _outcome(made: Any) -> Outcome:
 
 @pytest.mark.parametrize("what", RETURNED)
 def test_what_is_no_tensor_in_memory_is_said(what: str) -> None:
-    """By the name of the output, what it is, and what it must be."""
+    """The words name the output, what it is, and what it must be."""
     outcome = _outcome(RETURNED[what])
 
     assert isinstance(outcome, Misreturned)

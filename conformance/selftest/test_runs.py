@@ -287,18 +287,19 @@ def note():
 """ + SKELETON.replace("        y = x.float()\n", "        note()\n        y = x.float()\n")
 
 
-def test_only_hosts_import_an_adapter(tmp_path: Path) -> None:
-    """One for the command line and one a worker; no worker has Triton, and what is printed is in a file."""
-    code, shown, _ = _ran(tmp_path, WHO, *VALUES, "-n", "2")
+@pytest.mark.parametrize(("workers", "printed", "every"), [(1, 1, 1), (2, 2, 3)])
+def test_only_hosts_import_an_adapter(workers: int, printed: int, every: int, tmp_path: Path) -> None:
+    """One a worker, and one for the command line; no worker has Triton, and what is printed is in a file."""
+    code, shown, _ = _ran(tmp_path, WHO, *VALUES, "-n", str(workers))
     imported = [line.split() for line in (tmp_path / "imported").read_text(encoding="utf-8").splitlines()]
     hosts, parents = ({pids[i] for pids in imported} for i in (0, 1))
     above = set((tmp_path / "called").read_text(encoding="utf-8").splitlines())
 
     assert Exit.HOLDS == code, shown
-    assert (3, 3) == (len(hosts), len(parents))
+    assert (every, every) == (len(hosts), len(parents))
     assert not hosts & parents
     assert {"True False"} == above
-    assert 2 * "imported\033[31m\n" == (tmp_path / "out" / "output.log").read_text(encoding="utf-8")
+    assert printed * "imported\033[31m\n" == (tmp_path / "out" / "output.log").read_text(encoding="utf-8")
     assert "what the implementation printed: out/output.log" in shown
     assert "\033" not in shown
 

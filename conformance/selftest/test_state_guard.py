@@ -141,7 +141,7 @@ class Switches(Correct):
 
 @pytest.mark.parametrize("prop", ["values", "determinism"])
 def test_a_change_is_a_verdict_of_its_own(prop: str) -> None:
-    """Of every property's calls; the property itself is judged as if nothing had changed."""
+    """Calls of every property show it; the property itself is judged as if nothing had changed."""
     verdicts = {verdict.property: verdict for verdict in judge(Subject(Switches()), prop, CASE)}
     left = verdicts.pop("state_left_behind")
 
