@@ -93,7 +93,7 @@ def test_a_wrong_adapter_fails_with_a_case_and_a_script(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(WRONG, encoding="utf-8")
     run = _conform(tmp_path, "run", "mine.py", *VALUES)
     report = _report(tmp_path / "build" / "conformance")
-    failure = report["failures"][0]
+    failure = report["failures"][report["causes"][0]["failures"][0]]
 
     assert 1 == run.returncode, run.stdout + run.stderr
     assert "Traceback" not in run.stderr
