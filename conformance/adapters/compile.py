@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch._inductor import config as inductor
 from torch.nn import functional
 
 from conformance.adapter import Adapter
@@ -65,8 +66,12 @@ class Compile(Adapter):
         # every rank, dtype and layout is a compilation of its own, and many of them are no reason to give up
         torch._dynamo.config.recompile_limit = MOST_VARIANTS  # noqa: SLF001 - there is no public name
         torch._dynamo.config.accumulated_recompile_limit = MOST_VARIANTS  # noqa: SLF001 - as above
+        # a process that was forked has no use for threads of its parent
+        inductor.compile_threads = 1
         self._norm: Callable[..., Norm] = torch.compile(_rms_norm, fullgraph=True)
         self._gated: Callable[..., torch.Tensor] = torch.compile(_rms_norm_gated, fullgraph=True)
+        # the first compilation of a process takes many seconds, which no call is given
+        self._norm(torch.ones(2, 8), None, None, 0.0, 1e-6)
 
     def rms_norm(
         self,
