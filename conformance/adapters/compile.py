@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch._inductor import config as inductor
 from torch.nn import functional
 
 from conformance.adapter import Adapter
@@ -63,6 +62,9 @@ class Compile(Adapter):
     few_variants = False
 
     def __init__(self) -> None:
+        # imports Triton, which must come after the choice of a device
+        from torch._inductor import config as inductor
+
         # every rank, dtype and layout is a compilation of its own, and many of them are no reason to give up
         torch._dynamo.config.recompile_limit = MOST_VARIANTS  # noqa: SLF001 - there is no public name
         torch._dynamo.config.accumulated_recompile_limit = MOST_VARIANTS  # noqa: SLF001 - as above
