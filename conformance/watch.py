@@ -63,6 +63,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         self.device = device
         self.poison = poison
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let functions be compiled; otherwise ``torch.compile`` runs them eagerly, or refuses them."""
+        return True
+
     # the signature is torch's
     def __torch_dispatch__(
         self,

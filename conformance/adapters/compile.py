@@ -62,11 +62,18 @@ class Compile(Adapter):
     few_variants = False
 
     def __init__(self) -> None:
+        # imports Triton, which must come after the choice of a device
+        from torch._inductor import config as inductor
+
         # every rank, dtype and layout is a compilation of its own, and many of them are no reason to give up
         torch._dynamo.config.recompile_limit = MOST_VARIANTS  # noqa: SLF001 - there is no public name
         torch._dynamo.config.accumulated_recompile_limit = MOST_VARIANTS  # noqa: SLF001 - as above
+        # a process that was forked has no use for threads of its parent
+        inductor.compile_threads = 1
         self._norm: Callable[..., Norm] = torch.compile(_rms_norm, fullgraph=True)
         self._gated: Callable[..., torch.Tensor] = torch.compile(_rms_norm_gated, fullgraph=True)
+        # the first compilation of a process takes many seconds, which no call is given
+        self._norm(torch.ones(2, 8), None, None, 0.0, 1e-6)
 
     def rms_norm(
         self,

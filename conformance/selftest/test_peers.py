@@ -7,16 +7,18 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
 
-from conformance.adapter import KNOWN, UsageError, load
+from conformance.adapter import KNOWN, Adapter, Ran, UsageError, load
 from conformance.adapters.importing import needed
-from conformance.calling import Subject
-from conformance.case import Case
+from conformance.calling import Subject, perform
+from conformance.case import Case, TensorSpec
 from conformance.declared import check
 from conformance.operations import OPERATIONS
+from conformance.oracle.contract import Contract
 from conformance.passive import judge_call
 from conformance.strategies import Scope, enumerated_cases
 from conformance.verdict import BAD, Status
@@ -112,3 +114,29 @@ def test_a_module_is_imported_without_its_package(monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(tmp_path)
 
     assert 7 == needed("mine", "needs_a_gpu.inner.kernels", "needs-a-gpu", alone=True).SIZE
+
+
+def test_a_compiled_function_is_judged_compiled() -> None:
+    """Watching a call does not keep ``torch.compile`` from compiling it."""
+    counters = torch._dynamo.utils.counters["stats"]
+    x = TensorSpec((3, 8), "float32")
+    case = Case("rms_norm", (("x", x),), (("eps", 1e-6), ("weight_offset", 0.0)))
+    before = counters["unique_graphs"]
+    compiled = torch.compile(lambda x, _weight, **_flags: x * 2, backend="eager", fullgraph=True)
+    call = perform(Subject(_Doubled(compiled)), case)
+
+    assert isinstance(call.outcome, Ran)
+    assert before + 1 == counters["unique_graphs"]
+
+
+class _Doubled(Adapter):
+    """A function in place of a norm."""
+
+    contracts: ClassVar[dict[str, str | Contract]] = {"rms_norm": "fp32"}
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor | None, **flags: Any) -> Any:
+        """Call it."""
+        return self._function(x, weight, **flags)
