@@ -170,7 +170,7 @@ def load(target: str) -> Adapter:
 
     Raises ``UsageError`` with one line that says what to do.
     """
-    place, _, wanted = KNOWN.get(target, target).partition(":")
+    place, wanted = split(KNOWN.get(target, target))
     module = _module(place, target)
     classes = {
         name: value
@@ -188,6 +188,17 @@ def load(target: str) -> Adapter:
     adapter = chosen()
     adapter.name = adapter.name or chosen.__name__.lower()
     return adapter
+
+
+def split(target: str) -> tuple[str, str]:
+    """Return the file or module of a target, and the class that it names, or nothing. A folder may have colons."""
+    if target.endswith(".py"):
+        return target, ""
+    file, mark, wanted = target.rpartition(".py:")
+    if mark:
+        return f"{file}.py", wanted
+    place, _, wanted = target.partition(":")
+    return place, wanted
 
 
 _WRITE_ONE = "subclass conformance.Adapter there ('conform init FILE' writes one to fill in)"

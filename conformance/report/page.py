@@ -73,6 +73,7 @@ def _shown(failure: table.Row) -> dict[str, Any]:
         "drawn": str(Case.from_data(failure["original"])),
         "replay": f"conform replay {shlex.quote(Case.from_data(failure['case']).to_json())}",
         "first": _first(failure),
+        "script": f"python {shlex.quote(failure['reproducer'])}",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -85,7 +86,7 @@ def _failure(failure: Row) -> RenderableType:
     lines = [f"case {failure['id']}: {Case.from_data(failure['case'])}", failure["reason"]]
     lines += [failure["note"]] if failure["note"] else []
     # a path that is broken into lines cannot be copied
-    script = Text(f"python {failure['reproducer']}", no_wrap=True, overflow="ignore")
+    script = Text(f"python {shlex.quote(failure['reproducer'])}", no_wrap=True, overflow="ignore")
     return Group(
         Text(f"{head}: {failure['operation']}, {failure['dtype']}", style=WRONG),
         Padding(Text("\n".join(lines)), (0, 0, 0, 2)),

@@ -49,6 +49,7 @@ ORDER = (
     "judging",
     "worker",
     "journal",
+    "excerpt",
     "reproducer",
     "report",
     "plugin",
