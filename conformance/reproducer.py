@@ -68,13 +68,16 @@ main()
 def write(failure: Failure, subject: Subject, directory: Path, target: str) -> Path:
     """Write the scripts of a failure of ``target`` into ``directory``, and return the path of the first.
 
-    ``repro_<case id>.py`` replays the case. Where an element lies outside of its interval,
-    ``repro_<case id>_standalone.py`` makes the call without the suite. Both exit 1 while the failure shows, and 0
-    once it does not.
+    ``repro_<case id>.py`` replays the case; where another property failed in the same case, its name ends with the
+    property. Where an element lies outside of its interval, a second script, ``…_standalone.py``, makes the call
+    without the suite. Both exit 1 while the failure shows, and 0 once it does not.
     """
     verdict = failure.verdict
     path = directory / f"repro_{verdict.case.id}.py"
-    path.write_text(_replay(failure, subject, directory, target), encoding="utf-8")
+    text = _replay(failure, subject, directory, target)
+    if path.exists() and path.read_text(encoding="utf-8").partition("\n")[0] != text.partition("\n")[0]:
+        path = path.with_stem(f"{path.stem}_{verdict.property}")
+    path.write_text(text, encoding="utf-8")
     bad = verdict.comparison.first
     if verdict.property in NUMBERS and bad is not None and not _far(verdict.case):
         alone = path.with_stem(f"{path.stem}_standalone")
@@ -172,7 +175,9 @@ def _standalone(failure: Failure, subject: Subject, bad: BadElement, script: Pat
     outputs = [output.name for output in operation.outputs(case)]
     place = ", ".join(map(str, bad.index))
     implementation = excerpt(subject.implementation(), case.operation)
-    folders = [folder for folder in (_file(subject).parent, Path.cwd()) if _holds(folder, implementation.packages)]
+    # from where modules beside an adapter's file are imported, and those in the folder of the run
+    roots = [_file(subject).parent] * ("." not in type(subject.implementation()).__module__) + [Path.cwd()]
+    folders = [folder for folder in dict.fromkeys(roots) if _holds(folder, implementation.packages)]
     needed = ", ".join(["torch", *implementation.packages, *([f"{script.stem}.pt"] if saved else [])])
     # Triton's interpreter as it is shipped rounds low precision otherwise than a GPU does
     interpreted = implementation.packages and subject.device == "cpu" and "triton" in sys.modules
@@ -183,7 +188,7 @@ def _standalone(failure: Failure, subject: Subject, bad: BadElement, script: Pat
             f"Needs {needed}.",
             "Exits 1 while this shows and 0 once it does not; 2 where a direct call has to be put in first.",
         ),
-        future="from __future__ import annotations\n" * implementation.future,
+        future="\nfrom __future__ import annotations\n" * implementation.future,
         imports=_imports(script.parent, folders, {"TRITON_INTERPRET": "1"} if interpreted else {}),
         code=implementation.code,
         tensors="\n    ".join(lines),

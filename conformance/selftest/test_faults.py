@@ -47,6 +47,9 @@ ADAPTER = """
 
     class Faulty(Adapter):
         contracts = {"rms_norm_gated": "fp32"}
+        # without a claim, a survey would find out that wide rows are not for this one
+        silu = {"norm_before_gate": "yes", "activation": "silu", "gate": "same"}
+        takes = {"rms_norm_gated": {"group": "none", **silu}}
 
         def rms_norm_gated(self, x, gate, weight, *, eps, group_size, norm_before_gate, activation):
             if group_size is not None or gate is None or not norm_before_gate or activation != "silu":

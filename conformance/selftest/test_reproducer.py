@@ -165,6 +165,19 @@ def test_every_promise_has_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "'--property', 'left_behind', '--property', 'in_place']" in text
 
 
+def test_properties_that_fail_in_one_case_have_scripts_of_their_own(tmp_path: Path) -> None:
+    """The first is named after the case, others end with theirs; what is found again is written again."""
+    target = _written(tmp_path, "y = y * 1.5; x.zero_()")
+    scripts = {
+        name: reproducer.write(*_found(target, name, PLAIN), tmp_path, target) for name in ("values", "memory")
+    }
+    again = reproducer.write(*_found(target, "values", PLAIN), tmp_path, target)
+
+    assert [f"repro_{PLAIN.id}.py", f"repro_{PLAIN.id}_memory.py"] == [path.name for path in scripts.values()]
+    assert scripts["values"] == again
+    assert "'--property', 'memory'" in scripts["memory"].read_text(encoding="utf-8")
+
+
 def test_an_implementations_words_cannot_break_a_script(tmp_path: Path) -> None:
     """Quotes, backslashes, control characters and lone surrogates end up in the docstring as text."""
     target = _written(tmp_path)
@@ -416,6 +429,24 @@ def test_an_excerpt_has_what_the_method_reaches(
     assert "conformance" not in made.partition("import sys")[2].replace("conformance.selftest", "")
     assert "contracts" not in made
     assert ("self" in made) == (code == 1)
+
+
+def test_a_standalone_script_finds_what_lies_beside_the_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of an adapter's file is searched where the file imports from it, and otherwise not named."""
+    text = ADAPTER.replace("import torch\n", "import torch\nfrom their_maths import FACTOR\n", 1)
+    (tmp_path / "their_maths.py").write_text("FACTOR = 1.5", encoding="utf-8")
+    target = _written(tmp_path, "y = y * FACTOR", text)
+    script = _standalone(PLAIN, tmp_path, target, BadElement("y", (0, 0), 2.0, 0.0, 0.0, 1.0))
+
+    assert "sys.path.append(str(Path(__file__).parent / '.'))" in script.read_text(encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "their_maths")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(tmp_path)])
+    assert 1 == _status(script, monkeypatch)
+    target = _written(tmp_path / "other", "y = y * 1.5")
+    script = _standalone(PLAIN, tmp_path, target, BadElement("y", (0, 0), 2.0, 0.0, 0.0, 1.0))
+    assert "sys.path" not in script.read_text(encoding="utf-8")
 
 
 def test_a_plain_method_is_a_function(tmp_path: Path) -> None:
