@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,8 +34,9 @@ from conformance.item import PROFILES, Item, Profile
 from conformance.judging import Ask, asked, unjudged
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED, Contract
+from conformance.passive import property_of
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
-from conformance.verdict import Verdict
+from conformance.verdict import Status, Verdict
 from conformance.waivers import Run
 from conformance.waivers import load as load_waivers
 
@@ -356,15 +357,26 @@ def _ended(path: Path, status: int, display: _Display) -> int:
 @cli.command()
 @click.argument("case")
 @_target
+@click.option(
+    "--property", "properties", multiple=True, metavar="NAME", help="Judge this property only; repeatable."
+)
 @_device
 @_import_limit
 @_report
-def replay(case: str, target: str, device: str | None, import_limit: float, directory: Path) -> int:
+def replay(
+    case: str,
+    target: str,
+    properties: tuple[str, ...],
+    device: str | None,
+    import_limit: float,
+    directory: Path,
+) -> int:
     """Run one CASE again on TARGET, and explain: JSON text, a file, or the id of a case of the last report."""
+    _named("--property", [name for name in properties if name not in PASSIVE], PROPERTIES)
     read = _case(case, directory)
     host = _host(target, _chosen_device(device), [read.operation], PROFILES["ci"].limit, import_limit)
     subject = host.subject
-    verdicts = list(_judged(subject, read, host.ask))
+    verdicts = _only(properties, _judged(subject, read, host.ask, properties))
     outside = any(verdict.comparison.outside for verdict in verdicts)
     said = host.ask("follow", Evidence((read,))) if outside else ""
     host.close()
@@ -398,10 +410,21 @@ def _case(given: str, directory: Path) -> Case:
     return case
 
 
-def _judged(subject: Subject, case: Case, ask: Ask) -> Iterator[Verdict]:
-    """Every property that says something about this case."""
+def _only(properties: Sequence[str], verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Return the verdicts on what was asked for, or all that is not well where the calls came to none of it."""
+    judged = list(verdicts)
+    passive = any(name in PROPERTIES and PROPERTIES[name].passive for name in properties)
+    asked_for = {*properties, *(property_of(verdict.case) for verdict in judged if passive)}
+    found = [verdict for verdict in judged if not properties or verdict.property in asked_for]
+    return found or [verdict for verdict in judged if verdict.status is not Status.PASSED]
+
+
+def _judged(subject: Subject, case: Case, ask: Ask, properties: Sequence[str]) -> Iterator[Verdict]:
+    """Every property that says something about this case, or those asked for: ``values`` shows passive ones."""
     empty = not all(case.tensors[0][1].shape)
     names = ["errors"] if case.invalid else ["empty"] if empty else _of_ordinary_cases()
+    if properties:
+        names = [name for name in properties if name in PROPERTIES] or ["values"]
     for name in names:
         if reason := unjudged(Item(case.operation, name, case.dtype), subject):
             yield Verdict(name, case, *reason)

@@ -17,7 +17,10 @@ NARROW = 2.0**-10  # relative half widths that come from rounding alone
 
 @dataclass(frozen=True, slots=True)
 class BadElement:
-    """One element outside its allowed set. ``ulps``: steps of the output dtype to the nearest allowed value."""
+    """One element outside its allowed set. ``ulps``: steps of the output dtype to the nearest allowed value.
+
+    ``nan``: whether NaN was allowed as well.
+    """
 
     output: str
     index: tuple[int, ...]
@@ -25,6 +28,7 @@ class BadElement:
     lo: float
     hi: float
     ulps: float
+    nan: bool = False
 
     def __str__(self) -> str:
         place = f"{self.output}[{', '.join(map(str, self.index))}] = {self.got:.9g}"
@@ -165,4 +169,4 @@ def _first(
     step = float(_ulp(torch.tensor([nearest], dtype=torch.float64), dtype)[0]) if math.isfinite(nearest) else 1.0
     place = flat + row * got.shape[-1]
     index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), shape)) if shape else ()
-    return BadElement(name, index, value, lo, hi, abs(value - nearest) / step)
+    return BadElement(name, index, value, lo, hi, abs(value - nearest) / step, bool(allowed.nan.flatten()[flat]))

@@ -286,6 +286,12 @@ def sized_cases(item: Item, subject: Subject, survey: Survey) -> Iterator[tuple[
             yield case, size.left_out
 
 
+def more_cases(item: Item, subject: Subject, survey: Survey, count: int, number: int) -> Iterator[Case]:
+    """Yield cases in place of others that were declined; ``number`` tells one time from the next."""
+    scope = scope_of(item, subject, survey)
+    yield from _drawn(replace(item, seed=_number(f"{item.seed}/{number}")), scope, count)
+
+
 def _sample(item: Item, cases: list[Case]) -> Iterator[Case]:
     """As many cases as the profile grants the item, evenly over the list: it begins with the covering array."""
     count = min(_count(item), len(cases))

@@ -16,7 +16,7 @@ from conformance.budget import gib, lacking
 from conformance.calling import Subject, perform
 from conformance.case import Case
 from conformance.claim import outside
-from conformance.item import Item, beyond, cases_of, listed_cases, scope_of, sized_cases
+from conformance.item import Item, beyond, cases_of, listed_cases, more_cases, scope_of, sized_cases
 from conformance.operations import OPERATIONS
 from conformance.properties import PASSIVE, PROPERTIES, Property
 from conformance.strategies import EVERYTHING
@@ -27,6 +27,8 @@ from conformance.verdict import BAD, NOT_IMPLEMENTED, Status, Verdict, without_o
 MOST_HANGS = 3
 MOST_CRASHES = 50
 CLAIM = "claim"
+CRASHES = frozenset({CLAIM, "values"})  # properties that judge calls which crashed while they were surveyed
+REPLACED = 2  # times that declined calls are replaced by others
 EVIDENCE = 4  # of so many cases one at least must have been judged
 
 Answer = tuple[Verdict, ...] | Crashed | Hung
@@ -168,9 +170,13 @@ def judge_item(
             yield Verdict(item.property, case, Status.NOT_JUDGED, left_out)
         else:
             yield from run.judged([case])
-    if item.property == CLAIM:
+    if item.property in CRASHES and not item.chunk:
+        # what crashed while it was surveyed is not drawn again, and must not be lost
         yield from run.judged(case for case in found.crashes if case.dtype == item.dtype)
     yield from run.judged(cases_of(item, subject, found))
+    if PROPERTIES[item.property].given is None:
+        for number in range(REPLACED):
+            yield from run.judged(more_cases(item, subject, found, run.replaceable(), number))
 
 
 def lacking_evidence(item: Item, verdicts: Collection[Verdict]) -> str:
@@ -228,7 +234,7 @@ class _Run:
         self.ask = ask
         self.begun = begun
         self.seen: set[Case] = set()
-        self.hangs = self.crashes = 0
+        self.hangs = self.crashes = self.declined = 0
 
     def judged(self, cases: Iterable[Case]) -> Iterator[Verdict]:
         """Judge every case that was not judged before; leave the rest out after too many hangs or crashes."""
@@ -244,9 +250,15 @@ class _Run:
             if self.begun is not None:
                 self.begun(case)
             verdicts = asked(self.ask, prop, case)
+            self.declined += _any(verdicts, Status.DECLINED)
             self.hangs += _any(verdicts, Status.HUNG)
             self.crashes += _any(verdicts, Status.CRASHED)
             yield from verdicts
+
+    def replaceable(self) -> int:
+        """Return how many declined calls have not been replaced by others."""
+        declined, self.declined = self.declined, 0
+        return declined
 
 
 def _any(verdicts: tuple[Verdict, ...], status: Status) -> bool:

@@ -156,6 +156,11 @@ def _heads(case: Case) -> str:
     return "grouped" if sizes.heads > sizes.k_heads else "fewer"
 
 
+def _two_alike(case: Case) -> str | None:
+    profile = mrope_calls.spec_of(case, "positions").values.partition("<")[0]
+    return next((level for level, name in mrope_calls.TWO_ALIKE.items() if name == profile), None)
+
+
 def _sections(case: Case) -> str:
     given = case.flag("sections")
     levels = mrope_calls.FACTORS["sections"]
@@ -182,6 +187,7 @@ READERS: Mapping[str, Callable[[Case], str | None]] = {
     "rows": _rows,
     "scales": _flag("scale_layout"),
     "sections": _sections,
+    "two_alike": _two_alike,
     "unquantised": _flag("also_unquantised", {True: "yes", False: "no"}),
     "values": _values,
     "weight": _weight,

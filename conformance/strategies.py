@@ -26,6 +26,8 @@ DTYPES = ("bfloat16", "float16", "float32")
 # widths at which masks, tiles and vectors change, beside every power of two and its neighbours
 ODD_WIDTHS = (3, 5, 7, 33, 100, 769, 1000)
 TILE = 128
+# factors of what stands in the tensors
+OF_VALUES = frozenset({"values", "two_alike"})
 
 
 @dataclass(frozen=True, slots=True)

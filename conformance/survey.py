@@ -20,7 +20,17 @@ from conformance.claim import from_data, sizes_of, to_data
 from conformance.corpus import model_shapes
 from conformance.levels import effective_levels
 from conformance.operations import OPERATIONS
-from conformance.strategies import DTYPES, EVERYTHING, Assignment, Level, Numbers, Scope, Taken, covering_array
+from conformance.strategies import (
+    DTYPES,
+    EVERYTHING,
+    OF_VALUES,
+    Assignment,
+    Level,
+    Numbers,
+    Scope,
+    Taken,
+    covering_array,
+)
 
 BUDGET = {"quick": 150}
 MORE = 400  # of every other profile
@@ -142,7 +152,8 @@ class _Search:
     def factors(self) -> Mapping[str, tuple[str, ...]]:
         """Return the operation's factors with one level of values: no call is refused for its numbers."""
         described = OPERATIONS[self.operation]
-        return {**described.factors, "values": described.ordinary[:1]}
+        plain = {name: levels[:1] for name, levels in described.factors.items() if name in OF_VALUES}
+        return {**described.factors, **plain}
 
     def programs(self) -> float:
         """Return how many interpreted programs a row takes, from the call with the most rows."""
@@ -278,7 +289,9 @@ class _Search:
 
     def _levels(self, case: Case) -> dict[str, str]:
         # one row cannot be transposed: what looks contiguous to the implementation shows nothing else
-        levels = {name: level for name, level in effective_levels(case).items() if name not in {"rows", "values"}}
+        levels = {
+            name: level for name, level in effective_levels(case).items() if name not in {"rows", *OF_VALUES}
+        }
         return {"dtype": case.dtype, **levels}
 
     def _scope(self, dtype: str, columns: int | None = None) -> Scope:
@@ -287,7 +300,7 @@ class _Search:
 
 
 # factors that stand for a size, or that no call is refused for
-_SIZED = frozenset({"width", "rows", "values"})
+_SIZED = frozenset({"width", "rows", *OF_VALUES})
 
 
 def _pairs(levels: Mapping[str, str]) -> Iterator[frozenset[Level]]:

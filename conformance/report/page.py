@@ -76,6 +76,7 @@ def _shown(failure: table.Row) -> dict[str, Any]:
         "replay": f"conform replay {shlex.quote(Case.from_data(failure['case']).to_json())}",
         "first": _first(failure),
         "trace": failure.get("trace", ""),
+        "script": f"python {shlex.quote(failure['reproducer'])}",
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,7 @@ def _called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["run", "right.py", "--waivers", "bad.toml"], "every waiver needs a link to the issue"),
         (["replay", "0123456789", "right.py"], "no JSON, no file, and no id in"),
         (["replay", "{}", "right.py"], "not a case"),
+        (["replay", "{}", "right.py", "--property", "speed"], "--property speed: unknown"),
         (["replay", "right.py", "right.py"], "right.py: "),
         (["compare", "right.py", "right.py"], "is no report of a run that ended"),
         (["init", "right.py"], "exists already"),
@@ -367,6 +369,29 @@ def test_a_call_without_parameters_is_replayed(
     said = {line.split()[0]: line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines() if line}
     assert "not_judged the call has no parameters" == said["state"]
     assert "not_judged the adapter has no rms_norm_" == " ".join(said["in_place"].split())
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [(["values"], 1), (["memory"], 0), (["memory", "values"], 1), (["row_independence"], 0), (["copied"], 1)],
+)
+def test_a_case_is_replayed_for_one_property(
+    names: list[str],
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Only what was asked for is shown and counts; where nothing speaks of it, what else is wrong does."""
+    (tmp_path / "mine.py").write_text(WRONG, encoding="utf-8")
+    plain = {name: levels[0] for name, levels in OPERATIONS["rms_norm_gated"].factors.items()}
+    case = OPERATIONS["rms_norm_gated"].complete(plain, random.Random(1), Scope("float16"))  # noqa: S311
+    asked = [part for name in names for part in ("--property", name)]
+
+    assert code == _called(monkeypatch, "replay", case.to_json(), str(tmp_path / "mine.py"), *asked)
+    lines = capsys.readouterr().out.splitlines()
+    shown = {line.split()[0] for line in lines if line and line.split()[0] in PROMISES}
+    assert shown == set(names) if names != ["copied"] else {"values"}
 
 
 def test_help_keeps_its_examples_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,29 +1,22 @@
-"""What the suite does with fp8 outputs beside the oracle: bits, poison, parity, reproducers, cases."""
+"""What the suite does with fp8 outputs beside the oracle: bits, poison, parity, cases."""
 
 from __future__ import annotations
 
 import json
 import random
-import runpy
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from conformance import reproducer
-from conformance.adapter import load
 from conformance.bits import same_bits
 from conformance.calling import Subject
 from conformance.case import Case, TensorSpec
-from conformance.item import Failure, Item
 from conformance.materialize import materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
 from conformance.operations.fp8_outputs import FACTORS
 from conformance.passive import judge_call
-from conformance.properties import PASSIVE, PROPERTIES
 from conformance.properties.parity import assert_alike
 from conformance.selftest.fakes.correct_fp8 import FP8, CorrectFp8
 from conformance.strategies import Scope
@@ -206,69 +199,3 @@ def test_blocks_of_columns_have_scales_of_their_own() -> None:
     assert (blocks == 0).any()
     assert (blocks.amax(-1) > 0).all()
     assert (blocks.amax(-1) > 1000 * blocks.amin(-1)).any()
-
-
-# --- reproducers --------------------------------------------------------------------------------------------
-
-ADAPTER = '''"""A wrong implementation of fp8 outputs, or a right one."""
-
-import torch
-
-from conformance.selftest.fakes.correct_fp8 import CorrectFp8
-
-
-class Theirs(CorrectFp8):
-    """Right but for one mistake."""
-
-    reference = REFERENCE
-
-    def rms_norm_fp8(self, x, weight, **named):
-        values, scales, y = super().rms_norm_fp8(x, weight, **named)
-        BODY
-        return values, scales, y
-'''
-RIGHT = "pass"
-MISTAKES = {
-    "values": "values = (values.float() * 0.5).to(values.dtype)",
-    "metadata": "scales = scales.contiguous()",
-    "memory": "scales = torch.empty_strided(scales.shape, scales.stride())",
-    "written": "values = torch.cat([values[:2], torch.empty_like(values[:1])])",
-    "parity": "values = (values.float() * 0.5).to(values.dtype)",
-    "determinism": "self.calls = getattr(self, 'calls', 0) + 1; values = values.roll(self.calls % 2, -1)",
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_script_shows_the_mistake_until_it_is_gone(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Fp8 tensors, column scales and steps of fp8 are written down as the suite means them."""
-    file = tmp_path / "their_fp8.py"
-    target = f"{file}:Theirs"
-    right = tmp_path / "right_fp8.py"
-    right.write_text(ADAPTER.replace("REFERENCE", "None").replace("BODY", RIGHT), encoding="utf-8")
-
-    def write(body: str) -> None:
-        file.write_text(ADAPTER.replace("REFERENCE", repr(str(right))).replace("BODY", body), encoding="utf-8")
-
-    write(MISTAKES[name])
-    subject = Subject(load(target))
-    verdicts = PROPERTIES["values" if name in PASSIVE else name].judge(subject, _case())
-    (bad,) = [verdict for verdict in verdicts if verdict.property == name]
-    failure = Failure(Item("rms_norm_fp8", name, "bfloat16"), bad, _case(), "")
-    script = reproducer.write(failure, subject, tmp_path, target)
-
-    assert bad.status in BAD
-    assert 1 == _run(script, monkeypatch)
-    assert capsys.readouterr().out.strip()
-
-    write(RIGHT)
-    assert 0 == _run(script, monkeypatch)
-
-
-def _run(script: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The exit status of a script that is run in this process, which saves importing torch."""
-    monkeypatch.setattr(sys, "path", sys.path.copy())
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(script), run_name="__main__")
-    return int(ended.value.code or 0)

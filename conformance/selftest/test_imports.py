@@ -52,6 +52,7 @@ ORDER = (
     "judging",
     "worker",
     "journal",
+    "excerpt",
     "reproducer",
     "host",
     "report",

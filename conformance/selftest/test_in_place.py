@@ -3,13 +3,11 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from conformance import reproducer
-from conformance.adapter import Adapter, Declined, load
+from conformance.adapter import Declined
 from conformance.calling import Subject
 from conformance.case import Case
 from conformance.item import Item, cases_of
@@ -22,7 +20,6 @@ from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
 from conformance.selftest.fakes.in_place import InPlaceSaysNothing, InPlaceSumsInAnotherOrder
-from conformance.selftest.reproduced import failure_of, run_script
 from conformance.strategies import DTYPES, Scope
 from conformance.verdict import Status
 
@@ -133,30 +130,6 @@ def test_what_lies_over_no_argument_is_judged_as_returned(kind: Callable[[], Cor
 
     assert (Status.FAILED if reason else Status.PASSED) is verdict.status
     assert reason in verdict.reason
-
-
-@pytest.mark.parametrize(
-    ("fake", "base"),
-    [
-        ("Fp8InPlaceForgetsTheSum", CorrectFp8),
-        ("Fp8InPlaceReturnsTheSumAlone", CorrectFp8),
-        ("Fp8InPlaceWritesXToo", CorrectFp8),
-        ("InPlaceUncounted", CorrectNorm),
-    ],
-)
-def test_a_wrong_form_is_reproduced(
-    fake: str, base: type[Adapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The script fails as long as the form does: with too little written, too much, uncounted, or not returned."""
-    file = tmp_path / "mine.py"
-    file.write_text(f"from conformance.selftest.fakes.in_place import {fake} as B\n\n\nclass A(B): pass\n")
-    subject = Subject(load(str(file)))
-    failure = failure_of(subject, "in_place", _case(next(name for name in IN_PLACE if hasattr(base, name))))
-    script = reproducer.write(failure, subject, tmp_path, str(file))
-
-    assert 1 == run_script(script, monkeypatch)
-    file.write_text(f"from {base.__module__} import {base.__name__} as B\n\n\nclass A(B): pass\n")
-    assert 0 == run_script(script, monkeypatch)
 
 
 def test_only_a_form_that_is_there_is_judged() -> None:

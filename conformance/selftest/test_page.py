@@ -75,7 +75,7 @@ def _built(tmp_path: Path) -> report.Report:
         for verdict in (PASSED, replace(PASSED, property="metadata"), evil, crashed, *declined):
             shard.judged(ITEM, verdict)
         shard.judged(ITEM, waived, (0,))
-        shard.failed(Failure(ITEM, evil, replace(CASE, seed=9), "a note"), tmp_path / "repro_1.py")
+        shard.failed(Failure(ITEM, evil, replace(CASE, seed=9), "a note"), tmp_path / "a b's" / "repro_1.py")
         for seed in range(12):
             again = replace(crashed, case=replace(CASE, seed=seed))
             shard.failed(Failure(ITEM, again, again.case, ""), tmp_path / f"repro_2{seed}.py")
@@ -136,6 +136,8 @@ def test_every_failure_is_on_the_page(page: _Page) -> None:
     assert "a note" in page.text
     assert str(replace(CASE, seed=9)) in page.text
     assert f"conform replay '{CASE.to_json()}'" in page.text
+    # as a shell reads it
+    assert """b'"'"'s/repro_1.py'""" in page.text
 
 
 def test_a_cell_leads_to_the_cause_of_its_failures(built: report.Report, page: _Page) -> None:

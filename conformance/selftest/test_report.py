@@ -218,7 +218,7 @@ def _summary(built: report.Report, width: int, **options: Any) -> str:
 def _mixed(directory: Path) -> report.Report:
     """A report with every kind of cell."""
     with closing(journal.Journal(directory, "gw1")) as shard:
-        shard.failed(Failure(ITEM, FAILED, CASE, "a note"), directory / "repro.py")
+        shard.failed(Failure(ITEM, FAILED, CASE, "a note"), directory / "the repro.py")
         shard.settled(OTHER, Status.NOT_JUDGED, "the adapter does not declare it")
         shard.finished(OTHER)
     declined = [Verdict("values", CASE, Status.DECLINED, f"no {what}") for what in "abcde"]
@@ -229,7 +229,7 @@ def test_the_summary_shows_what_failed_and_how_to_see_it(tmp_path: Path) -> None
     """Property, case, bad element, remark, reproducer, totals, and where the report lies."""
     shown = " ".join(_summary(_mixed(tmp_path), 200).split())
 
-    for part in ("1 failed of 2", CASE.id, "y[1, 2] = nan", "a note", f"python {tmp_path / 'repro.py'}"):
+    for part in ("1 failed of 2", CASE.id, "y[1, 2] = nan", "a note", f"python '{tmp_path / 'the repro.py'}'"):
         assert part in shown
     assert "1 cases, 12 elements compared in 1.5 s" in shown
     assert shown.endswith("somewhere/report.json")

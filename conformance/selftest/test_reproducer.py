@@ -1,415 +1,468 @@
-"""A reproducer shows its failure to whoever has torch and the implementation, and says when it is gone."""
+"""Scripts that replay a failure, and those that need torch alone: 1 while it shows, 0 once it does not."""
 
 from __future__ import annotations
 
-import builtins
-import dis
 import os
-import signal
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from math import inf, nan
 from pathlib import Path
-from types import CodeType
+from typing import Any
 
 import pytest
 import torch
 
 from conformance import reproducer
 from conformance.adapter import load
-from conformance.calling import Subject
+from conformance.calling import Subject, arguments_of
 from conformance.case import Case, Layout, TensorSpec
-from conformance.cli import SKELETON
+from conformance.comparison import BadElement, Comparison
 from conformance.item import PROFILES, Failure, Item
 from conformance.materialize import materialize, values_of
 from conformance.memory import POISONS
-from conformance.properties import PASSIVE, PROPERTIES
-from conformance.reproducer import data, snippets
-from conformance.selftest.reproduced import failure_of, run_script
-from conformance.verdict import Status, Verdict
+from conformance.operations import OPERATIONS
+from conformance.properties import PASSIVE, PROMISES, PROPERTIES
+from conformance.verdict import BAD, Status, Verdict
 
-PLAIN = Case(
-    "rms_norm_gated",
-    (
-        ("x", TensorSpec((3, 12), "bfloat16")),
-        ("gate", TensorSpec((3, 12), "bfloat16", values="gate")),
-        ("weight", TensorSpec((12,), "bfloat16", values="weight")),
-    ),
-    (("activation", "silu"), ("eps", 1e-5), ("group_size", None), ("norm_before_gate", True)),
-    seed=5,
-)
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = (("eps", 1e-6), ("weight_offset", 0.0))
+X, WEIGHT = TensorSpec((4, 12), "bfloat16"), TensorSpec((12,), "bfloat16", values="weight")
+PLAIN = Case("rms_norm", (("x", X), ("weight", WEIGHT)), FLAGS, seed=5)
+STRIDED = PLAIN.with_tensor("x", replace(X, layout=Layout("row_gap", 8)))
+# right in every contract: computed in float64, rounded once
+ADAPTER = '''
+import torch
+from conformance import Adapter, Declined
 
 
-def _laid_out(x: Layout, gate: Layout, weight: Layout) -> Case:
-    case = PLAIN
-    for name, layout in (("x", x), ("gate", gate), ("weight", weight)):
-        spec = case.tensor(name)
-        assert spec is not None
-        case = case.with_tensor(name, replace(spec, layout=layout))
-    return case
+class Theirs(Adapter):
+    """One norm, with a line of a test's own."""
+
+    contracts = {{"rms_norm": "fp32"}}
+    takes = {{"rms_norm": {{"weight": "same", "residual": "none"}}}}
+
+    def rms_norm(self, x, weight, residual, *, eps, weight_offset):
+        y = x.double() * torch.rsqrt(x.double().square().mean(-1, keepdim=True) + eps)
+        y = (y * (weight_offset + weight.double())).to(x.dtype)
+        {line}
+        return y
+'''
 
 
-STRIDED = _laid_out(Layout("row_gap", 8), Layout("transposed"), Layout("step", 2))
-EMPTY = replace(
-    PLAIN, tensors=tuple((n, replace(s, shape=(0, 12) if n != "weight" else (12,))) for n, s in PLAIN.tensors)
-)
+def _written(folder: Path, line: str = "pass", text: str = ADAPTER) -> str:
+    """Write an adapter's file and return its target."""
+    folder.mkdir(exist_ok=True)
+    (folder / "their_norms.py").write_text(text.format(line=line), encoding="utf-8")
+    return f"{folder / 'their_norms.py'}:Theirs"
 
 
-# long enough for a mean, and a norm whose sum goes on to the next layer
-LONG = replace(
-    PLAIN, tensors=tuple((n, replace(s, shape=(*(16 for _ in s.shape[1:]), 512))) for n, s in PLAIN.tensors)
-)
-FAR = _laid_out(Layout("row_gap", 2**31 + 5), Layout(), Layout())
-RESIDUAL = Case(
-    "rms_norm",
-    (
-        ("x", TensorSpec((4, 32), "bfloat16")),
-        ("residual", TensorSpec((4, 32), "bfloat16")),
-        ("weight", TensorSpec((32,), "bfloat16", values="weight")),
-    ),
-    (("eps", 1e-6), ("weight_offset", 0.0)),
-    seed=5,
-)
+def _failure(verdict: Verdict, item: str = "values") -> Failure:
+    return Failure(Item(verdict.case.operation, item, verdict.case.dtype), verdict, verdict.case, "")
+
+
+def _found(target: str, name: str, case: Case) -> tuple[Failure, Subject]:
+    """Return the failure that a property finds itself."""
+    subject = Subject(load(target))
+    judged = PROPERTIES[name].judge if name in PROPERTIES else PROPERTIES["values"].judge
+    (bad,) = (verdict for verdict in judged(subject, case) if verdict.status in BAD and verdict.property == name)
+    return _failure(bad), subject
+
+
+def _status(script: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return the exit status of a script that is run in this process, which saves importing torch."""
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setenv("TRITON_INTERPRET", os.environ.get("TRITON_INTERPRET", ""))
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    except AssertionError:
+        return 1
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A body for a method that may call ``right()``, and a case that shows the mistake. ``norm`` ends rms_norm."""
+    """A line that makes a right norm wrong, and a case that shows it; the verdict, where finding it would hurt."""
 
-    body: str = "return right()"
+    line: str
     case: Case = PLAIN
-    attributes: str = "pass"
-    norm: str = "return y, s"
+    status: Status | None = None
 
-
-_RIGHT = "self.rms_norm_gated(x, gate, weight, **flags)"
-_IN_PLACE = "rms_norm_gated_ = lambda self, x, gate, weight, **flags: x"
 
 MISTAKES = {
-    "values": Mistake("return super().rms_norm_gated(x, None, weight, **flags)"),
-    "layout": Mistake("return right(x.as_strided(x.shape, (12, 1)))", STRIDED),
-    "specials": Mistake(
-        "return right().nan_to_num()",
-        PLAIN.with_tensor("x", TensorSpec((3, 12), "bfloat16", values="specials")),
+    "values": Mistake("y = y * 1.5"),
+    "layout": Mistake(
+        "y = self.rms_norm(x.contiguous(), -weight, None, eps=eps, weight_offset=0.0) if x.stride(0) > 12 else y",
+        STRIDED,
     ),
-    "contract": Mistake("return super().rms_norm_gated(x, None, weight, **flags) * F.silu(gate)"),
-    "metadata": Mistake("return right().float()"),
-    "memory": Mistake("y = right(); x.as_strided((1,), (1,), x.storage_offset() + 12).zero_(); return y", STRIDED),
-    "written": Mistake("y = torch.empty_like(x); y[..., 1:] = right()[..., 1:]; return y"),
-    "state_left_behind": Mistake("torch.set_default_dtype(torch.bfloat16); return right()"),
-    "path": Mistake("return right()", attributes="path = lambda self, operation, arguments: 'rows/nothing'"),
-    "parity": Mistake("return right() * 1.25", attributes="reference = 'native'"),
-    "determinism": Mistake("self.calls += 1; return right() + self.calls % 2", attributes="calls = 0"),
-    "batch_invariance": Mistake("return right() * (2 if x.shape[0] > 2 else 1)"),
-    "position_invariance": Mistake("y = right(); y[0] *= 2; return y"),
-    "row_independence": Mistake("return right() + 0 * x.sum()"),
-    "in_place": Mistake("return right()", STRIDED, f"{_IN_PLACE}.contiguous().copy_({_RIGHT})"),
-    "empty": Mistake("return right() if x.numel() else x.new_empty((1, 12))", EMPTY),
-    "padding_invariance": Mistake("return right() * (2 if x.shape[0] > 3 else 1)"),
-    "scale": Mistake(
-        "return super().rms_norm_gated(x, gate, weight, **{**flags, 'eps': max(flags['eps'], 1e-2)})"
+    "metadata": Mistake("y = y.float()"),
+    "memory": Mistake("x.zero_()"),
+    "claim": Mistake("raise Declined('not today')"),
+    "determinism": Mistake("Theirs.calls = getattr(Theirs, 'calls', 0) + 1; y = y + Theirs.calls % 2"),
+    "empty": Mistake(
+        "y = y if y.numel() else y.reshape(12, 0)", PLAIN.with_tensor("x", replace(X, shape=(0, 12)))
     ),
-    "bias": Mistake("return right() * (1 - 2**-7)", LONG),
-    "chain": Mistake(case=RESIDUAL, norm="return y, (s.float() * (1 - 2**-7)).to(x.dtype)"),
-    "state": Mistake(
-        "weight = self.kept.setdefault(id(weight), weight.clone()); return right(weight=weight)",
-        attributes="kept = {}",
-    ),
-    "kept_results": Mistake(
-        "key = tuple(x.flatten()[[0, 18, 35]].tolist()); return self.kept.setdefault(key, right()).clone()",
-        attributes="kept = {}",
-    ),
-    "threads": Mistake("import time; self.x = x; time.sleep(1e-3); return right(self.x)"),
-    "large_index": Mistake(
-        "i = torch.arange(3)[:, None] * x.stride(0) % 2**32 + torch.arange(12);"
-        " return right(x.as_strided((2**32 + 12,), (1,))[i])",
-        FAR,
-    ),
-    "variants": Mistake("return launch(right(), len(x))"),
-    "compile": Mistake("return right() if x.sum().item() > 0 else right()", attributes="compiles = True"),
-    "errors": Mistake("return right()", replace(PLAIN, invalid="unknown activation"), "validates = True"),
+    "contract": Mistake("import ctypes; ctypes.string_at(0)", PLAIN, Status.CRASHED),
+    "row_independence": Mistake("import time; time.sleep(60)", PLAIN, Status.HUNG),
 }
-# judged, and reproduced, on a GPU alone
-ON_A_GPU = {"graph", "stream", "device"}
-# what the skeleton lacks to be right where its mistake was: in the method, and beside it
-CURES = {
-    # without a kernel there is nothing to judge
-    "variants": "return launch(right(), 1)",
-    "errors": "if flags['activation'] not in ('silu', 'sigmoid'): raise ValueError\n        return right()",
-}
-ATTRIBUTES = {
-    "path": "path = lambda self, operation, arguments: 'native'",
-    "in_place": f"{_IN_PLACE}.copy_({_RIGHT})",
-}
-
-WRONG = '''
-import triton
-import triton.language as tl
-
-
-@triton.jit
-def nothing_kernel(y_ptr, COUNT: tl.constexpr):
-    tl.store(y_ptr, tl.load(y_ptr))
-
-
-def launch(y, count):
-    nothing_kernel[(1,)](y, count)
-    return y
-
-
-import torch.nn.functional as F
-from conformance.oracle.contract import Contract
-
-
-class Wrong(MyNorms):
-    """The skeleton with one mistake."""
-
-    contracts = {{"rms_norm_gated": "fp32", "rms_norm": Contract(frozenset({{"sum"}}))}}
-    {attributes}
-
-    def rms_norm(self, x, weight, *, residual, weight_offset, eps):
-        s = (x.float() + residual.float()).to(x.dtype)
-        y = s.float()
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps) * (weight_offset + weight.float())
-        y = y.to(x.dtype)
-        {norm}
-
-    def rms_norm_gated(self, x, gate, weight, **flags):
-        def right(x=x, weight=weight):
-            return super(Wrong, self).rms_norm_gated(x, gate, weight, **flags)
-
-        {body}
-'''
-
-
-def _adapter(folder: Path, mistake: Mistake) -> str:
-    """The target of an adapter file with a mistake."""
-    file = folder / "their_norms.py"
-    text = SKELETON + WRONG.format(attributes=mistake.attributes, body=mistake.body, norm=mistake.norm)
-    file.write_text(text, encoding="utf-8")
-    return f"{file}:Wrong"
-
-
-def test_every_property_has_a_check_and_a_test() -> None:
-    """Whatever can fail can be reproduced; a sample of other cases only says what they are worth."""
-    every = {name for name, prop in PROPERTIES.items() if not prop.like} | set(PASSIVE)
-
-    assert every == set(snippets.CHECKS)
-    # what only a rotation does is in test_reproducer_mrope.py
-    assert every == {*MISTAKES, *ON_A_GPU, "copied"}
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_script_fails_while_the_mistake_is_there(
-    name: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
+def test_a_replay_fails_while_the_mistake_is_there(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It exits 1 and says what it saw; with the mistake corrected the same script exits 0."""
+    """The script says what it saw of that property alone, also of a process that died or never answered."""
     mistake = MISTAKES[name]
-    target = _adapter(tmp_path, mistake)
-    # a Triton kernel runs where this process compiles or interprets it
-    subject = Subject(load(target), request.config.getoption("device") if name == "variants" else "cpu")
-    script = reproducer.write(failure_of(subject, name, mistake.case), subject, tmp_path, target)
+    monkeypatch.setitem(PROFILES, "ci", replace(PROFILES["ci"], limit=2.0))
+    target = _written(tmp_path, mistake.line)
+    if mistake.status is None:
+        failure, subject = _found(target, name, mistake.case)
+    else:
+        failure, subject = _failure(Verdict(name, mistake.case, mistake.status)), Subject(load(target))
+    script = reproducer.write(failure, subject, tmp_path, target)
 
-    assert 1 == run_script(script, monkeypatch)
-    assert capsys.readouterr().out.strip()
-
-    body, attributes = CURES.get(name, "return right()"), ATTRIBUTES.get(name, "pass")
-    _adapter(tmp_path, Mistake(body, attributes=attributes))
-    assert 0 == run_script(script, monkeypatch)
-
-
-def test_a_chain_in_place_is_reproduced_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the form in place loses bits of the sum; the script calls that form, which may return nothing."""
-    form = """def rms_norm_(self, x, weight, *, residual, **flags):
-        y, s = self.rms_norm(x, weight, residual=residual, **flags)
-        x.copy_(y), residual.copy_({})"""
-    target = _adapter(tmp_path, Mistake(attributes=form.format("(s.float() * (1 - 2**-7)).to(x.dtype)")))
-    subject = Subject(load(target))
-    script = reproducer.write(failure_of(subject, "chain", RESIDUAL), subject, tmp_path, target)
-
-    assert 1 == run_script(script, monkeypatch)
-
-    _adapter(tmp_path, Mistake(attributes=form.format("s")))
-    assert 0 == run_script(script, monkeypatch)
-
-
-@pytest.mark.parametrize("name", sorted(ON_A_GPU))
-def test_a_script_for_a_gpu_is_python(name: str, tmp_path: Path) -> None:
-    """Where it cannot run it compiles, and nothing that it names is undefined."""
-    target = _adapter(tmp_path, Mistake())
-    failure = Failure(Item(PLAIN.operation, name, PLAIN.dtype), _verdict(name, PLAIN), PLAIN, "")
-    script = reproducer.write(failure, Subject(load(target), "cuda"), tmp_path, target)
-    code = compile(script.read_text(encoding="utf-8"), str(script), "exec")
-    defined = {*code.co_names, *dir(builtins)}
-    used = {
-        name for constant in code.co_consts if isinstance(constant, CodeType) for name in _global_names(constant)
+    assert 1 == _status(script, monkeypatch)
+    said = {
+        line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines() if line[20:21] == " "
     }
+    assert {name: str(mistake.status or "failed")} == {n: s for n, s in said.items() if n in PROMISES}
 
-    assert set() == used - defined
-
-
-def _global_names(code: CodeType) -> set[str]:
-    """The global names that a function reads."""
-    return {
-        instruction.argval for instruction in dis.get_instructions(code) if instruction.opname == "LOAD_GLOBAL"
-    }
+    _written(tmp_path)
+    assert 0 == _status(script, monkeypatch)
 
 
-def _values_script(folder: Path, case: Case = PLAIN) -> Path:
-    mistake = MISTAKES["values"]
-    target = _adapter(folder, mistake)
-    subject = Subject(load(target))
-    return reproducer.write(failure_of(subject, "values", case), subject, folder, target)
-
-
-def test_a_script_shows_the_first_bad_elements(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_replay_of_a_call_that_is_declined_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Index, what came out and what was allowed, as in the report."""
-    script = _values_script(tmp_path)
-    run_script(script, monkeypatch)
-    shown = capsys.readouterr().out
+    """Exit 3: a mistake that can no longer be reached is not shown to be mended."""
+    target = _written(tmp_path, "y = y * 1.5", ADAPTER.replace("takes", "taken"))
+    script = reproducer.write(*_found(target, "values", PLAIN), tmp_path, target)
+    _written(tmp_path, "raise Declined('not today')", ADAPTER.replace("takes", "taken"))
 
-    assert shown.startswith("y[0, 0] = ")
-    assert ", allowed " in shown
-    assert "of 36 elements of y outside" in shown
+    assert 3 == _status(script, monkeypatch)
 
 
-def test_a_script_runs_by_itself_from_anywhere(tmp_path: Path) -> None:
-    """Neither the working directory nor the environment of the run is needed."""
-    script = _values_script(tmp_path)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TRITON_"))}
-    (tmp_path / "elsewhere").mkdir()
+def test_every_promise_has_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever fails can be replayed; a passive promise of a call that only its item makes, with that item."""
+    monkeypatch.setitem(PASSIVE, "left_behind", "nothing is left behind")
+    monkeypatch.setitem(PROMISES, "left_behind", "nothing is left behind")
+    target = _written(tmp_path)
+    subject = Subject(load(target))
+    for name in PROMISES:
+        text = reproducer.write(
+            _failure(Verdict(name, PLAIN, Status.FAILED)), subject, tmp_path, target
+        ).read_text()
+
+        compile(text, name, "exec")
+        assert f"'--device', 'cpu', '--property', '{name}']" in text
+        assert str(tmp_path) not in text
+    failure = _failure(Verdict("left_behind", PLAIN, Status.FAILED), "in_place")
+    text = reproducer.write(failure, subject, tmp_path, target).read_text()
+    assert "'--property', 'left_behind', '--property', 'in_place']" in text
+
+
+def test_properties_that_fail_in_one_case_have_scripts_of_their_own(tmp_path: Path) -> None:
+    """The first is named after the case, others end with theirs; what is found again is written again."""
+    target = _written(tmp_path, "y = y * 1.5; x.zero_()")
+    scripts = {
+        name: reproducer.write(*_found(target, name, PLAIN), tmp_path, target) for name in ("values", "memory")
+    }
+    again = reproducer.write(*_found(target, "values", PLAIN), tmp_path, target)
+
+    assert [f"repro_{PLAIN.id}.py", f"repro_{PLAIN.id}_memory.py"] == [path.name for path in scripts.values()]
+    assert scripts["values"] == again
+    assert "'--property', 'memory'" in scripts["memory"].read_text(encoding="utf-8")
+
+
+def test_an_implementations_words_cannot_break_a_script(tmp_path: Path) -> None:
+    """Quotes, backslashes, control characters and lone surrogates end up in the docstring as text."""
+    target = _written(tmp_path)
+    said = 'ValueError: """ \\N{nonsense} \x1b[31m \x00 \udc80 é \\'
+    failure = _failure(Verdict("values", PLAIN, Status.CRASHED, said))
+    script = reproducer.write(failure, Subject(load(target)), tmp_path, target)
+    text = script.read_text(encoding="utf-8")
+    compile(text, "script", "exec")
+
+    assert "\\\\N{nonsense} \\x1b[31m \\x00 \\udc80 é" in text
+
+
+@pytest.mark.parametrize("standalone", [False, True], ids=["replay", "standalone"])
+def test_a_script_runs_by_itself_from_anywhere(standalone: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """A process far away runs what lies in folders whose names have blanks, colons, quotes and letters."""
+    folder = tmp_path / "a:b c'd\"é.py:x"
+    target = _written(folder, "y = y * 1.5")
+    script = reproducer.write(*_found(target, "values", PLAIN), folder, target)
+    script = script.with_stem(f"{script.stem}_standalone") if standalone else script
+    elsewhere = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TRITON_"))}
     ran = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=tmp_path / "elsewhere",
-        env=environment,
+        [sys.executable, script],
+        cwd=tmp_path,
+        env=elsewhere | ({} if standalone else {"PYTHONPATH": str(ROOT)}),
         capture_output=True,
         text=True,
         check=False,
     )
 
     assert 1 == ran.returncode, ran.stderr
-    assert "of 36 elements of y outside" in ran.stdout
+    assert "y[0, 0] = " in ran.stdout
+    assert str(tmp_path) not in script.read_text(encoding="utf-8")
 
 
-SPY = '''
+def test_a_module_is_found_where_the_run_found_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script names the run's folder from its own where an adapter in there is judged, and no other folder."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    _written(tmp_path / "their_package", "y = y * 1.5")
+    out = tmp_path / "build" / "report"
+    out.mkdir(parents=True)
+    target = "their_package.their_norms:Theirs"
+    found = _found(target, "values", PLAIN)
+    inside = reproducer.write(*found, out, target).read_text()
+    monkeypatch.chdir(ROOT)
+
+    assert "sys.path.append(str(Path(__file__).parent / '../..'))" in inside
+    assert f"TARGET = {target!r}" in inside
+    assert "sys.path" not in reproducer.write(*found, out, target).read_text()
+
+
+# --- without the suite --------------------------------------------------------------------------------------
+
+GATED = Case(
+    "rms_norm_gated",
+    (("x", X), ("gate", replace(X, values="gate")), ("weight", WEIGHT)),
+    (("activation", "silu"), ("eps", 1e-5), ("group_size", None), ("norm_before_gate", True)),
+    seed=5,
+)
+ROTATION = Case(
+    "mrope",
+    (
+        ("q", TensorSpec((4, 2, 8), "float16", Layout("slice", 0, 32))),
+        ("k", TensorSpec((4, 1, 8), "float16", Layout("slice", 16, 32))),
+        ("positions", TensorSpec((3, 4), "int64", Layout("transposed"), "positions<9")),
+        ("cos", TensorSpec((9, 3), "float16", Layout("shared", 0), "cos")),
+        ("sin", TensorSpec((9, 3), "float16", Layout("shared", 1), "sin")),
+    ),
+    (("head_dim", None), ("interleaved", True), ("sections", (1, 1, 1))),
+    seed=3,
+)
+FP8 = Case(
+    "rms_norm_fp8",
+    (("x", TensorSpec((2, 128), "float32", values="specials")), ("weight", TensorSpec((128,), "float32"))),
+    (
+        *FLAGS,
+        ("also_unquantised", False),
+        ("fp8_dtype", "float8_e4m3fn"),
+        ("quant_group", 128),
+        ("scale_layout", "row"),
+    ),
+)
+SPY = """
+from conformance import Adapter
+
 SEEN = []
 
 
-class Spy(MyNorms):
-    """Keeps what it is called with."""
+class Theirs(Adapter):
+    def SPIED(self, *tensors, **named):
+        SEEN.append((tensors, named))
+        return tensors
+"""
 
-    def rms_norm_gated(self, x, gate, weight, **flags):
-        SEEN.append(({"x": x, "gate": gate, "weight": weight}, flags))
-        return x
+
+def _standalone(case: Case, folder: Path, target: str, bad: BadElement) -> Path:
+    """Return the script of an element that is said to be outside of what is allowed."""
+    verdict = Verdict("layout", case, Status.FAILED, str(bad), Comparison(1, 1, 0, 0.0, bad))
+    script = reproducer.write(_failure(verdict), Subject(load(target)), folder, target)
+    return script.with_stem(f"{script.stem}_standalone")
+
+
+@pytest.mark.parametrize(
+    ("case", "beside"),
+    [
+        (PLAIN, False),
+        (STRIDED.with_tensor("weight", None), True),
+        (PLAIN.with_tensor("x", replace(X, layout=Layout("transposed"))), False),
+        (
+            GATED.with_tensor("gate", replace(X, layout=Layout("same"))).with_tensor(
+                "weight", replace(WEIGHT, layout=Layout("expanded"))
+            ),
+            False,
+        ),
+        (ROTATION, True),
+        (FP8, True),
+    ],
+    ids=["plain", "no_weight", "transposed", "same", "rotation", "fp8"],
+)
+def test_a_standalone_script_makes_the_very_same_call(
+    case: Case,
+    beside: bool,  # noqa: FBT001
+    tmp_path: Path,
+) -> None:
+    """Values bit for bit, strides, flags, and shared memory are the case's; long buffers lie beside the script."""
+    target = _written(tmp_path, text=SPY.replace("SPIED", case.operation))
+    operation = OPERATIONS[case.operation]
+    output = operation.outputs(case)[0]
+    place = (0,) * len(output.shape)
+    script = _standalone(case, tmp_path, target, BadElement(output.name, place, 2.0, -inf, inf, 1.0, nan=True))
+    space: dict[str, Any] = {"__file__": str(script), "__name__": "__main__"}
+    exec(compile(script.read_text(encoding="utf-8"), script, "exec"), space)  # noqa: S102 - written above
+    ((tensors, named),) = space["SEEN"]
+    seen = dict(zip(operation.positional, tensors, strict=True)) | named
+    expected = arguments_of(materialize(case, values_of(case), "cpu", POISONS[0]))
+
+    assert seen.keys() == expected.keys()
+    for name, wanted in expected.items():
+        given = seen[name]
+        assert isinstance(given, torch.Tensor) == isinstance(wanted, torch.Tensor)
+        if not isinstance(wanted, torch.Tensor):
+            assert wanted == given
+            continue
+        assert (wanted.dtype, wanted.shape, wanted.stride()) == (given.dtype, given.shape, given.stride())
+        torch.testing.assert_close(given, wanted, rtol=0, atol=0, equal_nan=True)
+        for other, tensor in expected.items():
+            if isinstance(tensor, torch.Tensor):
+                assert (tensor is wanted) == (seen[other] is given)
+                assert _together(tensor, wanted) == _together(seen[other], given)
+    assert beside == script.with_suffix(".pt").exists()
+
+
+def _together(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "code"),
+    [
+        ((0.5, 2.0, False), 1),
+        ((4.0, inf, False), 0),
+        ((-inf, 8.0, False), 0),
+        ((nan, nan, True), 1),
+        ((4.5, 4.5, True), 1),
+    ],
+)
+def test_a_standalone_script_knows_what_is_allowed(
+    allowed: tuple[float, float, bool], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 1 where 4 lies outside of the interval; ends may be infinite, and one that must be NaN is no number."""
+    (lo, hi, also_nan), target = allowed, _written(tmp_path, "y = torch.full_like(y, 4.0)")
+    script = _standalone(PLAIN, tmp_path, target, BadElement("y", (3, 11), 4.0, lo, hi, 1.0, also_nan))
+
+    assert code == _status(script, monkeypatch)
+    if also_nan:
+        _written(tmp_path, "y = torch.full_like(y, float('nan'))")
+        script = _standalone(PLAIN, tmp_path, target, BadElement("y", (3, 11), 4.0, lo, hi, 1.0, also_nan))
+        assert 0 == _status(script, monkeypatch)
+
+
+HELPED = '''
+"""Helpers of several kinds."""
+from __future__ import annotations
+
+import conformance as suite
+import conformance.case
+from conformance import Adapter as Base, Declined
+from math import nan as unused
+
+FACTOR = 1.5
+suite.touched = True
+_unused = suite
+
+
+def scaled(y: torch.Tensor) -> torch.Tensor:
+    return y * FACTOR
+
+
+import torch
+
+
+class Norms(Base):
+    contracts = {"rms_norm": "fp32"}
+    kept: dict[str, int] = {}
+
+    @staticmethod
+    def normed(x, eps):
+        return x.double() * torch.rsqrt(x.double().square().mean(-1, keepdim=True) + eps)
+
+    def rms_norm(self, x, weight, residual, *, eps, weight_offset):
+        if residual is not None:
+            raise Declined("no residual")
+        self.kept["calls"] = 1
+        return (self.normed(x, eps) * weight).to(x.dtype)
+
+
+class Theirs(Norms):
+    reference = "native"
+
+    def row_thresholds(self, operation):
+        return (conformance.case.SHARED_PARTS,)
+
+    def rms_norm(self, *given, **flags):
+        return scaled(super().rms_norm(*given, **flags))
+
+
+if __name__ == "__main__":
+    print(suite.__file__)
 '''
-
-PACKED = replace(
-    STRIDED,
-    tensors=tuple(
-        (n, replace(s, shape=(*s.shape[:-1], 96), values=v))
-        for (n, s), v in zip(STRIDED.tensors, ("specials", "gate", "weight"), strict=True)
-    ),
-)
+FOREIGN = """
+from conformance.selftest.fakes.correct_norm import CorrectNorm
 
 
-@pytest.mark.parametrize("beside", [data.BESIDE, 0], ids=["in_the_script", "beside_it"])
-@pytest.mark.parametrize(
-    "case",
-    [
-        PLAIN,
-        STRIDED,
-        PACKED,
-        EMPTY,
-        PLAIN.with_tensor("gate", None),
-        _laid_out(Layout("offset", 3), Layout("expanded"), Layout("expanded")),
-        _laid_out(Layout("shared", 0), Layout("shared", 1), Layout("offset", 1)),
-        _laid_out(Layout("row_gap", 8), Layout("same"), Layout("offset", 1)),
-    ],
-    ids=["plain", "strided", "packed", "empty", "no_gate", "expanded", "shared", "same"],
-)
-def test_a_script_makes_the_very_same_call(
-    case: Case, beside: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Theirs(CorrectNorm):
+    pass
+"""
+
+
+@pytest.mark.parametrize(("text", "code"), [(HELPED, 1), (FOREIGN, 2)], ids=["helpers", "another_file"])
+def test_an_excerpt_has_what_the_method_reaches(
+    text: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Values bit for bit, strides, flags, and which tensors share memory are the case's."""
-    monkeypatch.setattr(data, "BESIDE", beside)
-    file = tmp_path / "spy.py"
-    file.write_text(SKELETON + SPY, encoding="utf-8")
-    subject = Subject(load(f"{file}:Spy"))
-    failure = Failure(Item(case.operation, "metadata", case.dtype), _verdict("metadata", case), case, "")
-    run_script(reproducer.write(failure, subject, tmp_path, f"{file}:Spy"), monkeypatch)
-    ((seen, flags),) = sys.modules["conform_adapter_spy"].SEEN
-    expected = materialize(case, values_of(case), "cpu", POISONS[0]).arguments
+    """Bases, helpers and constants of its file come along; what needs the suite is a place for a direct call."""
+    target = _written(tmp_path, text=text.replace("{", "{{").replace("}", "}}"))
+    script = _standalone(PLAIN, tmp_path, target, BadElement("y", (0, 0), 2.0, 0.0, 0.0, 1.0))
+    made = script.read_text(encoding="utf-8")
 
-    assert dict(case.flags) == flags
-    for name in seen:
-        given, wanted = seen[name], expected.get(name)
-        assert (given is None) == (wanted is None)
-        if wanted is not None:
-            assert (wanted.dtype, wanted.shape, wanted.stride()) == (given.dtype, given.shape, given.stride())
-            assert torch.equal(wanted.contiguous().view(torch.int16), given.contiguous().view(torch.int16))
-    assert (seen["gate"] is seen["x"]) == (expected.get("gate") is expected["x"])
-    together = case.tensors[0][1].layout.kind == "shared" or seen["gate"] is seen["x"]
-    assert together == (
-        seen["gate"] is not None
-        and seen["x"].numel() > 0
-        and seen["x"].untyped_storage().data_ptr() == seen["gate"].untyped_storage().data_ptr()
-    )
-    assert (beside == 0 and case is PACKED) == any(tmp_path.glob("*.pt"))
+    assert code == _status(script, monkeypatch)
+    assert "conformance" not in made.partition("import sys")[2].replace("conformance.selftest", "")
+    assert "contracts" not in made
+    assert ("self" in made) == (code == 1)
 
 
-def _verdict(name: str, case: Case, status: Status = Status.FAILED, reason: str = "") -> Verdict:
-    return Verdict(name, case, status, reason)
-
-
-PAST_THE_END = "import ctypes; ctypes.memset(x.data_ptr() + 128, 0, 2); return right()"
-
-
-@pytest.mark.parametrize(
-    ("status", "reason", "body", "code"),
-    [
-        (Status.CRASHED, "RuntimeError: boom", "raise RuntimeError('boom')", 1),
-        # just past the end, where ordinary memory would take the write in silence
-        (Status.CRASHED, "killed by SIGSEGV", PAST_THE_END, -signal.SIGSEGV),
-        (Status.HUNG, "no answer within 1 s", "import time; time.sleep(60)", 1),
-    ],
-    ids=["raised", "killed", "hung"],
-)
-def test_a_call_that_never_returns_is_shown_as_it_is(
-    status: Status, reason: str, body: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_standalone_script_finds_what_lies_beside_the_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An exception, the death of the process, or a traceback of where it hangs; 0 once the call returns."""
-    monkeypatch.setitem(PROFILES, "quick", replace(PROFILES["quick"], limit=1.0))
-    target = _adapter(tmp_path, Mistake(body))
-    failure = Failure(
-        Item("rms_norm_gated", "values", "bfloat16"), _verdict("values", PLAIN, status, reason), PLAIN, ""
+    """The folder of an adapter's file is searched where the file imports from it, and otherwise not named."""
+    text = ADAPTER.replace("import torch\n", "import torch\nfrom their_maths import FACTOR\n", 1)
+    (tmp_path / "their_maths.py").write_text("FACTOR = 1.5", encoding="utf-8")
+    target = _written(tmp_path, "y = y * FACTOR", text)
+    script = _standalone(PLAIN, tmp_path, target, BadElement("y", (0, 0), 2.0, 0.0, 0.0, 1.0))
+
+    assert "sys.path.append(str(Path(__file__).parent / '.'))" in script.read_text(encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "their_maths")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(tmp_path)])
+    assert 1 == _status(script, monkeypatch)
+    target = _written(tmp_path / "other", "y = y * 1.5")
+    script = _standalone(PLAIN, tmp_path, target, BadElement("y", (0, 0), 2.0, 0.0, 0.0, 1.0))
+    assert "sys.path" not in script.read_text(encoding="utf-8")
+
+
+def test_a_plain_method_is_a_function(tmp_path: Path) -> None:
+    """A method that does without its object has none; imports of a package are absolute."""
+    package = tmp_path / "plain_norms"
+    text = SPY.replace("def SPIED(self,", "def rms_norm(self,").replace(
+        "SEEN.append((tensors, named))", "SEEN.clear()"
     )
-    script = reproducer.write(failure, Subject(load(target)), tmp_path, target)
-    command = [sys.executable, str(script)]
+    _written(package, text=f"from .more import SEEN\n{text.replace('SEEN = []', '')}")
+    (package / "more.py").write_text("SEEN = []\n", encoding="utf-8")
+    target = "plain_norms.their_norms:Theirs"
+    sys.path.append(str(tmp_path))
+    script = _standalone(PLAIN, tmp_path, target, BadElement("y", (0, 0), 2.0, 0.0, 0.0, 1.0))
+    sys.path.remove(str(tmp_path))
+    made = script.read_text(encoding="utf-8")
 
-    assert code == subprocess.run(command, capture_output=True, check=False, timeout=60).returncode
-    _adapter(tmp_path, Mistake("return right()"))
-    assert 0 == run_script(script, monkeypatch)
-
-
-def test_an_implementations_words_cannot_break_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Quotes and backslashes in an exception end up in the docstring as text."""
-    target = _adapter(tmp_path, Mistake("return right()"))
-    said = 'ValueError: """ \\N{nonsense} \\'
-    verdict = _verdict("values", PLAIN, Status.CRASHED, said)
-    failure = Failure(Item("rms_norm_gated", "values", "bfloat16"), verdict, PLAIN, "")
-
-    assert 0 == run_script(reproducer.write(failure, Subject(load(target)), tmp_path, target), monkeypatch)
-
-
-def test_a_known_adapter_is_found_by_its_name(tmp_path: Path) -> None:
-    """The script of a known adapter names it as the command line does."""
-    failure = Failure(Item("rms_norm_gated", "metadata", "bfloat16"), _verdict("metadata", PLAIN), PLAIN, "")
-    script = reproducer.write(failure, Subject(load("torch")), tmp_path, "torch")
-
-    assert "IMPLEMENTATION = load('torch')" in script.read_text(encoding="utf-8")
+    assert "from plain_norms.more import SEEN\n\ndef rms_norm(*tensors, **named):" in made
+    assert "result = rms_norm(x, weight" in made
+    assert "Needs torch, plain_norms." in made

@@ -153,7 +153,7 @@ def test_the_installed_packages_are_not_this_checkout(outside: Path) -> None:
 def test_a_third_party_file_is_judged_outside(
     outside: Path, tmp_path: Path, source: str, workers: int, code: int
 ) -> None:
-    """A right implementation passes, and the same one without its gate fails, both with a whole report."""
+    """A right implementation passes, and one without its gate fails, with a script that shows it."""
     (tmp_path / "theirs.py").write_text(source, encoding="utf-8")
     run = _run([outside / "venv" / "bin" / "conform", *RUN, str(workers)], cwd=tmp_path)
 
@@ -161,3 +161,6 @@ def test_a_third_party_file_is_judged_outside(
     report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
     assert report["footer"]
     assert bool(code) == bool(report["failures"])
+    for failure in report["failures"][:1]:
+        shown = _run([outside / "venv" / "bin" / "python", failure["reproducer"]], cwd=tmp_path)
+        assert code == shown.returncode, shown.stdout + shown.stderr
