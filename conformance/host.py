@@ -119,9 +119,12 @@ class Host:
         self.directory, self.limit, self.memory, self.allowance = directory, limit, memory, allowance
         self._child.limit, self._child.memory, self._child.log = limit, memory, directory / LOG
 
-    def ask(self, name: str, about: object) -> Any:  # noqa: ANN401 - the answer's type follows from the question
-        """Return the answer of the process to a question, or what became of it instead."""
-        return self._child.ask((name, (about, self.directory, self.allowance)))
+    def ask(self, name: str, about: object, more: float = 0.0) -> Any:  # noqa: ANN401 - follows from the question
+        """Return the answer of the process to a question, or what became of it instead.
+
+        It may take ``more`` seconds than the limit.
+        """
+        return self._child.ask((name, (about, self.directory, self.allowance)), self.limit + more)
 
     def close(self) -> None:
         """End the process; the greeting stays."""

@@ -66,6 +66,7 @@ SIZED = frozenset({"values", "layout"})
 PLAIN_SIZED = {"group": "none", "heads": "one", "rank": "2", "rows": "many", "width": "wide"}
 # cases that are drawn in place of one that is not taken
 TRIES = 30
+REPEATS = 10  # more than the times that declined cases of an item are replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +290,8 @@ def sized_cases(item: Item, subject: Subject, survey: Survey) -> Iterator[tuple[
 def more_cases(item: Item, subject: Subject, survey: Survey, count: int, number: int) -> Iterator[Case]:
     """Yield cases in place of others that were declined; ``number`` tells one time from the next."""
     scope = scope_of(item, subject, survey)
-    yield from _drawn(replace(item, seed=_number(f"{item.seed}/{number}")), scope, count)
+    # another name, so that other cases follow; what compiles follows from the run's seed and the operation
+    yield from _drawn(replace(item, chunk=-1 - number - REPEATS * item.chunk), scope, count)
 
 
 def _sample(item: Item, cases: list[Case]) -> Iterator[Case]:

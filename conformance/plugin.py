@@ -42,6 +42,7 @@ from conformance.judging import (
     vacuous,
 )
 from conformance.properties import PROPERTIES
+from conformance.rows import count
 from conformance.strategies import EVERYTHING
 from conformance.survey import Survey, Tried
 from conformance.surveys import Surveys
@@ -51,6 +52,7 @@ from conformance.waivers import NONE, Run, Waivers
 from conformance.waivers import load as load_waivers
 
 OUT = "build/conformance"
+INTERPRETED = 0.1  # seconds that a program of Triton's interpreter may take, in all calls of a case
 BEGUN = "begun"  # an empty file beside the journals, as old as the first of them
 PLANNED = "planned"  # the items of all chunks so far, a line each
 
@@ -82,7 +84,9 @@ class Judging:
         forbidden = self.waivers.forbidden(prop, case)
         if forbidden is not None:
             return (forbidden,)
-        answer: Answer = self.host.ask(prop, case)
+        # many interpreted programs take long, and have not hung
+        programs = self.surveys.of(case.operation).programs * count(case)
+        answer: Answer = self.host.ask(prop, case, more=programs * INTERPRETED)
         return answer
 
     def _ask_unexpected(self, prop: str, case: Case) -> tuple[Verdict, ...]:

@@ -28,6 +28,7 @@ ELEMENTS = {("quick", False): 2**19, ("quick", True): 2**24}
 MORE_ELEMENTS = {False: 2**22, True: 2**27}
 # programs that every dtype may have interpreted, and that one dtype may have
 PROGRAMS = 256
+ROTATED = 8  # programs of a norm that take as long as one of a rotation
 MOST_PROGRAMS = {"quick": 2200}
 MORE_PROGRAMS = 9000
 
@@ -50,6 +51,7 @@ def sizes(
     of rows are dealt out over the dtypes; thresholds are every dtype's. ``whole``: all of them, otherwise one wide
     case and one of many rows.
     """
+    programs *= ROTATED if operation.token_axes else 1
     place = (DTYPES.index(scope.dtype) + seed) % len(DTYPES)
     for size in _wanted(operation, scope, place) if whole else _two(operation, scope, place):
         rows = _nearest(scope, "rows", size.rows)
