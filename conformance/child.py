@@ -24,6 +24,7 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from multiprocessing.reduction import recv_handle, send_handle
@@ -45,6 +46,7 @@ _FORK = multiprocessing.get_context("fork")
 _GLANCE = 0.25  # seconds between two looks at the memory of a process that has not answered yet
 LINE = 4096  # bytes in which the last line that was printed is looked for
 _DYING = 5.0  # seconds that a process whose pipe is closed may still take to end
+ROOM = 70_000  # entries of a frame: with them its piece has 1 MiB, and nearly half of it is left
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG
 _DEVICES = re.compile(r"/dev/(?:nvidia|kfd|dri/)")
 
@@ -347,6 +349,19 @@ def _serve_host(
         control.send(os.waitstatus_to_exitcode(status))
 
 
+def _roomy(function: Callable[[], Answer]) -> Answer:
+    """Call a function with room for the frames of all that it calls.
+
+    CPython keeps frames in pieces of 16 KiB, and gives a piece back to the system as soon as it is left: a loop
+    whose calls cross an edge maps and clears memory at each of them. A frame that wants more gets a larger piece,
+    of which the calls inside have the rest.
+    """
+    return function()
+
+
+_roomy.__code__ = _roomy.__code__.replace(co_stacksize=ROOM)
+
+
 def _answer(pipe: Connection, prepared: Prepared[Any, Question, Answer]) -> NoReturn:
     """Answer until the parent hangs up, or until this process can no longer be trusted."""
     while True:
@@ -356,7 +371,7 @@ def _answer(pipe: Connection, prepared: Prepared[Any, Question, Answer]) -> NoRe
             os._exit(0)
         answer: Answer | BaseException
         try:
-            answer = prepared.work(question)
+            answer = _roomy(partial(prepared.work, question))
         except BaseException as error:  # noqa: BLE001 - carried to the parent, which raises it
             answer = error
         fit = prepared.healthy()

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from conformance.operations import Operation
 from conformance.strategies import DTYPES, Scope, usual
 
-# hidden sizes of models past 5,120 columns, and neighbours of powers of two
-WIDE = (7168, 8192, 8193, 12288, 16384, 16385, 18432, 20480)
+# hidden sizes of models past 5,120 columns, and neighbours of powers of two; dealt out in turns
+WIDE = (8193, 16385, 20480, 7168, 12288, 18432, 8192, 16384)
 LONG = (1024, 1030, 2051)
 # many rows that are wide as well: rows and columns
 BOTH = ((64, 1025), (97, 2048), (130, 1536))
 # columns of many rows: as wide as a tile, or narrow where that would be too many elements
 NARROW = 16
 TILE = 128
-ROWS = 3  # of a row that is wide
+ROWS = 2  # that are wide
 HEAD = 64  # what a token of a rotation has at least, in elements
 
 # elements of one case, by profile and by whether a GPU judges them
@@ -49,11 +49,14 @@ def sizes(
 
     ``programs``: how many an interpreted kernel has for a row, 0 where nothing is interpreted. Widths and numbers
     of rows are dealt out over the dtypes; thresholds are every dtype's. ``whole``: all of them, otherwise one wide
-    case and one of many rows.
+    case and one of many rows. In quick an interpreted kernel has fewer: one wide case, and of a threshold the last
+    number before it and the first behind.
     """
     programs *= ROTATED if operation.token_axes else 1
     place = (DTYPES.index(scope.dtype) + seed) % len(DTYPES)
-    for size in _wanted(operation, scope, place) if whole else _two(operation, scope, place):
+    few = programs > 0 and profile == "quick"
+    wanted = _wanted(operation, scope, place, few=few) if whole else _two(operation, scope, place)
+    for size in wanted:
         rows = _nearest(scope, "rows", size.rows)
         columns = None if size.columns is None else _nearest(scope, "columns", size.columns)
         left_out = _left_out(rows, columns or HEAD, scope, profile, programs, alone=place == 0)
@@ -68,21 +71,17 @@ def _nearest(scope: Scope, name: str, wanted: int) -> int:
     return min(numbers, key=lambda number: (abs(number - wanted), number))
 
 
-def _wanted(operation: Operation, scope: Scope, place: int) -> Iterator[Size]:
+def _wanted(operation: Operation, scope: Scope, place: int, *, few: bool) -> Iterator[Size]:
     rotation = bool(operation.token_axes)
     narrow = None if rotation else _narrowest(scope)
     for edge in scope.row_edges:
-        for rows in (edge - 1, edge, edge + 1):
-            if rows > 0:
-                yield Size(rows, narrow)
+        yield from (Size(rows, narrow) for rows in (edge - 1, edge, edge + 1)[: 2 if few else 3] if rows > 0)
     for edge in scope.column_edges:
-        for columns in (edge - 1, edge, edge + 1):
-            if columns > 0:
-                yield Size(ROWS, columns)
+        yield from (Size(ROWS, n) for n in (edge - 1, edge, edge + 1)[1 if few else 0 :] if n > 0)
     yield Size(LONG[place], narrow)
     if not rotation:
-        yield from (Size(ROWS, columns) for columns in WIDE[place :: len(DTYPES)])
-        yield Size(*BOTH[place])
+        yield from (Size(ROWS, n) for n in WIDE[place :: len(DTYPES)][: 1 if few else None])
+        yield Size(*BOTH[0 if few else place])
 
 
 def _two(operation: Operation, scope: Scope, place: int) -> Iterator[Size]:
