@@ -50,11 +50,12 @@ class Adapter:
     (``few_variants``); an exception for meaningless calls (``validates``); calls that ``torch.compile`` takes
     whole (``compiles``), and that a CUDA graph can record (``graphs``). ``flushes`` allows zero for results below
     2**-126, ``running_variance`` NaN and zero in rows whose sum of squares comes near the largest float32 or
-    passes it. Fresh outputs have ``strides`` that are ``"dense"`` (in any order of dimensions),
-    ``"contiguous"``, or those of elementwise operations on x (``"like_input"``). Rows of ``zero_columns`` are
-    asked for only where that is declared. A kernel may be compiled for every number of what it
-    ``specialises`` on: ``"rows"``, ``"eps"``. Each of these may be a table of operations. ``reference`` names a
-    known adapter that ``parity`` compares with. An adapter never sees an expected value.
+    passes it, ``fuses`` products that are rounded or not before they are added, as a compiler decides. Fresh
+    outputs have ``strides`` that are ``"dense"`` (in any order of dimensions), ``"contiguous"``, or those of
+    elementwise operations on x (``"like_input"``). Rows of ``zero_columns`` are asked for only where that is
+    declared. A kernel may be compiled for every number of what it ``specialises`` on: ``"rows"``, ``"eps"``. Each
+    of these may be a table of operations. ``reference`` names a known adapter that ``parity`` compares with. An
+    adapter never sees an expected value.
 
     A method with an underscore after an operation's name, and its signature, is the in-place form: it writes each
     output over an argument (y over x, s over the residual) and returns those arguments, or nothing. Beside fp8
@@ -73,6 +74,7 @@ class Adapter:
     graphs: bool | Mapping[str, bool] = False
     flushes: bool | Mapping[str, bool] = False
     running_variance: bool | Mapping[str, bool] = False
+    fuses: bool | Mapping[str, bool] = False
     zero_columns: bool | Mapping[str, bool] = False
     strides: str | Mapping[str, str] = "dense"
     specialises: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ()

@@ -71,7 +71,7 @@ class Subject:
     def machine(self, operation: str) -> Machine:
         """Return the arithmetic that results of an operation may have come from."""
         traits = self.traits(operation)
-        return Machine(traits.flushes, traits.running_variance)
+        return Machine(traits.flushes, traits.running_variance, traits.fuses)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

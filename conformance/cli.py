@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import conformance
-from conformance import journal, plugin, report
+from conformance import describe, journal, plugin, report
 from conformance.adapter import KNOWN, UsageError
 from conformance.calling import Subject
 from conformance.case import Case
@@ -98,14 +98,16 @@ Examples:
   conform init my_adapter.py               write an adapter to fill in
   conform run my_adapter.py                judge your own kernels
   conform run my.package:MyNorms --op rms_norm_gated --property layout
+  conform survey my_adapter.py             find out which calls it takes, as a claim to paste
+  conform list rms_norm_gated              the method to write, and the words of a claim
   conform replay 1f0c3a9b42 my_adapter.py  run a failed case again, and explain
   conform compare old/report.json build/conformance/report.json
   conform codegen --target gfx942          what normkernels compiles to for GPUs that are not there
 
 \b
 Exit status: 0 every judged property holds; 1 something failed, crashed or hung,
-or a waiver is out of date; 2 bad usage; 3 nothing was judged; 4 the suite itself
-failed; 130 interrupted, with a report of what was judged until then.
+or a waiver is out of date; 2 bad usage; 3 nothing was judged, or nothing is known of
+the values in a dtype that is taken; 4 the suite itself failed; 130 interrupted, with a report of what was judged until then.
 """
 
 
@@ -471,9 +473,45 @@ def codegen(targets: tuple[str, ...], workers: int | None, directory: Path) -> i
     return int(made["footer"]["exit_code"])
 
 
+@cli.command()
+@_target
+@click.option("--op", "operations", multiple=True, metavar="NAME", help="Survey this operation only; repeatable.")
+@click.option("--profile", type=click.Choice(list(PROFILES)), default="quick", show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@_device
+@_import_limit
+def survey(
+    target: str,
+    operations: tuple[str, ...],
+    profile: str,
+    seed: int,
+    device: str | None,
+    import_limit: float,
+) -> int:
+    """Find out which calls TARGET takes, and print that as a claim to paste into the adapter; judge nothing."""
+    _named("--op", operations, OPERATIONS)
+    host = _host(target, _chosen_device(device), operations, PROFILES["ci"].limit, import_limit)
+    implemented = [name for name in operations or OPERATIONS if host.subject.traits(name).implemented]
+    for name in implemented:
+        found = plugin.surveyed_by(host, profile, seed, name)
+        click.echo(report.printable(describe.found(name, found)))
+    host.close()
+    return report.Exit.HOLDS if implemented else report.Exit.NOTHING_JUDGED
+
+
 @cli.command(name="list")
-def listing() -> None:
-    """Operations, properties with their promise, known adapters, contracts, profiles."""
+@click.argument("operation", required=False)
+def listing(operation: str | None) -> None:
+    """Operations, properties with their promise, known adapters, contracts, profiles.
+
+    Of one OPERATION: the method to write, the words of a claim, what a wrong formula may lack.
+    """
+    if operation is not None:
+        _named("OPERATION", [operation], OPERATIONS)
+        click.echo(f"{describe.method(operation)}\n")
+        _section("takes, by factor or size", describe.claimed_with(operation))
+        _section("judged as well", {"terms": describe.terms(operation)})
+        return
     _section("operations", {name: _signature(name) for name in OPERATIONS})
     _section("properties", PROMISES)
     _section("adapters", KNOWN)

@@ -25,6 +25,7 @@ PER_OPERATION = (
     "graphs",
     "flushes",
     "running_variance",
+    "fuses",
     "zero_columns",
     "strides",
     "specialises",
@@ -53,6 +54,7 @@ class Traits:
     graphs: bool = False
     flushes: bool = False
     running_variance: bool = False
+    fuses: bool = False
     zero_columns: bool = False
     strides: str = "dense"
     specialises: tuple[str, ...] = ()

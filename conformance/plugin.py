@@ -52,6 +52,7 @@ from conformance.waivers import NONE, Run, Waivers
 from conformance.waivers import load as load_waivers
 
 OUT = "build/conformance"
+COMPILES = 6  # times the limit of a call where a GPU's kernels are compiled and tuned within calls
 INTERPRETED = 0.1  # seconds that a program of Triton's interpreter may take, in all calls of a case
 BEGUN = "begun"  # an empty file beside the journals, as old as the first of them
 PLANNED = "planned"  # the items of all chunks so far, a line each
@@ -328,7 +329,8 @@ def _judging(request: pytest.FixtureRequest) -> Iterator[Judging]:
     directory = _directory(config)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "report.json").unlink(missing_ok=True)
-    limit = config.getoption("limit") or PROFILES[config.getoption("profile")].limit
+    profile = PROFILES[config.getoption("profile")]
+    limit = config.getoption("limit") or profile.limit * (COMPILES if config.option.device == "cuda" else 1)
     shards = _shards(config)
     if not (shards / BEGUN).exists():
         # when judging began: other tests of the same session may have run before

@@ -26,10 +26,25 @@ class Liger(Adapter):
         "mrope": "low",
     }
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "rms_norm": NORM,
+        # without a weight it has no offset, and adds no residual
+        "rms_norm": {
+            **NORM,
+            "apart": (
+                {"weight": "none", "offset": ("one", "minus_a_tenth")},
+                {"weight": "none", "residual": ("same", "other")},
+            ),
+        },
         "gemma_rms_norm": {**NORM, "weight": ("same", "float32")},
-        "mrope": {},
+        # on three axes it turns whole heads, section after section
+        "mrope": {
+            "apart": (
+                {"positions": "axes", "order": "interleaved"},
+                {"positions": "axes", "dims": ("quarter", "part", "odd")},
+            ),
+        },
     }
+    # products are in the dtype of the angles: compilers fuse them with the sum
+    fuses: bool | Mapping[str, bool] = {"mrope": True}
     # rows of up to 256 columns come sixteen to a program from 32,768 rows on, which is another order
     batch_invariant: bool | Mapping[str, bool] = {"rms_norm": False, "gemma_rms_norm": False}
 
@@ -71,13 +86,9 @@ class Liger(Adapter):
         offset: float,
         casting: str,
     ) -> Norm:
-        if weight is None and offset:
-            raise Declined("without a weight it adds no offset to one")
         if residual is None:
             alone: torch.Tensor = self._alone(x, weight, eps, offset, casting)
             return alone
-        if weight is None:
-            raise Declined("the function that adds a residual has a weight")
         y, total = self._added(x, residual, weight, eps, offset, casting)
         return y, total
 
@@ -96,8 +107,6 @@ class Liger(Adapter):
         """Call the rotation on three axes, or that of text; angles are gathered as models do for all layers."""
         dim, rotary_dim = head_dim or q.shape[-1], 2 * cos.shape[1]
         axes = positions.dim() == 2
-        if axes and (interleaved or rotary_dim != dim):
-            raise Declined("on three axes it turns whole heads, section after section")
         if not (q.shape[1] and k.shape[1]):
             raise Declined("it has heads")
         # it turns contiguous arguments in place

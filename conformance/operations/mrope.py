@@ -70,7 +70,9 @@ def _rotated(
     kind = x.dtype if "angle" in contract.rounds else torch.promote_types(x.dtype, cos.dtype)
 
     def turned(a: Interval, b: Interval) -> Interval:
-        return contract.at("turned", machine.product(a, b), kind)
+        product = machine.product(a, b)
+        rounded = contract.at("turned", product, kind)
+        return rounded.hull(product) if machine.fuses else rounded
 
     y1 = machine.add(turned(x1, c), -turned(x2, s))
     y2 = machine.add(turned(x2, c), turned(x1, s))

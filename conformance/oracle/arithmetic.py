@@ -46,11 +46,13 @@ class Machine:
 
     ``flushes``: a result below 2**-126 may be zero instead. ``running_variance``: squares are summed as
     differences from a running mean (Welford), which are up to twice as large as the numbers: the sum may overflow
-    from a quarter of the largest number on, and is NaN where infinities are subtracted.
+    from a quarter of the largest number on, and is NaN where infinities are subtracted. ``fuses``: a product that
+    is added may be rounded before, or not, as a compiler fuses them (IEEE 754-2019, 5.4.1: fusedMultiplyAdd).
     """
 
     flushes: bool = False
     running_variance: bool = False
+    fuses: bool = False
 
     def widen(
         self, interval: Interval, relative: float | torch.Tensor, tiny: float | torch.Tensor = TINY

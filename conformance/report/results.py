@@ -13,6 +13,7 @@ from conformance.case import Case
 from conformance.claim import pasted, said
 from conformance.item import PROFILES
 from conformance.journal import Records, Tally, number
+from conformance.judging import CRASHES
 from conformance.properties import PROMISES
 from conformance.report import causes
 from conformance.survey import Survey
@@ -52,6 +53,7 @@ def build(
     alarms = [
         *_wholly_declined(records),
         *(f"{operation}: every call crashes alike: {how}" for operation, how in crashing.items()),
+        *_unjudged_crashes(records, surveys or {}),
     ]
     totals = sum((tally.counts for tally in records.tallies.values()), Counter[str]())
     complete = not unfinished and not interrupted
@@ -116,6 +118,15 @@ def exit_code(
     if alarms:
         return Exit.FAILED
     return Exit.NOTHING_JUDGED if unproved else Exit.HOLDS
+
+
+def _unjudged_crashes(records: Records, surveys: Mapping[str, Survey]) -> list[str]:
+    """Return operations of which calls crashed in a survey, where this run judges no property that shows them."""
+    return [
+        f"{operation}: calls crash that the survey tried, as {found.crashes[0]}: judge claim or values"
+        for operation, found in surveys.items()
+        if found.crashes and not any(row[0] == operation and row[1] in CRASHES for row in records.tallies)
+    ]
 
 
 def _unproved(records: Records) -> list[str]:

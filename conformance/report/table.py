@@ -172,7 +172,8 @@ def _cell(row: Row | None, prop: str, reasons: Reasons, report: Report) -> Cell:
     for status, word in _ASIDE.items():
         if counts.get(status):
             number = f"{counts[status]} " if judged or status != Status.NOT_JUDGED else ""
-            tone = Tone.WRONG if status == Status.ERROR else Tone.ASIDE
+            number = "" if status == Status.NO_EVIDENCE else number
+            tone = Tone.WRONG if status in {Status.ERROR, Status.NO_EVIDENCE} else Tone.ASIDE
             lines.append(Said(f"{number}{word}", tone, *reasons.of(row, status)))
     if row["property"] == "values" and row["exact"] is not None:
         lines.append(Said(f"worst {float(row['worst']):.3g}", Tone.ASIDE))
@@ -187,6 +188,7 @@ def _cell(row: Row | None, prop: str, reasons: Reasons, report: Report) -> Cell:
 _ASIDE = {
     Status.ERROR: "error",
     Status.DECLINED: "declined",
+    Status.NO_EVIDENCE: "no evidence",
     Status.NOT_JUDGED: "not judged",
     Status.WAIVED: "waived",
 }
@@ -303,7 +305,25 @@ def closing(report: Report) -> tuple[Said, str]:
         f"judged: {footer['judged_cases']:,} cases{beyond}, {compared}; verdicts: {_counted(judged) or 'none'}"
     )
     others = _counted({status: count for status, count in counts.items() if status not in judged})
+    if footer["exit_code"] == Exit.HOLDS:
+        said = f"{said}, on what it takes" if _takes(report) else said
+    if footer.get("unproved"):
+        said, tone = f"{said}; no evidence for values of {', '.join(footer['unproved'])}", Tone.WRONG
     return Said(f"{name}: {said}", tone), f"{totals}\nbeside these: {others}" if others else totals
+
+
+def _takes(report: Report) -> bool:
+    return any(survey["said"] for survey in report.get("surveys", {}).values())
+
+
+def taken(report: Report) -> tuple[str, ...]:
+    """Return what is taken of every operation that was judged, a line each, and how that is known."""
+    lines = []
+    for operation, survey in report.get("surveys", {}).items():
+        known = "claimed" if survey["claimed"] else f"{survey['ran']} of {survey['calls']} calls of a survey ran"
+        lines.append(f"{operation} {survey['said']} ({known})")
+        lines += [f"   refused: {reason}" for reason, _ in survey["refusals"][:MOST_REASONS]]
+    return tuple(lines)
 
 
 def _counted(counts: Mapping[str, int]) -> str:

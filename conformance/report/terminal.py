@@ -69,6 +69,7 @@ def summary(report: Report, place: str) -> RenderableType:
     if left_out := cards[MOST_CARDS:]:
         parts.append(Text(f"and {len(left_out)} more causes in report.json", style=WRONG))
     parts += [Text(line, style=WRONG) for line in table.problems(report)]
+    parts += [Text("\n".join(["", *table.taken(report)]), style=ASIDE)] if report.get("surveys") else []
     end, totals = table.closing(report)
     parts.append(Text.assemble("\n", _line(end), f"\n{totals}\n{place}"))
     return Group(*parts)
