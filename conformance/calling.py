@@ -235,6 +235,17 @@ def _held(subject: Subject) -> str:
     return f"{gib(subject.memory)} of GPU memory" if subject.memory else "there is of GPU memory"
 
 
+def promoted(case: Case, outputs: tuple[torch.Tensor, ...]) -> str:
+    """Return in words that a call with tensors of several dtypes gave another one than x's, or nothing.
+
+    Such an implementation refuses the mix: its result is that of another operation.
+    """
+    mixed = {spec.dtype for _, spec in case.tensors if "float" in spec.dtype} != {case.dtype}
+    pairs = zip(outputs, OPERATIONS[case.operation].outputs(case), strict=False)
+    others = [str(out.dtype).removeprefix("torch.") for out, want in pairs if out.dtype != want.dtype]
+    return f"returns {others[0]} where dtypes are mixed" if mixed and others else ""
+
+
 def metadata(subject: Subject, case: Case, outputs: tuple[torch.Tensor, ...]) -> str:
     """Return what is wrong with the outputs' number, shapes, dtypes and strides, or nothing."""
     expected = OPERATIONS[case.operation].outputs(case)

@@ -107,7 +107,8 @@ Examples:
 \b
 Exit status: 0 every judged property holds; 1 something failed, crashed or hung,
 or a waiver is out of date; 2 bad usage; 3 nothing was judged, or nothing is known of
-the values in a dtype that is taken; 4 the suite itself failed; 130 interrupted, with a report of what was judged until then.
+the values in a dtype that is taken; 4 the suite itself failed; 130 interrupted, with
+a report of what was judged until then.
 """
 
 

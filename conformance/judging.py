@@ -13,7 +13,7 @@ import torch
 from conformance import state_guard
 from conformance.adapter import Crashed, Declined, Hung, Misreturned, Ran, Unable
 from conformance.budget import gib, lacking
-from conformance.calling import Subject, perform
+from conformance.calling import Subject, perform, promoted
 from conformance.case import Case
 from conformance.claim import outside
 from conformance.item import Item, beyond, cases_of, listed_cases, more_cases, scope_of, sized_cases
@@ -96,11 +96,7 @@ def tried(subject: Subject, case: Case) -> Tried:
     programs = made.record.programs
     match made.outcome:
         case Ran(outputs=outputs):
-            mixed = {spec.dtype for _, spec in case.tensors if "float" in spec.dtype} != {case.dtype}
-            expected = OPERATIONS[case.operation].outputs(case)
-            promoted = [out.dtype for out, want in zip(outputs, expected, strict=False) if out.dtype != want.dtype]
-            said = f"returns {promoted[0]} where dtypes are mixed" if mixed and promoted else ""
-            return Tried(said.replace("torch.", ""), programs=programs)
+            return Tried(promoted(case, outputs), programs=programs)
         case Declined(reason=reason):
             return Tried(reason or "declined", programs=programs)
         case Crashed(how):

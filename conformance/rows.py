@@ -29,12 +29,13 @@ def by_row(case: Case, name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def flat(case: Case) -> Case:
-    """The case with one dimension that counts its rows."""
+    """Return the case with one dimension that counts its rows: the others, which stay, have one element."""
     operation, rows = OPERATIONS[case.operation], count(case)
     if not operation.token_axes:
         for name, spec in case.tensors:
             if name in operation.row_tensors:
-                case = case.with_tensor(name, replace(spec, shape=(rows, spec.shape[-1])))
+                others = (1,) * (len(spec.shape) - 2)
+                case = case.with_tensor(name, replace(spec, shape=(rows, *others, spec.shape[-1])))
     return case
 
 

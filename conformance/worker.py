@@ -45,13 +45,20 @@ class Worker:
 
     def attempt(self, case: Case) -> Tried:
         """Return whether a call is taken."""
-        found = _crash_of_the_gpu(lambda: tried(self._within_budget(), case))
+        try:
+            found = _crash_of_the_gpu(lambda: tried(self._within_budget(), case))
+        except torch.OutOfMemoryError:
+            return Tried("needs more memory than a worker has")
         self._spoilt = isinstance(found, Crashed) or (found.crash and poisons(found.reason))
         return Tried(found.how, crash=True) if isinstance(found, Crashed) else found
 
     def follow(self, evidence: Evidence) -> str:
         """Return what the outputs of failing cases are instead; nothing where the GPU fails as well."""
-        said = _crash_of_the_gpu(lambda: follow(self._within_budget(), evidence))
+        try:
+            said = _crash_of_the_gpu(lambda: follow(self._within_budget(), evidence))
+        except torch.OutOfMemoryError:
+            # a case of gigabytes, which was judged with more than a worker has otherwise
+            return ""
         self._spoilt = isinstance(said, Crashed)
         return "" if isinstance(said, Crashed) else said
 

@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 import torch
 
 from conformance.adapter import Declined, Ran
-from conformance.calling import Subject, arguments_of, call_with, metadata
+from conformance.calling import Subject, arguments_of, call_with, metadata, promoted
 from conformance.case import Case
+from conformance.claim import outside
 from conformance.materialize import materialize, values_of
 from conformance.measure import measure
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS, Operation
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
+from conformance.strategies import EVERYTHING
 from conformance.verdict import Status, Verdict, without_outputs
 
 
@@ -68,9 +70,11 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     if not any(name in dict(case.tensors) for name in OPERATIONS[case.operation].parameters):
         return (Verdict("state", case, Status.NOT_JUDGED, "the call has no parameters"),)
     verdicts = []
+    # a cast may lead outside of what is claimed
+    claim = subject.traits(case.operation).claim or EVERYTHING
     for change in CHANGES:
         changed = with_new_parameters(case, change)
-        if changed != case:
+        if changed != case and not outside(claim, changed):
             verdicts.append(_judged(subject, case, changed, change))
             if verdicts[-1].status not in {Status.PASSED, Status.DECLINED}:
                 return (verdicts[-1],)
@@ -118,6 +122,8 @@ def _judged(subject: Subject, case: Case, changed: Case, change: Change) -> Verd
     if not isinstance(second, Ran):
         verdict = without_outputs("state", case, second)
         return replace(verdict, reason=f"parameters {change.words}: {verdict.reason}")
+    if refused := promoted(changed, second.outputs):
+        return Verdict("state", case, Status.DECLINED, refused)
     wrong = _wrong(subject, changed, values, second.outputs)
     reason = f"parameters {change.words}: {wrong}" if wrong else ""
     return Verdict("state", case, Status.FAILED if wrong else Status.PASSED, reason)
