@@ -18,7 +18,7 @@ from conformance.case import Case
 from conformance.levels import levels_of
 from conformance.operations import OPERATIONS, Operation
 from conformance.operations.mrope_calls import Sizes
-from conformance.strategies import DTYPES, Level, Numbers, Taken
+from conformance.strategies import DTYPES, EVERYTHING, Level, Numbers, Taken
 
 Given = Mapping[str, object]
 APART = "apart"
@@ -114,6 +114,8 @@ def _numbers(where: str, value: object) -> Numbers:
 
 def outside(taken: Taken, case: Case) -> str:
     """Return in words why a case lies outside of what is taken; nothing where it lies inside."""
+    if taken == EVERYTHING:
+        return ""
     levels = {"dtype": case.dtype, **levels_of(case)}
     for name, chosen in taken.levels:
         if name in levels and levels[name] not in chosen:
