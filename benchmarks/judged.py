@@ -18,6 +18,7 @@ from conformance.adapter import Adapter, Crashed, Declined, Hung, Misreturned, O
 from conformance.bits import same_bits
 from conformance.calling import Subject, arguments_of, call_with, metadata
 from conformance.case import Case
+from conformance.claim import outside
 from conformance.materialize import Materials, materialize
 from conformance.measure import measure
 from conformance.memory import POISONS
@@ -70,6 +71,9 @@ def judge(subject: Subject, workload: Workload, values: Values, crowd: int = CRO
     if form is None:
         return Judgement(Status.DECLINED, NOT_IMPLEMENTED)
     case = workload.case
+    claim = subject.traits(case.operation).claim
+    if claim is not None and (beyond := outside(claim, case)):
+        return Judgement(Status.DECLINED, beyond)
     made: dict[int, tuple[torch.Tensor, ...]] = {}
     for tokens in sorted({*_other_batches(subject.implementation(), case, crowd), tokens_of(case)}):
         smaller, own = with_tokens(case, tokens), picked(case, values, _again(case, tokens))

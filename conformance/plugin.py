@@ -164,15 +164,18 @@ class Judging:
         self.journal.close()
 
 
-def surveyed_by(host: Host, profile: str, seed: int, operation: str) -> Survey:
-    """Return which calls of an operation are taken, asked of the process of a host."""
+def surveyed_by(host: Host, profile: str, seed: int, operation: str, waivers: Waivers = NONE) -> Survey:
+    """Return which calls of an operation are taken, asked of the process of a host; without forbidden ones."""
 
     def attempt(case: Case) -> Tried:
+        if any(waivers.forbidden(name, case) for name in PROPERTIES):
+            return Tried("must not be called")
         answer: Tried | Crashed | Hung = host.ask("try", case)
         if isinstance(answer, Tried):
             return answer
-        how = answer.how if isinstance(answer, Crashed) else f"no answer within {answer.seconds:g} s"
-        return Tried(how, crash=True)
+        if isinstance(answer, Hung):
+            return Tried(f"no answer within {answer.seconds:g} s", crash=True, hung=True)
+        return Tried(answer.how, crash=True)
 
     return surveyed(operation, host.subject, attempt, profile=profile, seed=seed)
 
@@ -345,7 +348,9 @@ def _judging(request: pytest.FixtureRequest) -> Iterator[Judging]:
         int(memory * GIB) if memory else fair_memory(_workers(config)),
         config.stash[_ALLOWANCE],
     )
-    make = partial(surveyed_by, host, config.getoption("profile"), config.getoption("seed"))
+    make = partial(
+        surveyed_by, host, config.getoption("profile"), config.getoption("seed"), waivers=waivers_of(config)
+    )
     judging = Judging(host, written, waivers_of(config), Surveys(shards, make))
     if _worker(config) in {"main", "gw0"}:
         judging.smoke(_items(config))

@@ -35,6 +35,7 @@ from conformance.strategies import (
 BUDGET = {"quick": 150}
 MORE = 400  # of every other profile
 MOST_CRASHES = 20  # of different kinds, after which a survey ends
+MOST_HANGS = 2  # after which it ends as well: each costs the limit of a call
 MODEL_TOKENS = 4
 # widths to try, the usual ones first
 COLUMNS = (128, 64, 256, 1024, 4096, 5120, 2560, 100, 7, 1, 2, 12, 24, 33, 769, 8192, 8193, 20480)
@@ -49,12 +50,13 @@ MOST_REFUSALS = 5  # reasons that are kept
 class Tried:
     """Result of one call made only to learn whether it is taken.
 
-    ``reason`` says why it is not, nothing where it ran; ``crash``: it raised, and did not refuse. ``programs``
-    counts those of Triton's interpreter.
+    ``reason`` says why it is not, nothing where it ran; ``crash``: it raised, and did not refuse; ``hung``: it did
+    not return. ``programs`` counts those of Triton's interpreter.
     """
 
     reason: str = ""
     crash: bool = False
+    hung: bool = False
     programs: int = 0
 
 
@@ -142,6 +144,7 @@ class _Search:
     seed: int
     budget: int
     calls: int = 0
+    hangs: int = 0
     ran: list[Case] = field(default_factory=list)
     refused: list[tuple[Case, str]] = field(default_factory=list)
     crashes: dict[str, Case] = field(default_factory=dict)
@@ -168,7 +171,7 @@ class _Search:
         """Make one call, unless it was made before, and return whether it ran; None where the budget is spent."""
         if case in self.known:
             return self.known[case]
-        if self.calls >= self.budget or len(self.crashes) >= MOST_CRASHES:
+        if self.calls >= self.budget or len(self.crashes) >= MOST_CRASHES or self.hangs >= MOST_HANGS:
             return None
         self.calls += 1
         tried = self.attempt(case)
@@ -178,6 +181,7 @@ class _Search:
         else:
             self.ran.append(case)
             self.work.append((sizes_of(case)["rows"], tried.programs))
+        self.hangs += tried.hung
         if tried.crash:
             self.crashes.setdefault(_kind(tried.reason), case)
         return not tried.reason

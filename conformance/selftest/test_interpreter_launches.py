@@ -299,7 +299,10 @@ def test_a_limit_of_the_interpreter_is_not_judged(limit: str) -> None:
 )
 def test_a_failure_stays_one(launch: Any, how: str) -> None:
     """A kernel's own errors, and its launcher's, are the implementation's."""
-    assert Crashed(how) == perform(Subject(Norm(launch)), CASE).outcome
+    outcome = perform(Subject(Norm(launch)), CASE).outcome
+
+    assert isinstance(outcome, Crashed)
+    assert outcome.how.startswith(how)
 
 
 def test_wrapped_kernels_launch() -> None:

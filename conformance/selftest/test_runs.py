@@ -45,7 +45,7 @@ HANGS = SKELETON.replace(
     "        self.calls = getattr(self, 'calls', 0) + 1\n"
     "        while self.calls > 6: pass\n"
     "        y = x.float()\n",
-)
+).replace("    validates = False\n", "    validates = False\n    takes = {'rms_norm_gated': {'group': 'none'}}\n")
 
 
 def _started(folder: Path, text: str, *arguments: str, code: str = CONFORM) -> subprocess.Popen[str]:
@@ -320,6 +320,6 @@ def test_a_call_that_crashes_is_said_first_and_once(tmp_path: Path) -> None:
     assert f"the first and plainest call crashes: {how}" in shown
     assert 'mine.py", line 20, in rms_norm_gated' in shown
     assert f"rms_norm_gated: every call crashes alike: {how}" in shown
-    assert 1 == len(report["failures"])
+    assert 1 == len(report["causes"])
     assert "mine.py" in report["failures"][0]["trace"]
     assert "\033" not in shown

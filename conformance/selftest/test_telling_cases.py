@@ -97,5 +97,6 @@ def _least(case: Case) -> Errors:
 def test_no_item_is_without_cases(operation: str) -> None:
     """Every item of the quick profile has one at least, where it can be judged."""
     subject = _subject(Contract())
-    for item in items(subject, operations=(operation,)):
+    # a claim of everything has no edge
+    for item in (item for item in items(subject, operations=(operation,)) if item.property != "claim"):
         assert unjudged(item, subject) or next(cases_of(item, subject), None), item
