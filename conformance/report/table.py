@@ -92,7 +92,7 @@ class Card:
 
 def cards(report: Report) -> tuple[Card, ...]:
     """Return a card for every cause of failures, the worst first."""
-    return tuple(_card(number, cause, report) for number, cause in enumerate(report["causes"], start=1))
+    return tuple(_card(number, cause, report) for number, cause in enumerate(report.get("causes", ()), start=1))
 
 
 def _card(number: int, cause: Row, report: Report) -> Card:
@@ -198,7 +198,7 @@ def _causes_of(row: Row, report: Report) -> tuple[int, ...]:
     """Return the numbers of the causes that a cell's failures are of."""
     return tuple(
         number
-        for number, cause in enumerate(report["causes"], start=1)
+        for number, cause in enumerate(report.get("causes", ()), start=1)
         if row["operation"] in cause["operations"]
         and row["property"] in cause["properties"]
         and row["dtype"] in cause["dtypes"]

@@ -46,21 +46,20 @@ def printable(text: str) -> str:
 
 def _printable_parts(read: dict[str, Any]) -> dict[str, Any]:
     """Return an object of a report whose texts are printable; those inside it are already."""
-    return {
-        printable(name): [printable(part) if isinstance(part, str) else part for part in value]
-        if isinstance(value, list)
-        else printable(value)
-        if isinstance(value, str)
-        else value
-        for name, value in read.items()
-    }
+    return {printable(name): _printable_part(value) for name, value in read.items()}
+
+
+def _printable_part(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    if isinstance(value, list):
+        return [_printable_part(part) for part in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def summary(report: Report, place: str) -> RenderableType:
     """Tables by property and dtype, causes of failures, the totals. ``place`` is where the report lies."""
     reasons = table.Reasons()
     parts: list[RenderableType] = [_heading(report["header"])]
-    parts += _smoke(report["smoke"])
+    parts += _smoke(report.get("smoke"))
     parts += [_table(shown) for shown in table.tables(report, reasons)]
     parts += [Text(f"{name}: {NOT_IMPLEMENTED}", style=ASIDE) for name in table.not_implemented(report)]
     parts.append(Text("\n".join(f"[{number}] {reason}" for number, reason in reasons), style=ASIDE))
