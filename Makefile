@@ -15,7 +15,7 @@ conform: $(INSTALLED)  ## judge normkernels: the quick profile, on the GPU where
 	$(BIN)/conform run normkernels
 
 test: lint  ## lint, types and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
