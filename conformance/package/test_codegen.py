@@ -442,7 +442,7 @@ def test_the_page_says_what_the_terminal_says(
     rows = _changed(run["rows"], "norm", {"spilled": 4}) if broken else run["rows"]
     made = report.codegen.document(rows, list(run["targets"]), run["header"], 9.0)
     (tmp_path / "report.json").write_text(
-        (RUN.parent / "normkernels.json").read_text(encoding="utf-8"), encoding="utf-8"
+        (RUN.parent / "normkernels_h200_ci.json").read_text(encoding="utf-8"), encoding="utf-8"
     )
     without = report.write_page(tmp_path / "report.json").read_text(encoding="utf-8")
     (tmp_path / "codegen.json").write_text(report.codegen.written(made), encoding="utf-8")

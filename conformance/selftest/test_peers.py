@@ -16,6 +16,7 @@ from conformance.adapter import KNOWN, Adapter, Ran, UsageError, load
 from conformance.adapters.importing import needed
 from conformance.calling import Subject, perform
 from conformance.case import Case, TensorSpec
+from conformance.claim import claim, outside, said
 from conformance.declared import check
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import Contract
@@ -33,7 +34,6 @@ PACKAGES = {
     "xformers": ("xformers", "xformers"),
 }
 # Words of a claim that are no factors of an operation.
-SIZES = {"columns", "rows", "head_dim", "group_size"}
 # Calls in which a package is known to be wrong: a sum whose variance is that of the unrounded one, and one column
 # with a strided weight.
 WRONG: dict[str, Callable[[Case], bool]] = {
@@ -70,19 +70,17 @@ CLAIMS = _claims()
 
 @pytest.mark.parametrize(("target", "operation"), CLAIMS)
 def test_a_claim_is_made_in_the_words_of_the_operation(target: str, operation: str) -> None:
-    """Each word is a factor of the operation with some of its levels, or a size with a range."""
-    factors = OPERATIONS[operation].factors
-    for word, levels in CLAIMS[target, operation].items():
-        if word in SIZES:
-            assert isinstance(levels, range)
-        else:
-            assert set(levels) <= set(factors[word])
+    """Each word is a factor with some of its levels, a size with numbers, or pairs that are apart."""
+    taken = claim(target, operation, CLAIMS[target, operation])
+
+    assert set(dict(taken.levels)) <= {"dtype", *OPERATIONS[operation].factors}
+    assert said(operation, taken).startswith("takes ")
 
 
 # packages warn of each other
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize(("target", "operation"), [claim for claim in CLAIMS if claim[0] in PACKAGES])
+@pytest.mark.parametrize(("target", "operation"), [made for made in CLAIMS if made[0] in PACKAGES])
 def test_nothing_that_a_package_claims_fails(target: str, operation: str, dtype: str) -> None:
     """Every call of the covering array inside a claim is right, in the interpreter too, but for known bugs."""
     module = PACKAGES[target][0]
@@ -90,12 +88,11 @@ def test_nothing_that_a_package_claims_fails(target: str, operation: str, dtype:
         pytest.skip(f"{module} is not installed, or its kernels are compiled here")
     interpreter = importlib.import_module("conformance.interpreter")
     interpreter.install()
-    subject, about, claim = Subject(load(target)), OPERATIONS[operation], CLAIMS[target, operation]
+    subject, about = Subject(load(target)), OPERATIONS[operation]
     check(subject.implementation())
-    factors = {
-        name: tuple(x for x in levels if x in claim.get(name, levels)) for name, levels in about.factors.items()
-    }
-    cases = enumerated_cases(factors, about.complete, Scope(dtype), strength=1, seed=1)
+    taken = claim(target, operation, CLAIMS[target, operation])
+    drawn = enumerated_cases(about.factors, about.complete, Scope(dtype, taken=taken), strength=1, seed=1)
+    cases = (case for case in drawn if not outside(taken, case))
     right = [case for case in cases if target not in WRONG or not WRONG[target](case)]
     verdicts = [verdict for case in right for verdict in judge_call(subject, case)]
 

@@ -18,6 +18,7 @@ from conformance.selftest.fakes import (
     rotations,
     rounding,
     semantics,
+    sizes,
     state,
     strides,
     sums,
@@ -142,6 +143,9 @@ GATED_NORM_FAKES: tuple[type[Correct], ...] = (
 
 # each runs as every operation that it names
 NORM_FAKES: tuple[type[CorrectNorm], ...] = (
+    sizes.PrefixOfWideRows,
+    sizes.NextRowInManyWideRows,
+    sizes.WrongFromItsThresholds,
     residuals.ResidualHasStridesOfX,
     residuals.XHasStridesOfResidual,
     residuals.ResidualTakenForContiguous,
