@@ -65,7 +65,7 @@ PROPERTIES: dict[str, Property] = {
 
 # judged of the same calls as values, layout and specials
 PASSIVE: dict[str, str] = {
-    "metadata": "outputs have the documented number, dtype and shape, and are contiguous",
+    "metadata": "outputs have the documented number, dtype and shape, and strides as declared",
     "memory": "nothing outside the outputs is written, and nothing outside the arguments is read",
     "written": "every element of every output is written",
     "copied": "what an output takes over unchanged has the very bits of the argument",

@@ -25,6 +25,8 @@ from conformance.waivers import Waiver, Waivers, Where
 ISSUE = "https://example.org/issues/7"
 VOID = {"meta", "br", "input"}
 
+REPORTS = Path(__file__).resolve().parents[2] / "fixtures" / "reports"
+
 
 class _Page(HTMLParser):
     """The words of a page, what it would load, its anchors, and tags that are left open."""
@@ -182,3 +184,14 @@ def test_colours_add_to_words_and_nothing_else(page: _Page) -> None:
     """Every tone is styled, in light and in dark."""
     assert {"good", "wrong", "aside"} <= page.classes
     assert {str(tone) for tone in table.Tone} <= page.classes
+
+
+def test_the_page_says_what_is_taken_and_has_the_claim_to_paste(tmp_path: Path) -> None:
+    """A table of capabilities, which authors of libraries want for itself."""
+    read = json.loads((REPORTS / "original_h200.json").read_text(encoding="utf-8"))
+    (tmp_path / "report.json").write_text(json.dumps(read), encoding="utf-8")
+    page = report.write_page(tmp_path / "report.json").read_text(encoding="utf-8")
+
+    assert "rms_norm_gated takes rank 3, 128 columns" in page
+    assert "refused: it gates after the norm, with silu" in page
+    assert "&#39;columns&#39;: (128,)," in page
