@@ -1,4 +1,4 @@
-"""What an adapter declares, as data: all that a run has to know of an implementation it does not import."""
+"""Declarations of an adapter, as data: all that a run has to know of an implementation it does not import."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NEAR = 0.85  # how alike two names are, from 0 to 1, of which one is taken for t
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What is declared of one operation. ``in_place`` says whether there is an in-place form.
+    """Declarations about one operation. ``in_place`` says whether there is an in-place form.
 
     ``claim`` are the calls that it must take, None where it claims nothing.
     """
@@ -79,7 +79,7 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What an adapter declares of itself and of every operation."""
+    """Declarations of an adapter about itself and every operation."""
 
     name: str
     reference: str | None = None

@@ -23,7 +23,7 @@ Formula = Callable[[Machine, Contract, Mapping[str, torch.Tensor], Case], dict[s
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a call must return: a fresh tensor of this shape and dtype, in strides that are declared.
+    """One result that a call must return: a fresh tensor of this shape and dtype, in strides that are declared.
 
     ``columns``: of which each column lies whole in memory instead, as ``t().contiguous().t()`` has it: the leading
     dimensions dense from stride 1 on. Between columns there may be room.

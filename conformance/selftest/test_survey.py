@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from conformance import journal, report
 from conformance.adapter import Declined
 from conformance.calling import Subject
 from conformance.case import Case
@@ -179,14 +180,12 @@ def test_crashes_of_a_survey_are_kept_one_of_a_kind() -> None:
 
     found = _found(Raises)
     subject = Subject(Raises())
-    [item] = [i for i in items(subject, operations=(OPERATION,), properties=("claim",)) if i.dtype == "bfloat16"]
-    verdicts = list(judge_item(item, subject, found=found))
+    crashed = found.crashes[0]
+    verdicts = list(judge_item(Item(OPERATION, "claim", crashed.dtype), subject, found=found))
 
     assert "takes rank 2, 3 or 4; bf16, fp16 and fp32" == said(OPERATION, found.taken)
     assert 1 <= len(found.crashes) <= 2
-    assert any("out of range" in verdict.reason for verdict in verdicts) or not any(
-        case.dtype == "bfloat16" for case in found.crashes
-    )
+    assert (crashed, Status.CRASHED) in {(verdict.case, verdict.status) for verdict in verdicts}
 
 
 class Refuses(Correct):
@@ -220,3 +219,19 @@ def test_too_few_judged_calls_are_no_evidence(passed: int, declined: int, lacks:
 
     assert lacks == bool(said_of_it)
     assert not lacks or "too wide" in said_of_it
+
+
+@pytest.mark.parametrize(("prop", "alarms"), [("determinism", 1), ("claim", 0), ("values", 0)])
+def test_crashes_of_a_survey_that_no_item_judges_are_an_alarm(prop: str, alarms: int) -> None:
+    """A run of other properties does not hide that calls crash."""
+    case = next(cases_of(Item(OPERATION, "values", "float32"), Subject(Correct())))
+    item = {"item": f"{OPERATION}/{prop}/float32/0"}
+    lines: list[journal.Line] = [
+        {"event": "judged", "property": prop, "status": "passed", "id": case.id, **item},
+        {"event": "finished", "array": [0, 0], **item},
+    ]
+    surveys = {OPERATION: Survey(calls=2, ran=1, crashes=(case,))}
+    built = report.build(journal.merge(lines), {"profile": "quick"}, [item["item"]], 1.0, surveys=surveys)
+
+    assert alarms == len(built["footer"]["alarms"])
+    assert (report.Exit.FAILED if alarms else report.Exit.HOLDS) == built["footer"]["exit_code"]

@@ -154,7 +154,7 @@ class GateKeptByItsSum(Correct):
 
 
 class AnglesKeptByTheCorners(CorrectRotation):
-    """What was looked up is kept by the corners of the table and of the positions."""
+    """Keeps results under the corners of the table and of the positions."""
 
     caught_by = ("kept_results",)
 
