@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import get_args
 
-from normkernels.kernels import plans
-from normkernels.kernels.plans import Cut, HeadPlan, Plan
+from normkernels import plans
+from normkernels.plans import Cut, HeadPlan, Plan
 
 TILE_ROWS = (1, 2, 4, 8, 16)
 WARPS = (1, 2, 4, 8, 16, 32)

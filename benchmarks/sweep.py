@@ -28,7 +28,7 @@ from benchmarks.measure import set_count
 from benchmarks.timing import Timing, device_times
 from conformance.host import choose_device, faithful_interpreter
 from normkernels import fp8
-from normkernels.kernels.plans import HeadPlan, Plan
+from normkernels.plans import HeadPlan, Plan
 
 OUT = "build/benchmarks/sweep.json"
 EPS = 1e-6

@@ -11,7 +11,7 @@ import torch
 from benchmarks.candidates import PER_THREAD, Size, candidates, chosen, label, sizes
 from benchmarks.sweep import Problem, Swept, proposed, same_bits, summary, to_data
 from benchmarks.timing import Timing
-from normkernels.kernels.plans import HeadPlan, Plan, Reads
+from normkernels.plans import HeadPlan, Plan, Reads
 
 NARROW, WIDE = Size("gated 128", 24, 128), Size("norm", 16, 5120, "residual")
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from normkernels import fp8
-from normkernels.kernels import plans
+from normkernels import fp8, plans
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch.autograd import forward_ad
 
-from normkernels import fp8, validate
+from normkernels import fp8, plans, validate
 from normkernels.call import Quantised
 from normkernels.describe import (
     Described,
@@ -19,7 +19,6 @@ from normkernels.describe import (
     present,
 )
 from normkernels.errors import InvalidCall
-from normkernels.kernels import plans
 from normkernels.strides import leading
 
 

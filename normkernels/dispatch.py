@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING
 
+from normkernels import plans
 from normkernels.errors import PathUnavailable
-from normkernels.kernels import plans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

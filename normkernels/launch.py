@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from normkernels import direct
+from normkernels import direct, plans
 from normkernels.call import has_triton, interpreting
 from normkernels.errors import InvalidCall
-from normkernels.kernels import plans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from normkernels.kernels.plans import Plan
+    from normkernels.plans import Plan
 
 ENVIRONMENT = "NORMKERNELS_LAUNCH"
 _WAYS = ("triton", "direct")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch.compiler import is_compiling
 
-from normkernels import describe_fp8, fp8, library, native, routes, shortcuts
+from normkernels import describe_fp8, fp8, library, native, plans, routes, shortcuts
 from normkernels.call import plan_table
 from normkernels.dispatch import Path
-from normkernels.kernels import plans
 from normkernels.library import Given
 from normkernels.results import memory
 

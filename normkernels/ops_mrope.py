@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch.compiler import is_compiling
 
-from normkernels import describe_mrope, library, native, routes, shortcuts
+from normkernels import describe_mrope, library, native, plans, routes, shortcuts
 from normkernels.call import plan_table
 from normkernels.dispatch import Path
 from normkernels.errors import InvalidCall
-from normkernels.kernels import plans
 from normkernels.library import Given
 from normkernels.results import memory
 

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from normkernels import describe, describe_fp8, describe_mrope, launch, shortcuts, validate
+from normkernels import describe, describe_fp8, describe_mrope, launch, plans, shortcuts, validate
 from normkernels.call import Call, Device
 from normkernels.describe import Described, transformed
 from normkernels.dispatch import CHECKS, Decision, Path, decide
 from normkernels.errors import InvalidCall
-from normkernels.kernels import plans
 from normkernels.launch import NEVER, Repeats
 from normkernels.strides import PLAIN, fresh
 

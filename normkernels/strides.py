@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from normkernels.kernels.plans import MAX_LEADING
+from normkernels.plans import MAX_LEADING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,8 +10,8 @@ import torch
 import normkernels
 from conformance.adapter import Adapter
 from conformance.oracle.contract import Contract
+from normkernels import plans
 from normkernels.call import interpreting
-from normkernels.kernels import plans
 
 Results = torch.Tensor | tuple[torch.Tensor, ...]
 Flag = Any  # flags are of several types, each checked by the package

@@ -16,10 +16,10 @@ from conformance.case import SAME, SHARED_PARTS, Case
 from conformance.codegen.targets import Target
 from conformance.materialize import buffer_of, passed
 from conformance.operations import OPERATIONS, Arguments
+from normkernels import plans
 from normkernels.call import Device, conversions
 from normkernels.dispatch import CHECKS
 from normkernels.errors import PathUnavailable
-from normkernels.kernels import plans
 
 Untyped = Any  # Triton has no types
 

@@ -9,9 +9,8 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from conformance.package.gated_calls import DEVICE
-from normkernels import routes
+from normkernels import plans, routes
 from normkernels.call import interpreting
-from normkernels.kernels import plans
 from normkernels.launch import Launched, Ready, launch
 
 

@@ -25,10 +25,9 @@ from conformance.package.gated_calls import (
     strided,
     values,
 )
-from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, routes
+from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, plans, routes
 from normkernels.call import Call, Device, Gated
 from normkernels.dispatch import CHECKS, decide
-from normkernels.kernels import plans
 
 
 class Subclass(torch.Tensor):

@@ -11,10 +11,9 @@ import torch
 
 from conformance.package.fp8_calls import OPERATIONS, TYPES, assert_right, call, explain, full, run
 from conformance.package.gated_calls import DEVICE, Arguments, strided, values
-from normkernels import InvalidCall, Path, PathUnavailable, Reason, describe_fp8, native, routes
+from normkernels import InvalidCall, Path, PathUnavailable, Reason, describe_fp8, native, plans, routes
 from normkernels.call import Call, Device, Quantised, conversions
 from normkernels.dispatch import decide
-from normkernels.kernels import plans
 
 DOUBLE = torch.float64
 NORM, GATED = OPERATIONS

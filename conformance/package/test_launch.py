@@ -25,8 +25,7 @@ from conformance.package.driver import LAUNCH
 from conformance.package.gated_calls import DEVICE
 from conformance.rows import count, flat, with_rows
 from conformance.strategies import Scope, enumerated_cases
-from normkernels import direct, launch, routes
-from normkernels.kernels import plans
+from normkernels import direct, launch, plans, routes
 
 STREAM = 7
 

@@ -86,8 +86,7 @@ def main() -> None:
     from triton.runtime import driver, jit
 
     import normkernels
-    from normkernels import call, direct, launch
-    from normkernels.kernels import plans
+    from normkernels import call, direct, launch, plans
 
     given: list[tuple[tuple[int, ...], int, int, list[Any]]] = []
     by_triton: list[str] = []

@@ -18,8 +18,7 @@ from transformers.models.qwen3_5 import modeling_qwen3_5
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from conformance.package.gated_calls import DEVICE
-from normkernels import GemmaRMSNorm, RMSNormGated, apply_rotary_pos_emb, routes, swap
-from normkernels.kernels import plans
+from normkernels import GemmaRMSNorm, RMSNormGated, apply_rotary_pos_emb, plans, routes, swap
 
 WORDS = 64
 TOKENS = (2, 5)  # sequences and their length

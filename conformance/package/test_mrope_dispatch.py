@@ -21,10 +21,9 @@ from conformance.package.mrope_calls import (
     run,
     views_of_one_buffer,
 )
-from normkernels import InvalidCall, Path, PathUnavailable, Reason, routes
-from normkernels.kernels import plans
-from normkernels.kernels.plans import INTERPRETED, MEASURED, HeadPlan
+from normkernels import InvalidCall, Path, PathUnavailable, Reason, plans, routes
 from normkernels.launch import Launched, launch
+from normkernels.plans import INTERPRETED, MEASURED, HeadPlan
 
 OPERATIONS = ("mrope", "mrope_")
 LOW, DOUBLE = torch.bfloat16, torch.float64

@@ -21,9 +21,9 @@ from conformance.package.mrope_calls import (
     run,
     views_of_one_buffer,
 )
-from normkernels import native, validate
-from normkernels.kernels import mrope, plans
-from normkernels.kernels.plans import HeadPlan
+from normkernels import native, plans, validate
+from normkernels.kernels import mrope
+from normkernels.plans import HeadPlan
 
 PATHS = ["heads", "native"]
 LOW, HALF, FULL, DOUBLE = torch.bfloat16, torch.float16, torch.float32, torch.float64

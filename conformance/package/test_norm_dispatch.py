@@ -9,8 +9,7 @@ import torch
 
 from conformance.package.gated_calls import DEVICE, Arguments, values
 from conformance.package.norm_calls import OPERATIONS, added, assert_right, call, explain, run
-from normkernels import InvalidCall, Path, PathUnavailable, Reason, native, routes
-from normkernels.kernels import plans
+from normkernels import InvalidCall, Path, PathUnavailable, Reason, native, plans, routes
 
 DOUBLE = torch.float64
 

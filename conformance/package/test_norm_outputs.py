@@ -11,7 +11,7 @@ import torch
 
 from conformance.package.gated_calls import Arguments, strided, values
 from conformance.package.norm_calls import OPERATIONS, added, assert_right, call, explain, run
-from normkernels.kernels import plans
+from normkernels import plans
 
 SHAPE = (5, 3, 97)
 LAYOUTS = ("contiguous", "row gap", "step", "transposed")

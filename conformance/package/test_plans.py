@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from conformance.package.gated_calls import DEVICE, assert_right, call, explain, run, strided, values
+from normkernels import plans
 from normkernels.call import plan_table
-from normkernels.kernels import plans
-from normkernels.kernels.plans import INTERPRETED, MAX_WIDTH, MEASURED, Plan, PlanTable
+from normkernels.plans import INTERPRETED, MAX_WIDTH, MEASURED, Plan, PlanTable
 
 WIDTHS = [1, 2, 3, 8, 16, 64, 127, 128, 129, 256, 257, 769, 5120, 8191, MAX_WIDTH]
 TABLES = {"measured": MEASURED, "interpreted": INTERPRETED}

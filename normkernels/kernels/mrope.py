@@ -9,10 +9,10 @@ import torch
 import triton
 import triton.language as tl
 
-from normkernels.kernels.plans import HeadPlan, power_of_two
 from normkernels.kernels.row_norm import widened
 from normkernels.kernels.tiles import access, column_pointers, kernel
 from normkernels.launch import Launched, launch
+from normkernels.plans import HeadPlan, power_of_two
 from normkernels.strides import by_heads
 
 # bytes of q, and of k, that a thread loads before anything that waits: a quarter of its registers

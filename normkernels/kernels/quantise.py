@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 
 from normkernels.fp8 import FLOOR, Quantisation
-from normkernels.kernels.plans import Cut
 from normkernels.kernels.row_norm import INTERPRETED, widened
+from normkernels.plans import Cut
 
 
 @triton.jit

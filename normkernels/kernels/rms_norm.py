@@ -8,7 +8,6 @@ import torch
 import triton
 import triton.language as tl
 
-from normkernels.kernels.plans import Plan
 from normkernels.kernels.row_norm import inverse_rms, normed, rounded_sum, rounding_points, widened
 from normkernels.kernels.tiles import (
     all_at_once,
@@ -20,6 +19,7 @@ from normkernels.kernels.tiles import (
     tile_pointers,
 )
 from normkernels.launch import Launched, launch
+from normkernels.plans import Plan
 
 
 @kernel

@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 
 from normkernels.fp8 import Quantisation
-from normkernels.kernels.plans import Cut, Plan
 from normkernels.kernels.quantise import block_columns, held_by_lanes, quantise, quantise_args, rounded_to
 from normkernels.kernels.row_norm import rounded_sum, rounding_points, row_norm, widened
 from normkernels.kernels.tiles import (
@@ -24,6 +23,7 @@ from normkernels.kernels.tiles import (
     tile_pointers,
 )
 from normkernels.launch import Launched, launch
+from normkernels.plans import Cut, Plan
 
 
 @kernel

@@ -7,10 +7,10 @@ import torch
 import triton
 import triton.language as tl
 
-from normkernels.kernels.plans import Plan
 from normkernels.kernels.row_norm import rounding_points, row_norm
 from normkernels.kernels.tiles import column_pointers, kernel, outer_rows, rows_of, tile_args, tile_pointers
 from normkernels.launch import Launched, launch
+from normkernels.plans import Plan
 
 # of base 2, in which GPUs have their exponential
 LOG2_E = tl.constexpr(1.4426950408889634)

@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 
 from normkernels.fp8 import Quantisation
-from normkernels.kernels.plans import Cut, Plan
 from normkernels.kernels.quantise import block_columns, held_by_lanes, quantise, quantise_args
 from normkernels.kernels.rms_norm_gated import gated_norm
 from normkernels.kernels.row_norm import rounding_points, widened
@@ -23,6 +22,7 @@ from normkernels.kernels.tiles import (
     tile_pointers,
 )
 from normkernels.launch import Launched, launch
+from normkernels.plans import Cut, Plan
 
 
 @kernel

@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from normkernels.kernels.plans import MAX_LEADING
+from normkernels.plans import MAX_LEADING
 from normkernels.strides import leading
 
 # bytes that a thread can load or store at once
