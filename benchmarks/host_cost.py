@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,9 +19,8 @@ import torch
 import normkernels
 from benchmarks.environment import environment, machine
 from benchmarks.timing import Call, host_times
-from normkernels import launch, routes
-
-_KERNELS = ("rms_norm", "rms_norm_gated", "rms_norm_fp8", "rms_norm_gated_fp8", "mrope")
+from normkernels import launch
+from normkernels.operations.operation import reread_environment
 
 
 def calls(device: str) -> dict[str, Call]:
@@ -62,7 +61,7 @@ def launching(way: str) -> Iterator[None]:
     """Launch as ``way`` says."""
     before = os.environ.get(launch.ENVIRONMENT)
     os.environ[launch.ENVIRONMENT] = way
-    routes.reread_environment()
+    reread_environment()
     try:
         yield
     finally:
@@ -70,37 +69,28 @@ def launching(way: str) -> Iterator[None]:
             del os.environ[launch.ENVIRONMENT]
         else:
             os.environ[launch.ENVIRONMENT] = before
-        routes.reread_environment()
+        reread_environment()
 
 
 def launches(operations: Mapping[str, Call]) -> dict[str, Call]:
-    """The launch of each call, alone."""
-    import importlib
-
-    modules = [importlib.import_module(f"normkernels.kernels.{name}") for name in _KERNELS]
-    seen: list[launch.Launched] = []
-
-    # Any: whatever the launcher passes
-    def note(*given: Any) -> launch.Launched:  # noqa: ANN401
-        seen.append(launch.launch(*given))
-        return seen[-1]
-
+    """The launch of each call, alone, as a user of Triton writes it."""
     alone: dict[str, Call] = {}
-    for module in modules:
-        module.launch = note  # type: ignore[attr-defined]  # what its launcher calls
+    start = launch.launch
+
+    def note(known: launch.Launch, tensors: Sequence[torch.Tensor], pointers: Any, counts: launch.Counts) -> None:  # noqa: ANN401
+        start(known, tensors, pointers, counts)
+        args = dict(zip(known.kernel.arg_names, [*tensors, *known.rest], strict=True)) | dict(counts)
+        grid = -(-next(iter(counts.values())) // known.plan.rows), getattr(known.plan, "programs", 1)
+        warps = known.plan.warps
+        alone[name] = lambda: known.kernel[grid](**args, num_warps=warps, enable_fp_fusion=False)
+
+    launch.launch = note  # what is noted, every launch passes
     try:
-        for name, call in operations.items():
+        for name, call in operations.items():  # noqa: B007  (the name is that of the call noted)
             call()
-            alone[name] = _again(seen[-1])
     finally:
-        for module in modules:
-            module.launch = launch.launch  # type: ignore[attr-defined]  # as it was
+        launch.launch = start
     return alone
-
-
-def _again(launched: launch.Launched) -> Callable[[], object]:
-    kernel, grid, args, warps = launched.kernel, launched.grid, launched.args, launched.plan.warps
-    return lambda: kernel[grid](**args, num_warps=warps, enable_fp_fusion=False)
 
 
 def outputs(call: Call) -> Call:

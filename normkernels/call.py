@@ -1,4 +1,4 @@
-"""Frozen descriptions of a call and of the machine it is for: all that a decision may look at."""
+"""Frozen descriptions of a call and of the machine that runs it: all that a decision may depend on."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ from typing import Any
 
 import torch
 
-from normkernels import fp8, plans
+from normkernels import plans
+
+# The fp8 types of results, each with Triton's name for it. torch.finfo has their largest numbers: 448 and 240.
+FP8: dict[torch.dtype, str] = {torch.float8_e4m3fn: "fp8e4nv", torch.float8_e4m3fnuz: "fp8e4b8"}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype's name without torch's."""
+    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True, slots=True)
 class Gated:
-    """What the plans for contiguous gated rows ask of a call."""
+    """Properties of a gated norm that the plans for contiguous rows depend on."""
 
     gate: str  # "none", "before" or "after" the norm
     x_contiguous: bool
@@ -23,36 +31,37 @@ class Gated:
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """What the plan of a rotation asks of a call."""
+    """Properties of a rotation that its plan depends on."""
 
     q: int
     k: int
-    half: int  # of the columns that are rotated
-    copied: bool  # those beside them
+    half: int  # half of the rotated columns
+    copied: bool  # whether there are other columns, which are copied
 
 
 @dataclass(frozen=True, slots=True)
 class Quantised:
-    """What rows with fp8 values ask of a call."""
+    """Properties of a norm with fp8 values."""
 
     dtype: str
-    crossing: str | None  # the quant groups and the norm groups, where each would cut the other
-    span: int  # columns of a row of the kernel; the call's width is their room
+    crossing: str | None  # the quant groups and the norm groups, where neither are whole parts of the other
+    span: int  # columns of a kernel row; ``Call.width`` is that, with each block padded to a power of two
+    wide: bool = False  # whether some input is fp32
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One valid call of a norm, or of a rotation: there the tokens are rows and a head has the columns."""
+    """One valid call of a norm, or of a rotation: its rows are tokens and its width is that of a head."""
 
     operation: str
     dtype: str
     n: int
-    width: int  # columns of one group; n where there is one; where quantised, those that a program holds of a row
-    rows: int  # groups in all
-    leading: int  # leading sizes left after collapsing
-    needs_grad: str | None  # the first argument that does
-    not_plain: str | None  # the first argument that is not, and what it is
-    residual: bool = False  # whether one is added
+    width: int  # columns of a kernel row: of one group, or n without groups
+    rows: int  # kernel rows: groups in all
+    leading: int  # leading sizes that are left after collapsing
+    needs_grad: str | None  # the first argument that needs a gradient
+    not_plain: str | None  # the first argument that is not a plain tensor, and what it is
+    residual: bool = False  # whether a residual is added
     gated: Gated | None = None  # of a gated norm only
     heads: Heads | None = None  # of a rotation only
     quantised: Quantised | None = None  # of a norm with fp8 values only
@@ -66,34 +75,27 @@ class Device:
     has_triton: bool
     interpreting: bool
     table: plans.PlanTable
-    fp8: tuple[str, ...] = tuple(map(fp8.name, fp8.TYPES))  # what Triton converts to
+    fp8: tuple[str, ...] = tuple(map(dtype_name, FP8))  # fp8 types that Triton converts to
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Device:
         """Describe the machine that holds ``tensor``."""
         kind, index = tensor.device.type, tensor.device.index
-        described = cls(kind, has_triton(), interpreting(), plan_table(tensor))
-        if kind != "cuda" or not described.has_triton or described.interpreting:
+        if interpreting():
+            return cls(kind, has_triton=True, interpreting=True, table=plans.INTERPRETED)
+        described = cls(kind, has_triton(), interpreting=False, table=plans.MEASURED)
+        if kind != "cuda" or not described.has_triton:
             return described
+        if torch.version.hip is not None:
+            # 64 threads on CDNA, 32 on RDNA
+            warp = torch.cuda.get_device_properties(index).warp_size
+            described = replace(described, table=replace(plans.MEASURED, warp=warp, ptx=False))
         return replace(described, fp8=compiled_fp8(index))
-
-
-def plan_table(tensor: torch.Tensor) -> plans.PlanTable:
-    """Return what plans are made by where ``tensor`` is."""
-    if torch.version.hip is None or tensor.device.type != "cuda":
-        return plans.TABLE
-    return _waves(plans.TABLE, tensor.device.index)
-
-
-@cache
-def _waves(table: plans.PlanTable, index: int) -> plans.PlanTable:
-    # 64 threads on CDNA, 32 on RDNA
-    return replace(table, warp=torch.cuda.get_device_properties(index).warp_size, ptx=False)
 
 
 @cache
 def has_triton() -> bool:
-    """Whether triton can be imported; asked at the first call, for the package imports without."""
+    """Return whether triton can be imported; asked at the first call, because the package imports without it."""
     try:
         import triton  # noqa: F401
     except ImportError:
@@ -103,7 +105,7 @@ def has_triton() -> bool:
 
 @cache
 def interpreting() -> bool:
-    """Whether triton runs kernels on the CPU."""
+    """Return whether triton runs kernels on the CPU."""
     if not has_triton():
         return False
     from triton import knobs
@@ -122,9 +124,9 @@ def compiled_fp8(index: int) -> tuple[str, ...]:
 
 # Any: triton has no types
 def conversions(target: Any) -> tuple[str, ...]:  # noqa: ANN401
-    """Return the fp8 types that Triton converts to on a kind of GPU, as it says itself."""
+    """Return the fp8 types that Triton says it converts to on a kind of GPU."""
     from triton.compiler import make_backend
 
     # said, because Triton 3.9 warns where it is not
     options = make_backend(target).parse_options({"enable_fp_fusion": False})
-    return tuple(fp8.name(dtype) for dtype, known in fp8.TYPES.items() if known in options.supported_fp8_dtypes)
+    return tuple(dtype_name(dtype) for dtype, known in FP8.items() if known in options.supported_fp8_dtypes)

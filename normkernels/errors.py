@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from normkernels.dispatch import Rejection
-
 
 class InvalidCall(ValueError):
     """A call whose arguments have no meaning; nothing was written."""
@@ -15,7 +10,7 @@ class InvalidCall(ValueError):
 class PathUnavailable(ValueError):
     """A path that was asked for by name cannot run the call."""
 
-    def __init__(self, message: str, reasons: tuple[Rejection, ...]) -> None:
-        """Keep the ``reasons`` beside a message that ends with one line for each."""
+    def __init__(self, message: str, reasons: tuple[object, ...]) -> None:
+        """Keep the ``reasons``, each a ``Rejection``; the message ends with one line for each."""
         self.reasons = reasons
-        super().__init__("\n  ".join((message, *(str(reason) for reason in reasons))))
+        super().__init__("\n  ".join((message, *map(str, reasons))))

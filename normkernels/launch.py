@@ -1,317 +1,141 @@
-"""The one place that launches a kernel: through Triton, or directly, with what Triton's launch of it has left.
+"""The only place that starts a kernel.
 
-Triton binds, specialises and looks up at each launch; a direct one fills pointers and counts into what the first
-has come to. ``NORMKERNELS_LAUNCH`` says which: ``direct``, or ``triton`` instead. A direct launch that something
-stands against goes through Triton.
+The first call of a kind is launched through Triton, which binds, specialises and compiles. What it came to is kept:
+later calls that are alike bring pointers and counts alone, and start the compiled kernel as Triton's tutorials do
+(``compiled[grid](*args)``), or run ``kernel[grid]`` on the kept arguments where that is not possible.
+``NORMKERNELS_LAUNCH`` is ``direct``, the default, or ``triton``, which never starts a compiled kernel itself.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from normkernels import direct, plans
-from normkernels.call import has_triton, interpreting
+from normkernels.call import interpreting
 from normkernels.errors import InvalidCall
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from normkernels.plans import Plan
+from normkernels.plans import HeadPlan, Plan
 
 ENVIRONMENT = "NORMKERNELS_LAUNCH"
-_WAYS = ("triton", "direct")
-# Each was read: what a compiled kernel says of itself, how parameters are packed, and what ``run`` takes.
-_VERSIONS = ("3.6", "3.7", "3.8", "3.9")
+_WAYS = ("direct", "triton")
+# bytes: kernels are compiled for pointers that are multiples of this, or for any
+ALIGNMENT = 16
 # Triton passes larger integers as another type, that is, to another kernel.
 _INT32 = 2**31
-# bytes: kernels are compiled for pointers that are, or are not, multiples of them
-ALIGNMENT = 16
-# threads
-_WARP = 32
-# More plans than any table has for one kind of call.
-_MAX_READY = 16
 
-# As Triton asks torch; torch without CUDA has neither.
-current_device: Any = getattr(torch._C, "_cuda_getDevice", None)  # noqa: SLF001
-_current_stream: Any = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # noqa: SLF001
+# Tensors in the order of the kernel's pointers; None: not there.
+Buffers = Sequence[torch.Tensor | None]
+# Kernel arguments that differ between calls that are alike; the rows come first.
+Counts = Mapping[str, int]
+# A kernel and all of its arguments by name. Any: triton has no types.
+Arguments = tuple[Any, Mapping[str, Any]]
 
 
-# An attribute, its owner first, and what it must be; False: anything false. Any: triton has no types
-Setting = tuple[Any, str, Any]
-
-
-class Against(Enum):
-    """What a direct launch needs and a process lacks."""
-
-    NOT_ASKED = f"runs unless {ENVIRONMENT} says otherwise"
-    INTERPRETED = "needs kernels that Triton compiles"
-    VERSION = f"needs Triton {', '.join(_VERSIONS)}"
-    NOT_NVIDIA = "needs CUDA"
-    COMPILER = "needs what Triton needs, a C compiler and CUDA's driver"
-    HOOKS = "calls no launch hooks"
-    KNOBS = "runs what was compiled before, without debugging, stages or instrumentation"
-    UNCOMMON = "keeps plain calls: fp8 values go to memory of its own"
-    ALIGNMENT = f"needs tensors at multiples of {ALIGNMENT} bytes"
-
-
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """One reason against launching directly."""
-
-    reason: Against
-    got: str
-
-    def __str__(self) -> str:
-        """Say what is needed, then what was given."""
-        return f"{self.reason.name}: {self.reason.value}, got {self.got}"
-
-
-@dataclass(frozen=True, slots=True)
-class Launched:
-    """A kernel that Triton has launched, and all that it was given."""
+@dataclass(slots=True)
+class Launch:
+    """A kernel and everything that it is given but pointers and counts."""
 
     kernel: Any  # Triton's function; triton has no types
-    compiled: Any  # for the GPU and these arguments
-    grid: tuple[int, ...]
-    args: Mapping[str, Any]
+    rest: tuple[Any, ...]  # the arguments after the pointers
+    places: tuple[int, ...]  # the counts among all arguments
     plan: Plan
     device: torch.device
+    aligned: bool  # whether every pointer is a multiple of ALIGNMENT
+    fewest: int  # rows that this launch is known to serve
+    most: int
+    compiled: Any = None  # the result of the first launch through Triton; None in the interpreter
 
 
-# Any: triton has no types, and a kernel takes tensors, numbers and dtypes
-def launch(
-    kernel: Any,  # noqa: ANN401
-    grid: tuple[int, ...],
-    args: Mapping[str, Any],
-    plan: Plan,
-    device: torch.device,
-) -> Launched:
-    """Run ``kernel`` over ``grid`` on ``device``, which need not be the current one, through Triton."""
-    elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
-    with torch.cuda.device(device) if elsewhere else nullcontext():
+def launch(known: Launch, tensors: Sequence[torch.Tensor], pointers: Sequence[int], counts: Counts) -> None:
+    """Start a kernel on its device, which need not be the current one."""
+    numbers = tuple(counts.values())
+    programs = known.plan.programs if isinstance(known.plan, HeadPlan) else 1
+    grid = -(-numbers[0] // known.plan.rows), programs, 1
+    directly = known.compiled is not None and max(numbers) < _INT32
+    args = [*(pointers if directly else tensors), *known.rest]
+    for place, number in zip(known.places, numbers, strict=True):
+        args[place] = number
+    elsewhere = known.device.type == "cuda" and known.device.index != torch.cuda.current_device()
+    with torch.cuda.device(known.device) if elsewhere else _NOWHERE:
+        if directly:
+            known.compiled[grid](*args)
+            return
         # no fusion: a contracted x*x + y*y is not commutative, so its bits would depend on the layout
-        limit = {} if plan.registers is None else {"maxnreg": plan.registers}
-        compiled = kernel[grid](**args, num_warps=plan.warps, enable_fp_fusion=False, **limit)
-    return Launched(kernel, compiled, grid, args, plan, device)
+        limit = {} if known.plan.registers is None else {"maxnreg": known.plan.registers}
+        compiled = known.kernel[grid](*args, num_warps=known.plan.warps, enable_fp_fusion=False, **limit)
+    if known.aligned and not why_not_direct() and max(numbers) < _INT32:
+        known.compiled = compiled
+
+
+_NOWHERE = nullcontext()
 
 
 @dataclass(slots=True)
-class Ready:
-    """A kernel that Triton has launched, for calls that differ from that launch in pointers and counts."""
+class Launches:
+    """The launches of calls that differ in pointers and counts alone: one for each plan, aligned and not.
 
-    compiled: Any
-    plan: Plan
-    device: torch.device
-    programs: int  # for each tile of rows
-    rest: tuple[Any, ...]  # the arguments after the pointers, in the kernel's order; None for counts
-    places: tuple[int, ...]  # of the counts, rows first, among all arguments
-
-    # Any: whatever somebody has put in its place
-    def start(self, launcher: Any, pointers: Sequence[int], counts: Sequence[int]) -> bool:  # noqa: ANN401
-        """Launch on the current device by what stands in for Triton's launcher."""
-        args = [*pointers, *self.rest]
-        for place, count in zip(self.places, counts, strict=True):
-            args[place] = count
-        front = _current_stream(self.device.index), self.compiled.function, self.compiled.packed_metadata
-        launcher(-(-counts[0] // self.plan.rows), self.programs, 1, *front, None, None, None, *args)
-        return True
-
-    # Any: a type in C
-    def in_c(self, names: Sequence[str], given: Sequence[Any], n_pointers: int) -> Any | None:  # noqa: ANN401
-        """Return what launches the same without Python, in any number of rows of this plan; None: nothing can."""
-        if not direct.is_plain(self.compiled):
-            return None
-        found = direct.parameters(self.compiled, names, given)
-        if found is None:
-            return None
-        values, at = found
-        return direct.built().Start(
-            launch=direct.launch_function(),
-            function=self.compiled.function,
-            threads=self.plan.warps * _WARP,
-            shared=self.compiled.metadata.shared,
-            programs=self.programs,
-            tile=self.plan.rows,
-            values=values,
-            pointers=n_pointers,
-            counts=tuple(at[place] for place in self.places),
-            compiled=self.compiled,
-            launcher=direct.launcher(self.compiled),
-            instead=self.start,
-            stream_of=_current_stream,
-            device=self.device.index,
-        )
-
-
-@dataclass(slots=True)
-class Repeats:
-    """The launches of calls that differ in pointers and counts alone.
-
-    A plan serves one range of row counts: what two counts share, all between them do.
+    A plan serves one range of row counts: if two counts share a plan, so do all counts between them.
     """
 
-    table: plans.PlanTable | None  # that all are of; None: nothing is kept
-    anywhere: int | None = None  # the pointer that no kernel counts on being aligned
-    kernel: Any = None  # that all are launches of
-    device: torch.device | None = None  # that all are on
-    ready: list[Ready] = field(default_factory=list)
-    starts: list[Any] = field(default_factory=list)  # of each in C, with the row counts that it is known to serve
+    device: torch.device
+    plan: Callable[[int], Plan]  # for a number of rows
+    arguments: Callable[[Buffers, Plan], Arguments]
+    anywhere: int | None = None  # the pointer whose alignment no kernel depends on
+    known: list[Launch] = field(default_factory=list)
 
-    def settings(self) -> tuple[Setting, ...]:
-        """Return what must be as it is now for one of these launches."""
-        own = (plans, "TABLE", self.table), (self.kernel, "pre_run_hooks", False)
-        return *own, *(each for each, _ in _settings())
-
-    def again(self, tensors: Sequence[torch.Tensor | None], counts: Sequence[int]) -> bool:
-        """Launch what such a call has launched before; False, and nothing is done, where none has.
-
-        ``tensors`` are the kernel's pointers, in its order; the first stands in for those that are not there.
-        """
-        start = next((each for each in self.starts if each.fewest <= counts[0] <= each.most), None)
-        if start is None or not all(map(_is_plain, self.settings())):
-            return False
-        pointers = _pointers(tensors)
-        if self._misaligned(pointers):
-            return False
-        assert self.device is not None
-        elsewhere = current_device() != self.device.index
-        with torch.cuda.device(self.device) if elsewhere else nullcontext():
-            done: bool = start.start(pointers, tuple(counts))
-        return done
-
-    def learn(
-        self,
-        launched: Launched,
-        tensors: Sequence[torch.Tensor | None],
-        names: Sequence[str],
-        counts: Sequence[int],
-    ) -> None:
-        """Keep a launch for calls to come; the ``counts`` are what it was given as ``names``."""
-        if plans.TABLE is not self.table or _passing() is not None or missing() is not None:
-            return
-        places = tuple(launched.kernel.arg_names.index(name) for name in names)
-        given = [launched.args[name] for name in launched.kernel.arg_names]
-        pointers = _pointers(tensors)
-        assert pointers == tuple(each.data_ptr() for each in given[: len(pointers)])
-        assert list(counts) == [given[place] for place in places]
-        numbers = [each for each in given[len(pointers) :] if type(each) is int]
-        if self._misaligned(pointers) or any(number >= _INT32 for number in numbers):
-            return
-        rest = given[len(pointers) :]
-        for place in places:
-            rest[place - len(pointers)] = None
-        rows = counts[0]
-        for ready, start in zip(self.ready, self.starts, strict=True):
-            if ready.plan == launched.plan and ready.compiled is launched.compiled:
-                assert ready.rest == tuple(rest), "calls of one route have the same arguments"
-                start.fewest, start.most = min(start.fewest, rows), max(start.most, rows)
+    def start(self, buffers: Buffers, counts: Counts) -> None:
+        """Start the kernel for ``buffers``; the first of them stands in for those that are not there."""
+        first = buffers[0]
+        assert first is not None
+        tensors = [first if each is None else each for each in buffers]
+        pointers = [each.data_ptr() for each in tensors]
+        union = 0
+        for place, pointer in enumerate(pointers):
+            if place != self.anywhere:
+                union |= pointer
+        aligned = union % ALIGNMENT == 0
+        rows = next(iter(counts.values()))
+        for each in self.known:
+            if each.fewest <= rows <= each.most and each.aligned == aligned:
+                launch(each, tensors, pointers, counts)
                 return
-        if len(self.ready) >= _MAX_READY:
-            return
-        programs = launched.grid[1] if len(launched.grid) > 1 else 1
-        ready = Ready(launched.compiled, launched.plan, launched.device, programs, tuple(rest), places)
-        start = ready.in_c(launched.kernel.arg_names, given, len(pointers))
-        if start is not None:
-            start.fewest = start.most = rows
-            self.kernel, self.device = launched.kernel, launched.device
-            self.ready.append(ready)
-            self.starts.append(start)
+        launch(self._learn(buffers, counts, rows, aligned=aligned), tensors, pointers, counts)
 
-    def _misaligned(self, pointers: Sequence[int]) -> bool:
-        return any(pointer % ALIGNMENT for place, pointer in enumerate(pointers) if place != self.anywhere)
-
-
-def _pointers(tensors: Sequence[torch.Tensor | None]) -> tuple[int, ...]:
-    """Return the pointers that a kernel takes; the first stands in for those that are not there."""
-    return tuple((tensors[0] if each is None else each).data_ptr() for each in tensors)  # type: ignore[union-attr]  # the first is there
-
-
-# Of a process or a call that is launched through Triton.
-NEVER = Repeats(None)
-
-
-def how(tensors: Sequence[torch.Tensor], *, known: bool) -> str:
-    """Return how a call of ``tensors`` is launched, from the second such call on, and why not directly."""
-    against = standing() or _passing() or missing()
-    if against is None and not known:
-        against = Obstacle(Against.UNCOMMON, "an out")
-    if against is None and any(each.data_ptr() % ALIGNMENT for each in tensors):
-        against = Obstacle(Against.ALIGNMENT, "one elsewhere")
-    return "directly" if against is None else f"by Triton, not directly: {against}"
+    def _learn(self, buffers: Buffers, counts: Counts, rows: int, *, aligned: bool) -> Launch:
+        """Return a launch of the plan for ``rows``: a new one, or a known one that now serves them as well."""
+        plan = self.plan(rows)
+        for each in self.known:
+            if each.plan == plan and each.aligned == aligned:
+                each.fewest, each.most = min(each.fewest, rows), max(each.most, rows)
+                return each
+        kernel, args = self.arguments(buffers, plan)
+        names = kernel.arg_names
+        given = {**args, **counts}
+        rest = tuple(given[name] for name in names[len(buffers) :])
+        places = tuple(map(names.index, counts))
+        self.known.append(Launch(kernel, rest, places, plan, self.device, aligned, rows, rows))
+        return self.known[-1]
 
 
 @cache
-def standing() -> Obstacle | None:
-    """Return what stands against launching directly for as long as the process lives; asked once."""
-    asked = os.environ.get(ENVIRONMENT, "") or "direct"
+def why_not_direct() -> str:
+    """Return why this process never starts a compiled kernel itself; nothing where it does. Read once."""
+    asked = os.environ.get(ENVIRONMENT, "") or _WAYS[0]
     if asked not in _WAYS:
         raise InvalidCall(f"{ENVIRONMENT}={asked!r}, must be one of {', '.join(_WAYS)}")
-    if asked != "direct":
-        return Obstacle(Against.NOT_ASKED, asked)
-    if interpreting() or not has_triton():
-        return Obstacle(Against.INTERPRETED, "the interpreter" if has_triton() else "no Triton")
-    if torch.version.cuda is None:
-        return Obstacle(Against.NOT_NVIDIA, f"torch {torch.__version__}")
-    import triton
-
-    if ".".join(triton.__version__.split(".")[:2]) not in _VERSIONS:
-        return Obstacle(Against.VERSION, triton.__version__)
-    return None
+    if interpreting():
+        return "the interpreter compiles nothing"
+    return "" if asked == "direct" else f"{ENVIRONMENT}={asked}"
 
 
-def missing() -> Obstacle | None:
-    """Return what stands against building what launches directly; it is built by the first who asks."""
-    try:
-        direct.built()
-        direct.launch_function()
-    except direct.NotBuilt as why:
-        return Obstacle(Against.COMPILER, str(why))
-    return None
-
-
-def _passing() -> Obstacle | None:
-    """Return what somebody has set in Triton that only Triton's own launch heeds."""
-    for setting, reason in _settings():
-        if not _is_plain(setting):
-            return Obstacle(reason, f"{setting[1]} set in triton.knobs")
-    return None
-
-
-def _is_plain(setting: Setting) -> bool:
-    """Whether an attribute is the object that it is to be; where that is False, anything false."""
-    owner, name, plain = setting
-    value = getattr(owner, name)
-    return value is plain or (plain is False and not value)
-
-
-@cache
-def _settings() -> tuple[tuple[Setting, Against], ...]:
-    """Return what somebody may set in Triton, as it is where nobody has, and what then stands against."""
-    from triton.knobs import compilation, runtime
-
-    hooks: list[Setting] = []
-    for name in ("launch_enter_hook", "launch_exit_hook"):
-        chain = getattr(runtime, name)
-        # chains of hooks are there, and empty; others are hooks
-        if hasattr(chain, "calls"):
-            hooks += [(runtime, name, chain), (chain, "calls", False)]
-        else:
-            hooks.append((runtime, name, None))
-    compiled: list[Setting] = [
-        (runtime, "debug", False),
-        (runtime, "add_stages_inspection_hook", None),
-        (compilation, "instrumentation_mode", False),
-    ]
-    return *((each, Against.HOOKS) for each in hooks), *((each, Against.KNOBS) for each in compiled)
-
-
-def reread_environment() -> None:
-    """Forget what the environment said."""
-    standing.cache_clear()
+def how(tensors: Sequence[torch.Tensor]) -> str:
+    """Return in words how a call of ``tensors`` is launched, from the second such call on."""
+    against = why_not_direct()
+    if not against and any(each.data_ptr() % ALIGNMENT for each in tensors):
+        against = f"some tensor begins at no multiple of {ALIGNMENT} bytes"
+    return f"by Triton: {against}" if against else "directly"

@@ -1,108 +1,162 @@
-"""Every operation as a torch op with a fake and a backward: what a compiler sees of a call, in one piece.
+"""Every operation as a torch op with a fake and a backward: a compiler sees one op of a call.
 
 An op has the arguments of its function; one with a residual is an op of its own, for it returns two tensors.
 One that writes its arguments returns nothing and has no backward: it is refused where a gradient is needed.
-``ops.py`` calls them while something traces it; eager calls never come here. Whichever path runs the forward,
+``api`` calls ops while something traces it; eager calls never come here. Whichever path runs the forward,
 the backward recomputes it natively. Ops with fp8 values return a list, and refuse to be differentiated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 
-from normkernels import fp8, native, validate
-from normkernels.describe import ACTIVATIONS, ROUNDINGS, hold_tensors
-from normkernels.describe_fp8 import no_gradient, quantisation
-from normkernels.describe_mrope import hold_rotation
-from normkernels.dispatch import CHECKS
+from normkernels import checks
+from normkernels.call import FP8
 from normkernels.errors import InvalidCall
+from normkernels.operations.mrope import Mrope, MropeInPlace
+from normkernels.operations.operation import OPERATIONS, Operation, Results, run
+from normkernels.operations.quantisation import no_gradient
+from normkernels.operations.rms_norm import RmsNorm
 
 NAMESPACE = "normkernels"
 
-# y, or y and s, or q and k, or what an op with fp8 values returns; nothing where arguments are written
-Results = torch.Tensor | tuple[torch.Tensor, ...] | list[torch.Tensor] | None
 # The arguments of a call by name.
 Given = Mapping[str, Any]
 
-_FLAGS = {"eps": "float", "rounding": "str", "path": "str?"}
-_PLAIN = {"x": "Tensor", "weight": "Tensor?", "weight_offset": "float", **_FLAGS}
-_GEMMA = {"x": "Tensor", "weight": "Tensor", **_FLAGS}
-_GATED = {
-    "x": "Tensor",
-    "gate": "Tensor?",
-    "weight": "Tensor",
-    "group_size": "int?",
-    "norm_before_gate": "bool",
-    "activation": "str",
-    **_FLAGS,
+# Types of a signature, as a schema has them.
+_TYPES = {
+    "torch.Tensor": "Tensor",
+    "torch.Tensor | None": "Tensor?",
+    "float": "float",
+    "int | None": "int?",
+    "bool": "bool",
+    "str": "str",
+    "str | None": "str?",
+    "torch.dtype": "ScalarType",
+    "Sequence[int]": "int[]",
 }
-_RESIDUAL = {"residual": "Tensor"}
-_MROPE = {
-    "q": "Tensor",
-    "k": "Tensor",
-    "positions": "Tensor",
-    "cos": "Tensor",
-    "sin": "Tensor",
-    "sections": "int[]",
-    "head_dim": "int?",
-    "interleaved": "bool",
-    "path": "str?",
-}
-_FP8 = {"quant_group": "int?", "scale_layout": "str", "fp8_dtype": "ScalarType", "also_unquantised": "bool"}
+# Kept: the ops live as long as it does.
+_LIBRARY = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]  # torch has no types here
 
-# Each op: the operation that it is, and its arguments with their types in a schema.
-OPS: Mapping[str, tuple[str, Mapping[str, str]]] = {
-    "rms_norm": ("rms_norm", _PLAIN),
-    "rms_norm_residual": ("rms_norm", _PLAIN | _RESIDUAL),
-    "gemma_rms_norm": ("gemma_rms_norm", _GEMMA),
-    "gemma_rms_norm_residual": ("gemma_rms_norm", _GEMMA | _RESIDUAL),
-    "rms_norm_gated": ("rms_norm_gated", _GATED),
-    "mrope": ("mrope", _MROPE),
-    "mrope_": ("mrope_", _MROPE | {"q": "Tensor(a!)", "k": "Tensor(b!)"}),
-    "rms_norm_fp8": ("rms_norm_fp8", _PLAIN | _FP8),
-    "rms_norm_fp8_residual": ("rms_norm_fp8", _PLAIN | _FP8 | _RESIDUAL),
-    "rms_norm_gated_fp8": ("rms_norm_gated_fp8", _GATED | _FP8),
-}
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One op of an operation: with a residual, or without one."""
+
+    name: str
+    operation: Operation
+    types: Mapping[str, str]  # of its arguments, as the schema has them
+
+    @property
+    def quantised(self) -> bool:
+        """Return whether its results are fp8 values and scales, among others."""
+        return "fp8_dtype" in self.types
+
+    @property
+    def in_place(self) -> bool:
+        """Return whether it writes its arguments."""
+        return isinstance(self.operation, MropeInPlace)
+
+    @property
+    def schema(self) -> str:
+        """Return its schema."""
+        returns = "Tensor"
+        if self.in_place:
+            returns = "()"
+        elif self.quantised:
+            returns = "Tensor[]"
+        elif isinstance(self.operation, Mrope) or "residual" in self.types:
+            returns = "(Tensor, Tensor)"
+        arguments = ", ".join(f"{kind} {name}" for name, kind in self.types.items())
+        return f"{self.name}({arguments}) -> {returns}"
+
+    def call(self, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return tensors and flags of a call of the op, as ``run`` takes them."""
+        given = dict(zip(self.types, values, strict=True))
+        if "sections" in given:
+            given["sections"] = tuple(given["sections"])
+        of = self.operation
+        return tuple(map(given.get, of.tensors)), tuple(map(given.get, of.flags))
+
+
+# By name.
+OPS: dict[str, Op] = {}
+
+
+def register(operation: Operation) -> None:
+    """Give an operation its ops, each with a schema, what runs it on any device, its fake and its backward."""
+    types = {
+        name: _TYPES[str(each.annotation)]
+        for name, each in operation.signature.parameters.items()
+        if name not in operation.written
+    }
+    if isinstance(operation, MropeInPlace):
+        types |= {"q": "Tensor(a!)", "k": "Tensor(b!)"}
+    residual = types.pop("residual", None)
+    _define(Op(operation.name, operation, types))
+    if residual:
+        _define(Op(f"{operation.name}_residual", operation, {**types, "residual": "Tensor"}))
+
+
+def _define(op: Op) -> None:
+    OPS[op.name] = op
+    _LIBRARY.define(op.schema)
+    qualified = f"{NAMESPACE}::{op.name}"
+    _LIBRARY.impl(op.name, lambda *values: _returned(op, compute(op, values)), "CompositeExplicitAutograd")
+    torch.library.register_fake(qualified, lambda *values: _returned(op, fake(op, values)), lib=_LIBRARY)
+    if not op.in_place:
+        setup = (_refuse_gradient if op.quantised else _remember)(op)
+        torch.library.register_autograd(qualified, _differentiate(op), setup_context=setup, lib=_LIBRARY)
+
+
+def _returned(op: Op, results: Results) -> Results:
+    """Return results as the schema has them."""
+    if op.in_place:
+        return None
+    return list(results) if op.quantised else results
 
 
 # Any: one tensor or several, as the operation says
-def call(operation: str, given: Given, outputs: Mapping[str, torch.Tensor | None]) -> Any:  # noqa: ANN401
-    """Make a call through its op; one that writes into given outputs is refused, and while it is traced."""
-    wrong = None
-    for name, tensor in outputs.items():
-        if tensor is not None:
-            wrong = f"{name} is given, must be None in a call that torch.compile traces"
-    # a schema takes True for a number, and a number for True
-    for name in ("eps", "weight_offset", "group_size", "quant_group", "head_dim"):
-        if isinstance(given.get(name), bool):
-            wrong = f"{name}={given[name]!r}, must be a number"
-    for name in ("norm_before_gate", "interleaved", "also_unquantised"):
-        if not isinstance(given.get(name, True), bool):
-            wrong = f"{name}={given[name]!r}, must be one of True, False"
-    if not isinstance(given.get("fp8_dtype", torch.uint8), torch.dtype):
-        wrong = f"fp8_dtype={given['fp8_dtype']!r}, must be one of {', '.join(map(str, fp8.TYPES))}"
-    if operation == "mrope_" and torch.is_grad_enabled():
-        for name in ("q", "k", "cos", "sin"):
-            if given[name].requires_grad:
-                wrong = f"q and k are written, {name} must not need a gradient then"
+def call(name: str, tensors: tuple[Any, ...], flags: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    """Make a call through its op, as a compiler traces it; one that writes into given outputs is refused."""
+    operation = OPERATIONS[name]
+    given = dict(zip((*operation.tensors, *operation.flags), (*tensors, *flags), strict=True))
+    wrong = _wrong(operation, given)
     if wrong is not None:
         # raised here it would only break the graph, and Dynamo would go on to trace the kernel's launch
-        return torch.ops.normkernels.refuse(next(iter(given.values())), f"{operation}: {wrong}")
-
-    name = operation
-    if "residual" in given:
+        return torch.ops.normkernels.refuse(tensors[0], f"{name}: {wrong}")
+    given = {name: value for name, value in given.items() if name not in operation.written}
+    if isinstance(operation, RmsNorm):
         if given["residual"] is None:
-            given = {name: value for name, value in given.items() if name != "residual"}
+            del given["residual"]
         else:
-            name = f"{operation}_residual"
-    if operation == "mrope_":
-        torch.ops.normkernels.mrope_(**given)
-        return given["q"], given["k"]
-    return getattr(torch.ops.normkernels, name)(**given)
+            name = f"{name}_residual"
+    results = getattr(torch.ops.normkernels, name)(**given)
+    return (given["q"], given["k"]) if results is None else tuple(results) if "fp8_dtype" in given else results
+
+
+def _wrong(operation: Operation, given: Given) -> str | None:
+    """Return what is wrong with a call that a schema would take, or that no op can be made of."""
+    for name, value in given.items():
+        kind = str(operation.signature.parameters[name].annotation)
+        if name in operation.written and value is not None:
+            return f"{name} is given, must be None in a call that torch.compile traces"
+        # a schema takes True for a number, and a number for True
+        if kind in ("float", "int | None") and isinstance(value, bool):
+            return f"{name}={value!r}, must be a number"
+        if kind == "bool" and not isinstance(value, bool):
+            return f"{name}={value!r}, must be one of True, False"
+        if kind == "torch.dtype" and not isinstance(value, torch.dtype):
+            return f"{name}={value!r}, must be one of {', '.join(map(str, FP8))}"
+    if isinstance(operation, MropeInPlace) and torch.is_grad_enabled():
+        for name in ("q", "k", "cos", "sin"):
+            if given[name].requires_grad:
+                return f"q and k are written, {name} must not need a gradient then"
+    return None
 
 
 def refuse(x: torch.Tensor, message: str) -> torch.Tensor:
@@ -110,110 +164,61 @@ def refuse(x: torch.Tensor, message: str) -> torch.Tensor:
     raise InvalidCall(message)
 
 
-def _hold_backward(operation: str) -> None:
+def _check_backward(op: Op) -> None:
     """Refuse a call under forward-mode autograd: torch would drop the tangents of an op without a word."""
-    # torch has no public question for it
-    if forward_ad._current_level >= 0:  # noqa: SLF001
-        raise InvalidCall(f"{operation}: called in forward-mode autograd, must be eager there: the op has no jvp")
+    if checks.forward_mode():
+        raise InvalidCall(
+            f"{op.operation.name}: called in forward-mode autograd, must be eager there: the op has no jvp"
+        )
 
 
-def run(operation: str, given: Given) -> Results:
+def compute(op: Op, values: tuple[Any, ...]) -> Results:
     """Run the call as an eager one."""
-    _hold_backward(operation)
+    _check_backward(op)
     if torch.compiler.is_compiling():
-        # a tracer that computes on constants: the function itself would come back here
-        return recompute(operation, given)
+        # a tracer that computes on constants, and sees no kernel
+        return recompute(op, values)
+    return run(op.operation.name, *op.call(values))
 
-    # here, because the functions' own modules import this one
-    import normkernels
 
-    results: Results = getattr(normkernels, operation)(**given)
-    if operation == "mrope_":
+def fake(op: Op, values: tuple[Any, ...]) -> Results:
+    """Return the results of the call, without values; check it, which asks nothing of row counts."""
+    _check_backward(op)
+    operation = op.operation
+    # a compiler may pass symbols, and flags are constants of a call
+    plain = {torch.SymFloat: float, torch.SymInt: int}
+    tensors, flags = op.call(values)
+    flags = tuple(plain.get(type(flag), _same)(flag) for flag in flags)
+    given = dict(zip((*operation.tensors, *operation.flags), (*tensors, *flags), strict=True))
+    if "sections" in given:
+        given["sections"] = tuple(map(int, given["sections"]))
+    resolved = operation.resolve(given)
+    if given["path"] is not None:
+        allowed = (str(operation.path), "native")
+        checks.choice(operation.name, "path", given["path"], allowed)
+    if op.in_place:
         return None
-    return list(results) if "fp8_dtype" in given and results is not None else results
+    return operation.results(operation.buffers(tensors, resolved))
 
 
-def fake(operation: str, given: Given) -> Results:
-    """Return what the call returns, without values; hold it to a meaning, which asks nothing of row counts."""
-    _hold_backward(operation)
-    if "q" in given:
-        return _fake_rotation(operation, given)
-    x, weight = given["x"], given["weight"]
-    weights = {} if weight is None and OPS[operation][1]["weight"] == "Tensor?" else {"weight": weight}
-    beside = {name: given[name] for name in ("residual", "gate") if given.get(name) is not None}
-    hold_tensors(operation, x, weights, beside, {})
-    # float: a compiler may pass a symbol, and these are constants of a call
-    validate.epsilon(operation, float(given["eps"]))
-    if "weight_offset" in given:
-        validate.number(operation, "weight_offset", float(given["weight_offset"]))
-    if "group_size" in given:
-        validate.group_width(operation, given["group_size"], x.shape[-1])
-        validate.choice(operation, "activation", given["activation"], tuple(ACTIVATIONS))
-    validate.choice(operation, "rounding", given["rounding"], ROUNDINGS)
-    _hold_path(operation, operation, given["path"])
-
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    total = torch.empty(x.shape, dtype=x.dtype, device=x.device) if "residual" in given else None
-    if "fp8_dtype" in given:
-        how = quantisation(operation, x, *(given[name] for name in _FP8))
-        values = torch.empty(x.shape, dtype=how.dtype, device=x.device)
-        scales = fp8.empty_scales(x, how)
-        return list(fp8.results(values, scales, y if given["also_unquantised"] else None, total))
-    return y if total is None else (y, total)
+def _same(value: object) -> object:
+    return value
 
 
-def _fake_rotation(operation: str, given: Given) -> Results:
-    tensors = {name: given[name] for name in ("q", "k", "positions", "cos", "sin")}
-    # int: a compiler may pass a symbol, and these are constants of a call
-    sections = tuple(map(int, given["sections"]))
-    head_dim = None if given["head_dim"] is None else int(given["head_dim"])
-    hold_rotation(operation, tensors, sections, head_dim, given["interleaved"])
-    _hold_path(operation, "mrope", given["path"])
-    if operation == "mrope_":
-        return None
-    q, k = (torch.empty(each.shape, dtype=each.dtype, device=each.device) for each in (given["q"], given["k"]))
-    return q, k
-
-
-def _hold_path(name: str, operation: str, path: str | None) -> None:
-    if path is not None:
-        validate.choice(name, "path", path, tuple(map(str, CHECKS[operation])))
-
-
-def recompute(operation: str, given: Given) -> Results:
+def recompute(op: Op, values: tuple[Any, ...]) -> Results:
     """Run a valid call natively, in torch's own ops, which have gradients."""
-    if "q" in given:
-        tensors = {name: given[name] for name in ("q", "k", "positions", "cos", "sin")}
-        rotation = hold_rotation(operation, tensors, given["sections"], given["head_dim"], given["interleaved"])
-        q, k = native.mrope(**tensors, **rotation)
-        if operation == "mrope":
-            return q, k
-        given["q"].copy_(q)
-        given["k"].copy_(k)
-        return None
-    x, rounding = given["x"], given["rounding"]
-    flags: dict[str, Any] = {"eps": given["eps"]}
-    if "fp8_dtype" in given:
-        flags["how"] = quantisation(operation, x, *(given[name] for name in _FP8))
-        flags["unquantised"] = given["also_unquantised"]
-    if "gate" in given:
-        gated = "none" if given["gate"] is None else "after" if given["norm_before_gate"] else "before"
-        flags["width"] = x.shape[-1] if given["group_size"] is None else given["group_size"]
-        flags |= {"gated": gated, "activation": ACTIVATIONS[given["activation"]], "rounding": rounding}
-        run_natively = native.rms_norm_gated_fp8 if "how" in flags else native.rms_norm_gated
-        return run_natively(x, given["gate"], given["weight"], **flags)
-    offset = 1.0 if operation == "gemma_rms_norm" else given["weight_offset"]
-    flags |= {"offset": offset, "rounding": "fp32" if offset else rounding}
-    if "how" in flags:
-        return list(native.rms_norm_fp8(x, given["weight"], given.get("residual"), **flags))
-    y, total = native.rms_norm(x, given["weight"], given.get("residual"), **flags)
-    return y if total is None else (y, total)
+    operation = op.operation
+    tensors, flags = op.call(values)
+    resolved = operation.resolve(
+        dict(zip((*operation.tensors, *operation.flags), (*tensors, *flags), strict=True))
+    )
+    return operation.native(tensors, resolved)
 
 
 # Any: autograd's context is untyped
-def _remember(operation: str, names: tuple[str, ...]) -> Callable[..., None]:
+def _remember(op: Op) -> Callable[..., None]:
     def remember(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:  # noqa: ANN401
-        given = dict(zip(names, inputs, strict=True))
+        given = dict(zip(op.types, inputs, strict=True))
         tensors = {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
         ctx.save_for_backward(*tensors.values())
         ctx.tensors = tuple(tensors)
@@ -222,18 +227,17 @@ def _remember(operation: str, names: tuple[str, ...]) -> Callable[..., None]:
     return remember
 
 
-def _differentiate(operation: str, names: tuple[str, ...]) -> Callable[..., tuple[torch.Tensor | None, ...]]:
+def _differentiate(op: Op) -> Callable[..., tuple[torch.Tensor | None, ...]]:
     def differentiate(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
-        needed = dict(zip(names, ctx.needs_input_grad, strict=True))
-        # of second order, where somebody asks for it
+        needed = dict(zip(op.types, ctx.needs_input_grad, strict=True))
+        # of second order, where that is asked for
         again = torch.is_grad_enabled()
         with torch.enable_grad():
             # views: one tensor may be two arguments, and has a gradient as each
             given = {
                 name: tensor.view_as(tensor) for name, tensor in zip(ctx.tensors, ctx.saved_tensors, strict=True)
             }
-            made = recompute(operation, given | ctx.flags)
-        assert made is not None
+            made = recompute(op, tuple((given | ctx.flags)[name] for name in op.types))
         results = (made,) if isinstance(made, torch.Tensor) else tuple(made)
         # the sum has no gradient where only the weight needs one
         pairs = [(result, grad) for result, grad in zip(results, grads, strict=True) if result.requires_grad]
@@ -245,62 +249,23 @@ def _differentiate(operation: str, names: tuple[str, ...]) -> Callable[..., tupl
             create_graph=again,
         )
         by_name = dict(zip(wanted, found, strict=True))
-        return tuple(by_name.get(name) for name in names)
+        return tuple(by_name.get(name) for name in op.types)
 
     return differentiate
 
 
 # Any: autograd's context is untyped
-def _refuse_gradient(operation: str, names: tuple[str, ...]) -> Callable[..., None]:
+def _refuse_gradient(op: Op) -> Callable[..., None]:
     """Return what autograd calls before an op returns that it would have to differentiate."""
 
     def refuse_gradient(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:  # noqa: ANN401
-        given = zip(names, inputs, strict=True)
+        given = zip(op.types, inputs, strict=True)
         needs = next(name for name, each in given if isinstance(each, torch.Tensor) and each.requires_grad)
-        raise no_gradient(operation, needs)
+        raise no_gradient(op.operation.name, needs)
 
     return refuse_gradient
 
 
-# Any: torch's class has no types
-def _register(library: Any) -> None:  # noqa: ANN401
-    """Give every op its schema, what runs it on any device, its fake and its backward."""
-    library.define("refuse(Tensor x, str message) -> Tensor")
-    library.impl("refuse", refuse, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"{NAMESPACE}::refuse", refuse, lib=library)
-    for name, (operation, types) in OPS.items():
-        names = tuple(types)
-        arguments = ", ".join(f"{kind} {argument}" for argument, kind in types.items())
-        library.define(f"{name}({arguments}) -> {_returns(name)}")
-        qualified = f"{NAMESPACE}::{name}"
-        library.impl(name, _bound(run, operation, names), "CompositeExplicitAutograd")
-        torch.library.register_fake(qualified, _bound(fake, operation, names), lib=library)
-        if operation == "mrope_":
-            continue
-        setup = (_refuse_gradient if "fp8_dtype" in types else _remember)(operation, names)
-        torch.library.register_autograd(
-            qualified, _differentiate(operation, names), setup_context=setup, lib=library
-        )
-
-
-def _returns(name: str) -> str:
-    """Return the part of an op's schema that says what comes out."""
-    if name == "mrope_":
-        return "()"
-    if "fp8" in name:
-        return "Tensor[]"
-    return "(Tensor, Tensor)" if name == "mrope" or name.endswith("_residual") else "Tensor"
-
-
-def _bound(
-    function: Callable[[str, Given], Results], operation: str, names: tuple[str, ...]
-) -> Callable[..., Results]:
-    def bound(*args: object) -> Results:
-        return function(operation, dict(zip(names, args, strict=True)))
-
-    return bound
-
-
-# Kept: the ops live as long as it does.
-_LIBRARY = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]  # torch has no types here
-_register(_LIBRARY)
+_LIBRARY.define("refuse(Tensor x, str message) -> Tensor")
+_LIBRARY.impl("refuse", refuse, "CompositeExplicitAutograd")
+torch.library.register_fake(f"{NAMESPACE}::refuse", refuse, lib=_LIBRARY)

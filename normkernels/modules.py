@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from normkernels.api import Normed, gemma_rms_norm, rms_norm, rms_norm_gated
 from normkernels.errors import InvalidCall
-from normkernels.ops import Normed, gemma_rms_norm, rms_norm, rms_norm_gated
+
+__all__ = ["GemmaRMSNorm", "RMSNorm", "RMSNormGated"]
 
 
 class RMSNorm(nn.Module):

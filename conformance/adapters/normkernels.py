@@ -51,9 +51,7 @@ class NormKernels(Adapter):
     forced: str | None = None  # the path asked for; None leaves the choice to the dispatcher
 
     def __init__(self) -> None:
-        # on the CPU the thresholds that are judged must lie within reach of the interpreter
-        if interpreting():
-            plans.TABLE = plans.INTERPRETED
+        self._table = plans.INTERPRETED if interpreting() else plans.MEASURED
 
     # arguments go on as they came
 
@@ -111,8 +109,8 @@ class NormKernels(Adapter):
     def row_thresholds(self, operation: str) -> tuple[int, ...]:
         """Return the row counts of the plan table in use."""
         if operation == "mrope":
-            return plans.token_thresholds(plans.TABLE)
-        each = (plans.row_thresholds(kind, plans.TABLE) for kind in KINDS[operation])
+            return plans.token_thresholds(self._table)
+        each = (plans.row_thresholds(kind, self._table) for kind in KINDS[operation])
         return tuple(sorted({rows for rows_of_kind in each for rows in rows_of_kind}))
 
     def column_thresholds(self, operation: str) -> tuple[int, ...]:

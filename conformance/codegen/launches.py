@@ -18,8 +18,8 @@ from conformance.materialize import buffer_of, passed
 from conformance.operations import OPERATIONS, Arguments
 from normkernels import plans
 from normkernels.call import Device, conversions
-from normkernels.dispatch import CHECKS
 from normkernels.errors import PathUnavailable
+from normkernels.operations.operation import OPERATIONS as PACKAGE_OPERATIONS
 
 Untyped = Any  # Triton has no types
 
@@ -59,10 +59,8 @@ class Recorder:
         self._adapter = NormKernels()
         self._binders: dict[str, Untyped] = {}
         self._launches: list[Launch] = []
-        plans.TABLE = replace(plans.MEASURED, warp=target.warp_size, ptx=target.backend == "cuda")
-        device = Device(
-            "cuda", has_triton=True, interpreting=False, table=plans.TABLE, fp8=conversions(gpu(target))
-        )
+        table = replace(plans.MEASURED, warp=target.warp_size, ptx=target.backend == "cuda")
+        device = Device("cuda", has_triton=True, interpreting=False, table=table, fp8=conversions(gpu(target)))
         Device.of = lambda _tensor: device  # type: ignore[method-assign, assignment]  # as said above
         jit.JITFunction.run = lambda kernel, *args, **kwargs: self._note(kernel, args, kwargs)
 
@@ -72,7 +70,7 @@ class Recorder:
         operation = OPERATIONS[case.operation]
         positional = [arguments.pop(name) for name in operation.positional]
         # forced, so that what no kernel takes is refused here, and not computed natively
-        self._adapter.forced = next(iter(CHECKS[case.operation])).value
+        self._adapter.forced = PACKAGE_OPERATIONS[case.operation].path.value
         self._launches.clear()
         try:
             getattr(self._adapter, f"{case.operation}{'_' * in_place}")(*positional, **arguments)

@@ -9,20 +9,18 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from conformance.package.gated_calls import DEVICE
-from normkernels import plans, routes
+from normkernels import launch, plans
 from normkernels.call import interpreting
-from normkernels.launch import Launched, Ready, launch
+from normkernels.operations.operation import ENVIRONMENT, reread_environment
 
 
 @pytest.fixture(autouse=True)
-def fresh_routes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Start without cached routes, on the plan table that the machine can reach, and leave nothing."""
-    if interpreting():
-        monkeypatch.setattr(plans, "TABLE", plans.INTERPRETED)
-    monkeypatch.delenv(routes.ENVIRONMENT, raising=False)
-    routes.reread_environment()
+def fresh_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Start without cached decisions, and leave none."""
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    reread_environment()
     yield
-    routes.reread_environment()
+    reread_environment()
 
 
 @pytest.fixture
@@ -30,19 +28,12 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[plans.Plan]:
     """Return a list that receives the plan of every launch."""
     seen: list[plans.Plan] = []
 
-    def note(*args: object) -> Launched:
-        seen.extend(arg for arg in args if isinstance(arg, plans.Plan))
-        return launch(*args)  # type: ignore[arg-type]  # passed on as they came
+    def note(known: launch.Launch, *given: object) -> None:
+        start(known, *given)  # type: ignore[arg-type]  # passed on as they came
+        seen.append(known.plan)
 
-    def note_again(ready: Ready, *args: object) -> bool:
-        started = start(ready, *args)  # type: ignore[arg-type]  # passed on as they came
-        seen.extend([ready.plan] if started else [])
-        return started
-
-    start = Ready.start
-    monkeypatch.setattr(Ready, "start", note_again)
-    for operation in ("rms_norm", "rms_norm_gated", "rms_norm_fp8", "rms_norm_gated_fp8", "mrope"):
-        monkeypatch.setattr(f"normkernels.kernels.{operation}.launch", note)
+    start = launch.launch
+    monkeypatch.setattr(launch, "launch", note)
     return seen
 
 

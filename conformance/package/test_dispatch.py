@@ -25,7 +25,7 @@ from conformance.package.gated_calls import (
     strided,
     values,
 )
-from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, plans, routes
+from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, plans
 from normkernels.call import Call, Device, Gated
 from normkernels.dispatch import CHECKS, decide
 
@@ -67,7 +67,7 @@ RUNS = {"TRITON_INTERPRET": "1"}
 ENVIRONMENTS: dict[Reason, tuple[dict[str, str], dict[str, str]]] = {
     Reason.NO_TRITON: (RUNS, RUNS | {"WITHOUT": "triton"}),
     Reason.NO_GPU: (RUNS, {}),
-    Reason.FORCED: (RUNS, RUNS | {routes.ENVIRONMENT: "native"}),
+    Reason.FORCED: (RUNS, RUNS | {ENVIRONMENT: "native"}),
 }
 
 SCRIPT = """
@@ -99,7 +99,7 @@ print(json.dumps([decision.name, [str(r) for r in decision.rejected], bool(((y -
 
 def in_environment(variables: dict[str, str], operation: str = "rms_norm_gated") -> tuple[str, list[str], bool]:
     """Return decision, rejections and agreement with native, in a process of its own on the CPU."""
-    cleared = {"TRITON_INTERPRET", routes.ENVIRONMENT, "PYTHONPATH"}
+    cleared = {"TRITON_INTERPRET", ENVIRONMENT, "PYTHONPATH"}
     kept = {k: v for k, v in os.environ.items() if k not in cleared}
     root = str(File(normkernels.__file__).parents[1])
     done = subprocess.run(
@@ -239,8 +239,8 @@ def test_a_forced_path_that_cannot_run_raises_before_it_writes() -> None:
 )
 def test_the_environment_forces_a_path(monkeypatch: pytest.MonkeyPatch, text: str, name: str) -> None:
     """``NORMKERNELS_PATH`` bisects a failure without touching code, and shows in the decision."""
-    monkeypatch.setenv(routes.ENVIRONMENT, text)
-    routes.reread_environment()
+    monkeypatch.setenv(ENVIRONMENT, text)
+    reread_environment()
     decision = explain(call())
 
     assert name == decision.name
@@ -249,8 +249,8 @@ def test_the_environment_forces_a_path(monkeypatch: pytest.MonkeyPatch, text: st
 
 def test_the_path_of_a_call_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code that asks for a path gets it."""
-    monkeypatch.setenv(routes.ENVIRONMENT, "native")
-    routes.reread_environment()
+    monkeypatch.setenv(ENVIRONMENT, "native")
+    reread_environment()
 
     assert "rows/decode128" == explain(call(path="rows")).name
 
@@ -258,8 +258,8 @@ def test_the_path_of_a_call_goes_before_the_environment(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("text", ["rows", "native,", "nothing=native", "rms_norm_gated=rows", " native"])
 def test_the_environment_is_held_to_what_it_may_say(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Anything else raises at the first call and says what is allowed."""
-    monkeypatch.setenv(routes.ENVIRONMENT, text)
-    routes.reread_environment()
+    monkeypatch.setenv(ENVIRONMENT, text)
+    reread_environment()
 
     with pytest.raises(InvalidCall, match=r"must be native or a comma-separated list of .*rms_norm_gated=native"):
         run(call())
@@ -268,7 +268,7 @@ def test_the_environment_is_held_to_what_it_may_say(monkeypatch: pytest.MonkeyPa
 def test_the_environment_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that changes after the first call changes nothing."""
     run(call())
-    monkeypatch.setenv(routes.ENVIRONMENT, "native")
+    monkeypatch.setenv(ENVIRONMENT, "native")
 
     assert "rows/decode128" == explain(call()).name
 
@@ -281,11 +281,11 @@ def test_a_cached_route_agrees_with_decide(
 ) -> None:
     """A call whose route another batch has left behind runs the plan that ``decide`` gives it."""
     run(call(2, width, **changes))
-    cached = len(routes._routes)
+    cached = len(operation._known)
     arguments = call(rows, width, **changes)
     result = run(arguments)
 
-    assert cached == len(routes._routes) == 1
+    assert cached == len(operation._known) == 1
     assert explain(arguments).plan == launched[-1]
     assert_right(arguments, result)
 
@@ -332,7 +332,7 @@ def test_explain_launches_nothing(launched: list[plans.Plan]) -> None:
     assert [] == launched
 
 
-@pytest.mark.parametrize("name", routes.DESCRIBE)
+@pytest.mark.parametrize("name".DESCRIBE)
 def test_explain_takes_what_the_operation_takes(name: str) -> None:
     """Every argument of the operation, under the same name and with the same default."""
     operation = inspect.signature(getattr(normkernels, name)).parameters

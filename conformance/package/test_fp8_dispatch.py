@@ -11,7 +11,7 @@ import torch
 
 from conformance.package.fp8_calls import OPERATIONS, TYPES, assert_right, call, explain, full, run
 from conformance.package.gated_calls import DEVICE, Arguments, strided, values
-from normkernels import InvalidCall, Path, PathUnavailable, Reason, describe_fp8, native, plans, routes
+from normkernels import InvalidCall, Path, PathUnavailable, Reason, describe_fp8, native, plans
 from normkernels.call import Call, Device, Quantised, conversions
 from normkernels.dispatch import decide
 
@@ -241,7 +241,7 @@ def test_a_cached_route_agrees_with_decide(
     arguments = call(operation, rows, 96, quant_group=group)
     results = run(operation, arguments)
 
-    assert 1 == len(routes._routes)
+    assert 1 == len(operation._known)
     assert explain(operation, arguments).plan == launched[-1]
     assert_right(operation, arguments, results)
 
@@ -304,7 +304,7 @@ def test_a_route_of_one_operation_serves_no_other() -> None:
         run(operation, arguments)
         assert_right(operation, {k: v for k, v in arguments.items() if k != "residual"}, run(operation, arguments))
 
-    assert 2 == len(routes._routes)
+    assert 2 == len(operation._known)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

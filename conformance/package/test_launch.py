@@ -25,7 +25,7 @@ from conformance.package.driver import LAUNCH
 from conformance.package.gated_calls import DEVICE
 from conformance.rows import count, flat, with_rows
 from conformance.strategies import Scope, enumerated_cases
-from normkernels import direct, launch, plans, routes
+from normkernels import direct, launch, plans
 
 STREAM = 7
 
@@ -138,9 +138,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     for operation in ("rms_norm", "rms_norm_gated", "rms_norm_fp8", "rms_norm_gated_fp8", "mrope"):
         monkeypatch.setattr(f"normkernels.kernels.{operation}.launch", made.launch)
     monkeypatch.setattr(launch, "reread_environment", lambda: None)
-    routes.reread_environment()
+    reread_environment()
     yield made
-    routes.reread_environment()
+    reread_environment()
 
 
 def call(operation: str, case: Case) -> tuple[torch.Tensor, ...]:
@@ -183,7 +183,7 @@ def test_a_direct_launch_passes_what_triton_would(operation: str, gpu: Gpu) -> N
         arguments = arguments_of(materialize(case, values_of(case), DEVICE, POISONS[0]))
         gpu.starts.clear()
         first = call_with(operation, arguments)
-        routes.reread_environment()
+        reread_environment()
         second = call_with(operation, arguments)
         if not gpu.starts:
             continue
@@ -440,7 +440,7 @@ def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
     """Triton would pass it to another kernel."""
     nothing = launch.Repeats(plans.TABLE)
     normkernels.rms_norm(**rows_of())
-    (route,) = routes._routes.values()
+    (route,) = operation._known.values()
     (known,) = route.repeats.starts
     tensors = (rows_of()["x"], None, None, rows_of()["x"], None)
     pointers = (tensors[0].data_ptr(),) * len(tensors)

@@ -18,7 +18,7 @@ from transformers.models.qwen3_5 import modeling_qwen3_5
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from conformance.package.gated_calls import DEVICE
-from normkernels import GemmaRMSNorm, RMSNormGated, apply_rotary_pos_emb, plans, routes, swap
+from normkernels import GemmaRMSNorm, RMSNormGated, apply_rotary_pos_emb, plans, swap
 
 WORDS = 64
 TOKENS = (2, 5)  # sequences and their length
@@ -122,8 +122,8 @@ def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     """Run a test on the paths that the dispatcher chooses, and natively."""
     path: str | None = request.param
     if path is not None:
-        monkeypatch.setenv(routes.ENVIRONMENT, path)
-        routes.reread_environment()
+        monkeypatch.setenv(ENVIRONMENT, path)
+        reread_environment()
     return path
 
 

@@ -21,7 +21,7 @@ from conformance.package.mrope_calls import (
     run,
     views_of_one_buffer,
 )
-from normkernels import InvalidCall, Path, PathUnavailable, Reason, plans, routes
+from normkernels import InvalidCall, Path, PathUnavailable, Reason, plans
 from normkernels.launch import Launched, launch
 from normkernels.plans import INTERPRETED, MEASURED, HeadPlan
 
@@ -100,8 +100,8 @@ def test_in_place_is_decided_as_the_other() -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_environment_forces_both_forms(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``NORMKERNELS_PATH`` names the operation; a norm is not moved."""
-    monkeypatch.setenv(routes.ENVIRONMENT, "mrope=native")
-    routes.reread_environment()
+    monkeypatch.setenv(ENVIRONMENT, "mrope=native")
+    reread_environment()
 
     assert "native" == explain(call(), operation).name
     assert Path.HEADS is explain(call(path="heads"), operation).path
@@ -144,7 +144,7 @@ def test_a_cached_route_agrees_with_decide(operation: str, tokens: int, launched
     results = run(arguments, operation)
 
     # one in place, one not: the kernel stores another set of columns
-    assert 2 == len(routes._routes)
+    assert 2 == len(operation._known)
     assert decision.plan == launched[-1]
     assert all(map(torch.equal, wanted, results))
 
@@ -212,7 +212,7 @@ def test_both_ranks_have_routes_of_their_own() -> None:
     for arguments in (call(), plain, plain | {"head_dim": 32}, call(), plain):
         assert_right(arguments, run(arguments))
 
-    assert 3 == len(routes._routes)
+    assert 3 == len(operation._known)
 
 
 # How wide each access may be: what a layout promises the compiler, and what it must not.

@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 import normkernels as nk
-from normkernels import Path, describe, routes
+from normkernels import Path, describe
 from normkernels.call import Device
 from normkernels.dispatch import decide
 
@@ -66,11 +66,11 @@ def _plainly(monkeypatch: pytest.MonkeyPatch) -> Plainly:
     """Return what makes a call on plain tensors, on the path that tensors without memory take."""
 
     def plainly(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        monkeypatch.setenv(routes.ENVIRONMENT, "native")
-        routes.reread_environment()
+        monkeypatch.setenv(ENVIRONMENT, "native")
+        reread_environment()
         made = run(call, tensors)
-        monkeypatch.delenv(routes.ENVIRONMENT)
-        routes.reread_environment()
+        monkeypatch.delenv(ENVIRONMENT)
+        reread_environment()
         return made
 
     return plainly

@@ -9,7 +9,7 @@ import torch
 
 from conformance.package.gated_calls import DEVICE, Arguments, values
 from conformance.package.norm_calls import OPERATIONS, added, assert_right, call, explain, run
-from normkernels import InvalidCall, Path, PathUnavailable, Reason, native, plans, routes
+from normkernels import InvalidCall, Path, PathUnavailable, Reason, native, plans
 
 DOUBLE = torch.float64
 
@@ -131,7 +131,7 @@ def test_a_cached_route_agrees_with_decide(
     arguments = make(rows, 96)
     results = run(operation, arguments)
 
-    assert 1 == len(routes._routes)
+    assert 1 == len(operation._known)
     assert explain(operation, arguments).plan == launched[-1]
     assert_right(operation, arguments, results)
 
@@ -187,8 +187,8 @@ def test_a_route_of_one_operation_serves_no_other() -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_environment_forces_one_operation(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
     """``NORMKERNELS_PATH`` names an operation, and no other is moved."""
-    monkeypatch.setenv(routes.ENVIRONMENT, f"{operation}=native")
-    routes.reread_environment()
+    monkeypatch.setenv(ENVIRONMENT, f"{operation}=native")
+    reread_environment()
 
     forced = {each: explain(each, call()).path is Path.NATIVE for each in OPERATIONS}
     assert {each: each == operation for each in OPERATIONS} == forced

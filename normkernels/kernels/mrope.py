@@ -3,17 +3,11 @@
 A frequency takes its angle from the position on one of three axes. Arithmetic is fp32.
 """
 
-from collections.abc import Mapping
-
-import torch
 import triton
 import triton.language as tl
 
 from normkernels.kernels.row_norm import widened
-from normkernels.kernels.tiles import access, column_pointers, kernel
-from normkernels.launch import Launched, launch
-from normkernels.plans import HeadPlan, power_of_two
-from normkernels.strides import by_heads
+from normkernels.kernels.tiles import column_pointers, kernel
 
 # bytes of q, and of k, that a thread loads before anything that waits: a quarter of its registers
 AHEAD_BYTES = 256
@@ -512,67 +506,3 @@ def mrope_kernel(
         K_BLOCKS,
         AHEAD,
     )
-
-
-def mrope_fwd(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    positions: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    q_out: torch.Tensor,
-    k_out: torch.Tensor,
-    *,
-    sections: tuple[int, int, int],
-    head_dim: int,
-    interleaved: bool,
-    plan: HeadPlan,
-) -> Launched:
-    """Write q and k, rotated, into the outputs, which may be q and k. Arguments were validated in ``describe``."""
-    half = cos.shape[1]
-    rest = head_dim - 2 * half
-    given = {"q": q, "k": k, "q_out": q_out, "k_out": k_out}
-    heads = {name: by_heads(tensor, head_dim) for name, tensor in given.items()}
-    tables = {"cos": cos, "sin": sin}
-    tile = plan.rows * plan.heads * power_of_two(half)
-    args = {
-        **{f"{name}_ptr": tensor for name, tensor in (heads | tables).items()},
-        **_strides(heads, ("token", "head", "col")),
-        **_strides(tables, ("row", "col")),
-        "positions_ptr": positions,
-        "axis_stride": positions.stride(0),
-        "position_stride": positions.stride(-1),
-        "n_tokens": q.shape[0],
-        "q_heads": heads["q"].shape[1],
-        "k_heads": heads["k"].shape[1],
-        "max_positions": cos.shape[0],
-        "t_section": sections[0],
-        "h_section": sections[1],
-        "w_section": sections[2],
-        "AXES": 1 if positions.dim() == 1 else 3,
-        "INTERLEAVED": interleaved,
-        "IN_PLACE": q_out is q and k_out is k,
-        # the second half, and what is copied, begin a multiple of half further on
-        "ACCESS": access([(each, (half, *each.stride()[:-1])) for each in (*heads.values(), *tables.values())]),
-        "HALF": half,
-        "REST": rest,
-        "HALF_BLOCK": power_of_two(half),
-        "REST_BLOCK": power_of_two(rest),
-        "TOKENS": plan.rows,
-        "HEADS": plan.heads,
-        **{
-            f"{name.upper()}_BLOCKS": triton.cdiv(heads[name].shape[1], plan.heads * plan.programs)
-            for name in ("q", "k")
-        },
-        "AHEAD": max(AHEAD_BYTES * _WARP * plan.warps // (2 * tile * q.element_size()), 1),
-    }
-    return launch(mrope_kernel, (triton.cdiv(q.shape[0], plan.rows), plan.programs), args, plan, q.device)
-
-
-def _strides(tensors: Mapping[str, torch.Tensor], axes: tuple[str, ...]) -> dict[str, int]:
-    """Return the kernel arguments about strides, ``<tensor>_<axis>_stride`` each."""
-    return {
-        f"{name}_{axis}_stride": stride
-        for name, tensor in tensors.items()
-        for axis, stride in zip(axes, tensor.stride(), strict=True)
-    }

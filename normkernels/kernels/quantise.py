@@ -1,14 +1,9 @@
 """Fp8 values of a tile of groups and their scales: what every quantised norm ends with."""
 
-from collections.abc import Mapping
-
-import torch
 import triton
 import triton.language as tl
 
-from normkernels.fp8 import FLOOR, Quantisation
 from normkernels.kernels.row_norm import INTERPRETED, widened
-from normkernels.plans import Cut
 
 
 @triton.jit
@@ -180,26 +175,3 @@ def held_by_lanes(
     values = tl.broadcast_to(values, [values.shape[0], LANES])
     group = tl.broadcast_to(group, [group.shape[0], LANES])
     return values, group, lane
-
-
-def quantise_args(
-    tile: Mapping[str, int | str], scales: torch.Tensor, how: Quantisation, cut: Cut
-) -> dict[str, int | float | str]:
-    """Return the kernel arguments about tiles and scales: those of ``tile``, for lines of one block each."""
-    groups = scales.shape[-1]
-    steps = (groups, 1) if how.layout == "row" else (1, scales.numel() // groups)
-    args = {
-        **tile,
-        "scale_row_stride": steps[0],
-        "scale_group_stride": steps[1],
-        "FLOOR": FLOOR,
-        "FP8_MAX": how.max,
-        "WIDTH": cut.width,
-        "GROUP": cut.group,
-        "LEVELS": cut.levels,
-        "BLOCK_LEVELS": cut.block_levels,
-    }
-    # a line begins where its block does, and must be as aligned as rows are
-    if args["ACCESS"] == "aligned" and cut.block < cut.span and cut.block % 16:
-        args["ACCESS"] = "unit"
-    return args

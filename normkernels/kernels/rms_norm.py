@@ -4,22 +4,17 @@ Gemma's norm is this one with an offset of one. Arithmetic is fp32. The sum is r
 stored once, and the norm is that of the rounded sum.
 """
 
-import torch
-import triton
 import triton.language as tl
 
-from normkernels.kernels.row_norm import inverse_rms, normed, rounded_sum, rounding_points, widened
+from normkernels.kernels.row_norm import inverse_rms, normed, rounded_sum, widened
 from normkernels.kernels.tiles import (
     all_at_once,
     column_pointers,
     kernel,
     outer_rows,
     rows_of,
-    tile_args,
     tile_pointers,
 )
-from normkernels.launch import Launched, launch
-from normkernels.plans import Plan
 
 
 @kernel
@@ -154,43 +149,3 @@ def rms_norm_kernel(
         ACCESS,
     )
     tl.store(out_at, y.to(out_ptr.dtype.element_ty), mask=mask)
-
-
-def rms_norm_fwd(
-    x: torch.Tensor,
-    residual: torch.Tensor | None,
-    weight: torch.Tensor | None,
-    out: torch.Tensor,
-    residual_out: torch.Tensor | None,
-    *,
-    eps: float,
-    offset: float,
-    rounding: str,
-    plan: Plan,
-) -> Launched:
-    """Write the norm into ``out`` and the sum into ``residual_out``. Arguments were validated in ``describe``."""
-    width = x.shape[-1]
-    # what is not there is not touched: x stands in for it
-    tensors = {
-        "x": x,
-        "residual": x if residual is None else residual,
-        "out": out,
-        "sum": x if residual_out is None else residual_out,
-    }
-    args = {
-        **{f"{name}_ptr": tensor for name, tensor in tensors.items()},
-        "weight_ptr": x if weight is None else weight,
-        **tile_args(tensors, weight, width),
-        "n_rows": x.numel() // width,
-        "weight_offset": offset,
-        "eps": eps,
-        "RESIDUAL": residual is not None,
-        "READS": plan.reads,
-        "WEIGHT": weight is not None,
-        "OFFSET": offset != 0,
-        **rounding_points(rounding, x.dtype, weight),
-        "WIDTH": width,
-        "LEVELS": plan.levels,
-        "ROWS": plan.rows,
-    }
-    return launch(rms_norm_kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)

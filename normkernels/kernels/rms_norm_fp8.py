@@ -3,15 +3,10 @@
 A tile holds whole rows; only what is quantised is regrouped. Arithmetic is fp32, the quantisation's too.
 """
 
-from dataclasses import replace
-
-import torch
-import triton
 import triton.language as tl
 
-from normkernels.fp8 import Quantisation
-from normkernels.kernels.quantise import block_columns, held_by_lanes, quantise, quantise_args, rounded_to
-from normkernels.kernels.row_norm import rounded_sum, rounding_points, row_norm, widened
+from normkernels.kernels.quantise import block_columns, held_by_lanes, quantise, rounded_to
+from normkernels.kernels.row_norm import rounded_sum, row_norm, widened
 from normkernels.kernels.tiles import (
     all_at_once,
     column_pointers,
@@ -19,11 +14,8 @@ from normkernels.kernels.tiles import (
     outer_rows,
     rows_of,
     strided,
-    tile_args,
     tile_pointers,
 )
-from normkernels.launch import Launched, launch
-from normkernels.plans import Cut, Plan
 
 
 @kernel
@@ -190,51 +182,3 @@ def rms_norm_fp8_kernel(
     group = line % GROUPS
     scale_at = scale_ptr + strided(row, scale_row_stride) + strided(group, scale_group_stride)
     tl.store(scale_at + lane, scale, mask=there & (group * GROUP < WIDTH) & (lane == 0))
-
-
-def rms_norm_fp8_fwd(
-    x: torch.Tensor,
-    residual: torch.Tensor | None,
-    weight: torch.Tensor | None,
-    out: torch.Tensor,
-    scales: torch.Tensor,
-    y: torch.Tensor | None,
-    residual_out: torch.Tensor | None,
-    *,
-    eps: float,
-    offset: float,
-    rounding: str,
-    how: Quantisation,
-    plan: Plan,
-) -> Launched:
-    """Write values, scales, the norm and the sum into the outputs. Arguments were validated in ``describe``."""
-    width = x.shape[-1]
-    cut = Cut(width, how.group)
-    if any(each is not None and each.dtype == torch.float32 for each in (x, residual, weight)):
-        # plans count the registers of what is half as wide: this would spill
-        plan = replace(plan, registers=None)
-    # what is not there is not touched: x stands in for it
-    tensors = {
-        "x": x,
-        "residual": x if residual is None else residual,
-        "out": out,
-        "y": x if y is None else y,
-        "sum": x if residual_out is None else residual_out,
-    }
-    args = {
-        **{f"{name}_ptr": tensor for name, tensor in tensors.items()},
-        "weight_ptr": x if weight is None else weight,
-        "scale_ptr": scales,
-        **quantise_args(tile_args(tensors, weight, width), scales, how, cut),
-        "n_rows": x.numel() // width,
-        "weight_offset": offset,
-        "eps": eps,
-        "RESIDUAL": residual is not None,
-        "WEIGHT": weight is not None,
-        "OFFSET": offset != 0,
-        "UNQUANTISED": y is not None,
-        **rounding_points(rounding, x.dtype, weight),
-        "ROWS": plan.rows,
-        "PTX": plan.ptx,
-    }
-    return launch(rms_norm_fp8_kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)

@@ -3,14 +3,11 @@
 Arithmetic is fp32.
 """
 
-import torch
 import triton
 import triton.language as tl
 
-from normkernels.kernels.row_norm import rounding_points, row_norm
-from normkernels.kernels.tiles import column_pointers, kernel, outer_rows, rows_of, tile_args, tile_pointers
-from normkernels.launch import Launched, launch
-from normkernels.plans import Plan
+from normkernels.kernels.row_norm import row_norm
+from normkernels.kernels.tiles import column_pointers, kernel, outer_rows, rows_of, tile_pointers
 
 # of base 2, in which GPUs have their exponential
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -219,42 +216,3 @@ def rms_norm_gated_kernel(
         ACCESS,
     )
     tl.store(out_at, y.to(out_ptr.dtype.element_ty), mask=mask)
-
-
-def rms_norm_gated_fwd(
-    x: torch.Tensor,
-    gate: torch.Tensor | None,
-    weight: torch.Tensor,
-    out: torch.Tensor,
-    *,
-    eps: float,
-    width: int,
-    gated: str,
-    activation: str,
-    rounding: str,
-    plan: Plan,
-) -> Launched:
-    """Write the gated norm into ``out``. Arguments were validated in ``normkernels.describe``."""
-    normalised = x.dtype
-    if gate is not None and gated == "before":
-        normalised = torch.promote_types(x.dtype, gate.dtype)
-    args = {
-        "x_ptr": x,
-        "gate_ptr": x if gate is None else gate,
-        "weight_ptr": weight,
-        "out_ptr": out,
-        "weight_stride": weight.stride(0),
-        "n_rows": x.numel() // width,
-        "eps": eps,
-        "ACTIVATION": activation,
-        **rounding_points(rounding, normalised, weight),
-        "ROWS": plan.rows,
-    }
-    run = rms_norm_gated_128_kernel
-    if plan.name == "general":
-        run = rms_norm_gated_kernel
-        args |= tile_args({"x": x, "gate": args["gate_ptr"], "out": out}, weight, width)
-        groups = x.shape[-1] // width
-        args |= {"n_groups": groups, "GROUPED": groups > 1}
-        args |= {"GATE": gated, "WIDTH": width, "LEVELS": plan.levels}
-    return launch(run, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)

@@ -4,25 +4,19 @@ A line of a tile is a norm group. A row of the kernel is a span, whichever is la
 group; it is made of blocks, the smaller ones. Arithmetic is fp32, the quantisation's too.
 """
 
-import torch
-import triton
 import triton.language as tl
 
-from normkernels.fp8 import Quantisation
-from normkernels.kernels.quantise import block_columns, held_by_lanes, quantise, quantise_args
+from normkernels.kernels.quantise import block_columns, held_by_lanes, quantise
 from normkernels.kernels.rms_norm_gated import gated_norm
-from normkernels.kernels.row_norm import rounding_points, widened
+from normkernels.kernels.row_norm import widened
 from normkernels.kernels.tiles import (
     column_pointers,
     kernel,
     outer_rows,
     rows_of,
     strided,
-    tile_args,
     tile_pointers,
 )
-from normkernels.launch import Launched, launch
-from normkernels.plans import Cut, Plan
 
 
 @kernel
@@ -190,45 +184,3 @@ def rms_norm_gated_fp8_kernel(
     of_row = row % SPANS * ((SPAN + GROUP - 1) // GROUP) + group.to(row.dtype)
     scale_at = scale_ptr + strided(row // SPANS, scale_row_stride) + strided(of_row, scale_group_stride)
     tl.store(scale_at + lane, scale, mask=present & (group * GROUP < SPAN) & (lane == 0))
-
-
-def rms_norm_gated_fp8_fwd(
-    x: torch.Tensor,
-    gate: torch.Tensor | None,
-    weight: torch.Tensor,
-    out: torch.Tensor,
-    scales: torch.Tensor,
-    y: torch.Tensor | None,
-    *,
-    eps: float,
-    width: int,
-    gated: str,
-    activation: str,
-    rounding: str,
-    how: Quantisation,
-    plan: Plan,
-) -> Launched:
-    """Write values, scales and the norm into the outputs. Arguments were validated in ``describe``."""
-    n, cut = x.shape[-1], Cut(width, how.group)
-    normalised = x.dtype
-    if gate is not None and gated == "before":
-        normalised = torch.promote_types(x.dtype, gate.dtype)
-    # what is not there is not touched: x stands in for it
-    tensors = {"x": x, "gate": x if gate is None else gate, "out": out, "y": x if y is None else y}
-    args = {
-        **{f"{name}_ptr": tensor for name, tensor in tensors.items()},
-        "weight_ptr": weight,
-        "scale_ptr": scales,
-        **quantise_args(tile_args(tensors, weight, cut.span), scales, how, cut),
-        "n_rows": x.numel() // n * triton.cdiv(n, cut.span),
-        "eps": eps,
-        "GATE": gated,
-        "ACTIVATION": activation,
-        "UNQUANTISED": y is not None,
-        **rounding_points(rounding, normalised, weight),
-        "N": n,
-        "SPAN": cut.span,
-        "BLOCK": cut.block,
-        "ROWS": plan.rows,
-    }
-    return launch(rms_norm_gated_fp8_kernel, (triton.cdiv(args["n_rows"], plan.rows),), args, plan, x.device)

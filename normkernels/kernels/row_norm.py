@@ -77,11 +77,3 @@ def row_norm(
 ):
     """Return ``x * rsqrt(mean(x**2) + eps) * weight`` in fp32, its rounding points applied."""
     return normed(x, inverse_rms(x, eps, WIDTH, LEVELS), weight, NORMALISED, WEIGHTED)
-
-
-def rounding_points(rounding: str, normalised: torch.dtype, weight: torch.Tensor | None) -> dict[str, tl.dtype]:
-    """Return the kernel arguments ``NORMALISED`` and ``WEIGHTED`` for a norm of values of dtype ``normalised``."""
-    if rounding == "fp32":
-        return {"NORMALISED": tl.float32, "WEIGHTED": tl.float32}
-    weighted = normalised if weight is None else torch.promote_types(normalised, weight.dtype)
-    return {"NORMALISED": DTYPES[normalised], "WEIGHTED": DTYPES[weighted]}

@@ -8,15 +8,11 @@
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
-
-from normkernels.plans import MAX_LEADING
-from normkernels.strides import leading
 
 # bytes that a thread can load or store at once
 ALIGNMENT = 16
@@ -137,51 +133,3 @@ def column_pointers(
         BYTES: tl.constexpr = FP8_AT_ONCE if ptr.dtype.element_ty.primitive_bitwidth == 8 else 16
         pointers = tl.multiple_of(pointers, [1, BYTES])
     return pointers
-
-
-def tile_args(
-    tensors: Mapping[str, torch.Tensor], weight: torch.Tensor | None, width: int
-) -> dict[str, int | str]:
-    """Return the kernel arguments about sizes and strides; unused leading ones are 1 and 0.
-
-    ``tensors`` have one shape; ``weight`` has an element per column, and ``width`` columns of both are one row.
-    No kernel uses the outermost size, which therefore is 1: nothing here depends on the number of rows.
-    """
-    rows = leading(tuple(tensors.values()), width)
-    unused = MAX_LEADING - len(rows.sizes)
-    sizes = (1,) * (unused + 1) + rows.sizes[1:]
-    args: dict[str, int | str] = {"size_1": sizes[1], "size_2": sizes[2], "LEADING": len(rows.sizes)}
-    args["size_2_inverse"], args["size_2_shift"] = inverse(sizes[2])
-    for (name, tensor), strides in zip(tensors.items(), rows.strides, strict=True):
-        for axis, stride in enumerate((0,) * unused + strides):
-            args[f"{name}_stride_{axis}"] = stride
-        args[f"{name}_col_stride"] = tensor.stride(-1)
-    args["weight_stride"] = 0 if weight is None else weight.stride(0)
-    steps = list(zip(tensors.values(), rows.strides, strict=True))
-    args["ACCESS"] = access(steps if weight is None else [*steps, (weight, (width,))])
-    return args
-
-
-def inverse(size: int) -> tuple[int, int]:
-    """Return a multiplier m and a shift s: ``row // size == (2 * row * m >> 32) >> s`` of rows below 2**31.
-
-    m is ``2**(31 + s) / size`` rounded up, with the least s for which ``size <= 2**s``: what rounding adds to
-    ``row * m / 2**(31 + s)`` is less than ``row / 2**(31 + s) < 1 / size`` (Granlund and Montgomery 1994, with 31
-    bits). So m has 32 bits, the first of them set, and is returned as the int32 of the same bits: Triton passes
-    every such number as one type, and compiles one kernel.
-    """
-    shift = (size - 1).bit_length()
-    return -(-(2 ** (31 + shift)) // size) - 2**32, shift
-
-
-def access(tensors: Sequence[tuple[torch.Tensor, tuple[int, ...]]]) -> str:
-    """Return ``ACCESS`` of tensors, each with the elements from one of its rows to the next."""
-    # the stride of a single column is never used
-    if any(tensor.shape[-1] != 1 and tensor.stride(-1) != 1 for tensor, _ in tensors):
-        return "strided"
-    aligned = all(
-        place % ALIGNMENT == 0
-        for tensor, steps in tensors
-        for place in (tensor.data_ptr(), *(step * tensor.element_size() for step in steps))
-    )
-    return "aligned" if aligned else "unit"

@@ -1,0 +1,220 @@
+"""The record of an operation, and how a call of it runs: looked up or decided, then launched or computed natively."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from inspect import Signature
+from typing import Any, ClassVar
+
+import torch
+
+from normkernels import checks, dispatch
+from normkernels.call import Call, Device
+from normkernels.dispatch import Decision, Path, Rejection, Stop
+from normkernels.errors import InvalidCall
+from normkernels.launch import Arguments, Buffers, Counts, Launches, how, why_not_direct
+from normkernels.plans import Plan
+
+ENVIRONMENT = "NORMKERNELS_PATH"
+# More kinds of calls than a model has; a caller that varies eps or widths must not make the cache grow for ever.
+_MAX_KNOWN = 1024
+
+# All arguments of a call by name.
+Given = Mapping[str, Any]
+# The flags of a call, checked, as native forms and kernel arguments take them.
+Flags = Mapping[str, Any]
+# The tensors of a call, in the order of the public function's signature; None: not given.
+Tensors = Sequence[torch.Tensor | None]
+# Any: one tensor or several, as the operation says
+Results = Any
+
+
+class Operation(ABC):
+    """One public function: checks, description, native form, paths and kernel arguments of its calls."""
+
+    path: ClassVar[Path]  # of its Triton kernels
+    written: ClassVar[tuple[str, ...]] = ("out", "residual_out")  # arguments for results, in memory of the caller
+    anywhere: ClassVar[int | None] = None  # the pointer whose alignment its kernel does not depend on
+
+    def __init__(self, name: str, signature: Signature) -> None:
+        """Take the names of tensors and flags from the ``signature`` of the public function."""
+        self.name, self.signature = name, signature
+        types = {each.name: str(each.annotation) for each in signature.parameters.values()}
+        self.tensors = tuple(each for each, kind in types.items() if kind.startswith("torch.Tensor"))
+        self.flags = tuple(each for each in types if each not in self.tensors)
+
+    @property
+    def family(self) -> str:
+        """Return the name that decisions know it by: a form in place has the paths of the other one."""
+        return self.name.removesuffix("_")
+
+    @abstractmethod
+    def key(self, tensors: Tensors, flags: tuple[object, ...]) -> Hashable:
+        """Return all that a decision and a kernel's arguments depend on, row counts apart; None: not cached."""
+
+    @abstractmethod
+    def resolve(self, given: Given) -> Flags:
+        """Check types, dtypes, shapes and flags, no memory and no values; return the flags for the paths."""
+
+    @abstractmethod
+    def check_memory(self, tensors: Tensors) -> None:
+        """Check what no key can hold: where outputs are, and values that are indices."""
+
+    @abstractmethod
+    def describe(self, given: Given, flags: Flags) -> Call:
+        """Describe a checked call."""
+
+    @abstractmethod
+    def stops(self, call: Call, device: Device) -> Iterable[Stop]:
+        """Return the operation's own reasons against its kernels."""
+
+    @abstractmethod
+    def plan(self, call: Call, device: Device) -> tuple[Plan, tuple[Rejection, ...]]:
+        """Return the plan of a call that the kernels take, and each better plan with the reasons against it."""
+
+    @abstractmethod
+    def native(self, tensors: Tensors, flags: Flags) -> Results:
+        """Compute a call in PyTorch, and write into outputs that are given."""
+
+    @abstractmethod
+    def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
+        """Return the tensors that the kernel points to, in its order; outputs that are not given are made."""
+
+    @abstractmethod
+    def counts(self, buffers: Buffers, flags: Flags) -> Counts:
+        """Return the kernel arguments that differ between calls of one key; no rows first: nothing to launch."""
+
+    @abstractmethod
+    def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
+        """Return the kernel and its arguments by name, without pointers and counts."""
+
+    @abstractmethod
+    def results(self, buffers: Buffers) -> Results:
+        """Return the results among the buffers."""
+
+
+# By name; ``api`` fills it.
+OPERATIONS: dict[str, Operation] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """How every call of a key runs."""
+
+    flags: Flags
+    launches: Launches | None  # None: natively
+
+
+_known: dict[Hashable, Known] = {}
+
+
+def run(name: str, tensors: Tensors, flags: tuple[object, ...]) -> Results:
+    """Run a call; ``tensors`` and ``flags`` are its arguments in the order of the signature."""
+    operation = OPERATIONS[name]
+    key = operation.key(tensors, flags)
+    try:
+        known = _known.get(key)
+    except TypeError:
+        # a flag that cannot be hashed, and has no meaning
+        key = known = None
+    if known is None:
+        known = _prepare(operation, tensors, flags, key)
+    else:
+        operation.check_memory(tensors)
+    if known.launches is None:
+        return operation.native(tensors, known.flags)
+    buffers = operation.buffers(tensors, known.flags)
+    counts = operation.counts(buffers, known.flags)
+    if next(iter(counts.values())):
+        known.launches.start(buffers, counts)
+    return operation.results(buffers)
+
+
+def _prepare(operation: Operation, tensors: Tensors, flags: tuple[object, ...], key: Hashable) -> Known:
+    """Check, describe and decide a call, and keep the outcome under its key."""
+    given = dict(zip((*operation.tensors, *operation.flags), (*tensors, *flags), strict=True))
+    call, resolved = _described(operation, given)
+    decision = decide(operation, call, Device.of(given[operation.tensors[0]]), given["path"])
+    launches = None
+    if decision.path is not Path.NATIVE:
+        device = given[operation.tensors[0]].device
+        plan = partial(_plan, operation, call, Device.of(given[operation.tensors[0]]))
+        launches = Launches(device, plan, partial(operation.arguments, resolved), operation.anywhere)
+    known = Known(resolved, launches)
+    if key is not None:
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        _known[key] = known
+    return known
+
+
+def _described(operation: Operation, given: Given) -> tuple[Call, Flags]:
+    flags = operation.resolve(given)
+    operation.check_memory([given[name] for name in operation.tensors])
+    return operation.describe(given, flags), flags
+
+
+def _plan(operation: Operation, call: Call, device: Device, rows: int) -> Plan:
+    return operation.plan(replace(call, rows=rows), device)[0]
+
+
+def decide(operation: Operation, call: Call, device: Device, path: object) -> Decision:
+    """Decide on a call; its ``path`` goes before the one of the environment."""
+    if path is not None:
+        checks.choice(operation.family, "path", str(path), (str(operation.path), str(Path.NATIVE)))
+        return dispatch.decide(operation, call, device, Path(str(path)))
+    forced = Path.NATIVE if operation.family in _forced() else None
+    return dispatch.decide(operation, call, device, forced, asked_by=ENVIRONMENT)
+
+
+# Any: whatever the operation takes
+def explain(operation: str, *args: Any, **kwargs: Any) -> Decision:  # noqa: ANN401
+    """Return the decision on a call without running it; the arguments are those of the operation."""
+    checks.choice("explain", "operation", operation, tuple(OPERATIONS))
+    known = OPERATIONS[operation]
+    bound = known.signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    call, _ = _described(known, bound.arguments)
+    tensors = [bound.arguments[name] for name in known.tensors]
+    decision = decide(known, call, Device.of(tensors[0]), bound.arguments["path"])
+    if decision.plan is None:
+        return decision
+    depends = [each for place, each in enumerate(tensors) if each is not None and place != known.anywhere]
+    return replace(decision, launched=how(depends))
+
+
+@cache
+def _forced() -> frozenset[str]:
+    """Read, once, which operations the environment sends to ``native``."""
+    text = os.environ.get(ENVIRONMENT, "")
+    every = [name for name, operation in OPERATIONS.items() if name == operation.family]
+    if text == Path.NATIVE:
+        return frozenset(every)
+    pairs = [part.partition("=") for part in text.split(",")] if text else []
+    if any(name not in every or path != Path.NATIVE for name, _, path in pairs):
+        allowed = ", ".join(f"{name}=native" for name in every)
+        raise InvalidCall(f"{ENVIRONMENT}={text!r}, must be native or a comma-separated list of {allowed}")
+    return frozenset(name for name, _, _ in pairs)
+
+
+def memory(given: torch.Tensor | None, x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Return the tensor to write a result into: the one given, or a contiguous one in x's shape, device and dtype.
+
+    The version of a given one goes up, as in any operation of PyTorch that writes to it.
+    """
+    if given is None:
+        # half the time of torch.empty, which is told all that x knows
+        return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
+    torch.autograd.graph.increment_version(given)
+    return given
+
+
+def reread_environment() -> None:
+    """Forget what the environment said, and every decision that followed from it."""
+    _forced.cache_clear()
+    why_not_direct.cache_clear()
+    _known.clear()

@@ -1,0 +1,162 @@
+"""RMSNorm, and Gemma's, whose weight is centred on zero: ``y = norm(x + residual) * (offset + weight)``."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from normkernels import checks, plans
+from normkernels.call import Call, Device
+from normkernels.dispatch import Rejection
+from normkernels.errors import InvalidCall
+from normkernels.launch import Arguments, Buffers, Counts
+from normkernels.operations.operation import Flags, Given, Results, Tensors, memory
+from normkernels.operations.rows import ROUNDINGS, RowNorm, rounding_points, tile_arguments
+from normkernels.plans import Plan
+
+
+class RmsNorm(RowNorm):
+    """``rms_norm``."""
+
+    like_x = ("residual",)
+    may_be = {"out": ("x", "residual"), "residual_out": ("residual", "x")}  # noqa: RUF012  (typed in RowNorm)
+    needs_weight: ClassVar[bool] = False
+
+    def resolve(self, given: Given) -> Flags:
+        """Check a call; a plain weight's product is rounded as asked, that of an offset weight never."""
+        self.check_residual(given)
+        self.check_tensors(given, weight=self.needs_weight)
+        return self.norm_flags(given)
+
+    def check_residual(self, given: Given) -> None:
+        """Check that there is a sum to return where memory for it is given."""
+        if given.get("residual_out") is not None and given["residual"] is None:
+            raise InvalidCall(f"{self.name}: residual_out is given, residual must be given then")
+
+    def norm_flags(self, given: Given) -> dict[str, Any]:
+        """Check the flags of the norm."""
+        offset = self.offset(given)
+        eps = checks.epsilon(self.name, given["eps"])
+        checks.choice(self.name, "rounding", given["rounding"], ROUNDINGS)
+        # Hugging Face rounds a plain weight's product, and nothing before the store where one is added to it
+        return {"eps": eps, "offset": offset, "rounding": "fp32" if offset else given["rounding"]}
+
+    def offset(self, given: Given) -> float:
+        """Return the number that is added to the weight."""
+        return checks.number(self.name, "weight_offset", given["weight_offset"])
+
+    def describe(self, given: Given, flags: Flags) -> Call:
+        """Describe a checked call."""
+        return self.row_call(given, given["x"].shape[-1])
+
+    def plan(self, call: Call, device: Device) -> tuple[Plan, tuple[Rejection, ...]]:
+        """Return the one plan."""
+        return plans.general("residual" if call.residual else "norm", call.rows, call.width, device.table), ()
+
+    def native(self, tensors: Tensors, flags: Flags) -> Results:
+        """Compute a call in PyTorch."""
+        x, weight, residual, out, residual_out = tensors
+        assert x is not None
+        y, total = native(x, weight, residual, **flags)
+        # both are there before either is written over an input
+        y = y if out is None else out.copy_(y)
+        if total is None:
+            return y
+        return y, total if residual_out is None else residual_out.copy_(total)
+
+    def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
+        """Return x, residual, weight, out and sum."""
+        x, weight, residual, out, residual_out = tensors
+        assert x is not None
+        total = None if residual is None else memory(residual_out, x)
+        return x, residual, weight, memory(out, x), total
+
+    def counts(self, buffers: Buffers, flags: Flags) -> Counts:
+        """Return the number of rows."""
+        x = buffers[0]
+        assert x is not None
+        elements = x.numel()
+        return {"n_rows": elements // x.shape[-1] if elements else 0}
+
+    def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
+        """Return the kernel and its arguments."""
+        # here, because the package imports without triton
+        from normkernels.kernels.rms_norm import rms_norm_kernel
+
+        x, residual, weight, out, total = buffers
+        assert x is not None
+        # x stands in for tensors that are not there, and are not touched
+        tensors = {"x": x, "residual": residual, "out": out, "sum": total}
+        return rms_norm_kernel, {
+            **tile_arguments(
+                {name: x if each is None else each for name, each in tensors.items()}, weight, x.shape[-1]
+            ),
+            **norm_arguments(x, residual, weight, flags, plan),
+            "READS": plan.reads,
+        }
+
+    def results(self, buffers: Buffers) -> Results:
+        """Return y, or y and the sum."""
+        _, _, _, out, total = buffers
+        return out if total is None else (out, total)
+
+
+class GemmaRmsNorm(RmsNorm):
+    """``gemma_rms_norm``: an offset of one; a call without a weight has no meaning."""
+
+    needs_weight = True
+
+    def offset(self, given: Given) -> float:
+        """Return one."""
+        return 1.0
+
+
+def norm_arguments(
+    x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor | None, flags: Flags, plan: Plan
+) -> dict[str, Any]:
+    """Return the kernel arguments about the norm."""
+    return {
+        "weight_offset": flags["offset"],
+        "eps": flags["eps"],
+        "RESIDUAL": residual is not None,
+        "WEIGHT": weight is not None,
+        "OFFSET": flags["offset"] != 0,
+        **rounding_points(flags["rounding"], x.dtype, weight),
+        "WIDTH": x.shape[-1],
+        "LEVELS": plan.levels,
+        "ROWS": plan.rows,
+    }
+
+
+def native(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    *,
+    eps: float,
+    offset: float,
+    rounding: str,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the norm of x, or of its rounded sum with the residual, and that sum; both contiguous.
+
+    Arithmetic is fp32, or float64 for float64; ``rounding="hf"`` rounds after the norm and the weight.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    total = None
+    if residual is not None:
+        x = total = (x.to(wide) + residual.to(wide)).to(x.dtype).contiguous()
+    narrow = x.dtype
+
+    y = x.to(wide)
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
+    if rounding == "hf":
+        y = y.to(narrow).to(wide)
+    if weight is not None:
+        narrow = torch.promote_types(narrow, weight.dtype)
+    factor = x.new_ones((), dtype=wide) if weight is None else weight.to(wide)
+    # only where there is an offset: 0.0 + weight would lose the sign of a zero
+    y = y * (factor + offset if offset else factor)
+    if rounding == "hf":
+        y = y.to(narrow).to(wide)
+    return y.to(x.dtype).contiguous(), total

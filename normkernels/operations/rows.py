@@ -1,0 +1,226 @@
+"""What norms share: a call's tensors of x's shape, their key, and where the rows of a kernel begin."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from normkernels import checks
+from normkernels.call import Call, Device, Gated, dtype_name
+from normkernels.checks import PLAIN
+from normkernels.dispatch import Path, Stop, row_stops
+from normkernels.errors import InvalidCall
+from normkernels.launch import ALIGNMENT
+from normkernels.operations.operation import Given, Operation, Tensors
+from normkernels.plans import MAX_LEADING
+
+ROUNDINGS = ("fp32", "hf")
+
+
+class RowNorm(Operation):
+    """A norm over the last dimension of x."""
+
+    path = Path.ROWS
+    like_x: ClassVar[tuple[str, ...]]  # optional inputs of x's shape
+    may_be: ClassVar[Mapping[str, tuple[str, ...]]]  # inputs that outputs may be written over
+
+    def key(self, tensors: Tensors, flags: tuple[object, ...]) -> Hashable:
+        """Return all that a decision and a kernel's arguments depend on, row counts apart; None: not cached.
+
+        Of contiguous tensors in x's shape the last size is enough; of others the key also holds the strides and
+        every size but the outermost. The types of flags are in it because True equals 1.
+        """
+        x = tensors[0]
+        if type(x) not in PLAIN or checks.transformed():
+            return None
+        assert x is not None
+        shape, device = x.shape, x.device
+        gradient, contiguous = False, True
+        layouts: list[object] = []
+        for each in tensors:
+            if each is None:
+                layouts.append(None)
+                continue
+            if (
+                type(each) not in PLAIN
+                or each.layout is not torch.strided
+                or each.device != device
+                or each.is_neg()
+            ):
+                return None
+            gradient = gradient or each.requires_grad
+            if each.shape != shape:
+                layouts.append((each.dtype, each.shape, each.stride()))
+            elif each.is_contiguous():
+                layouts.append(each.dtype)
+            else:
+                contiguous = False
+                layouts.append((each.dtype, each.stride()))
+        if not shape:
+            return None
+        sizes = (len(shape), shape[-1]) if contiguous else (shape[1:], shape[-1], shape[0] == 1)
+        gradient = gradient and torch.is_grad_enabled()
+        return self.name, flags, tuple(map(type, flags)), sizes, device, gradient, *layouts
+
+    def check_memory(self, tensors: Tensors) -> None:
+        """Check that outputs have memory of their own, or that of a whole input that they may be."""
+        if all(tensors[self.tensors.index(name)] is None for name in self.written if name in self.tensors):
+            return
+        given = checks.present(**dict(zip(self.tensors, tensors, strict=True)))
+        outputs = {name: given.pop(name) for name in self.written if name in given}
+        checks.outputs(self.name, given, outputs, self.may_be)
+
+    def stops(self, call: Call, device: Device) -> Iterable[Stop]:
+        """Return the reasons against kernels that hold a row in a block."""
+        return row_stops(call)
+
+    def check_tensors(self, given: Given, *, weight: bool, out: torch.dtype | None = None) -> None:
+        """Check types, dtypes and shapes of the tensors of a norm; ``out`` has x's dtype unless it says so."""
+        x = given["x"]
+        weights = {"weight": given["weight"]} if weight or given["weight"] is not None else {}
+        optional = checks.present(**{name: given[name] for name in self.like_x})
+        outputs = checks.present(**{name: given.get(name) for name in self.written})
+        checks.tensors(self.name, {"x": x, **weights, **optional, **outputs})
+        if x.dim() == 0:
+            raise InvalidCall(f"{self.name}: x has shape (), must have a last dimension")
+        checks.dtype(self.name, "x", x, (*checks.LOW, torch.float64))
+        for name, tensor in weights.items():
+            checks.dtype(self.name, name, tensor, (x.dtype, torch.float32))
+            checks.shape(self.name, name, tensor, (x.shape[-1],), "the last dimension of x")
+        for name, tensor in optional.items():
+            checks.dtype(self.name, name, tensor, (x.dtype, *checks.LOW))
+            checks.shape(self.name, name, tensor, tuple(x.shape), "the shape of x")
+        for name, tensor in outputs.items():
+            checks.dtype(self.name, name, tensor, (out if out and name == "out" else x.dtype,))
+            checks.shape(self.name, name, tensor, tuple(x.shape), "the shape of x")
+
+    def row_call(self, given: Given, width: int, gated: Gated | None = None) -> Call:
+        """Describe a checked call whose kernel rows have ``width`` columns."""
+        x = given["x"]
+        every = checks.present(**{name: given.get(name) for name in self.tensors})
+        like_x = [tensor for name, tensor in every.items() if name != "weight"]
+        return Call(
+            operation=self.family,
+            dtype=dtype_name(x.dtype),
+            n=x.shape[-1],
+            width=width,
+            rows=x.numel() // width if width else 0,
+            leading=len(leading(like_x, width).sizes),
+            needs_grad=checks.needs_gradient(every),
+            not_plain=checks.not_plain(every),
+            residual=given.get("residual") is not None,
+            gated=gated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Leading:
+    """The sizes before the last, and each tensor's strides over them."""
+
+    sizes: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+
+
+def leading(tensors: Sequence[torch.Tensor], width: int) -> Leading:
+    """Collapse all sizes before the last ``width`` columns, jointly over ``tensors`` of one shape.
+
+    Several groups of ``width`` columns, the last of which may be shorter, count as a size of their own. Sizes
+    collapse by their strides alone, also a size of one: else a batch of one would need a kernel of its own. The
+    strides of a contiguous tensor are those of new memory, whatever it says along sizes of one.
+    """
+    *sizes, n = tensors[0].shape
+    strides = [[*(_dense(t.shape) if t.is_contiguous() else t.stride())[:-1]] for t in tensors]
+    if n > width:
+        sizes.append(-(-n // width))
+        for tensor, steps in zip(tensors, strides, strict=True):
+            steps.append(width * tensor.stride(-1))
+    axes = list(zip(sizes, zip(*strides, strict=True), strict=True))
+    collapsed = _collapse(axes)
+    if len(collapsed) > MAX_LEADING:
+        collapsed = _collapse([axis for axis in axes if axis[0] != 1])
+    if not collapsed:
+        collapsed = [(1, (width,) * len(tensors))]
+    return Leading(
+        tuple(size for size, _ in collapsed),
+        tuple(zip(*(steps for _, steps in collapsed), strict=True)),
+    )
+
+
+def _dense(shape: Sequence[int]) -> tuple[int, ...]:
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.append(strides[-1] * size)
+    return tuple(reversed(strides))
+
+
+def _collapse(axes: Sequence[tuple[int, tuple[int, ...]]]) -> list[tuple[int, tuple[int, ...]]]:
+    """Merge neighbours among (size, strides) wherever every tensor walks both with one stride."""
+    merged: list[tuple[int, tuple[int, ...]]] = []
+    for size, steps in axes:
+        if merged and merged[-1][1] == tuple(size * step for step in steps):
+            size *= merged.pop()[0]  # noqa: PLW2901
+        merged.append((size, steps))
+    return merged
+
+
+def tile_arguments(tensors: Mapping[str, torch.Tensor], weight: torch.Tensor | None, width: int) -> dict[str, Any]:
+    """Return the kernel arguments about sizes and strides; leading ones that are not used are 1 and 0.
+
+    ``tensors`` have one shape; ``weight`` has an element per column, and ``width`` columns of both are one row.
+    No kernel uses the outermost size, which therefore is 1: nothing here depends on the number of rows.
+    """
+    rows = leading(tuple(tensors.values()), width)
+    unused = MAX_LEADING - len(rows.sizes)
+    sizes = (1,) * (unused + 1) + rows.sizes[1:]
+    args: dict[str, Any] = {"size_1": sizes[1], "size_2": sizes[2], "LEADING": len(rows.sizes)}
+    args["size_2_inverse"], args["size_2_shift"] = inverse(sizes[2])
+    for (name, tensor), strides in zip(tensors.items(), rows.strides, strict=True):
+        for axis, stride in enumerate((0,) * unused + strides):
+            args[f"{name}_stride_{axis}"] = stride
+        args[f"{name}_col_stride"] = tensor.stride(-1)
+    args["weight_stride"] = 0 if weight is None else weight.stride(0)
+    steps = list(zip(tensors.values(), rows.strides, strict=True))
+    args["ACCESS"] = access(steps if weight is None else [*steps, (weight, (width,))])
+    return args
+
+
+def inverse(size: int) -> tuple[int, int]:
+    """Return a multiplier m and a shift s: ``row // size == (2 * row * m >> 32) >> s`` for rows below 2**31.
+
+    m is ``2**(31 + s) / size`` rounded up, with the least s for which ``size <= 2**s``: rounding adds less than
+    ``row / 2**(31 + s) < 1 / size`` to ``row * m / 2**(31 + s)`` (Granlund and Montgomery 1994, with 31 bits). So m
+    has 32 bits, the first of them set, and is returned as the int32 of the same bits: Triton passes every such
+    number as one type, and compiles one kernel.
+    """
+    shift = (size - 1).bit_length()
+    return -(-(2 ** (31 + shift)) // size) - 2**32, shift
+
+
+def access(tensors: Sequence[tuple[torch.Tensor, tuple[int, ...]]]) -> str:
+    """Return ``ACCESS`` of tensors, each with the elements from one of its rows to the next.
+
+    ``strided``: some column stride is not one. ``unit``: all are one. ``aligned``: they are, and every row of every
+    tensor begins at a multiple of 16 bytes.
+    """
+    # the stride of a single column is never used
+    if any(tensor.shape[-1] != 1 and tensor.stride(-1) != 1 for tensor, _ in tensors):
+        return "strided"
+    aligned = all(
+        place % ALIGNMENT == 0
+        for tensor, steps in tensors
+        for place in (tensor.data_ptr(), *(step * tensor.element_size() for step in steps))
+    )
+    return "aligned" if aligned else "unit"
+
+
+def rounding_points(rounding: str, normalised: torch.dtype, weight: torch.Tensor | None) -> dict[str, Any]:
+    """Return the kernel arguments ``NORMALISED`` and ``WEIGHTED`` for a norm of values of dtype ``normalised``."""
+    from normkernels.kernels.row_norm import DTYPES  # here, because the package imports without triton
+
+    weighted = normalised if weight is None else torch.promote_types(normalised, weight.dtype)
+    if rounding == "fp32":
+        normalised = weighted = torch.float32
+    return {"NORMALISED": DTYPES[normalised], "WEIGHTED": DTYPES[weighted]}
