@@ -143,7 +143,7 @@ def present(**tensors: torch.Tensor | None) -> dict[str, torch.Tensor]:
 
 def overlaps_itself(tensor: torch.Tensor) -> bool:
     """Return whether two elements may share memory: some stride is within the extent of the smaller ones."""
-    return _overlaps(tensor.shape, tensor.stride())
+    return not tensor.is_contiguous() and _overlaps(tensor.shape, tensor.stride())
 
 
 @lru_cache(_REMEMBERED)
@@ -192,6 +192,8 @@ def may_share(a: torch.Tensor, b: torch.Tensor) -> bool:
     start, other = address(a), address(b)
     if not start or not other:
         return False
+    if a.is_contiguous() and b.is_contiguous():
+        return start < other + b.nbytes and other < start + a.nbytes
     here, there = (a.shape, a.stride(), a.element_size()), (b.shape, b.stride(), b.element_size())
     distance = other - start
     # most pairs: one ends before the other begins

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -30,8 +29,8 @@ _INT32 = 2**31
 
 # Tensors in the order of the kernel's pointers; None: not there.
 Buffers = Sequence[torch.Tensor | None]
-# Kernel arguments that differ between calls that are alike; the rows come first.
-Counts = Mapping[str, int]
+# Numbers that differ between calls that are alike, the kernel's rows first.
+Counts = tuple[int, ...]
 # A kernel and all of its arguments by name. Any: triton has no types.
 Arguments = tuple[Any, Mapping[str, Any]]
 
@@ -42,37 +41,36 @@ class Launch:
 
     kernel: Any  # Triton's function; triton has no types
     rest: tuple[Any, ...]  # the arguments after the pointers
-    places: tuple[int, ...]  # the counts among all arguments
+    places: tuple[int, ...]  # of the counts among all arguments
     plan: Plan
+    programs: int  # for each tile of rows
     device: torch.device
     aligned: bool  # whether every pointer is a multiple of ALIGNMENT
     fewest: int  # rows that this launch is known to serve
     most: int
-    compiled: Any = None  # the result of the first launch through Triton; None in the interpreter
+    compiled: Any = None  # the result of the first launch through Triton; None: every launch goes through it
 
 
 def launch(known: Launch, tensors: Sequence[torch.Tensor], pointers: Sequence[int], counts: Counts) -> None:
     """Start a kernel on its device, which need not be the current one."""
-    numbers = tuple(counts.values())
-    programs = known.plan.programs if isinstance(known.plan, HeadPlan) else 1
-    grid = -(-numbers[0] // known.plan.rows), programs, 1
-    directly = known.compiled is not None and max(numbers) < _INT32
-    args = [*(pointers if directly else tensors), *known.rest]
-    for place, number in zip(known.places, numbers, strict=True):
-        args[place] = number
-    elsewhere = known.device.type == "cuda" and known.device.index != torch.cuda.current_device()
-    with torch.cuda.device(known.device) if elsewhere else _NOWHERE:
-        if directly:
-            known.compiled[grid](*args)
-            return
-        # no fusion: a contracted x*x + y*y is not commutative, so its bits would depend on the layout
-        limit = {} if known.plan.registers is None else {"maxnreg": known.plan.registers}
-        compiled = known.kernel[grid](*args, num_warps=known.plan.warps, enable_fp_fusion=False, **limit)
-    if known.aligned and not why_not_direct() and max(numbers) < _INT32:
+    device = known.device
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            launch(known, tensors, pointers, counts)
+        return
+    compiled = known.compiled if max(counts) < _INT32 else None
+    args = [*(tensors if compiled is None else pointers), *known.rest]
+    for place, count in zip(known.places, counts, strict=True):
+        args[place] = count
+    grid = -(-counts[0] // known.plan.rows), known.programs, 1
+    if compiled is not None:
+        compiled[grid](*args)
+        return
+    # no fusion: a contracted x*x + y*y is not commutative, so its bits would depend on the layout
+    limit = {} if known.plan.registers is None else {"maxnreg": known.plan.registers}
+    compiled = known.kernel[grid](*args, num_warps=known.plan.warps, enable_fp_fusion=False, **limit)
+    if known.aligned and not why_not_direct() and max(counts) < _INT32:
         known.compiled = compiled
-
-
-_NOWHERE = nullcontext()
 
 
 @dataclass(slots=True)
@@ -83,6 +81,7 @@ class Launches:
     """
 
     device: torch.device
+    counts: tuple[str, ...]  # kernel arguments that are counts
     plan: Callable[[int], Plan]  # for a number of rows
     arguments: Callable[[Buffers, Plan], Arguments]
     anywhere: int | None = None  # the pointer whose alignment no kernel depends on
@@ -91,22 +90,22 @@ class Launches:
     def start(self, buffers: Buffers, counts: Counts) -> None:
         """Start the kernel for ``buffers``; the first of them stands in for those that are not there."""
         first = buffers[0]
-        assert first is not None
         tensors = [first if each is None else each for each in buffers]
-        pointers = [each.data_ptr() for each in tensors]
-        union = 0
+        pointers = [each.data_ptr() for each in tensors]  # type: ignore[union-attr]  # the first is there
+        anywhere, union = self.anywhere, 0
         for place, pointer in enumerate(pointers):
-            if place != self.anywhere:
+            if place != anywhere:
                 union |= pointer
-        aligned = union % ALIGNMENT == 0
-        rows = next(iter(counts.values()))
+        aligned = not union % ALIGNMENT
+        rows = counts[0]
         for each in self.known:
-            if each.fewest <= rows <= each.most and each.aligned == aligned:
-                launch(each, tensors, pointers, counts)
-                return
-        launch(self._learn(buffers, counts, rows, aligned=aligned), tensors, pointers, counts)
+            if each.fewest <= rows <= each.most and each.aligned is aligned:
+                break
+        else:
+            each = self._learn(buffers, rows, aligned=aligned)
+        launch(each, tensors, pointers, counts)  # type: ignore[arg-type]  # as above
 
-    def _learn(self, buffers: Buffers, counts: Counts, rows: int, *, aligned: bool) -> Launch:
+    def _learn(self, buffers: Buffers, rows: int, *, aligned: bool) -> Launch:
         """Return a launch of the plan for ``rows``: a new one, or a known one that now serves them as well."""
         plan = self.plan(rows)
         for each in self.known:
@@ -115,10 +114,10 @@ class Launches:
                 return each
         kernel, args = self.arguments(buffers, plan)
         names = kernel.arg_names
-        given = {**args, **counts}
-        rest = tuple(given[name] for name in names[len(buffers) :])
-        places = tuple(map(names.index, counts))
-        self.known.append(Launch(kernel, rest, places, plan, self.device, aligned, rows, rows))
+        rest = tuple(args.get(name) for name in names[len(buffers) :])
+        places = tuple(map(names.index, self.counts))
+        programs = plan.programs if isinstance(plan, HeadPlan) else 1
+        self.known.append(Launch(kernel, rest, places, plan, programs, self.device, aligned, rows, rows))
         return self.known[-1]
 
 

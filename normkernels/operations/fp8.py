@@ -35,6 +35,10 @@ class _Fp8(RowNorm):
             (crossing is not None, Reason.QUANT_GROUP, str(crossing)),
         )
 
+    def count_names(self, flags: Flags) -> tuple[str, ...]:
+        """Return the number of rows; with the scales of a group as neighbours, also the stride of groups."""
+        return ("n_rows",) if flags["how"].layout == "row" else ("n_rows", "scale_group_stride")
+
     def quantised_call(self, given: Given, flags: Flags, width: int) -> Call:
         """Describe a checked call with norm groups of ``width`` columns; raise if it needs a gradient."""
         every = checks.present(**{name: given.get(name) for name in self.tensors})
@@ -214,7 +218,7 @@ def _without_how(flags: Flags) -> dict[str, Any]:
 
 
 def _counts(rows: int, scales: int, how: Quantisation) -> Counts:
-    return {"n_rows": rows} if how.layout == "row" else {"n_rows": rows, "scale_group_stride": scales}
+    return (rows,) if how.layout == "row" else (rows, scales)
 
 
 def _quantised_arguments(

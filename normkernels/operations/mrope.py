@@ -35,25 +35,21 @@ class Mrope(Operation):
         """
         if checks.transformed():
             return None
-        layouts: list[object] = []
+        key = [self.name, flags, *map(type, flags)]
         gradient = False
         for each in tensors:
-            if type(each) not in PLAIN or each.layout is not torch.strided or each.is_neg():
+            if type(each) not in PLAIN or each.is_neg() or each.layout is not torch.strided:  # type: ignore[union-attr]  # its type was checked
                 return None
             gradient = gradient or each.requires_grad
-            layouts += [each.device, each.dtype]
+            key += each.device, each.dtype, each.stride()
         q, k, positions, cos, sin = tensors
-        tokens = q.shape[:1]  # type: ignore[union-attr]  # as every tensor, q is there
-        if not tokens or k.shape[:1] != tokens or positions.shape[-1:] != tokens:  # type: ignore[union-attr]
+        tokens, of_k, of_positions = q.shape[:1], k.shape, positions.shape  # type: ignore[union-attr]  # as above
+        if not tokens or of_k[:1] != tokens or of_positions[-1:] != tokens:
             return None
         # as heads, one token of two dimensions has strides of its own
-        layouts.append(len(q.shape) == 2 and tokens == (1,))  # type: ignore[union-attr]
-        for each in (q, k):
-            layouts += [each.shape[1:], each.stride()]  # type: ignore[union-attr]
-        for each in (cos, sin):
-            layouts += [each.shape, each.stride()]  # type: ignore[union-attr]
-        layouts += [positions.shape[:-1], gradient and torch.is_grad_enabled()]  # type: ignore[union-attr]
-        return self.name, flags, tuple(map(type, flags)), *layouts
+        key += q.shape[1:], of_k[1:], tokens == (1,), of_positions[:-1], cos.shape, sin.shape
+        key.append(gradient and torch.is_grad_enabled())
+        return tuple(key)
 
     def resolve(self, given: Given) -> Flags:
         """Check types, dtypes, shapes and flags that fit q."""
@@ -93,12 +89,25 @@ class Mrope(Operation):
         sections = _sections(operation, given["sections"], cos.shape[1])
         return {"sections": sections, "head_dim": width, "interleaved": given["interleaved"]}
 
+    def writes(self, tensors: Tensors) -> bool:
+        """Return whether q and k are written."""
+        return self.in_place
+
     def check_memory(self, tensors: Tensors) -> None:
+        """Check that q and k have memory that may be written and that nothing else is read from."""
+        given = checks.present(**dict(zip(self.tensors, tensors, strict=True)))
+        if needs := checks.needs_gradient(given):
+            raise InvalidCall(f"{self.name}: q and k are written, {needs} must not need a gradient then")
+        q, k = given.pop("q"), given.pop("k")
+        checks.own_memory(self.name, "q", q, given)
+        checks.own_memory(self.name, "k", k, {"q": q, **given})
+
+    def check_values(self, tensors: Tensors) -> None:
         """Check that positions are rows of the cache, unless their values are hidden, or a wait away."""
         _, _, positions, cos, _ = tensors
         assert positions is not None
         assert cos is not None
-        if positions.device.type != "cpu" or type(positions) not in PLAIN or checks.transformed():
+        if not positions.is_cpu or type(positions) not in PLAIN or checks.transformed():
             return
         if positions.numel():
             lowest, highest = (int(each) for each in positions.aminmax())
@@ -148,14 +157,18 @@ class Mrope(Operation):
         given = (q, k) if self.in_place else (None, None)
         return *tensors, memory(given[0], q), memory(given[1], k)
 
-    def counts(self, buffers: Buffers, flags: Flags) -> Counts:
+    def count_names(self, flags: Flags) -> tuple[str, ...]:
         """Return the number of tokens and the strides of positions."""
+        return "n_tokens", "axis_stride", "position_stride"
+
+    def counts(self, buffers: Buffers, flags: Flags) -> Counts:
+        """Return the values of these arguments."""
         q, k, positions = buffers[:3]
         assert q is not None
         assert k is not None
         assert positions is not None
         tokens, steps = q.shape[0] if q.numel() or k.numel() else 0, positions.stride()
-        return {"n_tokens": tokens, "axis_stride": steps[0], "position_stride": steps[-1]}
+        return tokens, steps[0], steps[-1]
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
         """Return the kernel and its arguments."""
@@ -204,16 +217,6 @@ class MropeInPlace(Mrope):
     """``mrope_``: q and k are written, and what would be copied is not touched."""
 
     in_place = True
-
-    def check_memory(self, tensors: Tensors) -> None:
-        """Check positions, and that q and k have memory that may be written and that nothing else is read from."""
-        super().check_memory(tensors)
-        given = checks.present(**dict(zip(self.tensors, tensors, strict=True)))
-        if needs := checks.needs_gradient(given):
-            raise InvalidCall(f"mrope_: q and k are written, {needs} must not need a gradient then")
-        q, k = given.pop("q"), given.pop("k")
-        checks.own_memory("mrope_", "q", q, given)
-        checks.own_memory("mrope_", "k", k, {"q": q, **given})
 
     def native(self, tensors: Tensors, flags: Flags) -> Results:
         """Compute a call in PyTorch."""

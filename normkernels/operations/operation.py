@@ -60,9 +60,16 @@ class Operation(ABC):
     def resolve(self, given: Given) -> Flags:
         """Check types, dtypes, shapes and flags, no memory and no values; return the flags for the paths."""
 
+    def check_values(self, tensors: Tensors) -> None:
+        """Check values that are indices; no key can hold them."""
+
+    @abstractmethod
+    def writes(self, tensors: Tensors) -> bool:
+        """Return whether a call writes into memory of the caller."""
+
     @abstractmethod
     def check_memory(self, tensors: Tensors) -> None:
-        """Check what no key can hold: where outputs are, and values that are indices."""
+        """Check the addresses of the tensors of a call that writes into memory of the caller."""
 
     @abstractmethod
     def describe(self, given: Given, flags: Flags) -> Call:
@@ -84,9 +91,13 @@ class Operation(ABC):
     def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
         """Return the tensors that the kernel points to, in its order; outputs that are not given are made."""
 
+    def count_names(self, flags: Flags) -> tuple[str, ...]:
+        """Return the kernel arguments that differ between calls of one key, the number of rows first."""
+        return ("n_rows",)
+
     @abstractmethod
     def counts(self, buffers: Buffers, flags: Flags) -> Counts:
-        """Return the kernel arguments that differ between calls of one key; no rows first: nothing to launch."""
+        """Return the values of these arguments; no rows: there is nothing to launch."""
 
     @abstractmethod
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
@@ -107,6 +118,7 @@ class Known:
 
     flags: Flags
     launches: Launches | None  # None: natively
+    checked: set[tuple[int, ...]]  # elements of the first tensor, and addresses, of calls whose memory was checked
 
 
 _known: dict[Hashable, Known] = {}
@@ -124,14 +136,27 @@ def run(name: str, tensors: Tensors, flags: tuple[object, ...]) -> Results:
     if known is None:
         known = _prepare(operation, tensors, flags, key)
     else:
-        operation.check_memory(tensors)
+        operation.check_values(tensors)
+        if operation.writes(tensors):
+            _check_memory(operation, tensors, known)
     if known.launches is None:
         return operation.native(tensors, known.flags)
     buffers = operation.buffers(tensors, known.flags)
     counts = operation.counts(buffers, known.flags)
-    if next(iter(counts.values())):
+    if counts[0]:
         known.launches.start(buffers, counts)
     return operation.results(buffers)
+
+
+def _check_memory(operation: Operation, tensors: Tensors, known: Known) -> None:
+    """Check the memory of a call, unless a call of the same key had the same addresses."""
+    given = [each for each in tensors if each is not None]
+    places = given[0].numel(), *(each.data_ptr() for each in given)
+    if places not in known.checked:
+        operation.check_memory(tensors)
+        if len(known.checked) >= _MAX_KNOWN:
+            known.checked.clear()
+        known.checked.add(places)
 
 
 def _prepare(operation: Operation, tensors: Tensors, flags: tuple[object, ...], key: Hashable) -> Known:
@@ -143,8 +168,9 @@ def _prepare(operation: Operation, tensors: Tensors, flags: tuple[object, ...], 
     if decision.path is not Path.NATIVE:
         device = given[operation.tensors[0]].device
         plan = partial(_plan, operation, call, Device.of(given[operation.tensors[0]]))
-        launches = Launches(device, plan, partial(operation.arguments, resolved), operation.anywhere)
-    known = Known(resolved, launches)
+        names, arguments = operation.count_names(resolved), partial(operation.arguments, resolved)
+        launches = Launches(device, names, plan, arguments, operation.anywhere)
+    known = Known(resolved, launches, set())
     if key is not None:
         if len(_known) >= _MAX_KNOWN:
             _known.clear()
@@ -154,7 +180,10 @@ def _prepare(operation: Operation, tensors: Tensors, flags: tuple[object, ...], 
 
 def _described(operation: Operation, given: Given) -> tuple[Call, Flags]:
     flags = operation.resolve(given)
-    operation.check_memory([given[name] for name in operation.tensors])
+    tensors = [given[name] for name in operation.tensors]
+    operation.check_values(tensors)
+    if operation.writes(tensors):
+        operation.check_memory(tensors)
     return operation.describe(given, flags), flags
 
 

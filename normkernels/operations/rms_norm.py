@@ -21,6 +21,7 @@ class RmsNorm(RowNorm):
 
     like_x = ("residual",)
     may_be = {"out": ("x", "residual"), "residual_out": ("residual", "x")}  # noqa: RUF012  (typed in RowNorm)
+    outputs = 2
     needs_weight: ClassVar[bool] = False
 
     def resolve(self, given: Given) -> Flags:
@@ -77,7 +78,7 @@ class RmsNorm(RowNorm):
         x = buffers[0]
         assert x is not None
         elements = x.numel()
-        return {"n_rows": elements // x.shape[-1] if elements else 0}
+        return (elements // x.shape[-1] if elements else 0,)
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
         """Return the kernel and its arguments."""

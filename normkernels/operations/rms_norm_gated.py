@@ -30,6 +30,7 @@ class RmsNormGated(RowNorm):
 
     like_x = ("gate",)
     may_be = {"out": ("x", "gate")}  # noqa: RUF012  (typed in RowNorm)
+    outputs = 1
 
     def resolve(self, given: Given) -> Flags:
         """Check a call."""
@@ -96,7 +97,7 @@ class RmsNormGated(RowNorm):
         x = buffers[0]
         assert x is not None
         elements = x.numel()
-        return {"n_rows": elements // flags["width"] if elements else 0}
+        return (elements // flags["width"] if elements else 0,)
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
         """Return the kernel of the plan and its arguments."""

@@ -18,6 +18,7 @@ from normkernels.operations.operation import Given, Operation, Tensors
 from normkernels.plans import MAX_LEADING
 
 ROUNDINGS = ("fp32", "hf")
+_STRIDED = torch.strided
 
 
 class RowNorm(Operation):
@@ -26,6 +27,7 @@ class RowNorm(Operation):
     path = Path.ROWS
     like_x: ClassVar[tuple[str, ...]]  # optional inputs of x's shape
     may_be: ClassVar[Mapping[str, tuple[str, ...]]]  # inputs that outputs may be written over
+    outputs: ClassVar[int]  # arguments that are outputs: the last ones
 
     def key(self, tensors: Tensors, flags: tuple[object, ...]) -> Hashable:
         """Return all that a decision and a kernel's arguments depend on, row counts apart; None: not cached.
@@ -36,39 +38,33 @@ class RowNorm(Operation):
         x = tensors[0]
         if type(x) not in PLAIN or checks.transformed():
             return None
-        assert x is not None
-        shape, device = x.shape, x.device
+        shape, device = x.shape, x.device  # type: ignore[union-attr]  # its type was checked
         gradient, contiguous = False, True
-        layouts: list[object] = []
+        key = [self.name, flags, *map(type, flags), device, len(shape), shape[-1:]]
         for each in tensors:
             if each is None:
-                layouts.append(None)
+                key.append(None)
                 continue
-            if (
-                type(each) not in PLAIN
-                or each.layout is not torch.strided
-                or each.device != device
-                or each.is_neg()
-            ):
+            if type(each) not in PLAIN or each.is_neg() or each.layout is not _STRIDED or each.device != device:
                 return None
             gradient = gradient or each.requires_grad
+            key.append(each.dtype)
             if each.shape != shape:
-                layouts.append((each.dtype, each.shape, each.stride()))
-            elif each.is_contiguous():
-                layouts.append(each.dtype)
-            else:
+                key += each.shape, each.stride()
+            elif not each.is_contiguous():
                 contiguous = False
-                layouts.append((each.dtype, each.stride()))
-        if not shape:
-            return None
-        sizes = (len(shape), shape[-1]) if contiguous else (shape[1:], shape[-1], shape[0] == 1)
-        gradient = gradient and torch.is_grad_enabled()
-        return self.name, flags, tuple(map(type, flags)), sizes, device, gradient, *layouts
+                key.append(each.stride())
+        if not contiguous:
+            key += shape[1:], shape[0] == 1
+        key.append(gradient and torch.is_grad_enabled())
+        return tuple(key)
+
+    def writes(self, tensors: Tensors) -> bool:
+        """Return whether outputs are given."""
+        return tensors[-1] is not None or tensors[-self.outputs] is not None
 
     def check_memory(self, tensors: Tensors) -> None:
         """Check that outputs have memory of their own, or that of a whole input that they may be."""
-        if all(tensors[self.tensors.index(name)] is None for name in self.written if name in self.tensors):
-            return
         given = checks.present(**dict(zip(self.tensors, tensors, strict=True)))
         outputs = {name: given.pop(name) for name in self.written if name in given}
         checks.outputs(self.name, given, outputs, self.may_be)
