@@ -1,13 +1,10 @@
 """MRoPE, forward: the first ``2 * HALF`` columns of every head of q and k rotated, the rest copied or left alone.
 
 Each frequency takes its angle from the position on one of three axes. Arithmetic is fp32.
-
-Helpers take a tensor of heads as ``(ptr, token_stride, head_stride, col_stride)``, a table as
-``(ptr, row_stride, col_stride)``, and the rows of a tile as ``(token, head, exists)``: token int64, one or
-[rows, 1]; head [rows, 1] int64; exists [rows, 1]. ``COLUMNS`` is ``(HALF, HALF_BLOCK, COPIED, REST_BLOCK)``.
 """
 
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -23,18 +20,54 @@ from normkernels.strides import by_heads
 AHEAD_BYTES = 256
 _WARP = 32  # threads, or more
 
+Value = Any  # Triton has no types
+
+
+class Heads(NamedTuple):
+    """A tensor [n_tokens, n_heads, HEAD_DIM] of any strides."""
+
+    ptr: Value
+    token_stride: Value
+    head_stride: Value
+    col_stride: Value
+    n_heads: Value
+
+
+class Table(NamedTuple):
+    """A table [max_positions, HALF] of any strides: cos or sin."""
+
+    ptr: Value
+    row_stride: Value
+    col_stride: Value
+
+
+class Rows(NamedTuple):
+    """The rows of a tile: each is one head of one token."""
+
+    token: Value  # int64: one, or [rows, 1]
+    head: Value  # [rows, 1] int64
+    exists: Value  # [rows, 1]
+
+
+class HeadTile(NamedTuple):
+    """The constexprs of a tile: ``HALF`` columns of each half, then ``COPIED`` columns, both padded to blocks."""
+
+    ACCESS: Value
+    HALF: Value
+    HALF_BLOCK: Value
+    COPIED: Value
+    COPIED_BLOCK: Value
+    TOKENS: Value
+    HEADS: Value
+
 
 @triton.jit
-def table_rows(
-    table,  # [max_positions, HALF], any strides: cos or sin
-    position,  # int64: one, or [rows, 1]
-    cols,  # [1, columns] int64
-    mask,  # [rows, columns]
-    ACCESS: tl.constexpr,
-):
-    """Return the table's row at the position of each row of the tile, in the table's dtype; NaN where masked."""
-    ptr, row_stride, col_stride = table
-    pointers = column_pointers(ptr + position * row_stride, cols, col_stride, ACCESS)
+def table_rows(table, position, cols, mask, ACCESS: tl.constexpr):
+    """Return the table's row at the position of each row of the tile, in the table's dtype; NaN where masked.
+
+    ``position`` is int64, one or [rows, 1]; ``cols`` is [1, columns] int64.
+    """
+    pointers = column_pointers(table.ptr + position * table.row_stride, cols, table.col_stride, ACCESS)
     return tl.load(tl.broadcast_to(pointers, mask.shape), mask=mask, other=float("nan"))
 
 
@@ -47,10 +80,7 @@ def angles(
     sections,  # of t, h and w
     AXES: tl.constexpr,
     INTERLEAVED: tl.constexpr,
-    ACCESS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    ROWS: tl.constexpr,
-    TOKENS: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """Return cos and sin in fp32, each column at the position on its axis; NaN where a position is outside.
 
@@ -59,18 +89,18 @@ def angles(
     """
     t, h, w = positions
     t_section, h_section, w_section = sections
-    frequency = tl.arange(0, COLUMNS[1])[None, :]
-    exists = frequency < COLUMNS[0]
-    if TOKENS > 1:
+    frequency = tl.arange(0, TILE.HALF_BLOCK)[None, :]
+    exists = frequency < TILE.HALF
+    if TILE.TOKENS > 1:
         exists = inside & exists
-    mask = tl.broadcast_to(exists, (ROWS, COLUMNS[1]))
+    mask = tl.broadcast_to(exists, (TILE.TOKENS * TILE.HEADS, TILE.HALF_BLOCK))
     cols = frequency.to(tl.int64)
-    cos = table_rows(cos_table, t, cols, mask, ACCESS)
-    sin = table_rows(sin_table, t, cols, mask, ACCESS)
+    cos = table_rows(cos_table, t, cols, mask, TILE.ACCESS)
+    sin = table_rows(sin_table, t, cols, mask, TILE.ACCESS)
     if AXES == 3:
         # the three positions of text are equal, and one is loaded
         apart = (t != h) | (t != w)
-        if TOKENS > 1:
+        if TILE.TOKENS > 1:
             apart = tl.max(apart.to(tl.int32)) != 0
         if apart:
             if INTERLEAVED:
@@ -79,127 +109,90 @@ def angles(
             else:
                 on_h = (frequency >= t_section) & (frequency < t_section + h_section)
                 on_w = frequency >= t_section + h_section
-            cos_h = table_rows(cos_table, h, cols, mask, ACCESS)
-            cos_w = table_rows(cos_table, w, cols, mask, ACCESS)
-            sin_h = table_rows(sin_table, h, cols, mask, ACCESS)
-            sin_w = table_rows(sin_table, w, cols, mask, ACCESS)
+            cos_h = table_rows(cos_table, h, cols, mask, TILE.ACCESS)
+            cos_w = table_rows(cos_table, w, cols, mask, TILE.ACCESS)
+            sin_h = table_rows(sin_table, h, cols, mask, TILE.ACCESS)
+            sin_w = table_rows(sin_table, w, cols, mask, TILE.ACCESS)
             cos = tl.where(on_h, cos_h, tl.where(on_w, cos_w, cos))
             sin = tl.where(on_h, sin_h, tl.where(on_w, sin_w, sin))
     return widened(cos), widened(sin)
 
 
 @triton.jit
-def head_pointers(x, rows):
-    """Return pointers to the first column of heads."""
-    ptr, token_stride, head_stride, _ = x
-    token, head, _ = rows
-    # int64: token * stride and head * stride pass 2**31 on tensors that fit in memory
-    return ptr + token * token_stride + head * head_stride
+def block_rows(x, token, token_exists, block, TILE: tl.constexpr):
+    """Return the rows of a block of heads; possibly none of its heads exists."""
+    head = block * TILE.HEADS + (tl.arange(0, TILE.TOKENS * TILE.HEADS) % TILE.HEADS)[:, None]
+    return Rows(token, head, token_exists & (head < x.n_heads))
 
 
 @triton.jit
-def halves(x, rows, ACCESS: tl.constexpr, COLUMNS: tl.constexpr):
+def row_pointers(x, rows):
+    """Return pointers to the first column of heads."""
+    # int64: token * stride and head * stride pass 2**31 on tensors that fit in memory
+    return x.ptr + rows.token * x.token_stride + rows.head * x.head_stride
+
+
+@triton.jit
+def halves(x, rows, TILE: tl.constexpr):
     """Return both halves of the rotated columns of a block of heads, in their own dtype."""
-    cols = tl.arange(0, COLUMNS[1])[None, :].to(tl.int64)
-    mask = rows[2] & (cols < COLUMNS[0])
-    ptr = head_pointers(x, rows)
-    x1 = tl.load(column_pointers(ptr, cols, x[3], ACCESS), mask=mask, other=0.0)
-    x2 = tl.load(column_pointers(ptr, COLUMNS[0] + cols, x[3], ACCESS), mask=mask, other=0.0)
+    cols = tl.arange(0, TILE.HALF_BLOCK)[None, :].to(tl.int64)
+    mask = rows.exists & (cols < TILE.HALF)
+    ptr = row_pointers(x, rows)
+    x1 = tl.load(column_pointers(ptr, cols, x.col_stride, TILE.ACCESS), mask=mask, other=0.0)
+    x2 = tl.load(column_pointers(ptr, TILE.HALF + cols, x.col_stride, TILE.ACCESS), mask=mask, other=0.0)
     return x1, x2
 
 
 @triton.jit
-def block_rows(token, token_exists, block, n_heads, TOKENS: tl.constexpr, HEADS: tl.constexpr):
-    """Return the rows of a block of heads; possibly none of its heads exists."""
-    head = block * HEADS + (tl.arange(0, TOKENS * HEADS) % HEADS)[:, None]
-    return token, head, token_exists & (head < n_heads)
-
-
-@triton.jit
-def prefetch(
-    x,
-    token,
-    token_exists,
-    n_heads,
-    first,  # block
-    ACCESS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    TOKENS: tl.constexpr,
-    HEADS: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
+def prefetch(x, token, token_exists, first, TILE: tl.constexpr, BLOCKS: tl.constexpr):
     """Return the halves of ``BLOCKS`` blocks of a program: ``first`` and every ``num_programs(1)``-th after it.
 
     Blocks without any heads load nothing.
     """
     loaded = ()
     for place in tl.static_range(BLOCKS):
-        rows = block_rows(token, token_exists, first + place * tl.num_programs(1), n_heads, TOKENS, HEADS)
-        loaded += (halves(x, rows, ACCESS, COLUMNS),)  # type: ignore[assignment]  # one that is a block longer
+        rows = block_rows(x, token, token_exists, first + place * tl.num_programs(1), TILE)
+        loaded += (halves(x, rows, TILE),)  # type: ignore[assignment]  # one that is a block longer
     return loaded
 
 
 @triton.jit
-def rotate_block(
-    x,
-    out,  # may be x
-    rows,
-    loaded,  # the halves, [rows, columns]
-    cos,  # [rows, columns] fp32
-    sin,
-    ACCESS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+def rotate_block(x, out, rows, loaded, cos, sin, TILE: tl.constexpr):
     """Rotate a block of heads whose halves are loaded, and copy the ``COPIED`` columns after them."""
-    HALF: tl.constexpr = COLUMNS[0]
-    COPIED: tl.constexpr = COLUMNS[2]
     x1, x2 = loaded
-    cols = tl.arange(0, COLUMNS[1])[None, :].to(tl.int64)
-    mask = rows[2] & (cols < HALF)
-    ptr = head_pointers(out, rows)
-    y1 = (widened(x1) * cos - widened(x2) * sin).to(out[0].dtype.element_ty)
-    y2 = (widened(x2) * cos + widened(x1) * sin).to(out[0].dtype.element_ty)
-    tl.store(column_pointers(ptr, cols, out[3], ACCESS), y1, mask=mask)
-    tl.store(column_pointers(ptr, HALF + cols, out[3], ACCESS), y2, mask=mask)
-    if COPIED > 0:
-        rest = tl.arange(0, COLUMNS[3])[None, :].to(tl.int64)
-        kept = rows[2] & (rest < COPIED)
-        x_rest = column_pointers(head_pointers(x, rows), 2 * HALF + rest, x[3], ACCESS)
-        out_rest = column_pointers(ptr, 2 * HALF + rest, out[3], ACCESS)
+    cols = tl.arange(0, TILE.HALF_BLOCK)[None, :].to(tl.int64)
+    mask = rows.exists & (cols < TILE.HALF)
+    ptr = row_pointers(out, rows)
+    y1 = (widened(x1) * cos - widened(x2) * sin).to(out.ptr.dtype.element_ty)
+    y2 = (widened(x2) * cos + widened(x1) * sin).to(out.ptr.dtype.element_ty)
+    tl.store(column_pointers(ptr, cols, out.col_stride, TILE.ACCESS), y1, mask=mask)
+    tl.store(column_pointers(ptr, TILE.HALF + cols, out.col_stride, TILE.ACCESS), y2, mask=mask)
+    if TILE.COPIED > 0:
+        rest = tl.arange(0, TILE.COPIED_BLOCK)[None, :].to(tl.int64)
+        kept = rows.exists & (rest < TILE.COPIED)
+        x_rest = column_pointers(row_pointers(x, rows), 2 * TILE.HALF + rest, x.col_stride, TILE.ACCESS)
+        out_rest = column_pointers(ptr, 2 * TILE.HALF + rest, out.col_stride, TILE.ACCESS)
         # in its own dtype: a conversion would change the bits of a NaN
         tl.store(out_rest, tl.load(x_rest, mask=kept, other=0.0), mask=kept)
 
 
 @triton.jit
-def rotate(
-    x,
-    out,  # may be x
-    token,
-    token_exists,
-    n_heads,
-    first,  # block of this program, among the programs that share a token
-    loaded,  # the halves of the first ``AHEAD`` blocks
-    cos,  # [rows, columns] fp32
-    sin,
-    ACCESS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    TOKENS: tl.constexpr,
-    HEADS: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    AHEAD: tl.constexpr,
-):
-    """Rotate every head of this program. Both halves are loaded before either is stored: out may be x."""
+def rotate(x, out, token, token_exists, first, loaded, cos, sin, TILE: tl.constexpr, BLOCKS: tl.constexpr):
+    """Rotate every head of this program; ``loaded`` has the halves of its first blocks, beginning with ``first``.
+
+    Both halves are loaded before either is stored: out may be x.
+    """
     programs = tl.num_programs(1)
-    for place in tl.static_range(min(BLOCKS, AHEAD)):
+    for place in tl.static_range(len(loaded)):
         block = first + place * programs
         # some of the programs that share a token have one block less
-        if block * HEADS < n_heads:
-            rows = block_rows(token, token_exists, block, n_heads, TOKENS, HEADS)
-            rotate_block(x, out, rows, loaded[place], cos, sin, ACCESS, COLUMNS)
-    if BLOCKS > AHEAD:
-        for block in range(first + AHEAD * programs, tl.cdiv(n_heads, HEADS), programs):
-            rows = block_rows(token, token_exists, block, n_heads, TOKENS, HEADS)
-            rotate_block(x, out, rows, halves(x, rows, ACCESS, COLUMNS), cos, sin, ACCESS, COLUMNS)
+        if block * TILE.HEADS < x.n_heads:
+            rows = block_rows(x, token, token_exists, block, TILE)
+            rotate_block(x, out, rows, loaded[place], cos, sin, TILE)
+    if BLOCKS > len(loaded):
+        for block in range(first + len(loaded) * programs, tl.cdiv(x.n_heads, TILE.HEADS), programs):
+            rows = block_rows(x, token, token_exists, block, TILE)
+            rotate_block(x, out, rows, halves(x, rows, TILE), cos, sin, TILE)
 
 
 @kernel
@@ -256,11 +249,13 @@ def mrope_kernel(
     at most ``Q_BLOCKS`` blocks of heads of q and ``K_BLOCKS`` of k, and loads the first ``AHEAD`` of each before
     anything that waits.
     """
-    COLUMNS: tl.constexpr = (HALF, HALF_BLOCK, 0 if IN_PLACE else REST, REST_BLOCK)
-    q = (q_ptr, q_token_stride, q_head_stride, q_col_stride)
-    k = (k_ptr, k_token_stride, k_head_stride, k_col_stride)
-    q_out = q if IN_PLACE else (q_out_ptr, q_out_token_stride, q_out_head_stride, q_out_col_stride)
-    k_out = k if IN_PLACE else (k_out_ptr, k_out_token_stride, k_out_head_stride, k_out_col_stride)
+    TILE: tl.constexpr = HeadTile(ACCESS, HALF, HALF_BLOCK, 0 if IN_PLACE else REST, REST_BLOCK, TOKENS, HEADS)
+    q = Heads(q_ptr, q_token_stride, q_head_stride, q_col_stride, q_heads)
+    k = Heads(k_ptr, k_token_stride, k_head_stride, k_col_stride, k_heads)
+    q_out = Heads(q_out_ptr, q_out_token_stride, q_out_head_stride, q_out_col_stride, q_heads)
+    k_out = Heads(k_out_ptr, k_out_token_stride, k_out_head_stride, k_out_col_stride, k_heads)
+    if IN_PLACE:
+        q_out, k_out = q, k
     # int64: token * stride and position * stride pass 2**31 on tensors that fit in memory
     token = tl.program_id(0).to(tl.int64) * TOKENS
     exists = True
@@ -270,10 +265,8 @@ def mrope_kernel(
     turn = tl.program_id(1).to(tl.int64)
     # in reverse: the programs with the fewest heads of q begin with the heads of k
     k_turn = tl.num_programs(1) - 1 - turn
-    Q_AHEAD: tl.constexpr = min(Q_BLOCKS, AHEAD)
-    K_AHEAD: tl.constexpr = min(K_BLOCKS, AHEAD)
-    q_loaded = prefetch(q, token, exists, q_heads, turn, ACCESS, COLUMNS, TOKENS, HEADS, Q_AHEAD)
-    k_loaded = prefetch(k, token, exists, k_heads, k_turn, ACCESS, COLUMNS, TOKENS, HEADS, K_AHEAD)
+    q_loaded = prefetch(q, token, exists, turn, TILE, min(Q_BLOCKS, AHEAD))
+    k_loaded = prefetch(k, token, exists, k_turn, TILE, min(K_BLOCKS, AHEAD))
 
     t_at = positions_ptr + token * position_stride
     t = tl.load(t_at, mask=exists, other=0).to(tl.int64)
@@ -289,34 +282,13 @@ def mrope_kernel(
     sin = cos
     # a branch for one token: the compiler does not move the loads of heads behind it
     if TOKENS > 1 or inside:
-        cos_table = (cos_ptr, cos_row_stride, cos_col_stride)
-        sin_table = (sin_ptr, sin_row_stride, sin_col_stride)
+        cos_table = Table(cos_ptr, cos_row_stride, cos_col_stride)
+        sin_table = Table(sin_ptr, sin_row_stride, sin_col_stride)
         sections = (t_section, h_section, w_section)
-        ROWS: tl.constexpr = TOKENS * HEADS
-        cos, sin = angles(
-            cos_table, sin_table, (t, h, w), inside, sections, AXES, INTERLEAVED, ACCESS, COLUMNS, ROWS, TOKENS
-        )
+        cos, sin = angles(cos_table, sin_table, (t, h, w), inside, sections, AXES, INTERLEAVED, TILE)
 
-    rotate(
-        q, q_out, token, exists, q_heads, turn, q_loaded, cos, sin, ACCESS, COLUMNS, TOKENS, HEADS, Q_BLOCKS, AHEAD
-    )
-    rotate(
-        k,
-        k_out,
-        token,
-        exists,
-        k_heads,
-        k_turn,
-        k_loaded,
-        cos,
-        sin,
-        ACCESS,
-        COLUMNS,
-        TOKENS,
-        HEADS,
-        K_BLOCKS,
-        AHEAD,
-    )
+    rotate(q, q_out, token, exists, turn, q_loaded, cos, sin, TILE, Q_BLOCKS)
+    rotate(k, k_out, token, exists, k_turn, k_loaded, cos, sin, TILE, K_BLOCKS)
 
 
 def mrope_fwd(

@@ -61,8 +61,8 @@ def quotients(
 
     bf16 is multiplied by a reciprocal in two parts: two instructions, where a division takes three. The product is
     rounded to nearest where the second part is a normal number: for scales up to 2**105 and quotients from 2**-105
-    on. With larger scales it may be the other fp32 neighbour of the quotient. No such quotient is near enough to the
-    middle of two fp8 numbers to matter, which was counted for every mantissa of both.
+    on. With larger scales it may be the other fp32 neighbour of the quotient. No such quotient is near enough to
+    the middle of two fp8 numbers to matter, which was counted for every mantissa of both.
     """
     # with an infinite scale the product is exact, and its correction would be NaN
     divisor = tl.where(finite, scale, 0.0)
@@ -131,9 +131,9 @@ def quantise(
 
     NaN in a group makes the scale and all its values NaN.
 
-    Values need no clamping to the range of the type. ``|y| <= amax`` and ``scale >= amax / FP8_MAX * (1 - 2**-24)``,
-    so that a quotient is at most the fp32 number after ``FP8_MAX``, which conversion rounds to ``FP8_MAX``. With an
-    infinite amax a quotient is NaN or zero.
+    Values need no clamping to the range of the type. ``|y| <= amax`` and
+    ``scale >= amax / FP8_MAX * (1 - 2**-24)``, so that a quotient is at most the fp32 number after ``FP8_MAX``,
+    which conversion rounds to ``FP8_MAX``. With an infinite amax a quotient is NaN or zero.
     """
     amax = largest_magnitude(y)
     if SCALED > 1:

@@ -1,7 +1,7 @@
 """Gated RMSNorm with fp8 values, forward: the norm of ``rms_norm_gated``, rounded to x's dtype, then quantised.
 
-A line of a tile is a norm group. A row of the kernel is a span, the larger of a norm group and a quant group. A span
-consists of blocks, the smaller of the two. Arithmetic is fp32, the quantisation's too.
+A line of a tile is a norm group. A row of the kernel is a span, the larger of a norm group and a quant group.
+A span consists of blocks, the smaller of the two. Arithmetic is fp32, the quantisation's too.
 """
 
 import torch

@@ -88,7 +88,7 @@ def load_tiles(
         if RESIDUAL:
             residual = tl.load(residual_at, mask=mask, other=0.0, eviction_policy=EVICTION)
         if WEIGHT:
-            # not masked by rows: the rows of one thread then share the weight, which stays in L1 for later programs
+            # not masked by rows: the rows of one thread then share the weight. It stays in L1 for later programs
             weight = tl.load(weight_at, mask=col_mask, other=0.0, eviction_policy="evict_last")
     return x, residual, weight
 

@@ -108,7 +108,7 @@ def tile_pointers(
     ACCESS: tl.constexpr,
     FP8_AT_ONCE: tl.constexpr = 8,
 ):
-    """Return pointers to the columns of each row of a tensor with ``LEADING`` leading sizes, the last innermost."""
+    """Return pointers to the tile of a tensor with ``LEADING`` leading sizes, of which the last is innermost."""
     stride_0, stride_1, stride_2, col_stride = strides
     row, outer, cols, size_1, size_2 = place
     if LEADING == 1:
@@ -133,7 +133,7 @@ def column_pointers(
     ACCESS: tl.constexpr,
     FP8_AT_ONCE: tl.constexpr = 8,
 ):
-    """Return pointers to columns ``cols`` of ``ptr``, aligned so that a thread moves ``FP8_AT_ONCE`` fp8 values."""
+    """Return pointers to columns of ``ptr``, aligned so that a thread moves ``FP8_AT_ONCE`` fp8 values at once."""
     pointers = ptr + strided(cols, col_stride) if ACCESS == "strided" else ptr + cols
     if ACCESS == "aligned":
         # tl.multiple_of takes bytes here. Eight are the default for fp8, because a thread that stores sixteen fp8
