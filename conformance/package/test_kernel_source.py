@@ -64,8 +64,8 @@ def open_chains(function: ast.FunctionDef) -> list[str]:
 
 def narrow_program_ids(function: ast.FunctionDef) -> list[str]:
     """Return uses of ``program_id`` that are not widened at once."""
-    # rows_of numbers rows, which no product is made of but in ``strided``: as wide as their count is enough
-    wide = ("tl.int64", "n_rows.dtype") if function.name == "rows_of" else ("tl.int64",)
+    # program_rows returns row numbers, which only ``strided`` multiplies: the width of their count is enough
+    wide = ("tl.int64", "n_rows.dtype") if function.name == "program_rows" else ("tl.int64",)
     widened = {
         id(node.func.value)
         for node in ast.walk(function)

@@ -1,7 +1,9 @@
 """MRoPE, forward: the first ``2 * HALF`` columns of every head of q and k rotated, the rest copied or left alone.
 
-A frequency takes its angle from the position on one of three axes. Arithmetic is fp32.
+Each frequency takes its angle from the position on one of three axes. Arithmetic is fp32.
 """
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -13,297 +15,179 @@ from normkernels.kernels.tiles import column_pointers, kernel
 AHEAD_BYTES = 256
 _WARP = 32  # threads, or more
 
+Value = Any  # Triton has no types
+
+
+class Heads(NamedTuple):
+    """A tensor [n_tokens, n_heads, HEAD_DIM] of any strides."""
+
+    ptr: Value
+    token_stride: Value
+    head_stride: Value
+    col_stride: Value
+    n_heads: Value
+
+
+class Table(NamedTuple):
+    """A table [max_positions, HALF] of any strides: cos or sin."""
+
+    ptr: Value
+    row_stride: Value
+    col_stride: Value
+
+
+class Rows(NamedTuple):
+    """The rows of a tile: each is one head of one token."""
+
+    token: Value  # int64: one, or [rows, 1]
+    head: Value  # [rows, 1] int64
+    exists: Value  # [rows, 1]
+
+
+class HeadTile(NamedTuple):
+    """The constexprs of a tile: ``HALF`` columns of each half, then ``COPIED`` columns, both padded to blocks."""
+
+    ACCESS: Value
+    HALF: Value
+    HALF_BLOCK: Value
+    COPIED: Value
+    COPIED_BLOCK: Value
+    TOKENS: Value
+    HEADS: Value
+
 
 @triton.jit
-def table_rows(
-    table_ptr,  # [max_positions, HALF], any strides: cos or sin
-    row_stride,
-    col_stride,
-    at,  # positions, int64: one, or [rows, 1]
-    cols,  # [1, columns] int64
-    mask,  # [rows, columns]
-    ACCESS: tl.constexpr,
-):
-    """Return the rows of positions as they are, one for each row of the tile; NaN where masked."""
-    pointers = column_pointers(table_ptr + at * row_stride, cols, col_stride, ACCESS)
+def table_rows(table, position, cols, mask, ACCESS: tl.constexpr):
+    """Return the table's row at the position of each row of the tile, in the table's dtype; NaN where masked.
+
+    ``position`` is int64, one or [rows, 1]; ``cols`` is [1, columns] int64.
+    """
+    pointers = column_pointers(table.ptr + position * table.row_stride, cols, table.col_stride, ACCESS)
     return tl.load(tl.broadcast_to(pointers, mask.shape), mask=mask, other=float("nan"))
 
 
 @triton.jit
 def angles(
-    cos_ptr,  # [max_positions, HALF], any strides; sin likewise
-    sin_ptr,
-    cos_row_stride,
-    cos_col_stride,
-    sin_row_stride,
-    sin_col_stride,
-    t,  # positions, int64: one, or [rows, 1]; h and w likewise
-    h,
-    w,
-    inside,  # whether all three are in the cache; one token's are, or this is not asked for
-    t_section,
-    h_section,
-    w_section,
+    cos_table,
+    sin_table,
+    positions,  # (t, h, w), int64: one each, or [rows, 1]
+    inside,  # whether all three are in the cache; unused for one token, whose positions are
+    sections,  # of t, h and w
     AXES: tl.constexpr,
     INTERLEAVED: tl.constexpr,
-    ACCESS: tl.constexpr,
-    HALF: tl.constexpr,
-    HALF_BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-    TOKENS: tl.constexpr,
+    TILE: tl.constexpr,
 ):
-    """Return cos and sin in fp32, column by column at the position on its axis; NaN where a position is outside.
+    """Return cos and sin in fp32, each column at the position on its axis; NaN where a position is outside.
 
-    Each axis is loaded whole, for that is a few wide loads, and picking elements would be many narrow ones.
+    Each axis is loaded whole, because that takes a few wide loads. To load only the elements used would take many
+    narrow loads.
     """
-    frequency = tl.arange(0, HALF_BLOCK)[None, :]
-    exists = frequency < HALF
-    if TOKENS > 1:
+    t, h, w = positions
+    t_section, h_section, w_section = sections
+    frequency = tl.arange(0, TILE.HALF_BLOCK)[None, :]
+    exists = frequency < TILE.HALF
+    if TILE.TOKENS > 1:
         exists = inside & exists
-    mask = tl.broadcast_to(exists, (ROWS, HALF_BLOCK))
+    mask = tl.broadcast_to(exists, (TILE.TOKENS * TILE.HEADS, TILE.HALF_BLOCK))
     cols = frequency.to(tl.int64)
-    cos = table_rows(cos_ptr, cos_row_stride, cos_col_stride, t, cols, mask, ACCESS)
-    sin = table_rows(sin_ptr, sin_row_stride, sin_col_stride, t, cols, mask, ACCESS)
+    cos = table_rows(cos_table, t, cols, mask, TILE.ACCESS)
+    sin = table_rows(sin_table, t, cols, mask, TILE.ACCESS)
     if AXES == 3:
-        # of text all axes are one, and one is loaded
+        # the three positions of text are equal, and one is loaded
         apart = (t != h) | (t != w)
-        if TOKENS > 1:
+        if TILE.TOKENS > 1:
             apart = tl.max(apart.to(tl.int32)) != 0
         if apart:
             if INTERLEAVED:
-                of_h = (frequency % 3 == 1) & (frequency < 3 * h_section)
-                of_w = (frequency % 3 == 2) & (frequency < 3 * w_section)
+                on_h = (frequency % 3 == 1) & (frequency < 3 * h_section)
+                on_w = (frequency % 3 == 2) & (frequency < 3 * w_section)
             else:
-                of_h = (frequency >= t_section) & (frequency < t_section + h_section)
-                of_w = frequency >= t_section + h_section
-            cos_h = table_rows(cos_ptr, cos_row_stride, cos_col_stride, h, cols, mask, ACCESS)
-            cos_w = table_rows(cos_ptr, cos_row_stride, cos_col_stride, w, cols, mask, ACCESS)
-            sin_h = table_rows(sin_ptr, sin_row_stride, sin_col_stride, h, cols, mask, ACCESS)
-            sin_w = table_rows(sin_ptr, sin_row_stride, sin_col_stride, w, cols, mask, ACCESS)
-            cos = tl.where(of_h, cos_h, tl.where(of_w, cos_w, cos))
-            sin = tl.where(of_h, sin_h, tl.where(of_w, sin_w, sin))
+                on_h = (frequency >= t_section) & (frequency < t_section + h_section)
+                on_w = frequency >= t_section + h_section
+            cos_h = table_rows(cos_table, h, cols, mask, TILE.ACCESS)
+            cos_w = table_rows(cos_table, w, cols, mask, TILE.ACCESS)
+            sin_h = table_rows(sin_table, h, cols, mask, TILE.ACCESS)
+            sin_w = table_rows(sin_table, w, cols, mask, TILE.ACCESS)
+            cos = tl.where(on_h, cos_h, tl.where(on_w, cos_w, cos))
+            sin = tl.where(on_h, sin_h, tl.where(on_w, sin_w, sin))
     return widened(cos), widened(sin)
 
 
 @triton.jit
-def block_pointers(
-    x_ptr,  # [n_tokens, n_heads, HEAD_DIM], any strides
-    token_stride,
-    head_stride,
-    token,  # int64: one, or [rows, 1]
-    head,  # [rows, 1] int64
-):
-    """Return pointers to the first column of heads."""
-    # int64: token * stride and head * stride pass 2**31 on tensors that fit in memory
-    return x_ptr + token * token_stride + head * head_stride
+def block_rows(x, token, token_exists, block, TILE: tl.constexpr):
+    """Return the rows of a block of heads; possibly none of its heads exists."""
+    head = block * TILE.HEADS + (tl.arange(0, TILE.TOKENS * TILE.HEADS) % TILE.HEADS)[:, None]
+    return Rows(token, head, token_exists & (head < x.n_heads))
 
 
 @triton.jit
-def halves(
-    x_ptr,  # [n_tokens, n_heads, HEAD_DIM], any strides
-    x_token_stride,
-    x_head_stride,
-    x_col_stride,
-    token,  # int64: one, or [rows, 1]
-    head,  # [rows, 1] int64
-    exists,  # [rows, 1]
-    ACCESS: tl.constexpr,
-    HALF: tl.constexpr,
-    HALF_BLOCK: tl.constexpr,
-):
-    """Return both halves of what is rotated of a block of heads, as they are."""
-    cols = tl.arange(0, HALF_BLOCK)[None, :].to(tl.int64)
-    mask = exists & (cols < HALF)
-    x = block_pointers(x_ptr, x_token_stride, x_head_stride, token, head)
-    x1 = tl.load(column_pointers(x, cols, x_col_stride, ACCESS), mask=mask, other=0.0)
-    x2 = tl.load(column_pointers(x, HALF + cols, x_col_stride, ACCESS), mask=mask, other=0.0)
+def row_pointers(x, rows):
+    """Return pointers to the first column of heads."""
+    # int64: token * stride and head * stride pass 2**31 on tensors that fit in memory
+    return x.ptr + rows.token * x.token_stride + rows.head * x.head_stride
+
+
+@triton.jit
+def halves(x, rows, TILE: tl.constexpr):
+    """Return both halves of the rotated columns of a block of heads, in their own dtype."""
+    cols = tl.arange(0, TILE.HALF_BLOCK)[None, :].to(tl.int64)
+    mask = rows.exists & (cols < TILE.HALF)
+    ptr = row_pointers(x, rows)
+    x1 = tl.load(column_pointers(ptr, cols, x.col_stride, TILE.ACCESS), mask=mask, other=0.0)
+    x2 = tl.load(column_pointers(ptr, TILE.HALF + cols, x.col_stride, TILE.ACCESS), mask=mask, other=0.0)
     return x1, x2
 
 
 @triton.jit
-def heads_of(block, token_exists, n_heads, TOKENS: tl.constexpr, HEADS: tl.constexpr):
-    """Return the heads of a block, ``[rows, 1]`` int64, and whether they exist; there may be none that does."""
-    head = block * HEADS + (tl.arange(0, TOKENS * HEADS) % HEADS)[:, None]
-    return head, token_exists & (head < n_heads)
+def prefetch(x, token, token_exists, first, TILE: tl.constexpr, BLOCKS: tl.constexpr):
+    """Return the halves of ``BLOCKS`` blocks of a program: ``first`` and every ``num_programs(1)``-th after it.
 
-
-@triton.jit
-def ahead(
-    x_ptr,  # [n_tokens, n_heads, HEAD_DIM], any strides
-    x_token_stride,
-    x_head_stride,
-    x_col_stride,
-    token,  # int64: one, or [rows, 1]
-    token_exists,
-    n_heads,
-    first,  # block; every ``num_programs(1)``-th from it on
-    ACCESS: tl.constexpr,
-    HALF: tl.constexpr,
-    HALF_BLOCK: tl.constexpr,
-    TOKENS: tl.constexpr,
-    HEADS: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
-    """Return the halves of the first blocks of a program, of which some may have nothing that is loaded."""
+    Blocks without any heads load nothing.
+    """
     loaded = ()
     for place in tl.static_range(BLOCKS):
-        block = first + place * tl.num_programs(1)
-        head, exists = heads_of(block, token_exists, n_heads, TOKENS, HEADS)
-        of_block = halves(
-            x_ptr,
-            x_token_stride,
-            x_head_stride,
-            x_col_stride,
-            token,
-            head,
-            exists,
-            ACCESS,
-            HALF,
-            HALF_BLOCK,
-        )
-        loaded += (of_block,)  # type: ignore[assignment]  # one that is a block longer
+        rows = block_rows(x, token, token_exists, first + place * tl.num_programs(1), TILE)
+        loaded += (halves(x, rows, TILE),)  # type: ignore[assignment]  # one that is a block longer
     return loaded
 
 
 @triton.jit
-def rotate_block(
-    x_ptr,  # [n_tokens, n_heads, HEAD_DIM], any strides; out likewise, and may be x
-    out_ptr,
-    x_token_stride,
-    x_head_stride,
-    x_col_stride,
-    out_token_stride,
-    out_head_stride,
-    out_col_stride,
-    token,  # int64: one, or [rows, 1]
-    head,  # [rows, 1] int64
-    exists,  # [rows, 1]
-    x1,  # [rows, columns]: the halves
-    x2,
-    cos,  # [rows, columns] fp32
-    sin,
-    IN_PLACE: tl.constexpr,
-    ACCESS: tl.constexpr,
-    HALF: tl.constexpr,
-    REST: tl.constexpr,
-    HALF_BLOCK: tl.constexpr,
-    REST_BLOCK: tl.constexpr,
-):
-    """Rotate a block of heads whose halves are loaded, and copy the rest of them unless it is in place."""
-    cols = tl.arange(0, HALF_BLOCK)[None, :].to(tl.int64)
-    mask = exists & (cols < HALF)
-    out = block_pointers(out_ptr, out_token_stride, out_head_stride, token, head)
-    y1 = (widened(x1) * cos - widened(x2) * sin).to(out_ptr.dtype.element_ty)
-    y2 = (widened(x2) * cos + widened(x1) * sin).to(out_ptr.dtype.element_ty)
-    tl.store(column_pointers(out, cols, out_col_stride, ACCESS), y1, mask=mask)
-    tl.store(column_pointers(out, HALF + cols, out_col_stride, ACCESS), y2, mask=mask)
-    if REST > 0 and not IN_PLACE:
-        rest = tl.arange(0, REST_BLOCK)[None, :].to(tl.int64)
-        kept = exists & (rest < REST)
-        x = block_pointers(x_ptr, x_token_stride, x_head_stride, token, head)
-        x_rest = column_pointers(x, 2 * HALF + rest, x_col_stride, ACCESS)
-        out_rest = column_pointers(out, 2 * HALF + rest, out_col_stride, ACCESS)
-        # as it is: a conversion would change the bits of a NaN
+def rotate_block(x, out, rows, loaded, cos, sin, TILE: tl.constexpr):
+    """Rotate a block of heads whose halves are loaded, and copy the ``COPIED`` columns after them."""
+    x1, x2 = loaded
+    cols = tl.arange(0, TILE.HALF_BLOCK)[None, :].to(tl.int64)
+    mask = rows.exists & (cols < TILE.HALF)
+    ptr = row_pointers(out, rows)
+    y1 = (widened(x1) * cos - widened(x2) * sin).to(out.ptr.dtype.element_ty)
+    y2 = (widened(x2) * cos + widened(x1) * sin).to(out.ptr.dtype.element_ty)
+    tl.store(column_pointers(ptr, cols, out.col_stride, TILE.ACCESS), y1, mask=mask)
+    tl.store(column_pointers(ptr, TILE.HALF + cols, out.col_stride, TILE.ACCESS), y2, mask=mask)
+    if TILE.COPIED > 0:
+        rest = tl.arange(0, TILE.COPIED_BLOCK)[None, :].to(tl.int64)
+        kept = rows.exists & (rest < TILE.COPIED)
+        x_rest = column_pointers(row_pointers(x, rows), 2 * TILE.HALF + rest, x.col_stride, TILE.ACCESS)
+        out_rest = column_pointers(ptr, 2 * TILE.HALF + rest, out.col_stride, TILE.ACCESS)
+        # in its own dtype: a conversion would change the bits of a NaN
         tl.store(out_rest, tl.load(x_rest, mask=kept, other=0.0), mask=kept)
 
 
 @triton.jit
-def rotate(
-    x_ptr,  # [n_tokens, n_heads, HEAD_DIM], any strides; out likewise, and may be x
-    out_ptr,
-    x_token_stride,
-    x_head_stride,
-    x_col_stride,
-    out_token_stride,
-    out_head_stride,
-    out_col_stride,
-    token,  # int64: one, or [rows, 1]
-    token_exists,
-    loaded,  # the halves of the first blocks
-    cos,  # [rows, columns] fp32
-    sin,
-    n_heads,
-    first,  # the turn of this program among those that share a token
-    IN_PLACE: tl.constexpr,
-    ACCESS: tl.constexpr,
-    HALF: tl.constexpr,
-    REST: tl.constexpr,
-    HALF_BLOCK: tl.constexpr,
-    REST_BLOCK: tl.constexpr,
-    TOKENS: tl.constexpr,
-    HEADS: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    AHEAD: tl.constexpr,
-):
-    """Rotate every head whose turn it is. Both halves are loaded before either is stored: out may be x."""
+def rotate(x, out, token, token_exists, first, loaded, cos, sin, TILE: tl.constexpr, BLOCKS: tl.constexpr):
+    """Rotate every head of this program; ``loaded`` has the halves of its first blocks, beginning with ``first``.
+
+    Both halves are loaded before either is stored: out may be x.
+    """
     programs = tl.num_programs(1)
-    for place in tl.static_range(min(BLOCKS, AHEAD)):
+    for place in tl.static_range(len(loaded)):
         block = first + place * programs
-        # of programs that share a token some have a block less
-        if block * HEADS < n_heads:
-            head, exists = heads_of(block, token_exists, n_heads, TOKENS, HEADS)
-            x1, x2 = loaded[place]
-            rotate_block(
-                x_ptr,
-                out_ptr,
-                x_token_stride,
-                x_head_stride,
-                x_col_stride,
-                out_token_stride,
-                out_head_stride,
-                out_col_stride,
-                token,
-                head,
-                exists,
-                x1,
-                x2,
-                cos,
-                sin,
-                IN_PLACE,
-                ACCESS,
-                HALF,
-                REST,
-                HALF_BLOCK,
-                REST_BLOCK,
-            )
-    if BLOCKS > AHEAD:
-        for block in range(first + AHEAD * programs, tl.cdiv(n_heads, HEADS), programs):
-            head, exists = heads_of(block, token_exists, n_heads, TOKENS, HEADS)
-            x1, x2 = halves(
-                x_ptr,
-                x_token_stride,
-                x_head_stride,
-                x_col_stride,
-                token,
-                head,
-                exists,
-                ACCESS,
-                HALF,
-                HALF_BLOCK,
-            )
-            rotate_block(
-                x_ptr,
-                out_ptr,
-                x_token_stride,
-                x_head_stride,
-                x_col_stride,
-                out_token_stride,
-                out_head_stride,
-                out_col_stride,
-                token,
-                head,
-                exists,
-                x1,
-                x2,
-                cos,
-                sin,
-                IN_PLACE,
-                ACCESS,
-                HALF,
-                REST,
-                HALF_BLOCK,
-                REST_BLOCK,
-            )
+        # some of the programs that share a token have one block less
+        if block * TILE.HEADS < x.n_heads:
+            rows = block_rows(x, token, token_exists, block, TILE)
+            rotate_block(x, out, rows, loaded[place], cos, sin, TILE)
+    if BLOCKS > len(loaded):
+        for block in range(first + len(loaded) * programs, tl.cdiv(x.n_heads, TILE.HEADS), programs):
+            rows = block_rows(x, token, token_exists, block, TILE)
+            rotate_block(x, out, rows, halves(x, rows, TILE), cos, sin, TILE)
 
 
 @kernel
@@ -356,153 +240,47 @@ def mrope_kernel(
 ):
     """Rotate q and k of ``TOKENS`` tokens a program, ``HEADS`` heads at a time; cos and sin are loaded once.
 
-    A row of a tile is one head of one token. Positions outside the cache make NaN, and nothing is loaded there.
-    A program has at most ``Q_BLOCKS`` blocks of heads of q and ``K_BLOCKS`` of k, and loads the first ``AHEAD`` of
-    each before anything that waits.
+    A row of a tile is one head of one token. Positions outside the cache give NaN, and load nothing. A program has
+    at most ``Q_BLOCKS`` blocks of heads of q and ``K_BLOCKS`` of k, and loads the first ``AHEAD`` of each before
+    anything that waits.
     """
+    TILE: tl.constexpr = HeadTile(ACCESS, HALF, HALF_BLOCK, 0 if IN_PLACE else REST, REST_BLOCK, TOKENS, HEADS)
+    q = Heads(q_ptr, q_token_stride, q_head_stride, q_col_stride, q_heads)
+    k = Heads(k_ptr, k_token_stride, k_head_stride, k_col_stride, k_heads)
+    q_out = Heads(q_out_ptr, q_out_token_stride, q_out_head_stride, q_out_col_stride, q_heads)
+    k_out = Heads(k_out_ptr, k_out_token_stride, k_out_head_stride, k_out_col_stride, k_heads)
+    if IN_PLACE:
+        q_out, k_out = q, k
     # int64: token * stride and position * stride pass 2**31 on tensors that fit in memory
     token = tl.program_id(0).to(tl.int64) * TOKENS
-    token_exists = True
+    exists = True
     if TOKENS > 1:
         token += (tl.arange(0, TOKENS * HEADS) // HEADS)[:, None]
-        token_exists = token < n_tokens
+        exists = token < n_tokens
     turn = tl.program_id(1).to(tl.int64)
-    # from the other end: whoever has the fewest heads of q begins with those of k
+    # in reverse: the programs with the fewest heads of q begin with the heads of k
     k_turn = tl.num_programs(1) - 1 - turn
-    q_loaded = ahead(
-        q_ptr,
-        q_token_stride,
-        q_head_stride,
-        q_col_stride,
-        token,
-        token_exists,
-        q_heads,
-        turn,
-        ACCESS,
-        HALF,
-        HALF_BLOCK,
-        TOKENS,
-        HEADS,
-        min(Q_BLOCKS, AHEAD),
-    )
-    k_loaded = ahead(
-        k_ptr,
-        k_token_stride,
-        k_head_stride,
-        k_col_stride,
-        token,
-        token_exists,
-        k_heads,
-        k_turn,
-        ACCESS,
-        HALF,
-        HALF_BLOCK,
-        TOKENS,
-        HEADS,
-        min(K_BLOCKS, AHEAD),
-    )
+    q_loaded = prefetch(q, token, exists, turn, TILE, min(Q_BLOCKS, AHEAD))
+    k_loaded = prefetch(k, token, exists, k_turn, TILE, min(K_BLOCKS, AHEAD))
 
-    at = positions_ptr + token * position_stride
-    t = tl.load(at, mask=token_exists, other=0).to(tl.int64)
+    t_at = positions_ptr + token * position_stride
+    t = tl.load(t_at, mask=exists, other=0).to(tl.int64)
     h = t
     w = t
     if AXES == 3:
-        h = tl.load(at + axis_stride, mask=token_exists, other=0).to(tl.int64)
-        w = tl.load(at + axis_stride + axis_stride, mask=token_exists, other=0).to(tl.int64)
-    # negative ones are large
-    rows = max_positions.to(tl.uint64)
-    inside = (t.to(tl.uint64) < rows) & (h.to(tl.uint64) < rows) & (w.to(tl.uint64) < rows)
+        h = tl.load(t_at + axis_stride, mask=exists, other=0).to(tl.int64)
+        w = tl.load(t_at + axis_stride + axis_stride, mask=exists, other=0).to(tl.int64)
+    # unsigned: negative positions are large
+    max_rows = max_positions.to(tl.uint64)
+    inside = (t.to(tl.uint64) < max_rows) & (h.to(tl.uint64) < max_rows) & (w.to(tl.uint64) < max_rows)
     cos = tl.full((TOKENS * HEADS, HALF_BLOCK), float("nan"), tl.float32)
     sin = cos
-    # for one token a branch, behind which the compiler does not move what heads load
+    # a branch for one token: the compiler does not move the loads of heads behind it
     if TOKENS > 1 or inside:
-        cos, sin = angles(
-            cos_ptr,
-            sin_ptr,
-            cos_row_stride,
-            cos_col_stride,
-            sin_row_stride,
-            sin_col_stride,
-            t,
-            h,
-            w,
-            inside,
-            t_section,
-            h_section,
-            w_section,
-            AXES,
-            INTERLEAVED,
-            ACCESS,
-            HALF,
-            HALF_BLOCK,
-            TOKENS * HEADS,
-            TOKENS,
-        )
+        cos_table = Table(cos_ptr, cos_row_stride, cos_col_stride)
+        sin_table = Table(sin_ptr, sin_row_stride, sin_col_stride)
+        sections = (t_section, h_section, w_section)
+        cos, sin = angles(cos_table, sin_table, (t, h, w), inside, sections, AXES, INTERLEAVED, TILE)
 
-    if IN_PLACE:
-        q_out_ptr, q_out_token_stride, q_out_head_stride, q_out_col_stride = (
-            q_ptr,
-            q_token_stride,
-            q_head_stride,
-            q_col_stride,
-        )
-        k_out_ptr, k_out_token_stride, k_out_head_stride, k_out_col_stride = (
-            k_ptr,
-            k_token_stride,
-            k_head_stride,
-            k_col_stride,
-        )
-    rotate(
-        q_ptr,
-        q_out_ptr,
-        q_token_stride,
-        q_head_stride,
-        q_col_stride,
-        q_out_token_stride,
-        q_out_head_stride,
-        q_out_col_stride,
-        token,
-        token_exists,
-        q_loaded,
-        cos,
-        sin,
-        q_heads,
-        turn,
-        IN_PLACE,
-        ACCESS,
-        HALF,
-        REST,
-        HALF_BLOCK,
-        REST_BLOCK,
-        TOKENS,
-        HEADS,
-        Q_BLOCKS,
-        AHEAD,
-    )
-    rotate(
-        k_ptr,
-        k_out_ptr,
-        k_token_stride,
-        k_head_stride,
-        k_col_stride,
-        k_out_token_stride,
-        k_out_head_stride,
-        k_out_col_stride,
-        token,
-        token_exists,
-        k_loaded,
-        cos,
-        sin,
-        k_heads,
-        k_turn,
-        IN_PLACE,
-        ACCESS,
-        HALF,
-        REST,
-        HALF_BLOCK,
-        REST_BLOCK,
-        TOKENS,
-        HEADS,
-        K_BLOCKS,
-        AHEAD,
-    )
+    rotate(q, q_out, token, exists, turn, q_loaded, cos, sin, TILE, Q_BLOCKS)
+    rotate(k, k_out, token, exists, k_turn, k_loaded, cos, sin, TILE, K_BLOCKS)

@@ -1,18 +1,17 @@
 """RMSNorm with fp8 values, forward: the norm of ``rms_norm``, rounded to x's dtype, then quantised by groups.
 
-A tile holds whole rows; only what is quantised is regrouped. Arithmetic is fp32, the quantisation's too.
+A tile holds whole rows, which are regrouped to be quantised. Arithmetic is fp32, the quantisation's too.
 """
 
 import triton.language as tl
 
-from normkernels.kernels.quantise import block_columns, held_by_lanes, quantise, rounded_to
-from normkernels.kernels.row_norm import rounded_sum, row_norm, widened
+from normkernels.kernels.quantise import block_columns, quantise, rounded_to, values_per_lane
+from normkernels.kernels.row_norm import load_tiles, rounded_sum, row_norm, widened
 from normkernels.kernels.tiles import (
-    all_at_once,
     column_pointers,
     kernel,
     outer_rows,
-    rows_of,
+    program_rows,
     strided,
     tile_pointers,
 )
@@ -37,7 +36,7 @@ def rms_norm_fp8_kernel(
     n_rows,  # size_0 * size_1 * size_2
     weight_offset,
     eps,
-    # of calls whose leading sizes do not collapse, or whose columns lie apart
+    # used where leading sizes do not collapse, or columns are not adjacent
     size_1,
     size_2,
     size_2_inverse,
@@ -79,106 +78,47 @@ def rms_norm_fp8_kernel(
     BLOCK: tl.constexpr = 2**BLOCK_LEVELS
     GROUPS: tl.constexpr = 2 ** (LEVELS - BLOCK_LEVELS)
     LINES: tl.constexpr = ROWS * GROUPS
-    row, there = rows_of(tl.arange(0, ROWS)[:, None], n_rows, ROWS)
-    cols, exists = block_columns(GROUP, BLOCK_LEVELS, LEVELS)
-    mask = there & exists & (cols < WIDTH)
-
+    x_strides = (x_stride_0, x_stride_1, x_stride_2, x_col_stride)
+    residual_strides = (residual_stride_0, residual_stride_1, residual_stride_2, residual_col_stride)
+    out_strides = (out_stride_0, out_stride_1, out_stride_2, out_col_stride)
+    y_strides = (y_stride_0, y_stride_1, y_stride_2, y_col_stride)
+    sum_strides = (sum_stride_0, sum_stride_1, sum_stride_2, sum_col_stride)
+    row, row_exists = program_rows(tl.arange(0, ROWS)[:, None], n_rows, ROWS)
+    cols, in_block = block_columns(GROUP, BLOCK_LEVELS, LEVELS)
+    mask = row_exists & in_block & (cols < WIDTH)
     outer = outer_rows(row, size_2, size_2_inverse, size_2_shift, LEADING)
-    x_at = tile_pointers(
-        x_ptr, row, outer, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
+    place = (row, outer, cols, size_1, size_2)
+
+    x_at = tile_pointers(x_ptr, x_strides, place, LEADING, ACCESS)
+    residual_at = tile_pointers(residual_ptr, residual_strides, place, LEADING, ACCESS)
+    # of the whole tile: a load of one row would have to change its layout to that of the tile
+    weight_at = column_pointers(weight_ptr, tl.broadcast_to(cols, mask.shape), weight_stride, ACCESS)
+    x, residual, weight = load_tiles(
+        x_at, residual_at, weight_at, mask, in_block & (cols < WIDTH), RESIDUAL, RESIDUAL, WEIGHT, ""
     )
-    residual_at = tile_pointers(
-        residual_ptr,
-        row,
-        outer,
-        cols,
-        size_1,
-        size_2,
-        residual_stride_0,
-        residual_stride_1,
-        residual_stride_2,
-        residual_col_stride,
-        LEADING,
-        ACCESS,
-    )
-    # of the whole tile: a load of one row would have to change its layout to meet it
-    weight_cols = tl.broadcast_to(cols, [ROWS, GROUPS * BLOCK])
-    weight_at = column_pointers(weight_ptr, weight_cols, weight_stride, ACCESS)
-    x = tl.zeros([ROWS, GROUPS * BLOCK], x_ptr.dtype.element_ty)
-    residual = tl.zeros([ROWS, GROUPS * BLOCK], residual_ptr.dtype.element_ty)
-    weight = tl.full([ROWS, GROUPS * BLOCK], 0.0 if WEIGHT else 1.0, weight_ptr.dtype.element_ty)
-    if all_at_once(RESIDUAL):
-        x = tl.load(x_at, mask=mask, other=0.0)
-        if RESIDUAL:
-            residual = tl.load(residual_at, mask=mask, other=0.0)
-        if WEIGHT:
-            # not masked by rows: those of one thread then share it
-            weight = tl.load(weight_at, mask=exists & (cols < WIDTH), other=0.0, eviction_policy="evict_last")
     weight = widened(weight)
     if OFFSET:
         weight = weight_offset + weight
-
     if RESIDUAL:
-        total = rounded_sum(x, residual, sum_ptr.dtype.element_ty)
-        x = total
-        sum_at = tile_pointers(
-            sum_ptr,
-            row,
-            outer,
-            cols,
-            size_1,
-            size_2,
-            sum_stride_0,
-            sum_stride_1,
-            sum_stride_2,
-            sum_col_stride,
-            LEADING,
-            ACCESS,
-        )
-        tl.store(sum_at, total, mask=mask)
+        x = rounded_sum(x, residual, sum_ptr.dtype.element_ty)
+        tl.store(tile_pointers(sum_ptr, sum_strides, place, LEADING, ACCESS), x, mask=mask)
 
     y = row_norm(widened(x), weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS)
     if UNQUANTISED:
-        y_at = tile_pointers(
-            y_ptr,
-            row,
-            outer,
-            cols,
-            size_1,
-            size_2,
-            y_stride_0,
-            y_stride_1,
-            y_stride_2,
-            y_col_stride,
-            LEADING,
-            ACCESS,
-        )
+        y_at = tile_pointers(y_ptr, y_strides, place, LEADING, ACCESS)
         tl.store(y_at, y.to(y_ptr.dtype.element_ty), mask=mask)
 
     y = rounded_to(y, x_ptr.dtype.element_ty, PTX)
     if GROUPS * BLOCK != WIDTH or GROUP != BLOCK:
-        # the padding is no zero where 1 / rms is infinite
+        # the padding is not zero where 1 / rms is infinite
         y = tl.where(mask, y, 0.0)
     values, scale = quantise(tl.reshape(y, [LINES, BLOCK]), x_ptr.dtype.element_ty, FLOOR, FP8_MAX)
-    values = tl.reshape(values, [ROWS, GROUPS * BLOCK])
-    out_at = tile_pointers(
-        out_ptr,
-        row,
-        outer,
-        cols,
-        size_1,
-        size_2,
-        out_stride_0,
-        out_stride_1,
-        out_stride_2,
-        out_col_stride,
-        LEADING,
-        ACCESS,
-    )
+    values = tl.reshape(values, mask.shape)
+    out_at = tile_pointers(out_ptr, out_strides, place, LEADING, ACCESS)
     tl.store(out_at, values.to(out_ptr.dtype.element_ty), mask=mask)
 
-    scale, line, lane = held_by_lanes(scale, tl.arange(0, LINES)[:, None], BLOCK, 8)
-    row, there = rows_of(line // GROUPS, n_rows, ROWS)
+    scale, line, lane = values_per_lane(scale, tl.arange(0, LINES)[:, None], BLOCK, 8)
+    row, row_exists = program_rows(line // GROUPS, n_rows, ROWS)
     group = line % GROUPS
     scale_at = scale_ptr + strided(row, scale_row_stride) + strided(group, scale_group_stride)
-    tl.store(scale_at + lane, scale, mask=there & (group * GROUP < WIDTH) & (lane == 0))
+    tl.store(scale_at + lane, scale, mask=row_exists & (group * GROUP < WIDTH) & (lane == 0))

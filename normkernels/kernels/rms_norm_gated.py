@@ -7,9 +7,9 @@ import triton
 import triton.language as tl
 
 from normkernels.kernels.row_norm import row_norm
-from normkernels.kernels.tiles import column_pointers, kernel, outer_rows, rows_of, tile_pointers
+from normkernels.kernels.tiles import column_pointers, kernel, outer_rows, row_tile, tile_pointers
 
-# of base 2, in which GPUs have their exponential
+# GPUs have an exponential of base 2
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -17,11 +17,12 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 def sigmoid(x):
     """Return ``1 / (1 + exp(-x))``, as ``e / (1 + e)`` with ``e = exp(x)`` where x is negative.
 
-    So ``e`` is at most one, and ``d = 1 + e`` at most two: ``1 / d`` is ``rsqrt(d * d)``, of which every GPU has
-    an instruction, while a division also scales denominators that are large, and compares for it. To what ``e`` is
-    off by, which weighs the same in both forms, come 2**-24 of the sum, half as much of the square, 2**-22.9 of
-    the root (PTX ISA, rsqrt.approx) and, of negative x, 2**-24 of the product: 4.64 * 2**-24, where the sum and a
-    division (PTX ISA, div.full: 2 ulp) come to 5. Where ``e`` is subnormal, below -87.3, both may give zero.
+    ``e`` is then at most one, and ``d = 1 + e`` at most two. Therefore ``1 / d`` is ``rsqrt(d * d)``, of which
+    every GPU has an instruction. A division also compares for large denominators and scales them.
+
+    Error besides that of ``e``, in units of 2**-24: sum 1, square 1/2, rsqrt 2.14 (PTX ISA, rsqrt.approx),
+    product 1 (negative x); together 4.64. With a division: sum and div.full (PTX ISA, 2 ulp), together 5. Where
+    ``e`` is subnormal, below -87.3, both forms may give zero.
     """
     e = tl.exp2(tl.abs(x) * -LOG2_E)
     d = 1.0 + e
@@ -31,9 +32,9 @@ def sigmoid(x):
 
 @triton.jit
 def gated_norm(
-    x,  # [rows, block] fp32, zero in the padding
-    gate,  # the same; unused where GATE is "none"
-    weight,  # the same
+    x,  # [rows, block] fp32, zero in the padding; gate and weight likewise
+    gate,  # unused where GATE is "none"
+    weight,
     eps,
     GATE: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -42,7 +43,7 @@ def gated_norm(
     WIDTH: tl.constexpr,
     LEVELS: tl.constexpr,
 ):
-    """Return the formula's fp32 value of every element of a tile, its rounding points applied."""
+    """Return the formula's fp32 value of every element of a tile, rounded at both rounding points."""
     if GATE == "none":
         act = gate
     elif ACTIVATION == "silu":
@@ -74,15 +75,15 @@ def rms_norm_gated_128_kernel(
     WEIGHTED: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Norm, weight, then gate, of ``ROWS`` contiguous rows of 128 a program."""
+    """Apply norm, weight and gate to ``ROWS`` contiguous rows of 128 a program."""
     # int64: row * 128 passes 2**31 on tensors that fit in memory
     first = tl.program_id(0).to(tl.int64) * ROWS
     rows = tl.arange(0, ROWS)[:, None]
     cols = tl.arange(0, 128)[None, :]
     mask = rows < n_rows - first
-    # 32 bits within the tile: the 64-bit part of an address is the same for all of it
+    # 32 bits within the tile: all of it shares the 64-bit part of an address
     offsets = rows * 128 + cols
-    # a 2-D load: a 1-D one would have to change its layout to meet the tile
+    # a 2-D load: a 1-D load would have to change its layout to that of the tile
     weight_offsets = tl.broadcast_to(cols.to(tl.int64) * weight_stride, [ROWS, 128])
 
     # a branch, not a constexpr of the launch: a new row count must not compile anything
@@ -96,18 +97,9 @@ def rms_norm_gated_128_kernel(
         gate = tl.load(gate_ptr + first * 128 + offsets, mask=mask, other=0.0)
         weight = tl.load(weight_ptr + weight_offsets, mask=mask, other=0.0)
 
-    y = gated_norm(
-        x.to(tl.float32),
-        gate.to(tl.float32),
-        weight.to(tl.float32),
-        eps,
-        GATE="after",
-        ACTIVATION=ACTIVATION,
-        NORMALISED=NORMALISED,
-        WEIGHTED=WEIGHTED,
-        WIDTH=128,
-        LEVELS=7,
-    ).to(out_ptr.dtype.element_ty)
+    x, gate, weight = x.to(tl.float32), gate.to(tl.float32), weight.to(tl.float32)
+    y = gated_norm(x, gate, weight, eps, "after", ACTIVATION, NORMALISED, WEIGHTED, WIDTH=128, LEVELS=7)
+    y = y.to(out_ptr.dtype.element_ty)
     if even:
         tl.store(out_ptr + first * 128 + offsets, y)
     else:
@@ -125,7 +117,7 @@ def rms_norm_gated_kernel(
     out_stride_2,
     n_rows,  # size_0 * size_1 * size_2
     eps,
-    # of calls whose leading sizes do not collapse, or whose columns lie apart
+    # used where leading sizes do not collapse, or columns are not adjacent
     n_groups,
     size_1,
     size_2,
@@ -153,66 +145,25 @@ def rms_norm_gated_kernel(
     ROWS: tl.constexpr,
 ):
     """Normalise ``ROWS`` rows a program; a row is one group, so its group is ``row % n_groups``."""
-    BLOCK: tl.constexpr = 2**LEVELS
-    row, there = rows_of(tl.arange(0, ROWS)[:, None], n_rows, ROWS)
-    # int64: column * stride passes 2**31 on tensors that fit in memory
-    cols = tl.arange(0, BLOCK)[None, :].to(tl.int64)
-    mask = there & (cols < WIDTH)
-
+    x_strides = (x_stride_0, x_stride_1, x_stride_2, x_col_stride)
+    gate_strides = (gate_stride_0, gate_stride_1, gate_stride_2, gate_col_stride)
+    out_strides = (out_stride_0, out_stride_1, out_stride_2, out_col_stride)
+    row, cols, mask = row_tile(n_rows, WIDTH, LEVELS, ROWS)
     outer = outer_rows(row, size_2, size_2_inverse, size_2_shift, LEADING)
-    x_at = tile_pointers(
-        x_ptr, row, outer, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
-    )
-    gate_at = tile_pointers(
-        gate_ptr,
-        row,
-        outer,
-        cols,
-        size_1,
-        size_2,
-        gate_stride_0,
-        gate_stride_1,
-        gate_stride_2,
-        gate_col_stride,
-        LEADING,
-        ACCESS,
-    )
-    # of the whole tile: a load of one row would have to change its layout to meet it
-    weight_cols = (
-        (row % n_groups.to(row.dtype)).to(tl.int64) * WIDTH + cols
-        if GROUPED
-        else tl.broadcast_to(cols, [ROWS, BLOCK])
-    )
+    place = (row, outer, cols, size_1, size_2)
+    x_at = tile_pointers(x_ptr, x_strides, place, LEADING, ACCESS)
+    gate_at = tile_pointers(gate_ptr, gate_strides, place, LEADING, ACCESS)
+    # of the whole tile: a load of one row would have to change its layout to that of the tile
+    weight_cols = tl.broadcast_to(cols, mask.shape)
+    if GROUPED:
+        weight_cols = (row % n_groups.to(row.dtype)).to(tl.int64) * WIDTH + cols
     weight_at = column_pointers(weight_ptr, weight_cols, weight_stride, ACCESS)
     x = tl.load(x_at, mask=mask, other=0.0)
     gate = x if GATE == "none" else tl.load(gate_at, mask=mask, other=0.0)
-    # not masked by rows: those of one thread then share it
+    # not masked by rows: the rows of one thread then share the weight
     weight = tl.load(weight_at, mask=cols < WIDTH, other=0.0)
 
-    y = gated_norm(
-        x.to(tl.float32),
-        gate.to(tl.float32),
-        weight.to(tl.float32),
-        eps,
-        GATE,
-        ACTIVATION,
-        NORMALISED,
-        WEIGHTED,
-        WIDTH,
-        LEVELS,
-    )
-    out_at = tile_pointers(
-        out_ptr,
-        row,
-        outer,
-        cols,
-        size_1,
-        size_2,
-        out_stride_0,
-        out_stride_1,
-        out_stride_2,
-        out_col_stride,
-        LEADING,
-        ACCESS,
-    )
+    x, gate, weight = x.to(tl.float32), gate.to(tl.float32), weight.to(tl.float32)
+    y = gated_norm(x, gate, weight, eps, GATE, ACTIVATION, NORMALISED, WEIGHTED, WIDTH, LEVELS)
+    out_at = tile_pointers(out_ptr, out_strides, place, LEADING, ACCESS)
     tl.store(out_at, y.to(out_ptr.dtype.element_ty), mask=mask)

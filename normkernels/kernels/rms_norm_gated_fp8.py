@@ -1,19 +1,19 @@
 """Gated RMSNorm with fp8 values, forward: the norm of ``rms_norm_gated``, rounded to x's dtype, then quantised.
 
-A line of a tile is a norm group. A row of the kernel is a span, whichever is larger of a norm group and a quant
-group; it is made of blocks, the smaller ones. Arithmetic is fp32, the quantisation's too.
+A line of a tile is a norm group. A row of the kernel is a span, the larger of a norm group and a quant group.
+A span consists of blocks, the smaller of the two. Arithmetic is fp32, the quantisation's too.
 """
 
 import triton.language as tl
 
-from normkernels.kernels.quantise import block_columns, held_by_lanes, quantise
+from normkernels.kernels.quantise import block_columns, quantise, values_per_lane
 from normkernels.kernels.rms_norm_gated import gated_norm
 from normkernels.kernels.row_norm import widened
 from normkernels.kernels.tiles import (
     column_pointers,
     kernel,
     outer_rows,
-    rows_of,
+    program_rows,
     strided,
     tile_pointers,
 )
@@ -35,7 +35,7 @@ def rms_norm_gated_fp8_kernel(
     scale_group_stride,
     n_rows,  # size_0 * size_1 * size_2
     eps,
-    # of calls whose leading sizes do not collapse, or whose columns lie apart
+    # used where leading sizes do not collapse, or columns are not adjacent
     size_1,
     size_2,
     size_2_inverse,
@@ -83,104 +83,57 @@ def rms_norm_gated_fp8_kernel(
     TILE_ROWS: tl.constexpr = LINES // NORMED
     TILE_COLS: tl.constexpr = NORMED * COLS
     SCALES: tl.constexpr = BLOCKS // SCALED
+    x_strides = (x_stride_0, x_stride_1, x_stride_2, x_col_stride)
+    gate_strides = (gate_stride_0, gate_stride_1, gate_stride_2, gate_col_stride)
+    out_strides = (out_stride_0, out_stride_1, out_stride_2, out_col_stride)
+    y_strides = (y_stride_0, y_stride_1, y_stride_2, y_col_stride)
     line = tl.arange(0, TILE_ROWS)[:, None]
-    cols, exists = block_columns(BLOCK, BLOCK_LEVELS, NORM_LEVELS)
+    cols, in_block = block_columns(BLOCK, BLOCK_LEVELS, NORM_LEVELS)
     if WIDTH < GROUP:
-        row, present = rows_of(line // BLOCKS, n_rows, ROWS)
+        row, row_exists = program_rows(line // BLOCKS, n_rows, ROWS)
         cols = line % BLOCKS * BLOCK + cols
     else:
-        row, present = rows_of(line, n_rows, ROWS)
+        row, row_exists = program_rows(line, n_rows, ROWS)
         cols = tl.broadcast_to(cols, [TILE_ROWS, TILE_COLS])
     first = (row % SPANS).to(tl.int64) * SPAN
-    there = exists & (cols < SPAN)
+    col_exists = in_block & (cols < SPAN)
     if N % SPAN != 0:
-        there = there & (first + cols < N)
-    mask = present & there
-
+        col_exists = col_exists & (first + cols < N)
+    mask = row_exists & col_exists
     outer = outer_rows(row, size_2, size_2_inverse, size_2_shift, LEADING)
-    x_at = tile_pointers(
-        x_ptr, row, outer, cols, size_1, size_2, x_stride_0, x_stride_1, x_stride_2, x_col_stride, LEADING, ACCESS
-    )
-    gate_at = tile_pointers(
-        gate_ptr,
-        row,
-        outer,
-        cols,
-        size_1,
-        size_2,
-        gate_stride_0,
-        gate_stride_1,
-        gate_stride_2,
-        gate_col_stride,
-        LEADING,
-        ACCESS,
-    )
+    place = (row, outer, cols, size_1, size_2)
+
+    x_at = tile_pointers(x_ptr, x_strides, place, LEADING, ACCESS)
+    gate_at = tile_pointers(gate_ptr, gate_strides, place, LEADING, ACCESS)
     weight_at = column_pointers(weight_ptr, first + cols, weight_stride, ACCESS)
     x = tl.load(x_at, mask=mask, other=0.0)
     gate = x if GATE == "none" else tl.load(gate_at, mask=mask, other=0.0)
-    # not masked by rows: those of one thread then share it
-    weight = tl.load(weight_at, mask=there, other=0.0)
+    # not masked by rows: the rows of one thread then share the weight
+    weight = tl.load(weight_at, mask=col_exists, other=0.0)
 
-    y = gated_norm(
-        widened(x),
-        widened(gate),
-        widened(weight),
-        eps,
-        GATE,
-        ACTIVATION,
-        NORMALISED,
-        WEIGHTED,
-        WIDTH,
-        NORM_LEVELS,
-    ).to(x_ptr.dtype.element_ty)
+    x, gate, weight = widened(x), widened(gate), widened(weight)
+    y = gated_norm(x, gate, weight, eps, GATE, ACTIVATION, NORMALISED, WEIGHTED, WIDTH, NORM_LEVELS)
+    y = y.to(x_ptr.dtype.element_ty)
     if UNQUANTISED:
-        y_at = tile_pointers(
-            y_ptr,
-            row,
-            outer,
-            cols,
-            size_1,
-            size_2,
-            y_stride_0,
-            y_stride_1,
-            y_stride_2,
-            y_col_stride,
-            LEADING,
-            ACCESS,
-        )
-        tl.store(y_at, y, mask=mask)
+        tl.store(tile_pointers(y_ptr, y_strides, place, LEADING, ACCESS), y, mask=mask)
 
-    # not by its bits: two at a time would be rounded sooner, but here that unit has as much to do as any other
+    # not ``widened``: rounding two bf16 values at a time is faster, but here its unit is as busy as the others
     y = y.to(tl.float32)
     if BLOCKS * COLS != SPAN or N % SPAN != 0:
-        # the padding is no zero where 1 / rms is infinite
+        # the padding is not zero where 1 / rms is infinite
         y = tl.where(mask, y, 0.0)
     values, scale = quantise(tl.reshape(y, [LINES, COLS]), x_ptr.dtype.element_ty, FLOOR, FP8_MAX, SCALED)
     values = tl.reshape(values, [TILE_ROWS, TILE_COLS])
     # sixteen values a thread: the statistics of a row of 128 are exchanged once less. On an H200 the best plan
-    # took 6 % less time so (24,576 rows) and 9 % (393,216)
-    out_at = tile_pointers(
-        out_ptr,
-        row,
-        outer,
-        cols,
-        size_1,
-        size_2,
-        out_stride_0,
-        out_stride_1,
-        out_stride_2,
-        out_col_stride,
-        LEADING,
-        ACCESS,
-        FP8_AT_ONCE=16,
-    )
+    # takes 6 % less time so (24,576 rows) and 9 % (393,216)
+    out_at = tile_pointers(out_ptr, out_strides, place, LEADING, ACCESS, FP8_AT_ONCE=16)
     tl.store(out_at, values.to(out_ptr.dtype.element_ty), mask=mask)
 
-    # a line of its own for every scale, of COLS columns or more
-    scale, scaled, lane = held_by_lanes(scale, tl.arange(0, ROWS * SCALES)[:, None], COLS, 16)
-    row, present = rows_of(scaled // SCALES, n_rows, ROWS)
+    # each scale has a line of its own, of at least COLS columns
+    scale, scaled, lane = values_per_lane(scale, tl.arange(0, ROWS * SCALES)[:, None], COLS, 16)
+    row, row_exists = program_rows(scaled // SCALES, n_rows, ROWS)
     group = scaled % SCALES
-    # spans that are several are whole groups, each of them
-    of_row = row % SPANS * ((SPAN + GROUP - 1) // GROUP) + group.to(row.dtype)
-    scale_at = scale_ptr + strided(row // SPANS, scale_row_stride) + strided(of_row, scale_group_stride)
-    tl.store(scale_at + lane, scale, mask=present & (group * GROUP < SPAN) & (lane == 0))
+    # where a row has several spans, each holds whole groups
+    in_row = row % SPANS * ((SPAN + GROUP - 1) // GROUP) + group.to(row.dtype)
+    scale_at = scale_ptr + strided(row // SPANS, scale_row_stride) + strided(in_row, scale_group_stride)
+    tl.store(scale_at + lane, scale, mask=row_exists & (group * GROUP < SPAN) & (lane == 0))

@@ -1,10 +1,10 @@
-"""Tiles of rows: where their elements lie in tensors with up to three leading sizes and any strides.
+"""Tiles of rows: pointers to their elements in tensors with up to three leading sizes and any strides.
 
-``ACCESS`` names the three ways to reach them that deserve code of their own:
+The constexpr ``ACCESS`` says how rows may be accessed:
 
 - ``strided``: some column stride is not one;
-- ``unit``: all are one;
-- ``aligned``: so are they, and every row of every tensor begins at a multiple of 16 bytes.
+- ``unit``: every column stride is one;
+- ``aligned``: every column stride is one, and every row of every tensor begins at a multiple of 16 bytes.
 """
 
 import inspect
@@ -20,10 +20,10 @@ ALIGNMENT = 16
 
 # Any: Triton has no types
 def kernel(function: Callable[..., None]) -> Any:
-    """Make a Triton kernel that is compiled for its constexprs and dtypes alone.
+    """Make a Triton kernel that is compiled once per set of constexprs and dtypes.
 
-    ``triton.jit`` would compile it for every mixture of strides that are one or divisible by 16, of row counts
-    that are, and of pointers that are aligned.
+    ``triton.jit`` alone would also compile it for each combination of strides and row counts that are one or
+    multiples of 16, and of aligned pointers.
     """
     free = [name for name in inspect.signature(function).parameters if name not in function.__annotations__]
     return triton.jit(do_not_specialize=free)(function)
@@ -31,30 +31,39 @@ def kernel(function: Callable[..., None]) -> Any:
 
 @triton.jit
 def all_at_once(TOGETHER: tl.constexpr):
-    """Return true: what is loaded under it is ``TOGETHER`` loaded before anything waits for it.
+    """Return true. With ``TOGETHER`` the compiler cannot know it, so that loads in the branch are issued together.
 
-    For no compiler knows that it is true. In straight code ptxas moves the load of the weight behind arithmetic
-    that waits for x and for the residual; out of a branch it moves nothing, for 10 more instructions a thread.
+    In straight-line code ptxas moves the load of the weight behind arithmetic that waits for x and the residual.
+    ptxas moves nothing out of a branch, which costs 10 more instructions a thread.
     """
     # grids have one dimension, or two
     return tl.num_programs(2) == 1 if TOGETHER else True
 
 
 @triton.jit
-def rows_of(
+def program_rows(
     within,  # [rows, 1] int32, below ROWS
     n_rows,
     ROWS: tl.constexpr,
 ):
-    """Return the rows of a program, and which of them there are: of one row it always is there.
+    """Return the row numbers of a program and the mask of existing rows (always true for one row a program).
 
-    They are uint32, unless n_rows needs 64 bits: a product with a stride is then one instruction, and a quotient
-    a few. Rows that are not there may have any number.
+    Row numbers are uint32, unless ``n_rows`` needs 64 bits: a product with a stride is then one instruction, and a
+    quotient takes few. The numbers of rows that do not exist are arbitrary.
     """
     first = tl.program_id(0).to(n_rows.dtype) * ROWS
     row = first + within
-    there = within < n_rows - first if ROWS > 1 else tl.full([1, 1], 1, tl.int1)
-    return row.to(tl.uint32) if n_rows.dtype == tl.int32 else row, there
+    exists = within < n_rows - first if ROWS > 1 else tl.full([1, 1], 1, tl.int1)
+    return row.to(tl.uint32) if n_rows.dtype == tl.int32 else row, exists
+
+
+@triton.jit
+def row_tile(n_rows, WIDTH: tl.constexpr, LEVELS: tl.constexpr, ROWS: tl.constexpr):
+    """Return the rows of a program, the columns of a row padded to ``2**LEVELS``, and the mask of the tile."""
+    row, exists = program_rows(tl.arange(0, ROWS)[:, None], n_rows, ROWS)
+    # int64: column * stride passes 2**31 on tensors that fit in memory
+    cols = tl.arange(0, 2**LEVELS)[None, :].to(tl.int64)
+    return row, cols, exists & (cols < WIDTH)
 
 
 @triton.jit
@@ -67,15 +76,15 @@ def strided(count, stride):
 
 @triton.jit
 def outer_rows(
-    row,  # [rows, 1] uint32, below 2**31 where it is there, or int64
+    row,  # [rows, 1] uint32, below 2**31 where it exists, or int64
     size_2,
-    size_2_inverse,  # what ``inverse`` returns for size_2; the shift likewise
+    size_2_inverse,  # returned by ``inverse`` for size_2, like the shift
     size_2_shift,
     LEADING: tl.constexpr,
 ):
-    """Return ``row // size_2``, of rows of 32 bits by a product: a GPU divides in 20 instructions.
+    """Return ``row // size_2``; with one leading size the result is unused.
 
-    With one leading size nobody needs it.
+    32-bit rows are divided by a product, because a division takes a GPU 20 instructions.
     """
     outer = row
     if LEADING > 1:
@@ -89,20 +98,15 @@ def outer_rows(
 @triton.jit
 def tile_pointers(
     ptr,
-    row,  # [rows, 1] uint32 or int64
-    outer,  # what ``outer_rows`` returns for it
-    cols,  # [1, columns] int64
-    size_1,
-    size_2,
-    stride_0,
-    stride_1,
-    stride_2,
-    col_stride,
+    strides,  # (stride_0, stride_1, stride_2, col_stride)
+    place,  # (row, ``outer_rows`` of row, cols, size_1, size_2): row [rows, 1], cols [1, columns] int64
     LEADING: tl.constexpr,
     ACCESS: tl.constexpr,
     FP8_AT_ONCE: tl.constexpr = 8,
 ):
-    """Return pointers to ``cols`` of each row of a tensor with ``LEADING`` leading sizes, the last innermost."""
+    """Return pointers to the tile of a tensor with ``LEADING`` leading sizes, of which the last is innermost."""
+    stride_0, stride_1, stride_2, col_stride = strides
+    row, outer, cols, size_1, size_2 = place
     if LEADING == 1:
         offset = strided(row, stride_2)
     else:
@@ -125,11 +129,11 @@ def column_pointers(
     ACCESS: tl.constexpr,
     FP8_AT_ONCE: tl.constexpr = 8,
 ):
-    """Return pointers to the ``cols`` from ``ptr`` on, of fp8 so many that a thread has ``FP8_AT_ONCE``."""
+    """Return pointers to columns of ``ptr``, aligned so that a thread moves ``FP8_AT_ONCE`` fp8 values at once."""
     pointers = ptr + strided(cols, col_stride) if ACCESS == "strided" else ptr + cols
     if ACCESS == "aligned":
-        # bytes: of an address, not of a number of elements. Of fp8 eight, unless it pays: a thread that stores
-        # sixteen loads as many of a wider type, apart from its neighbour's
+        # tl.multiple_of takes bytes here. Eight are the default for fp8, because a thread that stores sixteen fp8
+        # values also loads sixteen of a wider type, which are not next to its neighbour's
         BYTES: tl.constexpr = FP8_AT_ONCE if ptr.dtype.element_ty.primitive_bitwidth == 8 else 16
         pointers = tl.multiple_of(pointers, [1, BYTES])
     return pointers
