@@ -13,47 +13,22 @@ from normkernels.kernels.tiles import column_pointers, kernel, outer_rows, row_t
 @kernel
 def rms_norm_kernel(
     x_ptr,  # [size_0, size_1, size_2, WIDTH], any strides; residual, out and sum likewise
-    residual_ptr,
-    weight_ptr,  # [WIDTH]
-    out_ptr,
-    sum_ptr,
-    x_stride_2,
-    residual_stride_2,
-    out_stride_2,
-    sum_stride_2,
+    residual_ptr, weight_ptr,  # [WIDTH]
+    out_ptr, sum_ptr,
+    x_stride_2, residual_stride_2, out_stride_2, sum_stride_2,
     n_rows,  # size_0 * size_1 * size_2
-    weight_offset,
-    eps,
+    weight_offset, eps,
     # used where leading sizes do not collapse, or columns are not adjacent
-    size_1,
-    size_2,
-    size_2_inverse,
-    size_2_shift,
-    x_stride_0,
-    x_stride_1,
-    x_col_stride,
-    residual_stride_0,
-    residual_stride_1,
-    residual_col_stride,
-    out_stride_0,
-    out_stride_1,
-    out_col_stride,
-    sum_stride_0,
-    sum_stride_1,
-    sum_col_stride,
+    size_1, size_2, size_2_inverse, size_2_shift,
+    x_stride_0, x_stride_1, x_col_stride,
+    residual_stride_0, residual_stride_1, residual_col_stride,
+    out_stride_0, out_stride_1, out_col_stride,
+    sum_stride_0, sum_stride_1, sum_col_stride,
     weight_stride,
-    RESIDUAL: tl.constexpr,
-    READS: tl.constexpr,
-    WEIGHT: tl.constexpr,
-    OFFSET: tl.constexpr,
-    NORMALISED: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    LEADING: tl.constexpr,
-    ACCESS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LEVELS: tl.constexpr,
-    ROWS: tl.constexpr,
-):
+    RESIDUAL: tl.constexpr, READS: tl.constexpr, WEIGHT: tl.constexpr, OFFSET: tl.constexpr,
+    NORMALISED: tl.constexpr, WEIGHTED: tl.constexpr, LEADING: tl.constexpr, ACCESS: tl.constexpr,
+    WIDTH: tl.constexpr, LEVELS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     """Normalise ``ROWS`` rows a program. All of a row is loaded before any is stored: outputs may be inputs."""
     x_strides = (x_stride_0, x_stride_1, x_stride_2, x_col_stride)
     residual_strides = (residual_stride_0, residual_stride_1, residual_stride_2, residual_col_stride)

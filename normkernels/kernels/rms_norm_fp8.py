@@ -20,60 +20,25 @@ from normkernels.kernels.tiles import (
 @kernel
 def rms_norm_fp8_kernel(
     x_ptr,  # [size_0, size_1, size_2, WIDTH], any strides; residual, out, y and sum likewise
-    residual_ptr,
-    weight_ptr,  # [WIDTH]
-    out_ptr,
-    scale_ptr,  # [n_rows, ceil(WIDTH / GROUP)]
-    y_ptr,
-    sum_ptr,
-    x_stride_2,
-    residual_stride_2,
-    out_stride_2,
-    y_stride_2,
-    sum_stride_2,
-    scale_row_stride,
-    scale_group_stride,
-    n_rows,  # size_0 * size_1 * size_2
-    weight_offset,
-    eps,
+    residual_ptr, weight_ptr,  # [WIDTH]
+    out_ptr, scale_ptr,  # [n_rows, ceil(WIDTH / GROUP)]
+    y_ptr, sum_ptr,
+    x_stride_2, residual_stride_2, out_stride_2, y_stride_2, sum_stride_2, scale_row_stride,
+    scale_group_stride, n_rows,  # size_0 * size_1 * size_2
+    weight_offset, eps,
     # used where leading sizes do not collapse, or columns are not adjacent
-    size_1,
-    size_2,
-    size_2_inverse,
-    size_2_shift,
-    x_stride_0,
-    x_stride_1,
-    x_col_stride,
-    residual_stride_0,
-    residual_stride_1,
-    residual_col_stride,
-    out_stride_0,
-    out_stride_1,
-    out_col_stride,
-    y_stride_0,
-    y_stride_1,
-    y_col_stride,
-    sum_stride_0,
-    sum_stride_1,
-    sum_col_stride,
+    size_1, size_2, size_2_inverse, size_2_shift,
+    x_stride_0, x_stride_1, x_col_stride,
+    residual_stride_0, residual_stride_1, residual_col_stride,
+    out_stride_0, out_stride_1, out_col_stride,
+    y_stride_0, y_stride_1, y_col_stride,
+    sum_stride_0, sum_stride_1, sum_col_stride,
     weight_stride,
-    RESIDUAL: tl.constexpr,
-    WEIGHT: tl.constexpr,
-    OFFSET: tl.constexpr,
-    UNQUANTISED: tl.constexpr,
-    NORMALISED: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    FLOOR: tl.constexpr,
-    FP8_MAX: tl.constexpr,
-    LEADING: tl.constexpr,
-    ACCESS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    GROUP: tl.constexpr,
-    LEVELS: tl.constexpr,
-    BLOCK_LEVELS: tl.constexpr,
-    ROWS: tl.constexpr,
-    PTX: tl.constexpr,
-):
+    RESIDUAL: tl.constexpr, WEIGHT: tl.constexpr, OFFSET: tl.constexpr, UNQUANTISED: tl.constexpr,
+    NORMALISED: tl.constexpr, WEIGHTED: tl.constexpr, FLOOR: tl.constexpr, FP8_MAX: tl.constexpr,
+    LEADING: tl.constexpr, ACCESS: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr, LEVELS: tl.constexpr,
+    BLOCK_LEVELS: tl.constexpr, ROWS: tl.constexpr, PTX: tl.constexpr,
+):  # fmt: skip
     """Normalise ``ROWS`` rows a program. All of a row is loaded before any is stored: the sum may be an input."""
     BLOCK: tl.constexpr = 2**BLOCK_LEVELS
     GROUPS: tl.constexpr = 2 ** (LEVELS - BLOCK_LEVELS)

@@ -109,41 +109,22 @@ def rms_norm_gated_128_kernel(
 @kernel
 def rms_norm_gated_kernel(
     x_ptr,  # [size_0, size_1, size_2, WIDTH], any strides; gate and out likewise
-    gate_ptr,
-    weight_ptr,  # [n_groups * WIDTH]
+    gate_ptr, weight_ptr,  # [n_groups * WIDTH]
     out_ptr,
-    x_stride_2,
-    gate_stride_2,
-    out_stride_2,
+    x_stride_2, gate_stride_2, out_stride_2,
     n_rows,  # size_0 * size_1 * size_2
     eps,
     # used where leading sizes do not collapse, or columns are not adjacent
     n_groups,
-    size_1,
-    size_2,
-    size_2_inverse,
-    size_2_shift,
-    x_stride_0,
-    x_stride_1,
-    x_col_stride,
-    gate_stride_0,
-    gate_stride_1,
-    gate_col_stride,
-    out_stride_0,
-    out_stride_1,
-    out_col_stride,
+    size_1, size_2, size_2_inverse, size_2_shift,
+    x_stride_0, x_stride_1, x_col_stride,
+    gate_stride_0, gate_stride_1, gate_col_stride,
+    out_stride_0, out_stride_1, out_col_stride,
     weight_stride,
-    GATE: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    NORMALISED: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    GROUPED: tl.constexpr,
-    LEADING: tl.constexpr,
-    ACCESS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LEVELS: tl.constexpr,
-    ROWS: tl.constexpr,
-):
+    GATE: tl.constexpr, ACTIVATION: tl.constexpr, NORMALISED: tl.constexpr, WEIGHTED: tl.constexpr,
+    GROUPED: tl.constexpr, LEADING: tl.constexpr, ACCESS: tl.constexpr, WIDTH: tl.constexpr,
+    LEVELS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     """Normalise ``ROWS`` rows a program; a row is one group, so its group is ``row % n_groups``."""
     x_strides = (x_stride_0, x_stride_1, x_stride_2, x_col_stride)
     gate_strides = (gate_stride_0, gate_stride_1, gate_stride_2, gate_col_stride)

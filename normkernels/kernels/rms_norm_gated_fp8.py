@@ -22,55 +22,24 @@ from normkernels.kernels.tiles import (
 @kernel
 def rms_norm_gated_fp8_kernel(
     x_ptr,  # [size_0, size_1, size_2, SPAN], any strides; gate, out and y likewise
-    gate_ptr,
-    weight_ptr,  # [N]
-    out_ptr,
-    scale_ptr,  # [n_rows / SPANS, ceil(N / GROUP)]
+    gate_ptr, weight_ptr,  # [N]
+    out_ptr, scale_ptr,  # [n_rows / SPANS, ceil(N / GROUP)]
     y_ptr,
-    x_stride_2,
-    gate_stride_2,
-    out_stride_2,
-    y_stride_2,
-    scale_row_stride,
-    scale_group_stride,
+    x_stride_2, gate_stride_2, out_stride_2, y_stride_2, scale_row_stride, scale_group_stride,
     n_rows,  # size_0 * size_1 * size_2
     eps,
     # used where leading sizes do not collapse, or columns are not adjacent
-    size_1,
-    size_2,
-    size_2_inverse,
-    size_2_shift,
-    x_stride_0,
-    x_stride_1,
-    x_col_stride,
-    gate_stride_0,
-    gate_stride_1,
-    gate_col_stride,
-    out_stride_0,
-    out_stride_1,
-    out_col_stride,
-    y_stride_0,
-    y_stride_1,
-    y_col_stride,
+    size_1, size_2, size_2_inverse, size_2_shift,
+    x_stride_0, x_stride_1, x_col_stride,
+    gate_stride_0, gate_stride_1, gate_col_stride,
+    out_stride_0, out_stride_1, out_col_stride,
+    y_stride_0, y_stride_1, y_col_stride,
     weight_stride,
-    GATE: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    UNQUANTISED: tl.constexpr,
-    NORMALISED: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    FLOOR: tl.constexpr,
-    FP8_MAX: tl.constexpr,
-    LEADING: tl.constexpr,
-    ACCESS: tl.constexpr,
-    N: tl.constexpr,
-    WIDTH: tl.constexpr,
-    GROUP: tl.constexpr,
-    SPAN: tl.constexpr,
-    BLOCK: tl.constexpr,
-    LEVELS: tl.constexpr,
-    BLOCK_LEVELS: tl.constexpr,
-    ROWS: tl.constexpr,
-):
+    GATE: tl.constexpr, ACTIVATION: tl.constexpr, UNQUANTISED: tl.constexpr, NORMALISED: tl.constexpr,
+    WEIGHTED: tl.constexpr, FLOOR: tl.constexpr, FP8_MAX: tl.constexpr, LEADING: tl.constexpr,
+    ACCESS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr, SPAN: tl.constexpr,
+    BLOCK: tl.constexpr, LEVELS: tl.constexpr, BLOCK_LEVELS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     """Normalise and quantise ``ROWS`` spans a program."""
     SPANS: tl.constexpr = (N + SPAN - 1) // SPAN
     COLS: tl.constexpr = 2**BLOCK_LEVELS

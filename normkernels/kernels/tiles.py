@@ -5,6 +5,9 @@ The constexpr ``ACCESS`` says how rows may be accessed:
 - ``strided``: some column stride is not one;
 - ``unit``: every column stride is one;
 - ``aligned``: every column stride is one, and every row of every tensor begins at a multiple of 16 bytes.
+
+Signatures of kernels have a line for each tensor (``fmt: skip``): with a line for each parameter they are longer
+than the kernels.
 """
 
 import inspect
