@@ -16,6 +16,6 @@ __all__ = [
     "Rejection",
     "from_module",
     "swap",
-    *api.__all__,
-    *modules.__all__,
 ]
+__all__ += api.__all__
+__all__ += modules.__all__

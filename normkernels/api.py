@@ -11,11 +11,12 @@ from torch.compiler import is_compiling
 
 from normkernels import library
 from normkernels.errors import InvalidCall
-from normkernels.operations.fp8 import RmsNormFp8, RmsNormGatedFp8
 from normkernels.operations.mrope import Mrope, MropeInPlace
 from normkernels.operations.operation import OPERATIONS, Operation, explain, run
 from normkernels.operations.rms_norm import GemmaRmsNorm, RmsNorm
+from normkernels.operations.rms_norm_fp8 import RmsNormFp8
 from normkernels.operations.rms_norm_gated import RmsNormGated
+from normkernels.operations.rms_norm_gated_fp8 import RmsNormGatedFp8
 
 __all__ = [
     "apply_rotary_pos_emb",

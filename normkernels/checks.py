@@ -95,7 +95,7 @@ def outputs(
 
 
 def own_memory(operation: str, name: str, out: torch.Tensor, taken: Tensors, may_be: Collection[str] = ()) -> None:
-    """Check that a tensor which is written shares no memory, unless it is one of the tensors that it ``may_be``."""
+    """Check that ``out`` shares no memory, unless it is one of the tensors that it ``may_be``."""
     if overlaps_itself(out):
         raise InvalidCall(
             f"{operation}: {name} has strides {out.stride()}, no two of its elements may share memory"

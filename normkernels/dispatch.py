@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Protocol
+from typing import ClassVar
 
 from normkernels import plans
 from normkernels.call import Call, Device
@@ -81,32 +82,34 @@ class Decision:
         return "\n  ".join((self.name, *launched, *(f"not {rejection}" for rejection in self.rejected)))
 
 
-class Kernels(Protocol):
-    """What a decision asks of an operation: its path of Triton kernels and their plans."""
+class Kernels(ABC):
+    """The Triton kernels of an operation: one path, and its plans."""
 
     name: str
-    path: Path
+    path: ClassVar[Path]
 
+    @abstractmethod
     def stops(self, call: Call, device: Device) -> Iterable[Stop]:
-        """Return the operation's own reasons against its kernels."""
+        """Return the reasons against these kernels, besides those against any Triton kernel."""
 
+    @abstractmethod
     def plan(self, call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection, ...]]:
         """Return the plan of a call that the kernels take, and each better plan with the reasons against it."""
 
 
 def decide(
-    operation: Kernels, call: Call, device: Device, path: Path | None = None, *, asked_by: str = "path"
+    kernels: Kernels, call: Call, device: Device, path: Path | None = None, *, asked_by: str = "path"
 ) -> Decision:
     """Return the first path that can run ``call``, or ``path``; raise ``PathUnavailable`` if that one cannot."""
     if path is Path.NATIVE:
-        forced = Rejection(operation.path, None, Reason.FORCED, f"{asked_by}={path}")
+        forced = Rejection(kernels.path, None, Reason.FORCED, f"{asked_by}={path}")
         return Decision(path, None, (forced,))
-    stopped = rejections(operation.path, None, (*_stops(call, device), *operation.stops(call, device)))
+    stopped = rejections(kernels.path, None, (*_stops(call, device), *kernels.stops(call, device)))
     if not stopped:
-        plan, worse = operation.plan(call, device)
-        return Decision(operation.path, plan, worse)
+        plan, worse = kernels.plan(call, device)
+        return Decision(kernels.path, plan, worse)
     if path is not None:
-        raise PathUnavailable(f"{operation.name}: {asked_by}={path} cannot run {call}:", stopped)
+        raise PathUnavailable(f"{kernels.name}: {asked_by}={path} cannot run {call}:", stopped)
     return Decision(Path.NATIVE, None, stopped)
 
 

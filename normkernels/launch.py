@@ -1,6 +1,6 @@
 """The only place that starts a kernel.
 
-The first call of a kind is launched through Triton, which binds, specialises and compiles. What it came to is kept:
+The first call of a kind is launched through Triton, which binds, specialises and compiles. The outcome is kept:
 later calls that are alike bring pointers and counts alone, and start the compiled kernel as Triton's tutorials do
 (``compiled[grid](*args)``), or run ``kernel[grid]`` on the kept arguments where that is not possible.
 ``NORMKERNELS_LAUNCH`` is ``direct``, the default, or ``triton``, which never starts a compiled kernel itself.
@@ -27,8 +27,8 @@ ALIGNMENT = 16
 # Triton passes larger integers as another type, that is, to another kernel.
 _INT32 = 2**31
 
-# Tensors in the order of the kernel's pointers; None: not there.
-Buffers = Sequence[torch.Tensor | None]
+# Tensors in the order of the kernel's pointers. Any: a tensor, or None if there is none.
+Buffers = Sequence[Any]
 # Numbers that differ between calls that are alike, the kernel's rows first.
 Counts = tuple[int, ...]
 # A kernel and all of its arguments by name. Any: triton has no types.
@@ -91,7 +91,7 @@ class Launches:
         """Start the kernel for ``buffers``; the first of them stands in for those that are not there."""
         first = buffers[0]
         tensors = [first if each is None else each for each in buffers]
-        pointers = [each.data_ptr() for each in tensors]  # type: ignore[union-attr]  # the first is there
+        pointers = [each.data_ptr() for each in tensors]
         anywhere, union = self.anywhere, 0
         for place, pointer in enumerate(pointers):
             if place != anywhere:
@@ -103,7 +103,7 @@ class Launches:
                 break
         else:
             each = self._learn(buffers, rows, aligned=aligned)
-        launch(each, tensors, pointers, counts)  # type: ignore[arg-type]  # as above
+        launch(each, tensors, pointers, counts)
 
     def _learn(self, buffers: Buffers, rows: int, *, aligned: bool) -> Launch:
         """Return a launch of the plan for ``rows``: a new one, or a known one that now serves them as well."""

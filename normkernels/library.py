@@ -17,7 +17,7 @@ import torch
 from normkernels import checks
 from normkernels.call import FP8
 from normkernels.errors import InvalidCall
-from normkernels.operations.mrope import Mrope, MropeInPlace
+from normkernels.operations.mrope import Mrope
 from normkernels.operations.operation import OPERATIONS, Operation, Results, run
 from normkernels.operations.quantisation import no_gradient
 from normkernels.operations.rms_norm import RmsNorm
@@ -57,15 +57,10 @@ class Op:
         return "fp8_dtype" in self.types
 
     @property
-    def in_place(self) -> bool:
-        """Return whether it writes its arguments."""
-        return isinstance(self.operation, MropeInPlace)
-
-    @property
     def schema(self) -> str:
         """Return its schema."""
         returns = "Tensor"
-        if self.in_place:
+        if self.operation.in_place:
             returns = "()"
         elif self.quantised:
             returns = "Tensor[]"
@@ -92,9 +87,9 @@ def register(operation: Operation) -> None:
     types = {
         name: _TYPES[str(each.annotation)]
         for name, each in operation.signature.parameters.items()
-        if name not in operation.written
+        if name not in operation.outputs
     }
-    if isinstance(operation, MropeInPlace):
+    if operation.in_place:
         types |= {"q": "Tensor(a!)", "k": "Tensor(b!)"}
     residual = types.pop("residual", None)
     _define(Op(operation.name, operation, types))
@@ -108,14 +103,14 @@ def _define(op: Op) -> None:
     qualified = f"{NAMESPACE}::{op.name}"
     _LIBRARY.impl(op.name, lambda *values: _returned(op, compute(op, values)), "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, lambda *values: _returned(op, fake(op, values)), lib=_LIBRARY)
-    if not op.in_place:
+    if not op.operation.in_place:
         setup = (_refuse_gradient if op.quantised else _remember)(op)
         torch.library.register_autograd(qualified, _differentiate(op), setup_context=setup, lib=_LIBRARY)
 
 
 def _returned(op: Op, results: Results) -> Results:
     """Return results as the schema has them."""
-    if op.in_place:
+    if op.operation.in_place:
         return None
     return list(results) if op.quantised else results
 
@@ -124,12 +119,12 @@ def _returned(op: Op, results: Results) -> Results:
 def call(name: str, tensors: tuple[Any, ...], flags: tuple[Any, ...]) -> Any:  # noqa: ANN401
     """Make a call through its op, as a compiler traces it; one that writes into given outputs is refused."""
     operation = OPERATIONS[name]
-    given = dict(zip((*operation.tensors, *operation.flags), (*tensors, *flags), strict=True))
+    given = operation.by_name(tensors, flags)
     wrong = _wrong(operation, given)
     if wrong is not None:
         # raised here it would only break the graph, and Dynamo would go on to trace the kernel's launch
         return torch.ops.normkernels.refuse(tensors[0], f"{name}: {wrong}")
-    given = {name: value for name, value in given.items() if name not in operation.written}
+    given = {name: value for name, value in given.items() if name not in operation.outputs}
     if isinstance(operation, RmsNorm):
         if given["residual"] is None:
             del given["residual"]
@@ -143,7 +138,7 @@ def _wrong(operation: Operation, given: Given) -> str | None:
     """Return what is wrong with a call that a schema would take, or that no op can be made of."""
     for name, value in given.items():
         kind = str(operation.signature.parameters[name].annotation)
-        if name in operation.written and value is not None:
+        if name in operation.outputs and value is not None:
             return f"{name} is given, must be None in a call that torch.compile traces"
         # a schema takes True for a number, and a number for True
         if kind in ("float", "int | None") and isinstance(value, bool):
@@ -152,7 +147,7 @@ def _wrong(operation: Operation, given: Given) -> str | None:
             return f"{name}={value!r}, must be one of True, False"
         if kind == "torch.dtype" and not isinstance(value, torch.dtype):
             return f"{name}={value!r}, must be one of {', '.join(map(str, FP8))}"
-    if isinstance(operation, MropeInPlace) and torch.is_grad_enabled():
+    if operation.in_place and torch.is_grad_enabled():
         for name in ("q", "k", "cos", "sin"):
             if given[name].requires_grad:
                 return f"q and k are written, {name} must not need a gradient then"
@@ -189,14 +184,14 @@ def fake(op: Op, values: tuple[Any, ...]) -> Results:
     plain = {torch.SymFloat: float, torch.SymInt: int}
     tensors, flags = op.call(values)
     flags = tuple(plain.get(type(flag), _same)(flag) for flag in flags)
-    given = dict(zip((*operation.tensors, *operation.flags), (*tensors, *flags), strict=True))
+    given = operation.by_name(tensors, flags)
     if "sections" in given:
         given["sections"] = tuple(map(int, given["sections"]))
     resolved = operation.resolve(given)
     if given["path"] is not None:
         allowed = (str(operation.path), "native")
         checks.choice(operation.name, "path", given["path"], allowed)
-    if op.in_place:
+    if op.operation.in_place:
         return None
     return operation.results(operation.buffers(tensors, resolved))
 

@@ -1,9 +1,9 @@
-"""MRoPE: the first ``rotary_dim`` columns of each head of q and k rotated, each frequency by one of three positions."""
+"""MRoPE: the first columns of each head of q and k rotated, each frequency by the position on an axis."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -25,7 +25,7 @@ class Mrope(Operation):
     """``mrope``."""
 
     path = Path.HEADS
-    in_place: ClassVar[bool] = False
+    count_names = ("n_tokens", "axis_stride", "position_stride")
     anywhere = 2  # positions are read one at a time
 
     def key(self, tensors: Tensors, flags: tuple[object, ...]) -> Hashable:
@@ -38,12 +38,12 @@ class Mrope(Operation):
         key = [self.name, flags, *map(type, flags)]
         gradient = False
         for each in tensors:
-            if type(each) not in PLAIN or each.is_neg() or each.layout is not torch.strided:  # type: ignore[union-attr]  # its type was checked
+            if type(each) not in PLAIN or each.is_neg() or each.layout is not torch.strided:
                 return None
             gradient = gradient or each.requires_grad
             key += each.device, each.dtype, each.stride()
         q, k, positions, cos, sin = tensors
-        tokens, of_k, of_positions = q.shape[:1], k.shape, positions.shape  # type: ignore[union-attr]  # as above
+        tokens, of_k, of_positions = q.shape[:1], k.shape, positions.shape
         if not tokens or of_k[:1] != tokens or of_positions[-1:] != tokens:
             return None
         # as heads, one token of two dimensions has strides of its own
@@ -89,10 +89,6 @@ class Mrope(Operation):
         sections = _sections(operation, given["sections"], cos.shape[1])
         return {"sections": sections, "head_dim": width, "interleaved": given["interleaved"]}
 
-    def writes(self, tensors: Tensors) -> bool:
-        """Return whether q and k are written."""
-        return self.in_place
-
     def check_memory(self, tensors: Tensors) -> None:
         """Check that q and k have memory that may be written and that nothing else is read from."""
         given = checks.present(**dict(zip(self.tensors, tensors, strict=True)))
@@ -105,8 +101,6 @@ class Mrope(Operation):
     def check_values(self, tensors: Tensors) -> None:
         """Check that positions are rows of the cache, unless their values are hidden, or a wait away."""
         _, _, positions, cos, _ = tensors
-        assert positions is not None
-        assert cos is not None
         if not positions.is_cpu or type(positions) not in PLAIN or checks.transformed():
             return
         if positions.numel():
@@ -147,26 +141,16 @@ class Mrope(Operation):
 
     def native(self, tensors: Tensors, flags: Flags) -> Results:
         """Compute a call in PyTorch."""
-        return native(*tensors, **flags)  # type: ignore[arg-type]  # each of them is there
+        return native(*tensors, **flags)
 
     def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
         """Return q, k, positions, cos, sin and both results."""
         q, k = tensors[:2]
-        assert q is not None
-        assert k is not None
-        given = (q, k) if self.in_place else (None, None)
-        return *tensors, memory(given[0], q), memory(given[1], k)
-
-    def count_names(self, flags: Flags) -> tuple[str, ...]:
-        """Return the number of tokens and the strides of positions."""
-        return "n_tokens", "axis_stride", "position_stride"
+        return *tensors, memory(q if self.in_place else None, q), memory(k if self.in_place else None, k)
 
     def counts(self, buffers: Buffers, flags: Flags) -> Counts:
-        """Return the values of these arguments."""
+        """Return the number of tokens and the strides of positions."""
         q, k, positions = buffers[:3]
-        assert q is not None
-        assert k is not None
-        assert positions is not None
         tokens, steps = q.shape[0] if q.numel() or k.numel() else 0, positions.stride()
         return tokens, steps[0], steps[-1]
 
@@ -176,7 +160,7 @@ class Mrope(Operation):
         from normkernels.kernels.mrope import mrope_kernel
 
         assert isinstance(plan, HeadPlan)
-        q, k, positions, cos, sin, q_out, k_out = (each for each in buffers if each is not None)
+        q, k, positions, cos, sin, q_out, k_out = buffers
         half, head_dim = cos.shape[1], flags["head_dim"]
         given = {"q": q, "k": k, "q_out": q_out, "k_out": k_out}
         heads = {name: by_heads(tensor, head_dim) for name, tensor in given.items()}
@@ -221,8 +205,6 @@ class MropeInPlace(Mrope):
     def native(self, tensors: Tensors, flags: Flags) -> Results:
         """Compute a call in PyTorch."""
         q, k = tensors[:2]
-        assert q is not None
-        assert k is not None
         q_out, k_out = super().native(tensors, flags)
         return q.copy_(q_out), k.copy_(k_out)
 

@@ -1,10 +1,10 @@
-"""The record of an operation, and how a call of it runs: looked up or decided, then launched or computed natively."""
+"""The record of an operation, and how a call runs: looked up or decided, then launched or computed natively."""
 
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from inspect import Signature
@@ -14,7 +14,7 @@ import torch
 
 from normkernels import checks, dispatch
 from normkernels.call import Call, Device
-from normkernels.dispatch import Decision, Path, Rejection, Stop
+from normkernels.dispatch import Decision, Kernels, Path
 from normkernels.errors import InvalidCall
 from normkernels.launch import Arguments, Buffers, Counts, Launches, how, why_not_direct
 from normkernels.plans import Plan
@@ -27,18 +27,22 @@ _MAX_KNOWN = 1024
 Given = Mapping[str, Any]
 # The flags of a call, checked, as native forms and kernel arguments take them.
 Flags = Mapping[str, Any]
-# The tensors of a call, in the order of the public function's signature; None: not given.
-Tensors = Sequence[torch.Tensor | None]
-# Any: one tensor or several, as the operation says
+# The tensors of a call, in the order of the public function's signature. Any: a tensor, or None if not given.
+Tensors = Sequence[Any]
+# Any: one tensor or several, as the operation says.
 Results = Any
 
 
-class Operation(ABC):
+class Operation(Kernels):
     """One public function: checks, description, native form, paths and kernel arguments of its calls."""
 
-    path: ClassVar[Path]  # of its Triton kernels
-    written: ClassVar[tuple[str, ...]] = ("out", "residual_out")  # arguments for results, in memory of the caller
-    anywhere: ClassVar[int | None] = None  # the pointer whose alignment its kernel does not depend on
+    # Arguments that results are written into, each with the inputs that it may be; the last tensors of a call.
+    outputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    in_place: ClassVar[bool] = False
+    # Kernel arguments that differ between calls of one key; the number of rows comes first.
+    count_names: ClassVar[tuple[str, ...]] = ("n_rows",)
+    # The pointer whose alignment the kernel does not depend on.
+    anywhere: ClassVar[int | None] = None
 
     def __init__(self, name: str, signature: Signature) -> None:
         """Take the names of tensors and flags from the ``signature`` of the public function."""
@@ -46,15 +50,21 @@ class Operation(ABC):
         types = {each.name: str(each.annotation) for each in signature.parameters.values()}
         self.tensors = tuple(each for each, kind in types.items() if kind.startswith("torch.Tensor"))
         self.flags = tuple(each for each in types if each not in self.tensors)
+        self.names = (*self.tensors, *self.flags)
+        self._inputs = len(self.tensors) - len(self.outputs)
 
     @property
     def family(self) -> str:
         """Return the name that decisions know it by: a form in place has the paths of the other one."""
         return self.name.removesuffix("_")
 
+    def by_name(self, tensors: Tensors, flags: Sequence[object]) -> Given:
+        """Return the arguments of a call by name."""
+        return dict(zip(self.names, (*tensors, *flags), strict=True))
+
     @abstractmethod
     def key(self, tensors: Tensors, flags: tuple[object, ...]) -> Hashable:
-        """Return all that a decision and a kernel's arguments depend on, row counts apart; None: not cached."""
+        """Return all that a decision and a kernel's arguments depend on, counts apart; None: not cached."""
 
     @abstractmethod
     def resolve(self, given: Given) -> Flags:
@@ -63,9 +73,9 @@ class Operation(ABC):
     def check_values(self, tensors: Tensors) -> None:
         """Check values that are indices; no key can hold them."""
 
-    @abstractmethod
     def writes(self, tensors: Tensors) -> bool:
         """Return whether a call writes into memory of the caller."""
+        return self.in_place or any(each is not None for each in tensors[self._inputs :])
 
     @abstractmethod
     def check_memory(self, tensors: Tensors) -> None:
@@ -76,14 +86,6 @@ class Operation(ABC):
         """Describe a checked call."""
 
     @abstractmethod
-    def stops(self, call: Call, device: Device) -> Iterable[Stop]:
-        """Return the operation's own reasons against its kernels."""
-
-    @abstractmethod
-    def plan(self, call: Call, device: Device) -> tuple[Plan, tuple[Rejection, ...]]:
-        """Return the plan of a call that the kernels take, and each better plan with the reasons against it."""
-
-    @abstractmethod
     def native(self, tensors: Tensors, flags: Flags) -> Results:
         """Compute a call in PyTorch, and write into outputs that are given."""
 
@@ -91,13 +93,9 @@ class Operation(ABC):
     def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
         """Return the tensors that the kernel points to, in its order; outputs that are not given are made."""
 
-    def count_names(self, flags: Flags) -> tuple[str, ...]:
-        """Return the kernel arguments that differ between calls of one key, the number of rows first."""
-        return ("n_rows",)
-
     @abstractmethod
     def counts(self, buffers: Buffers, flags: Flags) -> Counts:
-        """Return the values of these arguments; no rows: there is nothing to launch."""
+        """Return the values of the counts; no rows: there is nothing to launch."""
 
     @abstractmethod
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
@@ -161,15 +159,12 @@ def _check_memory(operation: Operation, tensors: Tensors, known: Known) -> None:
 
 def _prepare(operation: Operation, tensors: Tensors, flags: tuple[object, ...], key: Hashable) -> Known:
     """Check, describe and decide a call, and keep the outcome under its key."""
-    given = dict(zip((*operation.tensors, *operation.flags), (*tensors, *flags), strict=True))
+    given = operation.by_name(tensors, flags)
     call, resolved = _described(operation, given)
-    decision = decide(operation, call, Device.of(given[operation.tensors[0]]), given["path"])
-    launches = None
-    if decision.path is not Path.NATIVE:
-        device = given[operation.tensors[0]].device
-        plan = partial(_plan, operation, call, Device.of(given[operation.tensors[0]]))
-        names, arguments = operation.count_names(resolved), partial(operation.arguments, resolved)
-        launches = Launches(device, names, plan, arguments, operation.anywhere)
+    device, launches = Device.of(tensors[0]), None
+    if decide(operation, call, device, given["path"]).path is not Path.NATIVE:
+        plan, arguments = partial(_plan, operation, call, device), partial(operation.arguments, resolved)
+        launches = Launches(tensors[0].device, operation.count_names, plan, arguments, operation.anywhere)
     known = Known(resolved, launches, set())
     if key is not None:
         if len(_known) >= _MAX_KNOWN:

@@ -1,17 +1,22 @@
-"""Fp8 results: how values are quantised, the layout of scales, and the native form."""
+"""Norms with fp8 results: how values are quantised, the layout of scales, and what both norms share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from normkernels import checks
-from normkernels.call import FP8
+from normkernels import checks, plans
+from normkernels.call import FP8, Call, Device, Quantised, dtype_name
+from normkernels.dispatch import Reason, Rejection, Stop, row_stops
 from normkernels.errors import InvalidCall
+from normkernels.launch import Buffers, Counts
+from normkernels.operations.operation import Flags, Given, Results, Tensors, memory
+from normkernels.operations.rows import RowNorm, leading, tile_arguments
+from normkernels.plans import Plan
 
 LAYOUTS = ("row", "column")
 # The least amax that a scale is made of: a group of zeros has a scale, and one that is no subnormal.
@@ -33,17 +38,123 @@ class Quantisation:
         return torch.finfo(self.dtype).max
 
 
-def resolve(operation: str, given: Mapping[str, Any]) -> Quantisation:
-    """Return how a call quantises."""
-    columns = given["quant_group"]
-    if columns is not None and not checks.is_count(columns):
-        raise InvalidCall(f"{operation}: quant_group={columns!r}, must be None or a number of columns, at least 1")
-    checks.choice(operation, "scale_layout", given["scale_layout"], LAYOUTS)
-    checks.choice(operation, "fp8_dtype", given["fp8_dtype"], tuple(FP8))
-    checks.choice(operation, "also_unquantised", given["also_unquantised"], (True, False))
-    n = given["x"].shape[-1]
-    group = n if columns is None else min(columns, n)
-    return Quantisation(given["fp8_dtype"], group, given["scale_layout"], given["also_unquantised"])
+class QuantisedNorm(RowNorm):
+    """A norm, rounded to x's dtype and quantised by groups: values and scales, then y if asked for, then the sum.
+
+    Mixed into the norm itself, whose flags and native form it uses.
+    """
+
+    count_names = ("n_rows", "scale_group_stride")
+
+    def resolve(self, given: Given) -> Flags:
+        """Check a call."""
+        norm, columns = super().resolve(given), given["quant_group"]  # type: ignore[safe-super]  # a norm's
+        if columns is not None and not checks.is_count(columns):
+            raise InvalidCall(
+                f"{self.name}: quant_group={columns!r}, must be None or a number of columns, at least 1"
+            )
+        checks.choice(self.name, "scale_layout", given["scale_layout"], LAYOUTS)
+        checks.choice(self.name, "fp8_dtype", given["fp8_dtype"], tuple(FP8))
+        checks.choice(self.name, "also_unquantised", given["also_unquantised"], (True, False))
+        n = given["x"].shape[-1]
+        group = n if columns is None else min(columns, n)
+        how = Quantisation(given["fp8_dtype"], group, given["scale_layout"], given["also_unquantised"])
+        return {"norm": norm, "how": how, "cut": plans.cut(n, norm.get("width", n), group)}
+
+    def describe(self, given: Given, flags: Flags) -> Call:
+        """Describe a checked call; raise if it would have to be differentiated."""
+        every = checks.present(**{name: given[name] for name in self.tensors})
+        if needs := checks.needs_gradient(every):
+            raise no_gradient(self.name, needs)
+        if checks.forward_mode():
+            raise InvalidCall(
+                f"{self.name}: called in forward-mode autograd, must not: fp8 values have no tangent"
+            )
+        call, how, cut, x = super().describe(given, flags["norm"]), flags["how"], flags["cut"], given["x"]
+        quantised = Quantised(
+            dtype_name(how.dtype),
+            crossing=None if cut else f"{how.group} over {call.width}",
+            span=0 if cut is None else cut.span,
+            wide=any(each.dtype == torch.float32 for name, each in every.items() if name not in self.outputs),
+        )
+        if cut is None or not call.n:
+            return replace(call, quantised=quantised)
+        # fresh results are contiguous, and collapse to no fewer sizes where the last span of a row is shorter
+        fresh = torch.empty(x.shape, device="meta")
+        like_x = [*(tensor for name, tensor in every.items() if name != "weight"), fresh]
+        rows = x.numel() // call.n * -(-call.n // cut.span)
+        collapsed = len(leading(like_x, cut.span).sizes)
+        return replace(call, width=2**cut.levels, rows=rows, leading=collapsed, quantised=quantised)
+
+    def stops(self, call: Call, device: Device) -> Iterable[Stop]:
+        """Return the reasons against kernels that hold a row in a block and quantise it."""
+        assert call.quantised is not None
+        dtype, crossing = call.quantised.dtype, call.quantised.crossing
+        return (
+            *row_stops(call),
+            (dtype not in device.fp8, Reason.FP8_DTYPE, dtype),
+            (crossing is not None, Reason.QUANT_GROUP, str(crossing)),
+        )
+
+    def plan(self, call: Call, device: Device) -> tuple[Plan, tuple[Rejection, ...]]:
+        """Return the one plan."""
+        assert call.quantised is not None
+        kind = "fp8 residual" if call.residual else "fp8" if call.gated is None else "gated fp8"
+        plan = plans.general(kind, call.rows, call.quantised.span, device.table, call.width)
+        # plans count the registers of inputs that are half as wide as fp32: with those it would spill
+        return replace(plan, registers=None) if call.quantised.wide else plan, ()
+
+    def native(self, tensors: Tensors, flags: Flags) -> Results:
+        """Compute a call in PyTorch."""
+        out, how = tensors[self.tensors.index("out")], flags["how"]
+        without = [None if name == "out" else each for name, each in zip(self.tensors, tensors, strict=True)]
+        results = super().native(without, flags["norm"])
+        y, total = results if isinstance(results, tuple) else (results, None)
+        values, scales = quantised(y, how)
+        return _given(
+            (values if out is None else out.copy_(values), scales, y if how.unquantised else None, total)
+        )
+
+    def counts(self, buffers: Buffers, flags: Flags) -> Counts:
+        """Return the number of spans, and the stride of groups among the scales (dense in layout ``row``)."""
+        x, cut = buffers[0], flags["cut"]
+        rows = x.numel() // x.shape[-1] if x.numel() else 0
+        return rows and rows * -(-x.shape[-1] // cut.span), 1 if flags["how"].layout == "row" else rows
+
+    def results(self, buffers: Buffers) -> Results:
+        """Return values and scales, then y and the sum if there are any."""
+        return _given(buffers[3:])
+
+
+def fp8_memory(x: torch.Tensor, out: torch.Tensor | None, how: Quantisation) -> Buffers:
+    """Return memory for values, unless it is given, for scales, and for y if it is asked for."""
+    return memory(out, x, how.dtype), empty_scales(x, how), memory(None, x) if how.unquantised else None
+
+
+def _given(results: Buffers) -> tuple[torch.Tensor, ...]:
+    return tuple(each for each in results if each is not None)
+
+
+def quantised_arguments(
+    tensors: Mapping[str, Any], weight: torch.Tensor | None, scales: torch.Tensor, flags: Flags
+) -> dict[str, Any]:
+    """Return the kernel arguments about tiles and scales, for lines of one block each."""
+    how, cut = flags["how"], flags["cut"]
+    args = tile_arguments(tensors, weight, cut.span)
+    # a line begins where its block does, and must be as aligned as rows are
+    if args["ACCESS"] == "aligned" and cut.block < cut.span and cut.block % 16:
+        args["ACCESS"] = "unit"
+    return {
+        **args,
+        "UNQUANTISED": how.unquantised,
+        "scale_row_stride": scales.shape[-1] if how.layout == "row" else 1,
+        "FLOOR": FLOOR,
+        "FP8_MAX": how.max,
+        "WIDTH": cut.width,
+        "GROUP": cut.group,
+        "LEVELS": cut.levels,
+        "BLOCK_LEVELS": cut.block_levels,
+    }
 
 
 def no_gradient(operation: str, needs: str) -> InvalidCall:
@@ -56,8 +167,8 @@ def no_gradient(operation: str, needs: str) -> InvalidCall:
 def empty_scales(x: torch.Tensor, how: Quantisation) -> torch.Tensor:
     """Return memory for the scales of ``x``: fp32, ``(*leading, groups)``.
 
-    Layout ``row`` is contiguous. In ``column`` the groups are outermost: the scales of one group are neighbours over
-    all rows, the leading sizes collapse to one with stride 1, and the last stride is the number of rows.
+    Layout ``row`` is contiguous. In ``column`` the groups are outermost: the scales of one group are neighbours
+    over all rows, the leading sizes collapse to one with stride 1, and the last stride is the number of rows.
     """
     *leading, n = x.shape
     groups = -(-n // how.group) if how.group else 0
@@ -66,8 +177,8 @@ def empty_scales(x: torch.Tensor, how: Quantisation) -> torch.Tensor:
     return x.new_empty((groups, *leading), dtype=torch.float32).movedim(0, -1)
 
 
-def native(y: torch.Tensor, how: Quantisation) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the values of y, contiguous, and their scales.
+def quantised(y: torch.Tensor, how: Quantisation) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the values of y, contiguous, and their scales, in PyTorch.
 
     ``scale = max(amax(|y|), FLOOR) / max`` and ``y / scale``, in fp32 (float64 for float64), rounded to nearest.
     """

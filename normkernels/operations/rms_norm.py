@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -20,23 +20,14 @@ class RmsNorm(RowNorm):
     """``rms_norm``."""
 
     like_x = ("residual",)
-    may_be = {"out": ("x", "residual"), "residual_out": ("residual", "x")}  # noqa: RUF012  (typed in RowNorm)
-    outputs = 2
-    needs_weight: ClassVar[bool] = False
+    outputs = {"out": ("x", "residual"), "residual_out": ("residual", "x")}  # noqa: RUF012  (typed in Operation)
+    needs_weight = False
 
     def resolve(self, given: Given) -> Flags:
         """Check a call; a plain weight's product is rounded as asked, that of an offset weight never."""
-        self.check_residual(given)
-        self.check_tensors(given, weight=self.needs_weight)
-        return self.norm_flags(given)
-
-    def check_residual(self, given: Given) -> None:
-        """Check that there is a sum to return where memory for it is given."""
-        if given.get("residual_out") is not None and given["residual"] is None:
+        if given["residual_out"] is not None and given["residual"] is None:
             raise InvalidCall(f"{self.name}: residual_out is given, residual must be given then")
-
-    def norm_flags(self, given: Given) -> dict[str, Any]:
-        """Check the flags of the norm."""
+        self.check_tensors(given, given.get("fp8_dtype"))
         offset = self.offset(given)
         eps = checks.epsilon(self.name, given["eps"])
         checks.choice(self.name, "rounding", given["rounding"], ROUNDINGS)
@@ -58,7 +49,6 @@ class RmsNorm(RowNorm):
     def native(self, tensors: Tensors, flags: Flags) -> Results:
         """Compute a call in PyTorch."""
         x, weight, residual, out, residual_out = tensors
-        assert x is not None
         y, total = native(x, weight, residual, **flags)
         # both are there before either is written over an input
         y = y if out is None else out.copy_(y)
@@ -68,17 +58,13 @@ class RmsNorm(RowNorm):
 
     def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
         """Return x, residual, weight, out and sum."""
-        x, weight, residual, out, residual_out = tensors
-        assert x is not None
-        total = None if residual is None else memory(residual_out, x)
-        return x, residual, weight, memory(out, x), total
+        x, weight, residual, out, total = tensors
+        return x, residual, weight, memory(out, x), None if residual is None else memory(total, x)
 
     def counts(self, buffers: Buffers, flags: Flags) -> Counts:
         """Return the number of rows."""
-        x = buffers[0]
-        assert x is not None
-        elements = x.numel()
-        return (elements // x.shape[-1] if elements else 0,)
+        elements = buffers[0].numel()
+        return (elements // buffers[0].shape[-1] if elements else 0,)
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
         """Return the kernel and its arguments."""
@@ -86,20 +72,13 @@ class RmsNorm(RowNorm):
         from normkernels.kernels.rms_norm import rms_norm_kernel
 
         x, residual, weight, out, total = buffers
-        assert x is not None
-        # x stands in for tensors that are not there, and are not touched
         tensors = {"x": x, "residual": residual, "out": out, "sum": total}
-        return rms_norm_kernel, {
-            **tile_arguments(
-                {name: x if each is None else each for name, each in tensors.items()}, weight, x.shape[-1]
-            ),
-            **norm_arguments(x, residual, weight, flags, plan),
-            "READS": plan.reads,
-        }
+        tiles = tile_arguments(tensors, weight, x.shape[-1])
+        return rms_norm_kernel, tiles | norm_arguments(buffers, flags, plan) | {"READS": plan.reads}
 
     def results(self, buffers: Buffers) -> Results:
         """Return y, or y and the sum."""
-        _, _, _, out, total = buffers
+        out, total = buffers[3:]
         return out if total is None else (out, total)
 
 
@@ -113,10 +92,9 @@ class GemmaRmsNorm(RmsNorm):
         return 1.0
 
 
-def norm_arguments(
-    x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor | None, flags: Flags, plan: Plan
-) -> dict[str, Any]:
-    """Return the kernel arguments about the norm."""
+def norm_arguments(buffers: Buffers, flags: Flags, plan: Plan) -> dict[str, Any]:
+    """Return the kernel arguments about the norm of x, with a residual and a weight or without."""
+    x, residual, weight = buffers[:3]
     return {
         "weight_offset": flags["offset"],
         "eps": flags["eps"],

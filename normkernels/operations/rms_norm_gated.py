@@ -29,16 +29,11 @@ class RmsNormGated(RowNorm):
     """``rms_norm_gated``."""
 
     like_x = ("gate",)
-    may_be = {"out": ("x", "gate")}  # noqa: RUF012  (typed in RowNorm)
-    outputs = 1
+    outputs = {"out": ("x", "gate")}  # noqa: RUF012  (typed in Operation)
 
     def resolve(self, given: Given) -> Flags:
         """Check a call."""
-        self.check_tensors(given, weight=True)
-        return self.norm_flags(given)
-
-    def norm_flags(self, given: Given) -> dict[str, Any]:
-        """Check the flags of the norm."""
+        self.check_tensors(given, given.get("fp8_dtype"))
         eps = checks.epsilon(self.name, given["eps"])
         n, width = given["x"].shape[-1], given["group_size"]
         if width is not None and (not checks.is_count(width) or n % width):
@@ -48,11 +43,10 @@ class RmsNormGated(RowNorm):
         checks.choice(self.name, "norm_before_gate", given["norm_before_gate"], (True, False))
         checks.choice(self.name, "activation", given["activation"], tuple(ACTIVATIONS))
         checks.choice(self.name, "rounding", given["rounding"], ROUNDINGS)
-        gated = "none" if given["gate"] is None else "after" if given["norm_before_gate"] else "before"
         return {
             "eps": eps,
             "width": n if width is None else width,
-            "gated": gated,
+            "gated": "none" if given["gate"] is None else "after" if given["norm_before_gate"] else "before",
             "activation": ACTIVATIONS[given["activation"]],
             "rounding": given["rounding"],
         }
@@ -81,22 +75,17 @@ class RmsNormGated(RowNorm):
     def native(self, tensors: Tensors, flags: Flags) -> Results:
         """Compute a call in PyTorch."""
         x, gate, weight, out = tensors
-        assert x is not None
-        assert weight is not None
         y = native(x, gate, weight, **flags)
         return y if out is None else out.copy_(y)
 
     def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
         """Return x, gate, weight and out."""
         x, gate, weight, out = tensors
-        assert x is not None
         return x, gate, weight, memory(out, x)
 
     def counts(self, buffers: Buffers, flags: Flags) -> Counts:
         """Return the number of rows: groups in all."""
-        x = buffers[0]
-        assert x is not None
-        elements = x.numel()
+        elements = buffers[0].numel()
         return (elements // flags["width"] if elements else 0,)
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
@@ -105,31 +94,22 @@ class RmsNormGated(RowNorm):
         from normkernels.kernels.rms_norm_gated import rms_norm_gated_128_kernel, rms_norm_gated_kernel
 
         x, gate, weight, out = buffers
-        assert x is not None
-        assert weight is not None
-        assert out is not None
-        args = {"weight_stride": weight.stride(0), **norm_arguments(x, gate, weight, flags, plan)}
+        args = norm_arguments(buffers, flags, plan)
         if plan.name != "general":
-            return rms_norm_gated_128_kernel, args
+            return rms_norm_gated_128_kernel, args | {"weight_stride": weight.stride(0)}
         groups = x.shape[-1] // flags["width"]
-        return rms_norm_gated_kernel, {
-            **args,
-            **tile_arguments({"x": x, "gate": x if gate is None else gate, "out": out}, weight, flags["width"]),
-            "n_groups": groups,
-            "GROUPED": groups > 1,
-            "WIDTH": flags["width"],
-            "LEVELS": plan.levels,
-        }
+        args |= tile_arguments({"x": x, "gate": gate, "out": out}, weight, flags["width"])
+        args |= {"n_groups": groups, "GROUPED": groups > 1, "WIDTH": flags["width"], "LEVELS": plan.levels}
+        return rms_norm_gated_kernel, args
 
     def results(self, buffers: Buffers) -> Results:
         """Return y."""
         return buffers[3]
 
 
-def norm_arguments(
-    x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, flags: Flags, plan: Plan
-) -> dict[str, Any]:
-    """Return the kernel arguments about the norm and its gate."""
+def norm_arguments(buffers: Buffers, flags: Flags, plan: Plan) -> dict[str, Any]:
+    """Return the kernel arguments about the norm of x and its gate, if there is one."""
+    x, gate, weight = buffers[:3]
     normalised = x.dtype
     if gate is not None and flags["gated"] == "before":
         normalised = torch.promote_types(x.dtype, gate.dtype)

@@ -26,8 +26,7 @@ class RowNorm(Operation):
 
     path = Path.ROWS
     like_x: ClassVar[tuple[str, ...]]  # optional inputs of x's shape
-    may_be: ClassVar[Mapping[str, tuple[str, ...]]]  # inputs that outputs may be written over
-    outputs: ClassVar[int]  # arguments that are outputs: the last ones
+    needs_weight: ClassVar[bool] = True
 
     def key(self, tensors: Tensors, flags: tuple[object, ...]) -> Hashable:
         """Return all that a decision and a kernel's arguments depend on, row counts apart; None: not cached.
@@ -38,7 +37,7 @@ class RowNorm(Operation):
         x = tensors[0]
         if type(x) not in PLAIN or checks.transformed():
             return None
-        shape, device = x.shape, x.device  # type: ignore[union-attr]  # its type was checked
+        shape, device = x.shape, x.device
         gradient, contiguous = False, True
         key = [self.name, flags, *map(type, flags), device, len(shape), shape[-1:]]
         for each in tensors:
@@ -59,26 +58,22 @@ class RowNorm(Operation):
         key.append(gradient and torch.is_grad_enabled())
         return tuple(key)
 
-    def writes(self, tensors: Tensors) -> bool:
-        """Return whether outputs are given."""
-        return tensors[-1] is not None or tensors[-self.outputs] is not None
-
     def check_memory(self, tensors: Tensors) -> None:
         """Check that outputs have memory of their own, or that of a whole input that they may be."""
         given = checks.present(**dict(zip(self.tensors, tensors, strict=True)))
-        outputs = {name: given.pop(name) for name in self.written if name in given}
-        checks.outputs(self.name, given, outputs, self.may_be)
+        outputs = {name: given.pop(name) for name in self.outputs if name in given}
+        checks.outputs(self.name, given, outputs, self.outputs)
 
     def stops(self, call: Call, device: Device) -> Iterable[Stop]:
         """Return the reasons against kernels that hold a row in a block."""
         return row_stops(call)
 
-    def check_tensors(self, given: Given, *, weight: bool, out: torch.dtype | None = None) -> None:
-        """Check types, dtypes and shapes of the tensors of a norm; ``out`` has x's dtype unless it says so."""
+    def check_tensors(self, given: Given, out: torch.dtype | None = None) -> None:
+        """Check types, dtypes and shapes of the tensors of a norm; ``out`` has x's dtype, or the one given."""
         x = given["x"]
-        weights = {"weight": given["weight"]} if weight or given["weight"] is not None else {}
+        weights = {"weight": given["weight"]} if self.needs_weight or given["weight"] is not None else {}
         optional = checks.present(**{name: given[name] for name in self.like_x})
-        outputs = checks.present(**{name: given.get(name) for name in self.written})
+        outputs = checks.present(**{name: given[name] for name in self.outputs})
         checks.tensors(self.name, {"x": x, **weights, **optional, **outputs})
         if x.dim() == 0:
             raise InvalidCall(f"{self.name}: x has shape (), must have a last dimension")
@@ -96,7 +91,7 @@ class RowNorm(Operation):
     def row_call(self, given: Given, width: int, gated: Gated | None = None) -> Call:
         """Describe a checked call whose kernel rows have ``width`` columns."""
         x = given["x"]
-        every = checks.present(**{name: given.get(name) for name in self.tensors})
+        every = checks.present(**{name: given[name] for name in self.tensors})
         like_x = [tensor for name, tensor in every.items() if name != "weight"]
         return Call(
             operation=self.family,
@@ -162,12 +157,14 @@ def _collapse(axes: Sequence[tuple[int, tuple[int, ...]]]) -> list[tuple[int, tu
     return merged
 
 
-def tile_arguments(tensors: Mapping[str, torch.Tensor], weight: torch.Tensor | None, width: int) -> dict[str, Any]:
+def tile_arguments(given: Mapping[str, Any], weight: torch.Tensor | None, width: int) -> dict[str, Any]:
     """Return the kernel arguments about sizes and strides; leading ones that are not used are 1 and 0.
 
-    ``tensors`` have one shape; ``weight`` has an element per column, and ``width`` columns of both are one row.
-    No kernel uses the outermost size, which therefore is 1: nothing here depends on the number of rows.
+    Tensors have one shape, and x stands in for those that are not given; ``weight`` has an element per column, and
+    ``width`` columns of both are one row. No kernel uses the outermost size, which therefore is 1: nothing here
+    depends on the number of rows.
     """
+    tensors = {name: given["x"] if each is None else each for name, each in given.items()}
     rows = leading(tuple(tensors.values()), width)
     unused = MAX_LEADING - len(rows.sizes)
     sizes = (1,) * (unused + 1) + rows.sizes[1:]
@@ -186,8 +183,9 @@ def tile_arguments(tensors: Mapping[str, torch.Tensor], weight: torch.Tensor | N
 def inverse(size: int) -> tuple[int, int]:
     """Return a multiplier m and a shift s: ``row // size == (2 * row * m >> 32) >> s`` for rows below 2**31.
 
-    m is ``2**(31 + s) / size`` rounded up, with the least s for which ``size <= 2**s``: rounding adds less than
-    ``row / 2**(31 + s) < 1 / size`` to ``row * m / 2**(31 + s)`` (Granlund and Montgomery 1994, with 31 bits). So m
+    m is ``2**(31 + s) / size`` rounded up, with the least s for which ``size <= 2**s``: rounding adds less
+    than ``row / 2**(31 + s) < 1 / size`` to ``row * m / 2**(31 + s)`` (Granlund and Montgomery 1994, with
+    31 bits). So m
     has 32 bits, the first of them set, and is returned as the int32 of the same bits: Triton passes every such
     number as one type, and compiles one kernel.
     """
@@ -198,8 +196,8 @@ def inverse(size: int) -> tuple[int, int]:
 def access(tensors: Sequence[tuple[torch.Tensor, tuple[int, ...]]]) -> str:
     """Return ``ACCESS`` of tensors, each with the elements from one of its rows to the next.
 
-    ``strided``: some column stride is not one. ``unit``: all are one. ``aligned``: they are, and every row of every
-    tensor begins at a multiple of 16 bytes.
+    ``strided``: some column stride is not one. ``unit``: all are one. ``aligned``: they are, and every row of
+    every tensor begins at a multiple of 16 bytes.
     """
     # the stride of a single column is never used
     if any(tensor.shape[-1] != 1 and tensor.stride(-1) != 1 for tensor, _ in tensors):

@@ -1,0 +1,31 @@
+"""RMSNorm with fp8 values: ``rms_norm``, rounded to x's dtype, then quantised by groups."""
+
+from __future__ import annotations
+
+from normkernels.launch import Arguments, Buffers
+from normkernels.operations.operation import Flags, Tensors, memory
+from normkernels.operations.quantisation import QuantisedNorm, fp8_memory, quantised_arguments
+from normkernels.operations.rms_norm import RmsNorm, norm_arguments
+from normkernels.plans import Plan
+
+
+class RmsNormFp8(QuantisedNorm, RmsNorm):
+    """``rms_norm_fp8``."""
+
+    outputs = {"out": (), "residual_out": ("residual", "x")}  # noqa: RUF012  (typed in Operation)
+
+    def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
+        """Return x, residual, weight, values, scales, y and sum."""
+        x, weight, residual, out, residual_out = tensors
+        total = None if residual is None else memory(residual_out, x)
+        return x, residual, weight, *fp8_memory(x, out, flags["how"]), total
+
+    def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
+        """Return the kernel and its arguments."""
+        # here, because the package imports without triton
+        from normkernels.kernels.rms_norm_fp8 import rms_norm_fp8_kernel
+
+        x, residual, weight, out, scales, y, total = buffers
+        tensors = {"x": x, "residual": residual, "out": out, "y": y, "sum": total}
+        args = norm_arguments(buffers, flags["norm"], plan) | {"PTX": plan.ptx}
+        return rms_norm_fp8_kernel, args | quantised_arguments(tensors, weight, scales, flags)
