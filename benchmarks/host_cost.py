@@ -79,8 +79,11 @@ def launches(operations: Mapping[str, Call]) -> dict[str, Call]:
 
     def note(known: launch.Launch, tensors: Sequence[torch.Tensor], pointers: Any, counts: launch.Counts) -> None:  # noqa: ANN401
         start(known, tensors, pointers, counts)
-        args = dict(zip(known.kernel.arg_names, [*tensors, *known.rest], strict=True)) | dict(counts)
-        grid = -(-next(iter(counts.values())) // known.plan.rows), getattr(known.plan, "programs", 1)
+        given = [*tensors, *known.rest]
+        for place, count in zip(known.places, counts, strict=True):
+            given[place] = count
+        args = dict(zip(known.kernel.arg_names, given, strict=True))
+        grid = -(-counts[0] // known.plan.rows), known.programs
         warps = known.plan.warps
         alone[name] = lambda: known.kernel[grid](**args, num_warps=warps, enable_fp_fusion=False)
 

@@ -1,9 +1,10 @@
 """The only place that starts a kernel.
 
 The first call of a kind is launched through Triton, which binds, specialises and compiles. The outcome is kept:
-later calls that are alike bring pointers and counts alone, and start the compiled kernel as Triton's tutorials do
-(``compiled[grid](*args)``), or run ``kernel[grid]`` on the kept arguments where that is not possible.
-``NORMKERNELS_LAUNCH`` is ``direct``, the default, or ``triton``, which never starts a compiled kernel itself.
+later calls that are alike bring pointers and counts alone. They start the compiled kernel as Triton's own launch
+and PyTorch's Inductor do (``compiled.run``), or run ``kernel[grid]`` on the kept arguments where that is not possible.
+``NORMKERNELS_LAUNCH`` is ``direct``, the default, or ``triton``, which never starts a compiled kernel itself. Launch
+hooks are called; what else is set in ``triton.knobs`` after a kernel was compiled is not heeded.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -64,13 +66,32 @@ def launch(known: Launch, tensors: Sequence[torch.Tensor], pointers: Sequence[in
         args[place] = count
     grid = -(-counts[0] // known.plan.rows), known.programs, 1
     if compiled is not None:
-        compiled[grid](*args)
+        driver, knobs = _triton()
+        if _is_set(knobs.launch_enter_hook) or _is_set(knobs.launch_exit_hook):
+            compiled[grid](*args)
+        else:
+            stream = driver.active.get_current_stream(device.index)
+            # no metadata and no hooks, which take as long as the launch
+            compiled.run(*grid, stream, compiled.function, compiled.packed_metadata, None, None, None, *args)
         return
     # no fusion: a contracted x*x + y*y is not commutative, so its bits would depend on the layout
     limit = {} if known.plan.registers is None else {"maxnreg": known.plan.registers}
     compiled = known.kernel[grid](*args, num_warps=known.plan.warps, enable_fp_fusion=False, **limit)
     if known.aligned and not why_not_direct() and max(counts) < _INT32:
         known.compiled = compiled
+
+
+@cache
+def _triton() -> tuple[Any, Any]:
+    """Return Triton's driver and its knobs of launches."""
+    from triton import knobs
+    from triton.runtime import driver
+
+    return driver, knobs.runtime
+
+
+def _is_set(hook: Any) -> bool:  # noqa: ANN401  (a chain of hooks, which may be empty, or a function)
+    return hook is not None and bool(getattr(hook, "calls", True))
 
 
 @dataclass(slots=True)
@@ -92,10 +113,11 @@ class Launches:
         first = buffers[0]
         tensors = [first if each is None else each for each in buffers]
         pointers = [each.data_ptr() for each in tensors]
-        anywhere, union = self.anywhere, 0
-        for place, pointer in enumerate(pointers):
-            if place != anywhere:
-                union |= pointer
+        union = 0
+        for pointer in pointers:
+            union |= pointer
+        if self.anywhere is not None and union % ALIGNMENT:
+            union = reduce(or_, (pointer for place, pointer in enumerate(pointers) if place != self.anywhere))
         aligned = not union % ALIGNMENT
         rows = counts[0]
         for each in self.known:

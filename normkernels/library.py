@@ -16,11 +16,10 @@ import torch
 
 from normkernels import checks
 from normkernels.call import FP8
+from normkernels.dispatch import Path
 from normkernels.errors import InvalidCall
-from normkernels.operations.mrope import Mrope
 from normkernels.operations.operation import OPERATIONS, Operation, Results, run
 from normkernels.operations.quantisation import no_gradient
-from normkernels.operations.rms_norm import RmsNorm
 
 NAMESPACE = "normkernels"
 
@@ -39,8 +38,9 @@ _TYPES = {
     "torch.dtype": "ScalarType",
     "Sequence[int]": "int[]",
 }
+_CONSTANTS = {torch.SymFloat: float, torch.SymInt: int}
 # Kept: the ops live as long as it does.
-_LIBRARY = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]  # torch has no types here
+_LIBRARY: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]  # torch has no types here
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +59,23 @@ class Op:
     @property
     def schema(self) -> str:
         """Return its schema."""
-        returns = "Tensor"
-        if self.operation.in_place:
-            returns = "()"
-        elif self.quantised:
-            returns = "Tensor[]"
-        elif isinstance(self.operation, Mrope) or "residual" in self.types:
-            returns = "(Tensor, Tensor)"
+        pair = self.operation.path is Path.HEADS or "residual" in self.types
+        returns = "Tensor[]" if self.quantised else "(Tensor, Tensor)" if pair else "Tensor"
         arguments = ", ".join(f"{kind} {name}" for name, kind in self.types.items())
-        return f"{self.name}({arguments}) -> {returns}"
+        return f"{self.name}({arguments}) -> {'()' if self.operation.in_place else returns}"
 
     def call(self, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Return tensors and flags of a call of the op, as ``run`` takes them."""
         given = dict(zip(self.types, values, strict=True))
         if "sections" in given:
-            given["sections"] = tuple(given["sections"])
-        of = self.operation
-        return tuple(map(given.get, of.tensors)), tuple(map(given.get, of.flags))
+            given["sections"] = tuple(map(int, given["sections"]))
+        return tuple(map(given.get, self.operation.tensors)), tuple(map(given.get, self.operation.flags))
+
+    def returned(self, results: Results) -> Results:
+        """Return results as the schema has them."""
+        if self.operation.in_place:
+            return None
+        return list(results) if self.quantised else results
 
 
 # By name.
@@ -99,20 +99,13 @@ def register(operation: Operation) -> None:
 
 def _define(op: Op) -> None:
     OPS[op.name] = op
-    _LIBRARY.define(op.schema)
     qualified = f"{NAMESPACE}::{op.name}"
-    _LIBRARY.impl(op.name, lambda *values: _returned(op, compute(op, values)), "CompositeExplicitAutograd")
-    torch.library.register_fake(qualified, lambda *values: _returned(op, fake(op, values)), lib=_LIBRARY)
+    _LIBRARY.define(op.schema)
+    _LIBRARY.impl(op.name, lambda *values: op.returned(compute(op, values)), "CompositeExplicitAutograd")
+    torch.library.register_fake(qualified, lambda *values: op.returned(fake(op, values)), lib=_LIBRARY)
     if not op.operation.in_place:
         setup = (_refuse_gradient if op.quantised else _remember)(op)
         torch.library.register_autograd(qualified, _differentiate(op), setup_context=setup, lib=_LIBRARY)
-
-
-def _returned(op: Op, results: Results) -> Results:
-    """Return results as the schema has them."""
-    if op.operation.in_place:
-        return None
-    return list(results) if op.quantised else results
 
 
 # Any: one tensor or several, as the operation says
@@ -124,13 +117,9 @@ def call(name: str, tensors: tuple[Any, ...], flags: tuple[Any, ...]) -> Any:  #
     if wrong is not None:
         # raised here it would only break the graph, and Dynamo would go on to trace the kernel's launch
         return torch.ops.normkernels.refuse(tensors[0], f"{name}: {wrong}")
-    given = {name: value for name, value in given.items() if name not in operation.outputs}
-    if isinstance(operation, RmsNorm):
-        if given["residual"] is None:
-            del given["residual"]
-        else:
-            name = f"{name}_residual"
-    results = getattr(torch.ops.normkernels, name)(**given)
+    absent = [*operation.outputs, *(["residual"] if given.get("residual") is None else [])]
+    given = {argument: value for argument, value in given.items() if argument not in absent}
+    results = getattr(torch.ops.normkernels, f"{name}_residual" if "residual" in given else name)(**given)
     return (given["q"], given["k"]) if results is None else tuple(results) if "fp8_dtype" in given else results
 
 
@@ -162,52 +151,33 @@ def refuse(x: torch.Tensor, message: str) -> torch.Tensor:
 def _check_backward(op: Op) -> None:
     """Refuse a call under forward-mode autograd: torch would drop the tangents of an op without a word."""
     if checks.forward_mode():
-        raise InvalidCall(
-            f"{op.operation.name}: called in forward-mode autograd, must be eager there: the op has no jvp"
-        )
+        name = op.operation.name
+        raise InvalidCall(f"{name}: called in forward-mode autograd, must be eager there: the op has no jvp")
 
 
 def compute(op: Op, values: tuple[Any, ...]) -> Results:
-    """Run the call as an eager one."""
+    """Run the call as an eager one; natively for a tracer that computes on constants, and sees no kernel."""
     _check_backward(op)
-    if torch.compiler.is_compiling():
-        # a tracer that computes on constants, and sees no kernel
-        return recompute(op, values)
-    return run(op.operation.name, *op.call(values))
+    return recompute(op, values) if torch.compiler.is_compiling() else run(op.operation.name, *op.call(values))
 
 
 def fake(op: Op, values: tuple[Any, ...]) -> Results:
     """Return the results of the call, without values; check it, which asks nothing of row counts."""
     _check_backward(op)
-    operation = op.operation
+    operation, (tensors, flags) = op.operation, op.call(values)
     # a compiler may pass symbols, and flags are constants of a call
-    plain = {torch.SymFloat: float, torch.SymInt: int}
-    tensors, flags = op.call(values)
-    flags = tuple(plain.get(type(flag), _same)(flag) for flag in flags)
+    flags = tuple(_CONSTANTS[type(flag)](flag) if type(flag) in _CONSTANTS else flag for flag in flags)
     given = operation.by_name(tensors, flags)
-    if "sections" in given:
-        given["sections"] = tuple(map(int, given["sections"]))
     resolved = operation.resolve(given)
     if given["path"] is not None:
-        allowed = (str(operation.path), "native")
-        checks.choice(operation.name, "path", given["path"], allowed)
-    if op.operation.in_place:
-        return None
-    return operation.results(operation.buffers(tensors, resolved))
-
-
-def _same(value: object) -> object:
-    return value
+        checks.choice(operation.name, "path", given["path"], (str(operation.path), str(Path.NATIVE)))
+    return None if operation.in_place else operation.results(operation.buffers(tensors, resolved))
 
 
 def recompute(op: Op, values: tuple[Any, ...]) -> Results:
     """Run a valid call natively, in torch's own ops, which have gradients."""
-    operation = op.operation
     tensors, flags = op.call(values)
-    resolved = operation.resolve(
-        dict(zip((*operation.tensors, *operation.flags), (*tensors, *flags), strict=True))
-    )
-    return operation.native(tensors, resolved)
+    return op.operation.native(tensors, op.operation.resolve(op.operation.by_name(tensors, flags)))
 
 
 # Any: autograd's context is untyped

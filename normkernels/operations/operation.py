@@ -75,7 +75,10 @@ class Operation(Kernels):
 
     def writes(self, tensors: Tensors) -> bool:
         """Return whether a call writes into memory of the caller."""
-        return self.in_place or any(each is not None for each in tensors[self._inputs :])
+        for each in tensors[self._inputs :]:
+            if each is not None:
+                return True
+        return self.in_place
 
     @abstractmethod
     def check_memory(self, tensors: Tensors) -> None:

@@ -185,9 +185,8 @@ def inverse(size: int) -> tuple[int, int]:
 
     m is ``2**(31 + s) / size`` rounded up, with the least s for which ``size <= 2**s``: rounding adds less
     than ``row / 2**(31 + s) < 1 / size`` to ``row * m / 2**(31 + s)`` (Granlund and Montgomery 1994, with
-    31 bits). So m
-    has 32 bits, the first of them set, and is returned as the int32 of the same bits: Triton passes every such
-    number as one type, and compiles one kernel.
+    31 bits). So m has 32 bits, the first of them set, and is returned as the int32 of the same bits: Triton passes
+    every such number as one type, and compiles one kernel.
     """
     shift = (size - 1).bit_length()
     return -(-(2 ** (31 + shift)) // size) - 2**32, shift
