@@ -83,7 +83,7 @@ def launches(operations: Mapping[str, Call]) -> dict[str, Call]:
         for place, count in zip(known.places, counts, strict=True):
             given[place] = count
         args = dict(zip(known.kernel.arg_names, given, strict=True))
-        grid = -(-counts[0] // known.plan.rows), known.programs
+        grid = -(-counts[0] // known.plan.rows), known.plan.programs
         warps = known.plan.warps
         alone[name] = lambda: known.kernel[grid](**args, num_warps=warps, enable_fp_fusion=False)
 

@@ -2,7 +2,6 @@
 
 from normkernels import api, modules
 from normkernels.api import *  # noqa: F403  (its __all__ are the operations)
-from normkernels.counterparts import from_module, swap
 from normkernels.dispatch import Decision, Path, Reason, Rejection
 from normkernels.errors import InvalidCall, PathUnavailable
 from normkernels.modules import *  # noqa: F403  (its __all__ are the modules)
@@ -14,8 +13,6 @@ __all__ = [
     "PathUnavailable",
     "Reason",
     "Rejection",
-    "from_module",
-    "swap",
 ]
 __all__ += api.__all__
 __all__ += modules.__all__

@@ -18,17 +18,8 @@ from normkernels.operations.rms_norm_fp8 import RmsNormFp8
 from normkernels.operations.rms_norm_gated import RmsNormGated
 from normkernels.operations.rms_norm_gated_fp8 import RmsNormGatedFp8
 
-__all__ = [
-    "apply_rotary_pos_emb",
-    "explain",
-    "gemma_rms_norm",
-    "mrope",
-    "mrope_",
-    "rms_norm",
-    "rms_norm_fp8",
-    "rms_norm_gated",
-    "rms_norm_gated_fp8",
-]
+__all__ = ["apply_rotary_pos_emb", "explain", "gemma_rms_norm", "mrope", "mrope_"]
+__all__ += ["rms_norm", "rms_norm_fp8", "rms_norm_gated", "rms_norm_gated_fp8"]
 
 # y, or (y, s) where a residual is added
 Normed = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
@@ -80,10 +71,7 @@ def rms_norm(
     may be x or the residual, but they may not share memory. ``torch.compile`` traces a call as one op,
     and refuses one with outputs given: there the compiler places them.
     """
-    results: Normed = _call(
-        "rms_norm", (x, weight, residual, out, residual_out), (weight_offset, eps, path, rounding)
-    )
-    return results
+    return _call("rms_norm", (x, weight, residual, out, residual_out), (weight_offset, eps, path, rounding))
 
 
 @_operation(GemmaRmsNorm)
@@ -103,8 +91,7 @@ def gemma_rms_norm(
     ``1 + weight`` is formed in fp32 at every call. Hugging Face's Gemma 3 rounds once, at the end, so
     ``rounding="hf"`` is the same as ``"fp32"`` here. ``torch.compile`` refuses given outputs.
     """
-    results: Normed = _call("gemma_rms_norm", (x, weight, residual, out, residual_out), (eps, path, rounding))
-    return results
+    return _call("gemma_rms_norm", (x, weight, residual, out, residual_out), (eps, path, rounding))
 
 
 @_operation(RmsNormGated)
@@ -130,10 +117,9 @@ def rms_norm_gated(
     what they are made of. ``out`` may have any strides, and may be x or the gate; ``torch.compile``
     refuses it.
     """
-    results: torch.Tensor = _call(
+    return _call(
         "rms_norm_gated", (x, gate, weight, out), (eps, group_size, norm_before_gate, activation, path, rounding)
     )
-    return results
 
 
 @_operation(RmsNormFp8)
@@ -174,12 +160,11 @@ def rms_norm_fp8(
     Scales are always fresh. There is no gradient: a call that needs one is refused. ``torch.compile`` traces a
     call as one op, and refuses given outputs.
     """
-    results: tuple[torch.Tensor, ...] = _call(
+    return _call(
         "rms_norm_fp8",
         (x, weight, residual, out, residual_out),
         (eps, weight_offset, quant_group, scale_layout, fp8_dtype, also_unquantised, path, rounding),
     )
-    return results
 
 
 @_operation(RmsNormGatedFp8)
@@ -206,7 +191,7 @@ def rms_norm_gated_fp8(
     ``rms_norm_fp8`` says how it is quantised, by groups of ``quant_group`` columns, and the rest. Triton runs
     the call where the groups of one kind are whole parts of the other's.
     """
-    results: tuple[torch.Tensor, ...] = _call(
+    return _call(
         "rms_norm_gated_fp8",
         (x, gate, weight, out),
         (
@@ -222,7 +207,6 @@ def rms_norm_gated_fp8(
             rounding,
         ),
     )
-    return results
 
 
 @_operation(Mrope)
@@ -251,10 +235,7 @@ def mrope(
     A position outside the cache is an ``InvalidCall`` on the CPU; on a GPU, where seeing it would be a wait, the
     rotated columns of that token are NaN. ``torch.compile`` traces a call as one op.
     """
-    results: Rotated = _call(
-        "mrope", (q, k, positions, cos, sin), (_hashable(sections), head_dim, interleaved, path)
-    )
-    return results
+    return _call("mrope", (q, k, positions, cos, sin), (_hashable(sections), head_dim, interleaved, path))
 
 
 @_operation(MropeInPlace)
@@ -275,10 +256,7 @@ def mrope_(
     They may be views of one buffer, but share no memory with each other, nor with the other arguments. A call
     that needs a gradient is refused.
     """
-    results: Rotated = _call(
-        "mrope_", (q, k, positions, cos, sin), (_hashable(sections), head_dim, interleaved, path)
-    )
-    return results
+    return _call("mrope_", (q, k, positions, cos, sin), (_hashable(sections), head_dim, interleaved, path))
 
 
 def apply_rotary_pos_emb(

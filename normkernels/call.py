@@ -1,10 +1,8 @@
 """Frozen descriptions of a call and of the machine that runs it: all that a decision may depend on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -78,7 +76,7 @@ class Device:
     fp8: tuple[str, ...] = tuple(map(dtype_name, FP8))  # fp8 types that Triton converts to
 
     @classmethod
-    def of(cls, tensor: torch.Tensor) -> Device:
+    def of(cls, tensor: torch.Tensor) -> Self:
         """Describe the machine that holds ``tensor``."""
         kind, index = tensor.device.type, tensor.device.index
         if interpreting():
@@ -90,7 +88,7 @@ class Device:
             # 64 threads on CDNA, 32 on RDNA
             warp = torch.cuda.get_device_properties(index).warp_size
             described = replace(described, table=replace(plans.MEASURED, warp=warp, ptx=False))
-        return replace(described, fp8=compiled_fp8(index))
+        return replace(described, fp8=_compiled_fp8(index))
 
 
 @cache
@@ -114,7 +112,7 @@ def interpreting() -> bool:
 
 
 @cache
-def compiled_fp8(index: int) -> tuple[str, ...]:
+def _compiled_fp8(index: int) -> tuple[str, ...]:
     """Return the fp8 types that Triton converts to on a GPU."""
     from triton.runtime import driver
 

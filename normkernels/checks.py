@@ -1,7 +1,5 @@
 """Checks of arguments. Each returns, or raises ``InvalidCall`` with what was given and what must hold."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Mapping
 from functools import lru_cache
@@ -34,17 +32,11 @@ def choice(operation: str, name: str, value: object, allowed: Collection[object]
         raise InvalidCall(f"{operation}: {name}={value!r}, must be one of {', '.join(map(repr, allowed))}")
 
 
-def epsilon(operation: str, eps: object) -> float:
-    """Return ``eps`` as a float that a kernel can add."""
-    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 <= float(eps) <= _MAX:
-        raise InvalidCall(f"{operation}: eps={eps!r}, must be a number, at least 0 and finite in float32")
-    return float(eps)
-
-
-def number(operation: str, name: str, value: object) -> float:
+def number(operation: str, name: str, value: object, least: float = -_MAX) -> float:
     """Return ``value`` as a float that a kernel can add."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not -_MAX <= float(value) <= _MAX:
-        raise InvalidCall(f"{operation}: {name}={value!r}, must be a number that is finite in float32")
+    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) <= _MAX:
+        must = "a number that is finite in float32" if least else "a number, at least 0 and finite in float32"
+        raise InvalidCall(f"{operation}: {name}={value!r}, must be {must}")
     return float(value)
 
 

@@ -1,7 +1,5 @@
 """Which path and plan run a call, and why the better ones do not. Pure: a decision sees descriptions only."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Every exception that the package raises on purpose."""
 
-from __future__ import annotations
-
 
 class InvalidCall(ValueError):
     """A call whose arguments have no meaning; nothing was written."""

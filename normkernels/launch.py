@@ -2,12 +2,10 @@
 
 The first call of a kind is launched through Triton, which binds, specialises and compiles. The outcome is kept:
 later calls that are alike bring pointers and counts alone. They start the compiled kernel as Triton's own launch
-and PyTorch's Inductor do (``compiled.run``), or run ``kernel[grid]`` on the kept arguments where that is not possible.
-``NORMKERNELS_LAUNCH`` is ``direct``, the default, or ``triton``, which never starts a compiled kernel itself. Launch
-hooks are called; what else is set in ``triton.knobs`` after a kernel was compiled is not heeded.
+and PyTorch's Inductor do (``compiled.run``), or run ``kernel[grid]`` on the kept arguments where that is not
+possible. ``NORMKERNELS_LAUNCH`` is ``direct``, the default, or ``triton``, which never starts a compiled kernel
+itself. Launch hooks are called; other changes of ``triton.knobs`` after a kernel was compiled have no effect on it.
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +18,7 @@ import torch
 
 from normkernels.call import interpreting
 from normkernels.errors import InvalidCall
-from normkernels.plans import HeadPlan, Plan
+from normkernels.plans import Plan
 
 ENVIRONMENT = "NORMKERNELS_LAUNCH"
 _WAYS = ("direct", "triton")
@@ -45,7 +43,6 @@ class Launch:
     rest: tuple[Any, ...]  # the arguments after the pointers
     places: tuple[int, ...]  # of the counts among all arguments
     plan: Plan
-    programs: int  # for each tile of rows
     device: torch.device
     aligned: bool  # whether every pointer is a multiple of ALIGNMENT
     fewest: int  # rows that this launch is known to serve
@@ -64,7 +61,7 @@ def launch(known: Launch, tensors: Sequence[torch.Tensor], pointers: Sequence[in
     args = [*(tensors if compiled is None else pointers), *known.rest]
     for place, count in zip(known.places, counts, strict=True):
         args[place] = count
-    grid = -(-counts[0] // known.plan.rows), known.programs, 1
+    grid = -(-counts[0] // known.plan.rows), known.plan.programs, 1
     if compiled is not None:
         driver, knobs = _triton()
         if _is_set(knobs.launch_enter_hook) or _is_set(knobs.launch_exit_hook):
@@ -138,8 +135,7 @@ class Launches:
         names = kernel.arg_names
         rest = tuple(args.get(name) for name in names[len(buffers) :])
         places = tuple(map(names.index, self.counts))
-        programs = plan.programs if isinstance(plan, HeadPlan) else 1
-        self.known.append(Launch(kernel, rest, places, plan, programs, self.device, aligned, rows, rows))
+        self.known.append(Launch(kernel, rest, places, plan, self.device, aligned, rows, rows))
         return self.known[-1]
 
 

@@ -6,9 +6,7 @@ One that writes its arguments returns nothing and has no backward: it is refused
 the backward recomputes it natively. Ops with fp8 values return a list, and refuse to be differentiated.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,8 +102,9 @@ def _define(op: Op) -> None:
     _LIBRARY.impl(op.name, lambda *values: op.returned(compute(op, values)), "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, lambda *values: op.returned(fake(op, values)), lib=_LIBRARY)
     if not op.operation.in_place:
-        setup = (_refuse_gradient if op.quantised else _remember)(op)
-        torch.library.register_autograd(qualified, _differentiate(op), setup_context=setup, lib=_LIBRARY)
+        gradient = Gradient(op)
+        setup = gradient.refuse if op.quantised else gradient.remember
+        torch.library.register_autograd(qualified, gradient.differentiate, setup_context=setup, lib=_LIBRARY)
 
 
 # Any: one tensor or several, as the operation says
@@ -180,29 +179,38 @@ def recompute(op: Op, values: tuple[Any, ...]) -> Results:
     return op.operation.native(tensors, op.operation.resolve(op.operation.by_name(tensors, flags)))
 
 
-# Any: autograd's context is untyped
-def _remember(op: Op) -> Callable[..., None]:
-    def remember(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:  # noqa: ANN401
-        given = dict(zip(op.types, inputs, strict=True))
+class Gradient:
+    """The backward of an op: what is kept of a call, and the gradients of its native form."""
+
+    # Any: autograd's context is untyped
+
+    def __init__(self, op: Op) -> None:
+        self.op = op
+
+    def refuse(self, ctx: Any, inputs: tuple[Any, ...], output: object) -> None:  # noqa: ANN401
+        """Raise before an op returns that would have to be differentiated, and has no gradient."""
+        given = zip(self.op.types, inputs, strict=True)
+        needs = next(name for name, each in given if isinstance(each, torch.Tensor) and each.requires_grad)
+        raise no_gradient(self.op.operation.name, needs)
+
+    def remember(self, ctx: Any, inputs: tuple[Any, ...], output: object) -> None:  # noqa: ANN401
+        """Keep the arguments of a call."""
+        given = dict(zip(self.op.types, inputs, strict=True))
         tensors = {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
         ctx.save_for_backward(*tensors.values())
         ctx.tensors = tuple(tensors)
         ctx.flags = {name: value for name, value in given.items() if name not in tensors}
 
-    return remember
-
-
-def _differentiate(op: Op) -> Callable[..., tuple[torch.Tensor | None, ...]]:
-    def differentiate(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
-        needed = dict(zip(op.types, ctx.needs_input_grad, strict=True))
+    def differentiate(self, ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
+        """Return the gradients of the arguments."""
+        names = self.op.types
+        needed = dict(zip(names, ctx.needs_input_grad, strict=True))
         # of second order, where that is asked for
         again = torch.is_grad_enabled()
         with torch.enable_grad():
             # views: one tensor may be two arguments, and has a gradient as each
-            given = {
-                name: tensor.view_as(tensor) for name, tensor in zip(ctx.tensors, ctx.saved_tensors, strict=True)
-            }
-            made = recompute(op, tuple((given | ctx.flags)[name] for name in op.types))
+            given = {name: each.view_as(each) for name, each in zip(ctx.tensors, ctx.saved_tensors, strict=True)}
+            made = recompute(self.op, tuple((given | ctx.flags)[name] for name in names))
         results = (made,) if isinstance(made, torch.Tensor) else tuple(made)
         # the sum has no gradient where only the weight needs one
         pairs = [(result, grad) for result, grad in zip(results, grads, strict=True) if result.requires_grad]
@@ -214,21 +222,7 @@ def _differentiate(op: Op) -> Callable[..., tuple[torch.Tensor | None, ...]]:
             create_graph=again,
         )
         by_name = dict(zip(wanted, found, strict=True))
-        return tuple(by_name.get(name) for name in op.types)
-
-    return differentiate
-
-
-# Any: autograd's context is untyped
-def _refuse_gradient(op: Op) -> Callable[..., None]:
-    """Return what autograd calls before an op returns that it would have to differentiate."""
-
-    def refuse_gradient(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:  # noqa: ANN401
-        given = zip(op.types, inputs, strict=True)
-        needs = next(name for name, each in given if isinstance(each, torch.Tensor) and each.requires_grad)
-        raise no_gradient(op.operation.name, needs)
-
-    return refuse_gradient
+        return tuple(by_name.get(name) for name in names)
 
 
 _LIBRARY.define("refuse(Tensor x, str message) -> Tensor")

@@ -4,10 +4,8 @@ The bits of a row never depend on its plan (see ``pairwise_sum``), so plans are 
 Plans change at thresholds only, and each serves one range of row counts: it compiles once for all of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 # One program holds a whole row (or group) in registers; beyond this it spills.
@@ -22,19 +20,19 @@ MAX_LEADING = 3
 _MAX_THREADS = 1024
 
 
-# How a norm with a residual comes by its rows: a thread waits for each load where it needs it; for none of them
-# before all are under way; or it keeps no row while it sums, and reads it again for the norm, out of L1 or L2.
+# How a norm with a residual loads its rows: each value when first used; all loads issued before any use; or twice,
+# once for the sum and again, from L1 or L2, for the output.
 Reads = Literal["as needed", "together", "twice"]
 
 
 @dataclass(frozen=True, slots=True)
 class PlanTable:
-    """By what the thresholds below are divided, how many programs there may be, and what a GPU calls a warp."""
+    """What a machine changes about plans."""
 
-    scale: int = 1
+    scale: int = 1  # divisor of the thresholds
     max_programs: int | None = None
-    warp: int = 32  # threads
-    ptx: bool = True  # whether it compiles what NVIDIA's do
+    warp: int = 32  # threads of a warp
+    ptx: bool = True  # whether it is NVIDIA's
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,38 +40,30 @@ class Plan:
     """One launch configuration; a program has ``rows`` rows."""
 
     name: str
-    rows: int
-    levels: int
+    rows: int  # tokens of a rotation
+    levels: int  # of a row's sum: the padded row has 2**levels columns
     warps: int
-    reads: Reads = field(default="as needed", kw_only=True)  # of norms with a residual
-    ptx: bool = field(default=False, kw_only=True)  # as the table says
-    registers: int | None = field(default=None, kw_only=True)  # at most so many a thread; None: as it comes
+    reads: Reads = "as needed"  # of norms with a residual
+    ptx: bool = False  # as the table says
+    registers: int | None = None  # the most that a thread may have; None: as the compiler decides
+    heads: int = 1  # of a rotation, rotated at a time
+    programs: int = 1  # that share the heads of a token
 
     def __post_init__(self) -> None:
-        """Hold the depth that the contract promises: additions in the longest chain of a row's sum."""
+        """Check the depth that the contract promises: additions in the longest chain of a row's sum."""
         assert self.levels <= (24 if 2**self.levels <= 256 else 64)
 
 
 @dataclass(frozen=True, slots=True)
-class HeadPlan(Plan):
-    """One launch configuration of a rotation; the rows of a program are tokens, and nothing is summed."""
-
-    heads: int  # at a time
-    programs: int  # that share the heads of a token
-
-
-@dataclass(frozen=True, slots=True)
 class Tile:
-    """From ``start`` rows on: elements of a program, at least a row, its warps of 32 threads, and its reads.
+    """A launch configuration that is used from ``start`` rows on."""
 
-    And the registers that a thread of an NVIDIA GPU has at most, where fewer let more programs run at once.
-    """
-
-    start: int
-    elements: int
-    warps: int
+    start: int = 0
+    _: KW_ONLY
+    elements: int = 0  # of a program, which has at least one row
+    warps: int  # of 32 threads
     reads: Reads = "as needed"
-    registers: int | None = None
+    registers: int | None = None  # the most that a thread of an NVIDIA GPU may have: fewer let more programs run
 
 
 def _by_columns(*tables: Mapping[int, tuple[Tile, ...]]) -> Mapping[int, tuple[Tile, ...]]:
@@ -84,38 +74,45 @@ def _by_columns(*tables: Mapping[int, tuple[Tile, ...]]) -> Mapping[int, tuple[T
 # By columns up to which they are. Few rows want all of their loads in flight at once; many want few warps that
 # wait for each other, and where they are narrow two rows a warp. Timed on an H200, bf16 (benchmarks/results).
 _ANY = {
-    128: (Tile(0, 256, 1), Tile(4096, 2048, 8)),
-    256: (Tile(0, 512, 2), Tile(4096, 2048, 8)),
-    512: (Tile(0, 0, 2),),
-    1024: (Tile(0, 0, 4),),
-    4096: (Tile(0, 0, 8), Tile(1024, 0, 4)),
-    6144: (Tile(0, 0, 16), Tile(512, 0, 8)),
-    8192: (Tile(0, 0, 16),),
-    16384: (Tile(0, 0, 32), Tile(1024, 0, 16)),
-    MAX_WIDTH: (Tile(0, 0, 32),),
+    128: (Tile(elements=256, warps=1), Tile(4096, elements=2048, warps=8)),
+    256: (Tile(elements=512, warps=2), Tile(4096, elements=2048, warps=8)),
+    512: (Tile(warps=2),),
+    1024: (Tile(warps=4),),
+    4096: (Tile(warps=8), Tile(1024, warps=4)),
+    6144: (Tile(warps=16), Tile(512, warps=8)),
+    8192: (Tile(warps=16),),
+    16384: (Tile(warps=32), Tile(1024, warps=16)),
+    MAX_WIDTH: (Tile(warps=32),),
 }
 _FP8 = {
-    6144: (Tile(0, 0, 8), Tile(1024, 0, 4)),
-    8192: (Tile(0, 0, 16), Tile(512, 0, 8)),
-    16384: (Tile(0, 0, 16),),
+    6144: (Tile(warps=8), Tile(1024, warps=4)),
+    8192: (Tile(warps=16), Tile(512, warps=8)),
+    16384: (Tile(warps=16),),
 }
 # Of each kind of norm; more registers a column want other warps.
 TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
     # 128 rows of 5,120 columns take 2.83 us with 8 warps and 2.95 with 16; other widths were not timed so
-    "norm": _by_columns(_ANY, {6144: (Tile(0, 0, 16), Tile(128, 0, 8)), 8192: (Tile(0, 0, 16), Tile(512, 0, 8))}),
+    "norm": _by_columns(
+        _ANY, {6144: (Tile(warps=16), Tile(128, warps=8)), 8192: (Tile(warps=16), Tile(512, warps=8))}
+    ),
     # A few rows are an SM's each, which has to issue every instruction of theirs: "as needed" has the fewest. Many
     # wide rows are faster read twice: with half of the registers, twice as many warps are there to wait for them.
     # How rows of up to 1,024 columns are read was not timed.
     "residual": _by_columns(
         _ANY,
         {
-            1024: (Tile(0, 0, 4), Tile(1024, 0, 4, "together")),
-            3072: (Tile(0, 0, 8), Tile(1024, 0, 4, "together"), Tile(8192, 0, 8, "twice")),
-            4096: (Tile(0, 0, 8), Tile(1024, 0, 4, "together"), Tile(8192, 0, 16, "twice")),
-            6144: (Tile(0, 0, 16), Tile(256, 0, 8), Tile(1024, 0, 8, "together"), Tile(4096, 0, 16, "twice")),
-            8192: (Tile(0, 0, 16), Tile(512, 0, 8, "twice"), Tile(4096, 0, 16, "twice")),
-            16384: (Tile(0, 0, 16, "together"),),
-            MAX_WIDTH: (Tile(0, 0, 32, "together"),),
+            1024: (Tile(warps=4), Tile(1024, warps=4, reads="together")),
+            3072: (Tile(warps=8), Tile(1024, warps=4, reads="together"), Tile(8192, warps=8, reads="twice")),
+            4096: (Tile(warps=8), Tile(1024, warps=4, reads="together"), Tile(8192, warps=16, reads="twice")),
+            6144: (
+                Tile(warps=16),
+                Tile(256, warps=8),
+                Tile(1024, warps=8, reads="together"),
+                Tile(4096, warps=16, reads="twice"),
+            ),
+            8192: (Tile(warps=16), Tile(512, warps=8, reads="twice"), Tile(4096, warps=16, reads="twice")),
+            16384: (Tile(warps=16, reads="together"),),
+            MAX_WIDTH: (Tile(warps=32, reads="together"),),
         },
     ),
     # of 1,536 columns, with 2 warps and with 1: 512 rows take 3.00 us and 3.18, 8,192 rows 13.1 and 13.5. With 48
@@ -123,16 +120,34 @@ TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
     "fp8": _by_columns(
         _ANY,
         _FP8,
-        {1536: (Tile(0, 0, 8), Tile(512, 0, 2, registers=48)), 2048: (Tile(0, 0, 8), Tile(512, 0, 2))},
+        {
+            1536: (Tile(warps=8), Tile(512, warps=2, registers=48)),
+            2048: (Tile(warps=8), Tile(512, warps=2)),
+        },
     ),
     "fp8 residual": _by_columns(_ANY, _FP8),
-    "gated": _by_columns(_ANY, {6144: (Tile(0, 0, 16), Tile(1024, 0, 4))}),
+    "gated": _by_columns(_ANY, {6144: (Tile(warps=16), Tile(1024, warps=4))}),
     # few contiguous rows of 128: one a warp is read 8 bytes a thread, and yet sooner
-    "gated 128": {NARROW: (Tile(0, 128, 1), Tile(1024, 256, 1), Tile(4096, 2048, 8))},
-    "gated fp8": _by_columns(_ANY, {128: (Tile(0, 256, 1), Tile(4096, 512, 1), Tile(262144, 1024, 2))}),
+    "gated 128": {
+        NARROW: (
+            Tile(elements=128, warps=1),
+            Tile(1024, elements=256, warps=1),
+            Tile(4096, elements=2048, warps=8),
+        )
+    },
+    "gated fp8": _by_columns(
+        _ANY,
+        {
+            128: (
+                Tile(elements=256, warps=1),
+                Tile(4096, elements=512, warps=1),
+                Tile(262144, elements=1024, warps=2),
+            )
+        },
+    ),
 }
 # Of narrow rows that 16 bytes do not divide: a thread has neighbours of no other, so that warps would share rows.
-_ODD = (Tile(0, 256, 1), Tile(4096, 512, 1))
+_ODD = (Tile(elements=256, warps=1), Tile(4096, elements=512, warps=1))
 # Of contiguous rows of 128 those are prefill, and those before decode.
 _PREFILL = 4096
 # Tokens from which on one program rotates all heads of a token, and from which on a program has two tokens: heads
@@ -203,7 +218,7 @@ def heads(
     table: PlanTable,
     *,
     copied: bool,
-) -> HeadPlan:
+) -> Plan:
     """Plan a rotation: eight heads at a time, or four of two tokens, whose halves are 16 bytes a thread.
 
     Two tokens have halves of up to 32, of which eight heads are a warp. What is ``copied`` beside them leaves no
@@ -226,8 +241,8 @@ def heads(
     warps = min(max(threads // table.warp, 1), _MAX_THREADS // 2 // table.warp)
     if tokens < whole:
         blocks = -(-q_heads // at_once) + -(-k_heads // at_once)
-        return HeadPlan("decode", _enough(1, tokens * blocks, table), 0, warps, at_once, blocks)
-    return HeadPlan("prefill", _enough(together, tokens, table), 0, warps, at_once, 1)
+        return Plan("decode", _enough(1, tokens * blocks, table), 0, warps, heads=at_once, programs=blocks)
+    return Plan("prefill", _enough(together, tokens, table), 0, warps, heads=at_once)
 
 
 @dataclass(frozen=True, slots=True)

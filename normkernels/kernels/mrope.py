@@ -11,10 +11,6 @@ import triton.language as tl
 from normkernels.kernels.row_norm import widened
 from normkernels.kernels.tiles import column_pointers, kernel
 
-# bytes of q, and of k, that a thread loads before anything that waits: a quarter of its registers
-AHEAD_BYTES = 256
-_WARP = 32  # threads, or more
-
 Value = Any  # Triton has no types
 
 
@@ -68,17 +64,13 @@ def table_rows(table, position, cols, mask, ACCESS: tl.constexpr):
 
 @triton.jit
 def angles(
-    cos_table,
-    sin_table,
-    positions,  # (t, h, w), int64: one each, or [rows, 1]
-    inside,  # whether all three are in the cache; unused for one token, whose positions are
-    sections,  # of t, h and w
-    AXES: tl.constexpr,
-    INTERLEAVED: tl.constexpr,
-    TILE: tl.constexpr,
-):
+    cos_table, sin_table, positions, inside, sections,
+    AXES: tl.constexpr, INTERLEAVED: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
     """Return cos and sin in fp32, each column at the position on its axis; NaN where a position is outside.
 
+    ``positions`` and ``sections`` are (t, h, w): int64, one each, or [rows, 1]. ``inside`` says whether all three
+    are in the cache; it is unused for one token, whose positions are.
     Each axis is loaded whole, because that takes a few wide loads. To load only the elements used would take many
     narrow loads.
     """

@@ -20,11 +20,7 @@ def block_columns(BLOCK: tl.constexpr, BLOCK_LEVELS: tl.constexpr, LEVELS: tl.co
 
 
 @triton.jit
-def divided(
-    y,  # [lines, block] fp32
-    divisor,  # finite or NaN: one a line, or one number; inverse likewise
-    inverse,
-):
+def divided(y, divisor, inverse):
     """Return ``y / divisor``, rounded to nearest; ``inverse`` is ``1 / divisor``.
 
     The product is corrected by its excess (Markstein 1990), in three instructions. A division takes a dozen and a
@@ -46,14 +42,11 @@ def broadcast_lines(values, LINES: tl.constexpr):  # values [groups, 1] -> [LINE
 
 
 @triton.jit
-def quotients(
-    y,  # [lines, block] fp32, infinite only where scale is
-    scale,  # [groups, 1] fp32, and where it is finite, as returned by ``scales``
-    finite,
-    OF: tl.constexpr,  # the dtype that y was rounded to
-):
+def quotients(y, scale, finite, OF: tl.constexpr):
     """Return ``y / scale`` rounded to nearest; for bf16 near enough to give the same fp8 value.
 
+    y is [lines, block] fp32, rounded to ``OF``, and infinite only where its scale is; scale and finite are
+    [groups, 1], as returned by ``scales``.
     bf16 is multiplied by a reciprocal in two parts: two instructions, where a division takes three. The product is
     rounded to nearest where the second part is a normal number: for scales up to 2**105 and quotients from 2**-105
     on. With larger scales it may be the other fp32 neighbour of the quotient. No such quotient is near enough to
@@ -79,11 +72,7 @@ def quotients(
 
 
 @triton.jit
-def scales(
-    amax,  # [groups, 1] fp32, not negative, or NaN
-    FLOOR: tl.constexpr,
-    FP8_MAX: tl.constexpr,
-):
+def scales(amax, FLOOR: tl.constexpr, FP8_MAX: tl.constexpr):  # amax [groups, 1] fp32, not negative, or NaN
     """Return ``max(amax, FLOOR) / FP8_MAX`` and the mask of finite scales.
 
     The division rounds to nearest, like the native form; ``/`` does not on a GPU.
@@ -115,16 +104,11 @@ def largest_magnitude(y):  # [lines, block] fp32 -> [lines, 1]
 
 
 @triton.jit
-def quantise(
-    y,  # [lines, block] fp32, zero in the padding
-    OF: tl.constexpr,  # the dtype that y was rounded to
-    FLOOR: tl.constexpr,
-    FP8_MAX: tl.constexpr,
-    SCALED: tl.constexpr = 1,  # lines of a group
-):
+def quantise(y, OF: tl.constexpr, FLOOR: tl.constexpr, FP8_MAX: tl.constexpr, SCALED: tl.constexpr = 1):
     """Return ``y / scale``, still in fp32, and ``scale = max(amax, FLOOR) / FP8_MAX``, [lines / SCALED, 1].
 
-    NaN in a group makes the scale and all its values NaN.
+    y is [lines, block] fp32, rounded to ``OF`` and padded by zeros; a group has ``SCALED`` lines. NaN in a group
+    makes the scale and all its values NaN.
 
     Values need no clamping to the range of the type. ``|y| <= amax`` and
     ``scale >= amax / FP8_MAX * (1 - 2**-24)``, so that a quotient is at most the fp32 number after ``FP8_MAX``,
@@ -140,12 +124,8 @@ def quantise(
 
 
 @triton.jit
-def rounded_to(
-    y,  # fp32
-    TO: tl.constexpr,
-    PTX: tl.constexpr,
-):
-    """Return y, rounded to ``TO``, in fp32 again."""
+def rounded_to(y, TO: tl.constexpr, PTX: tl.constexpr):
+    """Return fp32 y, rounded to ``TO``, in fp32 again."""
     if PTX and TO == tl.bfloat16 and not INTERPRETED:
         # one instruction: the bf16 number in the upper half, over a zero, is the same number in fp32. Rounding two
         # values at a time and separating them takes at least three
@@ -158,12 +138,7 @@ def rounded_to(
 
 
 @triton.jit
-def values_per_lane(
-    values,  # [groups, 1]
-    group,  # [groups, 1]
-    COLS: tl.constexpr,
-    AT_ONCE: tl.constexpr,
-):
+def values_per_lane(values, group, COLS: tl.constexpr, AT_ONCE: tl.constexpr):  # values and group [groups, 1]
     """Return values and groups for each thread with ``AT_ONCE`` of a group's ``COLS`` elements, and its number.
 
     The numbers are [1, threads]. Thread 0 stores the scale of its group, with no exchange between threads. Callers

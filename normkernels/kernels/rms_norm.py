@@ -30,14 +30,13 @@ def rms_norm_kernel(
     WIDTH: tl.constexpr, LEVELS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Normalise ``ROWS`` rows a program. All of a row is loaded before any is stored: outputs may be inputs."""
-    x_strides = (x_stride_0, x_stride_1, x_stride_2, x_col_stride)
     residual_strides = (residual_stride_0, residual_stride_1, residual_stride_2, residual_col_stride)
     out_strides = (out_stride_0, out_stride_1, out_stride_2, out_col_stride)
     sum_strides = (sum_stride_0, sum_stride_1, sum_stride_2, sum_col_stride)
     row, cols, mask = row_tile(n_rows, WIDTH, LEVELS, ROWS)
     outer = outer_rows(row, size_2, size_2_inverse, size_2_shift, LEADING)
     place = (row, outer, cols, size_1, size_2)
-    x_at = tile_pointers(x_ptr, x_strides, place, LEADING, ACCESS)
+    x_at = tile_pointers(x_ptr, (x_stride_0, x_stride_1, x_stride_2, x_col_stride), place, LEADING, ACCESS)
     residual_at = tile_pointers(residual_ptr, residual_strides, place, LEADING, ACCESS)
     sum_at = tile_pointers(sum_ptr, sum_strides, place, LEADING, ACCESS)
     # of the whole tile: a load of one row would have to change its layout to that of the tile

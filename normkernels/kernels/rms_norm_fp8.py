@@ -43,10 +43,8 @@ def rms_norm_fp8_kernel(
     BLOCK: tl.constexpr = 2**BLOCK_LEVELS
     GROUPS: tl.constexpr = 2 ** (LEVELS - BLOCK_LEVELS)
     LINES: tl.constexpr = ROWS * GROUPS
-    x_strides = (x_stride_0, x_stride_1, x_stride_2, x_col_stride)
     residual_strides = (residual_stride_0, residual_stride_1, residual_stride_2, residual_col_stride)
     out_strides = (out_stride_0, out_stride_1, out_stride_2, out_col_stride)
-    y_strides = (y_stride_0, y_stride_1, y_stride_2, y_col_stride)
     sum_strides = (sum_stride_0, sum_stride_1, sum_stride_2, sum_col_stride)
     row, row_exists = program_rows(tl.arange(0, ROWS)[:, None], n_rows, ROWS)
     cols, in_block = block_columns(GROUP, BLOCK_LEVELS, LEVELS)
@@ -54,7 +52,7 @@ def rms_norm_fp8_kernel(
     outer = outer_rows(row, size_2, size_2_inverse, size_2_shift, LEADING)
     place = (row, outer, cols, size_1, size_2)
 
-    x_at = tile_pointers(x_ptr, x_strides, place, LEADING, ACCESS)
+    x_at = tile_pointers(x_ptr, (x_stride_0, x_stride_1, x_stride_2, x_col_stride), place, LEADING, ACCESS)
     residual_at = tile_pointers(residual_ptr, residual_strides, place, LEADING, ACCESS)
     # of the whole tile: a load of one row would have to change its layout to that of the tile
     weight_at = column_pointers(weight_ptr, tl.broadcast_to(cols, mask.shape), weight_stride, ACCESS)
@@ -70,7 +68,7 @@ def rms_norm_fp8_kernel(
 
     y = row_norm(widened(x), weight, eps, NORMALISED, WEIGHTED, WIDTH, LEVELS)
     if UNQUANTISED:
-        y_at = tile_pointers(y_ptr, y_strides, place, LEADING, ACCESS)
+        y_at = tile_pointers(y_ptr, (y_stride_0, y_stride_1, y_stride_2, y_col_stride), place, LEADING, ACCESS)
         tl.store(y_at, y.to(y_ptr.dtype.element_ty), mask=mask)
 
     y = rounded_to(y, x_ptr.dtype.element_ty, PTX)

@@ -32,18 +32,14 @@ def sigmoid(x):
 
 @triton.jit
 def gated_norm(
-    x,  # [rows, block] fp32, zero in the padding; gate and weight likewise
-    gate,  # unused where GATE is "none"
-    weight,
-    eps,
-    GATE: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    NORMALISED: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LEVELS: tl.constexpr,
-):
-    """Return the formula's fp32 value of every element of a tile, rounded at both rounding points."""
+    x, gate, weight, eps,
+    GATE: tl.constexpr, ACTIVATION: tl.constexpr, NORMALISED: tl.constexpr, WEIGHTED: tl.constexpr,
+    WIDTH: tl.constexpr, LEVELS: tl.constexpr,
+):  # fmt: skip
+    """Return the formula's fp32 value of every element of a tile, rounded at both rounding points.
+
+    x, gate and weight are [rows, block] fp32, padded by zeros; the gate is unused where GATE is "none".
+    """
     if GATE == "none":
         act = gate
     elif ACTIVATION == "silu":
@@ -63,18 +59,11 @@ def gated_norm(
 
 @triton.jit(do_not_specialize=["n_rows"])
 def rms_norm_gated_128_kernel(
-    x_ptr,  # [n_rows, 128] contiguous
-    gate_ptr,  # [n_rows, 128] contiguous
+    x_ptr, gate_ptr,  # [n_rows, 128] contiguous; out likewise
     weight_ptr,  # [128]
-    out_ptr,  # [n_rows, 128] contiguous
-    weight_stride,
-    n_rows,
-    eps,
-    ACTIVATION: tl.constexpr,
-    NORMALISED: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    ROWS: tl.constexpr,
-):
+    out_ptr, weight_stride, n_rows, eps,
+    ACTIVATION: tl.constexpr, NORMALISED: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     """Apply norm, weight and gate to ``ROWS`` contiguous rows of 128 a program."""
     # int64: row * 128 passes 2**31 on tensors that fit in memory
     first = tl.program_id(0).to(tl.int64) * ROWS
@@ -126,13 +115,12 @@ def rms_norm_gated_kernel(
     LEVELS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Normalise ``ROWS`` rows a program; a row is one group, so its group is ``row % n_groups``."""
-    x_strides = (x_stride_0, x_stride_1, x_stride_2, x_col_stride)
     gate_strides = (gate_stride_0, gate_stride_1, gate_stride_2, gate_col_stride)
     out_strides = (out_stride_0, out_stride_1, out_stride_2, out_col_stride)
     row, cols, mask = row_tile(n_rows, WIDTH, LEVELS, ROWS)
     outer = outer_rows(row, size_2, size_2_inverse, size_2_shift, LEADING)
     place = (row, outer, cols, size_1, size_2)
-    x_at = tile_pointers(x_ptr, x_strides, place, LEADING, ACCESS)
+    x_at = tile_pointers(x_ptr, (x_stride_0, x_stride_1, x_stride_2, x_col_stride), place, LEADING, ACCESS)
     gate_at = tile_pointers(gate_ptr, gate_strides, place, LEADING, ACCESS)
     # of the whole tile: a load of one row would have to change its layout to that of the tile
     weight_cols = tl.broadcast_to(cols, mask.shape)

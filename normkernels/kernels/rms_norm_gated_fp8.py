@@ -52,7 +52,6 @@ def rms_norm_gated_fp8_kernel(
     TILE_ROWS: tl.constexpr = LINES // NORMED
     TILE_COLS: tl.constexpr = NORMED * COLS
     SCALES: tl.constexpr = BLOCKS // SCALED
-    x_strides = (x_stride_0, x_stride_1, x_stride_2, x_col_stride)
     gate_strides = (gate_stride_0, gate_stride_1, gate_stride_2, gate_col_stride)
     out_strides = (out_stride_0, out_stride_1, out_stride_2, out_col_stride)
     y_strides = (y_stride_0, y_stride_1, y_stride_2, y_col_stride)
@@ -72,7 +71,7 @@ def rms_norm_gated_fp8_kernel(
     outer = outer_rows(row, size_2, size_2_inverse, size_2_shift, LEADING)
     place = (row, outer, cols, size_1, size_2)
 
-    x_at = tile_pointers(x_ptr, x_strides, place, LEADING, ACCESS)
+    x_at = tile_pointers(x_ptr, (x_stride_0, x_stride_1, x_stride_2, x_col_stride), place, LEADING, ACCESS)
     gate_at = tile_pointers(gate_ptr, gate_strides, place, LEADING, ACCESS)
     weight_at = column_pointers(weight_ptr, first + cols, weight_stride, ACCESS)
     x = tl.load(x_at, mask=mask, other=0.0)

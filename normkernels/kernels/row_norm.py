@@ -66,19 +66,12 @@ def replicate_across_warps(tile):  # [1, columns] -> the same
 
 @triton.jit
 def load_tiles(
-    x_at,  # pointers, [rows, columns]; residual_at and weight_at likewise
-    residual_at,
-    weight_at,
-    mask,
-    col_mask,
-    TOGETHER: tl.constexpr,
-    RESIDUAL: tl.constexpr,
-    WEIGHT: tl.constexpr,
-    EVICTION: tl.constexpr,  # of x and residual
-):
-    """Return x, residual and weight; with ``TOGETHER`` all loads are issued before any is waited for.
+    x_at, residual_at, weight_at, mask, col_mask,
+    TOGETHER: tl.constexpr, RESIDUAL: tl.constexpr, WEIGHT: tl.constexpr, EVICTION: tl.constexpr,
+):  # fmt: skip
+    """Return x, residual and weight at [rows, columns] pointers; without them, zeros and ones.
 
-    Without ``RESIDUAL`` the residual is zero, and without ``WEIGHT`` the weight is one.
+    With ``TOGETHER`` all loads are issued before any is waited for; ``EVICTION`` is that of x and the residual.
     """
     x = tl.zeros(x_at.shape, x_at.dtype.element_ty)
     residual = tl.zeros(x_at.shape, residual_at.dtype.element_ty)
@@ -108,12 +101,7 @@ def rounded_sum(x, residual, TO: tl.constexpr):
 
 
 @triton.jit
-def inverse_rms(
-    x,  # [rows, 2**LEVELS] fp32, zero in the padding
-    eps,
-    WIDTH: tl.constexpr,
-    LEVELS: tl.constexpr,
-):
+def inverse_rms(x, eps, WIDTH: tl.constexpr, LEVELS: tl.constexpr):  # x [rows, 2**LEVELS] fp32, padded by zeros
     """Return ``rsqrt(mean(x**2) + eps)`` of every row, [rows, 1]."""
     return tl.rsqrt(pairwise_sum(x * x, LEVELS) / WIDTH + eps)
 
@@ -127,13 +115,10 @@ def normed(x, inv_rms, weight, NORMALISED: tl.constexpr, WEIGHTED: tl.constexpr)
 
 @triton.jit
 def row_norm(
-    x,  # [rows, 2**LEVELS] fp32, zero in the padding; weight likewise
-    weight,
-    eps,
-    NORMALISED: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LEVELS: tl.constexpr,
-):
-    """Return ``x * rsqrt(mean(x**2) + eps) * weight`` in fp32, rounded at both rounding points."""
+    x, weight, eps, NORMALISED: tl.constexpr, WEIGHTED: tl.constexpr, WIDTH: tl.constexpr, LEVELS: tl.constexpr
+):  # fmt: skip
+    """Return ``x * rsqrt(mean(x**2) + eps) * weight`` in fp32, rounded at both rounding points.
+
+    x and weight are [rows, 2**LEVELS] fp32, padded by zeros.
+    """
     return normed(x, inverse_rms(x, eps, WIDTH, LEVELS), weight, NORMALISED, WEIGHTED)

@@ -44,11 +44,7 @@ def all_at_once(TOGETHER: tl.constexpr):
 
 
 @triton.jit
-def program_rows(
-    within,  # [rows, 1] int32, below ROWS
-    n_rows,
-    ROWS: tl.constexpr,
-):
+def program_rows(within, n_rows, ROWS: tl.constexpr):  # within [rows, 1] int32, below ROWS
     """Return the row numbers of a program and the mask of existing rows (always true for one row a program).
 
     Row numbers are uint32, unless ``n_rows`` needs 64 bits: a product with a stride is then one instruction, and a
@@ -78,16 +74,11 @@ def strided(count, stride):
 
 
 @triton.jit
-def outer_rows(
-    row,  # [rows, 1] uint32, below 2**31 where it exists, or int64
-    size_2,
-    size_2_inverse,  # returned by ``inverse`` for size_2, like the shift
-    size_2_shift,
-    LEADING: tl.constexpr,
-):
+def outer_rows(row, size_2, size_2_inverse, size_2_shift, LEADING: tl.constexpr):
     """Return ``row // size_2``; with one leading size the result is unused.
 
-    32-bit rows are divided by a product, because a division takes a GPU 20 instructions.
+    ``row`` is [rows, 1]: uint32, below 2**31 where it exists, or int64. 32-bit rows are divided by a product with
+    ``size_2_inverse`` and a shift, because a division takes a GPU 20 instructions.
     """
     outer = row
     if LEADING > 1:
@@ -125,14 +116,11 @@ def tile_pointers(
 
 
 @triton.jit
-def column_pointers(
-    ptr,  # [rows, 1], or one pointer
-    cols,  # [1, columns] int64
-    col_stride,
-    ACCESS: tl.constexpr,
-    FP8_AT_ONCE: tl.constexpr = 8,
-):
-    """Return pointers to columns of ``ptr``, aligned so that a thread moves ``FP8_AT_ONCE`` fp8 values at once."""
+def column_pointers(ptr, cols, col_stride, ACCESS: tl.constexpr, FP8_AT_ONCE: tl.constexpr = 8):
+    """Return pointers to columns of ``ptr``, aligned so that a thread moves ``FP8_AT_ONCE`` fp8 values at once.
+
+    ``ptr`` is one pointer, or [rows, 1]; ``cols`` is [1, columns] int64.
+    """
     pointers = ptr + strided(cols, col_stride) if ACCESS == "strided" else ptr + cols
     if ACCESS == "aligned":
         # tl.multiple_of takes bytes here. Eight are the default for fp8, because a thread that stores sixteen fp8

@@ -1,7 +1,5 @@
 """MRoPE: the first columns of each head of q and k rotated, each frequency by the position on an axis."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -15,7 +13,7 @@ from normkernels.errors import InvalidCall
 from normkernels.launch import Arguments, Buffers, Counts
 from normkernels.operations.operation import Flags, Given, Operation, Results, Tensors, memory
 from normkernels.operations.rows import access
-from normkernels.plans import HeadPlan, Plan, power_of_two
+from normkernels.plans import Plan, power_of_two
 
 # Bytes of q, and of k, that a thread loads before anything that waits: a quarter of its registers.
 AHEAD_BYTES = 256
@@ -52,7 +50,6 @@ class Mrope(Operation):
         return tuple(key)
 
     def resolve(self, given: Given) -> Flags:
-        """Check types, dtypes, shapes and flags that fit q."""
         operation = self.name
         checks.tensors(operation, {name: given[name] for name in self.tensors})
         q, k, positions, cos, sin = (given[name] for name in self.tensors)
@@ -112,7 +109,6 @@ class Mrope(Operation):
                 )
 
     def describe(self, given: Given, flags: Flags) -> Call:
-        """Describe a checked call."""
         every = {name: given[name] for name in self.tensors}
         q, width, half = given["q"], flags["head_dim"], given["cos"].shape[1]
         q_heads, k_heads = (by_heads(given[name], width).shape[1] for name in ("q", "k"))
@@ -133,33 +129,27 @@ class Mrope(Operation):
         return ((call.width > plans.MAX_HEAD_DIM, Reason.HEAD_DIM_LIMIT, str(call.width)),)
 
     def plan(self, call: Call, device: Device) -> tuple[Plan, tuple[Rejection, ...]]:
-        """Return the one plan."""
         heads = call.heads
         assert heads is not None
         plan = plans.heads(call.rows, heads.q, heads.k, call.width, heads.half, device.table, copied=heads.copied)
         return plan, ()
 
     def native(self, tensors: Tensors, flags: Flags) -> Results:
-        """Compute a call in PyTorch."""
         return native(*tensors, **flags)
 
     def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
-        """Return q, k, positions, cos, sin and both results."""
         q, k = tensors[:2]
         return *tensors, memory(q if self.in_place else None, q), memory(k if self.in_place else None, k)
 
     def counts(self, buffers: Buffers, flags: Flags) -> Counts:
-        """Return the number of tokens and the strides of positions."""
         q, k, positions = buffers[:3]
         tokens, steps = q.shape[0] if q.numel() or k.numel() else 0, positions.stride()
         return tokens, steps[0], steps[-1]
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
-        """Return the kernel and its arguments."""
         # here, because the package imports without triton
         from normkernels.kernels.mrope import mrope_kernel
 
-        assert isinstance(plan, HeadPlan)
         q, k, positions, cos, sin, q_out, k_out = buffers
         half, head_dim = cos.shape[1], flags["head_dim"]
         given = {"q": q, "k": k, "q_out": q_out, "k_out": k_out}
@@ -193,7 +183,6 @@ class Mrope(Operation):
         }
 
     def results(self, buffers: Buffers) -> Results:
-        """Return q and k, rotated."""
         return tuple(buffers[5:])
 
 
@@ -203,7 +192,6 @@ class MropeInPlace(Mrope):
     in_place = True
 
     def native(self, tensors: Tensors, flags: Flags) -> Results:
-        """Compute a call in PyTorch."""
         q, k = tensors[:2]
         q_out, k_out = super().native(tensors, flags)
         return q.copy_(q_out), k.copy_(k_out)

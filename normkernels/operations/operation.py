@@ -1,7 +1,5 @@
 """The record of an operation, and how a call runs: looked up or decided, then launched or computed natively."""
 
-from __future__ import annotations
-
 import os
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence

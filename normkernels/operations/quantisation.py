@@ -1,7 +1,5 @@
 """Norms with fp8 results: how values are quantised, the layout of scales, and what both norms share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,7 +45,6 @@ class QuantisedNorm(RowNorm):
     count_names = ("n_rows", "scale_group_stride")
 
     def resolve(self, given: Given) -> Flags:
-        """Check a call."""
         norm, columns = super().resolve(given), given["quant_group"]  # type: ignore[safe-super]  # a norm's
         if columns is not None and not checks.is_count(columns):
             raise InvalidCall(
@@ -83,7 +80,7 @@ class QuantisedNorm(RowNorm):
         fresh = torch.empty(x.shape, device="meta")
         like_x = [*(tensor for name, tensor in every.items() if name != "weight"), fresh]
         rows = x.numel() // call.n * -(-call.n // cut.span)
-        collapsed = len(leading(like_x, cut.span).sizes)
+        collapsed = len(leading(like_x, cut.span)[0])
         return replace(call, width=2**cut.levels, rows=rows, leading=collapsed, quantised=quantised)
 
     def stops(self, call: Call, device: Device) -> Iterable[Stop]:
@@ -97,7 +94,6 @@ class QuantisedNorm(RowNorm):
         )
 
     def plan(self, call: Call, device: Device) -> tuple[Plan, tuple[Rejection, ...]]:
-        """Return the one plan."""
         assert call.quantised is not None
         kind = "fp8 residual" if call.residual else "fp8" if call.gated is None else "gated fp8"
         plan = plans.general(kind, call.rows, call.quantised.span, device.table, call.width)
@@ -105,7 +101,6 @@ class QuantisedNorm(RowNorm):
         return replace(plan, registers=None) if call.quantised.wide else plan, ()
 
     def native(self, tensors: Tensors, flags: Flags) -> Results:
-        """Compute a call in PyTorch."""
         out, how = tensors[self.tensors.index("out")], flags["how"]
         without = [None if name == "out" else each for name, each in zip(self.tensors, tensors, strict=True)]
         results = super().native(without, flags["norm"])
@@ -122,7 +117,6 @@ class QuantisedNorm(RowNorm):
         return rows and rows * -(-x.shape[-1] // cut.span), 1 if flags["how"].layout == "row" else rows
 
     def results(self, buffers: Buffers) -> Results:
-        """Return values and scales, then y and the sum if there are any."""
         return _given(buffers[3:])
 
 

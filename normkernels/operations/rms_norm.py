@@ -1,7 +1,5 @@
 """RMSNorm, and Gemma's, whose weight is centred on zero: ``y = norm(x + residual) * (offset + weight)``."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -29,7 +27,7 @@ class RmsNorm(RowNorm):
             raise InvalidCall(f"{self.name}: residual_out is given, residual must be given then")
         self.check_tensors(given, given.get("fp8_dtype"))
         offset = self.offset(given)
-        eps = checks.epsilon(self.name, given["eps"])
+        eps = checks.number(self.name, "eps", given["eps"], 0)
         checks.choice(self.name, "rounding", given["rounding"], ROUNDINGS)
         # Hugging Face rounds a plain weight's product, and nothing before the store where one is added to it
         return {"eps": eps, "offset": offset, "rounding": "fp32" if offset else given["rounding"]}
@@ -39,15 +37,12 @@ class RmsNorm(RowNorm):
         return checks.number(self.name, "weight_offset", given["weight_offset"])
 
     def describe(self, given: Given, flags: Flags) -> Call:
-        """Describe a checked call."""
         return self.row_call(given, given["x"].shape[-1])
 
     def plan(self, call: Call, device: Device) -> tuple[Plan, tuple[Rejection, ...]]:
-        """Return the one plan."""
         return plans.general("residual" if call.residual else "norm", call.rows, call.width, device.table), ()
 
     def native(self, tensors: Tensors, flags: Flags) -> Results:
-        """Compute a call in PyTorch."""
         x, weight, residual, out, residual_out = tensors
         y, total = native(x, weight, residual, **flags)
         # both are there before either is written over an input
@@ -57,17 +52,14 @@ class RmsNorm(RowNorm):
         return y, total if residual_out is None else residual_out.copy_(total)
 
     def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
-        """Return x, residual, weight, out and sum."""
         x, weight, residual, out, total = tensors
         return x, residual, weight, memory(out, x), None if residual is None else memory(total, x)
 
     def counts(self, buffers: Buffers, flags: Flags) -> Counts:
-        """Return the number of rows."""
         elements = buffers[0].numel()
         return (elements // buffers[0].shape[-1] if elements else 0,)
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
-        """Return the kernel and its arguments."""
         # here, because the package imports without triton
         from normkernels.kernels.rms_norm import rms_norm_kernel
 
@@ -77,7 +69,6 @@ class RmsNorm(RowNorm):
         return rms_norm_kernel, tiles | norm_arguments(buffers, flags, plan) | {"READS": plan.reads}
 
     def results(self, buffers: Buffers) -> Results:
-        """Return y, or y and the sum."""
         out, total = buffers[3:]
         return out if total is None else (out, total)
 
@@ -88,7 +79,6 @@ class GemmaRmsNorm(RmsNorm):
     needs_weight = True
 
     def offset(self, given: Given) -> float:
-        """Return one."""
         return 1.0
 
 

@@ -1,7 +1,5 @@
 """RMSNorm with fp8 values: ``rms_norm``, rounded to x's dtype, then quantised by groups."""
 
-from __future__ import annotations
-
 from normkernels.launch import Arguments, Buffers
 from normkernels.operations.operation import Flags, Tensors, memory
 from normkernels.operations.quantisation import QuantisedNorm, fp8_memory, quantised_arguments
@@ -15,13 +13,11 @@ class RmsNormFp8(QuantisedNorm, RmsNorm):
     outputs = {"out": (), "residual_out": ("residual", "x")}  # noqa: RUF012  (typed in Operation)
 
     def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
-        """Return x, residual, weight, values, scales, y and sum."""
         x, weight, residual, out, residual_out = tensors
         total = None if residual is None else memory(residual_out, x)
         return x, residual, weight, *fp8_memory(x, out, flags["how"]), total
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
-        """Return the kernel and its arguments."""
         # here, because the package imports without triton
         from normkernels.kernels.rms_norm_fp8 import rms_norm_fp8_kernel
 

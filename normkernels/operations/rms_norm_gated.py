@@ -1,7 +1,5 @@
 """Gated RMSNorm: ``norm(x) * weight * act(gate)`` or ``norm(x * act(gate)) * weight``, whole or in groups."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,9 +30,8 @@ class RmsNormGated(RowNorm):
     outputs = {"out": ("x", "gate")}  # noqa: RUF012  (typed in Operation)
 
     def resolve(self, given: Given) -> Flags:
-        """Check a call."""
         self.check_tensors(given, given.get("fp8_dtype"))
-        eps = checks.epsilon(self.name, given["eps"])
+        eps = checks.number(self.name, "eps", given["eps"], 0)
         n, width = given["x"].shape[-1], given["group_size"]
         if width is not None and (not checks.is_count(width) or n % width):
             raise InvalidCall(
@@ -52,7 +49,6 @@ class RmsNormGated(RowNorm):
         }
 
     def describe(self, given: Given, flags: Flags) -> Call:
-        """Describe a checked call."""
         contiguous = (given[name] is None or given[name].is_contiguous() for name in ("x", "gate", "out"))
         return self.row_call(given, flags["width"], Gated(flags["gated"], *contiguous))
 
@@ -73,23 +69,19 @@ class RmsNormGated(RowNorm):
         return (plans.general("gated", call.rows, call.width, device.table) if stopped else narrow), stopped
 
     def native(self, tensors: Tensors, flags: Flags) -> Results:
-        """Compute a call in PyTorch."""
         x, gate, weight, out = tensors
         y = native(x, gate, weight, **flags)
         return y if out is None else out.copy_(y)
 
     def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
-        """Return x, gate, weight and out."""
         x, gate, weight, out = tensors
         return x, gate, weight, memory(out, x)
 
     def counts(self, buffers: Buffers, flags: Flags) -> Counts:
-        """Return the number of rows: groups in all."""
         elements = buffers[0].numel()
         return (elements // flags["width"] if elements else 0,)
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
-        """Return the kernel of the plan and its arguments."""
         # here, because the package imports without triton
         from normkernels.kernels.rms_norm_gated import rms_norm_gated_128_kernel, rms_norm_gated_kernel
 
@@ -103,7 +95,6 @@ class RmsNormGated(RowNorm):
         return rms_norm_gated_kernel, args
 
     def results(self, buffers: Buffers) -> Results:
-        """Return y."""
         return buffers[3]
 
 

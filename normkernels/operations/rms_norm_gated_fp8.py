@@ -1,7 +1,5 @@
 """Gated RMSNorm with fp8 values: ``rms_norm_gated``, rounded to x's dtype, then quantised by groups."""
 
-from __future__ import annotations
-
 from normkernels.launch import Arguments, Buffers
 from normkernels.operations.operation import Flags, Tensors
 from normkernels.operations.quantisation import QuantisedNorm, fp8_memory, quantised_arguments
@@ -15,12 +13,10 @@ class RmsNormGatedFp8(QuantisedNorm, RmsNormGated):
     outputs = {"out": ()}  # noqa: RUF012  (typed in Operation)
 
     def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
-        """Return x, gate, weight, values, scales and y."""
         x, gate, weight, out = tensors
         return x, gate, weight, *fp8_memory(x, out, flags["how"])
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
-        """Return the kernel and its arguments."""
         # here, because the package imports without triton
         from normkernels.kernels.rms_norm_gated_fp8 import rms_norm_gated_fp8_kernel
 

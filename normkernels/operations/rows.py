@@ -1,9 +1,6 @@
 """What norms share: a call's tensors of x's shape, their key, and where the rows of a kernel begin."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -99,7 +96,7 @@ class RowNorm(Operation):
             n=x.shape[-1],
             width=width,
             rows=x.numel() // width if width else 0,
-            leading=len(leading(like_x, width).sizes),
+            leading=len(leading(like_x, width)[0]),
             needs_grad=checks.needs_gradient(every),
             not_plain=checks.not_plain(every),
             residual=given.get("residual") is not None,
@@ -107,23 +104,17 @@ class RowNorm(Operation):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Leading:
-    """The sizes before the last, and each tensor's strides over them."""
-
-    sizes: tuple[int, ...]
-    strides: tuple[tuple[int, ...], ...]
-
-
-def leading(tensors: Sequence[torch.Tensor], width: int) -> Leading:
+def leading(tensors: Sequence[torch.Tensor], width: int) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """Collapse all sizes before the last ``width`` columns, jointly over ``tensors`` of one shape.
 
-    Several groups of ``width`` columns, the last of which may be shorter, count as a size of their own. Sizes
-    collapse by their strides alone, also a size of one: else a batch of one would need a kernel of its own. The
-    strides of a contiguous tensor are those of new memory, whatever it says along sizes of one.
+    Returns these sizes, and each tensor's strides over them. Several groups of ``width`` columns, the last of which
+    may be shorter, count as a size of their own. Sizes collapse by their strides alone, also a size of one: else a
+    batch of one would need a kernel of its own. A contiguous tensor has the strides of new memory, whatever it says
+    along sizes of one.
     """
     *sizes, n = tensors[0].shape
-    strides = [[*(_dense(t.shape) if t.is_contiguous() else t.stride())[:-1]] for t in tensors]
+    dense = torch.empty(tensors[0].shape, device="meta")
+    strides = [[*(dense if each.is_contiguous() else each).stride()[:-1]] for each in tensors]
     if n > width:
         sizes.append(-(-n // width))
         for tensor, steps in zip(tensors, strides, strict=True):
@@ -134,17 +125,7 @@ def leading(tensors: Sequence[torch.Tensor], width: int) -> Leading:
         collapsed = _collapse([axis for axis in axes if axis[0] != 1])
     if not collapsed:
         collapsed = [(1, (width,) * len(tensors))]
-    return Leading(
-        tuple(size for size, _ in collapsed),
-        tuple(zip(*(steps for _, steps in collapsed), strict=True)),
-    )
-
-
-def _dense(shape: Sequence[int]) -> tuple[int, ...]:
-    strides = [1]
-    for size in reversed(shape[1:]):
-        strides.append(strides[-1] * size)
-    return tuple(reversed(strides))
+    return tuple(size for size, _ in collapsed), tuple(zip(*(steps for _, steps in collapsed), strict=True))
 
 
 def _collapse(axes: Sequence[tuple[int, tuple[int, ...]]]) -> list[tuple[int, tuple[int, ...]]]:
@@ -165,18 +146,18 @@ def tile_arguments(given: Mapping[str, Any], weight: torch.Tensor | None, width:
     depends on the number of rows.
     """
     tensors = {name: given["x"] if each is None else each for name, each in given.items()}
-    rows = leading(tuple(tensors.values()), width)
-    unused = MAX_LEADING - len(rows.sizes)
-    sizes = (1,) * (unused + 1) + rows.sizes[1:]
-    args: dict[str, Any] = {"size_1": sizes[1], "size_2": sizes[2], "LEADING": len(rows.sizes)}
+    collapsed, steps = leading(tuple(tensors.values()), width)
+    unused = MAX_LEADING - len(collapsed)
+    sizes = (1,) * (unused + 1) + collapsed[1:]
+    args: dict[str, Any] = {"size_1": sizes[1], "size_2": sizes[2], "LEADING": len(collapsed)}
     args["size_2_inverse"], args["size_2_shift"] = inverse(sizes[2])
-    for (name, tensor), strides in zip(tensors.items(), rows.strides, strict=True):
+    for (name, tensor), strides in zip(tensors.items(), steps, strict=True):
         for axis, stride in enumerate((0,) * unused + strides):
             args[f"{name}_stride_{axis}"] = stride
         args[f"{name}_col_stride"] = tensor.stride(-1)
     args["weight_stride"] = 0 if weight is None else weight.stride(0)
-    steps = list(zip(tensors.values(), rows.strides, strict=True))
-    args["ACCESS"] = access(steps if weight is None else [*steps, (weight, (width,))])
+    rows = list(zip(tensors.values(), steps, strict=True))
+    args["ACCESS"] = access(rows if weight is None else [*rows, (weight, (width,))])
     return args
 
 
