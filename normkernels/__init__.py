@@ -6,13 +6,6 @@ from normkernels.dispatch import Decision, Path, Reason, Rejection
 from normkernels.errors import InvalidCall, PathUnavailable
 from normkernels.modules import *  # noqa: F403  (its __all__ are the modules)
 
-__all__ = [
-    "Decision",
-    "InvalidCall",
-    "Path",
-    "PathUnavailable",
-    "Reason",
-    "Rejection",
-]
+__all__ = ["Decision", "InvalidCall", "Path", "PathUnavailable", "Reason", "Rejection"]
 __all__ += api.__all__
 __all__ += modules.__all__

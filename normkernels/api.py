@@ -110,12 +110,11 @@ def rms_norm_gated(
 ) -> torch.Tensor:
     """Return ``norm(x) * weight * act(gate)``, in x's shape and dtype and contiguous.
 
-    The norm is ``x * rsqrt(mean(x**2) + eps)`` over the last dimension, or over groups of
-    ``group_size`` of it. With ``norm_before_gate=False`` it is ``norm(x * act(gate)) * weight``;
-    ``gate=None`` leaves the gate out. Arithmetic is fp32 and the result is rounded once;
-    ``rounding="hf"`` also rounds the normalised and the weighted value, to the promoted dtype of
-    what they are made of. ``out`` may have any strides, and may be x or the gate; ``torch.compile``
-    refuses it.
+    The norm is ``x * rsqrt(mean(x**2) + eps)`` over the last dimension, or over groups of ``group_size`` of it.
+    With ``norm_before_gate=False`` it is ``norm(x * act(gate)) * weight``; ``gate=None`` leaves the gate out.
+    Arithmetic is fp32 and the result is rounded once; ``rounding="hf"`` also rounds the normalised and the
+    weighted value, to the promoted dtype of what they are made of. ``out`` may have any strides, and may be x or
+    the gate; ``torch.compile`` refuses it.
     """
     return _call(
         "rms_norm_gated", (x, gate, weight, out), (eps, group_size, norm_before_gate, activation, path, rounding)

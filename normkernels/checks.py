@@ -175,9 +175,8 @@ def same_view(a: torch.Tensor, b: torch.Tensor) -> bool:
 def may_share(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Return whether some byte belongs to both tensors; exact, unless the search becomes too long.
 
-    A byte of ``a`` is its start plus a sum of index * stride, one of ``b`` likewise. Counting ``b``'s
-    indices down makes every coefficient positive: the question is whether bounded counts of known
-    steps add up to the distance.
+    A byte of ``a`` is its start plus a sum of index * stride, one of ``b`` likewise. Counting ``b``'s indices down
+    makes every coefficient positive: the question is whether bounded counts of known steps add up to the distance.
     """
     if a.numel() == 0 or b.numel() == 0 or a.device != b.device:
         return False

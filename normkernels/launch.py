@@ -4,7 +4,7 @@ The first call of a kind is launched through Triton, which binds, specialises an
 later calls that are alike bring pointers and counts alone. They start the compiled kernel as Triton's own launch
 and PyTorch's Inductor do (``compiled.run``), or run ``kernel[grid]`` on the kept arguments where that is not
 possible. ``NORMKERNELS_LAUNCH`` is ``direct``, the default, or ``triton``, which never starts a compiled kernel
-itself. Launch hooks are called; other changes of ``triton.knobs`` after a kernel was compiled have no effect on it.
+itself. Launch hooks are called; other changes of ``triton.knobs`` do nothing to a kernel that is compiled.
 """
 
 import os

@@ -66,13 +66,8 @@ class Tile:
     registers: int | None = None  # the most that a thread of an NVIDIA GPU may have: fewer let more programs run
 
 
-def _by_columns(*tables: Mapping[int, tuple[Tile, ...]]) -> Mapping[int, tuple[Tile, ...]]:
-    """Return the tiles of all tables, of the later ones where they differ, from few columns to many."""
-    return dict(sorted({columns: tiles for table in tables for columns, tiles in table.items()}.items()))
-
-
-# By columns up to which they are. Few rows want all of their loads in flight at once; many want few warps that
-# wait for each other, and where they are narrow two rows a warp. Timed on an H200, bf16 (benchmarks/results).
+# By the widest row that tiles serve. Few rows: many warps, so that all loads are in flight. Many rows: few warps,
+# which synchronise less; narrow rows share a warp. Timed on an H200, bf16 (benchmarks/results).
 _ANY = {
     128: (Tile(elements=256, warps=1), Tile(4096, elements=2048, warps=8)),
     256: (Tile(elements=512, warps=2), Tile(4096, elements=2048, warps=8)),
@@ -92,41 +87,32 @@ _FP8 = {
 # Of each kind of norm; more registers a column want other warps.
 TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
     # 128 rows of 5,120 columns take 2.83 us with 8 warps and 2.95 with 16; other widths were not timed so
-    "norm": _by_columns(
-        _ANY, {6144: (Tile(warps=16), Tile(128, warps=8)), 8192: (Tile(warps=16), Tile(512, warps=8))}
-    ),
+    "norm": _ANY | {6144: (Tile(warps=16), Tile(128, warps=8)), 8192: (Tile(warps=16), Tile(512, warps=8))},
     # A few rows are an SM's each, which has to issue every instruction of theirs: "as needed" has the fewest. Many
     # wide rows are faster read twice: with half of the registers, twice as many warps are there to wait for them.
     # How rows of up to 1,024 columns are read was not timed.
-    "residual": _by_columns(
-        _ANY,
-        {
-            1024: (Tile(warps=4), Tile(1024, warps=4, reads="together")),
-            3072: (Tile(warps=8), Tile(1024, warps=4, reads="together"), Tile(8192, warps=8, reads="twice")),
-            4096: (Tile(warps=8), Tile(1024, warps=4, reads="together"), Tile(8192, warps=16, reads="twice")),
-            6144: (
-                Tile(warps=16),
-                Tile(256, warps=8),
-                Tile(1024, warps=8, reads="together"),
-                Tile(4096, warps=16, reads="twice"),
-            ),
-            8192: (Tile(warps=16), Tile(512, warps=8, reads="twice"), Tile(4096, warps=16, reads="twice")),
-            16384: (Tile(warps=16, reads="together"),),
-            MAX_WIDTH: (Tile(warps=32, reads="together"),),
-        },
-    ),
+    "residual": _ANY
+    | {
+        1024: (Tile(warps=4), Tile(1024, warps=4, reads="together")),
+        3072: (Tile(warps=8), Tile(1024, warps=4, reads="together"), Tile(8192, warps=8, reads="twice")),
+        4096: (Tile(warps=8), Tile(1024, warps=4, reads="together"), Tile(8192, warps=16, reads="twice")),
+        6144: (
+            Tile(warps=16),
+            Tile(256, warps=8),
+            Tile(1024, warps=8, reads="together"),
+            Tile(4096, warps=16, reads="twice"),
+        ),
+        8192: (Tile(warps=16), Tile(512, warps=8, reads="twice"), Tile(4096, warps=16, reads="twice")),
+        16384: (Tile(warps=16, reads="together"),),
+        MAX_WIDTH: (Tile(warps=32, reads="together"),),
+    },
     # of 1,536 columns, with 2 warps and with 1: 512 rows take 3.00 us and 3.18, 8,192 rows 13.1 and 13.5. With 48
     # registers 20 programs are on an SM at once, and not 18: 12.1 us, and not 12.3. More columns would spill
-    "fp8": _by_columns(
-        _ANY,
-        _FP8,
-        {
-            1536: (Tile(warps=8), Tile(512, warps=2, registers=48)),
-            2048: (Tile(warps=8), Tile(512, warps=2)),
-        },
-    ),
-    "fp8 residual": _by_columns(_ANY, _FP8),
-    "gated": _by_columns(_ANY, {6144: (Tile(warps=16), Tile(1024, warps=4))}),
+    "fp8": _ANY
+    | _FP8
+    | {1536: (Tile(warps=8), Tile(512, warps=2, registers=48)), 2048: (Tile(warps=8), Tile(512, warps=2))},
+    "fp8 residual": _ANY | _FP8,
+    "gated": _ANY | {6144: (Tile(warps=16), Tile(1024, warps=4))},
     # few contiguous rows of 128: one a warp is read 8 bytes a thread, and yet sooner
     "gated 128": {
         NARROW: (
@@ -135,18 +121,12 @@ TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
             Tile(4096, elements=2048, warps=8),
         )
     },
-    "gated fp8": _by_columns(
-        _ANY,
-        {
-            128: (
-                Tile(elements=256, warps=1),
-                Tile(4096, elements=512, warps=1),
-                Tile(262144, elements=1024, warps=2),
-            )
-        },
-    ),
+    "gated fp8": _ANY
+    | {
+        128: (Tile(elements=256, warps=1), Tile(4096, elements=512, warps=1), Tile(262144, elements=1024, warps=2))
+    },
 }
-# Of narrow rows that 16 bytes do not divide: a thread has neighbours of no other, so that warps would share rows.
+# Narrow rows whose size is no multiple of 16 bytes: each row stays within one warp.
 _ODD = (Tile(elements=256, warps=1), Tile(4096, elements=512, warps=1))
 # Of contiguous rows of 128 those are prefill, and those before decode.
 _PREFILL = 4096
@@ -157,9 +137,6 @@ _WHOLE_TOKENS, _PAIRS_OF_TOKENS = 512, 2048
 MEASURED = PlanTable()
 # For Triton's CPU interpreter, where a program costs milliseconds whatever its size.
 INTERPRETED = PlanTable(scale=128, max_programs=2, ptx=False)
-
-# The table in use, read at each call.
-TABLE = MEASURED
 
 
 def gated_128(rows: int, table: PlanTable) -> Plan:
@@ -177,7 +154,7 @@ def _tiled(
     name: str, rows: int, width: int, levels: int, tiles: Mapping[int, tuple[Tile, ...]], table: PlanTable
 ) -> Plan:
     """Plan rows by the tiles for their width."""
-    steps = next((each for columns, each in tiles.items() if width <= columns), [*tiles.values()][-1])
+    steps = tiles[next((columns for columns in sorted(tiles) if width <= columns), max(tiles))]
     if width <= 256 and width % 8:
         steps = _ODD
     tile = next(each for each in reversed(steps) if rows >= each.start // table.scale)
@@ -210,14 +187,7 @@ def token_thresholds(table: PlanTable) -> tuple[int, ...]:
 
 
 def heads(
-    tokens: int,
-    q_heads: int,
-    k_heads: int,
-    head_dim: int,
-    half: int,
-    table: PlanTable,
-    *,
-    copied: bool,
+    tokens: int, q_heads: int, k_heads: int, head_dim: int, half: int, table: PlanTable, *, copied: bool
 ) -> Plan:
     """Plan a rotation: eight heads at a time, or four of two tokens, whose halves are 16 bytes a thread.
 

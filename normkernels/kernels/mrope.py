@@ -70,9 +70,8 @@ def angles(
     """Return cos and sin in fp32, each column at the position on its axis; NaN where a position is outside.
 
     ``positions`` and ``sections`` are (t, h, w): int64, one each, or [rows, 1]. ``inside`` says whether all three
-    are in the cache; it is unused for one token, whose positions are.
-    Each axis is loaded whole, because that takes a few wide loads. To load only the elements used would take many
-    narrow loads.
+    are in the cache; it is unused for one token, whose positions are. Each axis is loaded whole, because that
+    takes a few wide loads. To load only the elements used would take many narrow loads.
     """
     t, h, w = positions
     t_section, h_section, w_section = sections

@@ -7,14 +7,7 @@ import triton.language as tl
 
 from normkernels.kernels.quantise import block_columns, quantise, rounded_to, values_per_lane
 from normkernels.kernels.row_norm import load_tiles, rounded_sum, row_norm, widened
-from normkernels.kernels.tiles import (
-    column_pointers,
-    kernel,
-    outer_rows,
-    program_rows,
-    strided,
-    tile_pointers,
-)
+from normkernels.kernels.tiles import column_pointers, kernel, outer_rows, program_rows, strided, tile_pointers
 
 
 @kernel

@@ -9,14 +9,7 @@ import triton.language as tl
 from normkernels.kernels.quantise import block_columns, quantise, values_per_lane
 from normkernels.kernels.rms_norm_gated import gated_norm
 from normkernels.kernels.row_norm import widened
-from normkernels.kernels.tiles import (
-    column_pointers,
-    kernel,
-    outer_rows,
-    program_rows,
-    strided,
-    tile_pointers,
-)
+from normkernels.kernels.tiles import column_pointers, kernel, outer_rows, program_rows, strided, tile_pointers
 
 
 @kernel

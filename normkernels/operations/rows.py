@@ -107,10 +107,9 @@ class RowNorm(Operation):
 def leading(tensors: Sequence[torch.Tensor], width: int) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """Collapse all sizes before the last ``width`` columns, jointly over ``tensors`` of one shape.
 
-    Returns these sizes, and each tensor's strides over them. Several groups of ``width`` columns, the last of which
-    may be shorter, count as a size of their own. Sizes collapse by their strides alone, also a size of one: else a
-    batch of one would need a kernel of its own. A contiguous tensor has the strides of new memory, whatever it says
-    along sizes of one.
+    Return these sizes, and each tensor's strides over them. Groups of ``width`` columns, of which the last may be
+    shorter, are a size of their own. Sizes of one collapse by their strides too: else a batch of one would need a
+    kernel of its own. A contiguous tensor has the strides of new memory, whatever it says along sizes of one.
     """
     *sizes, n = tensors[0].shape
     dense = torch.empty(tensors[0].shape, device="meta")
