@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from normkernels import plans
 from normkernels.call import Call, Device
@@ -84,8 +84,7 @@ class Decision:
 class Kernels(Protocol):
     """What a decision asks of an operation: its path of Triton kernels and their plans."""
 
-    name: str
-    path: Path
+    path: ClassVar[Path]  # of its Triton kernels
 
     def stops(self, call: Call, device: Device) -> Iterable[Stop]:
         """Return the operation's own reasons against its kernels."""
@@ -106,7 +105,7 @@ def decide(
         plan, worse = operation.plan(call, device)
         return Decision(operation.path, plan, worse)
     if path is not None:
-        raise PathUnavailable(f"{operation.name}: {asked_by}={path} cannot run {call}:", stopped)
+        raise PathUnavailable(f"{call.operation}: {asked_by}={path} cannot run {call}:", stopped)
     return Decision(Path.NATIVE, None, stopped)
 
 

@@ -1,4 +1,4 @@
-"""MRoPE: the first ``rotary_dim`` columns of each head of q and k rotated, each frequency by one of three positions."""
+"""MRoPE: the first ``rotary_dim`` columns of each head of q and k rotated, a frequency by one of three axes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Mrope(Operation):
         layouts: list[object] = []
         gradient = False
         for each in tensors:
-            if type(each) not in PLAIN or each.layout is not torch.strided or each.is_neg():
+            if each is None or type(each) not in PLAIN or each.layout is not torch.strided or each.is_neg():
                 return None
             gradient = gradient or each.requires_grad
             layouts += [each.device, each.dtype]
@@ -53,7 +53,9 @@ class Mrope(Operation):
         for each in (cos, sin):
             layouts += [each.shape, each.stride()]  # type: ignore[union-attr]
         layouts += [positions.shape[:-1], gradient and torch.is_grad_enabled()]  # type: ignore[union-attr]
-        return self.name, flags, tuple(map(type, flags)), *layouts
+        # types, because True equals 1, in sections too
+        sections = flags[0] if isinstance(flags[0], tuple) else ()
+        return self.name, flags, (*map(type, flags), *map(type, sections)), *layouts
 
     def resolve(self, given: Given) -> Flags:
         """Check types, dtypes, shapes and flags that fit q."""
