@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,8 @@ from normkernels.operations.operation import Given, Operation, Tensors
 from normkernels.plans import MAX_LEADING
 
 ROUNDINGS = ("fp32", "hf")
+# Shapes whose strides are kept: calls ask the same of every layer.
+_REMEMBERED = 1024
 
 
 class RowNorm(Operation):
@@ -30,8 +33,8 @@ class RowNorm(Operation):
     def key(self, tensors: Tensors, flags: tuple[object, ...]) -> Hashable:
         """Return all that a decision and a kernel's arguments depend on, row counts apart; None: not cached.
 
-        Of contiguous tensors in x's shape the last size is enough; of others the key also holds the strides and
-        every size but the outermost. The types of flags are in it because True equals 1.
+        Of tensors in x's shape with the strides of new ones the last size is enough; of others the key also holds
+        the strides and every size but the outermost. The types of flags are in it because True equals 1.
         """
         x = tensors[0]
         if type(x) not in PLAIN or checks.transformed():
@@ -39,6 +42,8 @@ class RowNorm(Operation):
         assert x is not None
         shape, device = x.shape, x.device
         gradient, contiguous = False, True
+        # along sizes of one a contiguous tensor may have any strides
+        dense = _dense(shape) if 1 in shape or 0 in shape else None
         layouts: list[object] = []
         for each in tensors:
             if each is None:
@@ -54,7 +59,7 @@ class RowNorm(Operation):
             gradient = gradient or each.requires_grad
             if each.shape != shape:
                 layouts.append((each.dtype, each.shape, each.stride()))
-            elif each.is_contiguous():
+            elif each.is_contiguous() and (dense is None or each.stride() == dense):
                 layouts.append(each.dtype)
             else:
                 contiguous = False
@@ -128,11 +133,10 @@ def leading(tensors: Sequence[torch.Tensor], width: int) -> Leading:
     """Collapse all sizes before the last ``width`` columns, jointly over ``tensors`` of one shape.
 
     Several groups of ``width`` columns, the last of which may be shorter, count as a size of their own. Sizes
-    collapse by their strides alone, also a size of one: else a batch of one would need a kernel of its own. The
-    strides of a contiguous tensor are those of new memory, whatever it says along sizes of one.
+    collapse by their strides alone, also a size of one: else a batch of one would need a kernel of its own.
     """
     *sizes, n = tensors[0].shape
-    strides = [[*(_dense(t.shape) if t.is_contiguous() else t.stride())[:-1]] for t in tensors]
+    strides = [list(tensor.stride()[:-1]) for tensor in tensors]
     if n > width:
         sizes.append(-(-n // width))
         for tensor, steps in zip(tensors, strides, strict=True):
@@ -149,7 +153,9 @@ def leading(tensors: Sequence[torch.Tensor], width: int) -> Leading:
     )
 
 
-def _dense(shape: Sequence[int]) -> tuple[int, ...]:
+@lru_cache(_REMEMBERED)
+def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a new tensor."""
     strides = [1]
     for size in reversed(shape[1:]):
         strides.append(strides[-1] * size)
