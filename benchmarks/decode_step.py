@@ -21,7 +21,7 @@ from benchmarks.environment import environment, machine
 from benchmarks.timing import Uncapturable, device_times, summary
 from conformance.corpus import ModelShape, model_shapes
 from conformance.host import choose_device, faithful_interpreter
-from normkernels import native
+from normkernels.operations import mrope, rms_norm, rms_norm_gated
 
 MODEL = "Qwen3.5-27B"
 # n_layers and full_attention_interval of its source (fixtures/models/qwen3_5_27b.toml): every fourth layer attends
@@ -121,7 +121,7 @@ def _norm(kind: Kind, tokens: int, way: str, compiled: Compiler, device: str) ->
     if way != "compiled":
         norm = functools.partial(normkernels.gemma_rms_norm, residual=residual, eps=kind.eps, path=_path(way))
         return [functools.partial(norm, x, weight) for weight in weights]
-    formula = compiled(functools.partial(native.rms_norm, eps=kind.eps, offset=1.0, rounding="fp32"))
+    formula = compiled(functools.partial(rms_norm.native, eps=kind.eps, offset=1.0, rounding="fp32"))
     return [functools.partial(formula, x, weight, residual) for weight in weights]
 
 
@@ -132,7 +132,7 @@ def _gated(kind: Kind, tokens: int, way: str, compiled: Compiler, device: str) -
         norm = functools.partial(normkernels.rms_norm_gated, eps=kind.eps, path=_path(way))
         return [functools.partial(norm, x, gate, weight) for weight in weights]
     flags: dict[str, Any] = {"width": kind.width, "gated": "after", "activation": "silu", "rounding": "fp32"}
-    formula = compiled(functools.partial(native.rms_norm_gated, eps=kind.eps, **flags))
+    formula = compiled(functools.partial(rms_norm_gated.native, eps=kind.eps, **flags))
     return [functools.partial(formula, x, gate, weight) for weight in weights]
 
 
@@ -144,7 +144,7 @@ def _rotation(kind: Kind, tokens: int, way: str, compiled: Compiler, device: str
     given = (q, k, positions, angles.cos(), angles.sin())
     if way == "compiled":
         flags: dict[str, Any] = {"sections": kind.sections, "head_dim": kind.width, "interleaved": True}
-        rotate = compiled(functools.partial(native.mrope, **flags))
+        rotate = compiled(functools.partial(mrope.native, **flags))
     elif way == "native":
         rotate = functools.partial(normkernels.mrope, sections=kind.sections, path="native")
     else:

@@ -27,13 +27,15 @@ from benchmarks.environment import clocks, environment, highest
 from benchmarks.measure import set_count
 from benchmarks.timing import Timing, device_times
 from conformance.host import choose_device, faithful_interpreter
-from normkernels import fp8
-from normkernels.plans import HeadPlan, Plan
+from normkernels.launch import Launches
+from normkernels.operations.operation import OPERATIONS
+from normkernels.plans import Plan
 
 OUT = "build/benchmarks/sweep.json"
 EPS = 1e-6
 # as fast as the best: what several runs of one plan differ by
 NOISE = 1.02
+QUANTISED: Mapping[str, Any] = {"quant_group": QUANT_GROUP, "fp8_dtype": torch.float8_e4m3fn}
 SECTIONS = {32: (11, 11, 10), 64: (16, 24, 24)}
 
 Launch = Callable[[Plan], object]
@@ -103,76 +105,62 @@ def _random(*shape: int, device: str) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.bfloat16, device=device)
 
 
-def _gated(size: Size, device: str) -> Problem:
-    from normkernels.kernels.rms_norm_gated import rms_norm_gated_fwd
+# Any: whatever the operation takes
+def _launched(name: str, *tensors: torch.Tensor, in_place: bool = False, **others: Any) -> Problem:  # noqa: ANN401
+    """Return the launch of an operation's kernel, by Triton, on ``tensors`` and what it makes for its results."""
+    operation = OPERATIONS[name]
+    bound = operation.signature.bind(*tensors, **others)
+    bound.apply_defaults()
+    flags = operation.resolve(bound.arguments)
+    buffers = operation.buffers([bound.arguments[each] for each in operation.tensors], flags)
+    counts, arguments = operation.counts(buffers, flags), functools.partial(operation.arguments, flags)
+    results = operation.results(buffers)
+    written = (results,) if isinstance(results, torch.Tensor) else tuple(results)
+    device = written[0].device
 
+    def launch(plan: Plan) -> None:
+        Launches(device, lambda _rows: plan, arguments, operation.anywhere).start(buffers, counts)
+
+    return Problem(launch, written, tuple(each.clone() for each in written) if in_place else ())
+
+
+def _gated(size: Size, device: str) -> Problem:
     # as a slice of a projection: rows with gaps that keep 16-byte loads
     gap = 8 if size.form == "strided" else 0
     x, gate = (_random(size.rows, size.width + gap, device=device)[:, : size.width] for _ in range(2))
-    weight = _random(size.width, device=device)
-    out = torch.empty((size.rows, size.width), dtype=x.dtype, device=device)
-    flags: dict[str, Any] = {"width": size.width, "gated": "after", "activation": "silu", "rounding": "fp32"}
-    return Problem(lambda plan: rms_norm_gated_fwd(x, gate, weight, out, eps=EPS, **flags, plan=plan), (out,))
-
-
-def _norm(size: Size, device: str) -> Problem:
-    from normkernels.kernels.rms_norm import rms_norm_fwd
-
-    x, residual = (_random(size.rows, size.width, device=device) for _ in range(2))
-    weight = _random(size.width, device=device)
-    y, total = torch.empty_like(x), torch.empty_like(x)
-    given = (x, residual, weight, y, total) if size.form == "residual" else (x, None, weight, y, None)
-    written = (y, total) if size.form == "residual" else (y,)
-    return Problem(lambda plan: rms_norm_fwd(*given, eps=EPS, offset=1.0, rounding="fp32", plan=plan), written)
-
-
-def _quantised(x: torch.Tensor) -> tuple[fp8.Quantisation, torch.Tensor, torch.Tensor]:
-    how = fp8.Quantisation(torch.float8_e4m3fn, QUANT_GROUP, "row")
-    return how, torch.empty(x.shape, dtype=how.dtype, device=x.device), fp8.empty_scales(x, how)
-
-
-def _norm_fp8(size: Size, device: str) -> Problem:
-    from normkernels.kernels.rms_norm_fp8 import rms_norm_fp8_fwd
-
-    x, residual = (_random(size.rows, size.width, device=device) for _ in range(2))
-    weight, total = _random(size.width, device=device), torch.empty_like(x)
-    how, out, scales = _quantised(x)
-    adds = size.form == "residual"
-    given = (x, residual if adds else None, weight, out, scales, None, total if adds else None)
-    flags: dict[str, Any] = {"eps": EPS, "offset": 1.0, "rounding": "fp32", "how": how}
-    written = (out, scales, total) if adds else (out, scales)
-    return Problem(lambda plan: rms_norm_fp8_fwd(*given, **flags, plan=plan), written)
+    return _launched("rms_norm_gated", x, gate, _random(size.width, device=device), eps=EPS)
 
 
 def _gated_fp8(size: Size, device: str) -> Problem:
-    from normkernels.kernels.rms_norm_gated_fp8 import rms_norm_gated_fp8_fwd
-
     x, gate = (_random(size.rows, size.width, device=device) for _ in range(2))
-    how, out, scales = _quantised(x)
-    given = (x, gate, _random(size.width, device=device), out, scales, None)
-    flags: dict[str, Any] = {"width": size.width, "gated": "after", "activation": "silu", "rounding": "fp32"}
-    return Problem(
-        lambda plan: rms_norm_gated_fp8_fwd(*given, eps=EPS, **flags, how=how, plan=plan), (out, scales)
-    )
+    return _launched("rms_norm_gated_fp8", x, gate, _random(size.width, device=device), eps=EPS, **QUANTISED)
+
+
+def _norm(size: Size, device: str) -> Problem:
+    return _launched("gemma_rms_norm", *_rows(size, device), **_residual(size, device), eps=EPS)
+
+
+def _norm_fp8(size: Size, device: str) -> Problem:
+    others = {**_residual(size, device), **QUANTISED}
+    return _launched("rms_norm_fp8", *_rows(size, device), weight_offset=1.0, eps=EPS, **others)
+
+
+def _rows(size: Size, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return _random(size.rows, size.width, device=device), _random(size.width, device=device)
+
+
+def _residual(size: Size, device: str) -> dict[str, Any]:
+    return {"residual": _random(size.rows, size.width, device=device)} if size.form == "residual" else {}
 
 
 def _rotation(size: Size, device: str) -> Problem:
-    from normkernels.kernels.mrope import mrope_fwd
-
     q, k = (_random(size.rows, heads, size.width, device=device) for heads in size.heads)
-    originals = (q.clone(), k.clone()) if size.form == "in place" else ()
-    outs = (q, k) if size.form == "in place" else (torch.empty_like(q), torch.empty_like(k))
     # as text has them; each axis its own tensor of positions
     positions = torch.arange(size.rows, device=device).repeat(3, 1)
     angles = torch.rand((size.rows, size.half), device=device) * 6.28
-    given = (q, k, positions, angles.cos(), angles.sin(), *outs)
-    flags: dict[str, Any] = {"sections": SECTIONS[size.half], "head_dim": size.width, "interleaved": True}
-
-    def launch(plan: Plan) -> None:
-        assert isinstance(plan, HeadPlan)
-        mrope_fwd(*given, **flags, plan=plan)
-
-    return Problem(launch, outs, originals)
+    given = (q, k, positions, angles.cos(), angles.sin())
+    in_place = size.form == "in place"
+    return _launched("mrope_" if in_place else "mrope", *given, in_place=in_place, sections=SECTIONS[size.half])
 
 
 # --- what is measured -------------------------------------------------------------------------------------------

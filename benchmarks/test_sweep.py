@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import get_args
 
 import pytest
 import torch
 
 from benchmarks.candidates import PER_THREAD, Size, candidates, chosen, label, sizes
-from benchmarks.sweep import Problem, Swept, proposed, same_bits, summary, to_data
+from benchmarks.sweep import Problem, Swept, problem, proposed, same_bits, summary, to_data
 from benchmarks.timing import Timing
+from conformance.host import choose_device
 from normkernels.plans import HeadPlan, Plan, Reads
 
 NARROW, WIDE = Size("gated 128", 24, 128), Size("norm", 16, 5120, "residual")
@@ -116,6 +118,18 @@ def test_a_result_is_json() -> None:
 
     assert 2.0 == data["swept"][0]["times"]["b"]["median"]
     assert {"rows": 16, "width": 5120} == {name: data["swept"][0]["size"][name] for name in ("rows", "width")}
+
+
+@pytest.mark.parametrize(("kernel", "form"), sorted({(size.kernel, size.form) for size in sizes()}))
+def test_the_plan_of_today_writes_every_element(kernel: str, form: str) -> None:
+    """Every kernel is launched on the inputs of its size, here with few rows: no NaN is left in its results."""
+    size = replace(next(size for size in sizes() if (size.kernel, size.form) == (kernel, form)), rows=3)
+    one = problem(size, choose_device(None))
+    one.reset()
+    one.launch(chosen(size))
+
+    assert not any(tensor.float().isnan().any() for tensor in one.written)
+    assert same_bits(one, chosen(size), {"again": chosen(size)})["again"]
 
 
 def test_a_plan_with_other_bits_is_seen() -> None:

@@ -107,7 +107,7 @@ def decide(
         plan, worse = kernels.plan(call, device)
         return Decision(kernels.path, plan, worse)
     if path is not None:
-        raise PathUnavailable(f"{kernels.name}: {asked_by}={path} cannot run {call}:", stopped)
+        raise PathUnavailable(f"{call.operation}: {asked_by}={path} cannot run {call}:", stopped)
     return Decision(Path.NATIVE, None, stopped)
 
 

@@ -13,8 +13,7 @@ import torch
 import normkernels
 from conformance.package.gated_calls import DEVICE, Arguments, values
 from conformance.package.judged import by_the_oracle
-from normkernels import fp8
-from normkernels.call import Device
+from normkernels.call import Device, dtype_name
 
 Array = npt.NDArray[Any]
 Results = tuple[torch.Tensor, ...]
@@ -30,7 +29,7 @@ FORMS = [
     (path, dtype)
     for path in ("rows", "native")
     for dtype in TYPES
-    if path == "native" or fp8.name(dtype) in CONVERTED
+    if path == "native" or dtype_name(dtype) in CONVERTED
 ]
 
 

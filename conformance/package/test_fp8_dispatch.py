@@ -11,9 +11,11 @@ import torch
 
 from conformance.package.fp8_calls import OPERATIONS, TYPES, assert_right, call, explain, full, run
 from conformance.package.gated_calls import DEVICE, Arguments, strided, values
-from normkernels import InvalidCall, Path, PathUnavailable, Reason, describe_fp8, native, plans
+from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, dispatch, plans
 from normkernels.call import Call, Device, Quantised, conversions
-from normkernels.dispatch import decide
+from normkernels.operations import quantisation
+from normkernels.operations.operation import OPERATIONS as KNOWN
+from normkernels.operations.operation import _known
 
 DOUBLE = torch.float64
 NORM, GATED = OPERATIONS
@@ -184,6 +186,11 @@ QUALIFIES = Call(
 H200 = Device("cuda", has_triton=True, interpreting=False, table=plans.MEASURED, fp8=("float8_e4m3fn",))
 
 
+def decide(described: Call, device: Device) -> Decision:
+    """Return the decision on a description."""
+    return dispatch.decide(KNOWN[described.operation], described, device)
+
+
 def test_a_gpu_without_the_type_runs_natively_and_says_why() -> None:
     """NVIDIA's have no fnuz, and before Ada none of both."""
     fnuz = dataclasses.replace(QUALIFIES, quantised=Quantised("float8_e4m3fnuz", None, 5120))
@@ -241,7 +248,7 @@ def test_a_cached_route_agrees_with_decide(
     arguments = call(operation, rows, 96, quant_group=group)
     results = run(operation, arguments)
 
-    assert 1 == len(operation._known)
+    assert 1 == len(_known)
     assert explain(operation, arguments).plan == launched[-1]
     assert_right(operation, arguments, results)
 
@@ -304,7 +311,7 @@ def test_a_route_of_one_operation_serves_no_other() -> None:
         run(operation, arguments)
         assert_right(operation, {k: v for k, v in arguments.items() if k != "residual"}, run(operation, arguments))
 
-    assert 2 == len(operation._known)
+    assert 2 == len(_known)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -322,7 +329,7 @@ def test_a_forced_path_that_cannot_run_raises_before_it_writes(operation: str) -
 def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
     """``path="native"`` really runs the native form."""
     marks = torch.full((1,), 7.0), torch.ones(1)
-    monkeypatch.setattr(native, operation, lambda *_args, **_flags: marks)
+    monkeypatch.setattr(quantisation, "native", lambda *_args: marks)
 
     assert run(operation, call(operation, path="native"))[0] is marks[0]
     assert run(operation, call(operation, path="rows"))[0] is not marks[0]
@@ -337,7 +344,7 @@ def test_a_failing_launch_raises(monkeypatch: pytest.MonkeyPatch, operation: str
         message = "out of registers"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(f"normkernels.kernels.{operation}.launch", fail)
+    monkeypatch.setattr("normkernels.launch.launch", fail)
 
     with pytest.raises(RuntimeError, match="out of registers"):
         run(operation, call(operation, path=path))
@@ -346,7 +353,9 @@ def test_a_failing_launch_raises(monkeypatch: pytest.MonkeyPatch, operation: str
 def test_an_empty_call_is_described() -> None:
     """No columns are cut like one."""
     for shape in ((3, 0), (0, 96), (0,)):
-        described, _ = describe_fp8.rms_norm_fp8(
+        bound = KNOWN[NORM].signature.bind(
             torch.empty(shape), torch.empty(shape[-1]), eps=0.0, fp8_dtype=torch.float8_e4m3fn
         )
-        assert 0 == described.rows
+        bound.apply_defaults()
+        flags = KNOWN[NORM].resolve(bound.arguments)
+        assert 0 == KNOWN[NORM].describe(bound.arguments, flags).rows

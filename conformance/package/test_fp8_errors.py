@@ -138,7 +138,7 @@ BAD_CALLS: dict[str, tuple[tuple[str, ...], Callable[[str], Arguments], str]] = 
     "out in the sum": (
         (NORM,),
         inside("residual_out"),
-        "out shares memory with residual_out, must have its own$",
+        "residual_out shares memory with out, must have its own, or be residual or x as a whole$",
     ),
     "residual_out beside x": (
         (NORM,),

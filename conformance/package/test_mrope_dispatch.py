@@ -21,8 +21,8 @@ from conformance.package.mrope_calls import (
     run,
     views_of_one_buffer,
 )
-from normkernels import InvalidCall, Path, PathUnavailable, Reason, plans
-from normkernels.launch import Launched, launch
+from normkernels import InvalidCall, Path, PathUnavailable, Reason, launch, plans
+from normkernels.operations.operation import ENVIRONMENT, _known, reread_environment
 from normkernels.plans import INTERPRETED, MEASURED, HeadPlan
 
 OPERATIONS = ("mrope", "mrope_")
@@ -49,8 +49,6 @@ QUALIFIES: dict[Reason, Callable[[], Arguments]] = {
     Reason.HEAD_DIM_LIMIT: lambda: call(2, (2, 1), WIDEST),
     Reason.FORCED: lambda: call(path="heads"),
 }
-# What an environment fires is tested in test_dispatch, for every operation; the others are those of rows.
-ENVIRONMENT = {Reason.NO_TRITON, Reason.NO_GPU}
 
 
 def test_every_reason_against_heads_stands_in_the_table() -> None:
@@ -127,7 +125,7 @@ def test_a_failing_launch_raises(operation: str, path: str | None, monkeypatch: 
         message = "out of registers"
         raise RuntimeError(message)
 
-    monkeypatch.setattr("normkernels.kernels.mrope.launch", fail)
+    monkeypatch.setattr(launch, "launch", fail)
 
     with pytest.raises(RuntimeError, match="out of registers"):
         run(call(path=path), operation)
@@ -144,7 +142,7 @@ def test_a_cached_route_agrees_with_decide(operation: str, tokens: int, launched
     results = run(arguments, operation)
 
     # one in place, one not: the kernel stores another set of columns
-    assert 2 == len(operation._known)
+    assert 2 == len(_known)
     assert decision.plan == launched[-1]
     assert all(map(torch.equal, wanted, results))
 
@@ -212,7 +210,7 @@ def test_both_ranks_have_routes_of_their_own() -> None:
     for arguments in (call(), plain, plain | {"head_dim": 32}, call(), plain):
         assert_right(arguments, run(arguments))
 
-    assert 3 == len(operation._known)
+    assert 3 == len(_known)
 
 
 # How wide each access may be: what a layout promises the compiler, and what it must not.
@@ -244,11 +242,13 @@ def test_a_layout_gets_the_accesses_that_it_allows(name: str, monkeypatch: pytes
     wanted, make = ACCESSES[name]
     seen: list[str] = []
 
-    def note(kernel: Any, grid: Any, args: Any, *how: Any) -> Launched:
-        seen.append(args["ACCESS"])
-        return launch(kernel, grid, args, *how)
+    def note(known: launch.Launch, tensors: Any, *given: Any) -> None:
+        names = known.kernel.arg_names[len(tensors) :]
+        seen.append(dict(zip(names, known.rest, strict=True))["ACCESS"])
+        start(known, tensors, *given)
 
-    monkeypatch.setattr("normkernels.kernels.mrope.launch", note)
+    start = launch.launch
+    monkeypatch.setattr(launch, "launch", note)
     run(make(), "mrope_")
 
     assert [wanted] == seen

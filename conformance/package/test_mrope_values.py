@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 
 import pytest
@@ -21,8 +22,11 @@ from conformance.package.mrope_calls import (
     run,
     views_of_one_buffer,
 )
-from normkernels import native, plans, validate
-from normkernels.kernels import mrope
+from normkernels import plans
+from normkernels.call import Device
+from normkernels.launch import Launches
+from normkernels.operations import mrope
+from normkernels.operations.operation import OPERATIONS, reread_environment
 from normkernels.plans import HeadPlan
 
 PATHS = ["heads", "native"]
@@ -263,7 +267,7 @@ def test_positions_outside_the_cache_make_nan(path: str, axes: int, monkeypatch:
 
     On the CPU such a call is refused before; what a GPU would do is seen here without the refusal.
     """
-    monkeypatch.setattr(validate, "positions", lambda *_: None)
+    monkeypatch.setattr(mrope.Mrope, "check_memory", lambda *_: None)
     outside = {1: -1, 3: MAX_POSITIONS, 4: 2**40, 6: -(2**63)}
     plain = call(8, path=path)
     inside = [token for token in range(8) if token not in outside]
@@ -286,7 +290,9 @@ def test_positions_outside_the_cache_make_nan(path: str, axes: int, monkeypatch:
 
 
 @pytest.mark.parametrize("heads", [(6, 2), (1, 1), (20, 3)], ids=str)
-def test_bits_do_not_depend_on_batch_or_plan(heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_do_not_depend_on_batch_or_plan(
+    heads: tuple[int, int], launched: list[plans.Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A token has the same bits alone, in a batch, and under any table."""
     batch = call(70, heads)
     alone = {name: batch[name][17:18] for name in ("q", "k")} | {"positions": batch["positions"][:, 17:18]}
@@ -294,10 +300,19 @@ def test_bits_do_not_depend_on_batch_or_plan(heads: tuple[int, int], monkeypatch
 
     assert_right(batch, wanted)
     assert all(map(torch.equal, (each[17:18] for each in wanted), run(batch | alone)))
+    device = Device.of(batch["q"])
     for scale in (10**4, 1):
-        table = dataclasses.replace(plans.TABLE, scale=scale, max_programs=8)
-        monkeypatch.setattr(plans, "TABLE", table)
+        table = dataclasses.replace(device.table, scale=scale, max_programs=8)
+        other = dataclasses.replace(device, table=table)
+        monkeypatch.setattr(Device, "of", lambda _tensor, other=other: other)
+        reread_environment()
         assert all(map(torch.equal, wanted, run(batch)))
+        assert explain(batch).plan == launched[-1]
+    assert len({launched[0], *launched[-2:]}) > 1
+
+
+def _planned(plan: HeadPlan, _tokens: int) -> HeadPlan:
+    return plan
 
 
 @pytest.mark.parametrize("tokens", [1, 2])
@@ -312,6 +327,7 @@ def test_bits_do_not_depend_on_how_heads_are_shared(
     wanted = run(batch | {"path": "native"})
     given = [batch[name] for name in ("positions", "cos", "sin")]
     flags = {"sections": batch["sections"], "head_dim": 64, "interleaved": True}
+    copied, over = OPERATIONS["mrope"], OPERATIONS["mrope_"]
 
     assert_right(batch, wanted)
     for programs in (1, 12):
@@ -319,16 +335,19 @@ def test_bits_do_not_depend_on_how_heads_are_shared(
         q, k = batch["q"], batch["k"]
         outs = torch.full_like(q, torch.nan), torch.full_like(k, torch.nan)
         in_place = q.clone(), k.clone()
-        for results, sources in ((outs, (q, k)), (in_place, in_place)):
-            launched = mrope.mrope_fwd(*sources, *given, *results, **flags, plan=plan)
+        for operation, results, sources in ((copied, outs, (q, k)), (over, in_place, in_place)):
+            buffers = [*sources, *given, *results]
+            _, args = operation.arguments(flags, buffers, plan)
+            launches = Launches(q.device, partial(_planned, plan), partial(operation.arguments, flags))
+            launches.start(buffers, operation.counts(buffers, flags))
             assert all(map(torch.equal, wanted, results))
-            assert programs > 1 or (launched.args["Q_BLOCKS"] > launched.args["AHEAD"]) == (ahead == 32)
+            assert programs > 1 or (args["Q_BLOCKS"] > args["AHEAD"]) == (ahead == 32)
 
 
 def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     """``path="native"`` really runs the native form."""
     marks = (torch.full((1,), 7.0), torch.full((1,), 8.0))
-    monkeypatch.setattr(native, "mrope", lambda *_args, **_flags: marks)
+    monkeypatch.setattr(mrope, "native", lambda *_args, **_flags: marks)
 
     assert run(call(path="native"))[0] is marks[0]
     assert run(call(path="heads"))[0] is not marks[0]

@@ -33,7 +33,9 @@ class Mrope(Operation):
         """
         if checks.transformed():
             return None
-        key = [self.name, flags, *map(type, flags)]
+        # types, because True equals 1, in sections too
+        sections = flags[0] if isinstance(flags[0], tuple) else ()
+        key = [self.name, flags, *map(type, flags), *map(type, sections)]
         gradient = False
         for each in tensors:
             if type(each) not in PLAIN or each.is_neg() or each.layout is not torch.strided:

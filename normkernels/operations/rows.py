@@ -1,6 +1,7 @@
 """What norms share: a call's tensors of x's shape, their key, and where the rows of a kernel begin."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -28,14 +29,16 @@ class RowNorm(Operation):
     def key(self, tensors: Tensors, flags: tuple[object, ...]) -> Hashable:
         """Return all that a decision and a kernel's arguments depend on, row counts apart; None: not cached.
 
-        Of contiguous tensors in x's shape the last size is enough; of others the key also holds the strides and
-        every size but the outermost. The types of flags are in it because True equals 1.
+        Of tensors in x's shape with the strides of new ones the last size is enough; of others the key also holds
+        the strides and every size but the outermost. The types of flags are in it because True equals 1.
         """
         x = tensors[0]
         if type(x) not in PLAIN or checks.transformed():
             return None
         shape, device = x.shape, x.device
         gradient, contiguous = False, True
+        # along sizes of one a contiguous tensor may have any strides
+        dense = _dense(shape) if 1 in shape or 0 in shape else None
         key = [self.name, flags, *map(type, flags), device, len(shape), shape[-1:]]
         for each in tensors:
             if each is None:
@@ -47,7 +50,7 @@ class RowNorm(Operation):
             key.append(each.dtype)
             if each.shape != shape:
                 key += each.shape, each.stride()
-            elif not each.is_contiguous():
+            elif not each.is_contiguous() or (dense is not None and each.stride() != dense):
                 contiguous = False
                 key.append(each.stride())
         if not contiguous:
@@ -109,11 +112,10 @@ def leading(tensors: Sequence[torch.Tensor], width: int) -> tuple[tuple[int, ...
 
     Return these sizes, and each tensor's strides over them. Groups of ``width`` columns, of which the last may be
     shorter, are a size of their own. Sizes of one collapse by their strides too: else a batch of one would need a
-    kernel of its own. A contiguous tensor has the strides of new memory, whatever it says along sizes of one.
+    kernel of its own.
     """
     *sizes, n = tensors[0].shape
-    dense = torch.empty(tensors[0].shape, device="meta")
-    strides = [[*(dense if each.is_contiguous() else each).stride()[:-1]] for each in tensors]
+    strides = [[*each.stride()[:-1]] for each in tensors]
     if n > width:
         sizes.append(-(-n // width))
         for tensor, steps in zip(tensors, strides, strict=True):
@@ -125,6 +127,12 @@ def leading(tensors: Sequence[torch.Tensor], width: int) -> tuple[tuple[int, ...
     if not collapsed:
         collapsed = [(1, (width,) * len(tensors))]
     return tuple(size for size, _ in collapsed), tuple(zip(*(steps for _, steps in collapsed), strict=True))
+
+
+@lru_cache(1024)
+def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a new tensor; kept, for calls ask the same of every layer."""
+    return torch.empty(shape, device="meta").stride()
 
 
 def _collapse(axes: Sequence[tuple[int, tuple[int, ...]]]) -> list[tuple[int, tuple[int, ...]]]:
