@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from normkernels import plans
-from normkernels.plans import Cut, HeadPlan, Plan
+from normkernels.plans import Cut, Plan
 
 TILE_ROWS = (1, 2, 4, 8, 16)
 WARPS = (1, 2, 4, 8, 16, 32)
@@ -81,7 +81,7 @@ def label(plan: Plan) -> str:
 
     And the registers that it is held to, if it is.
     """
-    heads = f" h{plan.heads} p{plan.programs}" if isinstance(plan, HeadPlan) else ""
+    heads = f" h{plan.heads} p{plan.programs}" if isinstance(plan, Plan) else ""
     reads = "" if plan.reads == "as needed" else f" {plan.reads}"
     registers = "" if plan.registers is None else f" n{plan.registers}"
     return f"r{plan.rows}{heads} w{plan.warps}{reads}{registers}"
@@ -132,7 +132,7 @@ def _rows(size: Size) -> Iterator[Plan]:
                 yield from (Plan(name, rows, levels, warps, reads=reads, ptx=plans.MEASURED.ptx) for reads in ways)
 
 
-def _heads(size: Size) -> Iterator[HeadPlan]:
+def _heads(size: Size) -> Iterator[Plan]:
     """Tiles of tokens and heads whose threads have one 16-byte load of a half, or two; four of many heads.
 
     The blocks of a token are of one program, shared by two, or each has its own.
@@ -147,7 +147,7 @@ def _heads(size: Size) -> Iterator[HeadPlan]:
                 warps = tokens * at_once * block // (32 * per_thread)
                 if 1 <= warps <= 16:
                     for programs in sorted({1, 2, blocks}) if tokens == 1 else (1,):
-                        yield HeadPlan(name, tokens, 0, warps, at_once, programs)
+                        yield Plan(name, tokens, 0, warps, heads=at_once, programs=programs)
 
 
 def sizes() -> tuple[Size, ...]:

@@ -13,7 +13,7 @@ from benchmarks.candidates import PER_THREAD, Size, candidates, chosen, label, s
 from benchmarks.sweep import Problem, Swept, problem, proposed, same_bits, summary, to_data
 from benchmarks.timing import Timing
 from conformance.host import choose_device
-from normkernels.plans import HeadPlan, Plan, Reads
+from normkernels.plans import Plan, Reads
 
 NARROW, WIDE = Size("gated 128", 24, 128), Size("norm", 16, 5120, "residual")
 
@@ -37,7 +37,7 @@ def test_todays_plan_is_among_the_candidates(size: Size) -> None:
 def test_no_candidate_changes_the_tree_of_a_sum(size: Size) -> None:
     """Its levels are those of the width, whatever the rows of a program."""
     for plan in candidates(size):
-        assert isinstance(plan, HeadPlan) or plan.levels == chosen(size).levels
+        assert isinstance(plan, Plan) or plan.levels == chosen(size).levels
 
 
 def test_threads_have_whole_loads_and_no_more_than_registers_hold() -> None:

@@ -23,7 +23,7 @@ from conformance.package.mrope_calls import (
 )
 from normkernels import InvalidCall, Path, PathUnavailable, Reason, launch, plans
 from normkernels.operations.operation import ENVIRONMENT, _known, reread_environment
-from normkernels.plans import INTERPRETED, MEASURED, HeadPlan
+from normkernels.plans import INTERPRETED, MEASURED, Plan
 
 OPERATIONS = ("mrope", "mrope_")
 LOW, DOUBLE = torch.bfloat16, torch.float64
@@ -256,7 +256,7 @@ def test_a_layout_gets_the_accesses_that_it_allows(name: str, monkeypatch: pytes
 
 def heads(
     tokens: int, table: plans.PlanTable, q: int = 24, k: int = 4, head_dim: int = 256, *, copied: bool = False
-) -> HeadPlan:
+) -> Plan:
     """Return the plan of a rotation of a quarter of each head."""
     return plans.heads(tokens, q, k, head_dim, head_dim // 8, table, copied=copied)
 

@@ -27,7 +27,7 @@ from normkernels.call import Device
 from normkernels.launch import Launches
 from normkernels.operations import mrope
 from normkernels.operations.operation import OPERATIONS, reread_environment
-from normkernels.plans import HeadPlan
+from normkernels.plans import Plan
 
 PATHS = ["heads", "native"]
 LOW, HALF, FULL, DOUBLE = torch.bfloat16, torch.float16, torch.float32, torch.float64
@@ -311,7 +311,7 @@ def test_bits_do_not_depend_on_batch_or_plan(
     assert len({launched[0], *launched[-2:]}) > 1
 
 
-def _planned(plan: HeadPlan, _tokens: int) -> HeadPlan:
+def _planned(plan: Plan, _tokens: int) -> Plan:
     return plan
 
 
@@ -331,7 +331,7 @@ def test_bits_do_not_depend_on_how_heads_are_shared(
 
     assert_right(batch, wanted)
     for programs in (1, 12):
-        plan = HeadPlan("shared", tokens, 0, warps=1, heads=2, programs=programs)
+        plan = Plan("shared", tokens, 0, warps=1, heads=heads=2, programs=programs=programs)
         q, k = batch["q"], batch["k"]
         outs = torch.full_like(q, torch.nan), torch.full_like(k, torch.nan)
         in_place = q.clone(), k.clone()

@@ -45,7 +45,7 @@ class QuantisedNorm(RowNorm):
     count_names = ("n_rows", "scale_group_stride")
 
     def resolve(self, given: Given) -> Flags:
-        norm, columns = super().resolve(given), given["quant_group"]  # type: ignore[safe-super]  # a norm's
+        norm, columns = super().resolve(given), given["quant_group"]  # type: ignore[safe-super]  # of the norm
         if columns is not None and not checks.is_count(columns):
             raise InvalidCall(
                 f"{self.name}: quant_group={columns!r}, must be None or a number of columns, at least 1"
@@ -67,7 +67,7 @@ class QuantisedNorm(RowNorm):
             raise InvalidCall(
                 f"{self.name}: called in forward-mode autograd, must not: fp8 values have no tangent"
             )
-        call, how, cut, x = super().describe(given, flags["norm"]), flags["how"], flags["cut"], given["x"]
+        call, how, cut, x = super().describe(given, flags["norm"]), flags["how"], flags["cut"], given["x"]  # type: ignore[safe-super]  # of the norm
         quantised = Quantised(
             dtype_name(how.dtype),
             crossing=None if cut else f"{how.group} over {call.width}",
@@ -103,7 +103,7 @@ class QuantisedNorm(RowNorm):
     def native(self, tensors: Tensors, flags: Flags) -> Results:
         out, how = tensors[self.tensors.index("out")], flags["how"]
         without = [None if name == "out" else each for name, each in zip(self.tensors, tensors, strict=True)]
-        results = super().native(without, flags["norm"])
+        results = super().native(without, flags["norm"])  # type: ignore[safe-super]  # of the norm
         y, total = results if isinstance(results, tuple) else (results, None)
         values, scales = quantised(y, how)
         return _given(
