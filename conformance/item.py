@@ -244,8 +244,9 @@ def scope_of(item: Item, subject: Subject, survey: Survey | None = None) -> Scop
 
 def _gpu_widths(taken: Taken) -> tuple[int, ...]:
     """Return the widths that kernels are compiled for: the usual ones, as far as they are taken."""
-    fitting = tuple(width for width in GPU_WIDTHS if taken.fits("columns", width))
-    return fitting or tuple(usual(taken.numbers("columns") or GPU_WIDTHS)[: len(GPU_WIDTHS)])
+    fitting = tuple(width for width in GPU_WIDTHS if taken.fits_width(width))
+    numbers = taken.numbers("columns") or taken.numbers("group_size") or GPU_WIDTHS
+    return fitting or tuple(usual(numbers)[: len(GPU_WIDTHS)])
 
 
 def cases_of(item: Item, subject: Subject, survey: Survey | None = None) -> Iterator[Case]:
