@@ -4,8 +4,8 @@ Judges, in this process, right implementations that take every call, half of the
 ``rms_norm_gated``, in the profiles named (``quick`` and ``ci``). Prints, a row an item, how many cases were
 judged, then how many verdicts were bad, and the processor's time. Ends with 1 where there is a bad one, where a
 partial implementation has less than nine tenths of the cases of an item of the one that takes everything, or where
-it took over 1.3 times its time. ``errors`` is shown, but not demanded: an implementation that takes little refuses many a
-wrong call for another reason, which the report shows as declined.
+it took over 1.3 times its time. ``errors`` is shown, but not demanded: an implementation that takes little refuses
+many a wrong call for another reason, which the report shows as declined.
 """
 
 from __future__ import annotations
