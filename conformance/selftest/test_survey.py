@@ -10,7 +10,7 @@ from conformance import journal, report
 from conformance.adapter import Declined
 from conformance.calling import Subject
 from conformance.case import Case
-from conformance.claim import claim, pasted, said
+from conformance.claim import claim, pasted, said, sizes_of
 from conformance.item import Item, cases_of, items
 from conformance.judging import judge_item, lacking_evidence, surveyed, tried
 from conformance.selftest import evidence
@@ -160,6 +160,26 @@ def test_widths_are_told_in_the_simplest_way(
 ) -> None:
     """Steps, powers of two, or the numbers themselves."""
     assert expected == numbers(taken, refused)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    "widths",
+    [range(1, 4101), range(48, 16385), range(8, 6001, 8), range(96, 20481, 32), range(1, 8193), range(4, 3000, 4)],
+    ids=str,
+)
+def test_the_narrowest_and_the_widest_row_are_found(widths: range, seed: int) -> None:
+    """Whatever is between the widths that are tried first, within the budget."""
+
+    def attempt(case: Case) -> Tried:
+        columns = sizes_of(case)["columns"]
+        return Tried("" if columns in widths else f"no {columns} columns")
+
+    found = survey(OPERATION, attempt, device="cpu", seed=seed, budget=budget_of("quick"))
+
+    assert (("columns", widths),) == found.taken.sizes
+    assert frozenset() == found.taken.apart
+    assert found.calls <= budget_of("quick")
 
 
 def test_nothing_taken_costs_no_more_than_the_budget() -> None:
