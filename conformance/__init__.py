@@ -3,7 +3,24 @@
 An adapter is written with the three names below; ``conform run my_adapter.py`` judges it.
 """
 
-from conformance.adapter import Adapter, Declined
-from conformance.oracle.contract import Contract
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conformance.adapter import Adapter, Declined
+    from conformance.oracle.contract import Contract
 
 __all__ = ["Adapter", "Contract", "Declined"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the names above once they are asked for: the command line says it where torch is missing."""
+    if name not in __all__:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    from conformance.adapter import Adapter, Declined
+    from conformance.oracle.contract import Contract
+
+    globals().update(Adapter=Adapter, Contract=Contract, Declined=Declined)
+    return globals()[name]

@@ -87,8 +87,11 @@ def sizes_of(case: Case) -> dict[str, int]:
         sizes = Sizes.of(case)
         return {"rows": sizes.tokens, "head_dim": sizes.head_dim, "rotary_dim": 2 * sizes.half}
     found = {"rows": case.rows, "columns": case.tensors[0][1].shape[-1]}
-    group = dict(case.flags).get("group_size")
-    return {**found, "group_size": group} if isinstance(group, int) else found
+    if "group_size" not in dict(case.flags):
+        return found
+    group = case.flag("group_size")
+    # a row without groups is one group
+    return {**found, "group_size": group if isinstance(group, int) else found["columns"]}
 
 
 def known(where: str, name: str, names: Iterable[str]) -> None:
@@ -151,6 +154,7 @@ _WORDS = {
     ("weight", ("same",)): "a weight in x's dtype",
     ("offset", ("zero",)): "no offset",
 }
+_SIZES = {"group_size": "columns a group"}
 _SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
@@ -159,7 +163,9 @@ def said(operation: str, taken: Taken) -> str:
     described = OPERATIONS[operation]
     levels = dict(taken.levels)
     parts = [f"rank {_or(levels['rank'])}"] if _partly(described, levels, "rank") else []
-    parts += [f"{said_numbers(numbers)} {name.replace('_', ' ')}" for name, numbers in taken.sizes]
+    parts += [
+        f"{said_numbers(numbers)} {_SIZES.get(name, name.replace('_', ' '))}" for name, numbers in taken.sizes
+    ]
     by_layout: dict[tuple[str, ...], list[str]] = {}
     for name in described.factors:
         if name.endswith("_layout") and _partly(described, levels, name):

@@ -15,8 +15,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-import click
-import pytest
+try:
+    import click
+    import hypothesis  # noqa: F401 - as what follows: the suite needs it, and a line says so where it is missing
+    import jinja2  # noqa: F401
+    import packaging  # noqa: F401
+    import pytest
+    import rich  # noqa: F401
+    import torch  # noqa: F401
+except ModuleNotFoundError as error:
+    wanted = "torch" if error.name == "torch" else "'normkernels[conformance]'"
+    print(f"conform: {error.name} is not installed here, run: pip install {wanted}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
+
 from rich.console import Console
 from rich.table import Table
 

@@ -130,6 +130,9 @@ def compare(
 
 def _needed_share(got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """How much of the half width is needed before half an ulp of the store explains the output."""
+    # Close to 1 says nothing either where a step before the store rounds to 16 bits, as y does before it is
+    # quantised, and a tie lies inside the bound: the two numbers beside the tie are the interval's ends, and every
+    # right kernel gives one of them.
     missing = ((got - middle).abs() - _ulp(got, dtype) / 2).clamp(min=0.0)
     # a number that may also be flushed to zero says nothing about the bound, nor does one that overflows
     narrow = (half > 0) & (half < middle.abs() * NARROW) & got.isfinite()

@@ -244,8 +244,9 @@ def scope_of(item: Item, subject: Subject, survey: Survey | None = None) -> Scop
 
 def _gpu_widths(taken: Taken) -> tuple[int, ...]:
     """Return the widths that kernels are compiled for: the usual ones, as far as they are taken."""
-    fitting = tuple(width for width in GPU_WIDTHS if taken.fits("columns", width))
-    return fitting or tuple(usual(taken.numbers("columns") or GPU_WIDTHS)[: len(GPU_WIDTHS)])
+    fitting = tuple(width for width in GPU_WIDTHS if taken.fits_width(width))
+    numbers = taken.numbers("columns") or taken.numbers("group_size") or GPU_WIDTHS
+    return fitting or tuple(usual(numbers)[: len(GPU_WIDTHS)])
 
 
 def cases_of(item: Item, subject: Subject, survey: Survey | None = None) -> Iterator[Case]:
@@ -265,7 +266,7 @@ def cases_of(item: Item, subject: Subject, survey: Survey | None = None) -> Iter
     if prop.like:
         alike = replace(item, property=prop.like)
         yield from constructed_cases(alike, scope)
-        yield from _sample(item, [*listed_cases(alike, scope), *_drawn(alike, scope, _count(alike))])
+        yield from _sample(item, list(_listed_and_drawn(alike, scope)))
         return
     yield from chosen_cases(item, scope, missing)
 
@@ -303,12 +304,19 @@ def _sample(item: Item, cases: list[Case]) -> Iterator[Case]:
 def chosen_cases(item: Item, scope: Scope, more: int = 0) -> Iterator[Case]:
     """Yield constructed cases, the item's part of the covering array of a scope, then drawn ones.
 
-    Beyond the profile there are only the last. Where less is taken the array is smaller: as many more are drawn,
-    and ``more`` besides.
+    Beyond the profile there are only the last. ``more`` are drawn besides.
+    """
+    yield from constructed_cases(item, scope)
+    yield from _listed_and_drawn(item, scope, more)
+
+
+def _listed_and_drawn(item: Item, scope: Scope, more: int = 0) -> Iterator[Case]:
+    """Yield the item's part of the covering array, then drawn cases.
+
+    Where less is taken the array is smaller: as many more are drawn, and ``more`` besides.
     """
     listed = listed_cases(item, scope)
     whole = len(_rows_of(item, replace(scope, taken=EVERYTHING))) if scope.taken != EVERYTHING else len(listed)
-    yield from constructed_cases(item, scope)
     yield from listed
     yield from _drawn(item, scope, _count(item) + max(0, whole - len(listed)) + more)
 

@@ -64,11 +64,11 @@ def sizes(
 
 
 def _nearest(scope: Scope, name: str, wanted: int) -> int:
-    """Return the number nearest to the wanted one that is taken."""
-    if scope.taken.fits(name, wanted):
-        return wanted
-    numbers = usual(scope.taken.numbers(name) or (wanted,))
-    return min(numbers, key=lambda number: (abs(number - wanted), number))
+    """Return the number nearest to the wanted one that is taken; of columns, in a row that is one group."""
+    names = ("columns", "group_size") if name == "columns" else (name,)
+    given = [numbers for name in names if (numbers := scope.taken.numbers(name)) is not None]
+    fitting = {n for numbers in given for n in (wanted, *usual(numbers)) if all(n in each for each in given)}
+    return min(fitting or {wanted}, key=lambda number: (abs(number - wanted), number))
 
 
 def _wanted(operation: Operation, scope: Scope, place: int, *, few: bool) -> Iterator[Size]:
@@ -93,8 +93,8 @@ def _two(operation: Operation, scope: Scope, place: int) -> Iterator[Size]:
 
 def _narrowest(scope: Scope) -> int:
     """Return the columns of many rows: few, as far as they are taken."""
-    fitting = [n for n in (NARROW, TILE) if scope.taken.fits("columns", n)]
-    numbers = scope.taken.numbers("columns")
+    fitting = [n for n in (NARROW, TILE) if scope.taken.fits_width(n)]
+    numbers = scope.taken.numbers("columns") or scope.taken.numbers("group_size")
     return fitting[0] if fitting else numbers[0] if numbers else NARROW
 
 

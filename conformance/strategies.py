@@ -50,6 +50,10 @@ class Taken:
         numbers = self.numbers(size)
         return numbers is None or number in numbers
 
+    def fits_width(self, columns: int, parts: int = 1) -> bool:
+        """Return whether a row may have some parts of so many columns, each of which is a group."""
+        return self.fits("columns", columns * parts) and self.fits("group_size", columns)
+
 
 EVERYTHING = Taken()
 
@@ -226,7 +230,7 @@ def width(level: str, rng: random.Random, scope: Scope, parts: int = 1) -> int:
         return max(1, exact // parts)
     candidates = _widths(level, scope, parts) or _usual_widths(scope, parts)
     wanted = scope.compiled(rng).choice(candidates)
-    fitting = [n for n in scope.widths if scope.taken.fits("columns", n * parts)]
+    fitting = [n for n in scope.widths if scope.taken.fits_width(n, parts)]
     if fitting:
         # the nearest width that is compiled anyway
         return min(fitting, key=lambda n: (abs(n - wanted), n))
@@ -236,11 +240,14 @@ def width(level: str, rng: random.Random, scope: Scope, parts: int = 1) -> int:
 def _widths(level: str, scope: Scope, parts: int) -> list[int]:
     """Return the widths of a class that are taken."""
     most = scope.max_width
-    return [n for n in _WIDTHS[level](scope) if 1 <= n <= most and scope.taken.fits("columns", n * parts)]
+    return [n for n in _WIDTHS[level](scope) if 1 <= n <= most and scope.taken.fits_width(n, parts)]
 
 
 def _usual_widths(scope: Scope, parts: int) -> list[int]:
     """Return widths that are taken where no class has any: of the numbers that a claim gives."""
+    groups = scope.taken.numbers("group_size")
+    if groups is not None:
+        return [n for n in usual(groups) if scope.taken.fits_width(n, parts)] or [groups[0]]
     numbers = usual(scope.taken.numbers("columns") or range(1, scope.max_width + 1))
     return [n // parts for n in numbers if n % parts == 0] or [numbers[0]]
 

@@ -2,8 +2,8 @@
 
 The calls of real models come first, then plain ones at usual widths, then a covering array over all factors.
 Outward from calls that ran, one factor, dtype or width at a time is changed until nothing new is found; of calls
-that did not run although each of their levels is taken, the pair of levels at fault is looked for. All of it takes
-at most ``budget`` calls.
+that did not run although each of their levels is taken, the pair of levels at fault is looked for. The ends of the
+widths are bisected. All of it takes at most ``budget`` calls.
 """
 
 from __future__ import annotations
@@ -260,15 +260,39 @@ class _Search:
         if OPERATIONS[self.operation].token_axes:
             return None
         ran = {sizes_of(case)["columns"] for case in self.ran}
+        refused: set[int] = set()
+        for columns in COLUMNS:
+            self._widened(columns, ran, refused)
+        found = numbers(ran, refused)
+        # the step shows in the next width of the range
+        while isinstance(found, range) and self._widened(found[0] + found.step, ran, refused) is False:
+            found = numbers(ran, refused)
+        if isinstance(found, range):
+            in_steps = [n for n in refused if n % found.step == 0]
+            above = min((n for n in in_steps if n > found[-1]), default=None)
+            below = max((n for n in in_steps if n < found[0]), default=0)
+            self._bisect(found[-1], above or found[-1], found.step, ran, refused)
+            self._bisect(found[0], below, -found.step, ran, refused)
+        return numbers(ran, refused)
+
+    def _bisect(self, taken: int, beyond: int, step: int, ran: set[int], refused: set[int]) -> None:
+        """Try widths in steps between one that is taken and one beyond, until the last that is taken is known."""
+        while (between := len(range(taken, beyond, step)) - 1) > 0:
+            middle = taken + step * ((between + 1) // 2)
+            runs = self._widened(middle, ran, refused)
+            if runs is None:
+                return
+            taken, beyond = (middle, beyond) if runs else (taken, middle)
+
+    def _widened(self, columns: int, ran: set[int], refused: set[int]) -> bool | None:
+        """Return whether so many columns ran in a plain call, and add them to one of the sets; None: not tried."""
         plain = {**self._assignment(self.ran[0]), "width": "tile"}
         if "group" in plain:
             plain["group"] = "none"
-        refused: set[int] = set()
-        for columns in COLUMNS:
-            took = columns in ran or self.run(plain, self._scope(plain["dtype"], columns))
-            if took is not None:
-                (ran if took else refused).add(columns)
-        return numbers(ran, refused)
+        took = columns in ran or self.run(plain, self._scope(plain["dtype"], columns))
+        if took is not None:
+            (ran if took else refused).add(columns)
+        return took
 
     def _apart(self, taken: Taken) -> frozenset[frozenset[Level]]:
         """Return pairs of levels of which each is taken, but not both together."""

@@ -70,11 +70,12 @@ def _exact(scope: Scope) -> dict[str, int]:
 def _sizes(operation: Operation, scope: Scope) -> Iterator[Case]:
     """Yield a plain call at the ends of every size that is claimed, and just past them."""
     plain = {name: chosen[0] for name, chosen in scope.levels(operation.factors).items()}
-    for name in ("rows", "columns"):
+    # a plain row is one group
+    for name, exact in (("rows", "rows"), ("columns", "columns"), ("group_size", "columns")):
         numbers = scope.taken.numbers(name)
         for number in () if numbers is None else _edges(numbers):
-            sized = replace(scope, taken=EVERYTHING).sized(**{**_exact(scope), name: number})
-            if number * max(1, dict(sized.exact).get("columns", 1)) <= scope.max_elements or name == "columns":
+            sized = replace(scope, taken=EVERYTHING).sized(**{**_exact(scope), exact: number})
+            if number * max(1, dict(sized.exact).get("columns", 1)) <= scope.max_elements or exact == "columns":
                 yield operation.complete(plain, random.Random(number), sized)  # noqa: S311
 
 

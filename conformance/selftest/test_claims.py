@@ -114,6 +114,8 @@ def test_methods_that_cannot_be_called_are_told_before_any_call(kind: type[Adapt
         ({"columns": (64, 256)}, "columns is 128, taken: 64, 256"),
         ({"dtype": ("float16", "float32")}, "dtype is bfloat16, taken: float16, float32"),
         ({"rows": range(7, 9)}, "rows is 6, taken: 7 to 8"),
+        ({"group_size": range(1, 129)}, ""),
+        ({"group_size": range(1, 128)}, "group_size is 128, taken: 1 to 127"),
         (
             {"apart": {"gate": "same", "activation": ("silu", "swish")}},
             "taken apart only: activation silu and gate same",
@@ -216,6 +218,35 @@ def test_just_outside_of_a_claim_a_call_is_refused_or_right(
     assert bool(wrong) == bool(bad), bad
     assert all("weight_layout is" in verdict.reason for verdict in bad)
     assert any(verdict.status is Status.PASSED for verdict in verdicts)
+
+
+class SmallGroups(Correct):
+    """Its groups have at most 100 columns, and a row without groups is one."""
+
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {GATED: {"group_size": range(1, 101)}}
+
+    def rms_norm_gated(
+        self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **flags: Any
+    ) -> torch.Tensor:
+        """Raise for a wider group."""
+        if (flags["group_size"] or x.shape[-1]) > 100:
+            message = "at most 100 columns a group"
+            raise RuntimeError(message)
+        return super().rms_norm_gated(x, gate, weight, **flags)
+
+
+@pytest.mark.parametrize("prop", ["values", "layout", "claim", "empty", "determinism"])
+def test_a_row_without_groups_is_one_group(prop: str) -> None:
+    """A claim of groups holds for such rows too: none is judged that is wider, and rows of several groups are."""
+    subject, item = Subject(SmallGroups()), Item(GATED, prop, "float32")
+    claimed = claim("takes", GATED, SmallGroups.takes[GATED])
+    verdicts = list(judge_item(item, subject))
+    widths = {(case := v.case).flag("group_size") or case.tensors[0][1].shape[-1] for v in verdicts}
+
+    assert [] == [str(verdict) for verdict in verdicts if verdict.status in BAD]
+    assert "takes 1 to 100 columns a group; bf16, fp16 and fp32" == said(GATED, claimed)
+    assert prop != "claim" or {100, 101} <= widths
+    assert prop not in {"values", "layout"} or max(v.case.tensors[0][1].shape[-1] for v in verdicts) > 100
 
 
 @pytest.mark.parametrize(

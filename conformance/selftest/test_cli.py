@@ -404,6 +404,39 @@ def test_help_keeps_its_examples_a_line_each(capsys: pytest.CaptureFixture[str])
     assert not [line for line in lines if line.count("conform ") > 1]
 
 
+HIDDEN = """
+import runpy, sys
+hidden = sys.argv.pop(1)
+class Hides:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == hidden:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hides())
+"""
+STARTS = ("runpy.run_module('conformance', run_name='__main__')", "from conformance.cli import main; main()")
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize(
+    ("hidden", "arguments", "wanted"),
+    [
+        ("torch", ["list"], "torch"),
+        ("torch", ["run", "my_adapter.py"], "torch"),
+        ("torch", ["--help"], "torch"),
+        ("click", ["list"], "'normkernels[conformance]'"),
+    ],
+)
+def test_a_missing_package_is_one_line(
+    hidden: str, arguments: list[str], wanted: str, start: str, tmp_path: Path
+) -> None:
+    """It says what is missing and what to do, whatever the command and however it was started."""
+    (tmp_path / "start.py").write_text(f"{HIDDEN}{start}\n", encoding="utf-8")
+    done = _conform(tmp_path, hidden, *arguments, code="start.py")
+
+    assert f"conform: {hidden} is not installed here, run: pip install {wanted}\n" == done.stderr
+    assert (2, "") == (done.returncode, done.stdout)
+
+
 def test_pytest_shows_the_options_of_the_suite() -> None:
     """Those who prefer pytest find them in its help, where a percent sign would be a format."""
     command = [sys.executable, "-m", "pytest", "-p", "conformance.plugin", "--help"]

@@ -9,12 +9,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import mpmath
 import pytest
 import torch
 
 from conformance.calling import Subject
 from conformance.case import Case, TensorSpec
-from conformance.comparison import Comparison
+from conformance.comparison import Comparison, compare
 from conformance.materialize import values_of
 from conformance.measure import measure
 from conformance.operations import OPERATIONS
@@ -240,6 +241,27 @@ def test_a_scale_of_other_numbers_is_outside() -> None:
         of += true.shape[-1]
 
     assert told >= 0.8 * of
+
+
+def test_the_exact_scale_beside_a_tie_is_at_the_end_of_its_bound() -> None:
+    """A group's largest y lies beside a tie of float16, whose other side is allowed as well: 50 digits say so."""
+    case = Case.from_json((GOLDEN.parent / "cases" / "dc1db6c49d.json").read_text(encoding="utf-8"))
+    given = values_of(case)
+    with mpmath.workdps(50):
+        x, gate, weight = ([mpmath.mpf(v) for v in given[name].tolist()] for name in ("x", "gate", "weight"))
+        gated = [v / (1 + mpmath.exp(-z)) for v, z in zip(x, gate, strict=True)]
+        inverse = 1 / mpmath.sqrt(sum(v * v for v in gated) / len(x) + mpmath.mpf(case.flag("eps")))
+        y = torch.tensor([float(v * inverse * w) for v, w in zip(gated, weight, strict=True)], dtype=torch.float64)
+    stored, width = round_once(y, torch.float16).abs(), case.flag("quant_group")
+    largest = [float(stored[first : first + width].max()) for first in range(0, len(stored), width)]
+    true = torch.tensor([largest], dtype=torch.float64).div(448.0).float()
+    rows = {**given, "x": given["x"].reshape(1, -1), "gate": given["gate"].reshape(1, -1)}
+    contract = Contract(frozenset({"unquantised"}), "tile")
+    allowed = OPERATIONS[case.operation].formula(MACHINE, contract, rows, case)["scales"]
+    compared = compare("scales", true, allowed, tuple(true.shape), 0)
+
+    assert 0 == compared.outside
+    assert compared.worst > 0.99
 
 
 # --- what is given what -------------------------------------------------------------------------------------

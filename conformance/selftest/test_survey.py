@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 
 import pytest
@@ -11,9 +10,10 @@ from conformance import journal, report
 from conformance.adapter import Declined
 from conformance.calling import Subject
 from conformance.case import Case
-from conformance.claim import claim, pasted, said
+from conformance.claim import claim, pasted, said, sizes_of
 from conformance.item import Item, cases_of, items
 from conformance.judging import judge_item, lacking_evidence, surveyed, tried
+from conformance.selftest import evidence
 from conformance.selftest.fakes import dtypes, rounding, state, strides, value_range
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.partial import Everything, Half, OneInFifty, Pairs
@@ -27,7 +27,6 @@ NARROW = (
     "a weight in x's dtype; bf16, fp16 and fp32"
 )
 FOUND: dict[tuple[type[Correct], int], Survey] = {}
-JUDGED: dict[type[Correct], Counter[str]] = {}
 
 
 def _found(kind: type[Correct], seed: int = 0) -> Survey:
@@ -55,27 +54,39 @@ def test_a_conjunction_is_found(kind: type[Correct], words: str, seed: int) -> N
     assert found.calls <= budget_of("quick")
 
 
-def _judged(kind: type[Correct]) -> Counter[str]:
-    """Return the numbers of judged cases by property, of properties that draw, in one dtype."""
-    if kind in JUDGED:
-        return JUDGED[kind]
-    subject, counts = Subject(kind()), JUDGED.setdefault(kind, Counter())
-    drawn = ("values", "layout", "specials", "contract", "determinism", "empty", "sensitivity")
-    for item in items(subject, operations=(OPERATION,), properties=drawn):
-        if item.dtype == "float16":
-            verdicts = list(judge_item(item, subject, found=_found(kind)))
-            own = [v for v in verdicts if v.property in {item.property, "values", "layout"}]
-            counts[item.property] += sum(verdict.status is Status.PASSED for verdict in own)
-            assert [] == [str(verdict) for verdict in verdicts if verdict.status in BAD]
-    return counts
+def test_a_partial_implementation_is_judged_on_as_many_calls() -> None:
+    """Every item of quick has nine tenths of the judged cases of an implementation that takes everything."""
+    found = {kind.__name__: evidence.judged(kind, "quick") for kind in evidence.KINDS}
+    judged = [name for name, count in found["Everything"].items() if count and " float" in name]
+
+    assert [] == [said for said in evidence.lacking(found) if " took " not in said]
+    assert len(judged) > 25
 
 
-@pytest.mark.parametrize("kind", [Half, OneInFifty])
-def test_a_partial_implementation_is_judged_on_as_many_calls(kind: type[Correct]) -> None:
-    """Every item has at least nine tenths of the judged cases of an implementation that takes everything."""
-    whole, part = _judged(Everything), _judged(kind)
+def test_a_sample_is_as_large_where_little_is_taken() -> None:
+    """What samples the cases of values has as many of them in ci as well, where most are a covering array's."""
+    item = Item(OPERATION, "sensitivity", "float32", "ci")
+    whole = set(cases_of(item, Subject(Everything()), Survey()))
+    part = set(cases_of(item, Subject(OneInFifty()), _found(OneInFifty)))
 
-    assert {} == {name: (part[name], count) for name, count in whole.items() if part[name] < 0.9 * count}
+    assert len(part) >= 0.9 * len(whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        ({"values float32": 8}, ["Half: 8 cases of values float32, Everything has 10"]),
+        ({"seconds": 14.0}, ["Half: 14 s, Everything took 10"]),
+        ({"bad verdicts": 1}, ["Half: 1 bad verdicts"]),
+        ({"errors float32": 1}, []),
+    ],
+)
+def test_a_lack_of_evidence_is_told(changes: dict[str, float], said: list[str]) -> None:
+    """Fewer cases, more time, anything bad; a wrong call may be refused."""
+    whole = {"values float32": 10, "errors float32": 10, "bad verdicts": 0, "seconds": 10.0}
+
+    assert said == evidence.lacking({"Everything": whole, "Half": {**whole, **changes}})
 
 
 # twenty places in which a mistake can be planted
@@ -149,6 +160,26 @@ def test_widths_are_told_in_the_simplest_way(
 ) -> None:
     """Steps, powers of two, or the numbers themselves."""
     assert expected == numbers(taken, refused)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    "widths",
+    [range(1, 4101), range(48, 16385), range(8, 6001, 8), range(96, 20481, 32), range(1, 8193), range(4, 3000, 4)],
+    ids=str,
+)
+def test_the_narrowest_and_the_widest_row_are_found(widths: range, seed: int) -> None:
+    """Whatever is between the widths that are tried first, within the budget."""
+
+    def attempt(case: Case) -> Tried:
+        columns = sizes_of(case)["columns"]
+        return Tried("" if columns in widths else f"no {columns} columns")
+
+    found = survey(OPERATION, attempt, device="cpu", seed=seed, budget=budget_of("quick"))
+
+    assert (("columns", widths),) == found.taken.sizes
+    assert frozenset() == found.taken.apart
+    assert found.calls <= budget_of("quick")
 
 
 def test_nothing_taken_costs_no_more_than_the_budget() -> None:
