@@ -81,7 +81,7 @@ def label(plan: Plan) -> str:
 
     And the registers that it is held to, if it is.
     """
-    heads = f" h{plan.heads} p{plan.programs}" if isinstance(plan, Plan) else ""
+    heads = f" h{plan.heads} p{plan.programs}" if plan.name in ("decode", "prefill") else ""
     reads = "" if plan.reads == "as needed" else f" {plan.reads}"
     registers = "" if plan.registers is None else f" n{plan.registers}"
     return f"r{plan.rows}{heads} w{plan.warps}{reads}{registers}"

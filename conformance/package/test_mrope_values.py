@@ -331,7 +331,7 @@ def test_bits_do_not_depend_on_how_heads_are_shared(
 
     assert_right(batch, wanted)
     for programs in (1, 12):
-        plan = Plan("shared", tokens, 0, warps=1, heads=heads=2, programs=programs=programs)
+        plan = Plan("shared", tokens, 0, warps=1, heads=2, programs=programs)
         q, k = batch["q"], batch["k"]
         outs = torch.full_like(q, torch.nan), torch.full_like(k, torch.nan)
         in_place = q.clone(), k.clone()

@@ -105,7 +105,7 @@ class QuantisedNorm(RowNorm):
         without = [None if name == "out" else each for name, each in zip(self.tensors, tensors, strict=True)]
         results = super().native(without, flags["norm"])  # type: ignore[safe-super]  # of the norm
         y, total = results if isinstance(results, tuple) else (results, None)
-        values, scales = quantised(y, how)
+        values, scales = native(y, how)
         return _given(
             (values if out is None else out.copy_(values), scales, y if how.unquantised else None, total)
         )
@@ -171,7 +171,7 @@ def empty_scales(x: torch.Tensor, how: Quantisation) -> torch.Tensor:
     return x.new_empty((groups, *leading), dtype=torch.float32).movedim(0, -1)
 
 
-def quantised(y: torch.Tensor, how: Quantisation) -> tuple[torch.Tensor, torch.Tensor]:
+def native(y: torch.Tensor, how: Quantisation) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the values of y, contiguous, and their scales, in PyTorch.
 
     ``scale = max(amax(|y|), FLOOR) / max`` and ``y / scale``, in fp32 (float64 for float64), rounded to nearest.
