@@ -77,9 +77,9 @@ def launches(operations: Mapping[str, Call]) -> dict[str, Call]:
     alone: dict[str, Call] = {}
     start = launch.launch
 
-    def note(known: launch.Launch, tensors: Sequence[torch.Tensor], pointers: Any, counts: launch.Counts) -> None:  # noqa: ANN401
-        start(known, tensors, pointers, counts)
-        given = [*tensors, *known.rest]
+    def note(known: launch.Launch, buffers: launch.Buffers, pointers: Sequence[int], counts: launch.Counts) -> None:
+        start(known, buffers, pointers, counts)
+        given = [*(buffers[0] if each is None else each for each in buffers), *known.rest]
         for place, count in zip(known.places, counts, strict=True):
             given[place] = count
         args = dict(zip(known.kernel.arg_names, given, strict=True))

@@ -50,29 +50,39 @@ class Launch:
     compiled: Any = None  # the result of the first launch through Triton; None: every launch goes through it
 
 
-def launch(known: Launch, tensors: Sequence[torch.Tensor], pointers: Sequence[int], counts: Counts) -> None:
+def launch(known: Launch, buffers: Buffers, pointers: Sequence[int], counts: Counts) -> None:
     """Start a kernel on its device, which need not be the current one."""
-    device = known.device
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
-        with torch.cuda.device(device):
-            launch(known, tensors, pointers, counts)
+    index = known.device.index
+    if index is not None and index != torch.cuda.current_device():
+        with torch.cuda.device(index):
+            launch(known, buffers, pointers, counts)
         return
-    compiled = known.compiled if max(counts) < _INT32 else None
-    args = [*(tensors if compiled is None else pointers), *known.rest]
+    compiled = known.compiled
+    if compiled is None or max(counts) >= _INT32:
+        _launch_through_triton(known, buffers, counts)
+        return
+    args = [*pointers, *known.rest]
+    for place, count in zip(known.places, counts, strict=False):
+        args[place] = count
+    tiles, programs = -(-counts[0] // known.plan.rows), known.plan.programs
+    driver, knobs = _triton()
+    if _is_set(knobs.launch_enter_hook) or _is_set(knobs.launch_exit_hook):
+        compiled[tiles, programs, 1](*args)
+        return
+    # no metadata and no hooks, which take as long as the launch
+    stream = driver.active.get_current_stream(index)
+    kernel, metadata = compiled.function, compiled.packed_metadata
+    compiled.run(tiles, programs, 1, stream, kernel, metadata, None, None, None, *args)
+
+
+def _launch_through_triton(known: Launch, buffers: Buffers, counts: Counts) -> None:
+    """Start a kernel as a user of Triton does, and keep what was compiled if it may be started directly."""
+    args = [*(buffers[0] if each is None else each for each in buffers), *known.rest]
     for place, count in zip(known.places, counts, strict=True):
         args[place] = count
-    grid = -(-counts[0] // known.plan.rows), known.plan.programs, 1
-    if compiled is not None:
-        driver, knobs = _triton()
-        if _is_set(knobs.launch_enter_hook) or _is_set(knobs.launch_exit_hook):
-            compiled[grid](*args)
-        else:
-            stream = driver.active.get_current_stream(device.index)
-            # no metadata and no hooks, which take as long as the launch
-            compiled.run(*grid, stream, compiled.function, compiled.packed_metadata, None, None, None, *args)
-        return
     # no fusion: a contracted x*x + y*y is not commutative, so its bits would depend on the layout
     limit = {} if known.plan.registers is None else {"maxnreg": known.plan.registers}
+    grid = -(-counts[0] // known.plan.rows), known.plan.programs, 1
     compiled = known.kernel[grid](*args, num_warps=known.plan.warps, enable_fp_fusion=False, **limit)
     if known.aligned and not why_not_direct() and max(counts) < _INT32:
         known.compiled = compiled
@@ -107,22 +117,20 @@ class Launches:
 
     def start(self, buffers: Buffers, counts: Counts) -> None:
         """Start the kernel for ``buffers``; the first of them stands in for those that are not there."""
-        first = buffers[0]
-        tensors = [first if each is None else each for each in buffers]
-        pointers = [each.data_ptr() for each in tensors]
+        first = buffers[0].data_ptr()
+        pointers = [first if each is None else each.data_ptr() for each in buffers]
         union = 0
         for pointer in pointers:
             union |= pointer
-        if self.anywhere is not None and union % ALIGNMENT:
+        if union % ALIGNMENT and self.anywhere is not None:
             union = reduce(or_, (pointer for place, pointer in enumerate(pointers) if place != self.anywhere))
-        aligned = not union % ALIGNMENT
-        rows = counts[0]
+        aligned, rows = union % ALIGNMENT == 0, counts[0]
         for each in self.known:
             if each.fewest <= rows <= each.most and each.aligned is aligned:
                 break
         else:
             each = self._learn(buffers, rows, aligned=aligned)
-        launch(each, tensors, pointers, counts)
+        launch(each, buffers, pointers, counts)
 
     def _learn(self, buffers: Buffers, rows: int, *, aligned: bool) -> Launch:
         """Return a launch of the plan for ``rows``: a new one, or a known one that now serves them as well."""
