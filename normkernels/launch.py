@@ -53,7 +53,7 @@ class Launch:
 def launch(known: Launch, buffers: Buffers, pointers: Sequence[int], counts: Counts) -> None:
     """Start a kernel on its device, which need not be the current one."""
     index = known.device.index
-    if index is not None and index != torch.cuda.current_device():
+    if index is not None and index != torch.cuda.current_device():  # type: ignore[redundant-expr]  # None on a CPU
         with torch.cuda.device(index):
             launch(known, buffers, pointers, counts)
         return

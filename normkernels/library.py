@@ -170,7 +170,7 @@ def fake(op: Op, values: tuple[Any, ...]) -> Results:
     resolved = operation.resolve(given)
     if given["path"] is not None:
         checks.choice(operation.name, "path", given["path"], (str(operation.path), str(Path.NATIVE)))
-    return None if operation.in_place else operation.results(operation.buffers(tensors, resolved))
+    return None if operation.in_place else operation.results(operation.buffers(tensors, resolved)[0])
 
 
 def recompute(op: Op, values: tuple[Any, ...]) -> Results:

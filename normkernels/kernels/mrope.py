@@ -3,7 +3,7 @@
 Each frequency takes its angle from the position on one of three axes. Arithmetic is fp32.
 """
 
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import triton
 import triton.language as tl
@@ -11,45 +11,14 @@ import triton.language as tl
 from normkernels.kernels.row_norm import widened
 from normkernels.kernels.tiles import column_pointers, kernel
 
-Value = Any  # Triton has no types
-
-
-class Heads(NamedTuple):
-    """A tensor [n_tokens, n_heads, HEAD_DIM] of any strides."""
-
-    ptr: Value
-    token_stride: Value
-    head_stride: Value
-    col_stride: Value
-    n_heads: Value
-
-
-class Table(NamedTuple):
-    """A table [max_positions, HALF] of any strides: cos or sin."""
-
-    ptr: Value
-    row_stride: Value
-    col_stride: Value
-
-
-class Rows(NamedTuple):
-    """The rows of a tile: each is one head of one token."""
-
-    token: Value  # int64: one, or [rows, 1]
-    head: Value  # [rows, 1] int64
-    exists: Value  # [rows, 1]
-
-
-class HeadTile(NamedTuple):
-    """The constexprs of a tile: ``HALF`` columns of each half, then ``COPIED`` columns, both padded to blocks."""
-
-    ACCESS: Value
-    HALF: Value
-    HALF_BLOCK: Value
-    COPIED: Value
-    COPIED_BLOCK: Value
-    TOKENS: Value
-    HEADS: Value
+# A tensor [n_tokens, n_heads, HEAD_DIM] of any strides.
+Heads = namedtuple("Heads", ("ptr", "token_stride", "head_stride", "col_stride", "n_heads"))
+# A table [max_positions, HALF] of any strides: cos or sin.
+Table = namedtuple("Table", ("ptr", "row_stride", "col_stride"))
+# The rows of a tile, each one head of one token: token, int64, one or [rows, 1]; head and exists [rows, 1].
+Rows = namedtuple("Rows", ("token", "head", "exists"))
+# The constexprs of a tile: HALF columns of each half, then COPIED columns, both padded to blocks.
+HeadTile = namedtuple("HeadTile", ("ACCESS", "HALF", "HALF_BLOCK", "COPIED", "COPIED_BLOCK", "TOKENS", "HEADS"))
 
 
 @triton.jit

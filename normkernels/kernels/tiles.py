@@ -17,9 +17,6 @@ from typing import Any
 import triton
 import triton.language as tl
 
-# bytes that a thread can load or store at once
-ALIGNMENT = 16
-
 
 # Any: Triton has no types
 def kernel(function: Callable[..., None]) -> Any:

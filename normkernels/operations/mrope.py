@@ -25,6 +25,7 @@ class Mrope(Operation):
     path = Path.HEADS
     count_names = ("n_tokens", "axis_stride", "position_stride")
     anywhere = 2  # positions are read one at a time
+    indexed = True
 
     def key(self, tensors: Tensors, flags: tuple[object, ...]) -> Hashable:
         """Return all that a decision and a kernel's arguments depend on; None: not cached.
@@ -139,14 +140,11 @@ class Mrope(Operation):
     def native(self, tensors: Tensors, flags: Flags) -> Results:
         return native(*tensors, **flags)
 
-    def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
-        q, k = tensors[:2]
-        return *tensors, memory(q if self.in_place else None, q), memory(k if self.in_place else None, k)
-
-    def counts(self, buffers: Buffers, flags: Flags) -> Counts:
-        q, k, positions = buffers[:3]
+    def buffers(self, tensors: Tensors, flags: Flags) -> tuple[Buffers, Counts]:
+        q, k, positions, _, _ = tensors
+        outputs = memory(q if self.in_place else None, q), memory(k if self.in_place else None, k)
         tokens, steps = q.shape[0] if q.numel() or k.numel() else 0, positions.stride()
-        return tokens, steps[0], steps[-1]
+        return (*tensors, *outputs), (tokens, steps[0], steps[-1])
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
         # here, because the package imports without triton

@@ -37,6 +37,7 @@ class Operation(Kernels):
     # Arguments that results are written into, each with the inputs that it may be; the last tensors of a call.
     outputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     in_place: ClassVar[bool] = False
+    indexed: ClassVar[bool] = False  # whether values are indices
     # Kernel arguments that differ between calls of one key; the number of rows comes first.
     count_names: ClassVar[tuple[str, ...]] = ("n_rows",)
     # The pointer whose alignment the kernel does not depend on.
@@ -91,12 +92,11 @@ class Operation(Kernels):
         """Compute a call in PyTorch, and write into outputs that are given."""
 
     @abstractmethod
-    def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
-        """Return the tensors that the kernel points to, in its order; outputs that are not given are made."""
+    def buffers(self, tensors: Tensors, flags: Flags) -> tuple[Buffers, Counts]:
+        """Return the tensors that the kernel points to, in its order, and the counts; no rows: nothing to launch.
 
-    @abstractmethod
-    def counts(self, buffers: Buffers, flags: Flags) -> Counts:
-        """Return the values of the counts; no rows: there is nothing to launch."""
+        Outputs that are not given are made.
+        """
 
     @abstractmethod
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
@@ -135,13 +135,13 @@ def run(name: str, tensors: Tensors, flags: tuple[object, ...]) -> Results:
     if known is None:
         known = _prepare(operation, tensors, flags, key)
     else:
-        operation.check_values(tensors)
+        if operation.indexed:
+            operation.check_values(tensors)
         if operation.writes(tensors):
             _check_memory(operation, tensors, known)
     if known.launches is None:
         return operation.native(tensors, known.flags)
-    buffers = operation.buffers(tensors, known.flags)
-    counts = operation.counts(buffers, known.flags)
+    buffers, counts = operation.buffers(tensors, known.flags)
     if counts[0]:
         known.launches.start(buffers, counts)
     return operation.results(buffers)

@@ -110,11 +110,10 @@ class QuantisedNorm(RowNorm):
             (values if out is None else out.copy_(values), scales, y if how.unquantised else None, total)
         )
 
-    def counts(self, buffers: Buffers, flags: Flags) -> Counts:
+    def counts(self, x: torch.Tensor, flags: Flags) -> Counts:
         """Return the number of spans, and the stride of groups among the scales (dense in layout ``row``)."""
-        x, cut = buffers[0], flags["cut"]
         rows = x.numel() // x.shape[-1] if x.numel() else 0
-        return rows and rows * -(-x.shape[-1] // cut.span), 1 if flags["how"].layout == "row" else rows
+        return rows and rows * -(-x.shape[-1] // flags["cut"].span), 1 if flags["how"].layout == "row" else rows
 
     def results(self, buffers: Buffers) -> Results:
         return _given(buffers[3:])

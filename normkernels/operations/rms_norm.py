@@ -51,13 +51,12 @@ class RmsNorm(RowNorm):
             return y
         return y, total if residual_out is None else residual_out.copy_(total)
 
-    def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
+    def buffers(self, tensors: Tensors, flags: Flags) -> tuple[Buffers, Counts]:
         x, weight, residual, out, total = tensors
-        return x, residual, weight, memory(out, x), None if residual is None else memory(total, x)
-
-    def counts(self, buffers: Buffers, flags: Flags) -> Counts:
-        elements = buffers[0].numel()
-        return (elements // buffers[0].shape[-1] if elements else 0,)
+        total = None if residual is None else memory(total, x)
+        elements = x.numel()
+        rows = elements // x.shape[-1] if elements else 0
+        return (x, residual, weight, memory(out, x), total), (rows,)
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
         # here, because the package imports without triton

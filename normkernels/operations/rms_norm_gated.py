@@ -73,13 +73,12 @@ class RmsNormGated(RowNorm):
         y = native(x, gate, weight, **flags)
         return y if out is None else out.copy_(y)
 
-    def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
+    def buffers(self, tensors: Tensors, flags: Flags) -> tuple[Buffers, Counts]:
         x, gate, weight, out = tensors
-        return x, gate, weight, memory(out, x)
-
-    def counts(self, buffers: Buffers, flags: Flags) -> Counts:
-        elements = buffers[0].numel()
-        return (elements // flags["width"] if elements else 0,)
+        elements = x.numel()
+        # rows of the kernel are groups
+        rows = elements // flags["width"] if elements else 0
+        return (x, gate, weight, memory(out, x)), (rows,)
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
         # here, because the package imports without triton

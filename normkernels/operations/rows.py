@@ -35,27 +35,36 @@ class RowNorm(Operation):
         x = tensors[0]
         if type(x) not in PLAIN or checks.transformed():
             return None
-        shape, device = x.shape, x.device
-        gradient, contiguous = False, True
+        shape, device, index = x.shape, x.device, x.get_device()
         # along sizes of one a contiguous tensor may have any strides
         dense = _dense(shape) if 1 in shape or 0 in shape else None
+        gradients, contiguous, needed = torch.is_grad_enabled(), True, False
         key = [self.name, flags, *map(type, flags), device, len(shape), shape[-1:]]
         for each in tensors:
             if each is None:
                 key.append(None)
                 continue
-            if type(each) not in PLAIN or each.is_neg() or each.layout is not _STRIDED or each.device != device:
+            # tensors without an index are on the CPU, or elsewhere
+            if (
+                type(each) not in PLAIN
+                or each.is_neg()
+                or each.get_device() != index
+                or each.layout is not _STRIDED
+            ):
                 return None
-            gradient = gradient or each.requires_grad
+            if index < 0 and each.device != device:
+                return None
+            if gradients and each.requires_grad:
+                needed = True
             key.append(each.dtype)
-            if each.shape != shape:
+            if each is not x and each.shape != shape:
                 key += each.shape, each.stride()
             elif not each.is_contiguous() or (dense is not None and each.stride() != dense):
                 contiguous = False
                 key.append(each.stride())
         if not contiguous:
             key += shape[1:], shape[0] == 1
-        key.append(gradient and torch.is_grad_enabled())
+        key.append(needed)
         return tuple(key)
 
     def check_memory(self, tensors: Tensors) -> None:
