@@ -57,6 +57,8 @@ def launch(known: Launch, tensors: Sequence[torch.Tensor], pointers: Sequence[in
     programs = known.plan.programs if isinstance(known.plan, HeadPlan) else 1
     grid = -(-numbers[0] // known.plan.rows), programs, 1
     directly = known.compiled is not None and max(numbers) < _INT32
+    # asked before the kernel writes: a word that has no meaning raises
+    kept = not directly and not why_not_direct() and known.aligned and max(numbers) < _INT32
     args = [*(pointers if directly else tensors), *known.rest]
     for place, number in zip(known.places, numbers, strict=True):
         args[place] = number
@@ -68,7 +70,7 @@ def launch(known: Launch, tensors: Sequence[torch.Tensor], pointers: Sequence[in
         # no fusion: a contracted x*x + y*y is not commutative, so its bits would depend on the layout
         limit = {} if known.plan.registers is None else {"maxnreg": known.plan.registers}
         compiled = known.kernel[grid](*args, num_warps=known.plan.warps, enable_fp_fusion=False, **limit)
-    if known.aligned and not why_not_direct() and max(numbers) < _INT32:
+    if kept:
         known.compiled = compiled
 
 

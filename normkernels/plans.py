@@ -143,9 +143,6 @@ MEASURED = PlanTable()
 # For Triton's CPU interpreter, where a program costs milliseconds whatever its size.
 INTERPRETED = PlanTable(scale=128, max_programs=2, ptx=False)
 
-# The table in use, read at each call.
-TABLE = MEASURED
-
 
 def gated_128(rows: int, table: PlanTable) -> Plan:
     """Plan contiguous rows of 128: no sum crosses warps."""

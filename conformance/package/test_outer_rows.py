@@ -8,7 +8,8 @@ import torch
 import triton.language as tl
 
 from conformance.package.gated_calls import DEVICE
-from normkernels.kernels.tiles import inverse, kernel, outer_rows
+from normkernels.kernels.tiles import kernel, outer_rows
+from normkernels.operations.rows import inverse
 
 ROWS = 2**31  # one more than the last that has 32 bits
 # small ones, heads of models, primes, both neighbours of powers of two, and all that fit
