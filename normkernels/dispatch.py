@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from normkernels import plans
 from normkernels.call import Call, Device
@@ -85,7 +85,7 @@ class Kernels(Protocol):
     """What a decision asks of an operation: its path of Triton kernels and their plans."""
 
     name: str
-    path: Path
+    path: ClassVar[Path]
 
     def stops(self, call: Call, device: Device) -> Iterable[Stop]:
         """Return the operation's own reasons against its kernels."""

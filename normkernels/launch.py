@@ -1,8 +1,8 @@
 """The only place that starts a kernel.
 
-The first call of a kind is launched through Triton, which binds, specialises and compiles. What it came to is kept:
-later calls that are alike bring pointers and counts alone, and start the compiled kernel as Triton's tutorials do
-(``compiled[grid](*args)``), or run ``kernel[grid]`` on the kept arguments where that is not possible.
+The first call of a kind is launched through Triton, which binds, specialises and compiles. What it came to is
+kept: later calls that are alike bring pointers and counts alone, and start the compiled kernel as Triton's
+tutorials do (``compiled[grid](*args)``), or run ``kernel[grid]`` on the kept arguments where that is not possible.
 ``NORMKERNELS_LAUNCH`` is ``direct``, the default, or ``triton``, which never starts a compiled kernel itself.
 """
 

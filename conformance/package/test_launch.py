@@ -501,12 +501,18 @@ def test_a_kernel_starts_on_the_device_of_its_tensors(
     assert known.launches is not None
     (kept,) = known.launches.known
     kept.device, kept.compiled = torch.device("cuda", index), None
-    devices, current = Devices(), []
+    devices, current = Devices(), list[int]()
     monkeypatch.setattr(torch, "cuda", devices)
-    noted = gpu.starts.append
-    gpu.starts = type(
-        "Starts", (list,), {"append": lambda _, start: (current.append(devices.current), noted(start))}
-    )()
+
+    class Starts(list[Start]):
+        """Notes where each start is."""
+
+        def append(self, start: Start) -> None:
+            """Note the current device as well."""
+            current.append(devices.current)
+            super().append(start)
+
+    gpu.starts = Starts()
     tensors = [rows_of()["x"]] * 5
     for _ in range(2):
         launch.launch(kept, tensors, [each.data_ptr() for each in tensors], {"n_rows": 24})

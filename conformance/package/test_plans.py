@@ -22,7 +22,7 @@ TABLES = {"measured": MEASURED, "interpreted": INTERPRETED}
 
 @pytest.fixture
 def another_table(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return what changes the table of plans of the device that tests run on, and forgets launches by the old one."""
+    """Return what changes the table of the device that tests run on, and forgets launches by the old one."""
 
     def change(**changes: int | None) -> None:
         name = "INTERPRETED" if DEVICE == "cpu" else "MEASURED"
