@@ -175,6 +175,10 @@ def test_a_contiguous_tensor_may_have_any_stride_along_one(name: str) -> None:
 
     assert odd["x"].is_contiguous()
     assert key(name, usual) == key(name, odd)
+    # beside others it decides which sizes are walked as one
+    beside = "gate" if "gated" in name else "residual"
+    gaps = {beside: apart(usual[beside], -1)}
+    assert key(name, usual | gaps) != key(name, odd | gaps)
 
 
 @pytest.mark.parametrize("name", NORMS)

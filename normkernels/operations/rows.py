@@ -30,8 +30,8 @@ class RowNorm(Operation):
     def key(self, tensors: Tensors, flags: tuple[object, ...]) -> Hashable:
         """Return all that a decision and a kernel's arguments depend on, row counts apart; None: not cached.
 
-        Of contiguous tensors in x's shape the last size is enough; of others the key also holds the strides and
-        every size but the outermost. The types of flags are in it because True equals 1.
+        Where all tensors in x's shape are contiguous the last size is enough; elsewhere the key also holds the
+        strides of each and every size but the outermost. The types of flags are in it because True equals 1.
         """
         x = tensors[0]
         if type(x) not in PLAIN or checks.transformed():
@@ -54,14 +54,15 @@ class RowNorm(Operation):
             gradient = gradient or each.requires_grad
             if each.shape != shape:
                 layouts.append((each.dtype, each.shape, each.stride()))
-            elif each.is_contiguous():
-                layouts.append(each.dtype)
             else:
-                contiguous = False
-                layouts.append((each.dtype, each.stride()))
+                contiguous = contiguous and each.is_contiguous()
+                layouts.append(each.dtype)
         if not shape:
             return None
-        sizes = (len(shape), shape[-1]) if contiguous else (shape[1:], shape[-1], shape[0] == 1)
+        sizes: tuple[object, ...] = len(shape), shape[-1]
+        if not contiguous:
+            strides = (None if each is None else each.stride() for each in tensors)
+            sizes = shape[1:], shape[-1], shape[0] == 1, *strides
         gradient = gradient and torch.is_grad_enabled()
         return self.name, flags, tuple(map(type, flags)), sizes, device, gradient, *layouts
 
@@ -128,11 +129,12 @@ def leading(tensors: Sequence[torch.Tensor], width: int) -> Leading:
     """Collapse all sizes before the last ``width`` columns, jointly over ``tensors`` of one shape.
 
     Several groups of ``width`` columns, the last of which may be shorter, count as a size of their own. Sizes
-    collapse by their strides alone, also a size of one: else a batch of one would need a kernel of its own. The
-    strides of a contiguous tensor are those of new memory, whatever it says along sizes of one.
+    collapse by their strides alone, also a size of one: else a batch of one would need a kernel of its own. Where
+    all tensors are contiguous, strides are those of new memory, whatever a tensor says along sizes of one.
     """
     *sizes, n = tensors[0].shape
-    strides = [[*(_dense(t.shape) if t.is_contiguous() else t.stride())[:-1]] for t in tensors]
+    contiguous = all(tensor.is_contiguous() for tensor in tensors)
+    strides = [[*(_dense(each.shape) if contiguous else each.stride())[:-1]] for each in tensors]
     if n > width:
         sizes.append(-(-n // width))
         for tensor, steps in zip(tensors, strides, strict=True):
@@ -191,8 +193,8 @@ def inverse(size: int) -> tuple[int, int]:
     """Return a multiplier m and a shift s: ``row // size == (2 * row * m >> 32) >> s`` for rows below 2**31.
 
     m is ``2**(31 + s) / size`` rounded up, with the least s for which ``size <= 2**s``: rounding adds less than
-    ``row / 2**(31 + s) < 1 / size`` to ``row * m / 2**(31 + s)`` (Granlund and Montgomery 1994, with 31 bits). So m
-    has 32 bits, the first of them set, and is returned as the int32 of the same bits: Triton passes every such
+    ``row / 2**(31 + s) < 1 / size`` to ``row * m / 2**(31 + s)`` (Granlund and Montgomery 1994, with 31 bits). So
+    m has 32 bits, the first of them set, and is returned as the int32 of the same bits: Triton passes every such
     number as one type, and compiles one kernel.
     """
     shift = (size - 1).bit_length()
@@ -202,8 +204,8 @@ def inverse(size: int) -> tuple[int, int]:
 def access(tensors: Sequence[tuple[torch.Tensor, tuple[int, ...]]]) -> str:
     """Return ``ACCESS`` of tensors, each with the elements from one of its rows to the next.
 
-    ``strided``: some column stride is not one. ``unit``: all are one. ``aligned``: they are, and every row of every
-    tensor begins at a multiple of 16 bytes.
+    ``strided``: some column stride is not one. ``unit``: all are one. ``aligned``: they are, and every row of
+    every tensor begins at a multiple of 16 bytes.
     """
     # the stride of a single column is never used
     if any(tensor.shape[-1] != 1 and tensor.stride(-1) != 1 for tensor, _ in tensors):
