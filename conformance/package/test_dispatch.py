@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import os
 import subprocess
@@ -25,9 +24,10 @@ from conformance.package.gated_calls import (
     strided,
     values,
 )
-from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, plans
+from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, Rejection, plans
 from normkernels.call import Call, Device, Gated
-from normkernels.dispatch import CHECKS, decide
+from normkernels.dispatch import decide
+from normkernels.operations.operation import ENVIRONMENT, OPERATIONS, _known, reread_environment
 
 
 class Subclass(torch.Tensor):
@@ -119,6 +119,8 @@ def reasons(decision: Decision) -> list[Reason]:
     return [rejection.reason for rejection in decision.rejected]
 
 
+# A form in place is decided as the other one.
+FAMILIES = [name for name, operation in OPERATIONS.items() if name == operation.family]
 # Against rows with fp8 values: test_fp8_dispatch.
 QUANTISED = {Reason.FP8_DTYPE, Reason.QUANT_GROUP}
 
@@ -155,7 +157,7 @@ def test_a_reason_does_not_fire_on_the_call_beside(reason: Reason, launched: lis
     assert_right(arguments, result)
 
 
-@pytest.mark.parametrize("operation", CHECKS)
+@pytest.mark.parametrize("operation", FAMILIES)
 @pytest.mark.parametrize("reason", ENVIRONMENTS, ids=lambda reason: reason.name)
 def test_an_environment_fires_a_reason(reason: Reason, operation: str) -> None:
     """The environment that just does not qualify runs natively and says why; the one beside runs rows."""
@@ -186,6 +188,7 @@ QUALIFIES = Call(
     not_plain=None,
     gated=Gated(gate="after", x_contiguous=True, gate_contiguous=True, out_contiguous=True),
 )
+GATED = OPERATIONS["rms_norm_gated"]
 H200 = Device("cuda", has_triton=True, interpreting=False, table=plans.MEASURED)
 CPU = dataclasses.replace(H200, kind="cpu")
 
@@ -194,17 +197,17 @@ def test_a_decision_needs_no_tensor() -> None:
     """Data in, data out: the plan of a GPU is decided without one."""
     prefill = dataclasses.replace(QUALIFIES, rows=plans.row_thresholds("gated 128", plans.MEASURED)[-1])
 
-    assert "rows/decode128" == decide(QUALIFIES, H200).name
-    assert "rows/prefill128" == decide(prefill, H200).name
-    assert "native" == decide(QUALIFIES, CPU).name
+    assert "rows/decode128" == decide(GATED, QUALIFIES, H200).name
+    assert "rows/prefill128" == decide(GATED, prefill, H200).name
+    assert "native" == decide(GATED, QUALIFIES, CPU).name
 
 
 def test_a_decision_carries_every_reason() -> None:
     """Not the first reason alone: all that has to change is named at once."""
     worst = dataclasses.replace(QUALIFIES, dtype="float64", leading=4, needs_grad="x")
 
-    wanted = [Reason.NO_GPU, Reason.DTYPE, Reason.LEADING_STRIDES, Reason.NEEDS_GRAD]
-    assert wanted == reasons(decide(worst, CPU))
+    wanted = [Reason.NO_GPU, Reason.DTYPE, Reason.NEEDS_GRAD, Reason.LEADING_STRIDES]
+    assert wanted == reasons(decide(GATED, worst, CPU))
 
 
 def test_a_forced_path_never_falls_back() -> None:
@@ -212,9 +215,11 @@ def test_a_forced_path_never_falls_back() -> None:
     worst = dataclasses.replace(QUALIFIES, dtype="float64")
 
     with pytest.raises(PathUnavailable, match="rms_norm_gated: path=rows cannot run Call") as raised:
-        decide(worst, CPU, Path.ROWS)
+        decide(GATED, worst, CPU, Path.ROWS)
     assert "\n  rows: NO_GPU: needs a GPU, got 'cpu'\n" in str(raised.value)
-    assert [Reason.NO_GPU, Reason.DTYPE] == [reason.reason for reason in raised.value.reasons]
+    assert [Reason.NO_GPU, Reason.DTYPE] == [
+        each.reason for each in raised.value.reasons if isinstance(each, Rejection)
+    ]
 
 
 def test_a_forced_path_that_cannot_run_raises_before_it_writes() -> None:
@@ -281,11 +286,11 @@ def test_a_cached_route_agrees_with_decide(
 ) -> None:
     """A call whose route another batch has left behind runs the plan that ``decide`` gives it."""
     run(call(2, width, **changes))
-    cached = len(operation._known)
+    cached = len(_known)
     arguments = call(rows, width, **changes)
     result = run(arguments)
 
-    assert cached == len(operation._known) == 1
+    assert cached == len(_known) == 1
     assert explain(arguments).plan == launched[-1]
     assert_right(arguments, result)
 
@@ -332,14 +337,16 @@ def test_explain_launches_nothing(launched: list[plans.Plan]) -> None:
     assert [] == launched
 
 
-@pytest.mark.parametrize("name".DESCRIBE)
-def test_explain_takes_what_the_operation_takes(name: str) -> None:
-    """Every argument of the operation, under the same name and with the same default."""
-    operation = inspect.signature(getattr(normkernels, name)).parameters
-    description = inspect.signature(routes.DESCRIBE[name]).parameters
+@pytest.mark.parametrize("changes", [{"epsilon": 1e-6}, {"out_residual": None}, {"eps": None}])
+def test_explain_takes_what_the_operation_takes(changes: Arguments) -> None:
+    """An argument that the operation has not, or that has no meaning to it, is refused in its words."""
+    errors = []
+    for made in (explain, run):
+        with pytest.raises((TypeError, InvalidCall)) as raised:
+            made(call(**changes))
+        errors.append(raised.type)
 
-    wanted = {name: (each.kind, each.default) for name, each in operation.items() if name != "path"}
-    assert wanted == {name: (each.kind, each.default) for name, each in description.items()}
+    assert errors[0] is errors[1]
 
 
 def test_a_decision_says_why_in_words() -> None:
@@ -357,13 +364,12 @@ def test_a_decision_says_why_in_words() -> None:
 @pytest.mark.parametrize("path", [None, "rows"])
 def test_a_failing_launch_raises(monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
     """A launch that fails is a bug to be seen, not a reason to try the next path."""
-    from normkernels.kernels import rms_norm_gated as kernels
 
     def fail(*_args: object) -> None:
         message = "out of registers"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(kernels, "launch", fail)
+    monkeypatch.setattr("normkernels.launch.launch", fail)
 
     with pytest.raises(RuntimeError, match="out of registers"):
         run(call(path=path))

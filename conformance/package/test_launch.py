@@ -1,33 +1,39 @@
-"""What a direct launch passes is what Triton's own launch of the same call would, and when there is one.
+"""What is kept of a launch is started again with what Triton would be given for the same call, and with no other.
 
 No GPU is needed: the kernels here are compiled by nobody, and remember what they are started with.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
 import inspect
+import pkgutil
+import random
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 import normkernels
+import normkernels.kernels
 from conformance.calling import arguments_of
 from conformance.case import Case
 from conformance.materialize import materialize, values_of
 from conformance.memory import POISONS
 from conformance.operations import OPERATIONS
-from conformance.package.driver import LAUNCH
 from conformance.package.gated_calls import DEVICE
 from conformance.rows import count, flat, with_rows
 from conformance.strategies import Scope, enumerated_cases
-from normkernels import direct, launch, plans
+from normkernels import launch, plans
+from normkernels.call import Device
+from normkernels.operations.operation import _known, reread_environment
 
-STREAM = 7
+H200 = Device("cuda", has_triton=True, interpreting=False, table=plans.MEASURED)
+FP8 = torch.float8_e4m3fn
 
 
 class Start(NamedTuple):
@@ -41,69 +47,61 @@ class Start(NamedTuple):
 
 @dataclass(eq=False)
 class Compiled:
-    """Stands in for a compiled kernel: says of itself what Triton's says."""
+    """Stands in for a compiled kernel, which takes pointers as numbers and has every parameter."""
 
-    function: int
-    metadata: SimpleNamespace
-    src: SimpleNamespace
-    packed_metadata: tuple[int, int, int] = (1, 1, 0)
-    _run: object = field(default_factory=object)
+    gpu: Gpu
+    kinds: tuple[str, ...]
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        """Return what starts it."""
+        assert 3 == len(grid)
+
+        def start(*args: Any) -> None:
+            assert len(args) == len(self.kinds)
+            if self.gpu.error is not None:
+                raise self.gpu.error
+            self.gpu.starts.append(Start(directly=True, compiled=self, grid=grid, args=passed(self.kinds, args)))
+
+        return start
+
+
+@dataclass
+class Kernel:
+    """Stands in for Triton's function: compiles for each mixture of constexprs, types and options."""
+
+    gpu: Gpu
+    of: Any  # Triton's
 
     @property
-    def run(self) -> object:
-        """What is asked for at each launch, and compared; nobody calls it."""
-        return self._run
+    def arg_names(self) -> list[str]:
+        """Return the names of the parameters."""
+        names: list[str] = self.of.arg_names
+        return names
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Compiled]:
+        """Return what binds, compiles and starts it."""
+
+        def run(*args: Any, **options: Any) -> Compiled:
+            assert len(args) == len(self.arg_names)
+            if self.gpu.error is not None:
+                raise self.gpu.error
+            kinds = tuple(kind_of(self.of, name, each) for name, each in zip(self.arg_names, args, strict=True))
+            constants = tuple(each for kind, each in zip(kinds, args, strict=True) if kind == "constexpr")
+            key = self.of.fn.__name__, kinds, constants, tuple(sorted(options.items()))
+            compiled = self.gpu.kernels.setdefault(key, Compiled(self.gpu, kinds))
+            self.gpu.starts.append(Start(directly=False, compiled=compiled, grid=grid, args=passed(kinds, args)))
+            return compiled
+
+        return run
 
 
 @dataclass
 class Gpu:
-    """Stands in for Triton on a GPU, and for its driver: a kernel for each mixture that some are compiled for."""
+    """Stands in for Triton on a GPU: a kernel for each mixture that some are compiled for."""
 
     starts: list[Start] = field(default_factory=list)
     kernels: dict[Hashable, Compiled] = field(default_factory=dict)
-    device: int | None = 0 if DEVICE == "cuda" else None
-    stream: int = STREAM
-    error: int = 0  # what the driver answers
-
-    def launch(
-        self, kernel: Any, grid: tuple[int, ...], args: Any, plan: plans.Plan, device: torch.device
-    ) -> launch.Launched:
-        """Note a launch through Triton, in whose place it is."""
-        signature = {name: kind_of(kernel, name, args[name]) for name in kernel.arg_names}
-        constants = tuple((name, args[name]) for name, kind in signature.items() if kind == "constexpr")
-        key = kernel.fn.__name__, constants, tuple(signature.values()), plan.warps
-        if key not in self.kernels:
-            needs = {"num_ctas": 1, "global_scratch_size": 0, "profile_scratch_size": 0, "shared": 16}
-            self.kernels[key] = Compiled(
-                11 + len(self.kernels),
-                SimpleNamespace(num_warps=plan.warps, **needs),
-                SimpleNamespace(signature=signature),
-            )
-        compiled = self.kernels[key]
-        passed = tuple(
-            each.data_ptr() if isinstance(each, torch.Tensor) else CTYPES[kind](each).value
-            for kind, each in zip(signature.values(), (args[name] for name in signature), strict=True)
-            if kind != "constexpr"
-        )
-        whole = (*grid, *(1,) * (3 - len(grid)))
-        self.starts.append(Start(directly=False, compiled=compiled, grid=whole, args=passed))
-        return launch.Launched(kernel, compiled, grid, args, plan, device)
-
-    def started(self, function: int, *given: Any) -> int:
-        """Note a direct launch, in whose driver's place it is."""
-        (compiled,) = (each for each in self.kernels.values() if each.function == function)
-        grid, block, (shared, stream, parameters, extra) = given[:3], given[3:6], given[6:]
-        assert (compiled.metadata.num_warps * 32, 1, 1) == block
-        assert (compiled.metadata.shared, self.stream, None) == (shared, stream or 0, extra)
-        kinds = [kind for kind in compiled.src.signature.values() if kind != "constexpr"]
-        values = [
-            CTYPES[kind].from_address(parameters[at]).value or 0 for at, kind in enumerate([*kinds, "*", "*"])
-        ]
-        # no scratch memory
-        assert [0, 0] == values[-2:]
-        if not self.error:
-            self.starts.append(Start(directly=True, compiled=compiled, grid=grid, args=tuple(values[:-2])))
-        return self.error
+    error: Exception | None = None  # what the next starts come to
 
 
 # What a kernel takes, as Triton's signatures name it.
@@ -124,20 +122,30 @@ def kind_of(kernel: Any, name: str, value: object) -> str:
     return "fp32" if isinstance(value, float) else "i32" if isinstance(value, int) and value < 2**31 else "i64"
 
 
+def passed(kinds: tuple[str, ...], args: tuple[Any, ...]) -> tuple[object, ...]:
+    """Return what a kernel's parameters would be, which are none of its constants."""
+    return tuple(
+        each.data_ptr() if isinstance(each, torch.Tensor) else CTYPES[kind](each).value
+        for kind, each in zip(kinds, args, strict=True)
+        if kind != "constexpr"
+    )
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     """Let calls take their kernels to a GPU that is not there, with the plans of one that is."""
     made = Gpu()
-    entry = LAUNCH(made.started)
-    monkeypatch.setattr(plans, "TABLE", plans.MEASURED)
-    monkeypatch.setattr(launch, "standing", lambda: None)
-    monkeypatch.setattr(launch, "current_device", lambda: made.device)
-    monkeypatch.setattr(launch, "_current_stream", lambda _index: made.stream)
-    monkeypatch.setattr(direct, "is_plain", lambda _compiled: True)
-    monkeypatch.setattr(direct, "launch_function", lambda: ctypes.cast(entry, ctypes.c_void_p).value)
-    for operation in ("rms_norm", "rms_norm_gated", "rms_norm_fp8", "rms_norm_gated_fp8", "mrope"):
-        monkeypatch.setattr(f"normkernels.kernels.{operation}.launch", made.launch)
-    monkeypatch.setattr(launch, "reread_environment", lambda: None)
+    monkeypatch.delenv(launch.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(Device, "of", classmethod(lambda _cls, _tensor: H200))
+    monkeypatch.setattr(launch, "interpreting", lambda: False)
+    replaced = set()
+    for each in pkgutil.iter_modules(normkernels.kernels.__path__, "normkernels.kernels."):
+        module = importlib.import_module(each.name)
+        for name, kernel in list(vars(module).items()):
+            if name.endswith("_kernel"):
+                monkeypatch.setattr(module, name, Kernel(made, kernel))
+                replaced.add(name)
+    assert len(replaced) > 4
     reread_environment()
     yield made
     reread_environment()
@@ -220,12 +228,12 @@ def test_the_second_call_is_launched_directly(gpu: Gpu) -> None:
 
 
 def test_nothing_is_launched_directly_that_was_not_asked_for(monkeypatch: pytest.MonkeyPatch, gpu: Gpu) -> None:
-    """Where something stands against it, every call goes through Triton."""
-    monkeypatch.setattr(launch, "standing", lambda: launch.Obstacle(launch.Against.VERSION, "2.0"))
+    """Where Triton is to launch, every call goes through it."""
+    monkeypatch.setenv(launch.ENVIRONMENT, "triton")
+    reread_environment()
 
     assert [False, False, False] == directly(gpu, rows_of())
-    launched = normkernels.explain("rms_norm", **rows_of()).launched
-    assert "by Triton, not directly: VERSION: needs Triton 3.6, 3.7, 3.8, 3.9, got 2.0" == launched
+    assert "by Triton: NORMKERNELS_LAUNCH=triton" == normkernels.explain("rms_norm", **rows_of()).launched
 
 
 def elsewhere(tensor: torch.Tensor) -> torch.Tensor:
@@ -241,7 +249,10 @@ def test_a_tensor_elsewhere_goes_through_triton(name: str, gpu: Gpu) -> None:
     arguments[name] = elsewhere(arguments[name])
 
     assert [False, True, False] == directly(gpu, arguments)
-    assert "ALIGNMENT" in str(normkernels.explain("rms_norm", **arguments).launched)
+    launched = normkernels.explain("rms_norm", **arguments).launched
+    assert "by Triton: some tensor begins at no multiple of 16 bytes" == launched
+    # and is none itself, nor in the way of the others
+    assert [True, True, False] == directly(gpu, arguments)
 
 
 def wide() -> torch.Tensor:
@@ -296,9 +307,12 @@ def test_what_a_tensor_elsewhere_leaves_is_not_used(gpu: Gpu) -> None:
     """The kernel for rows that are not aligned is slower for those that are."""
     for _ in range(2):
         normkernels.rms_norm(**rows_of() | {"x": elsewhere(rows_of()["x"])})
-    normkernels.rms_norm(**rows_of())
+    for _ in range(2):
+        normkernels.rms_norm(**rows_of())
+    first, _, other, _ = (start.compiled for start in gpu.starts)
 
-    assert [False, False, False] == [start.directly for start in gpu.starts]
+    assert [False, False, False, True] == [start.directly for start in gpu.starts]
+    assert first is not other
 
 
 def test_rotations_of_another_kind_go_through_triton(gpu: Gpu) -> None:
@@ -332,15 +346,18 @@ def test_positions_may_lie_anywhere(operation: str, gpu: Gpu) -> None:
     assert [False, True, True] == [start.directly for start in gpu.starts]
 
 
-def test_given_fp8_outputs_go_through_triton(gpu: Gpu) -> None:
-    """What is looked at in each call is not kept."""
-    fp8_dtype = torch.float8_e4m3fn
-    arguments = rows_of() | {"fp8_dtype": fp8_dtype, "out": torch.empty(24, 128, dtype=fp8_dtype, device=DEVICE)}
-    for _ in range(2):
-        normkernels.rms_norm_fp8(**arguments)
+@pytest.mark.parametrize("operation", ["rms_norm_fp8", "rms_norm_gated_fp8"])
+def test_given_fp8_outputs_are_launched_directly(operation: str, gpu: Gpu) -> None:
+    """Wherever each of them is."""
+    arguments = rows_of() | {"fp8_dtype": FP8} | ({"gate": rows_of()["x"]} if "gated" in operation else {})
+    outputs = [torch.empty(24, 128, dtype=FP8, device=DEVICE) for _ in range(2)]
+    for out in outputs:
+        assert out is call_with(operation, arguments | {"out": out})[0]
 
-    assert [False, False] == [start.directly for start in gpu.starts]
-    assert "UNCOMMON" in str(normkernels.explain("rms_norm_fp8", **arguments).launched)
+    assert [False, True] == [start.directly for start in gpu.starts]
+    for out, start in zip(outputs, gpu.starts, strict=True):
+        assert out.data_ptr() in start.args
+    assert "directly" == normkernels.explain(operation, **arguments, out=outputs[0]).launched
 
 
 @pytest.mark.parametrize("operation", ["rms_norm", "gemma_rms_norm", "rms_norm_gated"])
@@ -376,164 +393,208 @@ def test_memory_that_is_shared_is_refused_in_each_call(gpu: Gpu) -> None:
     assert [False, True] == [start.directly for start in gpu.starts]
 
 
-KNOBS: dict[str, tuple[str, str, object, str]] = {
-    "a hook before": ("runtime", "launch_enter_hook", print, "HOOKS"),
-    "a hook after": ("runtime", "launch_exit_hook", print, "HOOKS"),
-    "debugging": ("runtime", "debug", True, "KNOBS"),
-    "stages": ("runtime", "add_stages_inspection_hook", print, "KNOBS"),
-    "instrumentation": ("compilation", "instrumentation_mode", "gsan", "KNOBS"),
+KINDS: dict[str, Callable[[int], tuple[str, dict[str, Any]]]] = {
+    "norm": lambda rows: ("rms_norm", rows_of(rows, 4096)),
+    "residual": lambda rows: ("rms_norm", rows_of(rows, 4096) | {"residual": rows_of(rows, 4096)["x"]}),
+    "gated 128": lambda rows: ("rms_norm_gated", rows_of(rows) | {"gate": rows_of(rows)["x"]}),
+    "fp8": lambda rows: ("rms_norm_fp8", rows_of(rows, 1536) | {"fp8_dtype": FP8}),
 }
 
 
-@pytest.mark.parametrize("name", KNOBS)
-def test_what_only_triton_heeds_goes_through_triton(name: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hook or knob of Triton's, for as long as it is set: what was kept before is used again afterwards."""
-    from triton import knobs
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_count_is_launched_by_its_plan(kind: str, gpu: Gpu) -> None:
+    """Whatever was kept before, in any order; counts between two that share a launch plan nothing anew."""
+    starts = [start for start in plans.row_thresholds(kind, plans.MEASURED) if start <= 8192]
+    counts = sorted({1, 2, 15, 16, 17, 100, *(start + step for start in starts for step in (-1, 0, 1))})
+    compiled: dict[plans.Plan, Compiled] = {}
+    generator = random.Random(0)  # noqa: S311  (an order, not a secret)
+    for _ in range(3):
+        generator.shuffle(counts)
+        for rows in counts:
+            operation, arguments = KINDS[kind](1)
+            for name in ("x", "gate", "residual"):
+                if name in arguments:
+                    # rows that are there once are enough: nothing reads them here
+                    arguments[name] = torch.empty(rows, arguments[name].shape[1], device=DEVICE)
+            plan = normkernels.explain(operation, **arguments).plan
+            assert plan is not None
+            gpu.starts.clear()
+            call_with(operation, arguments)
+            (start,) = gpu.starts
 
-    group, knob, value, reason = KNOBS[name]
-    with monkeypatch.context() as patch:
-        directly(gpu, rows_of())
-        patch.setattr(getattr(knobs, group), knob, value)
+            assert start.directly == (plan in compiled)
+            assert start.compiled is compiled.setdefault(plan, start.compiled)
+            assert (-(-rows // plan.rows), 1, 1) == start.grid
+            assert rows in start.args
+    assert len(compiled) > 1
+    (known,) = _known.values()
+    assert known.launches is not None
+    assert {each.plan: each.compiled for each in known.launches.known} == compiled
 
-        assert [False, False, False] == directly(gpu, rows_of())
-        assert reason in str(normkernels.explain("rms_norm", **rows_of()).launched)
-    assert [True, True, True] == directly(gpu, rows_of())
+
+def test_counts_between_two_plan_nothing(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two counts with one plan are the ends of a range that has it."""
+    for rows in (3, 100):
+        normkernels.rms_norm(**rows_of(rows))
+    (known,) = _known.values()
+    assert known.launches is not None
+    monkeypatch.setattr(known.launches, "plan", lambda rows: pytest.fail(f"{rows} rows are planned"))
+    for rows in (3, 4, 50, 100):
+        normkernels.rms_norm(**rows_of(rows))
+
+    assert [False, *[True] * 5] == [start.directly for start in gpu.starts]
 
 
-def test_a_hook_in_tritons_chain_goes_through_triton(gpu: Gpu) -> None:
-    """A chain without hooks is no obstacle, one with a hook is."""
-    from triton import knobs
+@pytest.mark.parametrize("shape", [(0, 128), (3, 0, 128), (3, 0)], ids=str)
+def test_no_rows_are_launched_by_nobody(shape: tuple[int, ...], gpu: Gpu) -> None:
+    """Neither first nor after others."""
+    arguments = rows_of() | {"x": torch.ones(shape, device=DEVICE), "weight": torch.ones(shape[-1], device=DEVICE)}
+    for _ in range(2):
+        normkernels.rms_norm(**arguments)
 
-    knobs.runtime.launch_enter_hook.add(print)
-    try:
-        assert [False, False, False] == directly(gpu, rows_of())
-    finally:
-        knobs.runtime.launch_enter_hook.remove(print)
+    assert [] == gpu.starts
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_launch_that_fails_raises_and_is_not_kept(times: int, gpu: Gpu) -> None:
+    """What was kept before stays as it was; what fails at first is launched by Triton again."""
+    for _ in range(times):
+        normkernels.rms_norm(**rows_of())
+    gpu.starts.clear()
+    gpu.error = RuntimeError("out of registers")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="out of registers"):
+            normkernels.rms_norm(**rows_of())
+    assert [] == gpu.starts
+    gpu.error = None
+    for _ in range(2):
+        normkernels.rms_norm(**rows_of())
+
+    assert [times > 0, True] == [start.directly for start in gpu.starts]
+
+
+@dataclass
+class Devices:
+    """Stands in for ``torch.cuda``, with two GPUs."""
+
+    current: int = 0
+
+    def current_device(self) -> int:
+        """Return the current one."""
+        return self.current
+
+    @contextlib.contextmanager
+    def device(self, device: torch.device) -> Iterator[None]:
+        """Make another one current inside."""
+        before, self.current = self.current, device.index
+        yield
+        self.current = before
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_kernel_starts_on_the_device_of_its_tensors(
+    index: int, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever is the current one, and that stays so; through Triton and directly."""
+    normkernels.rms_norm(**rows_of())
+    (known,) = _known.values()
+    assert known.launches is not None
+    (kept,) = known.launches.known
+    kept.device, kept.compiled = torch.device("cuda", index), None
+    devices, current = Devices(), list[int]()
+    monkeypatch.setattr(torch, "cuda", devices)
+
+    class Starts(list[Start]):
+        """Notes where each start is."""
+
+        def append(self, start: Start) -> None:
+            """Note the current device as well."""
+            current.append(devices.current)
+            super().append(start)
+
+    gpu.starts = Starts()
+    tensors = [rows_of()["x"]] * 5
+    for _ in range(2):
+        launch.launch(kept, tensors, [each.data_ptr() for each in tensors], {"n_rows": 24})
+
+    assert [index, index] == current
+    assert 0 == devices.current
+    assert kept.compiled is not None
+
+
+def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
+    """Which passes it to another kernel, that is not kept for the others."""
+    normkernels.rms_norm(**rows_of())
+    (known,) = _known.values()
+    assert known.launches is not None
+    (kept,) = known.launches.known
+    tensors = [rows_of()["x"]] * 5
+    pointers = [each.data_ptr() for each in tensors]
+    gpu.starts.clear()
+    for rows in (2**31 - 1, 2**31, 2**31 - 1):
+        launch.launch(kept, tensors, pointers, {"n_rows": rows})
+    few, many, again = gpu.starts
+
+    assert [True, False, True] == [start.directly for start in gpu.starts]
+    assert few.compiled is again.compiled is not many.compiled
+    assert 2**31 in many.args
+
+
+def test_a_first_count_past_32_bits_is_not_kept(gpu: Gpu) -> None:
+    """Its kernel takes 64 bits."""
+    normkernels.rms_norm(**rows_of())
+    (known,) = _known.values()
+    assert known.launches is not None
+    (kept,) = known.launches.known
+    kept.compiled = None
+    tensors = [rows_of()["x"]] * 5
+    pointers = [each.data_ptr() for each in tensors]
+    for rows in (2**31, 24, 24):
+        launch.launch(kept, tensors, pointers, {"n_rows": rows})
+
+    assert [False, False, True] == [start.directly for start in gpu.starts[1:]]
+
+
+@pytest.mark.parametrize("asked", ["", "direct", "triton"])
+def test_the_interpreter_compiles_nothing(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is asked for."""
+    monkeypatch.setenv(launch.ENVIRONMENT, asked)
+    monkeypatch.setattr(launch, "interpreting", lambda: True)
+    reread_environment()
+
+    assert "the interpreter compiles nothing" == launch.why_not_direct()
+    assert "by Triton: the interpreter compiles nothing" == launch.how([])
+
+
+@pytest.mark.parametrize("asked", ["", "direct"])
+def test_direct_is_what_nobody_need_ask_for(asked: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty word is none."""
+    monkeypatch.setenv(launch.ENVIRONMENT, asked)
+    reread_environment()
+
     assert [False, True, True] == directly(gpu, rows_of())
 
 
-def test_another_table_begins_anew(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was launched by one table of plans is not what another says."""
-    directly(gpu, rows_of())
-    monkeypatch.setattr(plans, "TABLE", plans.PlanTable(scale=2))
-
-    assert not any(directly(gpu, rows_of()))
-
-
-def test_the_stream_is_asked_for_in_each_call(gpu: Gpu) -> None:
-    """It may be another one each time."""
-    directly(gpu, rows_of())
-    gpu.stream = 0
-
-    assert [True, True, True] == directly(gpu, rows_of())
-
-
-def test_a_launch_that_fails_goes_through_triton(gpu: Gpu) -> None:
-    """Which mends what can be, as a thread that has no context, and says what cannot."""
-    directly(gpu, rows_of())
-    gpu.error = 201
+def test_the_environment_is_read_once(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that changes after the first launch changes nothing."""
+    assert [False, True, True] == directly(gpu, rows_of())
+    monkeypatch.setenv(launch.ENVIRONMENT, "triton")
+    assert [True, True, False] == directly(gpu, rows_of(width=96))
+    assert [True, True, True] == directly(gpu, rows_of(width=96))
+    reread_environment()
 
     assert [False, False, False] == directly(gpu, rows_of())
 
 
-def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
-    """Triton would pass it to another kernel."""
-    nothing = launch.Repeats(plans.TABLE)
-    normkernels.rms_norm(**rows_of())
-    (route,) = operation._known.values()
-    (known,) = route.repeats.starts
-    tensors = (rows_of()["x"], None, None, rows_of()["x"], None)
-    pointers = (tensors[0].data_ptr(),) * len(tensors)
-
-    assert known.start(pointers, (2**31 - 1,))
-    assert not known.start(pointers, (2**31,))
-    assert not nothing.again(tensors, (24,))
-
-
-def test_who_counts_launches_sees_each(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By replacing the attribute ``run`` of compiled kernels, which whoever launches one asks for."""
-    for rows in (24, 30):
-        normkernels.rms_norm(**rows_of(rows))
-    counted: list[Compiled] = []
-
-    def counting(compiled: Compiled) -> object:
-        counted.append(compiled)
-        return compiled._run
-
-    monkeypatch.setattr(Compiled, "run", property(counting))
-    normkernels.rms_norm(**rows_of(27))
-
-    assert [False, False, True] == [start.directly for start in gpu.starts]
-    assert [gpu.starts[-1].compiled] == counted
-
-
-def test_who_launches_in_the_place_of_triton_is_called(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what Triton would pass."""
-    called: list[tuple[Any, ...]] = []
-    for rows in (24, 30):
-        normkernels.rms_norm(**rows_of(rows))
-    arguments = rows_of(27)
-    with monkeypatch.context() as patch:
-        patch.setattr(Compiled, "run", property(lambda _compiled: lambda *given: called.append(given)))
-        (y,) = call_with("rms_norm", arguments)
-    directly, compiled = len(gpu.starts), gpu.starts[0].compiled
-    (again,) = call_with("rms_norm", arguments)
-    (given,), (start,) = called, gpu.starts[directly:]
-
-    assert [False, False, True] == [each.directly for each in gpu.starts]
-    assert start.grid == given[:3]
-    assert (STREAM, compiled.function, compiled.packed_metadata, None, None, None) == given[3:9]
-    kinds = zip(compiled.src.signature.values(), given[9:], strict=True)
-    passed = tuple(CTYPES[kind](each).value for kind, each in kinds if kind != "constexpr")
-    assert apart(start, (again,)) == apart(start._replace(args=passed), (y,))
-
-
-@pytest.mark.parametrize(
-    ("asked", "reason"), [("", "INTERPRETED"), ("triton", "NOT_ASKED"), ("direct", "INTERPRETED")]
-)
-def test_the_environment_says_how(asked: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``direct`` unless ``triton`` is asked for; the interpreter cannot."""
-    monkeypatch.setenv(launch.ENVIRONMENT, asked)
-    monkeypatch.setattr(launch, "interpreting", lambda: True)
-    launch.reread_environment()
-    obstacle = launch.standing()
-    launch.reread_environment()
-
-    assert obstacle is not None
-    assert reason == obstacle.reason.name
-
-
-@pytest.mark.parametrize(
-    ("cuda", "version", "reason"),
-    [
-        ("13.0", "3.6.0", None),
-        ("13.0", "3.9.1+git", None),
-        ("13.0", "3.5.1", "VERSION"),
-        ("13.0", "3.10.0", "VERSION"),
-        (None, "3.6.0", "NOT_NVIDIA"),
-    ],
-)
-def test_only_known_tritons_are_launched_past(
-    cuda: str | None, version: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where kernels are compiled, for CUDA, by a Triton that was read."""
-    import triton
-
-    monkeypatch.setenv(launch.ENVIRONMENT, "direct")
-    monkeypatch.setattr(launch, "interpreting", lambda: False)
-    monkeypatch.setattr(torch.version, "cuda", cuda)
-    monkeypatch.setattr(triton, "__version__", version)
-    launch.reread_environment()
-    obstacle = launch.standing()
-    launch.reread_environment()
-
-    assert reason == (None if obstacle is None else obstacle.reason.name)
-
-
-def test_another_word_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the words that there are."""
+@pytest.mark.parametrize("name", ["aligned", "elsewhere"])
+def test_another_word_is_refused(name: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the words that there are, before anything is started."""
     monkeypatch.setenv(launch.ENVIRONMENT, "fast")
-    launch.reread_environment()
+    reread_environment()
+    arguments = rows_of() if name == "aligned" else rows_of() | {"x": elsewhere(rows_of()["x"])}
+    for made in (normkernels.rms_norm, lambda **given: normkernels.explain("rms_norm", **given)):
+        message = "NORMKERNELS_LAUNCH='fast', must be one of direct, triton"
+        with pytest.raises(normkernels.InvalidCall, match=message):
+            made(**arguments)
 
-    with pytest.raises(normkernels.InvalidCall, match="NORMKERNELS_LAUNCH='fast', must be one of triton, direct"):
-        normkernels.rms_norm(**rows_of())
+    assert [] == gpu.starts

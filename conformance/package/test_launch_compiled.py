@@ -1,4 +1,4 @@
-"""The driver gets the same from a direct launch as Triton's launcher would pass, for a GPU that is not there.
+"""A kept kernel gives the driver what Triton's own launch of the same call gives it, for a GPU that is not there.
 
 Kernels are bound, specialised and compiled as they are for that GPU; only the driver, which would load and start
 them, is another. A process that interprets cannot compile, so this file is also a script: it writes one line of
@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,16 +21,18 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.package.driver import LAUNCH
-
 OPERATIONS = ("rms_norm", "rms_norm_gated", "rms_norm_gated 128", "mrope", "mrope_", "rms_norm_fp8", "gated_fp8")
-STREAM, FUNCTION = 7, 11
+FUNCTION = 11
+# What Triton would specialise a count by: one, a multiple of 16, and others.
+COUNTS = (1, 15, 16, 17)
+# C types of a kernel's parameters, as Triton's signatures name them.
+CTYPES: dict[str, Any] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
 
 
 @functools.cache
 def launched() -> dict[str, dict[str, Any]]:
     """Launch each operation in a process of its own and return what came out."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment = {k: v for k, v in os.environ.items() if k not in {"TRITON_INTERPRET", "NORMKERNELS_LAUNCH"}}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -39,12 +41,46 @@ def launched() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_a_direct_launch_is_what_triton_does(name: str) -> None:
-    """The second of two calls asks nothing of Triton, and starts the same function with the same arguments."""
+def test_a_kept_kernel_is_started_as_triton_does(name: str) -> None:
+    """The second of two calls binds and compiles nothing, and starts the same function with the same arguments."""
     facts = launched()[name]
 
     assert ["triton", "direct"] == facts["ways"]
     assert facts["starts"][0] == facts["starts"][1]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_stream_is_asked_for_at_each_launch(name: str) -> None:
+    """It may be another one each time."""
+    assert [7, 8] == launched()[name]["streams"]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_count_compiles_nothing(name: str) -> None:
+    """One kernel serves one row, fifteen, sixteen and seventeen, whether it was kept or Triton looks it up."""
+    facts = launched()[name]
+
+    assert 1 == facts["compiled"]
+    assert ["triton", *["direct"] * (len(COUNTS) - 1)] == facts["ways of counts"]
+    # in groups, each row is several of the kernel's
+    rows = [count * (8 if name == "rms_norm_gated" else 1) for count in COUNTS]
+    assert all(count in passed for count, passed in zip(rows, facts["counts"], strict=True))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_launch_hooks_are_called(name: str) -> None:
+    """Before and after each launch, also of a kept kernel: profilers are told of it."""
+    facts = launched()[name]
+
+    assert ["triton", "direct"] == facts["ways of hooked"]
+    assert facts["hooked"] == [["enter", "exit"]] * 2
+    assert 1 == len(set(facts["names"]))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_who_counts_launches_sees_each(name: str) -> None:
+    """By replacing the attribute ``run`` of compiled kernels, which whoever launches one asks for."""
+    assert [1, 1] == launched()[name]["watched"]
 
 
 def told(values: Sequence[int | float], results: tuple[torch.Tensor, ...]) -> list[str]:
@@ -53,44 +89,65 @@ def told(values: Sequence[int | float], results: tuple[torch.Tensor, ...]) -> li
     return [str(places.get(each, each)) if type(each) is int else str(each) for each in values]
 
 
-def calls() -> dict[str, tuple[str, dict[str, Any]]]:
-    """One call of each kernel: an operation and its arguments."""
-    low, fp8_dtype = torch.bfloat16, torch.float8_e4m3fn
-    rows = {"x": torch.ones(24, 512, dtype=low), "weight": torch.ones(512, dtype=low), "eps": 1e-6}
-    narrow = {"x": torch.ones(24, 128, dtype=low), "weight": torch.ones(128, dtype=low), "eps": 1e-6}
-    residual, gate = {"residual": torch.ones(24, 512, dtype=low)}, {"gate": torch.ones(24, 512, dtype=low)}
-    qkv = torch.ones(24, 8 * 64, dtype=low)
-    cache = torch.ones(64, 32)
-    rotation = {
-        "q": qkv[:, :384].view(24, 6, 64),
-        "k": qkv[:, 384:].view(24, 2, 64),
-        "positions": torch.zeros(3, 24, dtype=torch.int64),
-        "cos": cache[:, :16],
-        "sin": cache[:, 16:],
-        "sections": (8, 4, 4),
-    }
+def calls() -> dict[str, tuple[str, Callable[[int], dict[str, Any]]]]:
+    """One call of each kernel: an operation and its arguments, of a number of rows."""
+    low, fp8 = torch.bfloat16, {"fp8_dtype": torch.float8_e4m3fn}
+    memory = torch.ones(3, 24, 512, dtype=low)
+    weight, cache = torch.ones(512, dtype=low), torch.ones(64, 32)
+    positions = torch.zeros(3, 24, dtype=torch.int64)
+
+    def rows(count: int) -> dict[str, Any]:
+        return {"x": memory[0, :count], "weight": weight, "eps": 1e-6}
+
+    def residual(count: int) -> dict[str, Any]:
+        return rows(count) | {"residual": memory[1, :count]}
+
+    def gated(count: int) -> dict[str, Any]:
+        return rows(count) | {"gate": memory[2, :count]}
+
+    def narrow(count: int) -> dict[str, Any]:
+        whole = {"x": memory[0].view(-1, 128), "gate": memory[2].view(-1, 128)}
+        return {name: each[:count] for name, each in whole.items()} | {"weight": weight[:128], "eps": 1e-6}
+
+    def rotation(count: int) -> dict[str, Any]:
+        return {
+            "q": memory[0].view(24, 8, 64)[:count, :6],
+            "k": memory[0].view(24, 8, 64)[:count, 6:],
+            "positions": positions[:, :count],
+            "cos": cache[:, :16],
+            "sin": cache[:, 16:],
+            "sections": (8, 4, 4),
+        }
+
     return {
-        "rms_norm": ("rms_norm", rows | residual),
-        "rms_norm_gated": ("rms_norm_gated", rows | gate | {"group_size": 64}),
-        "rms_norm_gated 128": ("rms_norm_gated", narrow | {"gate": torch.ones(24, 128, dtype=low)}),
+        "rms_norm": ("rms_norm", residual),
+        "rms_norm_gated": ("rms_norm_gated", lambda count: gated(count) | {"group_size": 64}),
+        "rms_norm_gated 128": ("rms_norm_gated", narrow),
         "mrope": ("mrope", rotation),
         "mrope_": ("mrope_", rotation),
-        "rms_norm_fp8": ("rms_norm_fp8", rows | residual | {"fp8_dtype": fp8_dtype, "scale_layout": "column"}),
-        "gated_fp8": ("rms_norm_gated_fp8", rows | gate | {"fp8_dtype": fp8_dtype, "also_unquantised": True}),
+        "rms_norm_fp8": ("rms_norm_fp8", lambda count: residual(count) | fp8 | {"scale_layout": "column"}),
+        "gated_fp8": ("rms_norm_gated_fp8", lambda count: gated(count) | fp8 | {"also_unquantised": True}),
     }
 
 
 def main() -> None:
-    """Launch every operation twice and write down what the launcher was given."""
+    """Launch every operation on a GPU that is not there, and write down what its driver was given."""
+    from triton import knobs
     from triton.backends.compiler import GPUTarget
+    from triton.compiler import CompiledKernel
     from triton.runtime import driver, jit
 
     import normkernels
-    from normkernels import call, direct, launch, plans
+    from normkernels import call, plans
+    from normkernels.operations.operation import reread_environment
 
-    given: list[tuple[tuple[int, ...], int, int, list[Any]]] = []
+    given: list[tuple[tuple[int, ...], int, int, int, list[Any]]] = []
     by_triton: list[str] = []
-    kinds: list[str] = []
+    hooks: list[str] = []
+    names: list[str] = []
+    watched: list[object] = []
+    compiled: set[object] = set()
+    stream = 7
 
     class Launcher:
         """Stands in for the driver's: takes what it takes."""
@@ -101,30 +158,24 @@ def main() -> None:
 
         def __call__(self, *args: Any) -> None:
             """Note a start: what a kernel's parameters would be, which are none of its constants."""
-            assert (STREAM, FUNCTION) == args[3:5]
-            assert [None] * 2 == [None if hook is None or not hook.calls else hook for hook in args[7:9]]
-            (num_warps, _num_ctas, shared), passed = args[5][:3], args[9:]
+            assert FUNCTION == args[4]
+            compiled.add(self)
+            (num_warps, _num_ctas, shared), metadata, hook_before, hook_after = args[5][:3], *args[6:9]
+            for hook in (hook_before, hook_after):
+                if hook is not None:
+                    hook(metadata)
             pairs = [
                 (kind, each)
-                for kind, each in zip(self.signature.values(), passed, strict=True)
+                for kind, each in zip(self.signature.values(), args[9:], strict=True)
                 if kind != "constexpr"
             ]
-            kinds[:] = [kind for kind, _ in pairs]
             values = [
-                each.data_ptr() if kind.startswith("*") else direct._C_TYPES[kind](each).value
+                (each if type(each) is int else each.data_ptr())
+                if kind.startswith("*")
+                else CTYPES[kind](each).value
                 for kind, each in pairs
             ]
-            given.append((args[:3], num_warps * 32, shared, values))
-
-    def entry(function: int, *args: Any) -> int:
-        """Note a direct start, in the driver's place: its parameters, of the types that Triton has noted."""
-        grid, block, (shared, stream, parameters, extra) = args[:3], args[3:6], args[6:]
-        assert (STREAM, FUNCTION, None) == (stream, function, extra)
-        assert (1, 1) == block[1:]
-        types = [ctypes.c_uint64 if kind.startswith("*") else direct._C_TYPES[kind] for kind in kinds]
-        values = [kind.from_address(parameters[at]).value for at, kind in enumerate(types)]
-        given.append((grid, block[0], shared, values))
-        return 0
+            given.append((args[:3], args[3], num_warps * 32, shared, values))
 
     def run(kernel: Any, *args: Any, **kwargs: Any) -> Any:
         """Note a launch through Triton."""
@@ -141,31 +192,76 @@ def main() -> None:
                 unload_module=lambda _module: None,
             ),
             get_current_device=lambda: 0,
-            get_current_stream=lambda _device: STREAM,
+            get_current_stream=lambda _device: stream,
             get_current_target=lambda: GPUTarget("cuda", 90, 32),
         )
     )
-    machine = call.Device("cuda", has_triton=True, interpreting=False, table=plans.TABLE)
+    machine = call.Device("cuda", has_triton=True, interpreting=False, table=plans.MEASURED)
     call.Device.of = classmethod(lambda _cls, _tensor: machine)  # type: ignore[assignment, method-assign]  # not this one
-    launch.standing = lambda: None  # type: ignore[assignment]  # torch here may have no CUDA
-    launch.current_device = lambda: None
-    launch._current_stream = lambda _index: STREAM
-    function = LAUNCH(entry)
-    direct.is_plain = lambda compiled: compiled is not None
-    direct.launch_function = lambda: ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[assignment]  # its cache is not needed
 
-    facts = {}
+    def made(operation: str, arguments: dict[str, Any]) -> tuple[str, tuple[Any, ...], tuple[torch.Tensor, ...]]:
+        """Make a call; who launched it, what the driver was given, and what it returned."""
+        given.clear()
+        by_triton.clear()
+        results = getattr(normkernels, operation)(**arguments)
+        (start,) = given
+        return (
+            "triton" if by_triton else "direct",
+            start,
+            results if isinstance(results, tuple) else (results,),
+        )
+
+    def enter(metadata: Any) -> None:
+        hooks.append("enter")
+        names.append(metadata.get()["name"])
+
+    def leave(_metadata: object) -> None:
+        hooks.append("exit")
+
+    def noted(kernel: Any) -> Any:
+        watched.append(kernel)
+        return plain.__get__(kernel)
+
+    plain = vars(CompiledKernel)["run"]
+    facts: dict[str, dict[str, Any]] = {}
     for name, (operation, arguments) in calls().items():
-        starts, ways = [], []
+        fact: dict[str, Any] = {key: [] for key in ("ways", "starts", "streams", "counts", "hooked", "watched")}
+        compiled.clear()
+        for stream in (7, 8):  # noqa: B007  (the driver is asked for it)
+            way, start, results = made(operation, arguments(24))
+            fact["ways"].append(way)
+            fact["streams"].append(start[1])
+            fact["starts"].append([start[0], *start[2:4], told(start[4], results)])
+
+        reread_environment()
+        ways = []
+        for count in COUNTS:
+            way, start, _ = made(operation, arguments(count))
+            ways.append(way)
+            fact["counts"].append(start[4])
+        fact["ways of counts"] = ways
+
+        reread_environment()
+        names.clear()
+        knobs.runtime.launch_enter_hook.add(enter)
+        knobs.runtime.launch_exit_hook.add(leave)
+        ways = []
         for _ in range(2):
-            given.clear()
-            by_triton.clear()
-            results = getattr(normkernels, operation)(**arguments)
-            (start,) = given
-            ways.append("triton" if by_triton else "direct")
-            found = results if isinstance(results, tuple) else (results,)
-            starts.append([*start[:3], told(start[3], found)])
-        facts[name] = {"starts": starts, "ways": ways}
+            hooks.clear()
+            ways.append(made(operation, arguments(24))[0])
+            fact["hooked"].append(hooks.copy())
+        knobs.runtime.launch_enter_hook.remove(enter)
+        knobs.runtime.launch_exit_hook.remove(leave)
+        fact["ways of hooked"], fact["names"] = ways, names.copy()
+
+        reread_environment()
+        CompiledKernel.run = property(noted)
+        for _ in range(2):
+            watched.clear()
+            made(operation, arguments(24))
+            fact["watched"].append(len(watched))
+        CompiledKernel.run = plain
+        facts[name] = fact | {"compiled": len(compiled)}
     sys.stdout.write(json.dumps(facts) + "\n")
 
 

@@ -13,6 +13,7 @@ import normkernels
 from conformance.package import gated_calls, norm_calls
 from conformance.package.gated_calls import DEVICE, Arguments, strided, values
 from normkernels import GemmaRMSNorm, InvalidCall, PathUnavailable, RMSNorm, RMSNormGated, library
+from normkernels.operations.operation import OPERATIONS
 
 BACKENDS = ("eager", "aot_eager")
 LOW, FULL, DOUBLE = torch.bfloat16, torch.float32, torch.float64
@@ -139,7 +140,7 @@ def test_torch_finds_no_fault_with_an_op(name: str, needs: bool) -> None:  # noq
 
     op = f"{operation}_residual" if "residual" in arguments else operation
     arguments = {"path": None, "rounding": "fp32", **DEFAULTS[operation], **arguments}
-    args = tuple(arguments[argument] for argument in library.OPS[op][1])
+    args = tuple(arguments[argument] for argument in library.OPS[op].types)
     torch.library.opcheck(getattr(torch.ops.normkernels, op).default, args)
 
 
@@ -163,9 +164,10 @@ def test_gradients_are_right(name: str) -> None:
         return norm_calls.run(operation, dict(zip(tensors, given, strict=True)) | flags)
 
     def op(*given: torch.Tensor) -> Any:
-        call = {"weight": None, "path": None, "rounding": "fp32", **DEFAULTS[operation], **flags}
-        call |= {"gate": None} if operation == "rms_norm_gated" else {}
-        return library.call(operation, call | dict(zip(tensors, given, strict=True)), {})
+        known = OPERATIONS[operation]
+        call = {"path": None, "rounding": "fp32", **DEFAULTS[operation], **flags}
+        call |= dict(zip(tensors, given, strict=True))
+        return library.call(operation, tuple(map(call.get, known.tensors)), tuple(map(call.get, known.flags)))
 
     assert torch.autograd.gradcheck(eager, inputs)
     assert torch.autograd.gradcheck(op, inputs)
@@ -288,7 +290,7 @@ def test_forward_mode_is_refused(backend: str) -> None:
         with pytest.raises(errors, match=message):
             call(tensors | {"x": dual})
         with pytest.raises(InvalidCall, match=message):
-            torch.ops.normkernels.rms_norm(dual, weight, 0.0, 1e-6, "fp32", None)
+            torch.ops.normkernels.rms_norm(dual, weight, 0.0, 1e-6, None, "fp32")
 
 
 @pytest.mark.parametrize("beside", [True, False])

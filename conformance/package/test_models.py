@@ -19,6 +19,7 @@ from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from conformance.package.gated_calls import DEVICE
 from normkernels import GemmaRMSNorm, RMSNormGated, apply_rotary_pos_emb, plans, swap
+from normkernels.operations.operation import ENVIRONMENT, reread_environment
 
 WORDS = 64
 TOKENS = (2, 5)  # sequences and their length

@@ -16,9 +16,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 import normkernels as nk
-from normkernels import Path, describe
+from normkernels import Path
 from normkernels.call import Device
-from normkernels.dispatch import decide
+from normkernels.operations.operation import ENVIRONMENT, OPERATIONS, decide, reread_environment
 
 Call = Callable[..., Any]
 Plainly = Callable[..., tuple[torch.Tensor, ...]]
@@ -133,7 +133,10 @@ def test_results_of_distributed_tensors(call: Call, rows: Placement, mesh: Devic
 def test_meta_tensors_are_not_interpreted(kind: str, path: Path) -> None:
     """The interpreter runs kernels on what is in memory: it is no GPU for a tensor that has none."""
     x = torch.empty(4, 64, device=kind)
-    call, _ = describe.rms_norm(x, None, eps=1e-6)
+    norm = OPERATIONS["rms_norm"]
+    given = dict.fromkeys((*norm.tensors, *norm.flags)) | {"x": x, "eps": 1e-6}
+    given |= {"weight_offset": 0.0, "rounding": "fp32"}
+    call = norm.describe(given, norm.resolve(given))
     device = replace(Device.of(x), has_triton=True, interpreting=True)
 
-    assert path is decide(call, device).path
+    assert path is decide(norm, call, device, None).path

@@ -9,7 +9,9 @@ import torch
 
 from conformance.package.gated_calls import DEVICE, Arguments, values
 from conformance.package.norm_calls import OPERATIONS, added, assert_right, call, explain, run
-from normkernels import InvalidCall, Path, PathUnavailable, Reason, native, plans
+from normkernels import InvalidCall, Path, PathUnavailable, Reason, plans
+from normkernels.operations import rms_norm as norm
+from normkernels.operations.operation import ENVIRONMENT, _known, reread_environment
 
 DOUBLE = torch.float64
 
@@ -65,7 +67,7 @@ CALLS: dict[str, tuple[Reason, Callable[[], Arguments], Callable[[], Arguments]]
     "forced": (Reason.FORCED, lambda: call(path="rows"), lambda: call(path="native")),
 }
 # What an environment fires is tested in test_dispatch, for every operation.
-ENVIRONMENT = {Reason.NO_TRITON, Reason.NO_GPU}
+MACHINES = {Reason.NO_TRITON, Reason.NO_GPU}
 # Against the plans for contiguous gated rows.
 GATED = {
     Reason.NO_GATE,
@@ -84,7 +86,7 @@ QUANTISED = {Reason.FP8_DTYPE, Reason.QUANT_GROUP}
 
 def test_every_reason_stands_in_the_table() -> None:
     """A reason that no call fires belongs to another operation."""
-    assert set(Reason) - GATED - HEADS - QUANTISED - ENVIRONMENT == {reason for reason, _, _ in CALLS.values()}
+    assert set(Reason) - GATED - HEADS - QUANTISED - MACHINES == {reason for reason, _, _ in CALLS.values()}
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -131,7 +133,7 @@ def test_a_cached_route_agrees_with_decide(
     arguments = make(rows, 96)
     results = run(operation, arguments)
 
-    assert 1 == len(operation._known)
+    assert 1 == len(_known)
     assert explain(operation, arguments).plan == launched[-1]
     assert_right(operation, arguments, results)
 
@@ -209,7 +211,7 @@ def test_a_forced_path_that_cannot_run_raises_before_it_writes(operation: str) -
 def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
     """``path="native"`` really runs the native form."""
     marks = torch.full((1,), 7.0), None
-    monkeypatch.setattr(native, "rms_norm", lambda *_args, **_flags: marks)
+    monkeypatch.setattr(norm, "native", lambda *_args, **_flags: marks)
 
     assert run(operation, call(path="native"))[0] is marks[0]
     assert run(operation, call(path="rows"))[0] is not marks[0]
@@ -224,7 +226,7 @@ def test_a_failing_launch_raises(monkeypatch: pytest.MonkeyPatch, operation: str
         message = "out of registers"
         raise RuntimeError(message)
 
-    monkeypatch.setattr("normkernels.kernels.rms_norm.launch", fail)
+    monkeypatch.setattr("normkernels.launch.launch", fail)
 
     with pytest.raises(RuntimeError, match="out of registers"):
         run(operation, call(path=path))

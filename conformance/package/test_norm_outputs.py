@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from itertools import product
 from typing import get_args
 
@@ -12,6 +11,7 @@ import torch
 from conformance.package.gated_calls import Arguments, strided, values
 from conformance.package.norm_calls import OPERATIONS, added, assert_right, call, explain, run
 from normkernels import plans
+from normkernels.operations.operation import reread_environment
 
 SHAPE = (5, 3, 97)
 LAYOUTS = ("contiguous", "row gap", "step", "transposed")
@@ -89,8 +89,8 @@ def test_bits_do_not_depend_on_how_rows_are_read(
     wanted = run(operation, arguments | {"path": "native"})
     tiles = {plans.MAX_WIDTH: (plans.Tile(0, 0, 4, reads),)}
     monkeypatch.setattr(plans, "TILES", {**plans.TILES, "residual": tiles})
-    # another table: what is ready is of the one before
-    monkeypatch.setattr(plans, "TABLE", dataclasses.replace(plans.TABLE))
+    # what is known is launched with the plan of before
+    reread_environment()
     plan = explain(operation, arguments).plan
     assert plan is not None
     assert reads == plan.reads
@@ -101,7 +101,7 @@ def test_bits_do_not_depend_on_how_rows_are_read(
     assert_right(operation, arguments | {n: given[n] for n in given if "out" in n}, got)
     assert torch.equal(wanted[1], got[1])
     monkeypatch.setattr(plans, "TILES", {**plans.TILES, "residual": {plans.MAX_WIDTH: (plans.Tile(0, 0, 8),)}})
-    monkeypatch.setattr(plans, "TABLE", dataclasses.replace(plans.TABLE))
+    reread_environment()
     assert all(map(torch.equal, run(operation, arguments), got))
 
 

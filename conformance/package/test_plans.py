@@ -5,17 +5,31 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import types
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from conformance.package.gated_calls import DEVICE, assert_right, call, explain, run, strided, values
 from normkernels import plans
-from normkernels.call import plan_table
+from normkernels.call import Device
+from normkernels.operations.operation import reread_environment
 from normkernels.plans import INTERPRETED, MAX_WIDTH, MEASURED, Plan, PlanTable
 
 WIDTHS = [1, 2, 3, 8, 16, 64, 127, 128, 129, 256, 257, 769, 5120, 8191, MAX_WIDTH]
 TABLES = {"measured": MEASURED, "interpreted": INTERPRETED}
+
+
+@pytest.fixture
+def another_table(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what changes the table of the device that tests run on, and forgets launches by the old one."""
+
+    def change(**changes: int | None) -> None:
+        name = "INTERPRETED" if DEVICE == "cpu" else "MEASURED"
+        monkeypatch.setattr(plans, name, dataclasses.replace(getattr(plans, name), **changes))
+        reread_environment()
+
+    return change
 
 
 KINDS = [kind for kind in plans.TILES if kind != "gated 128"]
@@ -93,14 +107,22 @@ def test_a_program_has_no_more_threads_than_any_gpu_takes(width: int, warp: int)
 def test_warps_are_those_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """AMD has warps of 64 threads and of 32; what is not there is not asked."""
     sizes = (64, 32)
+    before = Device.of(torch.empty(1, device=DEVICE)).table
+    monkeypatch.setattr("normkernels.call.interpreting", lambda: False)
+    monkeypatch.setattr("normkernels.call.has_triton", lambda: True)
+    monkeypatch.setattr("normkernels.call.compiled_fp8", lambda _index: ())
     monkeypatch.setattr(torch.version, "hip", "7.0")
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda index: types.SimpleNamespace(warp_size=sizes[index])
     )
     on = [types.SimpleNamespace(device=torch.device("cuda", index)) for index in range(2)]
 
-    assert sizes == tuple(plan_table(each).warp for each in on)  # type: ignore[arg-type]  # all that is looked at
-    assert plans.TABLE is plan_table(torch.empty(1))
+    tables = [Device.of(each).table for each in on]  # type: ignore[arg-type]  # all that is looked at
+    assert sizes == tuple(table.warp for table in tables)
+    # the rest is what was measured, without what only NVIDIA's compiler takes
+    assert [dataclasses.replace(MEASURED, warp=size, ptx=False) for size in sizes] == tables
+    assert MEASURED is Device.of(torch.empty(1)).table
+    assert before is (INTERPRETED if DEVICE == "cpu" else MEASURED)
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 64, 127, 128, 769, 5120])
@@ -178,7 +200,7 @@ def test_warps_follow_the_tile() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 3, 128, 769])
-def test_bits_do_not_depend_on_the_plan(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+def test_bits_do_not_depend_on_the_plan(another_table: Callable[..., None], width: int) -> None:
     """A row has the same bits alone, in a batch, under any table and in any layout."""
     batch = call(40, width)
     alone = {name: batch[name][17:18] for name in ("x", "gate")}
@@ -186,7 +208,12 @@ def test_bits_do_not_depend_on_the_plan(monkeypatch: pytest.MonkeyPatch, width: 
 
     assert torch.equal(want, run(batch | alone))
     assert torch.equal(want, run(batch | {name: strided(each) for name, each in alone.items()}))
-    monkeypatch.setattr(plans, "TABLE", dataclasses.replace(plans.TABLE, scale=10**4))
+    before = explain(batch).plan
+    another_table(
+        **({"scale": 1, "max_programs": None} if DEVICE == "cpu" else {"scale": 10**4, "max_programs": 1})
+    )
+    # a program has 64 of the narrowest rows whatever the table
+    assert before != explain(batch).plan or width < 8
     assert torch.equal(want, run(batch)[17:18])
 
 
@@ -198,10 +225,10 @@ def test_a_weight_may_have_any_stride(width: int) -> None:
         assert_right(arguments, run(arguments))
 
 
-def test_the_table_in_use_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another table changes plans from the next call on."""
+def test_the_table_is_that_of_the_device(another_table: Callable[..., None]) -> None:
+    """Another table changes plans of every call that is not known yet."""
     before = explain(call()).name
-    monkeypatch.setattr(plans, "TABLE", dataclasses.replace(plans.TABLE, scale=10**4))
+    another_table(scale=10**4)
 
     assert ("rows/decode128", "rows/prefill128") == (before, explain(call()).name)
 
