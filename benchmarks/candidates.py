@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from normkernels import plans
-from normkernels.plans import Cut, Plan
+from normkernels.plans import Plan
 
 TILE_ROWS = (1, 2, 4, 8, 16)
 WARPS = (1, 2, 4, 8, 16, 32)
@@ -111,9 +111,8 @@ def _kind(size: Size) -> str:
 
 
 def _levels(size: Size) -> int:
-    if size.kernel == "norm fp8":
-        return Cut(size.width, QUANT_GROUP).levels
-    return (size.width - 1).bit_length()
+    cut = plans.cut(size.width, size.width, QUANT_GROUP) if size.kernel == "norm fp8" else None
+    return (size.width - 1).bit_length() if cut is None else cut.levels
 
 
 def _rows(size: Size) -> Iterator[Plan]:

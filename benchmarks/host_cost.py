@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -77,7 +76,9 @@ def launches(operations: Mapping[str, Call]) -> dict[str, Call]:
     alone: dict[str, Call] = {}
     start = launch.launch
 
-    def note(known: launch.Launch, buffers: launch.Buffers, pointers: Sequence[int], counts: launch.Counts) -> None:
+    def note(
+        known: launch.Launch, buffers: launch.Buffers, pointers: Sequence[int], counts: launch.Counts
+    ) -> None:
         start(known, buffers, pointers, counts)
         given = [*(buffers[0] if each is None else each for each in buffers), *known.rest]
         for place, count in zip(known.places, counts, strict=True):

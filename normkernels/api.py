@@ -234,7 +234,7 @@ def mrope(
     A position outside the cache is an ``InvalidCall`` on the CPU; on a GPU, where seeing it would be a wait, the
     rotated columns of that token are NaN. ``torch.compile`` traces a call as one op.
     """
-    return _call("mrope", (q, k, positions, cos, sin), (_hashable(sections), head_dim, interleaved, path))
+    return _call("mrope", (q, k, positions, cos, sin), (sections, head_dim, interleaved, path))
 
 
 @_operation(MropeInPlace)
@@ -255,7 +255,7 @@ def mrope_(
     They may be views of one buffer, but share no memory with each other, nor with the other arguments. A call
     that needs a gradient is refused.
     """
-    return _call("mrope_", (q, k, positions, cos, sin), (_hashable(sections), head_dim, interleaved, path))
+    return _call("mrope_", (q, k, positions, cos, sin), (sections, head_dim, interleaved, path))
 
 
 def apply_rotary_pos_emb(
@@ -277,8 +277,3 @@ def apply_rotary_pos_emb(
     turned = mrope(q.flatten(0, 1), k.flatten(0, 1), rows.flatten(), *tables, sections=(half, 0, 0))
     q, k = (new.view(old.shape) for new, old in zip(turned, (q, k), strict=True))
     return (q.transpose(1, 2), k.transpose(1, 2)) if unsqueeze_dim == 1 else (q, k)
-
-
-def _hashable(sections: Sequence[int]) -> Sequence[int]:
-    """Return a list as a tuple, which a key can hold."""
-    return tuple(sections) if isinstance(sections, list) else sections

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, Self
 
 import torch
@@ -94,11 +95,7 @@ class Device:
 @cache
 def has_triton() -> bool:
     """Return whether triton can be imported; asked at the first call, because the package imports without it."""
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return find_spec("triton") is not None
 
 
 @cache

@@ -18,8 +18,6 @@ LOW = (torch.bfloat16, torch.float16, torch.float32)
 _MAX = torch.finfo(torch.float32).max
 # Steps after which the search for a shared byte gives up and says "may share".
 _PATIENCE = 10_000
-# Answers kept: calls in place ask the same of every layer.
-_REMEMBERED = 4096
 
 Tensors = Mapping[str, torch.Tensor]
 # Sizes, strides in elements, bytes of an element.
@@ -138,7 +136,7 @@ def overlaps_itself(tensor: torch.Tensor) -> bool:
     return not tensor.is_contiguous() and _overlaps(tensor.shape, tensor.stride())
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(4096)
 def _overlaps(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     if 0 in shape:
         return False
@@ -193,7 +191,7 @@ def may_share(a: torch.Tensor, b: torch.Tensor) -> bool:
     return _meet(distance, here, there)
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(4096)
 def _meet(distance: int, here: Layout, there: Layout) -> bool:
     """Return whether elements of two layouts meet, the second of which begins ``distance`` bytes further on."""
     steps: Counter[int] = Counter()
@@ -204,7 +202,7 @@ def _meet(distance: int, here: Layout, there: Layout) -> bool:
     return _adds_up(distance + _extent(*there) - 1, steps)
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(4096)
 def _extent(shape: tuple[int, ...], strides: tuple[int, ...], element: int) -> int:
     """Return the bytes from the first element to the end of the last."""
     return element * (1 + sum(step * (size - 1) for step, size in zip(strides, shape, strict=True)))

@@ -102,7 +102,15 @@ def decide(
     if path is Path.NATIVE:
         forced = Rejection(kernels.path, None, Reason.FORCED, f"{asked_by}={path}")
         return Decision(path, None, (forced,))
-    stopped = rejections(kernels.path, None, (*_stops(call, device), *kernels.stops(call, device)))
+    runs_on = ("cuda", "cpu") if device.interpreting else ("cuda",)
+    stops = (
+        (not device.has_triton, Reason.NO_TRITON, "none that can be imported"),
+        (device.kind not in runs_on, Reason.NO_GPU, repr(device.kind)),
+        (call.dtype == "float64", Reason.DTYPE, call.dtype),
+        (call.needs_grad is not None, Reason.NEEDS_GRAD, f"{call.needs_grad} that needs one"),
+        (call.not_plain is not None, Reason.SUBCLASS, str(call.not_plain)),
+    )
+    stopped = rejections(kernels.path, None, (*stops, *kernels.stops(call, device)))
     if not stopped:
         plan, worse = kernels.plan(call, device)
         return Decision(kernels.path, plan, worse)
@@ -114,26 +122,6 @@ def decide(
 def rejections(path: Path, plan: str | None, stops: Iterable[Stop]) -> tuple[Rejection, ...]:
     """Return a rejection of a path or plan for each reason that stands against it."""
     return tuple(Rejection(path, plan, reason, got) for stopped, reason, got in stops if stopped)
-
-
-def row_stops(call: Call) -> tuple[Stop, ...]:
-    """Return the reasons against kernels that hold a row in a block."""
-    return (
-        (call.leading > plans.MAX_LEADING, Reason.LEADING_STRIDES, str(call.leading)),
-        (call.width > plans.MAX_WIDTH, Reason.TOO_WIDE, str(call.width)),
-    )
-
-
-def _stops(call: Call, device: Device) -> tuple[Stop, ...]:
-    """Return the reasons against any Triton kernel."""
-    runs_on = ("cuda", "cpu") if device.interpreting else ("cuda",)
-    return (
-        (not device.has_triton, Reason.NO_TRITON, "none that can be imported"),
-        (device.kind not in runs_on, Reason.NO_GPU, repr(device.kind)),
-        (call.dtype == "float64", Reason.DTYPE, call.dtype),
-        (call.needs_grad is not None, Reason.NEEDS_GRAD, f"{call.needs_grad} that needs one"),
-        (call.not_plain is not None, Reason.SUBCLASS, str(call.not_plain)),
-    )
 
 
 def _name(path: Path, plan: str | None) -> str:

@@ -1,5 +1,7 @@
 """Every exception that the package raises on purpose."""
 
+from typing import Any
+
 
 class InvalidCall(ValueError):
     """A call whose arguments have no meaning; nothing was written."""
@@ -8,7 +10,8 @@ class InvalidCall(ValueError):
 class PathUnavailable(ValueError):
     """A path that was asked for by name cannot run the call."""
 
-    def __init__(self, message: str, reasons: tuple[object, ...]) -> None:
+    # Any: rejections, which this module does not know
+    def __init__(self, message: str, reasons: tuple[Any, ...]) -> None:
         """Keep the ``reasons``, each a ``Rejection``; the message ends with one line for each."""
         self.reasons = reasons
         super().__init__("\n  ".join((message, *map(str, reasons))))

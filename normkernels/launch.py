@@ -54,7 +54,7 @@ def launch(known: Launch, buffers: Buffers, pointers: Sequence[int], counts: Cou
     """Start a kernel on its device, which need not be the current one."""
     index = known.device.index
     if index is not None and index != torch.cuda.current_device():  # type: ignore[redundant-expr]  # None on a CPU
-        with torch.cuda.device(index):
+        with torch.cuda.device(known.device):
             launch(known, buffers, pointers, counts)
         return
     compiled = known.compiled
@@ -77,6 +77,8 @@ def launch(known: Launch, buffers: Buffers, pointers: Sequence[int], counts: Cou
 
 def _launch_through_triton(known: Launch, buffers: Buffers, counts: Counts) -> None:
     """Start a kernel as a user of Triton does, and keep what was compiled if it may be started directly."""
+    # asked before the kernel writes: a word that has no meaning raises
+    kept = not why_not_direct() and known.aligned and max(counts) < _INT32
     args = [*(buffers[0] if each is None else each for each in buffers), *known.rest]
     for place, count in zip(known.places, counts, strict=True):
         args[place] = count
@@ -84,7 +86,7 @@ def _launch_through_triton(known: Launch, buffers: Buffers, counts: Counts) -> N
     limit = {} if known.plan.registers is None else {"maxnreg": known.plan.registers}
     grid = -(-counts[0] // known.plan.rows), known.plan.programs, 1
     compiled = known.kernel[grid](*args, num_warps=known.plan.warps, enable_fp_fusion=False, **limit)
-    if known.aligned and not why_not_direct() and max(counts) < _INT32:
+    if kept:
         known.compiled = compiled
 
 

@@ -16,13 +16,10 @@ from normkernels import checks
 from normkernels.call import FP8
 from normkernels.dispatch import Path
 from normkernels.errors import InvalidCall
-from normkernels.operations.operation import OPERATIONS, Operation, Results, run
+from normkernels.operations.operation import OPERATIONS, Given, Operation, Results, run
 from normkernels.operations.quantisation import no_gradient
 
 NAMESPACE = "normkernels"
-
-# The arguments of a call by name.
-Given = Mapping[str, Any]
 
 # Types of a signature, as a schema has them.
 _TYPES = {
@@ -170,7 +167,7 @@ def fake(op: Op, values: tuple[Any, ...]) -> Results:
     resolved = operation.resolve(given)
     if given["path"] is not None:
         checks.choice(operation.name, "path", given["path"], (str(operation.path), str(Path.NATIVE)))
-    return None if operation.in_place else operation.results(operation.buffers(tensors, resolved)[0])
+    return None if operation.in_place else operation.results(operation.buffers(tensors, resolved))
 
 
 def recompute(op: Op, values: tuple[Any, ...]) -> Results:

@@ -219,39 +219,26 @@ def heads(
 class Cut:
     """Norm groups of ``width`` columns and quant groups of ``group``, of which one are whole parts of the other.
 
-    The larger ones are spans, whose statistics need nothing from beside them, made of blocks, the smaller
-    ones. The last span or block of a row may be shorter.
+    The larger ones are spans, whose statistics need nothing else, made of blocks, the smaller ones. The last span
+    or block of a row may be shorter.
     """
 
     width: int
     group: int
-
-    @property
-    def span(self) -> int:
-        """Return the columns of a span."""
-        return max(self.width, self.group)
-
-    @property
-    def block(self) -> int:
-        """Return the columns of a block."""
-        return min(self.width, self.group)
-
-    @property
-    def block_levels(self) -> int:
-        """Return the logarithm of the columns that hold a block."""
-        return _levels(self.block)
-
-    @property
-    def levels(self) -> int:
-        """Return the logarithm of the columns that hold a span, where each block has its own power of two."""
-        return _levels(-(-self.span // self.block)) + self.block_levels
+    span: int  # columns
+    block: int  # columns
+    block_levels: int  # of the padded block, which has 2**block_levels columns
+    levels: int  # of a span of padded blocks
 
 
 def cut(n: int, width: int, group: int) -> Cut | None:
     """Cut rows of ``n`` columns by both groups, at most n; None where each would cut the other."""
     # no columns are cut like one
-    pair = Cut(max(width, 1), max(group, 1))
-    return pair if width == n or pair.span % pair.block == 0 else None
+    width, group = max(width, 1), max(group, 1)
+    span, block = max(width, group), min(width, group)
+    levels = _levels(block)
+    whole = width == n or span % block == 0
+    return Cut(width, group, span, block, levels, _levels(-(-span // block)) + levels) if whole else None
 
 
 def _levels(size: int) -> int:

@@ -13,6 +13,7 @@ import pkgutil
 import random
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -34,6 +35,7 @@ from normkernels.operations.operation import _known, reread_environment
 
 H200 = Device("cuda", has_triton=True, interpreting=False, table=plans.MEASURED)
 FP8 = torch.float8_e4m3fn
+STREAM = 7
 
 
 class Start(NamedTuple):
@@ -52,17 +54,17 @@ class Compiled:
     gpu: Gpu
     kinds: tuple[str, ...]
 
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        """Return what starts it."""
-        assert 3 == len(grid)
+    function: str = "function"
+    packed_metadata: str = "metadata"
 
-        def start(*args: Any) -> None:
-            assert len(args) == len(self.kinds)
-            if self.gpu.error is not None:
-                raise self.gpu.error
-            self.gpu.starts.append(Start(directly=True, compiled=self, grid=grid, args=passed(self.kinds, args)))
-
-        return start
+    def run(self, x: int, y: int, z: int, stream: int, function: str, metadata: str, *rest: Any) -> None:
+        """Start it, as Triton's own launch does."""
+        assert (STREAM, "function", "metadata", None, None, None) == (stream, function, metadata, *rest[:3])
+        args = rest[3:]
+        assert len(args) == len(self.kinds)
+        if self.gpu.error is not None:
+            raise self.gpu.error
+        self.gpu.starts.append(Start(directly=True, compiled=self, grid=(x, y, z), args=passed(self.kinds, args)))
 
 
 @dataclass
@@ -138,6 +140,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     monkeypatch.delenv(launch.ENVIRONMENT, raising=False)
     monkeypatch.setattr(Device, "of", classmethod(lambda _cls, _tensor: H200))
     monkeypatch.setattr(launch, "interpreting", lambda: False)
+    active = SimpleNamespace(get_current_stream=lambda _index: STREAM)
+    knobs = SimpleNamespace(launch_enter_hook=None, launch_exit_hook=None)
+    monkeypatch.setattr(launch, "_triton", lambda: (SimpleNamespace(active=active), knobs))
     replaced = set()
     for each in pkgutil.iter_modules(normkernels.kernels.__path__, "normkernels.kernels."):
         module = importlib.import_module(each.name)
@@ -515,7 +520,7 @@ def test_a_kernel_starts_on_the_device_of_its_tensors(
     gpu.starts = Starts()
     tensors = [rows_of()["x"]] * 5
     for _ in range(2):
-        launch.launch(kept, tensors, [each.data_ptr() for each in tensors], {"n_rows": 24})
+        launch.launch(kept, tensors, [each.data_ptr() for each in tensors], (24,))
 
     assert [index, index] == current
     assert 0 == devices.current
@@ -532,7 +537,7 @@ def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
     pointers = [each.data_ptr() for each in tensors]
     gpu.starts.clear()
     for rows in (2**31 - 1, 2**31, 2**31 - 1):
-        launch.launch(kept, tensors, pointers, {"n_rows": rows})
+        launch.launch(kept, tensors, pointers, (rows,))
     few, many, again = gpu.starts
 
     assert [True, False, True] == [start.directly for start in gpu.starts]
@@ -550,7 +555,7 @@ def test_a_first_count_past_32_bits_is_not_kept(gpu: Gpu) -> None:
     tensors = [rows_of()["x"]] * 5
     pointers = [each.data_ptr() for each in tensors]
     for rows in (2**31, 24, 24):
-        launch.launch(kept, tensors, pointers, {"n_rows": rows})
+        launch.launch(kept, tensors, pointers, (rows,))
 
     assert [False, False, True] == [start.directly for start in gpu.starts[1:]]
 

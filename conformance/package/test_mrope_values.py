@@ -267,7 +267,7 @@ def test_positions_outside_the_cache_make_nan(path: str, axes: int, monkeypatch:
 
     On the CPU such a call is refused before; what a GPU would do is seen here without the refusal.
     """
-    monkeypatch.setattr(mrope.Mrope, "check_memory", lambda *_: None)
+    monkeypatch.setattr(mrope.Mrope, "check_values", lambda *_: None)
     outside = {1: -1, 3: MAX_POSITIONS, 4: 2**40, 6: -(2**63)}
     plain = call(8, path=path)
     inside = [token for token in range(8) if token not in outside]
@@ -338,7 +338,8 @@ def test_bits_do_not_depend_on_how_heads_are_shared(
         for operation, results, sources in ((copied, outs, (q, k)), (over, in_place, in_place)):
             buffers = [*sources, *given, *results]
             _, args = operation.arguments(flags, buffers, plan)
-            launches = Launches(q.device, partial(_planned, plan), partial(operation.arguments, flags))
+            arguments = partial(operation.arguments, flags)
+            launches = Launches(q.device, operation.count_names, partial(_planned, plan), arguments)
             launches.start(buffers, operation.counts(buffers, flags))
             assert all(map(torch.equal, wanted, results))
             assert programs > 1 or (args["Q_BLOCKS"] > args["AHEAD"]) == (ahead == 32)

@@ -87,7 +87,7 @@ def test_bits_do_not_depend_on_how_rows_are_read(
     """As needed, together or twice: the same sums and norms, also where they are written over what is read."""
     arguments = added(40, 1100, path="rows")
     wanted = run(operation, arguments | {"path": "native"})
-    tiles = {plans.MAX_WIDTH: (plans.Tile(0, 0, 4, reads),)}
+    tiles = {plans.MAX_WIDTH: (plans.Tile(warps=4, reads=reads),)}
     monkeypatch.setattr(plans, "TILES", {**plans.TILES, "residual": tiles})
     # what is known is launched with the plan of before
     reread_environment()
@@ -100,7 +100,7 @@ def test_bits_do_not_depend_on_how_rows_are_read(
     got = run(operation, arguments | given)
     assert_right(operation, arguments | {n: given[n] for n in given if "out" in n}, got)
     assert torch.equal(wanted[1], got[1])
-    monkeypatch.setattr(plans, "TILES", {**plans.TILES, "residual": {plans.MAX_WIDTH: (plans.Tile(0, 0, 8),)}})
+    monkeypatch.setattr(plans, "TILES", {**plans.TILES, "residual": {plans.MAX_WIDTH: (plans.Tile(warps=8),)}})
     reread_environment()
     assert all(map(torch.equal, run(operation, arguments), got))
 

@@ -13,7 +13,7 @@ from normkernels.errors import InvalidCall
 from normkernels.launch import Arguments, Buffers, Counts
 from normkernels.operations.operation import Flags, Given, Operation, Results, Tensors, memory
 from normkernels.operations.rows import access
-from normkernels.plans import Plan, power_of_two
+from normkernels.plans import power_of_two
 
 # Bytes of q, and of k, that a thread loads before anything that waits: a quarter of its registers.
 AHEAD_BYTES = 256
@@ -34,21 +34,22 @@ class Mrope(Operation):
         """
         if checks.transformed():
             return None
-        # types, because True equals 1, in sections too
-        sections = flags[0] if isinstance(flags[0], tuple) else ()
-        key = [self.name, flags, *map(type, flags), *map(type, sections)]
+        # a list is kept as a tuple; types, because True equals 1, in sections too
+        sections = tuple(flags[0]) if isinstance(flags[0], (list, tuple)) else ()
+        key = [self.name, *sections, *map(type, sections), *flags[1:], *map(type, flags)]
         gradient = False
         for each in tensors:
             if type(each) not in PLAIN or each.is_neg() or each.layout is not torch.strided:
                 return None
             gradient = gradient or each.requires_grad
-            key += each.device, each.dtype, each.stride()
+            key += each.device, each.dtype
         q, k, positions, cos, sin = tensors
         tokens, of_k, of_positions = q.shape[:1], k.shape, positions.shape
         if not tokens or of_k[:1] != tokens or of_positions[-1:] != tokens:
             return None
         # as heads, one token of two dimensions has strides of its own
-        key += q.shape[1:], of_k[1:], tokens == (1,), of_positions[:-1], cos.shape, sin.shape
+        key += q.shape[1:], q.stride(), of_k[1:], k.stride(), len(q.shape) == 2 and tokens == (1,)
+        key += of_positions[:-1], cos.shape, cos.stride(), sin.shape, sin.stride()
         key.append(gradient and torch.is_grad_enabled())
         return tuple(key)
 
@@ -86,8 +87,14 @@ class Mrope(Operation):
                 f"with a rotary_dim of at most {width}"
             )
         checks.shape(operation, "sin", sin, tuple(cos.shape), "the shape of cos")
-        sections = _sections(operation, given["sections"], cos.shape[1])
-        return {"sections": sections, "head_dim": width, "interleaved": given["interleaved"]}
+        half, sections = cos.shape[1], given["sections"]
+        counts = tuple(sections) if isinstance(sections, (list, tuple)) else ()
+        if len(counts) != 3 or not all(checks.is_count(each, 0) for each in counts) or sum(counts) != half:
+            raise InvalidCall(
+                f"{operation}: sections={sections!r}, "
+                f"must be three integers whose sum is the {half} columns of cos"
+            )
+        return {"sections": counts, "head_dim": width, "interleaved": given["interleaved"]}
 
     def check_memory(self, tensors: Tensors) -> None:
         """Check that q and k have memory that may be written and that nothing else is read from."""
@@ -131,7 +138,7 @@ class Mrope(Operation):
         """Return the reason against a kernel that holds a head in a block."""
         return ((call.width > plans.MAX_HEAD_DIM, Reason.HEAD_DIM_LIMIT, str(call.width)),)
 
-    def plan(self, call: Call, device: Device) -> tuple[Plan, tuple[Rejection, ...]]:
+    def plan(self, call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection, ...]]:
         heads = call.heads
         assert heads is not None
         plan = plans.heads(call.rows, heads.q, heads.k, call.width, heads.half, device.table, copied=heads.copied)
@@ -140,13 +147,16 @@ class Mrope(Operation):
     def native(self, tensors: Tensors, flags: Flags) -> Results:
         return native(*tensors, **flags)
 
-    def buffers(self, tensors: Tensors, flags: Flags) -> tuple[Buffers, Counts]:
-        q, k, positions, _, _ = tensors
-        outputs = memory(q if self.in_place else None, q), memory(k if self.in_place else None, k)
-        tokens, steps = q.shape[0] if q.numel() or k.numel() else 0, positions.stride()
-        return (*tensors, *outputs), (tokens, steps[0], steps[-1])
+    def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
+        q, k = tensors[:2]
+        return *tensors, memory(q if self.in_place else None, q), memory(k if self.in_place else None, k)
 
-    def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
+    def counts(self, tensors: Tensors, flags: Flags) -> Counts:
+        q, k, positions = tensors[:3]
+        steps = positions.stride()
+        return q.shape[0] if q.numel() or k.numel() else 0, steps[0], steps[-1]
+
+    def arguments(self, flags: Flags, buffers: Buffers, plan: plans.Plan) -> Arguments:
         # here, because the package imports without triton
         from normkernels.kernels.mrope import mrope_kernel
 
@@ -208,16 +218,6 @@ def _head_width(operation: str, head_dim: object, q: torch.Tensor) -> int:
     if head_dim is not None and not (checks.is_count(head_dim) and head_dim == q.shape[2]):
         raise InvalidCall(f"{operation}: head_dim={head_dim!r}, must be None or the {q.shape[2]} columns of q")
     return q.shape[2]
-
-
-def _sections(operation: str, sections: object, half: int) -> tuple[int, ...]:
-    """Return how many frequencies t, h and w have; they share ``half`` of the rotated columns."""
-    counts = tuple(sections) if isinstance(sections, (list, tuple)) else ()
-    if len(counts) != 3 or not all(checks.is_count(each, 0) for each in counts) or sum(counts) != half:
-        raise InvalidCall(
-            f"{operation}: sections={sections!r}, must be three integers whose sum is the {half} columns of cos"
-        )
-    return counts
 
 
 def by_heads(tensor: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -92,11 +92,12 @@ class Operation(Kernels):
         """Compute a call in PyTorch, and write into outputs that are given."""
 
     @abstractmethod
-    def buffers(self, tensors: Tensors, flags: Flags) -> tuple[Buffers, Counts]:
-        """Return the tensors that the kernel points to, in its order, and the counts; no rows: nothing to launch.
+    def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
+        """Return the tensors that the kernel points to, in its order; outputs that are not given are made."""
 
-        Outputs that are not given are made.
-        """
+    @abstractmethod
+    def counts(self, tensors: Tensors, flags: Flags) -> Counts:
+        """Return the values of the counts; no rows: there is nothing to launch."""
 
     @abstractmethod
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
@@ -141,7 +142,8 @@ def run(name: str, tensors: Tensors, flags: tuple[object, ...]) -> Results:
             _check_memory(operation, tensors, known)
     if known.launches is None:
         return operation.native(tensors, known.flags)
-    buffers, counts = operation.buffers(tensors, known.flags)
+    buffers = operation.buffers(tensors, known.flags)
+    counts = operation.counts(tensors, known.flags)
     if counts[0]:
         known.launches.start(buffers, counts)
     return operation.results(buffers)
@@ -164,8 +166,13 @@ def _prepare(operation: Operation, tensors: Tensors, flags: tuple[object, ...], 
     call, resolved = _described(operation, given)
     device, launches = Device.of(tensors[0]), None
     if decide(operation, call, device, given["path"]).path is not Path.NATIVE:
-        plan, arguments = partial(_plan, operation, call, device), partial(operation.arguments, resolved)
-        launches = Launches(tensors[0].device, operation.count_names, plan, arguments, operation.anywhere)
+        launches = Launches(
+            tensors[0].device,
+            operation.count_names,
+            lambda rows: operation.plan(replace(call, rows=rows), device)[0],
+            partial(operation.arguments, resolved),
+            operation.anywhere,
+        )
     known = Known(resolved, launches, set())
     if key is not None:
         if len(_known) >= _MAX_KNOWN:
@@ -181,10 +188,6 @@ def _described(operation: Operation, given: Given) -> tuple[Call, Flags]:
     if operation.writes(tensors):
         operation.check_memory(tensors)
     return operation.describe(given, flags), flags
-
-
-def _plan(operation: Operation, call: Call, device: Device, rows: int) -> Plan:
-    return operation.plan(replace(call, rows=rows), device)[0]
 
 
 def decide(operation: Operation, call: Call, device: Device, path: object) -> Decision:

@@ -9,12 +9,11 @@ from torch.nn import functional
 
 from normkernels import checks, plans
 from normkernels.call import FP8, Call, Device, Quantised, dtype_name
-from normkernels.dispatch import Reason, Rejection, Stop, row_stops
+from normkernels.dispatch import Reason, Rejection, Stop
 from normkernels.errors import InvalidCall
 from normkernels.launch import Buffers, Counts
 from normkernels.operations.operation import Flags, Given, Results, Tensors, memory
 from normkernels.operations.rows import RowNorm, leading, tile_arguments
-from normkernels.plans import Plan
 
 LAYOUTS = ("row", "column")
 # The least amax that a scale is made of: a group of zeros has a scale, and one that is no subnormal.
@@ -88,12 +87,12 @@ class QuantisedNorm(RowNorm):
         assert call.quantised is not None
         dtype, crossing = call.quantised.dtype, call.quantised.crossing
         return (
-            *row_stops(call),
+            *super().stops(call, device),
             (dtype not in device.fp8, Reason.FP8_DTYPE, dtype),
             (crossing is not None, Reason.QUANT_GROUP, str(crossing)),
         )
 
-    def plan(self, call: Call, device: Device) -> tuple[Plan, tuple[Rejection, ...]]:
+    def plan(self, call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection, ...]]:
         assert call.quantised is not None
         kind = "fp8 residual" if call.residual else "fp8" if call.gated is None else "gated fp8"
         plan = plans.general(kind, call.rows, call.quantised.span, device.table, call.width)
@@ -110,8 +109,9 @@ class QuantisedNorm(RowNorm):
             (values if out is None else out.copy_(values), scales, y if how.unquantised else None, total)
         )
 
-    def counts(self, x: torch.Tensor, flags: Flags) -> Counts:
+    def counts(self, tensors: Tensors, flags: Flags) -> Counts:
         """Return the number of spans, and the stride of groups among the scales (dense in layout ``row``)."""
+        x = tensors[0]
         rows = x.numel() // x.shape[-1] if x.numel() else 0
         return rows and rows * -(-x.shape[-1] // flags["cut"].span), 1 if flags["how"].layout == "row" else rows
 

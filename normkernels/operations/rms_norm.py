@@ -11,7 +11,6 @@ from normkernels.errors import InvalidCall
 from normkernels.launch import Arguments, Buffers, Counts
 from normkernels.operations.operation import Flags, Given, Results, Tensors, memory
 from normkernels.operations.rows import ROUNDINGS, RowNorm, rounding_points, tile_arguments
-from normkernels.plans import Plan
 
 
 class RmsNorm(RowNorm):
@@ -39,7 +38,7 @@ class RmsNorm(RowNorm):
     def describe(self, given: Given, flags: Flags) -> Call:
         return self.row_call(given, given["x"].shape[-1])
 
-    def plan(self, call: Call, device: Device) -> tuple[Plan, tuple[Rejection, ...]]:
+    def plan(self, call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection, ...]]:
         return plans.general("residual" if call.residual else "norm", call.rows, call.width, device.table), ()
 
     def native(self, tensors: Tensors, flags: Flags) -> Results:
@@ -51,14 +50,15 @@ class RmsNorm(RowNorm):
             return y
         return y, total if residual_out is None else residual_out.copy_(total)
 
-    def buffers(self, tensors: Tensors, flags: Flags) -> tuple[Buffers, Counts]:
+    def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
         x, weight, residual, out, total = tensors
-        total = None if residual is None else memory(total, x)
-        elements = x.numel()
-        rows = elements // x.shape[-1] if elements else 0
-        return (x, residual, weight, memory(out, x), total), (rows,)
+        return x, residual, weight, memory(out, x), None if residual is None else memory(total, x)
 
-    def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
+    def counts(self, tensors: Tensors, flags: Flags) -> Counts:
+        elements = tensors[0].numel()
+        return (elements // tensors[0].shape[-1] if elements else 0,)
+
+    def arguments(self, flags: Flags, buffers: Buffers, plan: plans.Plan) -> Arguments:
         # here, because the package imports without triton
         from normkernels.kernels.rms_norm import rms_norm_kernel
 
@@ -81,7 +81,7 @@ class GemmaRmsNorm(RmsNorm):
         return 1.0
 
 
-def norm_arguments(buffers: Buffers, flags: Flags, plan: Plan) -> dict[str, Any]:
+def norm_arguments(buffers: Buffers, flags: Flags, plan: plans.Plan) -> dict[str, Any]:
     """Return the kernel arguments about the norm of x, with a residual and a weight or without."""
     x, residual, weight = buffers[:3]
     return {

@@ -1,6 +1,6 @@
 """RMSNorm with fp8 values: ``rms_norm``, rounded to x's dtype, then quantised by groups."""
 
-from normkernels.launch import Arguments, Buffers, Counts
+from normkernels.launch import Arguments, Buffers
 from normkernels.operations.operation import Flags, Tensors, memory
 from normkernels.operations.quantisation import QuantisedNorm, fp8_memory, quantised_arguments
 from normkernels.operations.rms_norm import RmsNorm, norm_arguments
@@ -12,10 +12,10 @@ class RmsNormFp8(QuantisedNorm, RmsNorm):
 
     outputs = {"out": (), "residual_out": ("residual", "x")}  # noqa: RUF012  (typed in Operation)
 
-    def buffers(self, tensors: Tensors, flags: Flags) -> tuple[Buffers, Counts]:
+    def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
         x, weight, residual, out, total = tensors
         total = None if residual is None else memory(total, x)
-        return (x, residual, weight, *fp8_memory(x, out, flags["how"]), total), self.counts(x, flags)
+        return x, residual, weight, *fp8_memory(x, out, flags["how"]), total
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
         # here, because the package imports without triton

@@ -13,7 +13,6 @@ from normkernels.errors import InvalidCall
 from normkernels.launch import Arguments, Buffers, Counts
 from normkernels.operations.operation import Flags, Given, Results, Tensors, memory
 from normkernels.operations.rows import ROUNDINGS, RowNorm, rounding_points, tile_arguments
-from normkernels.plans import Plan
 
 # By the name that kernels know them by.
 _ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -52,7 +51,7 @@ class RmsNormGated(RowNorm):
         contiguous = (given[name] is None or given[name].is_contiguous() for name in ("x", "gate", "out"))
         return self.row_call(given, flags["width"], Gated(flags["gated"], *contiguous))
 
-    def plan(self, call: Call, device: Device) -> tuple[Plan, tuple[Rejection, ...]]:
+    def plan(self, call: Call, device: Device) -> tuple[plans.Plan, tuple[Rejection, ...]]:
         """Return the plan for contiguous rows of 128, or the general one and the reasons against the other."""
         assert call.gated is not None
         narrow = plans.gated_128(call.rows, device.table)
@@ -73,14 +72,16 @@ class RmsNormGated(RowNorm):
         y = native(x, gate, weight, **flags)
         return y if out is None else out.copy_(y)
 
-    def buffers(self, tensors: Tensors, flags: Flags) -> tuple[Buffers, Counts]:
+    def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
         x, gate, weight, out = tensors
-        elements = x.numel()
-        # rows of the kernel are groups
-        rows = elements // flags["width"] if elements else 0
-        return (x, gate, weight, memory(out, x)), (rows,)
+        return x, gate, weight, memory(out, x)
 
-    def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
+    def counts(self, tensors: Tensors, flags: Flags) -> Counts:
+        elements = tensors[0].numel()
+        # rows of the kernel are groups
+        return (elements // flags["width"] if elements else 0,)
+
+    def arguments(self, flags: Flags, buffers: Buffers, plan: plans.Plan) -> Arguments:
         # here, because the package imports without triton
         from normkernels.kernels.rms_norm_gated import rms_norm_gated_128_kernel, rms_norm_gated_kernel
 
@@ -97,7 +98,7 @@ class RmsNormGated(RowNorm):
         return buffers[3]
 
 
-def norm_arguments(buffers: Buffers, flags: Flags, plan: Plan) -> dict[str, Any]:
+def norm_arguments(buffers: Buffers, flags: Flags, plan: plans.Plan) -> dict[str, Any]:
     """Return the kernel arguments about the norm of x and its gate, if there is one."""
     x, gate, weight = buffers[:3]
     normalised = x.dtype

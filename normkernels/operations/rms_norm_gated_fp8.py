@@ -1,6 +1,6 @@
 """Gated RMSNorm with fp8 values: ``rms_norm_gated``, rounded to x's dtype, then quantised by groups."""
 
-from normkernels.launch import Arguments, Buffers, Counts
+from normkernels.launch import Arguments, Buffers
 from normkernels.operations.operation import Flags, Tensors
 from normkernels.operations.quantisation import QuantisedNorm, fp8_memory, quantised_arguments
 from normkernels.operations.rms_norm_gated import RmsNormGated, norm_arguments
@@ -12,9 +12,9 @@ class RmsNormGatedFp8(QuantisedNorm, RmsNormGated):
 
     outputs = {"out": ()}  # noqa: RUF012  (typed in Operation)
 
-    def buffers(self, tensors: Tensors, flags: Flags) -> tuple[Buffers, Counts]:
+    def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
         x, gate, weight, out = tensors
-        return (x, gate, weight, *fp8_memory(x, out, flags["how"])), self.counts(x, flags)
+        return x, gate, weight, *fp8_memory(x, out, flags["how"])
 
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
         # here, because the package imports without triton

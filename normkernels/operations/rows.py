@@ -6,14 +6,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from normkernels import checks
+from normkernels import checks, plans
 from normkernels.call import Call, Device, Gated, dtype_name
 from normkernels.checks import PLAIN
-from normkernels.dispatch import Path, Stop, row_stops
+from normkernels.dispatch import Path, Reason, Stop
 from normkernels.errors import InvalidCall
 from normkernels.launch import ALIGNMENT
 from normkernels.operations.operation import Given, Operation, Tensors
-from normkernels.plans import MAX_LEADING
 
 ROUNDINGS = ("fp32", "hf")
 _STRIDED = torch.strided
@@ -75,7 +74,10 @@ class RowNorm(Operation):
 
     def stops(self, call: Call, device: Device) -> Iterable[Stop]:
         """Return the reasons against kernels that hold a row in a block."""
-        return row_stops(call)
+        return (
+            (call.leading > plans.MAX_LEADING, Reason.LEADING_STRIDES, str(call.leading)),
+            (call.width > plans.MAX_WIDTH, Reason.TOO_WIDE, str(call.width)),
+        )
 
     def check_tensors(self, given: Given, out: torch.dtype | None = None) -> None:
         """Check types, dtypes and shapes of the tensors of a norm; ``out`` has x's dtype, or the one given."""
@@ -131,7 +133,7 @@ def leading(tensors: Sequence[torch.Tensor], width: int) -> tuple[tuple[int, ...
             steps.append(width * tensor.stride(-1))
     axes = list(zip(sizes, zip(*strides, strict=True), strict=True))
     collapsed = _collapse(axes)
-    if len(collapsed) > MAX_LEADING:
+    if len(collapsed) > plans.MAX_LEADING:
         collapsed = _collapse([axis for axis in axes if axis[0] != 1])
     if not collapsed:
         collapsed = [(1, (width,) * len(tensors))]
@@ -163,7 +165,7 @@ def tile_arguments(given: Mapping[str, Any], weight: torch.Tensor | None, width:
     """
     tensors = {name: given["x"] if each is None else each for name, each in given.items()}
     collapsed, steps = leading(tuple(tensors.values()), width)
-    unused = MAX_LEADING - len(collapsed)
+    unused = plans.MAX_LEADING - len(collapsed)
     sizes = (1,) * (unused + 1) + collapsed[1:]
     args: dict[str, Any] = {"size_1": sizes[1], "size_2": sizes[2], "LEADING": len(collapsed)}
     args["size_2_inverse"], args["size_2_shift"] = inverse(sizes[2])
