@@ -5,17 +5,31 @@ PYTHON ?= python3
 TORCH := torch==2.13.0
 TRITON := triton==3.9.0
 
+# The newest versions of tox.ini, in an environment of their own. There is no CPU build of this torch: 6 GB.
+NEWEST := torch==2.15.0
+NEWEST_TRITON := triton==3.9.0
+# The package's tests that a new torch breaks first, and that run within minutes.
+FAST := library fp8_library mrope_library modules norm_modules counterparts dispatch norm_dispatch fp8_dispatch \
+	mrope_dispatch launch launch_compiled keys plans public_names
+
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+NEWEST_VENV := .venv-newest
+NEWEST_BIN := $(NEWEST_VENV)/bin
+NEWEST_INSTALLED := $(NEWEST_VENV)/.installed
 
-.PHONY: conform test lint matrix bench clean
+.PHONY: conform test newest lint matrix bench clean
 
 conform: $(INSTALLED)  ## judge normkernels: the quick profile, on the GPU where there is one
 	$(BIN)/conform run normkernels
 
 test: lint  ## lint, types and all tests
 	$(BIN)/python -m pytest -n auto
+
+newest: $(NEWEST_INSTALLED)  ## the package's fast tests, and every kernel compiled, with the newest torch
+	$(NEWEST_BIN)/python -m pytest -n auto $(FAST:%=conformance/package/test_%.py)
+	$(NEWEST_BIN)/conform codegen --target sm_90 --report build/newest
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
@@ -30,7 +44,7 @@ bench: $(INSTALLED)  ## judge and time everybody that is installed side by side,
 	$(BIN)/python -m benchmarks draw build/benchmarks/results.json
 
 clean:
-	rm -rf $(VENV) .tox build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST_VENV) .tox build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(INSTALLED): pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer, got " + sys.version)'
@@ -38,4 +52,9 @@ $(INSTALLED): pyproject.toml Makefile
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip show --quiet triton 2>/dev/null || $(BIN)/python -m pip install --quiet $(TRITON)
 	$(BIN)/python -m pip install --quiet --editable '.[conformance,dev,models,bench]'
+	@touch $@
+
+$(NEWEST_INSTALLED): pyproject.toml Makefile
+	$(PYTHON) -m venv $(NEWEST_VENV)
+	$(NEWEST_BIN)/python -m pip install --quiet $(NEWEST) $(NEWEST_TRITON) --editable '.[conformance,models]'
 	@touch $@
