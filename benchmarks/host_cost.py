@@ -81,7 +81,7 @@ def launches(operations: Mapping[str, Call]) -> dict[str, Call]:
     ) -> None:
         start(known, buffers, pointers, counts)
         given = [*(buffers[0] if each is None else each for each in buffers), *known.rest]
-        for place, count in zip(known.places, counts, strict=True):
+        for place, count in zip((known.rows, *known.others), counts, strict=True):
             given[place] = count
         args = dict(zip(known.kernel.arg_names, given, strict=True))
         grid = -(-counts[0] // known.plan.rows), known.plan.programs

@@ -21,10 +21,8 @@ from normkernels.operations.rms_norm_gated_fp8 import RmsNormGatedFp8
 __all__ = ["apply_rotary_pos_emb", "explain", "gemma_rms_norm", "mrope", "mrope_"]
 __all__ += ["rms_norm", "rms_norm_fp8", "rms_norm_gated", "rms_norm_gated_fp8"]
 
-# y, or (y, s) where a residual is added
-Normed = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
-# q and k
-Rotated = tuple[torch.Tensor, torch.Tensor]
+Normed = torch.Tensor | tuple[torch.Tensor, torch.Tensor]  # y, or (y, s) where a residual is added
+Rotated = tuple[torch.Tensor, torch.Tensor]  # q and k
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

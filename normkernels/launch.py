@@ -41,7 +41,8 @@ class Launch:
 
     kernel: Any  # Triton's function; triton has no types
     rest: tuple[Any, ...]  # the arguments after the pointers
-    places: tuple[int, ...]  # of the counts among all arguments
+    rows: int  # the place of the number of rows among all arguments
+    others: tuple[int, ...]  # the places of the other counts
     plan: Plan
     device: torch.device
     aligned: bool  # whether every pointer is a multiple of ALIGNMENT
@@ -62,17 +63,20 @@ def launch(known: Launch, buffers: Buffers, pointers: Sequence[int], counts: Cou
         _launch_through_triton(known, buffers, counts)
         return
     args = [*pointers, *known.rest]
-    for place, count in zip(known.places, counts, strict=False):
-        args[place] = count
-    tiles, programs = -(-counts[0] // known.plan.rows), known.plan.programs
-    driver, knobs = _triton()
-    if _is_set(knobs.launch_enter_hook) or _is_set(knobs.launch_exit_hook):
-        compiled[tiles, programs, 1](*args)
+    args[known.rows] = counts[0]
+    if known.others:
+        for place, count in zip(known.others, counts[1:], strict=True):
+            args[place] = count
+    plan, (driver, knobs) = known.plan, _triton()
+    grid = -(-counts[0] // plan.rows), plan.programs, 1
+    enter, leave = knobs.launch_enter_hook, knobs.launch_exit_hook
+    # chains of hooks, which may be empty, functions or None
+    if getattr(enter, "calls", enter) or getattr(leave, "calls", leave):
+        compiled[grid](*args)
         return
     # no metadata and no hooks, which take as long as the launch
-    stream = driver.active.get_current_stream(index)
-    kernel, metadata = compiled.function, compiled.packed_metadata
-    compiled.run(tiles, programs, 1, stream, kernel, metadata, None, None, None, *args)
+    front = driver.active.get_current_stream(index), compiled.function, compiled.packed_metadata
+    compiled.run(*grid, *front, None, None, None, *args)
 
 
 def _launch_through_triton(known: Launch, buffers: Buffers, counts: Counts) -> None:
@@ -80,7 +84,7 @@ def _launch_through_triton(known: Launch, buffers: Buffers, counts: Counts) -> N
     # asked before the kernel writes: a word that has no meaning raises
     kept = not why_not_direct() and known.aligned and max(counts) < _INT32
     args = [*(buffers[0] if each is None else each for each in buffers), *known.rest]
-    for place, count in zip(known.places, counts, strict=True):
+    for place, count in zip((known.rows, *known.others), counts, strict=True):
         args[place] = count
     # no fusion: a contracted x*x + y*y is not commutative, so its bits would depend on the layout
     limit = {} if known.plan.registers is None else {"maxnreg": known.plan.registers}
@@ -97,10 +101,6 @@ def _triton() -> tuple[Any, Any]:
     from triton.runtime import driver
 
     return driver, knobs.runtime
-
-
-def _is_set(hook: Any) -> bool:  # noqa: ANN401  (a chain of hooks, which may be empty, or a function)
-    return hook is not None and bool(getattr(hook, "calls", True))
 
 
 @dataclass(slots=True)
@@ -144,8 +144,8 @@ class Launches:
         kernel, args = self.arguments(buffers, plan)
         names = kernel.arg_names
         rest = tuple(args.get(name) for name in names[len(buffers) :])
-        places = tuple(map(names.index, self.counts))
-        self.known.append(Launch(kernel, rest, places, plan, self.device, aligned, rows, rows))
+        place, *others = map(names.index, self.counts)
+        self.known.append(Launch(kernel, rest, place, tuple(others), plan, self.device, aligned, rows, rows))
         return self.known[-1]
 
 

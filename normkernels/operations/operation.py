@@ -21,6 +21,8 @@ ENVIRONMENT = "NORMKERNELS_PATH"
 # More kinds of calls than a model has; a caller that varies eps or widths must not make the cache grow for ever.
 _MAX_KNOWN = 1024
 
+_CONTIGUOUS = torch.contiguous_format
+
 # All arguments of a call by name.
 Given = Mapping[str, Any]
 # The flags of a call, checked, as native forms and kernel arguments take them.
@@ -118,6 +120,7 @@ class Known:
 
     flags: Flags
     launches: Launches | None  # None: natively
+    writes: bool  # into memory of the caller
     checked: set[tuple[int, ...]]  # elements of the first tensor, and addresses, of calls whose memory was checked
 
 
@@ -138,14 +141,14 @@ def run(name: str, tensors: Tensors, flags: tuple[object, ...]) -> Results:
     else:
         if operation.indexed:
             operation.check_values(tensors)
-        if operation.writes(tensors):
+        if known.writes:
             _check_memory(operation, tensors, known)
-    if known.launches is None:
-        return operation.native(tensors, known.flags)
-    buffers = operation.buffers(tensors, known.flags)
-    counts = operation.counts(tensors, known.flags)
+    resolved, launches = known.flags, known.launches
+    if launches is None:
+        return operation.native(tensors, resolved)
+    buffers, counts = operation.buffers(tensors, resolved), operation.counts(tensors, resolved)
     if counts[0]:
-        known.launches.start(buffers, counts)
+        launches.start(buffers, counts)
     return operation.results(buffers)
 
 
@@ -173,7 +176,7 @@ def _prepare(operation: Operation, tensors: Tensors, flags: tuple[object, ...], 
             partial(operation.arguments, resolved),
             operation.anywhere,
         )
-    known = Known(resolved, launches, set())
+    known = Known(resolved, launches, operation.writes(tensors), set())
     if key is not None:
         if len(_known) >= _MAX_KNOWN:
             _known.clear()
@@ -236,7 +239,7 @@ def memory(given: torch.Tensor | None, x: torch.Tensor, dtype: torch.dtype | Non
     """
     if given is None:
         # half the time of torch.empty, which is told all that x knows
-        return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
+        return torch.empty_like(x, dtype=dtype, memory_format=_CONTIGUOUS)
     torch.autograd.graph.increment_version(given)
     return given
 

@@ -37,11 +37,12 @@ class RowNorm(Operation):
         shape, device, index = x.shape, x.device, x.get_device()
         # along sizes of one a contiguous tensor may have any strides
         dense = _dense(shape) if 1 in shape or 0 in shape else None
-        gradients, contiguous, needed = torch.is_grad_enabled(), True, False
+        gradients, contiguous = torch.is_grad_enabled(), True
         key = [self.name, flags, *map(type, flags), device, len(shape), shape[-1:]]
+        add = key.append
         for each in tensors:
             if each is None:
-                key.append(None)
+                add(None)
                 continue
             # tensors without an index are on the CPU, or elsewhere
             if (
@@ -53,17 +54,16 @@ class RowNorm(Operation):
                 return None
             if index < 0 and each.device != device:
                 return None
+            add(each.dtype)
             if gradients and each.requires_grad:
-                needed = True
-            key.append(each.dtype)
+                add(True)  # noqa: FBT003  (a part of the key)
             if each is not x and each.shape != shape:
                 key += each.shape, each.stride()
             elif not each.is_contiguous() or (dense is not None and each.stride() != dense):
                 contiguous = False
-                key.append(each.stride())
+                add(each.stride())
         if not contiguous:
             key += shape[1:], shape[0] == 1
-        key.append(needed)
         return tuple(key)
 
     def check_memory(self, tensors: Tensors) -> None:
