@@ -14,7 +14,7 @@ from normkernels.launch import Arguments, Buffers, Counts
 from normkernels.operations.operation import Flags, Given, Results, Tensors, memory
 from normkernels.operations.rows import ROUNDINGS, RowNorm, rounding_points, tile_arguments
 
-# By the name that kernels know them by.
+# Activations by their names in kernels.
 _ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": functional.silu,
     "sigmoid": torch.sigmoid,

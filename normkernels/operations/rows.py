@@ -1,4 +1,4 @@
-"""What norms share: a call's tensors of x's shape, their key, and where the rows of a kernel begin."""
+"""Parts that all norms share: checks and keys of calls, and kernel arguments about sizes and strides."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -28,8 +28,8 @@ class RowNorm(Operation):
     def key(self, tensors: Tensors, flags: tuple[object, ...]) -> Hashable:
         """Return all that a decision and a kernel's arguments depend on, row counts apart; None: not cached.
 
-        Of tensors in x's shape with the strides of new ones the last size is enough; of others the key also holds
-        the strides and every size but the outermost. The types of flags are in it because True equals 1.
+        For tensors in x's shape with the strides of new ones the last size is enough; otherwise the key also has
+        the strides and every size but the outermost. It has the types of flags because True equals 1.
         """
         x = tensors[0]
         if type(x) not in PLAIN or checks.transformed():
@@ -43,7 +43,7 @@ class RowNorm(Operation):
             if each is None:
                 key.append(None)
                 continue
-            # tensors without an index are on the CPU, or elsewhere
+            # a device without an index is the CPU, or another one
             if (
                 type(each) not in PLAIN
                 or each.is_neg()
@@ -67,7 +67,7 @@ class RowNorm(Operation):
         return tuple(key)
 
     def check_memory(self, tensors: Tensors) -> None:
-        """Check that outputs have memory of their own, or that of a whole input that they may be."""
+        """Check that outputs have memory of their own, or are a whole input that they may be."""
         given = checks.present(**dict(zip(self.tensors, tensors, strict=True)))
         outputs = {name: given.pop(name) for name in self.outputs if name in given}
         checks.outputs(self.name, given, outputs, self.outputs)
@@ -122,8 +122,8 @@ def leading(tensors: Sequence[torch.Tensor], width: int) -> tuple[tuple[int, ...
     """Collapse all sizes before the last ``width`` columns, jointly over ``tensors`` of one shape.
 
     Return these sizes, and each tensor's strides over them. Groups of ``width`` columns, of which the last may be
-    shorter, are a size of their own. Sizes of one collapse by their strides too: else a batch of one would need a
-    kernel of its own.
+    shorter, are a size of their own. Sizes of one collapse by their strides too: otherwise a batch of one would
+    need a kernel of its own.
     """
     *sizes, n = tensors[0].shape
     strides = [[*each.stride()[:-1]] for each in tensors]
@@ -142,7 +142,7 @@ def leading(tensors: Sequence[torch.Tensor], width: int) -> tuple[tuple[int, ...
 
 @lru_cache(1024)
 def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the strides of a new tensor; kept, for calls ask the same of every layer."""
+    """Return the strides of a new tensor; cached, because the layers of a model have the same shapes."""
     return torch.empty(shape, device="meta").stride()
 
 
@@ -157,7 +157,7 @@ def _collapse(axes: Sequence[tuple[int, tuple[int, ...]]]) -> list[tuple[int, tu
 
 
 def tile_arguments(given: Mapping[str, Any], weight: torch.Tensor | None, width: int) -> dict[str, Any]:
-    """Return the kernel arguments about sizes and strides; leading ones that are not used are 1 and 0.
+    """Return the kernel arguments about sizes and strides; unused leading sizes are 1, their strides 0.
 
     Tensors have one shape, and x stands in for those that are not given; ``weight`` has an element per column, and
     ``width`` columns of both are one row. No kernel uses the outermost size, which therefore is 1: nothing here
@@ -185,7 +185,7 @@ def inverse(size: int) -> tuple[int, int]:
     m is ``2**(31 + s) / size`` rounded up, with the least s for which ``size <= 2**s``: rounding adds less
     than ``row / 2**(31 + s) < 1 / size`` to ``row * m / 2**(31 + s)`` (Granlund and Montgomery 1994, with
     31 bits). So m has 32 bits, the first of them set, and is returned as the int32 of the same bits: Triton passes
-    every such number as one type, and compiles one kernel.
+    all of these numbers as one type, and compiles one kernel.
     """
     shift = (size - 1).bit_length()
     return -(-(2 ** (31 + shift)) // size) - 2**32, shift
@@ -194,7 +194,7 @@ def inverse(size: int) -> tuple[int, int]:
 def access(tensors: Sequence[tuple[torch.Tensor, tuple[int, ...]]]) -> str:
     """Return ``ACCESS`` of tensors, each with the elements from one of its rows to the next.
 
-    ``strided``: some column stride is not one. ``unit``: all are one. ``aligned``: they are, and every row of
+    ``strided``: some column stride is not one. ``unit``: all are one. ``aligned``: as ``unit``, and every row of
     every tensor begins at a multiple of 16 bytes.
     """
     # the stride of a single column is never used
