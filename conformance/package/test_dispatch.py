@@ -284,7 +284,7 @@ def test_the_environment_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cached_route_agrees_with_decide(
     launched: list[plans.Plan], rows: int, width: int, changes: Arguments
 ) -> None:
-    """A call whose route another batch has left behind runs the plan that ``decide`` gives it."""
+    """A call whose key is cached from another batch runs the plan that ``decide`` gives it."""
     run(call(2, width, **changes))
     cached = len(_known)
     arguments = call(rows, width, **changes)

@@ -243,7 +243,7 @@ def test_a_rejection_names_both_groups() -> None:
 def test_a_cached_route_agrees_with_decide(
     operation: str, group: int | None, rows: int, launched: list[plans.Plan]
 ) -> None:
-    """A call whose route another batch has left behind runs the plan that ``decide`` gives it."""
+    """A call whose key is cached from another batch runs the plan that ``decide`` gives it."""
     run(operation, call(operation, 2, 96, quant_group=group))
     arguments = call(operation, rows, 96, quant_group=group)
     results = run(operation, arguments)

@@ -127,7 +127,7 @@ def test_a_cached_route_agrees_with_decide(
     residual: bool,  # noqa: FBT001
     launched: list[plans.Plan],
 ) -> None:
-    """A call whose route another batch has left behind runs the plan that ``decide`` gives it."""
+    """A call whose key is cached from another batch runs the plan that ``decide`` gives it."""
     make = added if residual else call
     run(operation, make(2, 96))
     arguments = make(rows, 96)
