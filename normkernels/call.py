@@ -43,7 +43,7 @@ class Quantised:
     """Properties of a norm with fp8 values."""
 
     dtype: str
-    crossing: str | None  # sizes of the quant groups and norm groups, where groups of both kinds cross
+    crossing: str | None  # sizes of the quant and norm groups, if they cross
     span: int  # columns of a kernel row; ``Call.width`` is ``span`` with each block padded to a power of two
     wide: bool = False  # whether some input is fp32
 

@@ -105,7 +105,7 @@ def _is_set(hook: Any) -> bool:  # noqa: ANN401  (a chain of hooks, which may be
 
 @dataclass(slots=True)
 class Launches:
-    """The launches of calls with one key: one for each plan, with aligned pointers and without.
+    """The launches of calls with one key: one for each plan, for aligned pointers and for others.
 
     A plan serves one range of row counts: if two counts share a plan, so do all counts between them.
     """

@@ -44,7 +44,7 @@ class Op:
 
     name: str
     operation: Operation
-    types: Mapping[str, str]  # of its arguments, by the schema's names of types
+    types: Mapping[str, str]  # the schema's type of each argument
 
     @property
     def quantised(self) -> bool:

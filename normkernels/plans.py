@@ -128,7 +128,7 @@ TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
 }
 # Narrow rows whose size is no multiple of 16 bytes: each row stays within one warp.
 _ODD = (Tile(elements=256, warps=1), Tile(4096, elements=512, warps=1))
-# From so many contiguous rows of 128 on their plan is called prefill, below it decode.
+# Plans of contiguous rows of 128 are called prefill from this number of rows on, and decode below it.
 _PREFILL = 4096
 # Tokens from which on one program rotates all heads of a token, and from which on a program has two tokens. Heads
 # spread over programs are ready sooner, but every program loads cos and sin. Timed like the tiles.
@@ -162,7 +162,7 @@ def _tiled(
     # as many elements a thread, where a warp has more threads
     elements = tile.elements * warps * table.warp // (tile.warps * 32)
     at_once = min(max(elements >> levels, 1), 64)
-    # no more warps than have eight elements for each of their threads
+    # every thread has at least eight elements, unless there is one warp
     warps = min(warps, max((at_once << levels) // (8 * table.warp), 1))
     return Plan(
         name,
