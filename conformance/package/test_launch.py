@@ -1,6 +1,6 @@
-"""What is kept of a launch is started again with what Triton would be given for the same call, and with no other.
+"""A kept launch is started again with the arguments that Triton would get for the same call, and no others.
 
-No GPU is needed: the kernels here are compiled by nobody, and remember what they are started with.
+No GPU is needed: the kernels here are not compiled, and record the arguments of their starts.
 """
 
 from __future__ import annotations
