@@ -32,24 +32,25 @@ from rich.console import Console
 from rich.table import Table
 
 import conformance
-from conformance import describe, journal, plugin, report
+from conformance import plugin, report
 from conformance.adapter import KNOWN, UsageError
-from conformance.calling import Subject
-from conformance.case import Case
-from conformance.child import START, single_threaded
+from conformance.calls.call import Subject
+from conformance.calls.child import START, single_threaded
+from conformance.calls.verdict import Status, Verdict
+from conformance.cases.case import Case
 from conformance.codegen.collect import collect
 from conformance.codegen.targets import TARGETS
-from conformance.discovery import Evidence
-from conformance.host import Host, choose_device
-from conformance.item import PROFILES, Item, Profile
-from conformance.judging import Ask, asked, unjudged
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED, Contract
-from conformance.passive import property_of
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
-from conformance.verdict import Status, Verdict
-from conformance.waivers import Run
-from conformance.waivers import load as load_waivers
+from conformance.properties.discovery import Evidence
+from conformance.properties.passive import property_of
+from conformance.runs import describe, journal
+from conformance.runs.host import Host, choose_device
+from conformance.runs.item import PROFILES, Item, Profile
+from conformance.runs.judge import Ask, asked, unjudged
+from conformance.runs.waivers import Run
+from conformance.runs.waivers import load as load_waivers
 
 MOST_WORKERS = 8
 SKELETON = '''\

@@ -19,17 +19,22 @@ from typing import Any
 
 import pytest
 
-from conformance import journal, report
+from conformance import report
 from conformance.adapter import Crashed, Hung, UsageError
-from conformance.budget import GIB, Allowance, fair_memory
-from conformance.calling import Subject
-from conformance.case import Case
-from conformance.child import START, single_threaded
-from conformance.discovery import Evidence
-from conformance.explain import explained
-from conformance.host import Host, choose_device, gpus
-from conformance.item import PROFILES, Failure, Item, items
-from conformance.judging import (
+from conformance.calls.budget import GIB, Allowance, fair_memory
+from conformance.calls.call import Subject
+from conformance.calls.child import START, single_threaded
+from conformance.calls.verdict import Status, Verdict
+from conformance.cases.case import Case
+from conformance.cases.factors import EVERYTHING
+from conformance.operations.rows import count
+from conformance.properties import PROPERTIES
+from conformance.properties.discovery import Evidence
+from conformance.runs import journal
+from conformance.runs.explain import explained
+from conformance.runs.host import Host, choose_device, gpus
+from conformance.runs.item import PROFILES, Failure, Item, items
+from conformance.runs.judge import (
     Answer,
     asked,
     judge_item,
@@ -41,15 +46,11 @@ from conformance.judging import (
     unjudged,
     vacuous,
 )
-from conformance.properties import PROPERTIES
-from conformance.rows import count
-from conformance.strategies import EVERYTHING
-from conformance.survey import Survey, Tried
-from conformance.surveys import Surveys
-from conformance.surveys import read as read_surveys
-from conformance.verdict import Status, Verdict
-from conformance.waivers import NONE, Run, Waivers
-from conformance.waivers import load as load_waivers
+from conformance.runs.survey import Survey, Tried
+from conformance.runs.surveys import Surveys
+from conformance.runs.surveys import read as read_surveys
+from conformance.runs.waivers import NONE, Run, Waivers
+from conformance.runs.waivers import load as load_waivers
 
 OUT = "build/conformance"
 COMPILES = 6  # times the limit of a call where a GPU's kernels are compiled and tuned within calls

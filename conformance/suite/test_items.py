@@ -1,7 +1,7 @@
 """Every property of every operation in every dtype, on the adapter that ``--adapter`` names."""
 
-from conformance.item import Item
 from conformance.plugin import Judging
+from conformance.runs.item import Item
 
 
 def test_item(item: Item, judging: Judging) -> None:
