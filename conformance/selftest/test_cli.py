@@ -133,7 +133,9 @@ def test_a_suite_that_breaks_decides_nothing(tmp_path: Path) -> None:
     """Exit 4 and the traceback, whatever was judged before; here the drawing of cases breaks."""
     (tmp_path / "mine.py").write_text(cli.SKELETON, encoding="utf-8")
     draws = f"def broken(*_):\n    {BROKEN}\n\n\njudging.cases_of = broken\ncli.main()\n"
-    (tmp_path / "broken_suite.py").write_text(f"from conformance import cli\nfrom conformance.runs import judge as judging\n\n\n{draws}")
+    (tmp_path / "broken_suite.py").write_text(
+        f"from conformance import cli\nfrom conformance.runs import judge as judging\n\n\n{draws}"
+    )
     run = _conform(tmp_path, "run", "mine.py", *VALUES, code="broken_suite.py")
 
     assert 4 == run.returncode, run.stdout + run.stderr
