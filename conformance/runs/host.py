@@ -20,10 +20,12 @@ from conformance.calls.child import START, Child, Prepared, Unprepared
 from conformance.calls.declared import Declared, check
 from conformance.calls.location import of_exception
 from conformance.calls.watch import warm_up
+from conformance.cases.case import Case
+from conformance.properties.discovery import Evidence
 from conformance.runs import reproducer
+from conformance.runs.item import Failure
 from conformance.runs.worker import Worker
 
-Question = tuple[str, Any]
 LOG = "output.log"  # what an implementation prints, beside the report
 
 
@@ -68,6 +70,55 @@ def gpus() -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Judge:
+    """Judge a property of one case: verdicts."""
+
+    prop: str
+    case: Case
+
+
+@dataclass(frozen=True, slots=True)
+class Smoke:
+    """Make a call only to see whether it crashes: None where it does not."""
+
+    case: Case
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """Make a call only to see whether it is taken: ``Tried``."""
+
+    case: Case
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Find the contract that explains some failures: words."""
+
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduce:
+    """Write the scripts that show a failure again: the path of the first."""
+
+    failure: Failure
+
+
+# Questions to the process that has the adapter; an answer follows from its question, or says how a call ended.
+Question = Judge | Smoke | Try | Follow | Reproduce
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A question, where its answer may write, and how much of the GPU its calls may hold."""
+
+    question: Question
+    directory: Path | None
+    allowance: Allowance
+
+
+@dataclass(frozen=True, slots=True)
 class Greeting:
     """All that other processes know of an implementation.
 
@@ -98,7 +149,7 @@ class Host:
     allowance: Allowance = ALONE
     directory: Path | None = None
     greeting: Greeting = field(init=False)
-    _child: Child[Greeting, Question, Any] = field(init=False)
+    _child: Child[Greeting, Granted, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         """Import the adapter. Raises ``UsageError`` with one line where that cannot be done."""
@@ -120,18 +171,18 @@ class Host:
         self.directory, self.limit, self.memory, self.allowance = directory, limit, memory, allowance
         self._child.limit, self._child.memory, self._child.log = limit, memory, directory / LOG
 
-    def ask(self, name: str, about: object, more: float = 0.0) -> Any:  # noqa: ANN401 - follows from the question
+    def ask(self, question: Question, more: float = 0.0) -> Any:  # noqa: ANN401 - follows from the question
         """Return the answer of the process to a question, or what became of it instead.
 
         It may take ``more`` seconds than the limit.
         """
-        return self._child.ask((name, (about, self.directory, self.allowance)), self.limit + more)
+        return self._child.ask(Granted(question, self.directory, self.allowance), self.limit + more)
 
     def close(self) -> None:
         """End the process; the greeting stays."""
         self._child.close()
 
-    def _prepared(self) -> Prepared[Greeting, Question, Any]:
+    def _prepared(self) -> Prepared[Greeting, Granted, Any]:
         """Import the adapter in the process that this is called in."""
         choose_device(self.device)
         _interpret(self.device)
@@ -148,24 +199,25 @@ class Host:
         worker = Worker(Subject(adapter, self.device, unfaithful))
         return Prepared(
             Greeting(declared, unfaithful, said, changed),
-            lambda question: _answered(worker, self.target, question),
+            lambda granted: _answered(worker, self.target, granted),
             worker.healthy,
         )
 
 
-def _answered(worker: Worker, target: str, question: Question) -> Any:  # noqa: ANN401 - follows from the question
-    name, (about, directory, allowance) = question
-    worker.allowance = allowance
-    match name:
-        case "follow":
-            return worker.follow(about)
-        case "smoke":
-            return worker.smoke(about)
-        case "try":
-            return worker.attempt(about)
-        case "reproduce":
-            return reproducer.write(about, worker.subject, directory, target)
-    return worker.judge(name, about)
+def _answered(worker: Worker, target: str, granted: Granted) -> Any:  # noqa: ANN401 - follows from the question
+    worker.allowance = granted.allowance
+    match granted.question:
+        case Judge(prop, case):
+            return worker.judge(prop, case)
+        case Smoke(case):
+            return worker.smoke(case)
+        case Try(case):
+            return worker.attempt(case)
+        case Follow(evidence):
+            return worker.follow(evidence)
+        case Reproduce(failure):
+            assert granted.directory is not None, "a run says where it writes before anything fails"
+            return reproducer.write(failure, worker.subject, granted.directory, target)
 
 
 def _not_imported(how: str, start: float) -> str:
