@@ -24,7 +24,7 @@ from benchmarks.peers import OURS, PEERS
 from benchmarks.results import Results
 from benchmarks.shapes import Workload, workloads
 from benchmarks.table import line, show
-from conformance.host import choose_device, faithful_interpreter
+from conformance.runs.host import choose_device, faithful_interpreter
 
 OUT = "build/benchmarks/results.json"
 # what Triton's interpreter can take

@@ -27,10 +27,10 @@ from benchmarks.measure import let_go
 from benchmarks.peers import SLOW_TO_BUILD
 from benchmarks.shapes import Workload
 from conformance.adapter import Adapter, load, poisons
-from conformance.calling import Subject
-from conformance.host import faithful_interpreter
-from conformance.materialize import values_of
-from conformance.verdict import Status
+from conformance.calls.call import Subject
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import Status
+from conformance.runs.host import faithful_interpreter
 
 Targets = Mapping[str, str]  # by a name, what adapters are loaded from
 Judged = dict[tuple[str, str], Judgement]  # by workload and implementation

@@ -19,8 +19,8 @@ import torch
 import normkernels
 from benchmarks.environment import environment, machine
 from benchmarks.timing import Uncapturable, device_times, summary
-from conformance.corpus import ModelShape, model_shapes
-from conformance.host import choose_device, faithful_interpreter
+from conformance.cases.corpus import ModelShape, model_shapes
+from conformance.runs.host import choose_device, faithful_interpreter
 from normkernels.operations import mrope, rms_norm, rms_norm_gated
 
 MODEL = "Qwen3.5-27B"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from conformance.adapter import load
-from conformance.calling import Subject
+from conformance.calls.call import Subject
 from conformance.report.header import header
 
 PACKAGES = ("liger-kernel", "fla-core", "quack-kernels", "flashinfer-python", "nvidia-cutlass-dsl")

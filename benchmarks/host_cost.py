@@ -1,8 +1,9 @@
-"""What a call costs the host: launched by Triton, and directly, beside a launch and beside its outputs.
+"""Host time of a call, launched by Triton and directly, compared with a plain launch and with allocation alone.
 
 ``python -m benchmarks.host_cost`` prints a table in microseconds. ``launch`` is ``kernel[grid](...)`` with the
-arguments of the operation, and nothing else; ``outputs`` their allocation; ``share`` what a direct call costs
-beyond that, as a share of the launch.
+arguments of the operation, and nothing else. ``outputs`` is the allocation of the results. ``triton`` and
+``direct`` are whole calls with ``NORMKERNELS_LAUNCH`` set to that word: kept arguments go to ``kernel[grid]``, or
+to the compiled kernel. ``share`` is the time of a direct call without its outputs, divided by ``launch``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from normkernels.operations.operation import reread_environment
 
 
 def calls(device: str) -> dict[str, Call]:
-    """Calls of a decode step, by what they are."""
+    """Return calls of a decode step by name."""
     low, fp8_dtype = torch.bfloat16, torch.float8_e4m3fn
     ones = partial(torch.ones, device=device, dtype=low)
     rows, heads = ones(16, 5120), ones(24, 128)
@@ -57,7 +58,7 @@ def calls(device: str) -> dict[str, Call]:
 
 @contextmanager
 def launching(way: str) -> Iterator[None]:
-    """Launch as ``way`` says."""
+    """Set ``NORMKERNELS_LAUNCH`` to ``way`` inside the context."""
     before = os.environ.get(launch.ENVIRONMENT)
     os.environ[launch.ENVIRONMENT] = way
     reread_environment()
@@ -72,7 +73,7 @@ def launching(way: str) -> Iterator[None]:
 
 
 def launches(operations: Mapping[str, Call]) -> dict[str, Call]:
-    """The launch of each call, alone, as a user of Triton writes it."""
+    """Return the launch of each call alone, as a user of Triton writes it."""
     alone: dict[str, Call] = {}
     start = launch.launch
 
@@ -81,14 +82,14 @@ def launches(operations: Mapping[str, Call]) -> dict[str, Call]:
     ) -> None:
         start(known, buffers, pointers, counts)
         given = [*(buffers[0] if each is None else each for each in buffers), *known.rest]
-        for place, count in zip(known.places, counts, strict=True):
+        for place, count in zip((known.rows, *known.others), counts, strict=True):
             given[place] = count
         args = dict(zip(known.kernel.arg_names, given, strict=True))
         grid = -(-counts[0] // known.plan.rows), known.plan.programs
         warps = known.plan.warps
         alone[name] = lambda: known.kernel[grid](**args, num_warps=warps, enable_fp_fusion=False)
 
-    launch.launch = note  # what is noted, every launch passes
+    launch.launch = note  # every launch goes through this function
     try:
         for name, call in operations.items():  # noqa: B007  (the name is that of the call noted)
             call()
@@ -98,7 +99,7 @@ def launches(operations: Mapping[str, Call]) -> dict[str, Call]:
 
 
 def outputs(call: Call) -> Call:
-    """The allocation of what a call returns, where it is new each time."""
+    """Return the allocation of those results of a call that are new each time."""
     results = call()
     made = results if isinstance(results, tuple) else (results,)
     again = call()
@@ -108,7 +109,7 @@ def outputs(call: Call) -> Call:
 
 
 def main() -> None:
-    """Print the table; without a GPU there is nothing to launch, and nothing is printed."""
+    """Print the table; without a GPU nothing can be launched, and the program ends with a message."""
     if not torch.cuda.is_available():
         sys.exit(
             "benchmarks.host_cost: found no GPU, must have one: what a launch costs the host shows nowhere else"

@@ -13,17 +13,16 @@ from dataclasses import dataclass, replace
 import torch
 
 from benchmarks.shapes import IN_PLACE, Workload, moved, tokens_of, with_tokens
-from conformance import rows
 from conformance.adapter import Adapter, Crashed, Declined, Hung, Misreturned, Outcome, Ran, Unable
-from conformance.bits import same_bits
-from conformance.calling import Subject, arguments_of, call_with, metadata
-from conformance.case import Case
-from conformance.claim import outside
-from conformance.materialize import Materials, materialize
-from conformance.measure import measure
-from conformance.memory import POISONS
-from conformance.operations import OPERATIONS
-from conformance.verdict import NOT_IMPLEMENTED, Status
+from conformance.calls.call import Subject, arguments_of, call_with, metadata
+from conformance.calls.claim import outside
+from conformance.calls.materialize import Materials, materialize
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import NOT_IMPLEMENTED, Status
+from conformance.cases.case import Case
+from conformance.operations import OPERATIONS, rows
+from conformance.oracle.bits import same_bits
+from conformance.properties.measure import measure
 
 Values = Mapping[str, torch.Tensor]
 

@@ -16,11 +16,11 @@ from benchmarks.results import CONTROL, PASSED, Entry, Row
 from benchmarks.shapes import Workload, tokens_of
 from benchmarks.timing import Timing, Uncapturable, device_times, host_times, noted
 from conformance.adapter import Adapter, load
-from conformance.calling import Subject, arguments_of
-from conformance.materialize import materialize, values_of
-from conformance.memory import POISONS
+from conformance.calls.call import Subject, arguments_of
+from conformance.calls.materialize import materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import Status
 from conformance.operations import OPERATIONS, Arguments
-from conformance.verdict import Status
 
 Calls = dict[str, list[Callable[[], object]]]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from conformance.case import SAME, Case, Layout, TensorSpec
-from conformance.corpus import ModelShape, model_shapes
+from conformance.cases.case import SAME, Case, Layout, TensorSpec
+from conformance.cases.corpus import ModelShape, model_shapes
 from conformance.operations import OPERATIONS
 
 IN_PLACE = "_"

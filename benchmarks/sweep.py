@@ -26,7 +26,7 @@ from benchmarks.candidates import QUANT_GROUP, Series, Size, candidates, chosen,
 from benchmarks.environment import clocks, environment, highest
 from benchmarks.measure import set_count
 from benchmarks.timing import Timing, device_times
-from conformance.host import choose_device, faithful_interpreter
+from conformance.runs.host import choose_device, faithful_interpreter
 from normkernels.launch import Launches
 from normkernels.operations.operation import OPERATIONS
 from normkernels.plans import Plan

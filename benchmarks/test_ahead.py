@@ -18,9 +18,9 @@ from benchmarks.peers import OURS, PEERS
 from benchmarks.peers.eager import Eager
 from benchmarks.results import PASSED
 from benchmarks.shapes import with_tokens, workloads
-from conformance.calling import Subject
-from conformance.materialize import values_of
-from conformance.verdict import Status
+from conformance.calls.call import Subject
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import Status
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BY_NAME = {workload.name: workload for workload in workloads()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.decode_step import MODEL, Taken, lines, shares, small, stack
-from conformance.corpus import model_shapes
+from conformance.cases.corpus import model_shapes
 
 SHAPES = [shape for shape in model_shapes() if (shape.model, shape.tp) == (MODEL, 1)]
 

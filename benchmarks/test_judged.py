@@ -17,9 +17,9 @@ from benchmarks.results import CONTROL, PASSED
 from benchmarks.shapes import IN_PLACE, Workload, with_tokens, workloads
 from benchmarks.timing import Timing
 from conformance.adapter import Adapter, Declined
-from conformance.calling import Subject
-from conformance.materialize import values_of
-from conformance.verdict import Status
+from conformance.calls.call import Subject
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import Status
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BY_NAME = {workload.name: workload for workload in workloads()}

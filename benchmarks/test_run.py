@@ -16,10 +16,10 @@ from benchmarks.peers import OURS, PEERS
 from benchmarks.results import CONTROL, PASSED, Row, read
 from benchmarks.shapes import Workload, with_tokens, workloads
 from conformance.adapter import load
-from conformance.calling import Subject
-from conformance.case import Case
-from conformance.materialize import values_of
-from conformance.verdict import Status
+from conformance.calls.call import Subject
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import Status
+from conformance.cases.case import Case
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BY_NAME = {workload.name: workload for workload in workloads()}

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from benchmarks.shapes import AUTOTUNED, IN_PLACE, Workload, moved, tokens_of, with_tokens, workloads
-from conformance.case import Case
+from conformance.cases.case import Case
 from conformance.operations import OPERATIONS
 
 EVERY = {workload.name: workload for workload in workloads()}

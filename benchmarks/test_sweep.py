@@ -12,7 +12,7 @@ import torch
 from benchmarks.candidates import PER_THREAD, Size, candidates, chosen, label, sizes
 from benchmarks.sweep import Problem, Swept, problem, proposed, same_bits, summary, to_data
 from benchmarks.timing import Timing
-from conformance.host import choose_device
+from conformance.runs.host import choose_device
 from normkernels.plans import Plan, Reads
 
 NARROW, WIDE = Size("gated 128", 24, 128), Size("norm", 16, 5120, "residual")

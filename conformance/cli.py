@@ -32,24 +32,26 @@ from rich.console import Console
 from rich.table import Table
 
 import conformance
-from conformance import describe, journal, plugin, report
+from conformance import plugin, report
 from conformance.adapter import KNOWN, UsageError
-from conformance.calling import Subject
-from conformance.case import Case
-from conformance.child import START, single_threaded
+from conformance.calls.call import Subject
+from conformance.calls.child import START, single_threaded
+from conformance.calls.verdict import Status, Verdict
+from conformance.cases.case import Case
 from conformance.codegen.collect import collect
 from conformance.codegen.targets import TARGETS
-from conformance.discovery import Evidence
-from conformance.host import Host, choose_device
-from conformance.item import PROFILES, Item, Profile
-from conformance.judging import Ask, asked, unjudged
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED, Contract
-from conformance.passive import property_of
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
-from conformance.verdict import Status, Verdict
-from conformance.waivers import Run
-from conformance.waivers import load as load_waivers
+from conformance.properties.discovery import Evidence
+from conformance.properties.passive import property_of
+from conformance.runs import describe, journal
+from conformance.runs.host import Follow, Host, Judge, choose_device
+from conformance.runs.item import PROFILES, Item, Profile
+from conformance.runs.judge import Answer, Ask, asked, unjudged
+from conformance.runs.judging import surveyed_by
+from conformance.runs.waivers import Run
+from conformance.runs.waivers import load as load_waivers
 
 MOST_WORKERS = 8
 SKELETON = '''\
@@ -390,9 +392,14 @@ def replay(
     read = _case(case, directory)
     host = _host(target, _chosen_device(device), [read.operation], PROFILES["ci"].limit, import_limit)
     subject = host.subject
-    verdicts = _only(properties, _judged(subject, read, host.ask, properties))
+
+    def ask(prop: str, case: Case) -> Answer:
+        answer: Answer = host.ask(Judge(prop, case))
+        return answer
+
+    verdicts = _only(properties, _judged(subject, read, ask, properties))
     outside = any(verdict.comparison.outside for verdict in verdicts)
-    said = host.ask("follow", Evidence((read,))) if outside else ""
+    said = host.ask(Follow(Evidence((read,)))) if outside else ""
     host.close()
     click.echo(f"{read.id}: {read}")
     lines = [f"{subject.declared.name} declares {subject.contract(read.operation)}", ""]
@@ -505,7 +512,7 @@ def survey(
     host = _host(target, _chosen_device(device), operations, PROFILES["ci"].limit, import_limit)
     implemented = [name for name in operations or OPERATIONS if host.subject.traits(name).implemented]
     for name in implemented:
-        found = plugin.surveyed_by(host, profile, seed, name)
+        found = surveyed_by(host, profile, seed, name)
         click.echo(report.printable(describe.found(name, found)))
     host.close()
     return report.Exit.HOLDS if implemented else report.Exit.NOTHING_JUDGED

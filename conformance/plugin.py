@@ -10,50 +10,29 @@ import shutil
 import signal
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conformance import journal, report
-from conformance.adapter import Crashed, Hung, UsageError
-from conformance.budget import GIB, Allowance, fair_memory
-from conformance.calling import Subject
-from conformance.case import Case
-from conformance.child import START, single_threaded
-from conformance.discovery import Evidence
-from conformance.explain import explained
-from conformance.host import Host, choose_device, gpus
-from conformance.item import PROFILES, Failure, Item, items
-from conformance.judging import (
-    Answer,
-    asked,
-    judge_item,
-    lacking_evidence,
-    nothing_judged,
-    plainest,
-    share_of_array,
-    surveyed,
-    unjudged,
-    vacuous,
-)
-from conformance.properties import PROPERTIES
-from conformance.rows import count
-from conformance.strategies import EVERYTHING
-from conformance.survey import Survey, Tried
-from conformance.surveys import Surveys
-from conformance.surveys import read as read_surveys
-from conformance.verdict import Status, Verdict
-from conformance.waivers import NONE, Run, Waivers
-from conformance.waivers import load as load_waivers
+from conformance import report
+from conformance.adapter import UsageError
+from conformance.calls.budget import GIB, Allowance, fair_memory
+from conformance.calls.child import START, single_threaded
+from conformance.runs import journal
+from conformance.runs.host import Host, choose_device, gpus
+from conformance.runs.item import PROFILES, Item, items
+from conformance.runs.judging import Judging, surveyed_by
+from conformance.runs.surveys import Surveys
+from conformance.runs.surveys import read as read_surveys
+from conformance.runs.waivers import NONE, Run, Waivers
+from conformance.runs.waivers import load as load_waivers
 
 OUT = "build/conformance"
 COMPILES = 6  # times the limit of a call where a GPU's kernels are compiled and tuned within calls
-INTERPRETED = 0.1  # seconds that a program of Triton's interpreter may take, in all calls of a case
 BEGUN = "begun"  # an empty file beside the journals, as old as the first of them
 PLANNED = "planned"  # the items of all chunks so far, a line each
 
@@ -63,122 +42,6 @@ def _one_gpu_a_worker(worker: str) -> None:
     visible = gpus()
     if worker.startswith("gw") and len(visible) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(worker[2:]) % len(visible)]
-
-
-@dataclass(slots=True, eq=False)
-class Judging:
-    """Judges items in the process of a host, journals every step, explains what fails."""
-
-    host: Host
-    journal: journal.Journal
-    waivers: Waivers
-    surveys: Surveys
-    counts: Counter[Status] = field(default_factory=Counter, init=False)
-
-    @property
-    def subject(self) -> Subject:
-        """Return what is judged."""
-        return self.host.subject
-
-    def ask(self, prop: str, case: Case) -> Answer:
-        """Judge one case in the child, unless it must not be called."""
-        forbidden = self.waivers.forbidden(prop, case)
-        if forbidden is not None:
-            return (forbidden,)
-        # many interpreted programs take long, and have not hung
-        programs = self.surveys.of(case.operation).programs * count(case)
-        answer: Answer = self.host.ask(prop, case, more=programs * INTERPRETED)
-        return answer
-
-    def _ask_unexpected(self, prop: str, case: Case) -> tuple[Verdict, ...]:
-        """As :meth:`ask`, with what is expected waived: nothing new is explained with what is known."""
-        return tuple(self.waivers.applied(verdict) for verdict in asked(self.ask, PROPERTIES[prop], case))
-
-    def run(self, item: Item) -> list[Failure]:
-        """Judge an item; skip it where it cannot be judged here."""
-        self.counts = Counter()
-        reason = unjudged(item, self.subject)
-        found = self.surveys.of(item.operation) if reason is None else None
-        reason = reason or unjudged(item, self.subject, found)
-        if reason is not None or found is None:
-            assert reason is not None
-            status, why = reason
-            waived = self.waivers.of_item(item.operation, item.property, item.dtype)
-            self.journal.settled(item, status, why, waived)
-            self.journal.finished(item)
-            self.counts[status] += 1
-            pytest.skip(f"{status}: {why}")
-        judged = []
-        verdicts = judge_item(item, self.subject, self.ask, lambda case: self._begun(item, case), found)
-        for verdict in map(self.waivers.applied, verdicts):
-            judged.append(verdict)
-            self.journal.judged(item, verdict, self.waivers.of(verdict))
-            self.counts[verdict.status] += 1
-        ask = partial(self._ask_unexpected, item.property)
-        failures = [self._explained(failure) for failure in explained(item, judged, ask, self._follow)]
-        self.journal.finished(item, share_of_array(item, self.subject, found, judged))
-        if lacking := lacking_evidence(item, judged):
-            self.journal.settled(item, Status.NO_EVIDENCE, lacking)
-            self.counts[Status.NO_EVIDENCE] += 1
-        elif not judged and found.taken != EVERYTHING:
-            self.journal.settled(item, Status.NOT_JUDGED, "none of its calls is taken")
-            self.counts[Status.NOT_JUDGED] += 1
-            pytest.skip("none of its calls is taken")
-        if not failures and lacking:
-            pytest.skip(f"no evidence: {lacking}")
-        if empty := vacuous(item, judged):
-            self.journal.settled(item, Status.ERROR, empty)
-            self.counts[Status.ERROR] += 1
-            pytest.fail(f"{item}: {empty}", pytrace=False)
-        if nothing := nothing_judged(judged):
-            pytest.skip(nothing)
-        return failures
-
-    def smoke(self, items: Sequence[Item]) -> None:
-        """Make the plainest call of the first item that can be judged: if that crashes, it is said first."""
-        item = next((item for item in items if unjudged(item, self.subject) is None), None)
-        if item is not None:
-            case = plainest(item, self.subject)
-            known = self.waivers.forbidden(item.property, case) is not None
-            crashed = None if known else self.host.ask("smoke", case)
-            if isinstance(crashed, Crashed):
-                self.journal.smoked(item, case, crashed)
-
-    def _begun(self, item: Item, case: Case) -> None:
-        if self.waivers.forbidden(item.property, case) is None:
-            self.journal.started(item, case)
-
-    def _follow(self, evidence: Evidence) -> str:
-        answer = self.host.ask("follow", evidence)
-        return answer if isinstance(answer, str) else ""
-
-    def _explained(self, failure: Failure) -> Failure:
-        path = self.host.ask("reproduce", failure)
-        assert isinstance(path, Path), f"could not write the reproducer: {path}"
-        self.journal.failed(failure, path)
-        return failure
-
-    def close(self) -> None:
-        """End the process that judges."""
-        self.host.close()
-        self.journal.close()
-
-
-def surveyed_by(host: Host, profile: str, seed: int, operation: str, waivers: Waivers = NONE) -> Survey:
-    """Return which calls of an operation are taken, asked of the process of a host; without forbidden ones."""
-
-    def attempt(case: Case) -> Tried:
-        if any(waivers.forbidden(name, case) for name in PROPERTIES):
-            # taken for granted: what is drawn of it is waived, and not called
-            return Tried()
-        answer: Tried | Crashed | Hung = host.ask("try", case)
-        if isinstance(answer, Tried):
-            return answer
-        if isinstance(answer, Hung):
-            return Tried(f"no answer within {answer.seconds:g} s", crash=True, hung=True)
-        return Tried(answer.how, crash=True)
-
-    return surveyed(operation, host.subject, attempt, profile=profile, seed=seed)
 
 
 _JUDGING = pytest.StashKey[Judging]()

@@ -21,16 +21,14 @@ from normkernels.operations.rms_norm_gated_fp8 import RmsNormGatedFp8
 __all__ = ["apply_rotary_pos_emb", "explain", "gemma_rms_norm", "mrope", "mrope_"]
 __all__ += ["rms_norm", "rms_norm_fp8", "rms_norm_gated", "rms_norm_gated_fp8"]
 
-# y, or (y, s) where a residual is added
-Normed = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
-# q and k
-Rotated = tuple[torch.Tensor, torch.Tensor]
+Normed = torch.Tensor | tuple[torch.Tensor, torch.Tensor]  # y, or (y, s) where a residual is added
+Rotated = tuple[torch.Tensor, torch.Tensor]  # q and k
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _operation(kind: type[Operation]) -> Callable[[Function], Function]:
-    """Return a decorator that makes a public function known, as an operation and as an op of torch.library."""
+    """Return a decorator that registers a public function, as an operation and as an op of torch.library."""
 
     def known(function: Function) -> Function:
         operation = kind(function.__name__, inspect.signature(function))
@@ -43,7 +41,7 @@ def _operation(kind: type[Operation]) -> Callable[[Function], Function]:
 
 # Any: one tensor or several, as the operation says
 def _call(name: str, tensors: tuple[torch.Tensor | None, ...], flags: tuple[object, ...]) -> Any:  # noqa: ANN401
-    """Run a call, or trace it as one op where torch.compile traces; arguments in the order of the signature."""
+    """Run a call, or trace it as one op under torch.compile; arguments are in the order of the signature."""
     return library.call(name, tensors, flags) if is_compiling() else run(name, tensors, flags)
 
 
@@ -62,14 +60,14 @@ def rms_norm(
 ) -> Normed:
     """Return ``y = s * rsqrt(mean(s**2) + eps) * (weight_offset + weight)``, or ``(y, s)`` with a residual.
 
-    ``s`` is x, or ``x + residual`` added in fp32 and rounded to x's dtype before the norm is taken of it.
+    ``s`` is x, or ``x + residual``, added in fp32 and rounded to x's dtype before the norm.
     The norm is over the last dimension; ``weight=None`` means ones. Results are contiguous and in x's
     shape and dtype. Arithmetic is fp32, ``weight_offset + weight`` too, and y is rounded once.
     ``rounding="hf"`` follows Hugging Face's Llama: it also rounds the normalised value, to x's dtype, and
-    its product with the weight, to the promoted dtype of both. With an offset it changes nothing, for
-    there (Gemma 3) Hugging Face rounds once. ``out`` and ``residual_out`` may have any strides; each
+    its product with the weight, to the promoted dtype of both. With an offset (Gemma 3) Hugging Face
+    rounds once, and ``rounding`` changes nothing. ``out`` and ``residual_out`` may have any strides; each
     may be x or the residual, but they may not share memory. ``torch.compile`` traces a call as one op,
-    and refuses one with outputs given: there the compiler places them.
+    and refuses given outputs: the compiler allocates them.
     """
     return _call("rms_norm", (x, weight, residual, out, residual_out), (weight_offset, eps, path, rounding))
 
@@ -113,7 +111,7 @@ def rms_norm_gated(
     The norm is ``x * rsqrt(mean(x**2) + eps)`` over the last dimension, or over groups of ``group_size`` of it.
     With ``norm_before_gate=False`` it is ``norm(x * act(gate)) * weight``; ``gate=None`` leaves the gate out.
     Arithmetic is fp32 and the result is rounded once; ``rounding="hf"`` also rounds the normalised and the
-    weighted value, to the promoted dtype of what they are made of. ``out`` may have any strides, and may be x or
+    weighted value, to the promoted dtype of their operands. ``out`` may have any strides, and may be x or
     the gate; ``torch.compile`` refuses it.
     """
     return _call(
@@ -140,22 +138,22 @@ def rms_norm_fp8(
 ) -> tuple[torch.Tensor, ...]:
     """Return fp8 values and scales of ``rms_norm``: ``(values, scales[, y][, s])``.
 
-    ``y``, and ``s`` with a residual, are what ``rms_norm`` returns: y is rounded to x's dtype before it is
-    quantised, and among the results if ``also_unquantised``. Each ``quant_group`` columns of a row share a
-    scale (None: all of them do; the last group of a row may be shorter): in fp32,
+    ``y``, and ``s`` with a residual, are the results of ``rms_norm``: y is rounded to x's dtype before it is
+    quantised, and is returned if ``also_unquantised``. Each ``quant_group`` columns of a row share a scale
+    (None: the whole row does; the last group of a row may be shorter): in fp32,
 
         scale = max(amax(|y|), 1e-10) / fp8_max,   values = round(y / scale), saturated,
 
     rounded to nearest even. ``fp8_dtype`` is ``torch.float8_e4m3fn`` or ``torch.float8_e4m3fnuz``, and
-    ``fp8_max`` what ``torch.finfo`` says of it: 448 and 240. A NaN in a group makes its scale and all its values
-    NaN; an infinity makes the scale infinite, its own value NaN and the others zero.
+    ``fp8_max`` the largest number of the type: 448 and 240. A NaN in a group makes its scale and all its values
+    NaN; an infinity makes the scale infinite, its own value NaN and the other values zero.
 
     ``values`` are contiguous and in x's shape. ``scales`` are fp32, ``(*leading, ceil(n / quant_group))``, and
     contiguous where ``scale_layout`` is ``"row"``. With ``"column"`` the same shape has the groups outermost in
     memory: the leading sizes, flattened to ``rows``, have stride 1, and the groups stride ``rows``. For x of
     shape (rows, n) the strides are ``(1, rows)``; for (a, b, n), ``(b, 1, a * b)``; for (n,), ``(1,)``.
 
-    ``out`` takes the values and ``residual_out`` the sum, in any strides; the sum may lie in x or the residual.
+    ``out`` takes the values and ``residual_out`` the sum, in any strides; the sum may replace x or the residual.
     Scales are always fresh. There is no gradient: a call that needs one is refused. ``torch.compile`` traces a
     call as one op, and refuses given outputs.
     """
@@ -186,9 +184,9 @@ def rms_norm_gated_fp8(
 ) -> tuple[torch.Tensor, ...]:
     """Return fp8 values and scales of ``rms_norm_gated``: ``(values, scales[, y])``.
 
-    ``y`` is what ``rms_norm_gated`` returns, with groups of ``group_size`` columns that share a mean;
-    ``rms_norm_fp8`` says how it is quantised, by groups of ``quant_group`` columns, and the rest. Triton runs
-    the call where the groups of one kind are whole parts of the other's.
+    ``y`` is the result of ``rms_norm_gated``, with groups of ``group_size`` columns that share a mean. It is
+    quantised by groups of ``quant_group`` columns, as ``rms_norm_fp8`` describes with the other arguments. The
+    kernel takes calls in which no group of either kind crosses the end of one of the other kind.
     """
     return _call(
         "rms_norm_gated_fp8",
@@ -231,8 +229,8 @@ def mrope(
     The row of cos and sin that frequency ``i`` takes is at the position on h if ``i % 3 == 1 and i < 3 *
     sections[1]``, on w if ``i % 3 == 2 and i < 3 * sections[2]``, on t otherwise; not ``interleaved``, the first
     ``sections[0]`` frequencies are t's, the next h's, the last w's. The three sum to ``rotary_dim // 2``.
-    A position outside the cache is an ``InvalidCall`` on the CPU; on a GPU, where seeing it would be a wait, the
-    rotated columns of that token are NaN. ``torch.compile`` traces a call as one op.
+    A position outside the cache raises ``InvalidCall`` on the CPU. On a GPU, where a check would have to wait,
+    the rotated columns of its token are NaN. ``torch.compile`` traces a call as one op.
     """
     return _call("mrope", (q, k, positions, cos, sin), (sections, head_dim, interleaved, path))
 
@@ -250,7 +248,7 @@ def mrope_(
     interleaved: bool = True,
     path: str | None = None,
 ) -> Rotated:
-    """Rotate q and k as ``mrope`` does, in place, and return them; what would be copied is not touched.
+    """Rotate q and k as ``mrope`` does, in place, and return them; the other columns are not touched.
 
     They may be views of one buffer, but share no memory with each other, nor with the other arguments. A call
     that needs a gradient is refused.
@@ -263,7 +261,7 @@ def apply_rotary_pos_emb(
 ) -> Rotated:
     """Rotate q and k as the functions of this name in transformers do for Qwen2-VL, Qwen3-VL and Qwen3.5.
 
-    It goes in their place: ``modeling_qwen3_5.apply_rotary_pos_emb = normkernels.apply_rotary_pos_emb``. q and k
+    It replaces them: ``modeling_qwen3_5.apply_rotary_pos_emb = normkernels.apply_rotary_pos_emb``. q and k
     are ``(batch, heads, tokens, head_dim)``, or ``(batch, tokens, heads, head_dim)`` with ``unsqueeze_dim=2``. cos
     and sin are ``(batch, tokens, rotary_dim)``, or one batch for all; their rows hold the frequencies of all axes,
     joined, twice: the second half is not read. A result is rounded once, where transformers rounds each product.

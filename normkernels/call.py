@@ -43,14 +43,14 @@ class Quantised:
     """Properties of a norm with fp8 values."""
 
     dtype: str
-    crossing: str | None  # the quant groups and the norm groups, where neither are whole parts of the other
-    span: int  # columns of a kernel row; ``Call.width`` is that, with each block padded to a power of two
+    crossing: str | None  # sizes of the quant and norm groups, if they cross
+    span: int  # columns of a kernel row; ``Call.width`` is ``span`` with each block padded to a power of two
     wide: bool = False  # whether some input is fp32
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One valid call of a norm, or of a rotation: its rows are tokens and its width is that of a head."""
+    """A valid call of a norm, or of a rotation, whose rows are tokens and whose width is that of a head."""
 
     operation: str
     dtype: str
@@ -59,7 +59,7 @@ class Call:
     rows: int  # kernel rows: groups in all
     leading: int  # leading sizes that are left after collapsing
     needs_grad: str | None  # the first argument that needs a gradient
-    not_plain: str | None  # the first argument that is not a plain tensor, and what it is
+    not_plain: str | None  # the first argument that is not a plain tensor, with its kind
     residual: bool = False  # whether a residual is added
     gated: Gated | None = None  # of a gated norm only
     heads: Heads | None = None  # of a rotation only
@@ -68,7 +68,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One machine: where the tensors are and what can run there."""
+    """A machine: the device of the tensors, and the properties of it that decisions depend on."""
 
     kind: str
     has_triton: bool
@@ -94,7 +94,7 @@ class Device:
 
 @cache
 def has_triton() -> bool:
-    """Return whether triton can be imported; asked at the first call, because the package imports without it."""
+    """Return whether triton can be imported; tested at the first call, because the package imports without it."""
     return find_spec("triton") is not None
 
 
@@ -122,6 +122,6 @@ def conversions(target: Any) -> tuple[str, ...]:  # noqa: ANN401
     """Return the fp8 types that Triton says it converts to on a kind of GPU."""
     from triton.compiler import make_backend
 
-    # said, because Triton 3.9 warns where it is not
+    # given explicitly, because Triton 3.9 warns without it
     options = make_backend(target).parse_options({"enable_fp_fusion": False})
     return tuple(dtype_name(dtype) for dtype, known in FP8.items() if known in options.supported_fp8_dtypes)

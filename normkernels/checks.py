@@ -1,4 +1,4 @@
-"""Checks of arguments. Each returns, or raises ``InvalidCall`` with what was given and what must hold."""
+"""Checks of arguments. Each returns, or raises ``InvalidCall`` with the given value and the requirement."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from normkernels.errors import InvalidCall
 
-# Types of tensors whose values are what their memory holds.
+# Types of tensors whose memory contains their values as they are.
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 LOW = (torch.bfloat16, torch.float16, torch.float32)
 # Kernels take numbers as fp32.
@@ -31,7 +31,7 @@ def choice(operation: str, name: str, value: object, allowed: Collection[object]
 
 
 def number(operation: str, name: str, value: object, least: float = -_MAX) -> float:
-    """Return ``value`` as a float that a kernel can add."""
+    """Return ``value`` as a float that is finite in float32."""
     if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) <= _MAX:
         must = "a number that is finite in float32" if least else "a number, at least 0 and finite in float32"
         raise InvalidCall(f"{operation}: {name}={value!r}, must be {must}")
@@ -39,7 +39,7 @@ def number(operation: str, name: str, value: object, least: float = -_MAX) -> fl
 
 
 def is_count(value: object, least: int = 1) -> bool:
-    """Return whether ``value`` is an integer, at least ``least``; True is none."""
+    """Return whether ``value`` is an integer, at least ``least``; True is not one."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
@@ -74,7 +74,7 @@ def outputs(
 ) -> None:
     """Check that each given output has memory of its own, or that of a whole input that it ``may_be``.
 
-    No argument may need a gradient then.
+    With a given output no argument may need a gradient.
     """
     taken = dict(inputs)
     for name, out in given.items():
@@ -105,7 +105,7 @@ def needs_gradient(given: Tensors) -> str | None:
 
 
 def not_plain(given: Tensors) -> str | None:
-    """Return the first argument whose memory does not hold its values, and what it is."""
+    """Return the first argument whose memory does not contain its values as they are, with its kind."""
     for name, tensor in given.items():
         if type(tensor) not in PLAIN:
             return f"{name}, a {type(tensor).__name__}"
@@ -116,13 +116,13 @@ def not_plain(given: Tensors) -> str | None:
 
 def transformed() -> bool:
     """Return whether functorch or forward-mode autograd may hide more than values in a plain tensor."""
-    # torch has no public question for the first
+    # torch has no public function for the first
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_mode()  # noqa: SLF001
 
 
 def forward_mode() -> bool:
     """Return whether forward-mode autograd is on."""
-    # torch has no public question for it
+    # torch has no public function for it
     return forward_ad._current_level >= 0  # noqa: SLF001
 
 
@@ -132,7 +132,7 @@ def present(**tensors: torch.Tensor | None) -> dict[str, torch.Tensor]:
 
 
 def overlaps_itself(tensor: torch.Tensor) -> bool:
-    """Return whether two elements may share memory: some stride is within the extent of the smaller ones."""
+    """Return whether two elements may share memory: some stride is within the extent of the smaller strides."""
     return not tensor.is_contiguous() and _overlaps(tensor.shape, tensor.stride())
 
 
@@ -152,7 +152,7 @@ def _overlaps(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 def address(tensor: torch.Tensor) -> int:
     """Return a tensor's address; 0 if it has no memory: meta, fake, functionalised, batched or distributed."""
     try:
-        # a fake tensor warns when it is asked, and its storage is on meta
+        # a fake tensor warns when its address is read; its storage is on meta
         if type(tensor) not in PLAIN and tensor.untyped_storage().device.type == "meta":
             return 0
         return tensor.data_ptr()
@@ -174,7 +174,7 @@ def may_share(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Return whether some byte belongs to both tensors; exact, unless the search becomes too long.
 
     A byte of ``a`` is its start plus a sum of index * stride, one of ``b`` likewise. Counting ``b``'s indices down
-    makes every coefficient positive: the question is whether bounded counts of known steps add up to the distance.
+    makes every coefficient positive: the question is whether bounded counts of the steps add up to the distance.
     """
     if a.numel() == 0 or b.numel() == 0 or a.device != b.device:
         return False
@@ -193,7 +193,7 @@ def may_share(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 @lru_cache(4096)
 def _meet(distance: int, here: Layout, there: Layout) -> bool:
-    """Return whether elements of two layouts meet, the second of which begins ``distance`` bytes further on."""
+    """Return whether two layouts share a byte; the second one begins ``distance`` bytes after the first."""
     steps: Counter[int] = Counter()
     for shape, strides, element in (here, there):
         steps[1] += element - 1

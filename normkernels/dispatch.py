@@ -1,4 +1,4 @@
-"""Which path and plan run a call, and why the better ones do not. Pure: a decision sees descriptions only."""
+"""Choice of the path and plan of a call, with the reasons against better ones. Pure: it sees descriptions only."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ class Path(StrEnum):
 
 
 class Reason(Enum):
-    """What a path or plan needs and a call or machine lacks."""
+    """A requirement of a path or plan that a call or machine does not meet."""
 
     NO_TRITON = "needs triton"
     NO_GPU = "needs a GPU"
@@ -42,7 +42,7 @@ class Reason(Enum):
     QUANT_GROUP = "needs quant groups in norm groups, or norm groups in quant groups"
 
 
-# Whether a reason stands against a path or plan, the reason, and what was given.
+# Whether a reason rules out a path or plan, the reason, and the value that was given.
 Stop = tuple[bool, Reason, str]
 
 
@@ -56,7 +56,7 @@ class Rejection:
     got: str
 
     def __str__(self) -> str:
-        """Say what is needed, then what was given."""
+        """Return the requirement, then the value that was given."""
         return f"{_name(self.path, self.plan)}: {self.reason.name}: {self.reason.value}, got {self.got}"
 
 
@@ -71,11 +71,11 @@ class Decision:
 
     @property
     def name(self) -> str:
-        """Return ``rows/decode128`` and the like, or ``native``."""
+        """Return the path and plan, as in ``rows/decode128``, or ``native``."""
         return _name(self.path, None if self.plan is None else self.plan.name)
 
     def __str__(self) -> str:
-        """Name the choice, how its kernel is launched, and each rejection, a line each."""
+        """Return a line for the choice, one for the launch of its kernel, and one for each rejection."""
         launched = () if self.launched is None else (f"launched {self.launched}",)
         return "\n  ".join((self.name, *launched, *(f"not {rejection}" for rejection in self.rejected)))
 
@@ -98,7 +98,7 @@ class Kernels(ABC):
 def decide(
     kernels: Kernels, call: Call, device: Device, path: Path | None = None, *, asked_by: str = "path"
 ) -> Decision:
-    """Return the first path that can run ``call``, or ``path``; raise ``PathUnavailable`` if that one cannot."""
+    """Return the first path that can run ``call``, or ``path``; raise ``PathUnavailable`` if ``path`` cannot."""
     if path is Path.NATIVE:
         forced = Rejection(kernels.path, None, Reason.FORCED, f"{asked_by}={path}")
         return Decision(path, None, (forced,))
@@ -120,7 +120,7 @@ def decide(
 
 
 def rejections(path: Path, plan: str | None, stops: Iterable[Stop]) -> tuple[Rejection, ...]:
-    """Return a rejection of a path or plan for each reason that stands against it."""
+    """Return a rejection of a path or plan for each reason that rules it out."""
     return tuple(Rejection(path, plan, reason, got) for stopped, reason, got in stops if stopped)
 
 

@@ -8,9 +8,9 @@ class InvalidCall(ValueError):
 
 
 class PathUnavailable(ValueError):
-    """A path that was asked for by name cannot run the call."""
+    """A path that was asked for by name and cannot run the call."""
 
-    # Any: rejections, which this module does not know
+    # Any: rejections, which this module does not import
     def __init__(self, message: str, reasons: tuple[Any, ...]) -> None:
         """Keep the ``reasons``, each a ``Rejection``; the message ends with one line for each."""
         self.reasons = reasons

@@ -1,10 +1,10 @@
 """The only place that starts a kernel.
 
-The first call of a kind is launched through Triton, which binds, specialises and compiles. The outcome is kept:
-later calls that are alike bring pointers and counts alone. They start the compiled kernel as Triton's own launch
-and PyTorch's Inductor do (``compiled.run``), or run ``kernel[grid]`` on the kept arguments where that is not
-possible. ``NORMKERNELS_LAUNCH`` is ``direct``, the default, or ``triton``, which never starts a compiled kernel
-itself. Launch hooks are called; other changes of ``triton.knobs`` do nothing to a kernel that is compiled.
+The first call with a key is launched through Triton, which binds, specialises and compiles. The kernel is kept:
+later calls with the same key pass pointers and counts alone. They start the compiled kernel as Triton's own launch
+and PyTorch's Inductor do (``compiled.run``), or run ``kernel[grid]`` with the kept arguments where that is not
+possible. ``NORMKERNELS_LAUNCH`` is ``direct``, the default, or ``triton``: every launch goes through Triton.
+Launch hooks are called; other changes of ``triton.knobs`` have no effect on a kernel that is compiled.
 """
 
 import os
@@ -22,14 +22,14 @@ from normkernels.plans import Plan
 
 ENVIRONMENT = "NORMKERNELS_LAUNCH"
 _WAYS = ("direct", "triton")
-# bytes: kernels are compiled for pointers that are multiples of this, or for any
+# bytes: a kernel is compiled for pointers that are multiples of this number, or for any pointers
 ALIGNMENT = 16
 # Triton passes larger integers as another type, that is, to another kernel.
 _INT32 = 2**31
 
 # Tensors in the order of the kernel's pointers. Any: a tensor, or None if there is none.
 Buffers = Sequence[Any]
-# Numbers that differ between calls that are alike, the kernel's rows first.
+# Numbers that differ between calls with one key, the kernel's rows first.
 Counts = tuple[int, ...]
 # A kernel and all of its arguments by name. Any: triton has no types.
 Arguments = tuple[Any, Mapping[str, Any]]
@@ -37,15 +37,16 @@ Arguments = tuple[Any, Mapping[str, Any]]
 
 @dataclass(slots=True)
 class Launch:
-    """A kernel and everything that it is given but pointers and counts."""
+    """A kernel and all of its arguments but pointers and counts."""
 
     kernel: Any  # Triton's function; triton has no types
     rest: tuple[Any, ...]  # the arguments after the pointers
-    places: tuple[int, ...]  # of the counts among all arguments
+    rows: int  # the place of the number of rows among all arguments
+    others: tuple[int, ...]  # the places of the other counts
     plan: Plan
     device: torch.device
     aligned: bool  # whether every pointer is a multiple of ALIGNMENT
-    fewest: int  # rows that this launch is known to serve
+    fewest: int  # rows of a call that this launch has served
     most: int
     compiled: Any = None  # the result of the first launch through Triton; None: every launch goes through it
 
@@ -62,25 +63,28 @@ def launch(known: Launch, buffers: Buffers, pointers: Sequence[int], counts: Cou
         _launch_through_triton(known, buffers, counts)
         return
     args = [*pointers, *known.rest]
-    for place, count in zip(known.places, counts, strict=False):
-        args[place] = count
-    tiles, programs = -(-counts[0] // known.plan.rows), known.plan.programs
-    driver, knobs = _triton()
-    if _is_set(knobs.launch_enter_hook) or _is_set(knobs.launch_exit_hook):
-        compiled[tiles, programs, 1](*args)
+    args[known.rows] = counts[0]
+    if known.others:
+        for place, count in zip(known.others, counts[1:], strict=True):
+            args[place] = count
+    plan, (driver, knobs) = known.plan, _triton()
+    grid = -(-counts[0] // plan.rows), plan.programs, 1
+    enter, leave = knobs.launch_enter_hook, knobs.launch_exit_hook
+    # chains of hooks, which may be empty, functions or None
+    if getattr(enter, "calls", enter) or getattr(leave, "calls", leave):
+        compiled[grid](*args)
         return
     # no metadata and no hooks, which take as long as the launch
-    stream = driver.active.get_current_stream(index)
-    kernel, metadata = compiled.function, compiled.packed_metadata
-    compiled.run(tiles, programs, 1, stream, kernel, metadata, None, None, None, *args)
+    front = driver.active.get_current_stream(index), compiled.function, compiled.packed_metadata
+    compiled.run(*grid, *front, None, None, None, *args)
 
 
 def _launch_through_triton(known: Launch, buffers: Buffers, counts: Counts) -> None:
-    """Start a kernel as a user of Triton does, and keep what was compiled if it may be started directly."""
-    # asked before the kernel writes: a word that has no meaning raises
+    """Start a kernel as a user of Triton does, and keep the compiled kernel if it may be started directly."""
+    # before the kernel writes, because an unknown word in the environment raises
     kept = not why_not_direct() and known.aligned and max(counts) < _INT32
     args = [*(buffers[0] if each is None else each for each in buffers), *known.rest]
-    for place, count in zip(known.places, counts, strict=True):
+    for place, count in zip((known.rows, *known.others), counts, strict=True):
         args[place] = count
     # no fusion: a contracted x*x + y*y is not commutative, so its bits would depend on the layout
     limit = {} if known.plan.registers is None else {"maxnreg": known.plan.registers}
@@ -99,13 +103,9 @@ def _triton() -> tuple[Any, Any]:
     return driver, knobs.runtime
 
 
-def _is_set(hook: Any) -> bool:  # noqa: ANN401  (a chain of hooks, which may be empty, or a function)
-    return hook is not None and bool(getattr(hook, "calls", True))
-
-
 @dataclass(slots=True)
 class Launches:
-    """The launches of calls that differ in pointers and counts alone: one for each plan, aligned and not.
+    """The launches of calls with one key: one for each plan, for aligned pointers and for others.
 
     A plan serves one range of row counts: if two counts share a plan, so do all counts between them.
     """
@@ -118,7 +118,7 @@ class Launches:
     known: list[Launch] = field(default_factory=list)
 
     def start(self, buffers: Buffers, counts: Counts) -> None:
-        """Start the kernel for ``buffers``; the first of them stands in for those that are not there."""
+        """Start the kernel for ``buffers``; the first buffer stands in for missing ones."""
         first = buffers[0].data_ptr()
         pointers = [first if each is None else each.data_ptr() for each in buffers]
         union = 0
@@ -135,23 +135,23 @@ class Launches:
         launch(each, buffers, pointers, counts)
 
     def _learn(self, buffers: Buffers, rows: int, *, aligned: bool) -> Launch:
-        """Return a launch of the plan for ``rows``: a new one, or a known one that now serves them as well."""
+        """Return a launch of the plan for ``rows``: a new launch, or a kept one whose range of rows grows."""
         plan = self.plan(rows)
         for each in self.known:
             if each.plan == plan and each.aligned == aligned:
                 each.fewest, each.most = min(each.fewest, rows), max(each.most, rows)
                 return each
         kernel, args = self.arguments(buffers, plan)
-        names = kernel.arg_names
-        rest = tuple(args.get(name) for name in names[len(buffers) :])
-        places = tuple(map(names.index, self.counts))
-        self.known.append(Launch(kernel, rest, places, plan, self.device, aligned, rows, rows))
+        names, given = kernel.arg_names, {**args, **dict.fromkeys(self.counts)}
+        rest = tuple(given[name] for name in names[len(buffers) :])
+        place, *others = map(names.index, self.counts)
+        self.known.append(Launch(kernel, rest, place, tuple(others), plan, self.device, aligned, rows, rows))
         return self.known[-1]
 
 
 @cache
 def why_not_direct() -> str:
-    """Return why this process never starts a compiled kernel itself; nothing where it does. Read once."""
+    """Return the reason against direct launches in this process, or nothing. The environment is read once."""
     asked = os.environ.get(ENVIRONMENT, "") or _WAYS[0]
     if asked not in _WAYS:
         raise InvalidCall(f"{ENVIRONMENT}={asked!r}, must be one of {', '.join(_WAYS)}")
@@ -161,7 +161,7 @@ def why_not_direct() -> str:
 
 
 def how(tensors: Sequence[torch.Tensor]) -> str:
-    """Return in words how a call of ``tensors`` is launched, from the second such call on."""
+    """Return the way in which calls of ``tensors`` are launched, from the second call on, in words."""
     against = why_not_direct()
     if not against and any(each.data_ptr() % ALIGNMENT for each in tensors):
         against = f"some tensor begins at no multiple of {ALIGNMENT} bytes"

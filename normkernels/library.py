@@ -1,9 +1,9 @@
 """Every operation as a torch op with a fake and a backward: a compiler sees one op of a call.
 
-An op has the arguments of its function; one with a residual is an op of its own, for it returns two tensors.
-One that writes its arguments returns nothing and has no backward: it is refused where a gradient is needed.
-``api`` calls ops while something traces it; eager calls never come here. Whichever path runs the forward,
-the backward recomputes it natively. Ops with fp8 values return a list, and refuse to be differentiated.
+An op has the arguments of its function. Calls with a residual have an op of their own, which returns two tensors.
+An op that writes its arguments returns nothing and has no backward: calls that need a gradient are refused.
+``api`` calls ops under torch.compile only; eager calls do not use them. The backward recomputes the forward
+natively, on whichever path it ran. Ops with fp8 values return a list, and refuse to be differentiated.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from normkernels.operations.quantisation import no_gradient
 
 NAMESPACE = "normkernels"
 
-# Types of a signature, as a schema has them.
+# The name of each type of a signature in a schema.
 _TYPES = {
     "torch.Tensor": "Tensor",
     "torch.Tensor | None": "Tensor?",
@@ -34,7 +34,7 @@ _TYPES = {
     "Sequence[int]": "int[]",
 }
 _CONSTANTS = {torch.SymFloat: float, torch.SymInt: int}
-# Kept: the ops live as long as it does.
+# Kept: the ops live as long as this object.
 _LIBRARY: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]  # torch has no types here
 
 
@@ -44,11 +44,11 @@ class Op:
 
     name: str
     operation: Operation
-    types: Mapping[str, str]  # of its arguments, as the schema has them
+    types: Mapping[str, str]  # the schema's type of each argument
 
     @property
     def quantised(self) -> bool:
-        """Return whether its results are fp8 values and scales, among others."""
+        """Return whether fp8 values and scales are among its results."""
         return "fp8_dtype" in self.types
 
     @property
@@ -67,18 +67,18 @@ class Op:
         return tuple(map(given.get, self.operation.tensors)), tuple(map(given.get, self.operation.flags))
 
     def returned(self, results: Results) -> Results:
-        """Return results as the schema has them."""
+        """Return results in the form of the schema."""
         if self.operation.in_place:
             return None
         return list(results) if self.quantised else results
 
 
-# By name.
+# Ops by name.
 OPS: dict[str, Op] = {}
 
 
 def register(operation: Operation) -> None:
-    """Give an operation its ops, each with a schema, what runs it on any device, its fake and its backward."""
+    """Define the ops of an operation, each with a schema, an implementation, a fake and a backward."""
     types = {
         name: _TYPES[str(each.annotation)]
         for name, each in operation.signature.parameters.items()
@@ -106,12 +106,12 @@ def _define(op: Op) -> None:
 
 # Any: one tensor or several, as the operation says
 def call(name: str, tensors: tuple[Any, ...], flags: tuple[Any, ...]) -> Any:  # noqa: ANN401
-    """Make a call through its op, as a compiler traces it; one that writes into given outputs is refused."""
+    """Make a call through its op, as a compiler traces it; given outputs are refused."""
     operation = OPERATIONS[name]
     given = operation.by_name(tensors, flags)
     wrong = _wrong(operation, given)
     if wrong is not None:
-        # raised here it would only break the graph, and Dynamo would go on to trace the kernel's launch
+        # an exception here would only break the graph, and Dynamo would go on to trace the kernel's launch
         return torch.ops.normkernels.refuse(tensors[0], f"{name}: {wrong}")
     absent = [*operation.outputs, *(["residual"] if given.get("residual") is None else [])]
     given = {argument: value for argument, value in given.items() if argument not in absent}
@@ -120,7 +120,7 @@ def call(name: str, tensors: tuple[Any, ...], flags: tuple[Any, ...]) -> Any:  #
 
 
 def _wrong(operation: Operation, given: Given) -> str | None:
-    """Return what is wrong with a call that a schema would take, or that no op can be made of."""
+    """Return the error in a call that the schema would accept, or that has no op; None without an error."""
     for name, value in given.items():
         kind = str(operation.signature.parameters[name].annotation)
         if name in operation.outputs and value is not None:
@@ -152,13 +152,13 @@ def _check_backward(op: Op) -> None:
 
 
 def compute(op: Op, values: tuple[Any, ...]) -> Results:
-    """Run the call as an eager one; natively for a tracer that computes on constants, and sees no kernel."""
+    """Run the call as in eager mode; natively for a tracer that computes on constants and cannot run kernels."""
     _check_backward(op)
     return recompute(op, values) if torch.compiler.is_compiling() else run(op.operation.name, *op.call(values))
 
 
 def fake(op: Op, values: tuple[Any, ...]) -> Results:
-    """Return the results of the call, without values; check it, which asks nothing of row counts."""
+    """Check the call and return its results without values; no check depends on row counts."""
     _check_backward(op)
     operation, (tensors, flags) = op.operation, op.call(values)
     # a compiler may pass symbols, and flags are constants of a call
@@ -177,7 +177,7 @@ def recompute(op: Op, values: tuple[Any, ...]) -> Results:
 
 
 class Gradient:
-    """The backward of an op: what is kept of a call, and the gradients of its native form."""
+    """The backward of an op: arguments kept from the forward, and the gradients of the native form."""
 
     # Any: autograd's context is untyped
 
@@ -185,7 +185,7 @@ class Gradient:
         self.op = op
 
     def refuse(self, ctx: Any, inputs: tuple[Any, ...], output: object) -> None:  # noqa: ANN401
-        """Raise before an op returns that would have to be differentiated, and has no gradient."""
+        """Refuse a call that would have to be differentiated: the op has no gradient."""
         given = zip(self.op.types, inputs, strict=True)
         needs = next(name for name, each in given if isinstance(each, torch.Tensor) and each.requires_grad)
         raise no_gradient(self.op.operation.name, needs)
@@ -202,7 +202,7 @@ class Gradient:
         """Return the gradients of the arguments."""
         names = self.op.types
         needed = dict(zip(names, ctx.needs_input_grad, strict=True))
-        # of second order, where that is asked for
+        # whether gradients of second order are asked for
         again = torch.is_grad_enabled()
         with torch.enable_grad():
             # views: one tensor may be two arguments, and has a gradient as each

@@ -1,4 +1,4 @@
-"""The norms as drop-in modules, and the norms of other libraries converted to these, or swapped in a model."""
+"""The norms as drop-in modules; conversion of norms of other libraries, one by one or in a whole model."""
 
 import inspect
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ __all__ = ["GemmaRMSNorm", "RMSNorm", "RMSNormGated", "from_module", "swap"]
 class RMSNorm(nn.Module):
     """RMSNorm with vLLM's constructor, defaults and returns."""
 
-    hidden_size: int | None  # None: any, of a norm that has no weight and came from another module
+    hidden_size: int | None  # None: any; of norms without a weight that ``from_module`` made
     weight: nn.Parameter | None
 
     def __init__(
@@ -50,7 +50,7 @@ class RMSNorm(nn.Module):
             nn.init.ones_(self.weight)
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Normed:
-        """Return the norm of ``x``; with a residual, that of their sum, and the sum."""
+        """Return the norm of ``x``; with a residual, the norm of their sum, and the sum."""
         if self.hidden_size is not None and x.shape[-1:] != (self.hidden_size,):
             raise InvalidCall(
                 f"RMSNorm: x has shape {tuple(x.shape)}, must have {self.hidden_size} columns, hidden_size"
@@ -80,7 +80,7 @@ class GemmaRMSNorm(nn.Module):
         nn.init.zeros_(self.weight)
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Normed:
-        """Return the norm of ``x``; with a residual, that of their sum, and the sum."""
+        """Return the norm of ``x``; with a residual, the norm of their sum, and the sum."""
         return gemma_rms_norm(x, self.weight, residual=residual, eps=self.variance_epsilon)
 
     def extra_repr(self) -> str:
@@ -119,7 +119,7 @@ class RMSNormGated(nn.Module):
         nn.init.ones_(self.weight)
 
     def forward(self, x: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the norm of ``x``, gated by ``z`` where there is one."""
+        """Return the norm of ``x``, gated by ``z`` if it is given."""
         return rms_norm_gated(
             x,
             z,
@@ -143,18 +143,18 @@ class RMSNormGated(nn.Module):
 Norm = RMSNorm | GemmaRMSNorm | RMSNormGated
 
 # Elements on which two norms are compared, and the share of them that may differ. Rounding in another place moves
-# a tenth of bfloat16 results and more, the same float32 arithmetic in another order one of thousands.
+# at least a tenth of bfloat16 results, float32 arithmetic in another order one in thousands.
 _ELEMENTS, _MAY_DIFFER = 4096, 0.01
-# Columns of a norm that has no weight to tell them.
+# Columns on which a norm without a weight is compared.
 _COLUMNS = 64
 
 
 def from_module(module: nn.Module) -> Norm:
-    """Return a norm of ours that computes what ``module`` computes, and shares its weight.
+    """Return a norm of this package that gives the results of ``module`` and shares its weight.
 
     A module is recognised by its results, not by its class: it normalises some random bfloat16 rows on the CPU,
-    and a norm of ours must return the same. Gate order, activation, eps, rounding and mode are those of the
-    module. Any other raises ``InvalidCall`` with the reason; so does one with hooks, which ours would not call.
+    and a norm of this package must return the same. The norm has the module's gate order, activation, eps,
+    rounding and mode. A module that matches no norm, or has hooks, raises ``InvalidCall`` with the reason.
     """
     found = _counterpart(module)
     if isinstance(found, str):
@@ -163,13 +163,13 @@ def from_module(module: nn.Module) -> Norm:
 
 
 class Swap:
-    """The norms of a model that ours replace until ``restore``, or until the end of ``with swap(model):``."""
+    """Norms of a model, replaced by this package's until ``restore`` or the end of ``with swap(model):``."""
 
     replaced: dict[str, nn.Module]  # the model's own norms, under each of their names in it
     unknown: dict[str, str]  # other modules whose class is called a norm, with the reason why each stays
 
     def __init__(self, model: nn.Module) -> None:
-        """Put ours in the place of every norm of ``model`` that ``from_module`` takes."""
+        """Replace every norm of ``model`` that ``from_module`` takes."""
         self.model, self.replaced, self.unknown = model, {}, {}
         found: dict[nn.Module, Norm | str] = {}
         for name, module in [*model.named_modules(remove_duplicate=False)]:
@@ -185,7 +185,7 @@ class Swap:
                 self.unknown[name] = f"is a {type(module).__name__} that {ours}"
 
     def restore(self) -> None:
-        """Put the model's own norms back, with the mode and the weight that ours have by now."""
+        """Put the model's own norms back, with the current mode and weight of their replacements."""
         for name, theirs in self.replaced.items():
             ours = self.model.get_submodule(name)
             theirs.train(ours.training)
@@ -204,13 +204,13 @@ swap = Swap
 
 
 def _counterpart(module: nn.Module) -> Norm | str:
-    """Return ours for a module, or the reason why there is none."""
+    """Return the norm that replaces a module, or the reason against a replacement."""
     name = "variance_epsilon" if hasattr(module, "variance_epsilon") else "eps"
     eps = getattr(module, name, None)
     if not isinstance(eps, float) or not eps > 0:
         return f"has {name}={eps!r}, must have a number above zero"
     if "forward" in vars(module) or any(held for key, held in vars(module).items() if key.endswith("_hooks")):
-        return "has hooks or a forward of its own, must have none, for ours would not call them"
+        return "has hooks or a forward of its own, must have none, because a replacement would not call them"
     parameters = dict(module.named_parameters())
     others = {*module.state_dict(), *dict(module.named_children())} - {"weight"}
     weight = parameters.get("weight")
@@ -228,16 +228,16 @@ def _counterpart(module: nn.Module) -> Norm | str:
         if isinstance(differ, str):
             return differ
         if differ <= _MAY_DIFFER:
-            # read by models that pass it on to kernels of theirs
+            # models read it, and pass it to their own kernels
             setattr(ours, name, eps)
             if weight is not None:
                 ours.weight = weight
             return ours.train(module.training)
-    return "computes what none of ours does"
+    return "computes what no norm of normkernels computes"
 
 
 def _candidates(module: nn.Module, weight: nn.Parameter | None, eps: float, *, gated: bool) -> Iterator[Norm]:
-    """Generate the norms of ours that a module may be."""
+    """Generate the norms of this package that a module may match."""
     n = _COLUMNS if weight is None else weight.numel()
     if gated:
         groups = getattr(module, "n_groups", 1)
@@ -258,14 +258,14 @@ def _candidates(module: nn.Module, weight: nn.Parameter | None, eps: float, *, g
 
 
 def _differ(theirs: nn.Module, ours: Norm, eps: float, *, gated: bool) -> float | str:
-    """Return the share of results in which two norms differ, or what ``theirs`` raised."""
+    """Return the share of results in which two norms differ, or the exception of ``theirs`` in words."""
     n = _COLUMNS if ours.weight is None else ours.weight.numel()
     generator = torch.Generator("cpu").manual_seed(0)
     rows = -(-_ELEMENTS // max(n, 1)) + 1
     x, gate, weights = torch.randn(3, rows, n, generator=generator, device="cpu").bfloat16()
     # every other row so small that eps shows
     x[::2] *= eps**0.5
-    # with a gradient ours run natively wherever they are
+    # with a gradient norms of this package run natively on every device
     given = (x.requires_grad_(), gate)[: 1 + gated]
     probe = {} if ours.weight is None else {"weight": weights[0]}
     try:

@@ -1,6 +1,6 @@
-"""From sizes to launch plans. Pure: no tensors, no triton, no device.
+"""Launch plans by sizes. Pure: no tensors, no triton, no device.
 
-The bits of a row never depend on its plan (see ``pairwise_sum``), so plans are free to follow speed.
+The bits of a row never depend on its plan (see ``pairwise_sum``), so plans are chosen for speed alone.
 Plans change at thresholds only, and each serves one range of row counts: it compiles once for all of them.
 """
 
@@ -14,9 +14,9 @@ MAX_WIDTH = 32768
 NARROW = 128
 # A program holds a few whole heads in registers; no model has wider ones.
 MAX_HEAD_DIM = 1024
-# Three leading sizes cover what model code slices and transposes; each costs a division per row.
+# Three leading sizes cover the slices and transposes of model code; each costs a division per row.
 MAX_LEADING = 3
-# What every GPU takes in a program; warps are of 32 threads, or of 64.
+# Threads of a program that every GPU can run; a warp has 32 threads, or 64.
 _MAX_THREADS = 1024
 
 
@@ -27,12 +27,12 @@ Reads = Literal["as needed", "together", "twice"]
 
 @dataclass(frozen=True, slots=True)
 class PlanTable:
-    """What a machine changes about plans."""
+    """The properties of a machine that plans depend on."""
 
     scale: int = 1  # divisor of the thresholds
     max_programs: int | None = None
     warp: int = 32  # threads of a warp
-    ptx: bool = True  # whether it is NVIDIA's
+    ptx: bool = True  # whether the GPU is NVIDIA's
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class Plan:
     levels: int  # of a row's sum: the padded row has 2**levels columns
     warps: int
     reads: Reads = "as needed"  # of norms with a residual
-    ptx: bool = False  # as the table says
-    registers: int | None = None  # the most that a thread may have; None: as the compiler decides
-    heads: int = 1  # of a rotation, rotated at a time
+    ptx: bool = False  # as in the table
+    registers: int | None = None  # limit for a thread; None: the compiler decides
+    heads: int = 1  # rotated at a time, in a rotation
     programs: int = 1  # that share the heads of a token
 
     def __post_init__(self) -> None:
@@ -63,11 +63,11 @@ class Tile:
     elements: int = 0  # of a program, which has at least one row
     warps: int  # of 32 threads
     reads: Reads = "as needed"
-    registers: int | None = None  # the most that a thread of an NVIDIA GPU may have: fewer let more programs run
+    registers: int | None = None  # limit for a thread of an NVIDIA GPU: fewer let more programs run
 
 
-# By the widest row that tiles serve. Few rows: many warps, so that all loads are in flight. Many rows: few warps,
-# which synchronise less; narrow rows share a warp. Timed on an H200, bf16 (benchmarks/results).
+# Tiles by the widest row that they serve. Few rows: many warps, so that all loads are in flight. Many rows: few
+# warps, which synchronise less; narrow rows share a warp. Timed on an H200, bf16 (benchmarks/results).
 _ANY = {
     128: (Tile(elements=256, warps=1), Tile(4096, elements=2048, warps=8)),
     256: (Tile(elements=512, warps=2), Tile(4096, elements=2048, warps=8)),
@@ -84,13 +84,13 @@ _FP8 = {
     8192: (Tile(warps=16), Tile(512, warps=8)),
     16384: (Tile(warps=16),),
 }
-# Of each kind of norm; more registers a column want other warps.
+# Tiles for each kind of norm, because kinds need different numbers of registers a column.
 TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
-    # 128 rows of 5,120 columns take 2.83 us with 8 warps and 2.95 with 16; other widths were not timed so
+    # 128 rows of 5,120 columns take 2.83 us with 8 warps and 2.95 with 16; other widths were not timed this way
     "norm": _ANY | {6144: (Tile(warps=16), Tile(128, warps=8)), 8192: (Tile(warps=16), Tile(512, warps=8))},
-    # A few rows are an SM's each, which has to issue every instruction of theirs: "as needed" has the fewest. Many
-    # wide rows are faster read twice: with half of the registers, twice as many warps are there to wait for them.
-    # How rows of up to 1,024 columns are read was not timed.
+    # Few rows have an SM each, which issues all of their instructions: "as needed" has the fewest. Many wide rows
+    # are faster if they are read twice: with half of the registers a thread, twice as many warps run at once.
+    # Reads of rows of up to 1,024 columns were not timed.
     "residual": _ANY
     | {
         1024: (Tile(warps=4), Tile(1024, warps=4, reads="together")),
@@ -106,14 +106,14 @@ TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
         16384: (Tile(warps=16, reads="together"),),
         MAX_WIDTH: (Tile(warps=32, reads="together"),),
     },
-    # of 1,536 columns, with 2 warps and with 1: 512 rows take 3.00 us and 3.18, 8,192 rows 13.1 and 13.5. With 48
-    # registers 20 programs are on an SM at once, and not 18: 12.1 us, and not 12.3. More columns would spill
+    # 1,536 columns with 2 warps, and with 1: 512 rows take 3.00 us, and 3.18; 8,192 rows 13.1, and 13.5. With 48
+    # registers 20 programs run on an SM at once instead of 18: 12.1 us instead of 12.3. More columns would spill
     "fp8": _ANY
     | _FP8
     | {1536: (Tile(warps=8), Tile(512, warps=2, registers=48)), 2048: (Tile(warps=8), Tile(512, warps=2))},
     "fp8 residual": _ANY | _FP8,
     "gated": _ANY | {6144: (Tile(warps=16), Tile(1024, warps=4))},
-    # few contiguous rows of 128: one a warp is read 8 bytes a thread, and yet sooner
+    # few contiguous rows of 128: one row a warp loads only 8 bytes a thread, and is still faster
     "gated 128": {
         NARROW: (
             Tile(elements=128, warps=1),
@@ -128,10 +128,10 @@ TILES: Mapping[str, Mapping[int, tuple[Tile, ...]]] = {
 }
 # Narrow rows whose size is no multiple of 16 bytes: each row stays within one warp.
 _ODD = (Tile(elements=256, warps=1), Tile(4096, elements=512, warps=1))
-# Of contiguous rows of 128 those are prefill, and those before decode.
+# Plans of contiguous rows of 128 are called prefill from this number of rows on, and decode below it.
 _PREFILL = 4096
-# Tokens from which on one program rotates all heads of a token, and from which on a program has two tokens: heads
-# that are spread are ready sooner, and read cos and sin as often. Timed like the tiles.
+# Tokens from which on one program rotates all heads of a token, and from which on a program has two tokens. Heads
+# spread over programs are ready sooner, but every program loads cos and sin. Timed like the tiles.
 _WHOLE_TOKENS, _PAIRS_OF_TOKENS = 512, 2048
 
 MEASURED = PlanTable()
@@ -140,29 +140,29 @@ INTERPRETED = PlanTable(scale=128, max_programs=2, ptx=False)
 
 
 def gated_128(rows: int, table: PlanTable) -> Plan:
-    """Plan contiguous rows of 128: no sum crosses warps."""
+    """Return the plan for contiguous rows of 128: no sum crosses warps."""
     name = "decode128" if rows < _PREFILL // table.scale else "prefill128"
     return _tiled(name, rows, NARROW, 7, TILES["gated 128"], table)
 
 
 def general(kind: str, rows: int, width: int, table: PlanTable, room: int | None = None) -> Plan:
-    """Plan rows of any width, or whose columns need more room than they are, in the block that holds them."""
+    """Return the plan for rows of any width; ``room`` is their size with every block padded, if that is larger."""
     return _tiled("general", rows, width, _levels(width if room is None else room), TILES[kind], table)
 
 
 def _tiled(
     name: str, rows: int, width: int, levels: int, tiles: Mapping[int, tuple[Tile, ...]], table: PlanTable
 ) -> Plan:
-    """Plan rows by the tiles for their width."""
+    """Return the plan for rows by the tiles for their width."""
     steps = tiles[next((columns for columns in sorted(tiles) if width <= columns), max(tiles))]
     if width <= 256 and width % 8:
         steps = _ODD
     tile = next(each for each in reversed(steps) if rows >= each.start // table.scale)
     warps = max(tile.warps * 32 // table.warp, 1)
-    # as many elements a thread, where a warp has more of them
+    # as many elements a thread, where a warp has more threads
     elements = tile.elements * warps * table.warp // (tile.warps * 32)
     at_once = min(max(elements >> levels, 1), 64)
-    # no warp without elements of its own for all of its threads
+    # every thread has at least eight elements, unless there is one warp
     warps = min(warps, max((at_once << levels) // (8 * table.warp), 1))
     return Plan(
         name,
@@ -176,24 +176,24 @@ def _tiled(
 
 
 def row_thresholds(kind: str, table: PlanTable) -> tuple[int, ...]:
-    """Return the numbers of rows from which on a kind of norm has other plans, of one width or another."""
+    """Return the numbers of rows at which plans of a kind of norm change, for some width."""
     starts = {tile.start // table.scale for steps in TILES[kind].values() for tile in steps}
     return tuple(sorted(starts - {0}))
 
 
 def token_thresholds(table: PlanTable) -> tuple[int, ...]:
-    """Return the numbers of tokens from which on a rotation has other plans."""
+    """Return the numbers of tokens at which plans of a rotation change."""
     return (_WHOLE_TOKENS // table.scale, _PAIRS_OF_TOKENS // table.scale)
 
 
 def heads(
     tokens: int, q_heads: int, k_heads: int, head_dim: int, half: int, table: PlanTable, *, copied: bool
 ) -> Plan:
-    """Plan a rotation: eight heads at a time, or four of two tokens, whose halves are 16 bytes a thread.
+    """Return the plan for a rotation: eight heads at a time, or four of two tokens, 16 bytes of a half a thread.
 
-    Two tokens have halves of up to 32, of which eight heads are a warp. What is ``copied`` beside them leaves no
-    registers for a second token, and is spread for longer. A warp of 64 that this does not fill has twice as many
-    heads, or where there are no more, tokens.
+    Two tokens need halves of up to 32 columns, of which eight heads fill a warp. Columns that are ``copied`` leave
+    no registers for a second token, and heads are then spread up to more tokens. A warp of 64 threads that is not
+    full has twice as many heads, or twice as many tokens if there are no more heads.
     """
     whole, pairs = token_thresholds(table)
     if copied:
@@ -217,10 +217,10 @@ def heads(
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Norm groups of ``width`` columns and quant groups of ``group``, of which one are whole parts of the other.
+    """Norm groups of ``width`` columns and quant groups of ``group`` columns, the smaller within the larger.
 
-    The larger ones are spans, whose statistics need nothing else, made of blocks, the smaller ones. The last span
-    or block of a row may be shorter.
+    The larger groups are spans, whose statistics need no other columns; the smaller groups are blocks of a span.
+    The last span or block of a row may be shorter.
     """
 
     width: int
@@ -232,8 +232,8 @@ class Cut:
 
 
 def cut(n: int, width: int, group: int) -> Cut | None:
-    """Cut rows of ``n`` columns by both groups, at most n; None where each would cut the other."""
-    # no columns are cut like one
+    """Return the cut of rows of ``n`` columns by both groups, each at most n; None if groups would cross."""
+    # a row without columns is cut like one with a single column
     width, group = max(width, 1), max(group, 1)
     span, block = max(width, group), min(width, group)
     levels = _levels(block)

@@ -12,9 +12,9 @@ from triton.runtime import jit
 
 import normkernels
 from conformance.adapters.normkernels import NormKernels
-from conformance.case import SAME, SHARED_PARTS, Case
+from conformance.calls.materialize import buffer_of, passed
+from conformance.cases.case import SAME, SHARED_PARTS, Case
 from conformance.codegen.targets import Target
-from conformance.materialize import buffer_of, passed
 from conformance.operations import OPERATIONS, Arguments
 from normkernels import plans
 from normkernels.call import Device, conversions

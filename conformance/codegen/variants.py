@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from conformance.case import Case, Flag, Layout, TensorSpec
+from conformance.cases.case import Case, Flag, Layout, TensorSpec
 from conformance.codegen.targets import E4M3FN, E4M3FNUZ
 
 BF16, FP16, FP32 = "bfloat16", "float16", "float32"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from conformance.case import Case, Layout
-from conformance.corpus import model_shapes
+from conformance.cases.case import Case, Layout
+from conformance.cases.corpus import model_shapes
 from conformance.operations import OPERATIONS
 
 

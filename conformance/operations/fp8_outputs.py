@@ -24,15 +24,15 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import pad
 
-from conformance.case import Case, Flag
-from conformance.corpus import ModelShape
+from conformance.cases.case import Case, Flag
+from conformance.cases.corpus import ModelShape
+from conformance.cases.factors import Assignment, Factors, Scope
+from conformance.cases.shrink import plainer_flags
 from conformance.operations.operation import Arguments, Operation, Output
 from conformance.operations.term import Term, Values
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
 from conformance.oracle.interval import Interval
-from conformance.shrink import plainer_flags
-from conformance.strategies import Assignment, Factors, Scope
 
 FLOOR = 1e-10
 

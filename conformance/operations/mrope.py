@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from conformance.case import Case
+from conformance.cases.case import Case
 from conformance.operations.mrope_calls import (
     AXES,
     FACTORS,

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-from conformance.case import Case, Flag, Layout, TensorSpec
-from conformance.corpus import ModelShape
+from conformance.cases.case import Case, Flag, Layout, TensorSpec
+from conformance.cases.corpus import ModelShape
+from conformance.cases.factors import Assignment, Scope, layout, rows, usual
+from conformance.cases.shrink import plainer_flags, plainer_layouts, plainer_values, smaller
 from conformance.operations.row_calls import other_dtype
-from conformance.shrink import plainer_flags, plainer_layouts, plainer_values, smaller
-from conformance.strategies import Assignment, Scope, layout, rows, usual
 
 AXES = 3
 Sections = tuple[int, int, int]

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from conformance.case import Case
-from conformance.corpus import ModelShape
+from conformance.cases.case import Case
+from conformance.cases.corpus import ModelShape
+from conformance.cases.factors import Complete, Factors, Scope
 from conformance.operations.term import Term, Values
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
 from conformance.oracle.interval import Interval
-from conformance.strategies import Complete, Factors, Scope
 
 Arguments = dict[str, Any]  # of a call, by name: tensors, numbers, strings, None
 Formula = Callable[[Machine, Contract, Mapping[str, torch.Tensor], Case], dict[str, Interval]]

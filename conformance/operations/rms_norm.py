@@ -13,8 +13,10 @@ from functools import partial
 
 import torch
 
-from conformance.case import BESIDE, LAYOUTS, Case, Flag, Layout, TensorSpec
-from conformance.corpus import ModelShape
+from conformance.cases.case import BESIDE, LAYOUTS, Case, Flag, Layout, TensorSpec
+from conformance.cases.corpus import ModelShape
+from conformance.cases.factors import Assignment, Factors, Scope, layout, leading, rows, width
+from conformance.cases.shrink import plainer_flags, plainer_layouts, plainer_values
 from conformance.operations.inverse_rms import inverse_rms
 from conformance.operations.operation import Operation, Output, Scaling
 from conformance.operations.row_calls import (
@@ -39,8 +41,6 @@ from conformance.operations.term import (
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
 from conformance.oracle.interval import Interval
-from conformance.shrink import plainer_flags, plainer_layouts, plainer_values
-from conformance.strategies import Assignment, Factors, Scope, layout, leading, rows, width
 
 # profiles of x, residual and weight by level; the ordinary ones first
 VALUES = {

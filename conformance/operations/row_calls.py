@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import torch
 
-from conformance.case import Case, Layout, TensorSpec
+from conformance.cases.case import Case, Layout, TensorSpec
+from conformance.cases.factors import DTYPES
+from conformance.cases.shrink import smaller
 from conformance.operations.operation import Arguments
-from conformance.shrink import smaller
-from conformance.strategies import DTYPES
 
 # what models use, and one on either side of it
 EPS = (1e-6, 1e-5, 1e-2, 1e-9)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from conformance.case import Case
+from conformance.cases.case import Case
 
 Values = Mapping[str, torch.Tensor]  # of a case's tensors, by name
 # The call without the term, or None where it has none to lose.

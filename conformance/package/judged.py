@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from conformance.adapters.normkernels import NormKernels
-from conformance.calling import Subject
-from conformance.case import Case, TensorSpec
-from conformance.comparison import Comparison
-from conformance.measure import measure
+from conformance.calls.call import Subject
+from conformance.cases.case import Case, TensorSpec
+from conformance.oracle.comparison import Comparison
 from conformance.oracle.contract import NAMED, Contract
+from conformance.properties.measure import measure
 
 # what a call means where it does not say
 DEFAULTS: dict[str, dict[str, Any]] = {

@@ -51,7 +51,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "no norm": (nn.Identity, r"Identity that has eps=None, must have a number"),
     "no eps": (lambda: nn.RMSNorm(64), r"has eps=None, must have a number above zero"),
     "a bias": (lambda: nn.LayerNorm(64), r"has bias, must have a weight alone, or none"),
-    "a mean": (lambda: nn.LayerNorm(64, bias=False), r"computes what none of ours does"),
+    "a mean": (lambda: nn.LayerNorm(64, bias=False), r"computes what no norm of normkernels computes"),
     "state": (
         lambda: nn.BatchNorm1d(64, affine=False),
         r"has num_batches_tracked, running_mean",
@@ -60,7 +60,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: nn.RMSNorm((8, 8), eps=1e-6),
         r"a Parameter of shape \(8, 8\) as weight",
     ),
-    "another formula": (lambda: Doubled(64), r"Doubled that computes what none of ours does"),
+    "another formula": (lambda: Doubled(64), r"Doubled that computes what no norm of normkernels computes"),
     "another device": (lambda: Raising(64), r"Raising that raised RuntimeError: no kernel for cpu"),
     "a residual": (lambda: nk.RMSNorm(64), r"takes \(x, residual\), must take x, or x and a gate"),
     "a hook": (lambda: changed(lambda norm: norm.register_forward_hook(print)), r"has hooks or"),

@@ -281,10 +281,10 @@ def test_the_environment_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("rows", [1, 7, 8, 31, 32, 33, 4096])
 @pytest.mark.parametrize("width", [64, 128])
 @pytest.mark.parametrize("changes", [{}, {"gate": None}, {"group_size": 32}, {"norm_before_gate": False}])
-def test_a_cached_route_agrees_with_decide(
+def test_a_cached_call_agrees_with_decide(
     launched: list[plans.Plan], rows: int, width: int, changes: Arguments
 ) -> None:
-    """A call whose route another batch has left behind runs the plan that ``decide`` gives it."""
+    """A call whose key is cached from another batch runs the plan that ``decide`` gives it."""
     run(call(2, width, **changes))
     cached = len(_known)
     arguments = call(rows, width, **changes)
@@ -313,7 +313,7 @@ OTHER_CALLS: dict[str, Arguments] = {
 
 
 @pytest.mark.parametrize("name", OTHER_CALLS)
-def test_a_route_serves_no_other_call(name: str, launched: list[plans.Plan]) -> None:
+def test_a_key_serves_no_other_call(name: str, launched: list[plans.Plan]) -> None:
     """After a common call, one that differs in an argument is decided, or refused, on its own."""
     first = run(call(eps=1.0 if name == "a boolean eps" else 1e-6))
     arguments = call(**OTHER_CALLS[name])

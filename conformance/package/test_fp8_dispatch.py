@@ -240,10 +240,10 @@ def test_a_rejection_names_both_groups() -> None:
 @pytest.mark.parametrize("rows", [1, 7, 8, 33])
 @pytest.mark.parametrize("group", [None, 32, 40, 128])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_cached_route_agrees_with_decide(
+def test_a_cached_call_agrees_with_decide(
     operation: str, group: int | None, rows: int, launched: list[plans.Plan]
 ) -> None:
-    """A call whose route another batch has left behind runs the plan that ``decide`` gives it."""
+    """A call whose key is cached from another batch runs the plan that ``decide`` gives it."""
     run(operation, call(operation, 2, 96, quant_group=group))
     arguments = call(operation, rows, 96, quant_group=group)
     results = run(operation, arguments)
@@ -255,7 +255,7 @@ def test_a_cached_route_agrees_with_decide(
 
 @pytest.mark.parametrize("width", [24, 48, 96])
 @pytest.mark.parametrize("group", [None, 24, 48])
-def test_a_cached_route_of_groups_agrees_with_decide(
+def test_a_cached_call_of_groups_agrees_with_decide(
     width: int, group: int | None, launched: list[plans.Plan]
 ) -> None:
     """Spans are counted alike on both ways to a plan."""
@@ -287,7 +287,7 @@ OTHER_CALLS: dict[str, Arguments] = {
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", OTHER_CALLS)
-def test_a_route_serves_no_other_call(operation: str, name: str, launched: list[plans.Plan]) -> None:
+def test_a_key_serves_no_other_call(operation: str, name: str, launched: list[plans.Plan]) -> None:
     """After a common call, one that differs in an argument is decided, or refused, on its own."""
     common: dict[str, Arguments] = {"a boolean eps": {"eps": 1.0}, "a boolean group": {"quant_group": 1}}
     run(operation, call(operation, **common.get(name, {})))
@@ -304,7 +304,7 @@ def test_a_route_serves_no_other_call(operation: str, name: str, launched: list[
     assert_right(operation, arguments, results)
 
 
-def test_a_route_of_one_operation_serves_no_other() -> None:
+def test_a_key_of_one_operation_serves_no_other() -> None:
     """The same arguments mean something else to each."""
     for operation in (*OPERATIONS, *OPERATIONS):
         arguments = full(operation) | ({"residual": None} if operation == NORM else {"gate": None})

@@ -1,6 +1,6 @@
-"""What is kept of a launch is started again with what Triton would be given for the same call, and with no other.
+"""A kept launch is started again with the arguments that Triton would get for the same call, and no others.
 
-No GPU is needed: the kernels here are compiled by nobody, and remember what they are started with.
+No GPU is needed: the kernels here are not compiled, and record the arguments of their starts.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import torch
 
 import normkernels
 import normkernels.kernels
-from conformance.calling import arguments_of
-from conformance.case import Case
-from conformance.materialize import materialize, values_of
-from conformance.memory import POISONS
+from conformance.calls.call import arguments_of
+from conformance.calls.materialize import materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.cases.case import Case
+from conformance.cases.factors import Scope, enumerated_cases
 from conformance.operations import OPERATIONS
+from conformance.operations.rows import count, flat, with_rows
 from conformance.package.gated_calls import DEVICE
-from conformance.rows import count, flat, with_rows
-from conformance.strategies import Scope, enumerated_cases
 from normkernels import launch, plans
 from normkernels.call import Device
 from normkernels.operations.operation import _known, reread_environment

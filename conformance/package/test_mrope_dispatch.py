@@ -133,8 +133,8 @@ def test_a_failing_launch_raises(operation: str, path: str | None, monkeypatch: 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("tokens", [1, 7, 8, 33])
-def test_a_cached_route_agrees_with_decide(operation: str, tokens: int, launched: list[plans.Plan]) -> None:
-    """A call whose route another batch has left behind runs the plan that ``decide`` gives it."""
+def test_a_cached_call_agrees_with_decide(operation: str, tokens: int, launched: list[plans.Plan]) -> None:
+    """A call whose key is cached from another batch runs the plan that ``decide`` gives it."""
     run(call(2))
     run(call(3), "mrope_")
     arguments = call(tokens)
@@ -176,7 +176,7 @@ OTHER_CALLS: dict[str, Arguments] = {
 
 
 @pytest.mark.parametrize("name", OTHER_CALLS)
-def test_a_route_serves_no_other_call(name: str, launched: list[plans.Plan]) -> None:
+def test_a_key_serves_no_other_call(name: str, launched: list[plans.Plan]) -> None:
     """After a common call, one that differs in an argument is decided, or refused, on its own."""
     run(call(sections=(15, 1, 0)) if name == "a boolean section" else call())
     arguments = call(**OTHER_CALLS[name])
@@ -192,8 +192,8 @@ def test_a_route_serves_no_other_call(name: str, launched: list[plans.Plan]) -> 
     assert_right(arguments, results)
 
 
-def test_a_cached_route_still_looks_at_memory() -> None:
-    """What may be written in place is no part of a route."""
+def test_a_cached_call_still_looks_at_memory() -> None:
+    """Whether q and k may be written in place is not part of a key."""
     run(call(), "mrope_")
     q = values("q", 5, 6, 64)
     arguments = call(q=q, k=q[:, 1:3])

@@ -121,13 +121,13 @@ def test_a_reason_does_not_fire_on_the_call_beside(operation: str, name: str, la
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("rows", [1, 7, 8, 33])
 @pytest.mark.parametrize("residual", [True, False])
-def test_a_cached_route_agrees_with_decide(
+def test_a_cached_call_agrees_with_decide(
     operation: str,
     rows: int,
     residual: bool,  # noqa: FBT001
     launched: list[plans.Plan],
 ) -> None:
-    """A call whose route another batch has left behind runs the plan that ``decide`` gives it."""
+    """A call whose key is cached from another batch runs the plan that ``decide`` gives it."""
     make = added if residual else call
     run(operation, make(2, 96))
     arguments = make(rows, 96)
@@ -158,7 +158,7 @@ OTHER_CALLS: dict[str, Arguments] = {
 
 
 @pytest.mark.parametrize("name", OTHER_CALLS)
-def test_a_route_serves_no_other_call(name: str, launched: list[plans.Plan]) -> None:
+def test_a_key_serves_no_other_call(name: str, launched: list[plans.Plan]) -> None:
     """After a common call, one that differs in an argument is decided, or refused, on its own."""
     run("rms_norm", added(eps=1.0, weight_offset=1.0) if "boolean" in name else added())
     arguments = added(**OTHER_CALLS[name])
@@ -174,7 +174,7 @@ def test_a_route_serves_no_other_call(name: str, launched: list[plans.Plan]) -> 
     assert_right("rms_norm", arguments, results)
 
 
-def test_a_route_of_one_operation_serves_no_other() -> None:
+def test_a_key_of_one_operation_serves_no_other() -> None:
     """The same arguments mean something else to each."""
     arguments = added()
     for operation in (*OPERATIONS, *OPERATIONS):

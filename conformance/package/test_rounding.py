@@ -7,12 +7,12 @@ import torch
 
 import normkernels
 from conformance.adapters.normkernels import NormKernels
-from conformance.calling import Subject
-from conformance.item import items
-from conformance.judging import judge_item
+from conformance.calls.call import Subject
+from conformance.calls.verdict import BAD, Status
 from conformance.oracle.contract import NAMED, Contract
 from conformance.package.gated_calls import DEVICE
-from conformance.verdict import BAD, Status
+from conformance.runs.item import items
+from conformance.runs.judge import judge_item
 
 
 class HuggingFaceOrder(NormKernels):

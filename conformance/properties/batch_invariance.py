@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from conformance import rows
 from conformance.adapter import Ran
-from conformance.bits import same_bits
-from conformance.calling import Subject, perform
-from conformance.case import Case
-from conformance.materialize import values_of
-from conformance.operations import OPERATIONS, Operation
+from conformance.calls.call import Subject, perform
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
+from conformance.operations import OPERATIONS, Operation, rows
+from conformance.oracle.bits import same_bits
 from conformance.properties.property import Property, contiguous, ordinary
-from conformance.verdict import Status, Verdict, without_outputs
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:

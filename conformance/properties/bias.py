@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 
 from conformance.adapter import Ran
-from conformance.calling import Subject, metadata, perform
-from conformance.case import Case
-from conformance.comparison import Errors
-from conformance.materialize import values_of
-from conformance.measure import measure
+from conformance.calls.call import Subject, metadata, perform
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
 from conformance.operations import OPERATIONS, Operation
+from conformance.oracle.comparison import Errors
+from conformance.properties.measure import measure
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, several_rows
-from conformance.verdict import Status, Verdict, without_outputs
 
 # of calling a right implementation biased, a case
 CHANCE = 1e-12

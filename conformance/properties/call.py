@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conformance.passive import judge_call
+from conformance.properties.passive import judge_call
 from conformance.properties.property import Property, contiguous, ordinary, special
 
 VALUES = Property(

@@ -14,18 +14,18 @@ from dataclasses import replace
 import torch
 
 from conformance.adapter import Outcome, Ran
-from conformance.calling import Subject, arguments_of, call_with, metadata
-from conformance.case import Case
-from conformance.comparison import Errors, compare
-from conformance.materialize import materialize, values_of
-from conformance.measure import measure
-from conformance.memory import POISONS
+from conformance.calls.call import Subject, arguments_of, call_with, metadata
+from conformance.calls.materialize import materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
 from conformance.operations import OPERATIONS, Arguments, Operation
+from conformance.oracle.comparison import Errors, compare
 from conformance.oracle.interval import Interval
 from conformance.properties.bias import leaning
 from conformance.properties.in_place import FORM, results
+from conformance.properties.measure import measure
 from conformance.properties.property import Fixed, Property, contiguous, narrowed
-from conformance.verdict import Status, Verdict, without_outputs
 
 LAYERS = 72
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from conformance.adapter import Crashed, Declined
-from conformance.calling import Subject, perform
-from conformance.case import Case
-from conformance.claim import outside
+from conformance.calls.call import Subject, perform
+from conformance.calls.claim import outside
+from conformance.calls.verdict import BAD, Status, Verdict
+from conformance.cases.case import Case
+from conformance.cases.factors import DTYPES, EVERYTHING, Numbers, Scope
 from conformance.operations import Operation
-from conformance.passive import judge_call
+from conformance.properties.passive import judge_call
 from conformance.properties.property import Property
-from conformance.strategies import DTYPES, EVERYTHING, Numbers, Scope
-from conformance.verdict import BAD, Status, Verdict
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 
 from conformance.adapter import Adapter, Crashed, Ran
-from conformance.bits import same_bits
-from conformance.calling import Subject, arguments_of, call_with
-from conformance.case import Case
-from conformance.materialize import materialize, values_of
-from conformance.memory import POISONS
+from conformance.calls.call import Subject, arguments_of, call_with
+from conformance.calls.materialize import materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
 from conformance.operations import Operation
 from conformance.operations.row_calls import EPS
+from conformance.operations.rows import count, flat, with_rows
+from conformance.oracle.bits import same_bits
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
-from conformance.rows import count, flat, with_rows
-from conformance.verdict import Status, Verdict, without_outputs
 
 ROWS = (5, 7, 12)
 # one more where the number of rows turns out to vary

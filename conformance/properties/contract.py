@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from conformance.adapter import Ran
-from conformance.calling import Subject, metadata, perform
-from conformance.case import Case
-from conformance.materialize import values_of
-from conformance.measure import apart, measure, stored
+from conformance.calls.call import Subject, metadata, perform
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
 from conformance.operations import OPERATIONS, Operation
 from conformance.operations.term import Values
 from conformance.oracle.contract import NAMED, Contract
+from conformance.properties.measure import apart, measure, stored
 from conformance.properties.property import Fixed, Property, contiguous
-from conformance.verdict import Status, Verdict, without_outputs
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:

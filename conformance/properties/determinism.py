@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from conformance.adapter import Ran
-from conformance.bits import same_bits
-from conformance.calling import Subject, perform
-from conformance.case import Case
-from conformance.materialize import values_of
+from conformance.calls.call import Subject, perform
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
+from conformance.oracle.bits import same_bits
 from conformance.properties.property import Property, ordinary
-from conformance.verdict import Status, Verdict, without_outputs
 
 CALLS = 3
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import torch
 
 from conformance.adapter import Ran
-from conformance.calling import Subject, metadata, perform
-from conformance.case import Case
-from conformance.materialize import values_of
-from conformance.measure import measure
+from conformance.calls.call import Subject, metadata, perform
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
 from conformance.properties.graph import fixed
+from conformance.properties.measure import measure
 from conformance.properties.property import Property
-from conformance.verdict import Status, Verdict, without_outputs
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 
 from conformance.adapter import Ran
-from conformance.calling import Subject, metadata, perform
-from conformance.case import Case
-from conformance.claim import outside
+from conformance.calls.call import Subject, metadata, perform
+from conformance.calls.claim import outside
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
+from conformance.cases.factors import Scope
 from conformance.operations import Operation
 from conformance.properties.property import Property
-from conformance.strategies import Scope
-from conformance.verdict import Status, Verdict, without_outputs
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:

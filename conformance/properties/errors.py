@@ -6,12 +6,12 @@ import random
 from dataclasses import replace
 
 from conformance.adapter import Crashed, Declined, Unable, poisons
-from conformance.calling import Subject, perform
-from conformance.case import Case
+from conformance.calls.call import Subject, perform
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
+from conformance.cases.factors import Scope
 from conformance.operations import Operation
 from conformance.properties.property import Property
-from conformance.strategies import Scope
-from conformance.verdict import Status, Verdict, without_outputs
 
 RANKS = ("2", "3")
 

@@ -12,14 +12,14 @@ from dataclasses import replace
 import torch
 
 from conformance.adapter import Crashed, Outcome, Ran
-from conformance.calling import Subject, arguments_of, call_with, metadata
-from conformance.case import Case
-from conformance.materialize import materialize, values_of
-from conformance.measure import measure
-from conformance.memory import POISONS
+from conformance.calls.call import Subject, arguments_of, call_with, metadata
+from conformance.calls.materialize import materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
 from conformance.operations import Operation
+from conformance.properties.measure import measure
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
-from conformance.verdict import Status, Verdict, without_outputs
 
 REPLAYS = 3
 Record = Callable[[Callable[[], Outcome]], tuple[Outcome, Callable[[], None]]]

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 import torch
 
 from conformance.adapter import Ran
-from conformance.bits import same_bits
-from conformance.calling import Subject, metadata, misfit, perform
-from conformance.case import SAME, Case
-from conformance.comparison import NOTHING, Comparison
-from conformance.materialize import Materials, values_of
-from conformance.measure import measure
-from conformance.memory import POISONS
+from conformance.calls.call import Subject, metadata, misfit, perform
+from conformance.calls.materialize import Materials, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import SAME, Case
 from conformance.operations import OPERATIONS, Operation
+from conformance.oracle.bits import same_bits
+from conformance.oracle.comparison import NOTHING, Comparison
+from conformance.properties.measure import measure
 from conformance.properties.property import Fixed, Property, ordinary
-from conformance.verdict import Status, Verdict, without_outputs
 
 FORM = "_"
 # of an argument that is written over: elements that share memory, with each other or with another result's

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from conformance.adapter import Ran
-from conformance.calling import Subject, arguments_of, call_with
-from conformance.case import Case
-from conformance.materialize import materialize, values_of
-from conformance.measure import amiss, apart, stored
-from conformance.memory import POISONS
+from conformance.calls.call import Subject, arguments_of, call_with
+from conformance.calls.materialize import materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
 from conformance.operations import Operation
+from conformance.properties.measure import amiss, apart, stored
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, several_rows
-from conformance.verdict import Status, Verdict, without_outputs
 
 # places that a number is exchanged with, until that shows
 TRIES = 8

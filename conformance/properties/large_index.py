@@ -1,8 +1,8 @@
 """Offsets past 2**31 and 2**32 elements are right: a strided tensor crosses them without holding them.
 
 The rows, or the elements, of one tensor lie so far apart that the last of them is past 2**32 elements, in strides
-that themselves fit 31 bits. On the CPU there is no memory between them (:meth:`conformance.memory.Owner.spread`);
-on a GPU it is really allocated, where there is enough.
+that themselves fit 31 bits. On the CPU there is no memory between them
+(:meth:`conformance.calls.memory.Owner.spread`); on a GPU it is really allocated, where there is enough.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from dataclasses import replace
 import torch
 
 from conformance.adapter import Ran
-from conformance.budget import all_of_it
-from conformance.calling import Subject, metadata, perform
-from conformance.case import SHARED_PARTS, Case, Layout, TensorSpec
-from conformance.materialize import values_of
-from conformance.measure import measure
+from conformance.calls.budget import all_of_it
+from conformance.calls.call import Subject, metadata, perform
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import SHARED_PARTS, Case, Layout, TensorSpec
+from conformance.cases.factors import Scope
 from conformance.operations import Operation
+from conformance.operations.rows import count
+from conformance.properties.measure import measure
 from conformance.properties.property import Property
-from conformance.rows import count
-from conformance.strategies import Scope
-from conformance.verdict import Status, Verdict, without_outputs
 
 LIMIT = 2**32
 # so that no stride of rows needs more than 31 bits itself

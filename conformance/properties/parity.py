@@ -12,10 +12,10 @@ from dataclasses import replace
 import torch
 
 from conformance.adapter import Adapter, Ran, load
-from conformance.calling import Subject, perform
-from conformance.case import Case
+from conformance.calls.call import Subject, perform
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
 from conformance.properties.property import Property, ordinary
-from conformance.verdict import Status, Verdict, without_outputs
 
 # rtol and atol that torch.testing.assert_close takes by itself, as its documentation lists them
 TOLERANCES = {

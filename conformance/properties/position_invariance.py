@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from conformance import rows
 from conformance.adapter import Ran
-from conformance.bits import same_bits
-from conformance.calling import Subject, perform
-from conformance.case import Case
-from conformance.materialize import values_of
-from conformance.operations import OPERATIONS
+from conformance.calls.call import Subject, perform
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
+from conformance.operations import OPERATIONS, rows
+from conformance.oracle.bits import same_bits
 from conformance.properties.batch_invariance import cannot, fixed, native
 from conformance.properties.property import Property
-from conformance.verdict import Status, Verdict, without_outputs
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from conformance.calling import Subject
-from conformance.case import Case
+from conformance.calls.call import Subject
+from conformance.calls.verdict import Verdict
+from conformance.cases.case import Case
+from conformance.cases.factors import Scope
 from conformance.operations import Operation
-from conformance.strategies import Scope
-from conformance.verdict import Verdict
 
 Fixed = tuple[tuple[str, tuple[str, ...]], ...]
 

@@ -11,13 +11,13 @@ import math
 import torch
 
 from conformance.adapter import Ran
-from conformance.bits import same_bits
-from conformance.calling import Subject, perform
-from conformance.case import Case
-from conformance.materialize import values_of
+from conformance.calls.call import Subject, perform
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
 from conformance.operations import OPERATIONS, Operation
+from conformance.oracle.bits import same_bits
 from conformance.properties.property import Fixed, Property, contiguous, narrowed
-from conformance.verdict import Status, Verdict, without_outputs
 
 # 2**-10 of the smallest drawn number still has a square, and an eps, far above 2**-126
 EXPONENTS = (-10, -3, 5, 10)

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from conformance.adapter import Ran
-from conformance.calling import Subject, perform
-from conformance.case import Case
-from conformance.materialize import values_of
-from conformance.measure import apart, stored
+from conformance.calls.call import Subject, perform
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
 from conformance.operations import OPERATIONS, Term
 from conformance.operations.term import Values
 from conformance.oracle.interval import Interval
 from conformance.properties.call import VALUES
+from conformance.properties.measure import apart, stored
 from conformance.properties.property import Property
-from conformance.verdict import Status, Verdict, without_outputs
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:

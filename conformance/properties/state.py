@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 import torch
 
 from conformance.adapter import Declined, Ran
-from conformance.calling import Subject, arguments_of, call_with, metadata, promoted
-from conformance.case import Case
-from conformance.claim import outside
-from conformance.materialize import materialize, values_of
-from conformance.measure import measure
-from conformance.memory import POISONS
+from conformance.calls.call import Subject, arguments_of, call_with, metadata, promoted
+from conformance.calls.claim import outside
+from conformance.calls.materialize import materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
+from conformance.cases.factors import EVERYTHING
 from conformance.operations import OPERATIONS, Operation
+from conformance.properties.measure import measure
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
-from conformance.strategies import EVERYTHING
-from conformance.verdict import Status, Verdict, without_outputs
 
 
 def reload_in_place(parameter: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

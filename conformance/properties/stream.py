@@ -14,14 +14,14 @@ from dataclasses import replace
 import torch
 
 from conformance.adapter import Ran
-from conformance.calling import Subject, arguments_of, call_with, metadata
-from conformance.case import Case
-from conformance.materialize import materialize, values_of
-from conformance.measure import measure
-from conformance.memory import POISONS
+from conformance.calls.call import Subject, arguments_of, call_with, metadata
+from conformance.calls.materialize import materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
 from conformance.properties.graph import fixed
+from conformance.properties.measure import measure
 from conformance.properties.property import Property
-from conformance.verdict import Status, Verdict, without_outputs
 
 CYCLES = 50_000_000  # some 30 ms: longer than the launches of a call take
 

@@ -8,17 +8,17 @@ from functools import partial
 
 import torch
 
-from conformance import state_guard
 from conformance.adapter import Outcome, Ran
-from conformance.bits import same_bits
-from conformance.calling import Subject, arguments_of, call_with, perform
-from conformance.case import Case
-from conformance.materialize import materialize, values_of
-from conformance.memory import POISONS
+from conformance.calls import state_guard
+from conformance.calls.call import Subject, arguments_of, call_with, perform
+from conformance.calls.materialize import materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
 from conformance.operations import Arguments
+from conformance.oracle.bits import same_bits
 from conformance.properties.determinism import cannot
 from conformance.properties.property import Property, contiguous, ordinary
-from conformance.verdict import Status, Verdict, without_outputs
 
 CALLERS = 8
 ROUNDS = 4

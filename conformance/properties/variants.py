@@ -1,7 +1,7 @@
 """Neither a number of rows nor an eps has a kernel of its own: a new batch size does not stop to compile.
 
-What Triton compiles a launch for follows from the launch (:func:`conformance.watch.variant`), so that this is
-judged in the interpreter too. A number may be told by whether it is 1 or a multiple of 16, and each side of a
+What Triton compiles a launch for follows from the launch (:func:`conformance.calls.watch.variant`), so that this
+is judged in the interpreter too. A number may be told by whether it is 1 or a multiple of 16, and each side of a
 threshold of the implementation may have its kernel; more than that many variants grow with the traffic.
 """
 
@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from conformance.adapter import Ran
-from conformance.calling import Subject, perform
-from conformance.case import Case
+from conformance.calls.call import Subject, perform
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case
 from conformance.operations import Operation
 from conformance.operations.row_calls import EPS
+from conformance.operations.rows import flat, with_rows
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
-from conformance.rows import flat, with_rows
-from conformance.verdict import Status, Verdict, without_outputs
 
 # of numbers: one, the multiples of 16, all others
 KINDS = 3

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from conformance.case import Case
-from conformance.explain import NOTHING_TO_COMPARE, SAME_CALL
-from conformance.journal import Judged, Line, Records
-from conformance.verdict import Status
+from conformance.calls.verdict import Status
+from conformance.cases.case import Case
+from conformance.runs.explain import NOTHING_TO_COMPARE, SAME_CALL
+from conformance.runs.journal import Judged, Line, Records
 
 # a rule is a cause of its own where so many of its cases fail, and better where nearly all do
 SURE, CERTAIN = 0.8, 0.95

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from conformance.adapter import Crashed, Hung
-from conformance.budget import ALONE, Allowance
-from conformance.calling import Subject
-from conformance.child import Child, Prepared
-from conformance.declared import PER_OPERATION
-from conformance.host import Greeting, numerics, version
+from conformance.calls.budget import ALONE, Allowance
+from conformance.calls.call import Subject
+from conformance.calls.child import Child, Prepared
+from conformance.calls.declared import PER_OPERATION
+from conformance.runs.host import Greeting, numerics, version
 
 STARTS = 120.0  # seconds that CUDA may take to start
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from conformance.case import Case
+from conformance.cases.case import Case
 from conformance.report import codegen, table
 from conformance.report.header import facts
 from conformance.report.results import Report

@@ -9,16 +9,16 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from conformance.case import Case
-from conformance.claim import pasted, said
-from conformance.item import PROFILES
-from conformance.journal import Records, Tally, number
-from conformance.judging import CRASHES
+from conformance.calls.claim import pasted, said
+from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
+from conformance.cases.case import Case
 from conformance.properties import PROMISES
 from conformance.report import causes
-from conformance.survey import Survey
-from conformance.verdict import BAD, NOT_IMPLEMENTED, Status
-from conformance.waivers import NONE, Waivers, stale
+from conformance.runs.item import PROFILES
+from conformance.runs.journal import Records, Tally, number
+from conformance.runs.judge import CRASHES
+from conformance.runs.survey import Survey
+from conformance.runs.waivers import NONE, Waivers, stale
 
 Report = dict[str, Any]  # as it stands in report.json
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from conformance.budget import gib
-from conformance.case import Case
+from conformance.calls.budget import gib
+from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
+from conformance.cases.case import Case
 from conformance.properties import PASSIVE, PROMISES
 from conformance.report.results import Exit, Report
-from conformance.verdict import BAD, NOT_IMPLEMENTED, Status
 
 Row = Mapping[str, Any]  # of a report's results
 

@@ -16,12 +16,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from conformance.case import Case
-from conformance.host import LOG
+from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
+from conformance.cases.case import Case
 from conformance.report import codegen, table
 from conformance.report.results import Report
 from conformance.report.table import Row, Tone
-from conformance.verdict import BAD, NOT_IMPLEMENTED, Status
+from conformance.runs.host import LOG
 
 GOOD, WRONG, ASIDE = "green", "bold red", "dim"
 STYLES = {Tone.GOOD: GOOD, Tone.WRONG: WRONG, Tone.ASIDE: ASIDE}

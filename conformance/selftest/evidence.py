@@ -19,12 +19,12 @@ from functools import partial
 
 import torch
 
-from conformance.calling import Subject
-from conformance.item import PROFILES, items
-from conformance.judging import judge_item, surveyed, tried
+from conformance.calls.call import Subject
+from conformance.calls.verdict import BAD, Status
 from conformance.properties import PASSIVE
+from conformance.runs.item import PROFILES, items
+from conformance.runs.judge import judge_item, surveyed, tried
 from conformance.selftest.fakes.partial import Everything, Half, OneInFifty
-from conformance.verdict import BAD, Status
 
 OPERATION = "rms_norm_gated"
 KINDS = (Everything, Half, OneInFifty)

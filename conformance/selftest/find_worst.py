@@ -21,16 +21,16 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, settings, target
 
 from conformance.adapter import Ran, load
-from conformance.calling import Subject, metadata, perform
-from conformance.case import Case
-from conformance.host import choose_device, faithful_interpreter
-from conformance.item import GPU_WIDTHS, Item, scope_of
-from conformance.materialize import values_of
-from conformance.measure import measure
+from conformance.calls.call import Subject, metadata, perform
+from conformance.calls.materialize import values_of
+from conformance.cases.case import Case
+from conformance.cases.factors import DTYPES, drawn_cases
+from conformance.cases.shrink import shrink
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import Contract
-from conformance.shrink import shrink
-from conformance.strategies import DTYPES, drawn_cases
+from conformance.properties.measure import measure
+from conformance.runs.host import choose_device, faithful_interpreter
+from conformance.runs.item import GPU_WIDTHS, Item, scope_of
 
 CASES = Path(__file__).parents[2] / "fixtures" / "cases"
 ADAPTERS = ("normkernels", "native", "torch", "transformers")

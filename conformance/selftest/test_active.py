@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.calling import Subject
-from conformance.host import faithful_interpreter
-from conformance.item import Item, cases_of, items
-from conformance.judging import judge_item, unjudged
+from conformance.calls.call import Subject
+from conformance.calls.verdict import BAD, Status
+from conformance.cases.factors import DTYPES
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.properties.state import CHANGES, with_new_parameters
+from conformance.runs.host import faithful_interpreter
+from conformance.runs.item import Item, cases_of, items
+from conformance.runs.judge import judge_item, unjudged
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.kernels import Kernel
-from conformance.strategies import DTYPES
-from conformance.verdict import BAD, Status
 
 SEVERAL_CALLS = ("scale", "bias", "chain", "large_index", "state", "kept_results", "threads")
 BASES = (Correct, CorrectNorm, CorrectRotation, CorrectFp8)

@@ -9,17 +9,17 @@ import pytest
 
 from conformance.adapter import UsageError, load, split
 from conformance.adapters.native import Native
-from conformance.calling import Subject
-from conformance.case import Case, Flag, TensorSpec
-from conformance.claim import outside
-from conformance.declared import check
-from conformance.discovery import called, explaining, sets_of
-from conformance.item import PROFILES
+from conformance.calls.call import Subject
+from conformance.calls.claim import outside
+from conformance.calls.declared import check
+from conformance.calls.verdict import BAD, Status
+from conformance.cases.case import Case, Flag, TensorSpec
+from conformance.cases.factors import DTYPES, Scope, enumerated_cases
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import Contract
-from conformance.passive import judge_call
-from conformance.strategies import DTYPES, Scope, enumerated_cases
-from conformance.verdict import BAD, Status
+from conformance.properties.discovery import called, explaining, sets_of
+from conformance.properties.passive import judge_call
+from conformance.runs.item import PROFILES
 
 FLAGS: dict[str, tuple[tuple[str, Flag], ...]] = {
     "rms_norm": (("weight_offset", 0.0),),

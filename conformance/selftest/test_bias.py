@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from conformance.calling import Subject
-from conformance.comparison import Errors, compare
-from conformance.item import Item, cases_of
+from conformance.calls.call import Subject
+from conformance.oracle.comparison import Errors, compare
 from conformance.oracle.interval import Interval
 from conformance.properties.bias import CHANCE, bound, leaning, telling
+from conformance.runs.item import Item, cases_of
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 
 ELEMENTS = 2**16

@@ -12,20 +12,21 @@ from typing import Any
 import pytest
 import torch
 
-from conformance import budget, plugin, report
+from conformance import plugin, report
 from conformance.adapter import Adapter, load
-from conformance.budget import ALONE, GIB, Allowance, fair_share, lacking, needed
-from conformance.calling import Subject
-from conformance.case import SAME, Case, Layout, TensorSpec
-from conformance.corpus import model_shapes
-from conformance.host import gpus
-from conformance.item import Item, cases_of
-from conformance.judging import judge, judge_item
+from conformance.calls import budget
+from conformance.calls.budget import ALONE, GIB, Allowance, fair_share, lacking, needed
+from conformance.calls.call import Subject
+from conformance.calls.verdict import Status, Verdict
+from conformance.cases.case import SAME, Case, Layout, TensorSpec
+from conformance.cases.corpus import model_shapes
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.report import table
+from conformance.runs.host import gpus
+from conformance.runs.item import Item, cases_of
+from conformance.runs.judge import judge, judge_item
 from conformance.selftest.fakes.correct import Correct
-from conformance.verdict import Status, Verdict
 
 H200 = 150 * 10**9
 X = TensorSpec((1000, 4096), "bfloat16")
@@ -142,7 +143,7 @@ def test_every_call_of_a_real_model_is_drawn_for_a_gpu() -> None:
 
 def _before_the_array(item: Item, subject: Subject) -> list[Case]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("conformance.item.chosen_cases", lambda *_: ())
+        patch.setattr("conformance.runs.item.chosen_cases", lambda *_: ())
         return list(cases_of(item, subject))
 
 

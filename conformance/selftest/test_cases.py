@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from conformance.adapter import Adapter, load
-from conformance.calling import Subject
-from conformance.case import LAYOUTS, SHARED_PARTS, Case, Layout, TensorSpec
-from conformance.corpus import saved_cases
-from conformance.item import PROFILES as DEPTHS
-from conformance.item import Item, cases_of, items, scope_of
-from conformance.materialize import materialize, values_of
-from conformance.memory import POISONS
+from conformance.calls.call import Subject
+from conformance.calls.materialize import materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import Status
+from conformance.cases.case import LAYOUTS, SHARED_PARTS, Case, Layout, TensorSpec
+from conformance.cases.corpus import saved_cases
+from conformance.cases.factors import DTYPES, Scope, covering_array, enumerated_cases, pinned_rows
+from conformance.cases.values import POSITIONS, PROFILES, SPECIAL, draw
 from conformance.operations import OPERATIONS
-from conformance.passive import judge_call, property_of
-from conformance.strategies import DTYPES, Scope, covering_array, enumerated_cases, pinned_rows
-from conformance.values import POSITIONS, PROFILES, SPECIAL, draw
-from conformance.verdict import Status
+from conformance.properties.passive import judge_call, property_of
+from conformance.runs.item import PROFILES as DEPTHS
+from conformance.runs.item import Item, cases_of, items, scope_of
 
 CASE = Case(
     "rms_norm_gated",
@@ -230,7 +230,7 @@ def test_the_same_seed_gives_the_same_cases() -> None:
 @pytest.mark.parametrize("profile", DEPTHS)
 def test_every_profile_replays_every_saved_case(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What once failed, and what came nearest to its bound, is judged once in each run."""
-    monkeypatch.setattr("conformance.item.chosen_cases", lambda *_: ())
+    monkeypatch.setattr("conformance.runs.item.chosen_cases", lambda *_: ())
     layouts = items(Subject(load("native")), profile, properties=("layout",))
     judged = Counter(case for item in layouts for case in cases_of(item, Subject(load("native"))))
 

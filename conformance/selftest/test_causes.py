@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from conformance import journal
-from conformance.calling import Subject
-from conformance.case import Case
-from conformance.explain import explained
-from conformance.item import Item
-from conformance.journal import Judged, Records
-from conformance.judging import judge, judge_item
+from conformance.calls.call import Subject
+from conformance.cases.case import Case
 from conformance.report import causes
 from conformance.report.causes import WRONG_VALUES, conditions, grouped, signature
+from conformance.runs import journal
+from conformance.runs.explain import explained
+from conformance.runs.item import Item
+from conformance.runs.journal import Judged, Records
+from conformance.runs.judge import judge, judge_item
 from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
 
 PROPERTIES = ("values", "layout", "specials", "contract", "determinism", "row_independence", "state")

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from conformance.adapter import Crashed, Hung
-from conformance.budget import fair_memory
-from conformance.child import Child, Prepared, Unprepared
+from conformance.calls.budget import fair_memory
+from conformance.calls.child import Child, Prepared, Unprepared
 
 HOARD: list[bytes] = []  # in the child
 PREPARED: list[int] = []  # there as well: the process that prepared

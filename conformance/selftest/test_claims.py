@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from conformance.adapter import Adapter, UsageError
-from conformance.calling import Subject
-from conformance.case import Case, Layout, TensorSpec
-from conformance.claim import claim, from_data, outside, said, to_data
-from conformance.declared import Traits, check
-from conformance.describe import claimed_with, method
-from conformance.item import Item, cases_of, items
-from conformance.judging import judge_item
+from conformance.calls.call import Subject
+from conformance.calls.claim import claim, from_data, outside, said, to_data
+from conformance.calls.declared import Traits, check
+from conformance.calls.verdict import BAD, Status
+from conformance.cases.case import Case, Layout, TensorSpec
 from conformance.operations import OPERATIONS
+from conformance.runs.describe import claimed_with, method
+from conformance.runs.item import Item, cases_of, items
+from conformance.runs.judge import judge_item
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_norm import CorrectNorm
-from conformance.verdict import BAD, Status
 
 GATED = "rms_norm_gated"
 X = TensorSpec((2, 3, 128), "bfloat16")

@@ -14,14 +14,14 @@ import pytest
 
 from conformance import cli
 from conformance.adapter import load
-from conformance.calling import Subject
-from conformance.case import Case, TensorSpec
+from conformance.calls.call import Subject
+from conformance.calls.verdict import BAD, Status
+from conformance.cases.case import Case, TensorSpec
+from conformance.cases.factors import Scope, enumerated_cases
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED
-from conformance.passive import judge_call
 from conformance.properties import PROMISES
-from conformance.strategies import Scope, enumerated_cases
-from conformance.verdict import BAD, Status
+from conformance.properties.passive import judge_call
 
 ROOT = Path(__file__).resolve().parents[2]
 WRONG = cli.SKELETON.replace(
@@ -133,7 +133,9 @@ def test_a_suite_that_breaks_decides_nothing(tmp_path: Path) -> None:
     """Exit 4 and the traceback, whatever was judged before; here the drawing of cases breaks."""
     (tmp_path / "mine.py").write_text(cli.SKELETON, encoding="utf-8")
     draws = f"def broken(*_):\n    {BROKEN}\n\n\njudging.cases_of = broken\ncli.main()\n"
-    (tmp_path / "broken_suite.py").write_text(f"from conformance import cli, judging\n\n\n{draws}")
+    (tmp_path / "broken_suite.py").write_text(
+        f"from conformance import cli\nfrom conformance.runs import judge as judging\n\n\n{draws}"
+    )
     run = _conform(tmp_path, "run", "mine.py", *VALUES, code="broken_suite.py")
 
     assert 4 == run.returncode, run.stdout + run.stderr
@@ -229,7 +231,7 @@ def test_bad_usage_is_one_line_that_says_what_to_do(
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("conformance.host.gpus", list)
+    monkeypatch.setattr("conformance.runs.host.gpus", list)
 
     assert 2 == _called(monkeypatch, *arguments)
     shown = capsys.readouterr()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conformance import corpus
+from conformance.cases import corpus
 
 SHAPES = corpus.model_shapes()
 GATED = [shape for shape in SHAPES if shape.operation == "rms_norm_gated"]

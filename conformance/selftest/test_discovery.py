@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from conformance.adapters.native import Native
-from conformance.calling import Subject
-from conformance.case import Case, Flag, TensorSpec
-from conformance.discovery import Evidence, follow
+from conformance.calls.call import Subject
+from conformance.calls.verdict import Status
+from conformance.cases.case import Case, Flag, TensorSpec
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import Contract
 from conformance.properties import contract
+from conformance.properties.discovery import Evidence, follow
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.summation import serial
-from conformance.verdict import Status
 
 SHAPE = (16, 128)
 FP8: dict[str, Flag] = {

@@ -11,19 +11,19 @@ import pytest
 import torch
 
 from conformance.adapter import Adapter, Declined
-from conformance.calling import Subject
-from conformance.case import BESIDE, LAYOUTS, Case, Layout
-from conformance.discovery import Evidence
-from conformance.explain import TRIES, explained
-from conformance.item import Failure, Item, cases_of
-from conformance.judging import asked, judge, judge_item
+from conformance.calls.call import Subject
+from conformance.calls.verdict import Status, Verdict
+from conformance.cases.case import BESIDE, LAYOUTS, Case, Layout
+from conformance.cases.factors import Scope
+from conformance.cases.shrink import MEANING, essentials, keeps_the_cause
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
+from conformance.properties.discovery import Evidence
+from conformance.runs.explain import TRIES, explained
+from conformance.runs.item import Failure, Item, cases_of
+from conformance.runs.judge import asked, judge, judge_item
 from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
 from conformance.selftest.fakes.residuals import ResidualThatIsXIgnored
-from conformance.shrink import MEANING, essentials, keeps_the_cause
-from conformance.strategies import Scope
-from conformance.verdict import Status, Verdict
 
 LARGE_INDEX = PROPERTIES["large_index"]
 

@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from conformance.calling import Subject
-from conformance.host import faithful_interpreter
-from conformance.item import Item, items
-from conformance.judging import judge_item
+from conformance.calls.call import Subject
+from conformance.calls.verdict import BAD, Status, Verdict
 from conformance.operations import OPERATIONS
 from conformance.properties import PASSIVE, PROPERTIES
+from conformance.runs.host import faithful_interpreter
+from conformance.runs.item import Item, items
+from conformance.runs.judge import judge_item
 from conformance.selftest.fakes import FAKES, kernels
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.kernels import Kernel
-from conformance.verdict import BAD, Status, Verdict
 
 
 @pytest.fixture(name="kernel_device", scope="module")

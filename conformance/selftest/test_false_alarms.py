@@ -10,18 +10,18 @@ from operator import add
 import pytest
 import torch
 
-from conformance.calling import Subject
-from conformance.case import Case, TensorSpec
-from conformance.comparison import Comparison, compare
-from conformance.item import items
-from conformance.judging import judge_item
-from conformance.materialize import values_of
-from conformance.measure import intervals, measure
+from conformance.calls.call import Subject
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import BAD, Status
+from conformance.cases.case import Case, TensorSpec
+from conformance.cases.factors import DTYPES
+from conformance.oracle.comparison import Comparison, compare
 from conformance.oracle.contract import Contract
+from conformance.properties.measure import intervals, measure
+from conformance.runs.item import items
+from conformance.runs.judge import judge_item
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.summation import RIGHT
-from conformance.strategies import DTYPES
-from conformance.verdict import BAD, Status
 
 # in total over dtypes: 10**8
 ELEMENTS = 34_000_000

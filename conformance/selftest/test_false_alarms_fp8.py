@@ -6,18 +6,18 @@ import itertools
 
 import pytest
 
-from conformance.calling import Subject
-from conformance.case import Case, TensorSpec
-from conformance.comparison import Comparison
-from conformance.item import items
-from conformance.judging import judge_item
-from conformance.materialize import materialize, values_of
-from conformance.measure import measure
-from conformance.memory import POISONS
+from conformance.calls.call import Subject
+from conformance.calls.materialize import materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import BAD, Status
+from conformance.cases.case import Case, TensorSpec
+from conformance.cases.factors import DTYPES
+from conformance.oracle.comparison import Comparison
+from conformance.properties.measure import measure
+from conformance.runs.item import items
+from conformance.runs.judge import judge_item
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.quantisation import RIGHT, PowersOfTwo
-from conformance.strategies import DTYPES
-from conformance.verdict import BAD, Status
 
 LOW = ("bfloat16", "float16")
 CHUNK = 2**17

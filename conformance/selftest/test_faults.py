@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conformance.host import gpus
+from conformance.runs.host import gpus
 
 # a right implementation, but for what it does to wide rows: another fault in each dtype
 ADAPTER = """

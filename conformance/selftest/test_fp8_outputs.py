@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.bits import same_bits
-from conformance.calling import Subject
-from conformance.case import Case, TensorSpec
-from conformance.materialize import materialize, values_of
-from conformance.memory import POISONS
+from conformance.calls.call import Subject
+from conformance.calls.materialize import materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import BAD
+from conformance.cases.case import Case, TensorSpec
+from conformance.cases.factors import Scope
 from conformance.operations import OPERATIONS
 from conformance.operations.fp8_outputs import FACTORS
-from conformance.passive import judge_call
+from conformance.oracle.bits import same_bits
 from conformance.properties.parity import assert_alike
+from conformance.properties.passive import judge_call
 from conformance.selftest.fakes.correct_fp8 import FP8, CorrectFp8
-from conformance.strategies import Scope
-from conformance.verdict import BAD
 
 NAN = float("nan")
 NAMES = CorrectFp8.operations

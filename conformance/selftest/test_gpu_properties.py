@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from conformance.adapter import Outcome, Ran
-from conformance.calling import Subject
-from conformance.case import Case, TensorSpec
+from conformance.calls.call import Subject
+from conformance.calls.verdict import Status, Verdict
+from conformance.cases.case import Case, TensorSpec
 from conformance.properties import PROPERTIES, device, graph, stream
 from conformance.properties.compile import judge as judge_compiled
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.kept import WeightKeptByAddress, WeightKeptOnTheTensor
-from conformance.verdict import Status, Verdict
 
 CASE = Case(
     "rms_norm_gated",

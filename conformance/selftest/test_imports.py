@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,50 +12,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # A module may import itself and those before it. A folder stands here as one module.
 ORDER = (
-    "case",
-    "corpus",
+    "cases",
     "oracle",
-    "values",
-    "shrink",
-    "strategies",
     "operations",
-    "rows",
-    "levels",
-    "memory",
-    "materialize",
     "adapter",
-    "claim",
-    "declared",
+    "calls",
     "__init__",  # the names that adapters are written with
     "adapters",
     "interpreter",
     "codegen",
-    "watch",
-    "comparison",
-    "budget",
-    "location",
-    "child",
-    "state_guard",
-    "bits",
-    "verdict",
-    "calling",
-    "measure",
-    "passive",
-    "discovery",
     "properties",
-    "survey",
-    "sizes",
-    "surveys",
-    "describe",
-    "item",
-    "explain",
-    "waivers",
-    "judging",
-    "worker",
-    "journal",
-    "excerpt",
-    "reproducer",
-    "host",
+    "runs",
     "report",
     "plugin",
     "suite",
@@ -167,4 +135,43 @@ def test_every_way_to_import_is_seen(source: str, imported: str) -> None:
 
 def test_a_later_module_is_noticed() -> None:
     """The order can fail: a case that used the command line would be caught."""
-    assert {"cli"} == _not_before("case", {"case", "cli"})
+    assert {"cli"} == _not_before("cases", {"cases", "cli"})
+
+
+def _files(package: str) -> dict[str, Path]:
+    """The files of a package by their dotted names."""
+    found = {}
+    for file in sorted((ROOT / package).rglob("*.py")):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def _graph(files: dict[str, Path]) -> dict[str, set[str]]:
+    """Every file with the files that it imports; a name stands for the file that defines it."""
+    graph: dict[str, set[str]] = {}
+    for name, file in files.items():
+        used = set()
+        for imported in _imports_of(file):
+            parts = imported.split(".")
+            candidates = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+            used |= {next((each for each in candidates if each in files), name)} - {name}
+        graph[name] = used
+    return graph
+
+
+@pytest.mark.parametrize("package", ["conformance", "normkernels"])
+def test_no_imports_go_in_a_circle(package: str) -> None:
+    """Files can be read in an order in which each one knows only those before it."""
+    assert len(tuple(TopologicalSorter(_graph(_files(package))).static_order())) >= len(_files(package))
+
+
+def test_a_circle_is_noticed() -> None:
+    """The test above can fail."""
+    with pytest.raises(CycleError):
+        tuple(TopologicalSorter({"a": {"b"}, "b": {"a"}}).static_order())
+
+
+def test_the_top_of_the_suite_shows_the_way() -> None:
+    """At most sixteen files and folders, besides those that Python itself runs."""
+    assert len(set(MODULES) - {"__init__", "__main__"}) <= 16

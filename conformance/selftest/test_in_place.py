@@ -8,20 +8,20 @@ import pytest
 import torch
 
 from conformance.adapter import Declined
-from conformance.calling import Subject
-from conformance.case import Case
-from conformance.item import Item, cases_of
-from conformance.judging import unjudged
-from conformance.materialize import materialize, values_of
-from conformance.memory import POISONS
+from conformance.calls.call import Subject
+from conformance.calls.materialize import materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import Status
+from conformance.cases.case import Case
+from conformance.cases.factors import DTYPES, Scope
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
+from conformance.runs.item import Item, cases_of
+from conformance.runs.judge import unjudged
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
 from conformance.selftest.fakes.in_place import InPlaceSaysNothing, InPlaceSumsInAnotherOrder
-from conformance.strategies import DTYPES, Scope
-from conformance.verdict import Status
 
 JUDGE = PROPERTIES["in_place"].judge
 IN_PLACE = [name for name, operation in OPERATIONS.items() if operation.in_place]

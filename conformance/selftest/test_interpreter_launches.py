@@ -17,8 +17,8 @@ import triton.language as tl
 
 from conformance import interpreter
 from conformance.adapter import Adapter, Crashed, Unable, Unsupported, UsageError
-from conformance.calling import Subject, perform
-from conformance.case import Case, TensorSpec
+from conformance.calls.call import Subject, perform
+from conformance.cases.case import Case, TensorSpec
 from conformance.interpreter import faithful, gpu
 
 ROOT = Path(__file__).parents[2]

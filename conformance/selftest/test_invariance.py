@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.calling import Subject
-from conformance.case import Case
-from conformance.item import Item, cases_of
+from conformance.calls.call import Subject
+from conformance.calls.verdict import Status
+from conformance.cases.case import Case
+from conformance.cases.factors import Scope
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
+from conformance.runs.item import Item, cases_of
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.state import NanSpreadsToOtherRows
-from conformance.strategies import Scope
-from conformance.verdict import Status
 
 
 class DependsOnTheBatch(Correct):

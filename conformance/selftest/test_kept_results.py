@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conformance.calling import Subject
-from conformance.case import Case
-from conformance.item import Item, cases_of
-from conformance.materialize import values_of
+from conformance.calls.call import Subject
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import Status
+from conformance.cases.case import Case
+from conformance.cases.factors import DTYPES
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.properties.kept_results import steps
+from conformance.runs.item import Item, cases_of
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.kept import ResultKeptBySums, ResultKeptByThreeNumbers
-from conformance.strategies import DTYPES
-from conformance.verdict import Status
 
 RIGHT = {name: base for base in (Correct, CorrectNorm, CorrectRotation, CorrectFp8) for name in base.operations}
 JUDGE = PROPERTIES["kept_results"].judge

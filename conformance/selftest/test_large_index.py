@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from conformance.adapter import Crashed
-from conformance.calling import Subject
-from conformance.case import Case, Layout, TensorSpec
-from conformance.child import Child, Prepared
-from conformance.host import faithful_interpreter
-from conformance.materialize import materialize, spread, values_of
-from conformance.memory import PAGE, POISONS, Owner
+from conformance.calls.call import Subject
+from conformance.calls.child import Child, Prepared
+from conformance.calls.materialize import materialize, spread, values_of
+from conformance.calls.memory import PAGE, POISONS, Owner
+from conformance.calls.verdict import Status, Verdict
+from conformance.cases.case import Case, Layout, TensorSpec
+from conformance.cases.factors import Scope
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
+from conformance.runs.host import faithful_interpreter
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.offsets import OffsetsOf31Bits
-from conformance.strategies import Scope
-from conformance.verdict import Status, Verdict
 
 LARGE_INDEX = PROPERTIES["large_index"]
 

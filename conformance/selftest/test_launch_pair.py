@@ -1,11 +1,11 @@
 """The pair of kernels that this project began with fails batch invariance on a GPU, and nothing else."""
 
-from conformance.calling import Subject
-from conformance.host import choose_device, faithful_interpreter
-from conformance.item import items
-from conformance.judging import judge_item
+from conformance.calls.call import Subject
+from conformance.calls.verdict import BAD
+from conformance.runs.host import choose_device, faithful_interpreter
+from conformance.runs.item import items
+from conformance.runs.judge import judge_item
 from conformance.selftest.launch_pair import LaunchPair
-from conformance.verdict import BAD
 
 PROPERTIES = ("values", "determinism", "batch_invariance", "position_invariance")
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 import pytest
 
-from conformance.case import SAME, Case, Layout, TensorSpec
-from conformance.corpus import model_shapes, saved_cases
-from conformance.levels import effective_levels, levels_of
+from conformance.cases.case import SAME, Case, Layout, TensorSpec
+from conformance.cases.corpus import model_shapes, saved_cases
+from conformance.cases.factors import DTYPES, Scope, width
 from conformance.operations import OPERATIONS
+from conformance.operations.levels import effective_levels, levels_of
 from conformance.operations.mrope_calls import sections
-from conformance.strategies import DTYPES, Scope, width
 
 DRAWN = 400
 

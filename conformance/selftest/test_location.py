@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from conformance.adapter import Adapter, Crashed, Misreturned, Outcome, load
-from conformance.calling import Subject, perform
-from conformance.case import Case, TensorSpec
-from conformance.location import of_fault
+from conformance.calls.call import Subject, perform
+from conformance.calls.location import of_fault
+from conformance.calls.verdict import BAD, Status
+from conformance.cases.case import Case, TensorSpec
 from conformance.properties import PROPERTIES
-from conformance.verdict import BAD, Status
 
 CASE = Case(
     "rms_norm",

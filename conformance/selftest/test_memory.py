@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from conformance.adapter import Crashed
-from conformance.case import Layout
-from conformance.child import Child, Prepared
-from conformance.memory import POISONS, Owner
-from conformance.watch import watched
+from conformance.calls.child import Child, Prepared
+from conformance.calls.memory import POISONS, Owner
+from conformance.calls.watch import watched
+from conformance.cases.case import Layout
 
 # 112 bytes: alignment leaves 16 more before the unreadable page
 SHAPE = (4, 7)

@@ -16,15 +16,15 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own abbreviation
 
-from conformance.calling import Subject
-from conformance.case import Case, TensorSpec
-from conformance.comparison import Comparison
-from conformance.materialize import values_of
-from conformance.measure import measure
+from conformance.calls.call import Subject
+from conformance.calls.materialize import values_of
+from conformance.cases.case import Case, TensorSpec
 from conformance.operations import OPERATIONS
 from conformance.oracle.arithmetic import MAX, MIN_NORMAL, TINY, Machine, U
+from conformance.oracle.comparison import Comparison
 from conformance.oracle.contract import NAMED, Contract, round_once, rounded
 from conformance.oracle.interval import Interval
+from conformance.properties.measure import measure
 from conformance.selftest.fakes.correct import Correct
 
 GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden"

@@ -13,16 +13,16 @@ import mpmath
 import pytest
 import torch
 
-from conformance.calling import Subject
-from conformance.case import Case, TensorSpec
-from conformance.comparison import Comparison, compare
-from conformance.materialize import values_of
-from conformance.measure import measure
+from conformance.calls.call import Subject
+from conformance.calls.materialize import values_of
+from conformance.cases.case import Case, TensorSpec
 from conformance.operations import OPERATIONS
 from conformance.oracle import arithmetic
 from conformance.oracle.arithmetic import MAX, Machine, U
+from conformance.oracle.comparison import Comparison, compare
 from conformance.oracle.contract import Contract, round_once, rounded
 from conformance.oracle.interval import Interval
+from conformance.properties.measure import measure
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 
 GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden"

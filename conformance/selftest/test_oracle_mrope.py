@@ -13,23 +13,23 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.calling import Subject
-from conformance.case import Case, TensorSpec
-from conformance.comparison import Comparison, compare
-from conformance.item import cases_of, items
-from conformance.judging import judge_item
-from conformance.materialize import values_of
-from conformance.measure import intervals
+from conformance.calls.call import Subject
+from conformance.calls.materialize import values_of
+from conformance.calls.verdict import BAD, Status
+from conformance.cases.case import Case, TensorSpec
+from conformance.cases.factors import DTYPES
 from conformance.operations import OPERATIONS
 from conformance.operations.mrope import axis_of_frequency
 from conformance.operations.mrope_calls import DIMS, MODEL_CACHE, Sizes, sections, spec_of
+from conformance.operations.rows import by_row, count
 from conformance.oracle.arithmetic import MIN_NORMAL, Machine
+from conformance.oracle.comparison import Comparison, compare
 from conformance.oracle.contract import NAMED, Contract, rounded
 from conformance.oracle.interval import Interval
-from conformance.rows import by_row, count
+from conformance.properties.measure import intervals
+from conformance.runs.item import cases_of, items
+from conformance.runs.judge import judge_item
 from conformance.selftest.fakes.correct_rotation import RIGHT, CorrectRotation, EagerRotation, LowRotation
-from conformance.strategies import DTYPES
-from conformance.verdict import BAD, Status
 
 GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden"
 OPERATION = OPERATIONS["mrope"]

@@ -10,15 +10,15 @@ import mpmath
 import pytest
 import torch
 
-from conformance.calling import Subject
-from conformance.case import Case, TensorSpec
-from conformance.comparison import Comparison
-from conformance.materialize import values_of
-from conformance.measure import measure
+from conformance.calls.call import Subject
+from conformance.calls.materialize import values_of
+from conformance.cases.case import Case, TensorSpec
 from conformance.operations import OPERATIONS
 from conformance.oracle.arithmetic import Machine
+from conformance.oracle.comparison import Comparison
 from conformance.oracle.contract import NAMED, Contract, rounded
 from conformance.oracle.interval import Interval
+from conformance.properties.measure import measure
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 
 GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden"

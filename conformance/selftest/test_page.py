@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conformance import journal, report
-from conformance.calling import Subject
-from conformance.item import Failure, Item
+from conformance import report
+from conformance.calls.call import Subject
+from conformance.calls.verdict import Status, Verdict
 from conformance.report import table
+from conformance.runs import journal
+from conformance.runs.item import Failure, Item
+from conformance.runs.waivers import Waiver, Waivers, Where
 from conformance.selftest.test_report import BAD, CASE, FAILED, ITEM, OTHER, PASSED, Named
-from conformance.verdict import Status, Verdict
-from conformance.waivers import Waiver, Waivers, Where
 
 ISSUE = "https://example.org/issues/7"
 VOID = {"meta", "br", "input"}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conformance.calling import Subject
-from conformance.case import Case, Layout, TensorSpec
-from conformance.passive import judge_call
+from conformance.calls.call import Subject
+from conformance.calls.verdict import Status
+from conformance.cases.case import Case, Layout, TensorSpec
+from conformance.properties.passive import judge_call
 from conformance.selftest.fakes.correct_norm import CorrectNorm
-from conformance.verdict import Status
 
 GAP = Layout("row_gap", 1)
 

@@ -14,15 +14,15 @@ import torch
 
 from conformance.adapter import KNOWN, Adapter, Ran, UsageError, load
 from conformance.adapters.importing import needed
-from conformance.calling import Subject, perform
-from conformance.case import Case, TensorSpec
-from conformance.claim import claim, outside, said
-from conformance.declared import check
+from conformance.calls.call import Subject, perform
+from conformance.calls.claim import claim, outside, said
+from conformance.calls.declared import check
+from conformance.calls.verdict import BAD, Status
+from conformance.cases.case import Case, TensorSpec
+from conformance.cases.factors import Scope, enumerated_cases
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import Contract
-from conformance.passive import judge_call
-from conformance.strategies import Scope, enumerated_cases
-from conformance.verdict import BAD, Status
+from conformance.properties.passive import judge_call
 
 # The module that an adapter imports first, and what pip calls it.
 PACKAGES = {

@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from conformance import journal, report
+from conformance import report
 from conformance.adapter import Adapter, Crashed
-from conformance.calling import Subject
-from conformance.case import Case, TensorSpec
-from conformance.comparison import BadElement, Comparison
-from conformance.host import Greeting
-from conformance.item import Failure, Item
+from conformance.calls.call import Subject
+from conformance.calls.verdict import Status, Verdict
+from conformance.cases.case import Case, TensorSpec
+from conformance.oracle.comparison import BadElement, Comparison
 from conformance.report import Exit, table
-from conformance.verdict import Status, Verdict
+from conformance.runs import journal
+from conformance.runs.host import Greeting
+from conformance.runs.item import Failure, Item
 
 ITEM = Item("rms_norm_gated", "values", "bfloat16")
 OTHER = Item("rms_norm_gated", "determinism", "float16")

@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 import torch
 
-from conformance import reproducer
 from conformance.adapter import load
-from conformance.calling import Subject, arguments_of
-from conformance.case import Case, Layout, TensorSpec
-from conformance.comparison import BadElement, Comparison
-from conformance.item import PROFILES, Failure, Item
-from conformance.materialize import materialize, values_of
-from conformance.memory import POISONS
+from conformance.calls.call import Subject, arguments_of
+from conformance.calls.materialize import materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import BAD, Status, Verdict
+from conformance.cases.case import Case, Layout, TensorSpec
 from conformance.operations import OPERATIONS
+from conformance.oracle.comparison import BadElement, Comparison
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
-from conformance.verdict import BAD, Status, Verdict
+from conformance.runs import reproducer
+from conformance.runs.item import PROFILES, Failure, Item
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (("eps", 1e-6), ("weight_offset", 0.0))
@@ -363,7 +363,7 @@ HELPED = '''
 from __future__ import annotations
 
 import conformance as suite
-import conformance.case
+import conformance.cases.case
 from conformance import Adapter as Base, Declined
 from math import nan as unused
 
@@ -398,7 +398,7 @@ class Theirs(Norms):
     reference = "native"
 
     def row_thresholds(self, operation):
-        return (conformance.case.SHARED_PARTS,)
+        return (conformance.cases.case.SHARED_PARTS,)
 
     def rms_norm(self, *given, **flags):
         return scaled(super().rms_norm(*given, **flags))

@@ -17,13 +17,13 @@ import pytest
 
 from conformance import cli
 from conformance.adapter import load
-from conformance.calling import Subject
+from conformance.calls.call import Subject
+from conformance.cases.factors import DTYPES
 from conformance.cli import SKELETON
-from conformance.item import PROFILES, Item, cases_of, items
-from conformance.judging import judge_item
 from conformance.properties import PROPERTIES
 from conformance.report import Exit
-from conformance.strategies import DTYPES
+from conformance.runs.item import PROFILES, Item, cases_of, items
+from conformance.runs.judge import judge_item
 
 ROOT = Path(__file__).resolve().parents[2]
 # Ctrl-C reaches it also where whoever runs the tests is in the background, and ignores it

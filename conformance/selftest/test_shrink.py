@@ -2,10 +2,10 @@
 
 import random
 
-from conformance.case import Case
+from conformance.cases.case import Case
+from conformance.cases.factors import Scope, drawn_cases
+from conformance.cases.shrink import essentials, shrink
 from conformance.operations import OPERATIONS
-from conformance.shrink import essentials, shrink
-from conformance.strategies import Scope, drawn_cases
 
 OPERATION = OPERATIONS["rms_norm_gated"]
 SCOPE = Scope("bfloat16")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from conformance.cases.factors import DTYPES, Scope, Taken
 from conformance.operations import OPERATIONS
-from conformance.sizes import LONG, WIDE, sizes
-from conformance.strategies import DTYPES, Scope, Taken
+from conformance.runs.sizes import LONG, WIDE, sizes
 
 NORMS = [name for name, operation in OPERATIONS.items() if not operation.token_axes]
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from conformance import state_guard
-from conformance.calling import Subject
-from conformance.judging import judge
+from conformance.calls import state_guard
+from conformance.calls.call import Subject
+from conformance.calls.state_guard import captured, differences, guarded, noticed, settle
+from conformance.calls.verdict import Status
+from conformance.runs.judge import judge
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.test_budget import CASE
-from conformance.state_guard import captured, differences, guarded, noticed, settle
-from conformance.verdict import Status
 
 
 @pytest.fixture(autouse=True)

@@ -6,20 +6,21 @@ from functools import partial
 
 import pytest
 
-from conformance import journal, report
+from conformance import report
 from conformance.adapter import Declined
-from conformance.calling import Subject
-from conformance.case import Case
-from conformance.claim import claim, pasted, said, sizes_of
-from conformance.item import Item, cases_of, items
-from conformance.judging import judge_item, lacking_evidence, surveyed, tried
+from conformance.calls.call import Subject
+from conformance.calls.claim import claim, pasted, said, sizes_of
+from conformance.calls.verdict import BAD, Status, Verdict
+from conformance.cases.case import Case
+from conformance.cases.factors import Numbers
+from conformance.runs import journal
+from conformance.runs.item import Item, cases_of, items
+from conformance.runs.judge import judge_item, lacking_evidence, surveyed, tried
+from conformance.runs.survey import Survey, Tried, budget_of, numbers, survey
 from conformance.selftest import evidence
 from conformance.selftest.fakes import dtypes, rounding, state, strides, value_range
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.partial import Everything, Half, OneInFifty, Pairs
-from conformance.strategies import Numbers
-from conformance.survey import Survey, Tried, budget_of, numbers, survey
-from conformance.verdict import BAD, Status, Verdict
 
 OPERATION = "rms_norm_gated"
 NARROW = (

@@ -8,20 +8,20 @@ from itertools import islice
 
 import pytest
 
-from conformance.calling import Subject
-from conformance.case import Case
-from conformance.comparison import Errors
-from conformance.declared import Declared, Traits
-from conformance.item import GPU_WIDTHS, PROFILES, Item, cases_of, items
-from conformance.judging import unjudged
-from conformance.materialize import values_of
+from conformance.calls.call import Subject
+from conformance.calls.declared import Declared, Traits
+from conformance.calls.materialize import values_of
+from conformance.cases.case import Case
+from conformance.cases.factors import DTYPES, Scope
 from conformance.operations import OPERATIONS, telling_cases
+from conformance.operations.rows import count
+from conformance.oracle.comparison import Errors
 from conformance.oracle.contract import NAMED, POINTS, Contract
 from conformance.properties import PROPERTIES
 from conformance.properties.bias import TELLING, bound
 from conformance.properties.sensitivity import evidence
-from conformance.rows import count
-from conformance.strategies import DTYPES, Scope
+from conformance.runs.item import GPU_WIDTHS, PROFILES, Item, cases_of, items
+from conformance.runs.judge import unjudged
 
 SEEDS = 200
 # properties that compare rows of a call, or that add up over them

@@ -12,25 +12,26 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from conformance import journal, report
+from conformance import report
 from conformance.adapter import Adapter, Declined
-from conformance.calling import Subject
-from conformance.case import Case, TensorSpec
-from conformance.claim import said
-from conformance.discovery import Evidence, follow
-from conformance.item import Item, cases_of, items, listed_cases, scope_of
-from conformance.judging import judge_item, nothing_judged, share_of_array, surveyed, tried, vacuous
+from conformance.calls.call import Subject
+from conformance.calls.claim import said
+from conformance.calls.verdict import Status, Verdict
+from conformance.cases.case import Case, TensorSpec
+from conformance.cases.factors import Scope
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
+from conformance.properties.discovery import Evidence, follow
 from conformance.report import Exit
+from conformance.runs import journal
+from conformance.runs.item import Item, cases_of, items, listed_cases, scope_of
+from conformance.runs.judge import judge_item, nothing_judged, share_of_array, surveyed, tried, vacuous
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.memory import ReturnsX
 from conformance.selftest.fakes.state import ConstantReturned
-from conformance.strategies import Scope
-from conformance.verdict import Status, Verdict
 
 RIGHT = {name: base for base in (Correct, CorrectNorm, CorrectRotation, CorrectFp8) for name in base.operations}
 DTYPES = ("bfloat16", "float16", "float32")

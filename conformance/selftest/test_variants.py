@@ -9,7 +9,7 @@ import pytest
 import torch
 import triton.language as tl
 
-from conformance.watch import variant
+from conformance.calls.watch import variant
 
 
 def _copy_kernel(x_ptr: Any, n_rows: Any, stride: Any, eps: Any, BLOCK: tl.constexpr) -> None:

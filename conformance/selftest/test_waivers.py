@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from conformance.adapter import UsageError
-from conformance.case import Case, Layout, TensorSpec
-from conformance.comparison import NOTHING
-from conformance.verdict import Status, Verdict
-from conformance.waivers import Run, Waivers, load, stale
+from conformance.calls.verdict import Status, Verdict
+from conformance.cases.case import Case, Layout, TensorSpec
+from conformance.oracle.comparison import NOTHING
+from conformance.runs.waivers import Run, Waivers, load, stale
 
 ISSUE = "https://example.org/norms/issues/12"
 CASE = Case(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import triton.language as tl
 
-from conformance import watch
+from conformance.calls import watch
 
 
 def _copy_kernel(n_rows: Any, BLOCK: tl.constexpr) -> None:

@@ -140,7 +140,9 @@ def test_the_wheel_declares_its_names(wheel: Path) -> None:
 
 def test_the_installed_packages_are_not_this_checkout(outside: Path) -> None:
     """What runs outside is the wheel: code and fixtures come from the new environment."""
-    ask = "import conformance.corpus as c, normkernels; print(c.__file__, c.fixtures(), normkernels.__file__)"
+    ask = (
+        "import conformance.cases.corpus as c, normkernels; print(c.__file__, c.fixtures(), normkernels.__file__)"
+    )
     answer = _run([outside / "venv" / "bin" / "python", "-c", ask], cwd=outside)
 
     assert answer.returncode == 0, answer.stderr

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from conformance.adapter import Crashed, poisons
-from conformance.budget import GIB
-from conformance.calling import Subject
-from conformance.discovery import Evidence
-from conformance.item import Item, cases_of
-from conformance.judging import Answer
+from conformance.calls.budget import GIB
+from conformance.calls.call import Subject
+from conformance.calls.verdict import Status, Verdict
 from conformance.properties import errors
+from conformance.properties.discovery import Evidence
+from conformance.runs.item import Item, cases_of
+from conformance.runs.judge import Answer
+from conformance.runs.worker import Worker
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.test_budget import CASE
-from conformance.verdict import Status, Verdict
-from conformance.worker import Worker
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered"
 PASSED = (Verdict("values", CASE, Status.PASSED),)
@@ -42,7 +42,7 @@ def _says(monkeypatch: pytest.MonkeyPatch, answer: Answer | Exception) -> None:
             raise answer
         return answer
 
-    monkeypatch.setattr("conformance.worker.judge", judge)
+    monkeypatch.setattr("conformance.runs.worker.judge", judge)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_an_error_of_the_suite_stays_one(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_sentence_about_a_failure_may_cost_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The failure is known already; nothing is said, and another process goes on."""
     worker = Worker(Subject(Astray()))
-    monkeypatch.setattr("conformance.worker.follow", Astray.rms_norm_gated)
+    monkeypatch.setattr("conformance.runs.worker.follow", Astray.rms_norm_gated)
 
     assert "" == worker.follow(Evidence((CASE,)))
     assert not worker.healthy()

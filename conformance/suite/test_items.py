@@ -1,11 +1,17 @@
 """Every property of every operation in every dtype, on the adapter that ``--adapter`` names."""
 
-from conformance.item import Item
-from conformance.plugin import Judging
+import pytest
+
+from conformance.runs.item import Item
+from conformance.runs.judging import Judging
 
 
 def test_item(item: Item, judging: Judging) -> None:
     """The promise of the item's property holds on all of its cases."""
-    failures = judging.run(item)
+    judged = judging.run(item)
 
-    assert not failures, "\n\n".join(map(str, failures))
+    if judged.skipped:
+        pytest.skip(judged.skipped)
+    if judged.broken:
+        pytest.fail(judged.broken, pytrace=False)
+    assert not judged.failures, "\n\n".join(map(str, judged.failures))

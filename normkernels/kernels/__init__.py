@@ -1,1 +1,1 @@
-"""Launch plans, and one file per kernel with its launcher. Only the kernel files import triton."""
+"""Triton kernels, one file for each operation, and the functions that they share. These files import triton."""

@@ -39,7 +39,7 @@ def rms_norm_kernel(
     x_at = tile_pointers(x_ptr, (x_stride_0, x_stride_1, x_stride_2, x_col_stride), place, LEADING, ACCESS)
     residual_at = tile_pointers(residual_ptr, residual_strides, place, LEADING, ACCESS)
     sum_at = tile_pointers(sum_ptr, sum_strides, place, LEADING, ACCESS)
-    # of the whole tile: a load of one row would have to change its layout to that of the tile
+    # pointers of the whole tile: a load of one row would have to change its layout to that of the tile
     weight_at = column_pointers(weight_ptr, tl.broadcast_to(cols, mask.shape), weight_stride, ACCESS)
 
     # rows that are read twice should stay in L1 and L2 until then, and no longer

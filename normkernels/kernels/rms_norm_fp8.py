@@ -47,7 +47,7 @@ def rms_norm_fp8_kernel(
 
     x_at = tile_pointers(x_ptr, (x_stride_0, x_stride_1, x_stride_2, x_col_stride), place, LEADING, ACCESS)
     residual_at = tile_pointers(residual_ptr, residual_strides, place, LEADING, ACCESS)
-    # of the whole tile: a load of one row would have to change its layout to that of the tile
+    # pointers of the whole tile: a load of one row would have to change its layout to that of the tile
     weight_at = column_pointers(weight_ptr, tl.broadcast_to(cols, mask.shape), weight_stride, ACCESS)
     x, residual, weight = load_tiles(
         x_at, residual_at, weight_at, mask, in_block & (cols < WIDTH), RESIDUAL, RESIDUAL, WEIGHT, ""

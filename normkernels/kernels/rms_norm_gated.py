@@ -122,7 +122,7 @@ def rms_norm_gated_kernel(
     place = (row, outer, cols, size_1, size_2)
     x_at = tile_pointers(x_ptr, (x_stride_0, x_stride_1, x_stride_2, x_col_stride), place, LEADING, ACCESS)
     gate_at = tile_pointers(gate_ptr, gate_strides, place, LEADING, ACCESS)
-    # of the whole tile: a load of one row would have to change its layout to that of the tile
+    # pointers of the whole tile: a load of one row would have to change its layout to that of the tile
     weight_cols = tl.broadcast_to(cols, mask.shape)
     if GROUPED:
         weight_cols = (row % n_groups.to(row.dtype)).to(tl.int64) * WIDTH + cols

@@ -39,7 +39,7 @@ def pairwise_sum(tile, LEVELS: tl.constexpr):  # tile [rows, 2**LEVELS] -> [rows
 
     ``tl.sum`` over a whole row adds in an order that follows the layout, so its bits change with
     warps and rows per program. A sum of two has no order, so the bits of this tree depend on the
-    row alone. Low neighbours lie in one thread: the first levels need no exchange.
+    row alone. Low neighbours are in one thread: the first levels need no exchange.
     """
     # one row that is wider than a warp, which loads 16 bytes a thread: 256 elements
     ACROSS: tl.constexpr = tile.shape[0] == 1 and LEVELS > WARP_LEVELS + 1

@@ -1,1 +1,1 @@
-"""One file an operation: what a call of it is, its native form, its paths and its kernel's arguments."""
+"""One file per operation: checks, native form, paths and kernel arguments of its calls."""

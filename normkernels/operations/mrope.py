@@ -36,7 +36,7 @@ class Mrope(Operation):
             return None
         # a list is kept as a tuple; types, because True equals 1, in sections too
         sections = tuple(flags[0]) if isinstance(flags[0], (list, tuple)) else ()
-        key = [self.name, *sections, *map(type, sections), *flags[1:], *map(type, flags)]
+        key = [self.name, *sections, *map(type, sections), *flags[1:], *map(type, flags[1:])]
         gradient = False
         for each in tensors:
             if type(each) not in PLAIN or each.is_neg() or each.layout is not torch.strided:
@@ -47,7 +47,7 @@ class Mrope(Operation):
         tokens, of_k, of_positions = q.shape[:1], k.shape, positions.shape
         if not tokens or of_k[:1] != tokens or of_positions[-1:] != tokens:
             return None
-        # as heads, one token of two dimensions has strides of its own
+        # viewed as heads, one token of two dimensions has other strides
         key += q.shape[1:], q.stride(), of_k[1:], k.stride(), len(q.shape) == 2 and tokens == (1,)
         key += of_positions[:-1], cos.shape, cos.stride(), sin.shape, sin.stride()
         key.append(gradient and torch.is_grad_enabled())
@@ -97,7 +97,7 @@ class Mrope(Operation):
         return {"sections": counts, "head_dim": width, "interleaved": given["interleaved"]}
 
     def check_memory(self, tensors: Tensors) -> None:
-        """Check that q and k have memory that may be written and that nothing else is read from."""
+        """Check that q and k may be written: no gradient is needed, and no other tensor shares their memory."""
         given = checks.present(**dict(zip(self.tensors, tensors, strict=True)))
         if needs := checks.needs_gradient(given):
             raise InvalidCall(f"{self.name}: q and k are written, {needs} must not need a gradient then")
@@ -106,7 +106,7 @@ class Mrope(Operation):
         checks.own_memory(self.name, "k", k, {"q": q, **given})
 
     def check_values(self, tensors: Tensors) -> None:
-        """Check that positions are rows of the cache, unless their values are hidden, or a wait away."""
+        """Check that positions are rows of the cache, where their values can be read without a wait."""
         _, _, positions, cos, _ = tensors
         if not positions.is_cpu or type(positions) not in PLAIN or checks.transformed():
             return
@@ -197,7 +197,7 @@ class Mrope(Operation):
 
 
 class MropeInPlace(Mrope):
-    """``mrope_``: q and k are written, and what would be copied is not touched."""
+    """``mrope_``: q and k are written, and columns beyond the rotated ones are not touched."""
 
     in_place = True
 
@@ -221,7 +221,7 @@ def _head_width(operation: str, head_dim: object, q: torch.Tensor) -> int:
 
 
 def by_heads(tensor: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Return a view of ``(tokens, heads * head_dim)`` as ``(tokens, heads, head_dim)``, or that as it is."""
+    """Return a view of ``(tokens, heads * head_dim)`` as ``(tokens, heads, head_dim)``, or that unchanged."""
     return tensor if tensor.dim() == 3 else tensor.view(tensor.shape[0], tensor.shape[1] // head_dim, head_dim)
 
 
@@ -247,8 +247,8 @@ def native(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return q and k rotated, contiguous and each in its shape and dtype.
 
-    Arithmetic is fp32, or float64 for float64. A token with a position outside the cache becomes NaN where it
-    is rotated, and nothing is read there.
+    Arithmetic is fp32, or float64 for float64. The rotated columns of a token with a position outside the cache
+    are NaN, and nothing outside the cache is read.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     inside = (positions >= 0) & (positions < cos.shape[0])
@@ -256,7 +256,7 @@ def native(
     known = inside.expand(3, -1).all(0)[:, None]
 
     def angles(table: torch.Tensor) -> torch.Tensor:
-        # an empty cache has no row to read either
+        # an empty cache has no row to read
         table = table if table.shape[0] else table.new_zeros(1, table.shape[1])
         t, h, w = table[rows].to(wide)
         row = _by_axis(t, h, w, sections, interleaved=interleaved)
@@ -276,7 +276,7 @@ def native(
 def _by_axis(
     t: torch.Tensor, h: torch.Tensor, w: torch.Tensor, sections: tuple[int, int, int], *, interleaved: bool
 ) -> torch.Tensor:
-    """Return rows of frequencies, each taken from its axis; by slices, which tensors of every kind have."""
+    """Return rows of frequencies, each taken from its axis; by slices, which every type of tensor has."""
     of_t, of_h, of_w = sections
     if not interleaved:
         return torch.cat((t[:, :of_t], h[:, of_t : of_t + of_h], w[:, of_t + of_h :]), -1)

@@ -1,4 +1,4 @@
-"""The record of an operation, and how a call runs: looked up or decided, then launched or computed natively."""
+"""The record of an operation, and the run of a call: looked up or decided, then launched or computed natively."""
 
 import os
 from abc import abstractmethod
@@ -18,7 +18,7 @@ from normkernels.launch import Arguments, Buffers, Counts, Launches, how, why_no
 from normkernels.plans import Plan
 
 ENVIRONMENT = "NORMKERNELS_PATH"
-# More kinds of calls than a model has; a caller that varies eps or widths must not make the cache grow for ever.
+# More keys than the calls of a model have; a caller that varies eps or widths must not make the cache grow on.
 _MAX_KNOWN = 1024
 
 # All arguments of a call by name.
@@ -54,7 +54,7 @@ class Operation(Kernels):
 
     @property
     def family(self) -> str:
-        """Return the name that decisions know it by: a form in place has the paths of the other one."""
+        """Return the name in decisions: an in-place form has the paths of the other form."""
         return self.name.removesuffix("_")
 
     def by_name(self, tensors: Tensors, flags: Sequence[object]) -> Given:
@@ -67,10 +67,10 @@ class Operation(Kernels):
 
     @abstractmethod
     def resolve(self, given: Given) -> Flags:
-        """Check types, dtypes, shapes and flags, no memory and no values; return the flags for the paths."""
+        """Check types, dtypes, shapes and flags, but neither memory nor values; return the flags for the paths."""
 
     def check_values(self, tensors: Tensors) -> None:
-        """Check values that are indices; no key can hold them."""
+        """Check values that are indices; keys do not contain them."""
 
     def writes(self, tensors: Tensors) -> bool:
         """Return whether a call writes into memory of the caller."""
@@ -93,11 +93,11 @@ class Operation(Kernels):
 
     @abstractmethod
     def buffers(self, tensors: Tensors, flags: Flags) -> Buffers:
-        """Return the tensors that the kernel points to, in its order; outputs that are not given are made."""
+        """Return the tensors that the kernel points to, in its order; allocate outputs that are not given."""
 
     @abstractmethod
     def counts(self, tensors: Tensors, flags: Flags) -> Counts:
-        """Return the values of the counts; no rows: there is nothing to launch."""
+        """Return the values of the counts; without rows nothing is launched."""
 
     @abstractmethod
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
@@ -108,16 +108,17 @@ class Operation(Kernels):
         """Return the results among the buffers."""
 
 
-# By name; ``api`` fills it.
+# Operations by name; ``api`` adds them.
 OPERATIONS: dict[str, Operation] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """How every call of a key runs."""
+    """The kept outcome of a key: how to run every call that has it."""
 
     flags: Flags
     launches: Launches | None  # None: natively
+    writes: bool  # into memory of the caller
     checked: set[tuple[int, ...]]  # elements of the first tensor, and addresses, of calls whose memory was checked
 
 
@@ -138,14 +139,14 @@ def run(name: str, tensors: Tensors, flags: tuple[object, ...]) -> Results:
     else:
         if operation.indexed:
             operation.check_values(tensors)
-        if operation.writes(tensors):
+        if known.writes:
             _check_memory(operation, tensors, known)
-    if known.launches is None:
-        return operation.native(tensors, known.flags)
-    buffers = operation.buffers(tensors, known.flags)
-    counts = operation.counts(tensors, known.flags)
+    resolved, launches = known.flags, known.launches
+    if launches is None:
+        return operation.native(tensors, resolved)
+    buffers, counts = operation.buffers(tensors, resolved), operation.counts(tensors, resolved)
     if counts[0]:
-        known.launches.start(buffers, counts)
+        launches.start(buffers, counts)
     return operation.results(buffers)
 
 
@@ -173,7 +174,7 @@ def _prepare(operation: Operation, tensors: Tensors, flags: tuple[object, ...], 
             partial(operation.arguments, resolved),
             operation.anywhere,
         )
-    known = Known(resolved, launches, set())
+    known = Known(resolved, launches, operation.writes(tensors), set())
     if key is not None:
         if len(_known) >= _MAX_KNOWN:
             _known.clear()
@@ -191,7 +192,7 @@ def _described(operation: Operation, given: Given) -> tuple[Call, Flags]:
 
 
 def decide(operation: Operation, call: Call, device: Device, path: object) -> Decision:
-    """Decide on a call; its ``path`` goes before the one of the environment."""
+    """Return the decision on a call, whose ``path`` overrides that of the environment."""
     if path is not None:
         checks.choice(operation.family, "path", str(path), (str(operation.path), str(Path.NATIVE)))
         return dispatch.decide(operation, call, device, Path(str(path)))
@@ -199,7 +200,7 @@ def decide(operation: Operation, call: Call, device: Device, path: object) -> De
     return dispatch.decide(operation, call, device, forced, asked_by=ENVIRONMENT)
 
 
-# Any: whatever the operation takes
+# Any: the arguments of the operation
 def explain(operation: str, *args: Any, **kwargs: Any) -> Decision:  # noqa: ANN401
     """Return the decision on a call without running it; the arguments are those of the operation."""
     checks.choice("explain", "operation", operation, tuple(OPERATIONS))
@@ -217,7 +218,7 @@ def explain(operation: str, *args: Any, **kwargs: Any) -> Decision:  # noqa: ANN
 
 @cache
 def _forced() -> frozenset[str]:
-    """Read, once, which operations the environment sends to ``native``."""
+    """Return the operations that the environment sends to ``native``; it is read once."""
     text = os.environ.get(ENVIRONMENT, "")
     every = [name for name, operation in OPERATIONS.items() if name == operation.family]
     if text == Path.NATIVE:
@@ -230,19 +231,19 @@ def _forced() -> frozenset[str]:
 
 
 def memory(given: torch.Tensor | None, x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Return the tensor to write a result into: the one given, or a contiguous one in x's shape, device and dtype.
+    """Return the tensor to write a result into: the given one, or a contiguous one in x's shape, device and dtype.
 
-    The version of a given one goes up, as in any operation of PyTorch that writes to it.
+    The version of a given tensor goes up, as in any operation of PyTorch that writes to it.
     """
     if given is None:
-        # half the time of torch.empty, which is told all that x knows
+        # takes half the time of torch.empty with shape, dtype and device
         return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
     torch.autograd.graph.increment_version(given)
     return given
 
 
 def reread_environment() -> None:
-    """Forget what the environment said, and every decision that followed from it."""
+    """Drop the values read from the environment, and every decision made with them."""
     _forced.cache_clear()
     why_not_direct.cache_clear()
     _known.clear()

@@ -1,4 +1,4 @@
-"""Norms with fp8 results: how values are quantised, the layout of scales, and what both norms share."""
+"""Norms with fp8 results: quantisation of values, layout of scales, and the methods that both norms share."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,13 +16,13 @@ from normkernels.operations.operation import Flags, Given, Results, Tensors, mem
 from normkernels.operations.rows import RowNorm, leading, tile_arguments
 
 LAYOUTS = ("row", "column")
-# The least amax that a scale is made of: a group of zeros has a scale, and one that is no subnormal.
+# The least amax of a scale: a group of zeros has a scale that is neither zero nor subnormal.
 FLOOR = 1e-10
 
 
 @dataclass(frozen=True, slots=True)
 class Quantisation:
-    """How the rows of a result become values and scales."""
+    """The parameters by which rows of a result become values and scales."""
 
     dtype: torch.dtype
     group: int  # columns that share a scale; the last group of a row may be shorter
@@ -77,7 +77,7 @@ class QuantisedNorm(RowNorm):
             return replace(call, quantised=quantised)
         # fresh results are contiguous, and collapse to no fewer sizes where the last span of a row is shorter
         fresh = torch.empty(x.shape, device="meta")
-        like_x = [*(tensor for name, tensor in every.items() if name != "weight"), fresh]
+        like_x = [*(tensor for name, tensor in every.items() if name not in self.vectors), fresh]
         rows = x.numel() // call.n * -(-call.n // cut.span)
         collapsed = len(leading(like_x, cut.span)[0])
         return replace(call, width=2**cut.levels, rows=rows, leading=collapsed, quantised=quantised)
@@ -96,7 +96,7 @@ class QuantisedNorm(RowNorm):
         assert call.quantised is not None
         kind = "fp8 residual" if call.residual else "fp8" if call.gated is None else "gated fp8"
         plan = plans.general(kind, call.rows, call.quantised.span, device.table, call.width)
-        # plans count the registers of inputs that are half as wide as fp32: with those it would spill
+        # plans count the registers of 16-bit inputs: with fp32 inputs the kernel would spill
         return replace(plan, registers=None) if call.quantised.wide else plan, ()
 
     def native(self, tensors: Tensors, flags: Flags) -> Results:
@@ -120,7 +120,7 @@ class QuantisedNorm(RowNorm):
 
 
 def fp8_memory(x: torch.Tensor, out: torch.Tensor | None, how: Quantisation) -> Buffers:
-    """Return memory for values, unless it is given, for scales, and for y if it is asked for."""
+    """Return memory for the values, which may be given, for the scales, and for y if it is asked for."""
     return memory(out, x, how.dtype), empty_scales(x, how), memory(None, x) if how.unquantised else None
 
 
@@ -133,7 +133,7 @@ def quantised_arguments(
 ) -> dict[str, Any]:
     """Return the kernel arguments about tiles and scales, for lines of one block each."""
     how, cut = flags["how"], flags["cut"]
-    args = tile_arguments(tensors, weight, cut.span)
+    args = tile_arguments(tensors, {"weight": weight}, cut.span)
     # a line begins where its block does, and must be as aligned as rows are
     if args["ACCESS"] == "aligned" and cut.block < cut.span and cut.block % 16:
         args["ACCESS"] = "unit"
@@ -181,7 +181,7 @@ def native(y: torch.Tensor, how: Quantisation) -> tuple[torch.Tensor, torch.Tens
     wide = y.to(torch.promote_types(y.dtype, torch.float32))
     groups = functional.pad(wide, (0, -y.shape[-1] % how.group)).reshape(*y.shape[:-1], -1, how.group)
     amax = groups.abs().amax(-1).clamp(min=FLOOR)
-    # a tensor: by a number PyTorch divides otherwise on a GPU, multiplying by its reciprocal
+    # a tensor, because on a GPU PyTorch divides by a number as a product with its reciprocal
     scales.copy_(amax / wide.new_full((), how.max))
     values = (groups / scales.unsqueeze(-1)).clamp(-how.max, how.max)
     return values.flatten(-2)[..., : y.shape[-1]].contiguous().to(how.dtype), scales

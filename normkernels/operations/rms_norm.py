@@ -18,17 +18,17 @@ class RmsNorm(RowNorm):
 
     like_x = ("residual",)
     outputs = {"out": ("x", "residual"), "residual_out": ("residual", "x")}  # noqa: RUF012  (typed in Operation)
-    needs_weight = False
+    needs_vectors = False
 
     def resolve(self, given: Given) -> Flags:
-        """Check a call; a plain weight's product is rounded as asked, that of an offset weight never."""
+        """Check a call; a plain weight's product is rounded as asked, an offset weight's product never."""
         if given["residual_out"] is not None and given["residual"] is None:
             raise InvalidCall(f"{self.name}: residual_out is given, residual must be given then")
         self.check_tensors(given, given.get("fp8_dtype"))
         offset = self.offset(given)
         eps = checks.number(self.name, "eps", given["eps"], 0)
         checks.choice(self.name, "rounding", given["rounding"], ROUNDINGS)
-        # Hugging Face rounds a plain weight's product, and nothing before the store where one is added to it
+        # Hugging Face rounds a plain weight's product, and nothing before the store with an offset
         return {"eps": eps, "offset": offset, "rounding": "fp32" if offset else given["rounding"]}
 
     def offset(self, given: Given) -> float:
@@ -44,7 +44,7 @@ class RmsNorm(RowNorm):
     def native(self, tensors: Tensors, flags: Flags) -> Results:
         x, weight, residual, out, residual_out = tensors
         y, total = native(x, weight, residual, **flags)
-        # both are there before either is written over an input
+        # both are computed before either is written over an input
         y = y if out is None else out.copy_(y)
         if total is None:
             return y
@@ -64,7 +64,7 @@ class RmsNorm(RowNorm):
 
         x, residual, weight, out, total = buffers
         tensors = {"x": x, "residual": residual, "out": out, "sum": total}
-        tiles = tile_arguments(tensors, weight, x.shape[-1])
+        tiles = tile_arguments(tensors, {"weight": weight}, x.shape[-1])
         return rms_norm_kernel, tiles | norm_arguments(buffers, flags, plan) | {"READS": plan.reads}
 
     def results(self, buffers: Buffers) -> Results:
@@ -75,14 +75,14 @@ class RmsNorm(RowNorm):
 class GemmaRmsNorm(RmsNorm):
     """``gemma_rms_norm``: an offset of one; a call without a weight has no meaning."""
 
-    needs_weight = True
+    needs_vectors = True
 
     def offset(self, given: Given) -> float:
         return 1.0
 
 
 def norm_arguments(buffers: Buffers, flags: Flags, plan: plans.Plan) -> dict[str, Any]:
-    """Return the kernel arguments about the norm of x, with a residual and a weight or without."""
+    """Return the kernel arguments about the norm of x, with or without a residual and a weight."""
     x, residual, weight = buffers[:3]
     return {
         "weight_offset": flags["offset"],

@@ -14,7 +14,7 @@ from normkernels.launch import Arguments, Buffers, Counts
 from normkernels.operations.operation import Flags, Given, Results, Tensors, memory
 from normkernels.operations.rows import ROUNDINGS, RowNorm, rounding_points, tile_arguments
 
-# By the name that kernels know them by.
+# Activations by their names in kernels.
 _ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": functional.silu,
     "sigmoid": torch.sigmoid,
@@ -90,7 +90,7 @@ class RmsNormGated(RowNorm):
         if plan.name != "general":
             return rms_norm_gated_128_kernel, args | {"weight_stride": weight.stride(0)}
         groups = x.shape[-1] // flags["width"]
-        args |= tile_arguments({"x": x, "gate": gate, "out": out}, weight, flags["width"])
+        args |= tile_arguments({"x": x, "gate": gate, "out": out}, {"weight": weight}, flags["width"])
         args |= {"n_groups": groups, "GROUPED": groups > 1, "WIDTH": flags["width"], "LEVELS": plan.levels}
         return rms_norm_gated_kernel, args
 

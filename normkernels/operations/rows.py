@@ -1,4 +1,4 @@
-"""What norms share: a call's tensors of x's shape, their key, and where the rows of a kernel begin."""
+"""Parts that all norms share: checks and keys of calls, and kernel arguments about sizes and strides."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -23,13 +23,14 @@ class RowNorm(Operation):
 
     path = Path.ROWS
     like_x: ClassVar[tuple[str, ...]]  # optional inputs of x's shape
-    needs_weight: ClassVar[bool] = True
+    vectors: ClassVar[tuple[str, ...]] = ("weight",)  # tensors with an element per column
+    needs_vectors: ClassVar[bool] = True
 
     def key(self, tensors: Tensors, flags: tuple[object, ...]) -> Hashable:
         """Return all that a decision and a kernel's arguments depend on, row counts apart; None: not cached.
 
-        Of tensors in x's shape with the strides of new ones the last size is enough; of others the key also holds
-        the strides and every size but the outermost. The types of flags are in it because True equals 1.
+        For tensors in x's shape with the strides of new ones the last size is enough; otherwise the key also has
+        the strides and every size but the outermost. It has the types of flags because True equals 1.
         """
         x = tensors[0]
         if type(x) not in PLAIN or checks.transformed():
@@ -37,13 +38,14 @@ class RowNorm(Operation):
         shape, device, index = x.shape, x.device, x.get_device()
         # along sizes of one a contiguous tensor may have any strides
         dense = _dense(shape) if 1 in shape or 0 in shape else None
-        gradients, contiguous, needed = torch.is_grad_enabled(), True, False
+        gradients, contiguous = torch.is_grad_enabled(), True
         key = [self.name, flags, *map(type, flags), device, len(shape), shape[-1:]]
+        add = key.append
         for each in tensors:
             if each is None:
-                key.append(None)
+                add(None)
                 continue
-            # tensors without an index are on the CPU, or elsewhere
+            # a device without an index is the CPU, or another one
             if (
                 type(each) not in PLAIN
                 or each.is_neg()
@@ -53,21 +55,20 @@ class RowNorm(Operation):
                 return None
             if index < 0 and each.device != device:
                 return None
+            add(each.dtype)
             if gradients and each.requires_grad:
-                needed = True
-            key.append(each.dtype)
+                add(True)  # noqa: FBT003  (a part of the key)
             if each is not x and each.shape != shape:
                 key += each.shape, each.stride()
             elif not each.is_contiguous() or (dense is not None and each.stride() != dense):
                 contiguous = False
-                key.append(each.stride())
+                add(each.stride())
         if not contiguous:
             key += shape[1:], shape[0] == 1
-        key.append(needed)
         return tuple(key)
 
     def check_memory(self, tensors: Tensors) -> None:
-        """Check that outputs have memory of their own, or that of a whole input that they may be."""
+        """Check that outputs have memory of their own, or are a whole input that they may be."""
         given = checks.present(**dict(zip(self.tensors, tensors, strict=True)))
         outputs = {name: given.pop(name) for name in self.outputs if name in given}
         checks.outputs(self.name, given, outputs, self.outputs)
@@ -82,14 +83,14 @@ class RowNorm(Operation):
     def check_tensors(self, given: Given, out: torch.dtype | None = None) -> None:
         """Check types, dtypes and shapes of the tensors of a norm; ``out`` has x's dtype, or the one given."""
         x = given["x"]
-        weights = {"weight": given["weight"]} if self.needs_weight or given["weight"] is not None else {}
+        vectors = {name: given[name] for name in self.vectors if self.needs_vectors or given[name] is not None}
         optional = checks.present(**{name: given[name] for name in self.like_x})
         outputs = checks.present(**{name: given[name] for name in self.outputs})
-        checks.tensors(self.name, {"x": x, **weights, **optional, **outputs})
+        checks.tensors(self.name, {"x": x, **vectors, **optional, **outputs})
         if x.dim() == 0:
             raise InvalidCall(f"{self.name}: x has shape (), must have a last dimension")
         checks.dtype(self.name, "x", x, (*checks.LOW, torch.float64))
-        for name, tensor in weights.items():
+        for name, tensor in vectors.items():
             checks.dtype(self.name, name, tensor, (x.dtype, torch.float32))
             checks.shape(self.name, name, tensor, (x.shape[-1],), "the last dimension of x")
         for name, tensor in optional.items():
@@ -103,7 +104,7 @@ class RowNorm(Operation):
         """Describe a checked call whose kernel rows have ``width`` columns."""
         x = given["x"]
         every = checks.present(**{name: given[name] for name in self.tensors})
-        like_x = [tensor for name, tensor in every.items() if name != "weight"]
+        like_x = [tensor for name, tensor in every.items() if name not in self.vectors]
         return Call(
             operation=self.family,
             dtype=dtype_name(x.dtype),
@@ -122,8 +123,8 @@ def leading(tensors: Sequence[torch.Tensor], width: int) -> tuple[tuple[int, ...
     """Collapse all sizes before the last ``width`` columns, jointly over ``tensors`` of one shape.
 
     Return these sizes, and each tensor's strides over them. Groups of ``width`` columns, of which the last may be
-    shorter, are a size of their own. Sizes of one collapse by their strides too: else a batch of one would need a
-    kernel of its own.
+    shorter, are a size of their own. Sizes of one collapse by their strides too: otherwise a batch of one would
+    need a kernel of its own.
     """
     *sizes, n = tensors[0].shape
     strides = [[*each.stride()[:-1]] for each in tensors]
@@ -142,7 +143,7 @@ def leading(tensors: Sequence[torch.Tensor], width: int) -> tuple[tuple[int, ...
 
 @lru_cache(1024)
 def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the strides of a new tensor; kept, for calls ask the same of every layer."""
+    """Return the strides of a new tensor; cached, because the layers of a model have the same shapes."""
     return torch.empty(shape, device="meta").stride()
 
 
@@ -156,10 +157,10 @@ def _collapse(axes: Sequence[tuple[int, tuple[int, ...]]]) -> list[tuple[int, tu
     return merged
 
 
-def tile_arguments(given: Mapping[str, Any], weight: torch.Tensor | None, width: int) -> dict[str, Any]:
-    """Return the kernel arguments about sizes and strides; leading ones that are not used are 1 and 0.
+def tile_arguments(given: Mapping[str, Any], vectors: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """Return the kernel arguments about sizes and strides; unused leading sizes are 1, their strides 0.
 
-    Tensors have one shape, and x stands in for those that are not given; ``weight`` has an element per column, and
+    Tensors have one shape, and x stands in for those that are not given; vectors have an element per column, and
     ``width`` columns of both are one row. No kernel uses the outermost size, which therefore is 1: nothing here
     depends on the number of rows.
     """
@@ -173,9 +174,9 @@ def tile_arguments(given: Mapping[str, Any], weight: torch.Tensor | None, width:
         for axis, stride in enumerate((0,) * unused + strides):
             args[f"{name}_stride_{axis}"] = stride
         args[f"{name}_col_stride"] = tensor.stride(-1)
-    args["weight_stride"] = 0 if weight is None else weight.stride(0)
-    rows = list(zip(tensors.values(), steps, strict=True))
-    args["ACCESS"] = access(rows if weight is None else [*rows, (weight, (width,))])
+    args |= {f"{name}_stride": 0 if each is None else each.stride(0) for name, each in vectors.items()}
+    rows = zip(tensors.values(), steps, strict=True)
+    args["ACCESS"] = access([*rows, *((each, (width,)) for each in vectors.values() if each is not None)])
     return args
 
 
@@ -185,7 +186,7 @@ def inverse(size: int) -> tuple[int, int]:
     m is ``2**(31 + s) / size`` rounded up, with the least s for which ``size <= 2**s``: rounding adds less
     than ``row / 2**(31 + s) < 1 / size`` to ``row * m / 2**(31 + s)`` (Granlund and Montgomery 1994, with
     31 bits). So m has 32 bits, the first of them set, and is returned as the int32 of the same bits: Triton passes
-    every such number as one type, and compiles one kernel.
+    all of these numbers as one type, and compiles one kernel.
     """
     shift = (size - 1).bit_length()
     return -(-(2 ** (31 + shift)) // size) - 2**32, shift
@@ -194,7 +195,7 @@ def inverse(size: int) -> tuple[int, int]:
 def access(tensors: Sequence[tuple[torch.Tensor, tuple[int, ...]]]) -> str:
     """Return ``ACCESS`` of tensors, each with the elements from one of its rows to the next.
 
-    ``strided``: some column stride is not one. ``unit``: all are one. ``aligned``: they are, and every row of
+    ``strided``: some column stride is not one. ``unit``: all are one. ``aligned``: as ``unit``, and every row of
     every tensor begins at a multiple of 16 bytes.
     """
     # the stride of a single column is never used

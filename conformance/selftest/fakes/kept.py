@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from conformance.bits import raw
+from conformance.oracle.bits import raw
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
 from conformance.selftest.fakes.correct_rotation import CorrectRotation

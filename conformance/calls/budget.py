@@ -1,0 +1,129 @@
+"""How much memory a process may hold: its share of the machine, and of the GPU that it has with others.
+
+On a GPU the share is also what decides which calls can be judged: a real model's may be larger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from conformance.calls.materialize import buffer_of, spread
+from conformance.cases.case import SHARED_PARTS, Case
+from conformance.operations import OPERATIONS
+from conformance.oracle.comparison import CHUNK
+
+GIB = 2**30
+# bytes an element: eight float32 numbers, of the steps that plain PyTorch holds at once
+STEPS = 32
+# bytes an element: the oracle's float64 intervals. Measured 64 to 168, by operation
+ORACLE = 256
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")
+
+
+def fair_share(total: int, sharers: int) -> int:
+    """What one of ``sharers`` may hold of ``total`` bytes: all of them leave a fifth free, as for GPU contexts."""
+    return total * 4 // (5 * sharers)
+
+
+def fair_memory(workers: int) -> int:
+    """What the child of one of ``workers`` may hold of the machine, in bytes."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
+    with contextlib.suppress(OSError, ValueError):  # no such file, or no limit: "max"
+        machine = min(machine, int(_CONTAINER.read_text(encoding="ascii")))
+    return fair_share(machine, workers)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a worker may hold of its GPU: a fair share where it has it with others, or so many bytes."""
+
+    sharers: int = 1
+    given: int | None = None
+
+    @classmethod
+    def of(cls, workers: int, gpus: int, given: int | None = None) -> Allowance:
+        """Each worker has one GPU, dealt out in turns: as many share the fullest, and all get what its get."""
+        return cls(math.ceil(workers / max(gpus, 1)), given)
+
+    def bytes(self, total: int) -> int:
+        """Of a GPU with ``total`` bytes."""
+        return min(self.given or total, fair_share(total, self.sharers))
+
+
+ALONE = Allowance()
+
+
+@functools.cache
+def keep(allowance: Allowance) -> int:
+    """Keep this process within its allowance of every GPU that it sees; bytes of the current one. Starts CUDA."""
+    for gpu in range(torch.cuda.device_count()):
+        _limit(allowance.bytes(_total(gpu)), gpu)
+    return allowance.bytes(_total(torch.cuda.current_device()))
+
+
+@contextlib.contextmanager
+def all_of_it(memory: int | None) -> Iterator[None]:
+    """Let this process, which keeps within ``memory`` bytes of the current GPU, have all of it for once."""
+    if memory is None:
+        yield
+        return
+    gpu = torch.cuda.current_device()
+    _limit(_total(gpu), gpu)
+    try:
+        yield
+    finally:
+        torch.cuda.empty_cache()
+        _limit(memory, gpu)
+
+
+def _limit(memory: int, gpu: int) -> None:
+    torch.cuda.set_per_process_memory_fraction(memory / _total(gpu), gpu)
+
+
+def _total(gpu: int) -> int:
+    total: int = torch.cuda.get_device_properties(gpu).total_memory
+    return total
+
+
+def left_behind(memory: int) -> int:
+    """What a call may leave on the GPU when it has returned, of ``memory`` bytes: for tables and workspaces."""
+    return memory // 8
+
+
+def lacking(case: Case, memory: int) -> str:
+    """How many of ``memory`` bytes a case needs, where those are too few; or nothing."""
+    room, wanted = memory - left_behind(memory), needed(case)
+    if wanted <= room:
+        return ""
+    shape = "x".join(map(str, case.tensors[0][1].shape))
+    return f"needs {gib(wanted)} of GPU memory for {shape}, a worker here has {gib(room)}"
+
+
+def needed(case: Case) -> int:
+    """Bytes of GPU memory that judging a call takes: two calls with copies of their arguments, and all between.
+
+    Sparse arguments of gigabytes do not count: ``large_index``, which has them, looks for itself.
+    """
+    buffers: dict[object, int] = {}
+    for name, spec in case.tensors:
+        place = None if case.source(name) != name else spec.layout.place(spec.shape, SHARED_PARTS)
+        if place is not None and not spread(spec, place):
+            dtype: torch.dtype = getattr(torch, spec.dtype)
+            buffers[buffer_of(spec) or name] = place.extent * dtype.itemsize
+    outputs = [(math.prod(out.shape), out.dtype.itemsize) for out in OPERATIONS[case.operation].outputs(case)]
+    counts = [count for count, _ in outputs]
+    between = max(STEPS * max(counts), ORACLE * min(sum(counts), CHUNK))
+    return 2 * (2 * sum(buffers.values()) + sum(count * size for count, size in outputs)) + between
+
+
+def gib(size: int) -> str:
+    """Bytes in words."""
+    return f"{size / GIB:.3g} GiB"

@@ -1,0 +1,266 @@
+"""From a case to what came of it: the one place where an implementation under test is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from conformance.adapter import (
+    Adapter,
+    Crashed,
+    Declined,
+    Misreturned,
+    Outcome,
+    Ran,
+    Unable,
+    Unsupported,
+    UsageError,
+)
+from conformance.calls import location, state_guard
+from conformance.calls.budget import gib
+from conformance.calls.declared import Declared, Traits
+from conformance.calls.materialize import Materials, materialize, values_of
+from conformance.calls.memory import POISONS
+from conformance.calls.verdict import NOT_IMPLEMENTED
+from conformance.calls.watch import Record, watched
+from conformance.cases.case import SHARED_PARTS, Case
+from conformance.operations import OPERATIONS, Arguments, Output
+from conformance.oracle.arithmetic import Machine
+from conformance.oracle.contract import Contract
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is judged, and where: an adapter on a device (``"cpu"`` or ``"cuda"``).
+
+    A process that has not imported the adapter knows what is ``declared`` alone. ``unfaithful`` says why low
+    precision cannot be judged here, or nothing: Triton's interpreter rounds as hardware does only where it could
+    be taught to. ``memory``: bytes that this process may hold of its GPU, None for no limit.
+    """
+
+    adapter: Adapter | None
+    device: str = "cpu"
+    unfaithful: str = ""
+    memory: int | None = None
+    known: Declared | None = None
+
+    def implementation(self) -> Adapter:
+        """Return the adapter, which this process must have imported."""
+        assert self.adapter is not None, "only the process that imported an adapter calls it"
+        return self.adapter
+
+    @property
+    def declared(self) -> Declared:
+        """Return all that the adapter declares."""
+        return self.known or Declared.of(self.implementation())
+
+    def traits(self, operation: str) -> Traits:
+        """Return what is declared of an operation."""
+        return self.known.operations[operation] if self.known else Traits.of(self.implementation(), operation)
+
+    def contract(self, operation: str) -> Contract:
+        """Return the declared contract of an operation. Raises ``UsageError`` where none is declared."""
+        contract = self.traits(operation).contract
+        if contract is None:
+            message = f"contracts has no entry for {operation!r}, give it a name such as 'fp32' or a Contract"
+            raise UsageError(message)
+        return contract
+
+    def machine(self, operation: str) -> Machine:
+        """Return the arithmetic that results of an operation may have come from."""
+        traits = self.traits(operation)
+        return Machine(traits.flushes, traits.running_variance, traits.fuses)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One call that was made: its materials, what came of it, what happened meanwhile."""
+
+    materials: Materials
+    outcome: Outcome
+    record: Record
+    poison: int
+
+    def damage(self) -> str:
+        """Which memory outside the outputs was changed, or nothing."""
+        touched = self.materials.touched()
+        if touched:
+            return f"the buffer of {', '.join(touched)} was changed"
+        if not all(owner.guards_intact(self.poison) for owner in self.record.owners):
+            return "memory beside an allocation of the call was written"
+        return ""
+
+
+def perform(
+    subject: Subject,
+    case: Case,
+    values: Mapping[str, torch.Tensor] | None = None,
+    poison: int = POISONS[0],
+    form: str = "",
+    fresh: int | None = None,
+) -> Call:
+    """Materialise a case and call the implementation once. ``values`` default to the case's own.
+
+    ``form`` ends the name of the adapter's method. ``fresh``: the poison of memory that is allocated in the call,
+    where it is not that next to the arguments.
+    """
+    fresh = poison if fresh is None else fresh
+    materials = materialize(case, dict(values or values_of(case)), subject.device, poison)
+    operation = OPERATIONS[case.operation]
+    arguments = arguments_of(materials)
+    if case.invalid is not None:
+        arguments = operation.invalid[case.invalid](arguments)
+    with watched(subject.device, fresh) as record:
+        outcome = _call(subject, case, arguments, form)
+    if isinstance(outcome, Ran) and not form:
+        outcome = _with_path(subject, case, arguments, outcome)
+    return Call(materials, outcome, record, fresh)
+
+
+def arguments_of(materials: Materials) -> Arguments:
+    """Every argument of a call by name; None where its case does not pass it."""
+    operation = OPERATIONS[materials.case.operation]
+    return {**dict.fromkeys((*operation.positional, *operation.keywords)), **materials.arguments}
+
+
+def call_with(
+    subject: Subject, case: Case, arguments: Mapping[str, object], form: str = "", *, wait: bool = True
+) -> Outcome:
+    """Call once with arguments that stay the caller's, who watches over them; all names are there.
+
+    ``form`` ends the name of the adapter's method: ``_`` calls the operation in place, whose results lie in
+    arguments. ``wait`` for a GPU to be done.
+    """
+    return _call(subject, case, arguments, form, wait=wait)
+
+
+def _call(
+    subject: Subject, case: Case, arguments: Mapping[str, object], form: str, *, wait: bool = True
+) -> Outcome:
+    operation = OPERATIONS[case.operation]
+    method = getattr(subject.implementation(), f"{operation.name}{form}", None)
+    if method is None:
+        return Declined(NOT_IMPLEMENTED)
+    positional = [arguments[name] for name in operation.positional]
+    named = {name: value for name, value in arguments.items() if name not in operation.positional}
+
+    def made() -> object:
+        result = method(*positional, **named)
+        if subject.device != "cpu" and wait:
+            torch.cuda.synchronize(subject.device)
+        return result
+
+    result = _attempted(subject, made)
+    return result if isinstance(result, Outcome) else _returned(subject, case, result)
+
+
+def _attempted(subject: Subject, call: Callable[[], object]) -> object | Outcome:
+    """Return what a call of the adapter's code returns, or what came of it instead."""
+    try:
+        with state_guard.guarded():
+            return call()
+    except Declined as declined:
+        # in words: another process may not have what an adapter gives as its reason
+        return Declined(str(declined.reason))
+    except Unsupported as unsupported:
+        return Unable(str(unsupported))
+    except torch.OutOfMemoryError as error:
+        return Crashed(f"held more than {_held(subject)}: {str(error).partition(' GPU ')[0].strip()}")
+    except BaseException as error:  # noqa: BLE001 - the one place: code under test may raise anything
+        return Crashed(_raised(error), location.trace(error))
+
+
+def _raised(error: BaseException) -> str:
+    """Return an exception in words: where it was raised stands at the end of its first line."""
+    first, newline, rest = f"{type(error).__name__}: {_message(error)}".partition("\n")
+    place = location.of_exception(error)
+    return f"{first.rstrip(': ')} ({place}){newline}{rest}" if place else f"{first}{newline}{rest}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as another:  # noqa: BLE001 - its own code makes the words
+        return f"(its message raises {type(another).__name__})"
+
+
+def _with_path(subject: Subject, case: Case, arguments: Arguments, outcome: Ran) -> Outcome:
+    """Ask the adapter which way a call went."""
+    path = _attempted(subject, lambda: subject.implementation().path(case.operation, arguments))
+    if isinstance(path, Outcome):
+        return Crashed(f"path: {path.how}", path.trace) if isinstance(path, Crashed) else path
+    if path is not None and not isinstance(path, str):
+        return Misreturned(f"path returned {_described(path)}, must be a string or None")
+    return replace(outcome, path=None if path is None else str(path))
+
+
+def _returned(subject: Subject, case: Case, result: object) -> Ran | Misreturned:
+    """Return the outputs of a call, unless they are something else than tensors in memory of the device."""
+    # a form in place need not return what its caller has
+    outputs = result if isinstance(result, list | tuple) else () if result is None else (result,)
+    names = [output.name for output in OPERATIONS[case.operation].outputs(case)]
+    for place, output in enumerate(outputs):
+        wrong = _unfit(output, torch.device(subject.device))
+        if wrong:
+            return Misreturned(f"{names[place] if place < len(names) else f'output {place + 1}'} {wrong}")
+    # a gradient is nobody's here, and torch forbids to look at the numbers of a tensor that has one
+    tensors = (output.detach() if output.requires_grad else output for output in outputs)
+    return Ran(tuple(tensors), None)
+
+
+def _unfit(output: object, device: torch.device) -> str:
+    """Return why an output cannot be compared, or nothing."""
+    if not isinstance(output, torch.Tensor):
+        return f"is {_described(output)}, must be a tensor"
+    if type(output).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return f"is {_described(output)}, must be a plain tensor"
+    if output.layout is not torch.strided:
+        return f"is a tensor of layout {output.layout}, must be {torch.strided}"
+    if output.device.type != device.type or device.index not in {None, output.device.index}:
+        return f"lies on {output.device}, must lie on {device}"
+    if output.is_conj() or output.is_neg():
+        return "is a view that is not computed yet, must be resolved"
+    return ""
+
+
+def _described(value: object) -> str:
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _held(subject: Subject) -> str:
+    return f"{gib(subject.memory)} of GPU memory" if subject.memory else "there is of GPU memory"
+
+
+def promoted(case: Case, outputs: tuple[torch.Tensor, ...]) -> str:
+    """Return in words that a call with tensors of several dtypes gave another one than x's, or nothing.
+
+    Such an implementation refuses the mix: its result is that of another operation.
+    """
+    mixed = {spec.dtype for _, spec in case.tensors if "float" in spec.dtype} != {case.dtype}
+    pairs = zip(outputs, OPERATIONS[case.operation].outputs(case), strict=False)
+    others = [str(out.dtype).removeprefix("torch.") for out, want in pairs if out.dtype != want.dtype]
+    return f"returns {others[0]} where dtypes are mixed" if mixed and others else ""
+
+
+def metadata(subject: Subject, case: Case, outputs: tuple[torch.Tensor, ...]) -> str:
+    """Return what is wrong with the outputs' number, shapes, dtypes and strides, or nothing."""
+    expected = OPERATIONS[case.operation].outputs(case)
+    if len(outputs) != len(expected):
+        return f"returned {len(outputs)} tensors, must be {len(expected)}"
+    return next(filter(None, (misfit(subject, case, *pair) for pair in zip(expected, outputs, strict=True))), "")
+
+
+def misfit(subject: Subject, case: Case, want: Output, got: torch.Tensor) -> str:
+    """Return what is wrong with the shape, dtype or strides of one output, or nothing."""
+    if got.dtype != want.dtype:
+        return f"{want.name} is {got.dtype}, must be {want.dtype}"
+    if tuple(got.shape) != want.shape:
+        return f"{want.name} has shape {tuple(got.shape)}, must be {want.shape}"
+    like = next((spec for _, spec in case.tensors if spec.shape == want.shape), case.tensors[0][1])
+    strides = like.layout.place(like.shape, SHARED_PARTS).strides
+    misplaced = want.misplaced(got, subject.traits(case.operation).strides, strides)
+    return f"{want.name} has strides {got.stride()}, must be {misplaced}" if misplaced else ""

@@ -1,0 +1,156 @@
+"""Declarations of an adapter, as data: all that a run has to know of an implementation it does not import."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from conformance.adapter import Adapter, UsageError
+from conformance.calls.claim import claim, known
+from conformance.cases.factors import Taken
+from conformance.operations import OPERATIONS, Operation, flags_of
+from conformance.oracle.contract import Contract
+
+# declared for all operations at once, or in a table of operations
+PER_OPERATION = (
+    "deterministic",
+    "batch_invariant",
+    "scale_invariant",
+    "few_variants",
+    "validates",
+    "compiles",
+    "graphs",
+    "flushes",
+    "running_variance",
+    "fuses",
+    "zero_columns",
+    "strides",
+    "specialises",
+)
+STRIDES = ("dense", "contiguous", "like_input")
+SPECIALISES = ("rows", "eps")
+NEAR = 0.85  # how alike two names are, from 0 to 1, of which one is taken for the other misspelt
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """Declarations about one operation. ``in_place`` says whether there is an in-place form.
+
+    ``claim`` are the calls that it must take, None where it claims nothing.
+    """
+
+    contract: Contract | None = None
+    implemented: bool = True
+    in_place: bool = False
+    deterministic: bool = True
+    batch_invariant: bool = True
+    scale_invariant: bool = True
+    few_variants: bool = True
+    validates: bool = False
+    compiles: bool = False
+    graphs: bool = False
+    flushes: bool = False
+    running_variance: bool = False
+    fuses: bool = False
+    zero_columns: bool = False
+    strides: str = "dense"
+    specialises: tuple[str, ...] = ()
+    claim: Taken | None = None
+    row_thresholds: tuple[int, ...] = ()
+    column_thresholds: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, adapter: Adapter, operation: str) -> Traits:
+        """Return what an adapter declares of an operation. Raises ``UsageError`` for what means nothing."""
+        given = {name: _declared(adapter, name, operation) for name in PER_OPERATION}
+        return cls(
+            contract=adapter.contract(operation) if operation in adapter.contracts else None,
+            implemented=hasattr(adapter, operation),
+            in_place=hasattr(adapter, f"{operation}_"),
+            row_thresholds=tuple(adapter.row_thresholds(operation)),
+            column_thresholds=tuple(adapter.column_thresholds(operation)),
+            claim=_claim(adapter, operation) if operation in adapter.takes else None,
+            **given,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """Declarations of an adapter about itself and every operation."""
+
+    name: str
+    reference: str | None = None
+    operations: Mapping[str, Traits] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> Declared:
+        """Return what an adapter declares. Raises ``UsageError`` for a contract that means nothing."""
+        return cls(adapter.name, adapter.reference, {name: Traits.of(adapter, name) for name in OPERATIONS})
+
+
+def _claim(adapter: Adapter, operation: str) -> Taken:
+    return claim(f"{type(adapter).__name__}: takes[{operation!r}]", operation, adapter.takes[operation])
+
+
+def _declared(adapter: Adapter, name: str, operation: str) -> Any:  # noqa: ANN401 - flags of several types
+    """Return one declaration: the table's where there is a table, the default where that says nothing."""
+    value = getattr(adapter, name)
+    return value.get(operation, getattr(Adapter, name)) if isinstance(value, Mapping) else value
+
+
+def check(adapter: Adapter, operations: Iterable[str] = ()) -> None:
+    """Refuse names that mean nothing, operations without a contract, and methods that cannot be called.
+
+    Contracts and methods of ``operations`` alone are looked at; of all where none is given. Raises ``UsageError``
+    with one line that names the nearest known name, or what a method must take.
+    """
+    kind = type(adapter).__name__
+    tables: dict[str, object] = {"takes": adapter.takes, "contracts": adapter.contracts}
+    tables |= {trait: getattr(adapter, trait) for trait in PER_OPERATION}
+    for trait, table in tables.items():
+        for name in table if isinstance(table, Mapping) else ():
+            known(f"{kind}: {trait}", name, OPERATIONS)
+    _check_spelling(adapter)
+    for name in tuple(operations) or OPERATIONS:
+        if hasattr(adapter, name):
+            adapter.contract(name)
+            traits = Traits.of(adapter, name)
+            known(f"{kind}: strides", traits.strides, STRIDES)
+            for number in traits.specialises:
+                known(f"{kind}: specialises", number, SPECIALISES)
+        for form in (name, f"{name}_"):
+            if hasattr(adapter, form):
+                _check_signature(adapter, form, OPERATIONS[name])
+
+
+def _check_spelling(adapter: Adapter) -> None:
+    """Refuse a public method that is named almost like an operation, and an adapter without any operation."""
+    kind = type(adapter)
+    forms = [form for name in OPERATIONS for form in (name, f"{name}_")]
+    added = [name for name in dir(kind) if not name.startswith("_") and not hasattr(Adapter, name)]
+    for name in added:
+        near = difflib.get_close_matches(name, forms, n=1, cutoff=NEAR)
+        if near and name not in forms and callable(getattr(kind, name)):
+            message = f"{kind.__name__}.{name}: is no operation, did you mean {near[0]!r}?"
+            raise UsageError(message)
+    if not any(hasattr(adapter, name) for name in OPERATIONS):
+        message = f"{kind.__name__}: has no method named after an operation, must be among {', '.join(OPERATIONS)}"
+        raise UsageError(message)
+
+
+def _check_signature(adapter: Adapter, form: str, operation: Operation) -> None:
+    """Refuse a method that does not take the arguments that it will be called with."""
+    try:
+        signature = inspect.signature(getattr(adapter, form))
+    except (TypeError, ValueError):  # of a builtin, which says nothing of its arguments
+        return
+    named = (*operation.keywords, *flags_of(operation))
+    try:
+        signature.bind(*operation.positional, **dict.fromkeys(named))
+    except TypeError as error:
+        called = ", ".join(["self", *operation.positional, "*", *named])
+        message = f"{type(adapter).__name__}.{form}: {error}; must take ({called})"
+        raise UsageError(message) from error

@@ -1,0 +1,66 @@
+"""Property + case + outcome + comparison → verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from conformance.adapter import Crashed, Declined, Hung, Misreturned, Outcome, Ran, Unable
+from conformance.cases.case import Case
+from conformance.oracle.comparison import NOTHING, Comparison
+
+
+class Status(StrEnum):
+    """What a verdict says. Only ``passed`` is a pass."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    DECLINED = "declined"  # the implementation said no
+    NOT_JUDGED = "not_judged"  # this machine or profile cannot
+    NO_EVIDENCE = "no_evidence"  # of a whole item: too few of its calls could be judged
+    CRASHED = "crashed"
+    HUNG = "hung"
+    WAIVED = "waived"
+    ERROR = "error"  # ours
+
+
+NOT_IMPLEMENTED = "not implemented"  # why an adapter without a method declines
+BAD = frozenset({Status.FAILED, Status.CRASHED, Status.HUNG})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One property judged on one case. Numbers are of its comparison, zero where nothing was compared.
+
+    ``terms``: what the formula has in this case, and whether dropping it would show. ``trace``: a traceback of the
+    exception that a call raised.
+    """
+
+    property: str
+    case: Case
+    status: Status
+    reason: str = ""
+    comparison: Comparison = NOTHING
+    terms: tuple[tuple[str, bool], ...] = ()
+    trace: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.property} {self.status}: {self.reason}\n  {self.case}"
+
+
+def without_outputs(prop: str, case: Case, outcome: Outcome) -> Verdict:
+    """The verdict on a call that gave nothing to compare."""
+    match outcome:
+        case Declined(reason=reason):
+            return Verdict(prop, case, Status.DECLINED, reason)
+        case Crashed(how, trace):
+            return Verdict(prop, case, Status.CRASHED, how, trace=trace)
+        case Hung(seconds):
+            return Verdict(prop, case, Status.HUNG, f"no answer within {seconds:g} s")
+        case Misreturned(what):
+            return Verdict(prop, case, Status.FAILED, what)
+        case Unable(reason):
+            return Verdict(prop, case, Status.NOT_JUDGED, reason)
+        case Ran():
+            message = f"{prop}: a call that ran has outputs to compare"
+            raise AssertionError(message)

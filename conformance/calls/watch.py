@@ -1,0 +1,231 @@
+"""What happens during a call: uninitialised memory, hidden copies, kernel launches.
+
+A dispatch mode around the call sees every tensor operation without changing how torch behaves. Memory that is
+allocated without being filled comes from guarded, poisoned buffers, so that an element nobody wrote and a store
+past the end are both seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import math
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from conformance.calls.memory import Owner
+from conformance.cases.case import Placement
+
+Untyped = Any  # whatever an operator or a kernel takes and gives
+
+_EMPTY = frozenset(
+    {
+        torch.ops.aten.empty.memory_format,
+        torch.ops.aten.empty_like.default,
+        torch.ops.aten.empty_strided.default,
+        torch.ops.aten.empty_permuted.default,
+        torch.ops.aten.new_empty.default,
+        torch.ops.aten.new_empty_strided.default,
+    }
+)
+_COPIES = frozenset(
+    {
+        torch.ops.aten.clone.default,
+        torch.ops.aten.copy_.default,
+        torch.ops.aten._to_copy.default,  # noqa: SLF001 - the operator's name
+    }
+)
+
+
+@dataclass(slots=True)
+class Record:
+    """What one call did."""
+
+    launches: list[str] = field(default_factory=list)  # names of Triton kernels, in order
+    variants: set[str] = field(default_factory=set)  # what Triton compiles these launches for
+    programs: int = 0  # of these launches that Triton's interpreter runs
+    copies: list[str] = field(default_factory=list)  # tensor copies, as "clone (4, 128)"
+    owners: list[Owner] = field(default_factory=list)  # of memory allocated without being filled
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    def __init__(self, record: Record, device: str, poison: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.record = record
+        self.device = device
+        self.poison = poison
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let functions be compiled; otherwise ``torch.compile`` runs them eagerly, or refuses them."""
+        return True
+
+    # the signature is torch's
+    def __torch_dispatch__(
+        self,
+        func: Untyped,
+        types: Untyped,
+        args: Untyped = (),
+        kwargs: Untyped = None,
+    ) -> Untyped:
+        result = func(*args, **(kwargs or {}))
+        if func in _EMPTY and result.device.type == torch.device(self.device).type:
+            return self._guarded(result)
+        if func in _COPIES:
+            self.record.copies.append(f"{func.overloadpacket.__name__} {tuple(result.shape)}")
+        return result
+
+    def _guarded(self, made: torch.Tensor) -> torch.Tensor:
+        if made.numel() == 0 or made.layout != torch.strided:
+            return made
+        strides = made.stride()
+        extent = 1 + sum((size - 1) * stride for size, stride in zip(made.shape, strides, strict=True))
+        owner = Owner.of(extent * made.dtype.itemsize, self.device, self.poison)
+        self.record.owners.append(owner)
+        place = Placement(strides, 0, extent)
+        # not a view in autograd's eyes: the code under test asked for a tensor of its own
+        return owner.view(tuple(made.shape), made.dtype, place).detach()
+
+
+def warm_up() -> None:
+    """Import what torch's dispatch modes need (seconds), so that children forked afterwards have it."""
+    with watched("cpu", 0):
+        torch.empty(1)
+
+
+@contextlib.contextmanager
+def watched(device: str, poison: int) -> Iterator[Record]:
+    """Record what happens inside; uninitialised memory is filled with ``poison``."""
+    record = Record()
+    with _recorded_launches(record), _Watch(record, device, poison):
+        yield record
+
+
+# What a compiled kernel was first said to be compiled for: it is one variant, whoever launches it.
+_SAID: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+# Per thread: whether Triton is launching, which ends in the compiled kernel.
+_TRITON = threading.local()
+
+
+@contextlib.contextmanager
+def _recorded_launches(record: Record) -> Iterator[None]:
+    """Note the name of every Triton kernel that runs; its own launch hooks stay silent in the interpreter.
+
+    Also of those that are launched without Triton's ``run``, by who keeps the compiled kernel.
+    """
+    classes = _kernel_classes()
+    shipped = [vars(kind)["run"] for kind in classes]
+    for kind, run in zip(classes, shipped, strict=True):
+        kind.run = _compiled(run, record) if isinstance(run, property) else _recording(run, record)
+    try:
+        yield
+    finally:
+        for kind, run in zip(classes, shipped, strict=True):
+            kind.run = run
+
+
+def _recording(run: Callable[..., Any], record: Record) -> Callable[..., Untyped]:
+    def recorded(kernel: Untyped, *args: Untyped, **kwargs: Untyped) -> Untyped:
+        if kwargs.get("warmup"):
+            return run(kernel, *args, **kwargs)
+        record.launches.append(getattr(kernel.fn, "__name__", str(kernel.fn)))
+        said = variant(kernel, args, kwargs)
+        outer, _TRITON.launching = getattr(_TRITON, "launching", False), True
+        try:
+            compiled = run(kernel, *args, **kwargs)
+        finally:
+            _TRITON.launching = outer
+        if compiled is None:
+            record.programs += _programs(kernel, args, kwargs)
+        # the interpreter compiles nothing
+        record.variants.add(said if compiled is None else _SAID.setdefault(compiled, said))
+        return compiled
+
+    return recorded
+
+
+def _programs(kernel: Untyped, args: Untyped, kwargs: Mapping[str, Untyped]) -> int:
+    """Return how many programs a launch has; a grid may be a function of the arguments."""
+    grid = kwargs.get("grid", ())
+    if callable(grid):
+        given = {name: default for name, (default, _) in _parameters(kernel.fn).items()}
+        grid = grid({**given, **dict(zip(given, args, strict=False)), **kwargs})
+    return math.prod(int(size) for size in (grid if isinstance(grid, tuple | list) else (grid,)))
+
+
+def _compiled(shipped: property, record: Record) -> property:
+    """The attribute ``run`` of compiled kernels, which whoever launches one asks for."""
+
+    def recorded(compiled: Untyped) -> Untyped:
+        if not getattr(_TRITON, "launching", False):
+            record.launches.append(compiled.name)
+            record.variants.add(_SAID.setdefault(compiled, f"{compiled.name} {compiled.hash}"))
+        return shipped.__get__(compiled)
+
+    return property(recorded)
+
+
+# of a launch, not of what is compiled for it
+_OF_THE_LAUNCH = frozenset({"grid", "warmup", "stream"})
+
+
+def variant(kernel: Untyped, args: Untyped, kwargs: Mapping[str, Untyped]) -> str:
+    """What Triton compiles a launch of ``kernel`` for, by its documented rules; the interpreter compiles nothing.
+
+    Constexprs and options by value; numbers by type, and whether they are 1 or a multiple of 16, unless the kernel
+    is told not to specialise on them; tensors by dtype and whether their address is a multiple of 16.
+    """
+    parameters = _parameters(kernel.fn)
+    settings = getattr(kernel, "kwargs", None) or vars(kernel)
+    plain = set(settings.get("do_not_specialize") or ())
+    unaligned = set(settings.get("do_not_specialize_on_alignment") or ())
+    given = dict(zip(parameters, args, strict=False)) | dict(kwargs)
+    said = [getattr(kernel.fn, "__name__", str(kernel.fn))]
+    for place, (name, (default, constexpr)) in enumerate(parameters.items()):
+        value = given.pop(name, default)
+        if constexpr:
+            said.append(f"{name}={value}")
+        else:
+            special = not {name, place} & plain
+            said.append(
+                f"{name}:{_kind(value, special=special, aligned=special and not {name, place} & unaligned)}"
+            )
+    options = sorted((name, str(value)) for name, value in given.items() if name not in _OF_THE_LAUNCH)
+    return " ".join([*said, *(f"{name}={value}" for name, value in options)])
+
+
+@functools.cache
+def _parameters(function: Callable[..., Untyped]) -> dict[str, tuple[Untyped, bool]]:
+    """The default of every parameter of a kernel, and whether it is a constexpr."""
+    described = inspect.signature(function).parameters.items()
+    return {name: (given.default, "constexpr" in str(given.annotation)) for name, given in described}
+
+
+def _kind(value: Untyped, *, special: bool, aligned: bool) -> str:
+    """What a kernel is compiled for of one argument."""
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype}{'/16' if aligned and value.data_ptr() % 16 == 0 else ''}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        return "float" if isinstance(value, float) else str(value)
+    size = "i32" if -(2**31) <= value < 2**31 else "i64"
+    if not special:
+        return size
+    return "1" if value == 1 else f"{size}{'/16' if value % 16 == 0 else ''}"
+
+
+def _kernel_classes() -> list[Any]:
+    if "triton" not in sys.modules:
+        return []
+    # Triton is untyped; imported only where an implementation has imported it
+    from triton.compiler import CompiledKernel
+    from triton.runtime import interpreter, jit
+
+    return [jit.JITFunction, interpreter.InterpretedFunction, CompiledKernel]

@@ -1,0 +1,54 @@
+"""What a row of a call is: the part that is computed alone. A vector of a norm, a token of a rotation.
+
+Of most operations all dimensions but the last count rows. Where one dimension does (``Operation.token_axes``),
+a row is all that stands at one step of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from conformance.cases.case import Case
+from conformance.operations import OPERATIONS
+
+
+def count(case: Case) -> int:
+    """How many rows a call has."""
+    axes = OPERATIONS[case.operation].token_axes
+    name, spec = case.tensors[0]
+    return spec.shape[axes[name]] if axes else case.rows
+
+
+def by_row(case: Case, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """An argument of at least one row as ``(rows, elements of one)``; a view where it is contiguous."""
+    axes = OPERATIONS[case.operation].token_axes
+    first = tensor.movedim(axes[name], 0) if axes else tensor
+    return first.reshape(count(case), -1)
+
+
+def flat(case: Case) -> Case:
+    """Return the case with one dimension that counts its rows: the others, which stay, have one element."""
+    operation, rows = OPERATIONS[case.operation], count(case)
+    if not operation.token_axes:
+        for name, spec in case.tensors:
+            if name in operation.row_tensors:
+                others = (1,) * (len(spec.shape) - 2)
+                case = case.with_tensor(name, replace(spec, shape=(rows, *others, spec.shape[-1])))
+    return case
+
+
+def axis(case: Case, name: str) -> int:
+    """The dimension that counts the rows of an argument of a :func:`flat` case."""
+    return OPERATIONS[case.operation].token_axes.get(name, 0)
+
+
+def with_rows(case: Case, rows: int) -> Case:
+    """A :func:`flat` case with so many rows."""
+    for name, spec in case.tensors:
+        if name in OPERATIONS[case.operation].row_tensors:
+            shape = list(spec.shape)
+            shape[axis(case, name)] = rows
+            case = case.with_tensor(name, replace(spec, shape=tuple(shape)))
+    return case

@@ -1,0 +1,165 @@
+"""All that two calls of one case show, with other poison in memory: every passive property."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from conformance.adapter import Misreturned, Ran
+from conformance.calls.call import Call, Subject, metadata, perform
+from conformance.calls.materialize import values_of
+from conformance.calls.memory import FRESH, POISONS
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case, reaches
+from conformance.cases.values import SPECIAL
+from conformance.operations import OPERATIONS
+from conformance.oracle.bits import poisoned, raw, same_bits
+from conformance.oracle.comparison import Comparison
+from conformance.properties.measure import measure
+
+
+def property_of(case: Case) -> str:
+    """Which property a case's values are evidence for: special numbers, a layout, or plain values."""
+    if any(spec.values in SPECIAL for _, spec in case.tensors):
+        return "specials"
+    return "layout" if any(reaches(spec) for _, spec in case.tensors) else "values"
+
+
+def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Every passive property of one call: values, metadata, memory, written, path. Two calls, two poisons."""
+    values = values_of(case)
+    first, second = (perform(subject, case, values, poison) for poison in POISONS)
+    prop = property_of(case)
+    for made in (first, second):
+        if isinstance(made.outcome, Misreturned):
+            return _incomparable(prop, case, made.outcome.what)
+        if not isinstance(made.outcome, Ran):
+            return (without_outputs(prop, case, made.outcome),)
+    assert isinstance(first.outcome, Ran)
+    assert isinstance(second.outcome, Ran)
+    outputs, again = first.outcome.outputs, second.outcome.outputs
+    path = _verdict("path", case, _off_path(first)) if first.outcome.path else _pathless(case)
+    wrong = metadata(subject, case, outputs) or metadata(subject, case, again)
+    if wrong:
+        return (*_incomparable(prop, case, wrong), path)
+    comparison = measure(subject, subject.contract(case.operation), case, values, outputs)
+    return (
+        _judged(prop, case, comparison),
+        _verdict("metadata", case, ""),
+        path,
+        _verdict("memory", case, _harm(first, second) or _differs(outputs, again)),
+        _verdict("written", case, _unwritten(subject, case, values, outputs, again)),
+        *_miscopied(case, values, outputs),
+    )
+
+
+def _incomparable(prop: str, case: Case, wrong: str) -> tuple[Verdict, ...]:
+    """Return the verdicts on a call whose outputs are not what they must be."""
+    reason = f"nothing to compare: {wrong}"
+    return _verdict("metadata", case, wrong), Verdict(prop, case, Status.FAILED, reason)
+
+
+def _harm(first: Call, second: Call) -> str:
+    """What two calls did to memory that is not their outputs', or made their outputs of, or nothing."""
+    return first.damage() or second.damage() or _borrowed(first) or _recycled(first, second)
+
+
+def _borrowed(made: Call) -> str:
+    """An output that lies in an argument's memory: nobody asked for it in place."""
+    assert isinstance(made.outcome, Ran)
+    names = {_memory(owner.raw): name for name, owner in made.materials.owners}
+    for output in made.outcome.outputs:
+        if output.numel() and _memory(output) in names:
+            return f"an output is a view of {names[_memory(output)]}, must have memory of its own"
+    return ""
+
+
+def _recycled(first: Call, second: Call) -> str:
+    """Two results in one place: the second call changed what the first had given."""
+    assert isinstance(first.outcome, Ran)
+    assert isinstance(second.outcome, Ran)
+    theirs = {_memory(output) for output in second.outcome.outputs if output.numel()}
+    if any(_memory(output) in theirs for output in first.outcome.outputs):
+        return "two calls returned the same memory: the second changes the result of the first"
+    return ""
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _verdict(prop: str, case: Case, wrong: str) -> Verdict:
+    return Verdict(prop, case, Status.FAILED if wrong else Status.PASSED, wrong)
+
+
+def _pathless(case: Case) -> Verdict:
+    return Verdict("path", case, Status.NOT_JUDGED, "the adapter does not say which path ran")
+
+
+def _judged(prop: str, case: Case, comparison: Comparison) -> Verdict:
+    if not comparison.outside:
+        return Verdict(prop, case, Status.PASSED, "", comparison)
+    reason = f"{comparison.first}; {comparison.outside} of {comparison.elements} elements outside"
+    return Verdict(prop, case, Status.FAILED, reason, comparison)
+
+
+def _off_path(made: Call) -> str:
+    """Whether what ran is not what the adapter says ran."""
+    assert isinstance(made.outcome, Ran)
+    path, record = made.outcome.path or "", made.record
+    if path.startswith("native"):
+        return f"path {path!r} launched {', '.join(record.launches)}" if record.launches else ""
+    if not record.launches and any(t.numel() for t in made.outcome.outputs):
+        return f"path {path!r} launched nothing"
+    return f"path {path!r} copies: {', '.join(record.copies)}" if record.copies else ""
+
+
+def _differs(outputs: tuple[torch.Tensor, ...], again: tuple[torch.Tensor, ...]) -> str:
+    if all(same_bits(a, b) for a, b in zip(outputs, again, strict=True)):
+        return ""
+    return "the result changes with what lies beside the arguments or in fresh memory (or by chance)"
+
+
+def _unwritten(
+    subject: Subject,
+    case: Case,
+    values: dict[str, torch.Tensor],
+    outputs: tuple[torch.Tensor, ...],
+    again: tuple[torch.Tensor, ...],
+) -> str:
+    """Return how many elements hold whatever poison was in fresh memory, and the place of the first; or nothing.
+
+    Only where two calls leave that open is there a third: arithmetic on poison next to the arguments may give the
+    same bits, but not those of the fresh memory.
+    """
+    patterns = [poisoned(a, POISONS[0]) & poisoned(b, POISONS[1]) for a, b in zip(outputs, again, strict=True)]
+    if not any(pattern.any() for pattern in patterns):
+        return ""
+    third = perform(subject, case, values, POISONS[0], fresh=FRESH).outcome
+    if not isinstance(third, Ran) or metadata(subject, case, third.outputs):
+        return ""
+    for pattern, output in zip(patterns, third.outputs, strict=True):
+        unwritten = pattern & poisoned(output, FRESH)
+        if unwritten.any():
+            place = tuple(int(i) for i in torch.nonzero(unwritten)[0])
+            return f"{int(unwritten.sum())} of {output.numel()} elements were never written, the first at {place}"
+    return ""
+
+
+def _miscopied(
+    case: Case, values: Mapping[str, torch.Tensor], outputs: tuple[torch.Tensor, ...]
+) -> tuple[Verdict, ...]:
+    """Whether what an output only takes over has its bits, signs of zeros included; of operations that do that."""
+    operation = OPERATIONS[case.operation]
+    if operation.copies is None:
+        return ()
+    copies = operation.copies(case, values)
+    changed = []
+    for want, got in zip(operation.outputs(case), outputs, strict=True):
+        where, expected = copies[want.name]
+        wrong = (raw(got.cpu()) != raw(expected)) & where
+        if wrong.any():
+            place = ", ".join(map(str, torch.nonzero(wrong)[0].tolist()))
+            changed.append(f"{int(wrong.sum())} elements of {want.name}, the first at [{place}]")
+    return (_verdict("copied", case, f"other bits than those copied: {'; '.join(changed)}" if changed else ""),)

@@ -1,0 +1,1 @@
+"""A run: profiles, items, surveys, judging in children, waivers, the journal, reproducers."""

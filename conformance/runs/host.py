@@ -1,0 +1,283 @@
+"""The process that has the implementation: it imports the adapter, and says what the others have to know of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conformance.adapter import Adapter, UsageError, load
+from conformance.calls import state_guard
+from conformance.calls.budget import ALONE, Allowance
+from conformance.calls.call import Subject
+from conformance.calls.child import START, Child, Prepared, Unprepared
+from conformance.calls.declared import Declared, check
+from conformance.calls.location import of_exception
+from conformance.calls.watch import warm_up
+from conformance.cases.case import Case
+from conformance.properties.discovery import Evidence
+from conformance.runs import reproducer
+from conformance.runs.item import Failure
+from conformance.runs.worker import Worker
+
+LOG = "output.log"  # what an implementation prints, beside the report
+
+
+def choose_device(wanted: str | None = None) -> str:
+    """``cuda`` where there is a GPU, else ``cpu``, where Triton then interprets. Call before Triton is imported.
+
+    Looks for the driver's device files: asking torch would start CUDA, which a forked child could not use.
+    """
+    device = wanted or ("cuda" if gpus() else "cpu")
+    if device == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"
+    return device
+
+
+def faithful_interpreter() -> str:
+    """Teach Triton's interpreter to round as hardware does; why it could not be taught, or nothing."""
+    if not _interpret("cpu"):
+        return ""
+    from conformance import interpreter
+
+    return interpreter.unfaithful() or ""
+
+
+def _interpret(device: str) -> bool:
+    """Have Triton's interpreter run kernels where they run on a CPU, and tell whether it does."""
+    if device != "cpu" or importlib.util.find_spec("triton") is None:
+        return False
+    # imports Triton, which must come after choose_device
+    from conformance import interpreter
+
+    interpreter.install()
+    return True
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process sees, by what the driver calls them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu.strip() not in {"", "-1"}]
+    nvidia = sorted(path.name[len("nvidia") :] for path in Path("/dev").glob("nvidia[0-9]*"))
+    return nvidia or [str(number) for number, _ in enumerate(Path("/dev").glob("kfd"))]
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Judge a property of one case: verdicts."""
+
+    prop: str
+    case: Case
+
+
+@dataclass(frozen=True, slots=True)
+class Smoke:
+    """Make a call only to see whether it crashes: None where it does not."""
+
+    case: Case
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """Make a call only to see whether it is taken: ``Tried``."""
+
+    case: Case
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Find the contract that explains some failures: words."""
+
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduce:
+    """Write the scripts that show a failure again: the path of the first."""
+
+    failure: Failure
+
+
+# Questions to the process that has the adapter; an answer follows from its question, or says how a call ended.
+Question = Judge | Smoke | Try | Follow | Reproduce
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A question, where its answer may write, and how much of the GPU its calls may hold."""
+
+    question: Question
+    directory: Path | None
+    allowance: Allowance
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """All that other processes know of an implementation.
+
+    ``numerics`` are the switches that can change its bits, ``changed`` the global state that importing it changed.
+    """
+
+    declared: Declared
+    unfaithful: str
+    numerics: Mapping[str, Any]
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """An adapter in a process of its own.
+
+    ``operations`` are those that will be judged, all where none is named. ``limit`` is in seconds a call,
+    ``start`` for importing; ``memory`` is what calls may hold of the machine, ``allowance`` of the GPU.
+    Reproducers and what is printed go into ``directory``, once that is set.
+    """
+
+    target: str
+    device: str
+    limit: float
+    operations: tuple[str, ...] = ()
+    start: float = START
+    memory: int | None = None
+    allowance: Allowance = ALONE
+    directory: Path | None = None
+    greeting: Greeting = field(init=False)
+    _child: Child[Greeting, Granted, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Import the adapter. Raises ``UsageError`` with one line where that cannot be done."""
+        self._child = Child(self._prepared, self.limit, self.memory, self.start)
+        try:
+            self.greeting = self._child.greeting()
+        except Unprepared as error:
+            said = self._child.printed()
+            more = f"; the last line that it printed: {said}" if said else ""
+            raise UsageError(f"{self.target}: {_not_imported(str(error), self.start)}{more}") from error
+
+    @property
+    def subject(self) -> Subject:
+        """Return what is judged, as a process knows it that has not imported the adapter."""
+        return Subject(None, self.device, self.greeting.unfaithful, known=self.greeting.declared)
+
+    def judge_for(self, directory: Path, limit: float, memory: int | None, allowance: Allowance) -> None:
+        """Set what a run grants the calls, and where it writes, before the first question."""
+        self.directory, self.limit, self.memory, self.allowance = directory, limit, memory, allowance
+        self._child.limit, self._child.memory, self._child.log = limit, memory, directory / LOG
+
+    def ask(self, question: Question, more: float = 0.0) -> Any:  # noqa: ANN401 - follows from the question
+        """Return the answer of the process to a question, or what became of it instead.
+
+        It may take ``more`` seconds than the limit.
+        """
+        return self._child.ask(Granted(question, self.directory, self.allowance), self.limit + more)
+
+    def close(self) -> None:
+        """End the process; the greeting stays."""
+        self._child.close()
+
+    def _prepared(self) -> Prepared[Greeting, Granted, Any]:
+        """Import the adapter in the process that this is called in."""
+        choose_device(self.device)
+        _interpret(self.device)
+        warm_up()
+        before = state_guard.captured()
+        adapter = _imported(self.target)
+        if adapter.reference is not None:
+            _imported(adapter.reference)
+        declared = _declared(adapter, self.target, self.operations)
+        said = numerics()
+        changed = state_guard.settle(before)
+        # last: a proof takes longer than refusing an adapter
+        unfaithful = faithful_interpreter() if self.device == "cpu" else ""
+        worker = Worker(Subject(adapter, self.device, unfaithful))
+        return Prepared(
+            Greeting(declared, unfaithful, said, changed),
+            lambda granted: _answered(worker, self.target, granted),
+            worker.healthy,
+        )
+
+
+def _answered(worker: Worker, target: str, granted: Granted) -> Any:  # noqa: ANN401 - follows from the question
+    worker.allowance = granted.allowance
+    match granted.question:
+        case Judge(prop, case):
+            return worker.judge(prop, case)
+        case Smoke(case):
+            return worker.smoke(case)
+        case Try(case):
+            return worker.attempt(case)
+        case Follow(evidence):
+            return worker.follow(evidence)
+        case Reproduce(failure):
+            assert granted.directory is not None, "a run says where it writes before anything fails"
+            return reproducer.write(failure, worker.subject, granted.directory, target)
+
+
+def _not_imported(how: str, start: float) -> str:
+    """Return in words how a process ended that should have imported an adapter."""
+    if how.startswith("took"):
+        return f"cannot be imported: it {how} (--import-limit {start:g})"
+    return f"cannot be imported: its process {how} while it was imported"
+
+
+def _imported(target: str) -> Adapter:
+    """Return the adapter of a target. Raises ``UsageError`` with one line, whatever its file does."""
+    try:
+        return load(target)
+    except UsageError:
+        raise
+    except BaseException as error:
+        raise UsageError(f"{target}: cannot be loaded: {_in_a_line(error)}") from error
+
+
+def _declared(adapter: Adapter, target: str, operations: tuple[str, ...]) -> Declared:
+    """Return what an adapter declares, once it is checked."""
+    try:
+        check(adapter, operations)
+        return Declared.of(adapter)
+    except UsageError:
+        raise
+    except BaseException as error:
+        raise UsageError(f"{target}: its declarations cannot be read: {_in_a_line(error)}") from error
+
+
+def _in_a_line(error: BaseException) -> str:
+    where = of_exception(error)
+    return f"{type(error).__name__}: {error}".rstrip(": ") + (f" ({where})" if where else "")
+
+
+def numerics() -> dict[str, Any]:
+    """Return the switches outside the code under test that can change its bits, as they are in this process."""
+    names = sorted(name for name in os.environ if name.startswith("TRITON_") or name == "NORMKERNELS_PATH")
+    return {
+        "environment": {name: os.environ[name] for name in names},
+        "fp_fusion": _fp_fusion(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def version(distribution: str) -> str | None:
+    """Return the installed version of a distribution, or None."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _fp_fusion() -> bool | None:
+    """Triton's default for kernels that do not say; None where it has no such switch."""
+    if version("triton") is None:
+        return None
+    from triton import knobs
+
+    return getattr(knobs.language, "default_fp_fusion", None)

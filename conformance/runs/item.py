@@ -1,0 +1,414 @@
+"""An item is one property of one operation in one dtype: its cases follow from the run's seed and profile alone.
+
+Profiles are counts, never clocks, and an item's seed is a hash of the run's seed and its own name: neither the
+number of workers nor the speed of a machine changes what is judged. Chunks are numbered: the first ones share out
+a profile, and every one after them draws as many cases again, for as long as somebody wants to look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from conformance.calls.call import Subject
+from conformance.calls.claim import outside
+from conformance.calls.verdict import Verdict
+from conformance.cases.case import Case
+from conformance.cases.corpus import model_shapes, saved_cases
+from conformance.cases.factors import (
+    DTYPES,
+    EVERYTHING,
+    Assignment,
+    Factors,
+    Scope,
+    Taken,
+    clashes,
+    pinned_rows,
+    usual,
+)
+from conformance.operations import OPERATIONS, telling_cases
+from conformance.properties import PROPERTIES
+from conformance.runs.sizes import sizes
+from conformance.runs.survey import Survey
+
+# tokens of a decode batch that the interpreter judges of a real model, in quick the last; a GPU judges all
+CPU_TOKENS = (1, 4)
+GPU_WIDTHS = (
+    1,
+    2,
+    3,
+    7,
+    16,
+    31,
+    33,
+    64,
+    100,
+    127,
+    128,
+    129,
+    256,
+    257,
+    512,
+    769,
+    1024,
+    2048,
+    2560,
+    3584,
+    4096,
+    5120,
+)
+
+
+# properties that have cases of sizes which drawing hardly reaches, and levels that those have
+SIZED = frozenset({"values", "layout"})
+PLAIN_SIZED = {"group": "none", "heads": "one", "rank": "2", "rows": "many", "width": "wide"}
+# cases that are drawn in place of one that is not taken
+TRIES = 30
+REPEATS = 10  # more than the times that declined cases of an item are replaced
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How hard to look. ``strength`` of the covering array; cases drawn beside it per item; hang limit in seconds.
+
+    ``drawn`` gives the numbers by property, ``""`` for the others. ``enumerates``: properties whose covering
+    array is judged whole, shared out over ``chunks``; the others only draw from its rows. ``minutes``: how long
+    ``conform run`` then goes on with further chunks.
+    """
+
+    name: str
+    strength: int
+    limit: float
+    drawn: Mapping[str, int]
+    enumerates: frozenset[str]
+    chunks: int
+    minutes: float = 0.0
+
+
+# Cases of properties that make many calls each: ``state`` ten, for five ways of loading, ``variants`` twenty,
+# ``chain`` seventy-two; ``compile`` traces three times. What they look for does not hide in shapes, so that every
+# dtype has a case or two. One case of ``bias`` is a mean of thousands of numbers.
+FEW = {"scale": 4, "bias": 3, "chain": 1, "state": 2, "kept_results": 1, "threads": 2, "variants": 1, "compile": 1}
+FEW |= {"graph": 3, "stream": 3, "device": 3}
+MANY = {name: 4 * count for name, count in FEW.items()}
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "quick",
+            strength=2,
+            limit=20.0,
+            # a call takes Triton's interpreter 10 to 40 ms. What parity finds the values find as well; layouts,
+            # and the bits beside them, are where kernels go wrong
+            drawn={
+                "": 8,
+                "values": 10,
+                "layout": 14,
+                "specials": 10,
+                "contract": 16,
+                "parity": 12,
+                "in_place": 12,
+                "sensitivity": 16,
+            }
+            | FEW,
+            enumerates=frozenset({"values", "layout", "specials"}),
+            chunks=1,
+        ),
+        Profile(
+            "ci",
+            strength=3,
+            limit=60.0,
+            drawn={
+                "": 40,
+                "values": 100,
+                "layout": 240,
+                "specials": 100,
+                "parity": 60,
+                "in_place": 60,
+                "sensitivity": 60,
+            }
+            | MANY,
+            enumerates=frozenset({"values", "layout", "specials"}),
+            chunks=4,
+        ),
+        Profile(
+            "nightly",
+            strength=3,
+            limit=60.0,
+            drawn={
+                "": 40,
+                "values": 100,
+                "layout": 240,
+                "specials": 100,
+                "parity": 60,
+                "in_place": 60,
+                "sensitivity": 60,
+            }
+            | MANY,
+            enumerates=frozenset({"values", "layout", "specials"}),
+            chunks=4,
+            minutes=60.0,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One property of one operation in one dtype, or a numbered chunk of it: one of the profile, or one beyond."""
+
+    operation: str
+    property: str
+    dtype: str
+    profile: str = "quick"
+    seed: int = 0
+    chunk: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.operation}/{self.property}/{self.dtype}/{self.chunk}"
+
+    def draw_seed(self) -> int:
+        """What this item draws follows from the run's seed and the item's name."""
+        return _number(f"{self.seed}/{self}")
+
+    def array_seed(self) -> int:
+        """One covering array for all dtypes, chunks and properties: on a GPU they share what they compile."""
+        return _number(f"{self.seed}/{self.operation}")
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A property that does not hold: the verdict on the smallest case found, the case as drawn, and a remark."""
+
+    item: Item
+    verdict: Verdict
+    original: Case
+    note: str
+
+
+def items(
+    subject: Subject,
+    profile: str = "quick",
+    seed: int = 0,
+    *,
+    operations: tuple[str, ...] = (),
+    properties: tuple[str, ...] = (),
+    chunk: int | None = None,
+) -> tuple[Item, ...]:
+    """Every item of a profile, or of one chunk of it or beyond it. Empty selections mean all."""
+    found = []
+    for operation in OPERATIONS:
+        for prop in PROPERTIES:
+            if (operations and operation not in operations) or (properties and prop not in properties):
+                continue
+            numbers = _chunks(prop, PROFILES[profile], chunk)
+            found += [
+                Item(operation, prop, dtype, profile, seed, number) for dtype in DTYPES for number in numbers
+            ]
+    return tuple(found)
+
+
+def _chunks(prop: str, profile: Profile, wanted: int | None) -> list[int]:
+    """The chunks of a property: all of the profile, or the wanted one where the property has it."""
+    parts = range(profile.chunks if prop in profile.enumerates else 1)
+    if wanted is None or wanted in parts:
+        return list(parts) if wanted is None else [wanted]
+    # a list of given cases is judged whole, and has nothing more to draw
+    return [wanted] if wanted >= profile.chunks and PROPERTIES[prop].given is None else []
+
+
+def scope_of(item: Item, subject: Subject, survey: Survey | None = None) -> Scope:
+    """Return what may be drawn for an item on this machine: within what is claimed, or what a survey found."""
+    prop, operation = PROPERTIES[item.property], OPERATIONS[item.operation]
+    traits = subject.traits(item.operation)
+    scope = Scope(
+        item.dtype,
+        device=subject.device,
+        row_edges=traits.row_thresholds,
+        column_edges=traits.column_thresholds,
+        fixed=prop.fixed(operation),
+        taken=survey.taken if survey else traits.claim or EVERYTHING,
+        zero_columns=traits.zero_columns,
+    )
+    if subject.device == "cpu":
+        return scope
+    return replace(scope, widths=_gpu_widths(scope.taken), max_rows=2**17, max_elements=9 * 2**20)
+
+
+def _gpu_widths(taken: Taken) -> tuple[int, ...]:
+    """Return the widths that kernels are compiled for: the usual ones, as far as they are taken."""
+    fitting = tuple(width for width in GPU_WIDTHS if taken.fits_width(width))
+    numbers = taken.numbers("columns") or taken.numbers("group_size") or GPU_WIDTHS
+    return fitting or tuple(usual(numbers)[: len(GPU_WIDTHS)])
+
+
+def cases_of(item: Item, subject: Subject, survey: Survey | None = None) -> Iterator[Case]:
+    """Yield the item's cases: saved ones, real models', the covering array, then drawn ones; all of them taken."""
+    prop = PROPERTIES[item.property]
+    scope = scope_of(item, subject, survey)
+    if prop.given is not None:
+        given = prop.given(OPERATIONS[item.operation], scope)
+        yield from given if prop.beyond_claims else (case for case in given if not outside(scope.taken, case))
+        return
+    missing = 0
+    if prop.name == "layout" and not beyond(item):
+        known = [case for case in _known(item, subject) if case.dtype == item.dtype][item.chunk :: _parts(item)]
+        taken = [case for case in known if not outside(scope.taken, case)]
+        missing = len(known) - len(taken)
+        yield from taken
+    if prop.like:
+        alike = replace(item, property=prop.like)
+        yield from constructed_cases(alike, scope)
+        yield from _sample(item, list(_listed_and_drawn(alike, scope)))
+        return
+    yield from chosen_cases(item, scope, missing)
+
+
+def sized_cases(item: Item, subject: Subject, survey: Survey) -> Iterator[tuple[Case, str]]:
+    """Yield cases of sizes that drawing hardly reaches, each with the reason why it is not judged, or nothing."""
+    if item.property not in SIZED or item.chunk:
+        return
+    scope, operation = scope_of(item, subject, survey), OPERATIONS[item.operation]
+    rng = random.Random(item.draw_seed())  # noqa: S311 - reproducible, not secret
+    whole = item.property == "values"
+    for size in sizes(operation, scope, item.profile, item.seed, survey.programs, whole=whole):
+        exact = {"rows": size.rows} | ({} if size.columns is None else {"columns": size.columns})
+        sized = scope.sized(**exact)
+        levels = scope.levels(operation.factors)
+        plain = {name: (level,) for name, level in PLAIN_SIZED.items() if level in levels.get(name, ())}
+        case = _completed(item, {**levels, **plain}, rng, sized)
+        if case is not None:
+            yield case, size.left_out
+
+
+def more_cases(item: Item, subject: Subject, survey: Survey, count: int, number: int) -> Iterator[Case]:
+    """Yield cases in place of others that were declined; ``number`` tells one time from the next."""
+    scope = scope_of(item, subject, survey)
+    # another name, so that other cases follow; what compiles follows from the run's seed and the operation
+    yield from _drawn(replace(item, chunk=-1 - number - REPEATS * item.chunk), scope, count)
+
+
+def _sample(item: Item, cases: list[Case]) -> Iterator[Case]:
+    """As many cases as the profile grants the item, evenly over the list: it begins with the covering array."""
+    count = min(_count(item), len(cases))
+    yield from (cases[place * len(cases) // count] for place in range(count))
+
+
+def chosen_cases(item: Item, scope: Scope, more: int = 0) -> Iterator[Case]:
+    """Yield constructed cases, the item's part of the covering array of a scope, then drawn ones.
+
+    Beyond the profile there are only the last. ``more`` are drawn besides.
+    """
+    yield from constructed_cases(item, scope)
+    yield from _listed_and_drawn(item, scope, more)
+
+
+def _listed_and_drawn(item: Item, scope: Scope, more: int = 0) -> Iterator[Case]:
+    """Yield the item's part of the covering array, then drawn cases.
+
+    Where less is taken the array is smaller: as many more are drawn, and ``more`` besides.
+    """
+    listed = listed_cases(item, scope)
+    whole = len(_rows_of(item, replace(scope, taken=EVERYTHING))) if scope.taken != EVERYTHING else len(listed)
+    yield from listed
+    yield from _drawn(item, scope, _count(item) + max(0, whole - len(listed)) + more)
+
+
+def constructed_cases(item: Item, scope: Scope) -> tuple[Case, ...]:
+    """Return the cases that show the loss of each term, which ``values`` and its sample have in every profile."""
+    shown = item.property in {"values", "sensitivity"} and item.chunk == 0
+    if not shown:
+        return ()
+    return tuple(
+        case for case in telling_cases(OPERATIONS[item.operation], scope) if not outside(scope.taken, case)
+    )
+
+
+def listed_cases(item: Item, scope: Scope) -> list[Case]:
+    """Return the item's part of the covering array of a scope, none where it only draws."""
+    rng = random.Random(item.array_seed())  # noqa: S311 - reproducible, not secret
+    operation = OPERATIONS[item.operation]
+    listed = [operation.complete(row, rng, pinned) for row, pinned in _rows_of(item, scope, whole=True)]
+    return [case for case in listed[item.chunk :: _parts(item)] if not outside(scope.taken, case)]
+
+
+def _rows_of(item: Item, scope: Scope, *, whole: bool = False) -> list[tuple[Assignment, Scope]]:
+    """Return the rows of the covering array that are the item's, or all of them; none where it only draws."""
+    if item.property not in PROFILES[item.profile].enumerates or beyond(item):
+        return []
+    factors, power = OPERATIONS[item.operation].factors, strength(item, scope.device)
+    rows = pinned_rows(factors, scope, strength=power, seed=item.array_seed())
+    return rows if whole else rows[item.chunk :: _parts(item)]
+
+
+def _count(item: Item) -> int:
+    """Cases that an item draws beside the listed ones."""
+    drawn = PROFILES[item.profile].drawn
+    return drawn.get(item.property, drawn[""]) // _parts(item)
+
+
+def beyond(item: Item) -> bool:
+    """Whether an item's chunk comes after those of the profile: then it draws, and enumerates nothing."""
+    return item.chunk >= PROFILES[item.profile].chunks
+
+
+def _parts(item: Item) -> int:
+    profile = PROFILES[item.profile]
+    return profile.chunks if item.property in profile.enumerates else 1
+
+
+def strength(item: Item, device: str) -> int:
+    """Of the covering array. Every assignment may compile a kernel: pairs are what a GPU has the time for."""
+    return PROFILES[item.profile].strength if device == "cpu" else 2
+
+
+def _known(item: Item, subject: Subject) -> Iterator[Case]:
+    """Saved cases, and the calls of real models."""
+    operation = OPERATIONS[item.operation]
+    yield from (case for case in saved_cases() if case.operation == item.operation)
+    for shape in model_shapes():
+        if shape.operation != item.operation:
+            continue
+        every = subject.device != "cpu" and item.profile != "quick"
+        few = CPU_TOKENS[-1:] if item.profile == "quick" else CPU_TOKENS
+        tokens = (*shape.decode, *shape.prefill) if every else few
+        for count in tokens:
+            yield operation.model_case(shape, count)
+
+
+def _drawn(item: Item, scope: Scope, count: int) -> Iterator[Case]:
+    """Cases drawn at random; on a GPU from the rows of the covering array, which bounds what compiles.
+
+    Not by Hypothesis, which mixes constants of the modules that happen to be imported into what it draws: the
+    same seed must give the same cases under pytest, the command line, and whatever adapter is loaded.
+    """
+    levels = scope.levels(OPERATIONS[item.operation].factors)
+    rng = random.Random(item.draw_seed())  # noqa: S311 - reproducible, not secret
+    if scope.device == "cpu":
+        yield from filter(None, (_completed(item, levels, rng, scope) for _ in range(count)))
+        return
+    factors = OPERATIONS[item.operation].factors
+    rows = pinned_rows(factors, scope, strength=strength(item, scope.device), seed=item.array_seed())
+    for _ in range(count if rows else 0):
+        assignment, pinned = rng.choice(rows)
+        one = {name: (level,) for name, level in assignment.items()}
+        yield from filter(None, [_completed(item, one, rng, pinned)])
+
+
+def _completed(item: Item, levels: Factors, rng: random.Random, scope: Scope) -> Case | None:
+    """Return a case of levels drawn from those given, inside of what is taken; None where none is found."""
+    for _ in range(TRIES):
+        picked = {name: rng.choice(choices) for name, choices in levels.items()}
+        if clashes(picked, scope.taken.apart):
+            continue
+        case = OPERATIONS[item.operation].complete(picked, rng, scope)
+        if not outside(scope.taken, case):
+            return case
+    return None

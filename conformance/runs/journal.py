@@ -1,0 +1,276 @@
+"""What happened, written while it happens: a file of JSON lines per worker, merged when a run has ended.
+
+Every write reaches the file at once. A worker that dies leaves all it had judged, and the name of the case that
+it was running; at most its last line is cut.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from conformance.adapter import Crashed
+from conformance.calls.verdict import BAD, Status, Verdict
+from conformance.cases.case import Case
+from conformance.operations.levels import effective_levels
+from conformance.oracle.comparison import BadElement
+from conformance.runs.item import Failure, Item
+
+Line = dict[str, Any]
+
+
+class Journal:
+    """The lines of one worker."""
+
+    def __init__(self, directory: Path, worker: str) -> None:
+        self._file = (directory / f"journal-{worker}.jsonl").open("ab", buffering=0)
+        self._named: tuple[Case | None, str] = (None, "")
+
+    def started(self, item: Item, case: Case) -> None:
+        """Note a case before it runs, whole: it may be the last thing this worker does."""
+        self._write("started", item, id=self._id(case), case=case.to_data())
+
+    def smoked(self, item: Item, case: Case, crashed: Crashed) -> None:
+        """Note that the first and plainest call of a run crashed."""
+        self._write("smoked", item, how=crashed.how, trace=crashed.trace, case=case.to_data())
+
+    def judged(self, item: Item, verdict: Verdict, waivers: tuple[int, ...] = ()) -> None:
+        """Note a verdict: numbers where it passed, with its reason where it did not; places of waivers of it."""
+        comparison = verdict.comparison
+        line: Line = {"property": verdict.property, "status": verdict.status, "id": self._id(verdict.case)}
+        if comparison.elements:
+            line |= {"elements": comparison.elements, "exact": comparison.exact}
+            line["worst"] = number(comparison.worst)
+        if verdict.terms:
+            line["terms"] = dict(verdict.terms)
+        if verdict.status is not Status.PASSED:
+            line |= {"reason": verdict.reason, "case": verdict.case.to_data()}
+        if waivers:
+            line["waivers"] = waivers
+        self._write("judged", item, **line)
+
+    def settled(self, item: Item, status: Status, reason: str, waivers: tuple[int, ...] = ()) -> None:
+        """Note one status for a whole item, without a case: it cannot be judged here, or broke the suite."""
+        self._write("judged", item, property=item.property, status=status, reason=reason, waivers=waivers)
+
+    def failed(self, failure: Failure, reproducer: Path) -> None:
+        """Note what became of a failure: the shrunk case, the first bad element, how to see it again."""
+        self._write("failed", failure.item, **_failure(failure, reproducer))
+
+    def finished(self, item: Item, array: tuple[int, int] = (0, 0)) -> None:
+        """Note that an item's cases were judged; ``array``: rows of its covering array that ran, of how many."""
+        self._write("finished", item, array=array)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, event: str, item: Item, **rest: Any) -> None:  # noqa: ANN401 - anything JSON can hold
+        line = {"event": event, "item": str(item), **rest}
+        self._file.write(json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+
+    def _id(self, case: Case) -> str:
+        # several verdicts in a row are of the same case, and its id is a hash of its text
+        if self._named[0] is not case:
+            self._named = (case, case.id)
+        return self._named[1]
+
+
+def number(value: float) -> float | str:
+    """A number as JSON can hold it: ``float()`` reads the strings back."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _failure(failure: Failure, reproducer: Path) -> Line:
+    verdict = failure.verdict
+    return {
+        "operation": failure.item.operation,
+        "property": verdict.property,
+        "dtype": failure.item.dtype,
+        "status": verdict.status,
+        "reason": verdict.reason,
+        "id": verdict.case.id,
+        "case": verdict.case.to_data(),
+        "original": failure.original.to_data(),
+        "elements": verdict.comparison.elements,
+        "outside": verdict.comparison.outside,
+        "first": _bad_element(verdict.comparison.first),
+        "note": failure.note,
+        "trace": verdict.trace,
+        "reproducer": str(reproducer),
+    }
+
+
+def _bad_element(bad: BadElement | None) -> Line | None:
+    if bad is None:
+        return None
+    allowed = {"lo": number(bad.lo), "hi": number(bad.hi)}
+    return {
+        "output": bad.output,
+        "index": list(bad.index),
+        "got": number(bad.got),
+        **allowed,
+        "ulps": number(bad.ulps),
+    }
+
+
+Row = tuple[str, str, str]  # operation, property, dtype
+
+
+@dataclass(slots=True)
+class Tally:
+    """The verdicts of one row of the report, added up."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    elements: int = 0
+    exact: int = 0
+    worst: float = 0.0
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)  # (status, reason) of what was not judged
+    terms: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # cases that show a term, of those that have it
+    array: tuple[int, int] = (0, 0)  # rows of the covering array that ran, of how many
+
+    def add(self, line: Line) -> None:
+        """Count one verdict."""
+        status = line["status"]
+        self.counts[status] += 1
+        self.elements += line.get("elements", 0)
+        self.exact += line.get("exact", 0)
+        self.worst = max(self.worst, float(line.get("worst", 0.0)))
+        for term, shows in line.get("terms", {}).items():
+            seen, of = self.terms.get(term, (0, 0))
+            self.terms[term] = seen + shows, of + 1
+        if status not in {Status.PASSED, Status.FAILED}:
+            self.reasons[status, line.get("reason", "")] += 1
+
+
+@dataclass(slots=True, eq=False)
+class Judged:
+    """One judged case of an item: the effective levels of its factors, its dtype, and its bad verdicts."""
+
+    operation: str
+    property: str
+    id: str
+    levels: Mapping[str, str]
+    bad: list[Line] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """All that the workers of one run wrote.
+
+    ``unfinished`` maps an item to the case that ran last in it, ``waivers`` the place of a waiver to the numbers
+    of verdicts by status that it speaks of. ``rows`` has every judged case of the operations in which one fails,
+    ``judged_cases`` counts those of all.
+    """
+
+    tallies: Mapping[Row, Tally]
+    failures: tuple[Line, ...]
+    finished: frozenset[str]
+    unfinished: Mapping[str, Line]
+    cases: int
+    waivers: Mapping[int, Counter[str]]
+    smoke: Line | None = None  # the first call of the run, where it crashed
+    rows: Sequence[Judged] = ()
+    judged_cases: int = 0
+
+
+class JournalDamaged(ValueError):
+    """A shard holds what no journal writes."""
+
+
+def prepare(directory: Path) -> None:
+    """Make the directory, without what an earlier run judged there.
+
+    Cases and reproducers stay: they are named by their content, so they are never out of date.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for pattern in (
+        "journal-*.jsonl",
+        "report.json",
+        "report.html",
+        "output.log",
+        "junit.xml",
+        "junit-[0-9]*.xml",
+    ):
+        for file in directory.glob(pattern):
+            file.unlink()
+
+
+def read(directory: Path) -> Records:
+    """Merge the shards of a directory."""
+    return merge(line for shard in sorted(directory.glob("journal-*.jsonl")) for line in _lines(shard))
+
+
+def merge(lines: Iterable[Line]) -> Records:
+    """Add up the lines of all workers."""
+    tallies: dict[Row, Tally] = {}
+    failures = []
+    finished = set()
+    running: dict[str, Line] = {}
+    waivers: dict[int, Counter[str]] = {}
+    cases = 0
+    smoke = None
+    rows: dict[tuple[str, str], Judged] = {}
+    for line in lines:
+        item = line["item"]
+        match line["event"]:
+            case "smoked":
+                smoke = smoke or {name: value for name, value in line.items() if name != "event"}
+            case "started":
+                running[item] = line["case"]
+                cases += 1
+            case "judged":
+                operation, _, dtype, _ = item.split("/")
+                tallies.setdefault((operation, line["property"], dtype), Tally()).add(line)
+                if line["status"] in {Status.PASSED, *BAD} and item in running and "id" in line:
+                    _note(rows, line, running[item])
+                for place in line.get("waivers", ()):
+                    waivers.setdefault(place, Counter())[line["status"]] += 1
+            case "failed":
+                failures.append({name: value for name, value in line.items() if name not in {"event", "item"}})
+            case "finished":
+                finished.add(item)
+                ran, of = line["array"]
+                if of:
+                    operation, prop, dtype, _ = item.split("/")
+                    tally = tallies.setdefault((operation, prop, dtype), Tally())
+                    tally.array = tally.array[0] + ran, tally.array[1] + of
+    unfinished = {item: case for item, case in running.items() if item not in finished}
+    failing = {row.operation for row in rows.values() if row.bad}
+    kept = [row for row in rows.values() if row.operation in failing]
+    return Records(
+        tallies, tuple(failures), frozenset(finished), unfinished, cases, waivers, smoke, kept, len(rows)
+    )
+
+
+def _note(rows: dict[tuple[str, str], Judged], line: Line, case: Line) -> None:
+    """Add a verdict to the row of its case; ``case`` is the one that its item judges at the time."""
+    item, name = line["item"], line["id"]
+    row = rows.get((item, name))
+    if row is None:
+        operation, prop, dtype, _ = item.split("/")
+        # interned: there are many rows and few levels
+        levels = {sys.intern(f): sys.intern(level) for f, level in effective_levels(Case.from_data(case)).items()}
+        row = rows[item, name] = Judged(operation, prop, name, {**levels, "dtype": dtype})
+    if line["status"] in BAD:
+        row.bad.append(line)
+
+
+def _lines(shard: Path) -> Iterator[Line]:
+    lines = shard.read_bytes().splitlines(keepends=True)
+    for place, text in enumerate(lines, start=1):
+        try:
+            yield json.loads(text)
+        except ValueError as error:
+            # a worker that died in the middle of a write
+            if place == len(lines) and not text.endswith(b"\n"):
+                return
+            raise JournalDamaged(f"{shard}:{place}: not a line of a journal: {text[:80]!r}") from error

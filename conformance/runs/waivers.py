@@ -1,0 +1,297 @@
+"""Known divergences of an implementation, as data, strict both ways: each still shows, or the run is red.
+
+A file of waivers is TOML::
+
+    [[waiver]]
+    issue = "https://github.com/owner/name/issues/12"
+    reason = "rows with gaps between elements read their neighbour"
+    where = { operation = "rms_norm", dtype = ["bfloat16", "float16"], layout = { x = "step" } }
+    launches = false
+
+``issue`` must be a link, and ``where`` not be empty. Each of its keys narrows; a value is one, or a list of them:
+
+========= ==================================================================================================
+operation the operation's name
+property  the property's name
+dtype     torch's name of the dtype of the first tensor
+n         last dimension of the first tensor
+layout    kind of layout of any tensor; or a table, by tensor
+flags     a table, by flag; ``"None"`` stands for None
+device    ``cpu`` or ``cuda``
+profile   ``quick``, ``ci`` or ``nightly``
+version   a table of installed distributions: ``{ torch = "<2.12", triton = ">=3.6,<3.8" }``
+========= ==================================================================================================
+
+A waiver of another device, version, profile, operation or property than those of a run is not held against it.
+``launches = false`` says that the calls it matches must not be made: they are never called.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from conformance.adapter import UsageError
+from conformance.calls.verdict import BAD, Status, Verdict
+from conformance.cases.case import LAYOUTS, Case
+from conformance.cases.factors import DTYPES
+from conformance.operations import OPERATIONS
+from conformance.properties import PASSIVE, PROMISES, PROPERTIES
+from conformance.properties.passive import judge_call, property_of
+from conformance.runs.item import PROFILES
+
+Names = tuple[str, ...]  # that are allowed; none: all are
+Table = tuple[tuple[str, tuple[Any, ...]], ...]  # name -> values that are allowed
+
+LINK = re.compile(r"https?://[^\s/]+/\S+")
+NAMED: Mapping[str, Collection[str]] = {
+    "operation": OPERATIONS,
+    "property": PROMISES,
+    "dtype": DTYPES,
+    "device": ("cpu", "cuda"),
+    "profile": PROFILES,
+}
+ANY = ""  # the name of a tensor that may be any
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a whole run has in common: its device and profile, and the operations and properties it judges."""
+
+    device: str
+    profile: str
+    operations: Names = tuple(OPERATIONS)
+    properties: Names = tuple(PROPERTIES)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which verdicts a waiver speaks of. What is empty takes all."""
+
+    operation: Names = ()
+    property: Names = ()
+    dtype: Names = ()
+    device: Names = ()
+    profile: Names = ()
+    n: tuple[int, ...] = ()
+    layout: Table = ()
+    flags: Table = ()
+    version: tuple[tuple[str, SpecifierSet], ...] = ()
+
+    def shows_in(self, run: Run) -> bool:
+        """Whether a run can have such verdicts at all."""
+        return (
+            _among(run.device, self.device)
+            and _among(run.profile, self.profile)
+            and any(_among(name, self.operation) for name in run.operations)
+            and any(_among(name, self.property) for name in _judged_by(run.properties))
+            and all(_installed(name, versions) for name, versions in self.version)
+        )
+
+    def takes_call(self, case: Case) -> bool:
+        """Whether the call of a case is one of those it speaks of."""
+        flags = dict(case.flags)
+        return (
+            _among(case.operation, self.operation)
+            and _among(case.dtype, self.dtype)
+            and (not self.n or case.tensors[0][1].shape[-1:] in {(n,) for n in self.n})
+            and all(name in flags and flags[name] in values for name, values in self.flags)
+            and all(_lies(case, name, kinds) for name, kinds in self.layout)
+        )
+
+    def takes(self, prop: str, case: Case) -> bool:
+        """Whether a verdict on a property of a case is one of those it speaks of."""
+        return _among(prop, self.property) and self.takes_call(case)
+
+
+def _among(name: str, allowed: Names) -> bool:
+    return not allowed or name in allowed
+
+
+def _lies(case: Case, tensor: str, kinds: tuple[str, ...]) -> bool:
+    return any(spec.layout.kind in kinds for name, spec in case.tensors if tensor in {ANY, name})
+
+
+def _judged_by(properties: Names) -> Names:
+    """The properties on which judging these gives verdicts: a call shows the passive ones as well."""
+    passive = any(name in PROPERTIES and PROPERTIES[name].judge is judge_call for name in properties)
+    return (*properties, *PASSIVE) if passive else properties
+
+
+def _installed(distribution: str, versions: SpecifierSet) -> bool:
+    try:
+        return versions.contains(metadata.version(distribution), prereleases=True)
+    except metadata.PackageNotFoundError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Waiver:
+    """One known divergence: the issue that follows it, where it shows, and whether the calls may be made."""
+
+    issue: str
+    where: Where
+    reason: str = ""
+    launches: bool = True
+    given: str = ""  # ``where`` as the file has it
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.issue})" if self.reason else self.issue
+
+
+@dataclass(frozen=True, slots=True)
+class Waivers:
+    """The waivers of a file in its order; ``held`` are the places of those that a run is held against."""
+
+    every: tuple[Waiver, ...] = ()
+    held: tuple[int, ...] = ()
+
+    def of(self, verdict: Verdict) -> tuple[int, ...]:
+        """The places of those that speak of a verdict, whatever it says."""
+        return tuple(i for i in self.held if self.every[i].where.takes(verdict.property, verdict.case))
+
+    def of_item(self, operation: str, prop: str, dtype: str) -> tuple[int, ...]:
+        """The places of those that speak of some verdict that judging a property in a dtype gives."""
+        return tuple(
+            i
+            for i in self.held
+            if _among(operation, self.every[i].where.operation)
+            and _among(dtype, self.every[i].where.dtype)
+            and any(_among(name, self.every[i].where.property) for name in _judged_by((prop,)))
+        )
+
+    def applied(self, verdict: Verdict) -> Verdict:
+        """The verdict; waived where it is bad and expected."""
+        places = self.of(verdict) if verdict.status in BAD else ()
+        if not places:
+            return verdict
+        return replace(verdict, status=Status.WAIVED, reason=f"{verdict.status}: {self.every[places[0]]}")
+
+    def forbidden(self, prop: str, case: Case) -> Verdict | None:
+        """The verdict on a case that must not be called to judge a property; None where it may be."""
+        # a call is judged as the property that its values are evidence for, whichever asked for it
+        names = (prop, property_of(case)) if PROPERTIES[prop].judge is judge_call else (prop,)
+        for waiver in (self.every[i] for i in self.held):
+            for name in names:
+                if not waiver.launches and waiver.where.takes(name, case):
+                    return Verdict(name, case, Status.WAIVED, f"not called: {waiver}")
+        return None
+
+
+NONE = Waivers()
+
+
+def stale(counts: Mapping[str, int]) -> str:
+    """Why a waiver has to go, from the numbers of verdicts by status that it speaks of; or nothing."""
+    if counts.get(Status.WAIVED):
+        return ""
+    if counts.get(Status.PASSED) or counts.get(Status.DECLINED):
+        return "nothing that it matches fails any more"
+    return "" if counts.get(Status.NOT_JUDGED) else "matches nothing"
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def load(path: Path, run: Run) -> Waivers:
+    """The waivers of a file. Raises ``UsageError`` with one line that says what is wrong with it."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        every = tuple(_waiver(table) for table in _tables(tables))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except _Wrong as error:
+        raise UsageError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: is not TOML: {error}") from error
+    return Waivers(every, tuple(i for i, waiver in enumerate(every) if waiver.where.shows_in(run)))
+
+
+class _Wrong(Exception):
+    """What is wrong with a file, in a line."""
+
+
+def _tables(read: dict[str, Any]) -> list[dict[str, Any]]:
+    _only(read, {"waiver"}, "the file")
+    tables = read.get("waiver", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise _Wrong("waiver must be written [[waiver]]")
+    return tables
+
+
+def _only(table: Mapping[str, Any], known: Collection[str], what: str) -> None:
+    for key in table:
+        if key not in known:
+            raise _Wrong(f"{what} has {key!r}, must be one of {', '.join(sorted(known))}")
+
+
+def _waiver(table: dict[str, Any]) -> Waiver:
+    _only(table, {"issue", "reason", "where", "launches"}, "a waiver")
+    issue, reason, launches = table.get("issue"), table.get("reason", ""), table.get("launches", True)
+    if not isinstance(issue, str) or not LINK.fullmatch(issue):
+        raise _Wrong(f"issue={issue!r}: every waiver needs a link to the issue that follows it")
+    if not isinstance(reason, str) or not isinstance(launches, bool):
+        raise _Wrong(f"{issue}: reason must be text and launches true or false")
+    where = table.get("where")
+    if not isinstance(where, dict) or not where:
+        raise _Wrong(f"{issue}: where={where!r}, must be a table that says which verdicts are expected")
+    try:
+        given = ", ".join(f"{name} = {value!r}" for name, value in where.items())
+        waiver = Waiver(issue, _where(where), reason, launches, given)
+    except _Wrong as error:
+        raise _Wrong(f"{issue}: {error}") from error
+    if not launches and set(waiver.where.property) & set(PASSIVE):
+        raise _Wrong(f"{issue}: launches = false stops calls, of which {', '.join(PASSIVE)} are only a part")
+    return waiver
+
+
+def _where(given: dict[str, Any]) -> Where:
+    _only(given, Where.__dataclass_fields__, "where")
+    named = {key: _names(key, given[key], known) for key, known in NAMED.items() if key in given}
+    widths = _listed(given.get("n", []))
+    if not all(isinstance(n, int) and not isinstance(n, bool) for n in widths):
+        raise _Wrong(f"n={given['n']!r}, must be a width or a list of widths")
+    layout = given.get("layout", {})
+    kinds = layout if isinstance(layout, dict) else {ANY: layout}
+    return Where(
+        **named,
+        n=tuple(widths),
+        layout=tuple((tensor, _names("layout", kind, LAYOUTS)) for tensor, kind in kinds.items()),
+        flags=tuple(
+            (name, tuple(None if v == "None" else v for v in _listed(value)))
+            for name, value in _table("flags", given).items()
+        ),
+        version=tuple((name, _versions(name, text)) for name, text in _table("version", given).items()),
+    )
+
+
+def _listed(value: Any) -> list[Any]:  # noqa: ANN401 - what TOML holds
+    return value if isinstance(value, list) else [value]
+
+
+def _names(key: str, given: Any, known: Collection[str]) -> Names:  # noqa: ANN401 - what TOML holds
+    for name in _listed(given):
+        if not isinstance(name, str) or name not in known:
+            raise _Wrong(f"{key}={name!r}, must be one of {', '.join(known)}")
+    return tuple(_listed(given))
+
+
+def _table(key: str, given: dict[str, Any]) -> dict[str, Any]:
+    table = given.get(key, {})
+    if not isinstance(table, dict):
+        raise _Wrong(f"{key}={table!r}, must be a table")
+    return table
+
+
+def _versions(distribution: str, text: Any) -> SpecifierSet:  # noqa: ANN401 - what TOML holds
+    try:
+        return SpecifierSet(text)
+    except (InvalidSpecifier, TypeError, AttributeError) as error:
+        raise _Wrong(f"version: {distribution}={text!r}, must be versions such as '<3.8'") from error

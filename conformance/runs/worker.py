@@ -1,0 +1,113 @@
+"""What the child process of a run does: it judges within its memory, and knows when it can go on no longer."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import torch
+
+from conformance.adapter import Crashed, poisons
+from conformance.calls import state_guard
+from conformance.calls.budget import ALONE, Allowance, gib, keep, left_behind
+from conformance.calls.call import Subject, perform
+from conformance.calls.verdict import Status
+from conformance.cases.case import Case
+from conformance.properties.discovery import Evidence, follow
+from conformance.runs.judge import Answer, judge, tried
+from conformance.runs.survey import Tried
+
+Said = TypeVar("Said")
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """Judges a subject in a process of its own, which keeps within ``allowance`` of its GPU.
+
+    After a fault in a GPU's kernel every later call of the process fails, right ones too: then, or with memory
+    that calls left behind, the process is not :meth:`healthy`, and another has to go on.
+    """
+
+    subject: Subject
+    allowance: Allowance = ALONE
+    _spoilt: bool = field(default=False, init=False)
+
+    def judge(self, prop: str, case: Case) -> Answer:
+        """The verdicts on a case, or what its calls did to the process."""
+        subject = self._within_budget()
+        answer = _crash_of_the_gpu(lambda: judge(subject, prop, case))
+        crashes = _crashes(answer)
+        left = "" if any(map(poisons, crashes)) else _left(subject.memory)
+        self._spoilt = bool(left) or any(map(poisons, crashes))
+        return Crashed(left) if left and not crashes else answer
+
+    def attempt(self, case: Case) -> Tried:
+        """Return whether a call is taken."""
+        try:
+            found = _crash_of_the_gpu(lambda: tried(self._within_budget(), case))
+        except torch.OutOfMemoryError:
+            return Tried("needs more memory than a worker has")
+        self._spoilt = isinstance(found, Crashed) or (found.crash and poisons(found.reason))
+        return Tried(found.how, crash=True) if isinstance(found, Crashed) else found
+
+    def follow(self, evidence: Evidence) -> str:
+        """Return what the outputs of failing cases are instead; nothing where the GPU fails as well."""
+        try:
+            said = _crash_of_the_gpu(lambda: follow(self._within_budget(), evidence))
+        except torch.OutOfMemoryError:
+            # a case of gigabytes, which was judged with more than a worker has otherwise
+            return ""
+        self._spoilt = isinstance(said, Crashed)
+        return "" if isinstance(said, Crashed) else said
+
+    def smoke(self, case: Case) -> Crashed | None:
+        """Return how a call crashes, or nothing where it does not."""
+        outcome = _crash_of_the_gpu(lambda: perform(self._within_budget(), case).outcome)
+        self._spoilt = isinstance(outcome, Crashed) and poisons(outcome.how)
+        return outcome if isinstance(outcome, Crashed) else None
+
+    def healthy(self) -> bool:
+        """Whether the process can go on."""
+        if self._spoilt or not state_guard.healthy():
+            return False
+        if self.subject.device == "cpu":
+            return True
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return False
+        return True
+
+    def _within_budget(self) -> Subject:
+        return self.subject if self.subject.device == "cpu" else replace(self.subject, memory=keep(self.allowance))
+
+
+def _crash_of_the_gpu(said: Callable[[], Said]) -> Said | Crashed:
+    """What is said; or a kernel's fault that showed only after its call, in the suite's own use of the GPU."""
+    try:
+        return said()
+    except RuntimeError as error:
+        how = f"{type(error).__name__}: {error}"
+        if not poisons(how):
+            raise
+        return Crashed(how)
+
+
+def _crashes(answer: Answer) -> list[str]:
+    """How the calls of an answer crashed, if they did."""
+    if isinstance(answer, tuple):
+        return [verdict.reason for verdict in answer if verdict.status is Status.CRASHED]
+    return [answer.how] if isinstance(answer, Crashed) else []
+
+
+def _left(memory: int | None) -> str:
+    """That calls which returned hold what the next one may need, of ``memory`` bytes of the GPU; or nothing."""
+    if memory is None:
+        return ""
+    if torch.cuda.memory_allocated() > left_behind(memory):
+        # what only hangs in a cycle is nobody's
+        gc.collect()
+    left = torch.cuda.memory_allocated()
+    return f"left {gib(left)} of GPU memory behind, of {gib(memory)}" if left > left_behind(memory) else ""
