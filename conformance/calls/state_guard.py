@@ -99,6 +99,8 @@ class State:
 
 def captured() -> State:
     """Return the state of this moment."""
+    # replaces functions of torch when it is imported, which some calls have it do
+    importlib.import_module("torch._dynamo")
     return State(
         tuple(setting.get() for setting in SETTINGS),
         tuple(vars(owner).copy() for owner in _OWNERS.values()),
@@ -217,9 +219,6 @@ def guarded() -> Iterator[None]:
     if _PROCESS.inside:
         yield
         return
-    if _PROCESS.ours is None:
-        # replaces functions of torch when it is imported, which some calls have it do
-        importlib.import_module("torch._dynamo")
     ours = _PROCESS.ours or captured()
     theirs = _PROCESS.theirs or ours
     modes = _modes()
@@ -259,7 +258,10 @@ def _leave_modes(wanted: tuple[int, int]) -> list[str]:
         # entered by code that is no longer there to leave them
         torch.overrides._pop_mode()  # type: ignore[no-untyped-call]  # noqa: SLF001
     for _ in range(dispatched):
+        # torch 2.10 returns one that nobody holds after it is gone
+        held = dispatch._get_current_dispatch_mode()  # noqa: SLF001
         dispatch._pop_mode()  # noqa: SLF001
+        del held
     return [
         f"the stack of {kind} modes" for kind, left in (("function", functions), ("dispatch", dispatched)) if left
     ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,6 +85,17 @@ def test_threads_and_random_numbers_are_no_change() -> None:
     assert before == torch.get_num_threads()
     assert not torch.equal(drawn, torch.get_rng_state())
     assert "1" == os.environ.pop("NEW_HERE")
+
+
+def test_the_compiler_imported_by_a_call_is_no_change() -> None:
+    """Dynamo replaces functions of torch where it is imported, with torch 2.10 by the first call that compiles."""
+    code = """
+from conformance.calls.state_guard import captured, differences
+before = captured()
+import torch._dynamo
+assert () == differences(before, captured())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_call_has_what_its_import_left() -> None:
