@@ -158,7 +158,7 @@ TERMS = (
 
 
 def points(case: Case) -> tuple[str, ...]:
-    """Return the rounding points that show in this call: float32 tables may be rounded before they are multiplied."""
+    """Return the rounding points that show in this call: float32 tables may be rounded before multiplication."""
     return ("angle", "turned") if spec_of(case, "cos").dtype == "float32" else ("turned",)
 
 

@@ -99,7 +99,7 @@ class Sizes:
         return (self.tokens, heads, self.head_dim) if self.rank == 3 else (self.tokens, heads * self.head_dim)
 
     def given(self, case: Case) -> Case:
-        """Return the case in these sizes, its sections as even as possible where the number of frequencies differs."""
+        """Return the case in these sizes, with sections as even as possible if the frequencies change."""
         half = spec_of(case, "cos").shape[1]
         positions = spec_of(case, "positions")
         table = (self.cache, self.half)
@@ -185,7 +185,7 @@ def _dims(level: str, scope: Scope) -> tuple[tuple[int, int], ...]:
 
 
 def empties(scope: Scope) -> tuple[Case, ...]:
-    """Return calls without tokens or heads, with positions on three axes and on one, in both ranks and three layouts."""
+    """Return calls without tokens or heads, at positions on three axes and one, in both ranks and three layouts."""
     cases = []
     for rank, positions, missing, kind in product(
         ("3", "2"),
@@ -202,7 +202,7 @@ def empties(scope: Scope) -> tuple[Case, ...]:
 
 
 def model_case(shape: ModelShape, tokens: int) -> Case:
-    """Return the call of a real model: q and k as slices of one qkv projection, cos and sin as halves of one cache.
+    """Return the call of a real model: q and k are slices of one qkv projection, cos and sin halves of a cache.
 
     Every rank has at least one head of k.
     """

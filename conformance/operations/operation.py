@@ -96,13 +96,13 @@ class Operation:
     gives the interval of every output before its store, over row tensors in ``(rows, elements)``. In ``outputs``,
     an output from which another is computed comes after the other, and is judged before it. ``points`` are the
     rounding points that can show in a case. ``invalid`` makes a call meaningless in one way; ``unseen`` are the
-    mistakes in values, which a call on a GPU does not read. ``copies`` gives the elements that an output takes over
-    bit for bit: their places in the output, and their values. ``ordinary`` are the levels of the factor ``values``
-    with finite numbers far from overflow, ``telling`` the levels of other factors at which every rounding point
-    shows. ``terms`` are the parts that a wrong formula may lack. ``model_case`` is the call of a real model for a
-    number of tokens; ``simpler`` gives the cases to try in place of a failing one. ``in_place`` names the argument
-    that the in-place form overwrites with an output, and leaves out the outputs that are fresh there too; it is
-    empty where there is no such form. ``parameters`` are the tensors that a model loads once, and may reload.
+    mistakes in values, which a call on a GPU does not read. ``copies`` gives the elements that an output takes
+    over bit for bit: their places in the output, and their values. ``ordinary`` are the levels of the factor
+    ``values`` with finite numbers far from overflow, ``telling`` the levels of other factors at which every
+    rounding point shows. ``terms`` are the parts that a wrong formula may lack. ``model_case`` is the call of a
+    real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one. ``in_place``
+    names the argument that the in-place form overwrites with an output, and leaves out the outputs that are fresh
+    there too; it is empty without such a form. ``parameters`` are the tensors that a model loads once, and may reload.
     ``scaling`` is the effect on the outputs of a factor on the arguments. ``carried`` names outputs that are the
     sum of x and an argument, and that argument: the next layer's call gets these outputs for it.
     """

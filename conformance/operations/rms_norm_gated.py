@@ -97,13 +97,13 @@ def formula(
 
 
 def activation(machine: Machine, contract: Contract, gate: torch.Tensor, name: str) -> Interval:
-    """Return ``silu`` (or its alias ``swish``) or ``sigmoid`` of the gate, rounded to its dtype at point ``act``."""
+    """Return ``silu`` (alias ``swish``) or ``sigmoid`` of the gate, rounded to its dtype at point ``act``."""
     z = Interval.exactly(gate)
     return contract.at("act", machine.sigmoid(z) if name == "sigmoid" else machine.silu(z), gate.dtype)
 
 
 def points(case: Case) -> tuple[str, ...]:
-    """Return the rounding points that show in this call. Without a gate, rounding the weighted value is its store."""
+    """Return the rounding points that show in this call. Rounding a weighted value that no gate follows is its store."""
     norm = ("square", "variance", "rstd", "normalised")
     if case.tensor("gate") is None:
         return norm

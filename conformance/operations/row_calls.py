@@ -33,7 +33,7 @@ def below_eps(case: Case) -> Case:
 
 
 def empty_calls(base: Case, companion: str) -> Iterator[Case]:
-    """Yield calls without a single element, in three layouts, with the companion in x's dtype, in another, or absent."""
+    """Yield calls without elements, in three layouts, with a companion in x's dtype, in another, and without."""
     x = base.tensors[0][1]
     other = next(name for name in DTYPES if name != x.dtype)
     for shape in EMPTY_SHAPES:

@@ -20,7 +20,8 @@ Dropped = Callable[[Case, Values], tuple[Case, Values] | None]
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A term of a formula. Its loss must show in one of ``outputs`` (empty: any), ``elsewhere`` than in the last column.
+    """A term of a formula. Its loss must show in an output of ``outputs`` (empty: any), ``elsewhere``: also outside
+    the last column.
 
     The loss shows in a plain call at these ``levels``, once ``made`` has set its values and flags.
     """
