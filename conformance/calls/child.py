@@ -58,7 +58,7 @@ def single_threaded() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Prepared(Generic[Greeting, Question, Answer]):
-    """The state of a prepared process: its greeting, its answering function, and a check for use after an answer."""
+    """A prepared process: its greeting, its answering function, and a check for use after an answer."""
 
     greeting: Greeting
     work: Callable[[Question], Answer]
@@ -118,7 +118,7 @@ class Child(Generic[Greeting, Question, Answer]):
     _kept: int = field(default=0, init=False)  # bytes of the output that are in the log
 
     def greeting(self) -> Greeting:
-        """Return the greeting of the prepared process. Raises the exception that preparing raised, or ``Unprepared``."""
+        """Return the greeting of the prepared process. Raises the exception of preparing, or ``Unprepared``."""
         return self._greeted()[0]
 
     def ask(self, question: Question, limit: float | None = None) -> Answer | Crashed | Hung:
@@ -215,7 +215,7 @@ class Child(Generic[Greeting, Question, Answer]):
         raise Unprepared("it ends as soon as it is prepared")
 
     def _waited(self, pipe: Connection, limit: float, pid: int | None) -> Crashed | Hung | None:
-        """Wait for an answer; return the outcome instead if it takes too long or the process takes too much memory."""
+        """Wait for an answer; return the outcome instead if the time or memory limit is exceeded."""
         until = time.monotonic() + limit
         while not pipe.poll(max(0.0, min(_GLANCE, until - time.monotonic()))):
             if time.monotonic() >= until:
@@ -226,7 +226,7 @@ class Child(Generic[Greeting, Question, Answer]):
         return None
 
     def _greedy(self, pid: int | None) -> Crashed | None:
-        """Return the outcome of a process over its memory limit: the system would refuse memory to another process."""
+        """Return the outcome of a process over its limit: the system would refuse memory to another process."""
         if self.memory is None or _resident(pid) - self._inherited <= self.memory:
             return None
         return Crashed(f"held more than {gib(self.memory)} of memory")
@@ -394,7 +394,7 @@ def _forkable() -> bool:
 
 
 def _die_with_the_parent() -> None:
-    """Have the system end this process when its parent ends, in whatever way that happens."""
+    """Have the system end this process when its parent ends for any reason."""
     ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
 
 

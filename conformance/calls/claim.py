@@ -221,7 +221,7 @@ def _written(numbers: Numbers) -> list[int] | dict[str, int]:
 
 
 def from_data(data: Mapping[str, Any]) -> Taken:
-    """Read what :func:`to_data` gave."""
+    """Read the data of :func:`to_data`."""
     sizes = tuple(
         (name, range(n["from"], n["to"] + 1, n["step"]) if isinstance(n, dict) else tuple(n))
         for name, n in data["sizes"].items()

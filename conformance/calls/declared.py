@@ -104,8 +104,8 @@ def _declared(adapter: Adapter, name: str, operation: str) -> Any:  # noqa: ANN4
 def check(adapter: Adapter, operations: Iterable[str] = ()) -> None:
     """Refuse unknown names, operations without a contract, and methods that cannot be called.
 
-    Only contracts and methods of ``operations`` are checked; all where none is given. Raises ``UsageError`` with one
-    line that names the nearest known name, or the arguments that a method must take.
+    Only contracts and methods of ``operations`` are checked; all where none is given. Raises ``UsageError`` with
+    one line that names the nearest known name, or the arguments that a method must take.
     """
     kind = type(adapter).__name__
     tables: dict[str, object] = {"takes": adapter.takes, "contracts": adapter.contracts}

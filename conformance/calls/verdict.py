@@ -32,8 +32,8 @@ BAD = frozenset({Status.FAILED, Status.CRASHED, Status.HUNG})
 class Verdict:
     """One property judged on one case. The comparison is zero where nothing was compared.
 
-    ``terms``: the terms of the formula in this case, and whether dropping each would show. ``trace``: a traceback of
-    the exception that a call raised.
+    ``terms``: the terms of the formula in this case, and whether dropping each would show. ``trace``: a traceback
+    of the exception that a call raised.
     """
 
     property: str

@@ -117,7 +117,7 @@ _TRITON = threading.local()
 
 @contextlib.contextmanager
 def _recorded_launches(record: Record) -> Iterator[None]:
-    """Record the name of every Triton kernel that runs; Triton's own launch hooks are not called in the interpreter.
+    """Record the name of every Triton kernel that runs; Triton calls no launch hooks in the interpreter.
 
     Launches of compiled kernels that bypass Triton's ``run`` are recorded as well.
     """
@@ -180,8 +180,8 @@ _OF_THE_LAUNCH = frozenset({"grid", "warmup", "stream"})
 def variant(kernel: Untyped, args: Untyped, kwargs: Mapping[str, Untyped]) -> str:
     """Return the variant that Triton's documented rules compile for a launch of ``kernel``, in words.
 
-    The interpreter compiles nothing. Constexprs and options count by value; numbers by type, and whether they are 1 or
-    a multiple of 16, unless the kernel does not specialise on them; tensors by dtype and 16-byte alignment.
+    The interpreter compiles nothing. Constexprs and options count by value; numbers by type, and whether they are
+    1 or a multiple of 16, unless the kernel does not specialise on them; tensors by dtype and 16-byte alignment.
     """
     parameters = _parameters(kernel.fn)
     settings = getattr(kernel, "kwargs", None) or vars(kernel)

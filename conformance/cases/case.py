@@ -273,7 +273,7 @@ class Case:
 
     @classmethod
     def from_json(cls, text: str) -> Case:
-        """Read what :meth:`to_json` wrote. Raises ``ValueError`` with what is missing."""
+        """Read the text of :meth:`to_json`. Raises ``ValueError`` that names the missing part."""
         data = json.loads(text)
         try:
             return cls.from_data(data)
@@ -283,7 +283,7 @@ class Case:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Case:
-        """Read what :meth:`to_data` gave."""
+        """Read the data of :meth:`to_data`."""
         tensors = tuple(
             (
                 name,

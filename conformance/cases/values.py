@@ -21,7 +21,7 @@ BLOCK_SCALES = (1.0, 30.0, 1e-3, 0.0)
 
 
 def draw(profile: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Return A contiguous CPU tensor of ``shape`` with values of ``profile``.
+    """Return a contiguous CPU tensor of ``shape`` with values of ``profile``.
 
     A profile of integers names their exclusive upper bound: ``positions<1000``.
     """

@@ -10,7 +10,7 @@ have. Rounding points:
 ``unquantised`` rounds y to x's dtype before anything is measured of it; ``power_of_two`` rounds the scale up to a
 power of two (UE8M0). A kernel may divide, or multiply by a reciprocal.
 
-Special numbers. A NaN in y is a NaN in the values, whatever the scale: the scale is NaN where the maximum keeps
+Special numbers. A NaN in y is a NaN in the values, for any scale: the scale is NaN where the maximum keeps
 NaN, and follows the numbers of the group (or the floor) where the maximum ignores NaN; IEEE 754 has both. A group
 with a NaN for its scale is NaN throughout. An infinity makes the scale infinite, itself NaN, and the rest zero.
 """

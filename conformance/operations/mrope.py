@@ -180,7 +180,7 @@ MROPE = Operation(
     points=points,
     invalid=INVALID,
     ordinary=ORDINARY,
-    # float32 tables leave the arithmetic in float32, whatever the contract says of products
+    # float32 tables leave the arithmetic in float32, even if the contract rounds products
     telling={"dtypes": ("same",), "dims": ("quarter", "whole", "part")},
     terms=TERMS,
     empties=empties,

@@ -132,7 +132,7 @@ def sections(level: str, half: int) -> Sections:
 
 
 def complete(assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
-    """Return A call with the assignment's levels; sizes, amounts and seed from ``rng``."""
+    """Return a call with the assignment's levels; sizes, amounts and seed from ``rng``."""
     head_dim, half = scope.compiled(rng).choice(_dims(assignment["dims"], scope))
     heads, k_heads = rng.choice(HEADS[assignment["heads"]])
     tokens = rows(assignment["rows"], rng, scope, (heads + k_heads) * head_dim)
@@ -185,7 +185,7 @@ def _dims(level: str, scope: Scope) -> tuple[tuple[int, int], ...]:
 
 
 def empties(scope: Scope) -> tuple[Case, ...]:
-    """Return calls without tokens or heads, at positions on three axes and one, in both ranks and three layouts."""
+    """Return calls without tokens or heads, with positions on three axes and one, of both ranks, in three layouts."""
     cases = []
     for rank, positions, missing, kind in product(
         ("3", "2"),

@@ -102,9 +102,9 @@ class Operation:
     rounding point shows. ``terms`` are the parts that a wrong formula may lack. ``model_case`` is the call of a
     real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one. ``in_place``
     names the argument that the in-place form overwrites with an output, and leaves out the outputs that are fresh
-    there too; it is empty without such a form. ``parameters`` are the tensors that a model loads once, and may reload.
-    ``scaling`` is the effect on the outputs of a factor on the arguments. ``carried`` names outputs that are the
-    sum of x and an argument, and that argument: the next layer's call gets these outputs for it.
+    there too; it is empty without such a form. ``parameters`` are the tensors that a model loads once, and may
+    reload. ``scaling`` is the effect on the outputs of a factor on the arguments. ``carried`` names outputs that
+    are the sum of x and an argument, and that argument: the next layer's call gets these outputs for it.
     """
 
     name: str

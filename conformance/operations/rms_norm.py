@@ -149,7 +149,7 @@ def outputs(case: Case) -> tuple[Output, ...]:
 
 
 def complete(name: str, assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
-    """Return A call with the assignment's levels; sizes, amounts and seed from ``rng``."""
+    """Return a call with the assignment's levels; sizes, amounts and seed from ``rng``."""
     n = width(assignment["width"], rng, scope)
     count = rows(assignment["rows"], rng, scope, n)
     shape = (*leading(count, int(assignment["rank"]), rng), n)
@@ -214,7 +214,7 @@ def norm_operation(name: str, factors: Factors) -> Operation:
         points=points,
         invalid={**wrong_companion("residual"), **WRONG_X, **WRONG_WEIGHTS},
         ordinary=ORDINARY,
-        # a product with a float32 operand is not rounded, whatever the contract says
+        # a product with a float32 operand is not rounded, even if the contract rounds there
         telling={"weight": ("same",), "residual": ("same",)},
         terms=TERMS,
         empties=empties,

@@ -103,7 +103,7 @@ def activation(machine: Machine, contract: Contract, gate: torch.Tensor, name: s
 
 
 def points(case: Case) -> tuple[str, ...]:
-    """Return the rounding points that show in this call. Rounding a weighted value that no gate follows is its store."""
+    """Return the rounding points that show in this call. Without a gate, the weighted value's is the store."""
     norm = ("square", "variance", "rstd", "normalised")
     if case.tensor("gate") is None:
         return norm
@@ -117,7 +117,7 @@ def outputs(case: Case) -> tuple[Output, ...]:
 
 
 def complete(assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
-    """Return A call with the assignment's levels; sizes, amounts and seed from ``rng``."""
+    """Return a call with the assignment's levels; sizes, amounts and seed from ``rng``."""
     n, group = _widths(assignment, rng, scope)
     count = rows(assignment["rows"], rng, scope, n)
     shape = (*leading(count, int(assignment["rank"]), rng), n)
@@ -261,7 +261,7 @@ RMS_NORM_GATED = Operation(
     points=points,
     invalid=INVALID,
     ordinary=("normal", "rows", "constant", "large", "wide_gate"),
-    # a product with a float32 operand is not rounded, whatever the contract says
+    # a product with a float32 operand is not rounded, even if the contract rounds there
     telling={"weight": ("same",), "gate": ("same",), "group": ("none", "whole")},
     terms=TERMS,
     empties=empties,

@@ -20,10 +20,10 @@ Dropped = Callable[[Case, Values], tuple[Case, Values] | None]
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A term of a formula. Its loss must show in an output of ``outputs`` (empty: any), ``elsewhere``: also outside
-    the last column.
+    """A term of a formula, whose loss must show in one of ``outputs`` (empty: any).
 
-    The loss shows in a plain call at these ``levels``, once ``made`` has set its values and flags.
+    ``elsewhere``: the loss must show outside the last column. It shows in a plain call at these ``levels``, once
+    ``made`` has set the call's values and flags.
     """
 
     name: str
