@@ -121,7 +121,7 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Crashed:
-    """A call that raised, or ended its process. ``how`` is the exception or the signal, with the place in source."""
+    """A call that raised, or ended its process. ``how`` is the exception or the signal, with its source line."""
 
     how: str
     trace: str = ""  # a short traceback of an exception

@@ -28,7 +28,7 @@ def of_exception(error: BaseException) -> str:
 
 
 def of_fault(text: str) -> str:
-    """Return the same from the text of Python's fault handler, for the thread that ended its process."""
+    """Return the same place from the text of Python's fault handler, for the thread that ended its process."""
     # other threads come first
     current = text.rpartition("Current thread")[2] or text
     return _innermost((found["file"], int(found["line"]), found["name"]) for found in _FAULT.finditer(current))

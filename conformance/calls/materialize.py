@@ -77,7 +77,10 @@ def materialize(case: Case, values: dict[str, torch.Tensor], device: str, poison
 
 
 def _room(spec: TensorSpec, place: Placement, device: str, poison: int) -> Owner:
-    """Return a buffer for the tensors of a placement, without the memory between elements if that is the most."""
+    """Return a buffer for the tensors of a placement.
+
+    The buffer leaves out the memory between elements where that would be most of it.
+    """
     size = getattr(torch, spec.dtype).itemsize
     if not spread(spec, place):
         return Owner.of(place.extent * size if _whole(spec) else 0, device, poison)

@@ -50,9 +50,10 @@ class Owner:
     def spread(cls, offsets: torch.Tensor, length: int, device: str, poison: int) -> Owner:
         """Return a buffer of ``length`` bytes of which only the pages of some ``offsets`` (in bytes) are in use.
 
-        On the CPU no other page is accessible, and touching one ends the process; nor is one before and behind, as
-        far as the buffer is long, where an offset that lost its high bits leads. Raises ``OSError`` if the system
-        does not give so many addresses. A GPU cannot do this: there the whole buffer is filled with ``poison``.
+        On the CPU no other page is accessible, and touching one ends the process. The same holds before and behind
+        the buffer, each as far as its length: an offset that lost its high bits leads there. Raises ``OSError`` if
+        the system does not give so many addresses. A GPU cannot do this: there the whole buffer is filled with
+        ``poison``.
         """
         pages = torch.unique(offsets // PAGE)
         first = torch.cat([torch.tensor([True]), pages[1:] != pages[:-1] + 1])

@@ -174,7 +174,7 @@ POSITIONS = {
 def _positions(
     axes: tuple[tuple[int, ...], ...], rows: int, n: int, bound: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Draw rows of a cache, one line per axis, as far apart as ``axes`` say in turns; both ends occur."""
+    """Draw row numbers of a cache, one row per axis, as far apart as ``axes`` say in turns; both ends occur."""
     first = torch.randint(bound, (n,), generator=generator)
     first[0] = bound - 1
     first[-1] = 0 if n > 1 else bound - 1

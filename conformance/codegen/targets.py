@@ -15,9 +15,9 @@ class Target:
     """A GPU for Triton: ``backend``, ``arch`` and ``warp_size`` (threads) are the arguments of its ``GPUTarget``.
 
     ``registers`` (32 bits each, a thread), ``shared`` (bytes a program) and ``threads`` (a program) are limits of
-    the hardware, ``source`` names their document. ``fp8`` names the types (torch's names) that Triton converts to on
-    it: True if Triton uses the hardware's instructions, False if it uses integer arithmetic. The first type is the
-    one to use.
+    the hardware, ``source`` names their document. ``fp8`` names the types (torch's names) that Triton converts to
+    on it: True if Triton uses the hardware's instructions, False if it uses integer arithmetic. The first type is
+    the one to use.
     """
 
     name: str

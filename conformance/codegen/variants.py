@@ -38,7 +38,7 @@ def gated(
     layouts: tuple[Layout, Layout] = (PLAIN, PLAIN),
     **flags: Flag,
 ) -> Case:
-    """Return a gated norm of x, a gate and a weight of these dtypes; ``gate``: ``after``, ``before`` or ``none``."""
+    """Return a gated norm of x, a gate and a weight of these dtypes; gate ``after``, ``before`` or ``none``."""
     tensors = [
         ("x", TensorSpec(shape, dtypes[0], layouts[0])),
         ("gate", TensorSpec(shape, dtypes[1], layouts[1])),

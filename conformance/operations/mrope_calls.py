@@ -121,7 +121,7 @@ def spec_of(case: Case, name: str) -> TensorSpec:
 
 
 def sections(level: str, half: int) -> Sections:
-    """Return the share of ``half`` frequencies of t, h and w: as in real models, none for some, or all for t."""
+    """Return the numbers of ``half`` frequencies for t, h and w: as in real models, none for some, all for t."""
     if level == "text":
         return half, 0, 0
     if level == "two":
@@ -185,7 +185,10 @@ def _dims(level: str, scope: Scope) -> tuple[tuple[int, int], ...]:
 
 
 def empties(scope: Scope) -> tuple[Case, ...]:
-    """Return calls without tokens or heads, with positions on three axes and one, of both ranks, in three layouts."""
+    """Return calls without tokens or heads, with positions on three axes and on one.
+
+    The calls are in both ranks, contiguous and not.
+    """
     cases = []
     for rank, positions, missing, kind in product(
         ("3", "2"),

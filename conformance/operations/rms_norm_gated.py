@@ -103,7 +103,10 @@ def activation(machine: Machine, contract: Contract, gate: torch.Tensor, name: s
 
 
 def points(case: Case) -> tuple[str, ...]:
-    """Return the rounding points that show in this call. Without a gate, the weighted value's is the store."""
+    """Return the rounding points that show in this call.
+
+    Where no gate follows, rounding the weighted value is its store.
+    """
     norm = ("square", "variance", "rstd", "normalised")
     if case.tensor("gate") is None:
         return norm

@@ -71,7 +71,10 @@ class Contract:
         return f"{name} {shown}" if name else shown
 
     def additions(self, n: int) -> int:
-        """Return the longest chain of additions in a sum of ``n`` terms, which bounds its error in units of U."""
+        """Return the longest chain of additions in a sum of ``n`` terms.
+
+        The relative error of the sum is at most that number times 2**-24.
+        """
         return self.depth if isinstance(self.depth, int) else _DEPTHS[self.depth](n)
 
     def at(self, point: str, interval: Interval, dtype: torch.dtype) -> Interval:
