@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,8 @@ def test_a_wrong_adapter_fails_with_a_case_and_a_script(tmp_path: Path) -> None:
     plain = "-m pytest -q -p conformance.plugin --pyargs conformance.suite --adapter mine.py"
     again = _conform(tmp_path, "--property", "values", "--report", "plain", code=plain)
     assert 1 == again.returncode, again.stderr
+    # pytest fails the tests of the items, each with what broke
+    assert re.search(r"^FAILED .*test_item\[", again.stdout, re.MULTILINE), again.stdout
     assert _rows(report) == _rows(_report(tmp_path / "plain"))
     assert 0 == _conform(tmp_path, "compare", "build/conformance", "plain").returncode
 
