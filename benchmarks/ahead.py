@@ -1,8 +1,8 @@
 """Judging in parallel processes, before any timing; afterwards a single process times.
 
-Judging is mostly compiling, and compiling is for many cores. What the workers compile stays in the caches that
-Triton and ``torch.compile`` have on disk. Choices by measurement are not kept: next to other
-processes a time means nothing, so an implementation that searches does so again when it is timed, alone.
+Judging is mostly compiling, and compiling is for many cores. Code that the workers compile stays in the caches
+that Triton and ``torch.compile`` have on disk. Choices by measurement are not kept: next to other processes a time
+means nothing, so an implementation that searches does so again when it is timed, alone.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A decode step has one token of each sequence, a prefill a whole prompt. Ours is compared with ``path="native"`` and
 ``torch.compile`` of the native formulas, with and without a CUDA graph. Each layer has weights of its own; layers
-share their activations, which lie in L2 where they fit, as after the multiplication that made them.
+share their activations, which are in L2 if they fit, as after the multiplication that made them.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ LOW = frozenset({"bfloat16", "float16"})
 class Judgement:
     """Result of the calls. ``invariant``: the same rows had the same bits in batches of other sizes.
 
-    ``invariant`` is None if that was not tested. ``form`` of the method that was judged; ``path`` is the path that
+    ``invariant`` is None if that was not tested. ``form`` is that of the judged method; ``path`` is the path that
     the adapter reports.
     """
 

@@ -1,7 +1,7 @@
 """``python -m benchmarks.sweep``: every feasible launch plan compared with the one that runs today.
 
-A plan whose bits differ from today's is a bug, and is not timed. Times are of cold inputs, by graph replay; beside
-them ceilings are measured. The result is written after each size.
+A plan whose bits differ from today's is a bug, and is not timed. Times are of cold inputs, by graph replay,
+together with those of ceilings. The result is written after each size.
 """
 
 from __future__ import annotations

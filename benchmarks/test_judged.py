@@ -124,7 +124,7 @@ def test_only_who_passes_is_timed() -> None:
 
 
 def test_a_wrong_implementation_is_never_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its calls do not reach the clocks."""
+    """A wrong implementation's calls do not reach the clocks."""
     reached: list[str] = []
 
     def note(calls: dict[str, Any], **kinds: Any) -> dict[str, Any]:

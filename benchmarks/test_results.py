@@ -101,7 +101,7 @@ def test_a_mean_of_ratios_is_geometric() -> None:
 
 
 def test_the_summary_counts_rows_that_hold() -> None:
-    """It counts ratios at most 1 within the control's spread and at most 1.03, and has their mean."""
+    """The summary counts ratios at most 1 within the control's spread and at most 1.03, and has their mean."""
     to_any = summary(ROWS, fastest)
     to_invariant = summary(ROWS, lambda row: fastest_invariant(ROWS, row))
     assert to_any is not None
@@ -139,7 +139,7 @@ def test_a_line_says_who_was_fastest() -> None:
 
 
 def test_the_tables_show_everybody_and_every_reason() -> None:
-    """They show times, marks of batch dependence, and untimed entries and workloads with reasons."""
+    """Tables have times, marks of batch dependence, and untimed entries and workloads with reasons."""
     console = Console(width=250, record=True, file=io.StringIO())
     show(RESULTS, console)
     said = console.export_text()

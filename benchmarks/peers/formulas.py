@@ -120,7 +120,7 @@ def axis_of_frequency(
 ) -> torch.Tensor:
     """Return each frequency's position axis: section after section, or interleaved as long as sections last.
 
-    Computed where it is used: a graph could not record a copy from the host.
+    The result is computed on the device: a graph could not record a copy from the host.
     """
     frequency = torch.arange(half, device=device)
     if not interleaved:

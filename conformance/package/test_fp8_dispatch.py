@@ -37,7 +37,7 @@ def apart(operation: str, leading: int, name: str) -> Arguments:
 def ragged(leading: int) -> Arguments:
     """Return a call of ``leading`` sizes apart, the last of which one stride takes through to spans in x alone.
 
-    Rows of 192 columns lie 256 apart, as two spans of 128 would; in fresh results the second one is cut short.
+    Rows of 192 columns begin 256 apart, as two spans of 128 would; in fresh results the second one is cut short.
     """
     shape = (*(2,) * leading, 192)
     x = torch.zeros((*(3,) * leading, 256), device=DEVICE)[tuple(slice(size) for size in shape)]

@@ -77,7 +77,7 @@ def test_values_may_lie_between_the_bytes_of_inputs(path: str) -> None:
     """Views of one buffer that share no byte are legal, whatever their extents."""
     memory = torch.zeros(5, 96, 2, dtype=torch.float32, device=DEVICE)
     x = memory[..., 0].copy_(values("x", 5, 96))
-    # a byte of what lies between
+    # a byte between the elements
     out = memory.view(FP8)[..., 4]
     arguments = call("rms_norm_fp8", 5, 96, x=x, path=path)
     want = run("rms_norm_fp8", arguments)

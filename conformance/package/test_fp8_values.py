@@ -162,7 +162,7 @@ def test_a_group_of_zeros_has_the_least_scale(operation: str, path: str, fp8_dty
 
 @pytest.mark.parametrize(("path", "fp8_dtype"), FORMS, ids=str)
 def test_the_largest_of_a_group_is_the_largest_of_the_type(path: str, fp8_dtype: torch.dtype) -> None:
-    """With weights of 4,096 sizes it is never more, where y / scale is a step above it, and never NaN."""
+    """With weights of 4,096 sizes no value exceeds it, even if y / scale is a step above it, and none is NaN."""
     weight = torch.linspace(1, 2, 4096, device=DEVICE) * 1e3
     arguments = call(
         "rms_norm_fp8", 1, 4096, x=torch.ones(1, 4096, device=DEVICE), weight=weight, eps=0.0, quant_group=1

@@ -141,7 +141,7 @@ def test_every_norm_is_swapped_and_no_parameter_with_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_logits_stay_in_float32(name: str, path: str | None, launched: list[plans.Plan]) -> None:
-    """They agree within PyTorch's default tolerances, and every norm ran on the requested path."""
+    """The logits agree within PyTorch's default tolerances, and every norm ran on the requested path."""
     model = random_model(name)
     theirs = logits(model)
     ours = logits(swapped(model))

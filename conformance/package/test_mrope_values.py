@@ -90,7 +90,7 @@ CACHES: dict[str, Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, tor
     "one row": lambda cos, sin: (cos[:1].expand(cos.shape), sin),
     "columns first": lambda cos, sin: (cos.t().contiguous().t(), sin.t().contiguous().t()),
 }
-# What the change this project starts from asked of a call: positions on three axes, interleaved, heads of 256
+# Conditions of the change this project starts from: positions on three axes, interleaved, heads of 256
 # columns with 64 of them rotated, three dimensions. Each is changed alone, from the call that had them all.
 CONDITIONS: dict[str, Callable[[torch.dtype], Arguments]] = {
     "all that was asked": lambda dtype: call(5, (6, 2), 256, 32, dtype),

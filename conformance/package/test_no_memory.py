@@ -47,7 +47,7 @@ CALLS: dict[str, Call] = {
 
 
 def given(*batch: int) -> list[torch.Tensor]:
-    """Return the tensors of a call, the same each time; batched tensors hold them."""
+    """Return the tensors of a call, the same each time; those that a batch has begin with its sizes."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, *batch, 4, 64, generator=generator)
     w, (cos, sin) = torch.randn(64, generator=generator), torch.randn(2, 9, 4, generator=generator)

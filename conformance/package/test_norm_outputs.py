@@ -148,7 +148,7 @@ def test_an_output_may_be_another_view_of_an_input_that_is_the_same() -> None:
 
 @pytest.mark.parametrize("path", ["rows", "native"])
 def test_the_sum_has_the_dtype_of_x(path: str) -> None:
-    """The sum has x's dtype for any residual: a fp32 residual keeps its values, and x may hold the sum."""
+    """The sum has x's dtype for a residual of any dtype, also if x itself holds the sum."""
     for dtype, other in product((torch.bfloat16, torch.float16, torch.float32), repeat=2):
         given = added(5, 96, dtype=dtype, residual=values("residual", 5, 96, dtype=other), path=path)
         want = run("rms_norm", given)
