@@ -1,3 +1,3 @@
-"""pytest in this repository: the suite's own plugin, as elsewhere `-p conformance.plugin` loads it."""
+"""The suite's pytest plugin, loaded as `-p conformance.plugin` loads it elsewhere."""
 
 pytest_plugins = ["conformance.plugin"]

@@ -1,1 +1,1 @@
-"""Timings side by side, of calls that the conformance suite has judged first."""
+"""Timings of implementations compared on calls that the conformance suite has judged first."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: judge, time, and show everybody side by side; ``draw`` makes pictures of a result."""
+"""``python -m benchmarks``: judge, time and compare all implementations; ``draw`` makes pictures of a result."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from benchmarks.table import line, show
 from conformance.runs.host import choose_device, faithful_interpreter
 
 OUT = "build/benchmarks/results.json"
-# what Triton's interpreter can take
+# limits for Triton's interpreter
 CPU_BYTES = 10**6
-# rows: to ask takes a process, and the answer hardly changes
+# rows: asking takes a process, and the answer hardly changes
 CLOCKS_EVERY = 4
 
 
@@ -81,12 +81,12 @@ def _read(result: Path) -> Results:
 
 
 def _console() -> Console:
-    """As wide as the tables where the output is a file: what is cut off is lost."""
+    """Return a console that is as wide as the tables if the output is a file, so that nothing is cut off."""
     return Console() if sys.stdout.isatty() else Console(width=260)
 
 
 def chosen(patterns: tuple[str, ...]) -> tuple[Workload, ...]:
-    """The workloads whose names match one of the patterns, all where there is none."""
+    """Return the workloads whose names match one of the patterns; without patterns, all of them."""
     every = workloads()
     found = tuple(w for w in every if not patterns or any(fnmatch.fnmatchcase(w.name, p) for p in patterns))
     if not found:
@@ -96,7 +96,7 @@ def chosen(patterns: tuple[str, ...]) -> tuple[Workload, ...]:
 
 
 def named(peers: str | None) -> tuple[str, ...]:
-    """The peers of a list with commas, all where there is none."""
+    """Return the peers of a comma-separated list; without a list, all of them."""
     names = tuple(PEERS) if peers is None else tuple(name.strip() for name in peers.split(",") if name.strip())
     unknown = sorted(set(names) - set(PEERS))
     if unknown:
@@ -113,7 +113,7 @@ def run(
     rounds: int | None = None,
     workers: int | None = None,
 ) -> Results:
-    """Judge in so many processes, then measure workload by workload; what was found so far is in ``out``."""
+    """Judge in worker processes, then measure workload by workload; ``out`` always has the results so far."""
     device = choose_device()
     effort = Effort() if device != "cpu" else SMOKE
     effort = effort if rounds is None else replace(effort, rounds=rounds)
@@ -122,7 +122,7 @@ def run(
     results = Results(environment(device), ())
     console = _console()
     began = time.monotonic()
-    # two threads that import parts of it at once may meet one that is not whole
+    # two threads that import parts of a package at once may see a partly initialised module
     importlib.import_module("torch._inductor.utils")
     with ThreadPoolExecutor(1) as beside:
         # some packages take as long to import as some judgements to be made
@@ -137,7 +137,7 @@ def run(
     console.print(f"{len(before.judged)} judgements of {before.workers} processes in {before.seconds:.0f} s")
     seen = clocks()
     if device != "cpu":
-        # what was imported stays: looking through it again takes seconds in all
+        # imported modules stay: without freezing, garbage collection takes seconds in all
         gc.freeze()
     for place, workload in enumerate(todo):
         late = budget is not None and time.monotonic() - began > budget
@@ -170,11 +170,11 @@ def _judged_before(
     workers: int,
     seconds: float | None,
 ) -> Ahead:
-    """What workers judge, where there are any; what they leave is judged where it is timed."""
+    """Return the judgements of the workers, if there are any; other workloads are judged when they are timed."""
     small = tuple(workload for workload in todo if device != "cpu" or workload.bytes <= CPU_BYTES)
     if not workers or not small:
         return NOTHING
-    # what is left to compile here is little
+    # little is left to compile here
     one_thread()
     targets = {OURS: OURS, **{name: PEERS[name] for name in peers}}
     return judge_ahead(small, targets, device, effort.crowd, min(workers, len(small)), seconds=seconds)

@@ -1,8 +1,8 @@
-"""Everybody is judged in processes side by side, before the first clock runs; then one process times, alone.
+"""Judging in parallel processes, before any timing; afterwards a single process times.
 
-Judging is mostly compiling, and compiling is for many cores. What the workers compile stays in the caches that
-Triton and ``torch.compile`` have on the disk. What they would choose by measuring is not kept: beside other
-processes a time says nothing, and whoever searches does so again, alone, where it is timed.
+Judging is mostly compiling, and compiling is for many cores. Code that the workers compile stays in the caches
+that Triton and ``torch.compile`` have on disk. Choices by measurement are not kept: next to other processes a time
+means nothing, so an implementation that searches does so again when it is timed, alone.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from conformance.calls.materialize import values_of
 from conformance.calls.verdict import Status
 from conformance.runs.host import faithful_interpreter
 
-Targets = Mapping[str, str]  # by a name, what adapters are loaded from
-Judged = dict[tuple[str, str], Judgement]  # by workload and implementation
+Targets = Mapping[str, str]  # targets that adapters are loaded from, by name
+Judged = dict[tuple[str, str], Judgement]  # judgements by workload and implementation
 
-# inputs, their copies, those of before, outputs, and what plain PyTorch holds in float32 meanwhile
-HELD = 10  # bytes for each that a call moves
+# inputs, two copies of them, outputs, and plain PyTorch's intermediate results in float32
+HELD = 10  # bytes per byte that a call moves
 CONTEXT = 10**9  # bytes of a process's CUDA context and modules
 USED = 0.85  # of the GPU's free memory
-LARGE = 2**28  # bytes from which a workload's judgement is begun before others: nothing long comes last
-LIMIT = 150.0  # seconds without an answer: what hangs is ended
-TRIES = 2  # processes in a row that answer nothing: no other would
+LARGE = 2**28  # bytes from which a workload is judged before others, so that no long job comes last
+LIMIT = 150.0  # seconds without an answer, after which a process is killed
+TRIES = 2  # processes in a row that answer nothing, after which no other is started
 MOST_WORKERS = 14
 
 
@@ -54,13 +54,13 @@ class Job:
 
     @property
     def bytes(self) -> int:
-        """GPU memory that it may take."""
+        """Return the GPU memory that the job may take."""
         return HELD * self.workload.bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What was judged ahead, in how many seconds by how many processes, and the jobs that came to nothing."""
+    """Judgements made ahead, with their seconds and number of processes, and the jobs that failed."""
 
     judged: Judged
     seconds: float = 0.0
@@ -68,7 +68,7 @@ class Ahead:
     lost: tuple[str, ...] = ()
 
     def of(self, workload: Workload) -> dict[str, Judgement]:
-        """The judgements of a workload, by implementation."""
+        """Return the judgements of a workload, by implementation."""
         return {name: found for (told, name), found in self.judged.items() if told == workload.name}
 
 
@@ -77,14 +77,14 @@ NOTHING = Ahead({})
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A process that judges, and the line to it."""
+    """A process that judges, and the connection to it."""
 
     process: SpawnProcess
     line: Connection
 
 
 def workers_for(device: str) -> int:
-    """How many processes judge at a time where nobody says: none without a GPU, else two cores are left alone."""
+    """Return the default number of judging processes: none without a GPU, else all cores but two."""
     return 0 if device == "cpu" else max(1, min(MOST_WORKERS, (os.cpu_count() or 1) - 2))
 
 
@@ -99,7 +99,7 @@ def judge_ahead(
 ) -> Ahead:
     """Judge every implementation on every workload in ``workers`` processes; begin nothing after ``seconds``.
 
-    A job whose process dies, hangs or raises is lost: its judgements, but for those that were made before, are
+    A job whose process dies, hangs or raises is lost: its judgements, except those already made, are
     left to the caller.
     """
     begun = time.monotonic()
@@ -119,7 +119,7 @@ def judge_ahead(
 
 
 def jobs(todo: Sequence[Workload], names: tuple[str, ...]) -> tuple[Job, ...]:
-    """What is to be judged, the longest first: whoever searches for long, then what is large, then all others."""
+    """Return all jobs, the longest first: implementations that search for long, large workloads, all others."""
     usual = tuple(name for name in names if name not in SLOW_TO_BUILD)
     slow = tuple(name for name in names if name in SLOW_TO_BUILD)
     searching = [Job(one, slow) for one in todo if one.autotuned and slow]
@@ -133,16 +133,16 @@ def _free(device: str) -> int:
 
 @dataclass(slots=True)
 class _Queue:
-    """Jobs in order, of which so many are under way as there is memory for; one there always is."""
+    """Jobs in order, of which as many run as memory allows, and always at least one."""
 
     waiting: list[Job]
     room: int
-    end: float = math.inf  # on the monotonic clock: nothing is begun after
+    end: float = math.inf  # on the monotonic clock: no job starts later
     held: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def take(self) -> Job | None:
-        """The first job that fits beside those under way; waits for one to end; None where none is left."""
+        """Return the first job that fits into free memory; wait for one to end; return None if none is left."""
         with self.changed:
             while self.waiting and time.monotonic() < self.end:
                 for place, job in enumerate(self.waiting):
@@ -153,7 +153,7 @@ class _Queue:
             return None
 
     def done(self, job: Job) -> None:
-        """Give back what the job held."""
+        """Release the memory of the job."""
         with self.changed:
             self.held -= job.bytes
             self.changed.notify_all()
@@ -165,7 +165,7 @@ def _attend(
     found: Judged,
     lost: list[str],
 ) -> None:
-    """Hand jobs to one process after the other's answer, and begin another process where it fails."""
+    """Give a process one job after another, and start another process if it fails."""
     worker: Worker | None = None
     barren = 0
     while barren < TRIES and (job := queue.take()):
@@ -195,7 +195,7 @@ def _attend(
 
 
 def _answer(line: Connection) -> tuple[str, Judgement | None] | None:
-    """The next judgement of a job; None at its end. Raises ``TimeoutError`` where there is none in time."""
+    """Return the next judgement of a job, or None at its end. Raises ``TimeoutError`` if none comes in time."""
     if not line.poll(LIMIT):
         message = f"no answer within {LIMIT:g} s"
         raise TimeoutError(message)
@@ -211,7 +211,7 @@ def _ended(worker: Worker) -> None:
 
 
 def _started(targets: Targets, device: str, crowd: int) -> Worker:
-    # a process that was forked could not use CUDA
+    # a forked process could not use CUDA
     spawning = multiprocessing.get_context("spawn")
     ours, theirs = spawning.Pipe()
     process = spawning.Process(target=_work, args=(theirs, dict(targets), device, crowd), daemon=True)
@@ -224,7 +224,7 @@ def _started(targets: Targets, device: str, crowd: int) -> Worker:
 
 
 def _work(line: Connection, targets: Targets, device: str, crowd: int) -> None:
-    """Judge what comes, until nothing does; answer with each judgement, and with None after the last of a job."""
+    """Judge jobs until none comes; answer with each judgement, and with None after the last one of a job."""
     torch.set_num_threads(1)
     if device == "cpu":
         faithful_interpreter()
@@ -236,13 +236,13 @@ def _work(line: Connection, targets: Targets, device: str, crowd: int) -> None:
             if name not in adapters:
                 adapters[name] = _loaded(targets[name])
             adapter = adapters[name]
-            # one that cannot be had is not judged, and the process that times says why
+            # an adapter that cannot be loaded is not judged; the process that times says why
             if adapter is None:
                 line.send((name, None))
                 continue
             judgement = judge(Subject(adapter, device), job.workload, values, crowd)
             poisoned = judgement.status is Status.CRASHED and poisons(judgement.reason)
-            # with the GPU to itself it may not crash: unless it leaves no GPU, the process that times tries again
+            # alone on the GPU the call may not crash: unless the GPU is lost, the process that times tries again
             kept = judgement if poisoned or judgement.status is not Status.CRASHED else None
             line.send((name, kept))
             if poisoned:
@@ -255,29 +255,29 @@ def _work(line: Connection, targets: Targets, device: str, crowd: int) -> None:
 def _loaded(target: str) -> Adapter | None:
     try:
         return load(target)
-    except Exception:  # noqa: BLE001 - somebody else's package may fail to import in any way
+    except Exception:  # noqa: BLE001 - a third-party package may fail to import in any way
         return None
 
 
 def one_thread() -> None:
-    """Let ``torch.compile`` compile in this process: a pool for each would be many times the cores."""
+    """Make ``torch.compile`` compile in this process: a pool per process would exceed the cores many times."""
     from torch._inductor import config
 
     config.compile_threads = 1
 
 
 def search_nothing() -> None:
-    """Make every search in this process run each choice once, take the first, and write none down.
+    """Make every search in this process run each choice once, take the first, and store none on disk.
 
-    So all choices are compiled, and in the caches, and none is chosen by a time that other processes disturbed.
+    So all choices are compiled and cached, and none is chosen by a time that other processes disturbed.
     """
-    # flash-linear-attention writes down what it chose
+    # flash-linear-attention stores its choices on disk
     os.environ["FLA_CACHE_RESULTS"] = "0"
     one_thread()
     from torch._inductor import config
     from torch._inductor.runtime.benchmarking import benchmarker
 
-    # no part of the key under which a compiled graph is found again
+    # this setting is no part of the cache key of a compiled graph
     config.autotune_local_cache = False
     benchmarker.benchmark = _once  # type: ignore[assignment,method-assign]
     with suppress(ImportError):
@@ -287,7 +287,7 @@ def search_nothing() -> None:
 
 
 def _once(fn: Callable[..., object], fn_args: Any = (), fn_kwargs: Any = None, **_: object) -> float:  # noqa: ANN401
-    """Run it, and say that it took a millisecond."""
+    """Run the call, and report a time of one millisecond."""
     fn(*(fn_args or ()), **(fn_kwargs or {}))
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -297,6 +297,6 @@ def _once(fn: Callable[..., object], fn_args: Any = (), fn_kwargs: Any = None, *
 def _as_quantiles(
     fn: Callable[[], object], *_: object, quantiles: Sequence[float] | None = None, **__: object
 ) -> Any:  # noqa: ANN401
-    """What Triton's search calls."""
+    """Return the fixed time in the form that Triton's search expects."""
     took = _once(fn)
     return took if quantiles is None else [took] * len(quantiles)

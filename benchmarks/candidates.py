@@ -1,4 +1,4 @@
-"""Launch plans to try and the sizes to try them at. Pure: what is feasible follows from sizes alone.
+"""Launch plans to try and the sizes to try them at. Pure: feasibility follows from sizes alone.
 
 No candidate changes a bit of any result: a row is summed by the same tree whatever its plan.
 """
@@ -15,9 +15,9 @@ from normkernels.plans import Plan
 
 TILE_ROWS = (1, 2, 4, 8, 16)
 WARPS = (1, 2, 4, 8, 16, 32)
-# elements a thread: one 16-byte load of a 2-byte type, up to as many as its registers hold beside the gate
+# elements a thread: from one 16-byte load of a 2-byte type to as many as fit in registers with the gate
 PER_THREAD = (8, 16, 32, 64)
-# columns from which a program has one row: several would wait for each other at every level of their sums
+# columns from which a program has one row: several rows would wait for each other at every level of their sums
 ONE_ROW = 2048
 
 QUANT_GROUP = 128
@@ -29,10 +29,10 @@ Series = tuple[str, str, int, tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a kernel is launched on: bf16, with an int64 position on each axis and fp32 tables for rotations.
+    """The problem of one launch: bf16, with an int64 position on each axis and fp32 tables for rotations.
 
-    ``rows`` of ``width`` columns; of a rotation ``rows`` are tokens and ``width`` the head dimension. ``form`` is
-    of the kernel: ``residual`` or ``alone``, ``in place`` or ``copied``, ``strided`` or nothing.
+    ``rows`` of ``width`` columns; in a rotation ``rows`` are tokens and ``width`` is the head dimension. ``form``
+    is the kernel's: ``residual`` or ``alone``, ``in place`` or ``copied``, ``strided`` or nothing.
     """
 
     kernel: str
@@ -44,23 +44,23 @@ class Size:
 
     @property
     def name(self) -> str:
-        """The size as one reads it."""
+        """Return the size in readable form."""
         heads = "x({}+{})".format(*self.heads) if self.half else ""
         return " ".join(filter(None, (self.kernel, self.form, f"{self.rows}{heads}x{self.width}")))
 
     @property
     def series(self) -> Series:
-        """All but the number of rows: what one table of thresholds is for."""
+        """Return the name without the number of rows: one table of thresholds serves a series."""
         return (self.kernel, self.form, self.width, self.heads)
 
     @property
     def bytes(self) -> int:
-        """The bytes that must be moved, once each; what all rows share is left out."""
+        """Return the bytes that must be moved, each once; memory that all rows share is left out."""
         elements = self.rows * self.width
         scales = 4 * elements // QUANT_GROUP
         if self.kernel == "mrope":
             rotated = 2 * self.half if self.form == "in place" else self.width
-            # one row of cos and of sin at least, and three positions
+            # at least one row each of cos and sin, and three positions
             return self.rows * (2 * 2 * sum(self.heads) * rotated + 2 * 4 * self.half + 3 * 8)
         return {
             "gated 128": 6 * elements,
@@ -72,14 +72,14 @@ class Size:
 
     @property
     def ceiling(self) -> str:
-        """The memory pattern that the kernel's is read next to."""
+        """Return the memory pattern that the kernel's bandwidth is compared with."""
         return "triad" if self.kernel.startswith("gated") else "copy"
 
 
 def label(plan: Plan) -> str:
-    """A plan in a word: rows, and of rotations heads and programs, and warps; how it reads, if not as needed.
+    """Return a plan in short: rows, warps, for rotations heads and programs, and reads unless as needed.
 
-    And the registers that it is held to, if it is.
+    A register limit is added if the plan has one.
     """
     heads = f" h{plan.heads} p{plan.programs}" if plan.name in ("decode", "prefill") else ""
     reads = "" if plan.reads == "as needed" else f" {plan.reads}"
@@ -88,14 +88,14 @@ def label(plan: Plan) -> str:
 
 
 def candidates(size: Size) -> tuple[Plan, ...]:
-    """Every plan worth a try, today's among them."""
+    """Return every plan worth trying, including today's."""
     found = tuple(_heads(size)) if size.kernel == "mrope" else tuple(_rows(size))
     today = chosen(size)
     return found if today in found else (today, *found)
 
 
 def chosen(size: Size) -> Plan:
-    """The plan that runs today."""
+    """Return the plan that runs today."""
     table = plans.MEASURED
     if size.kernel == "mrope":
         copied = size.form == "copied"
@@ -116,31 +116,31 @@ def _levels(size: Size) -> int:
 
 
 def _rows(size: Size) -> Iterator[Plan]:
-    """Tiles of rows whose threads have ``PER_THREAD`` elements."""
+    """Return tiles of rows whose threads have ``PER_THREAD`` elements."""
     levels = _levels(size)
     tiles = (1,) if 2**levels >= ONE_ROW else TILE_ROWS
     name = chosen(size).name
     ways: tuple[plans.Reads, ...] = get_args(plans.Reads) if _kind(size) == "residual" else ("as needed",)
     if size.kernel in {"gated 128", "gated"} and size.width == NARROW:
-        # 8-byte loads, of four elements a thread: with few rows there is nothing to wait for but them
+        # 8-byte loads, four elements a thread: with few rows only the loads' latency counts
         yield Plan(name, 1, levels, 1, ptx=plans.MEASURED.ptx)
     for rows in tiles:
         for warps in WARPS:
-            # no warp without a row or a part of it, so that none repeats another's work
+            # each warp has a row or a part of one, so that no warp repeats another's work
             if (rows << levels) // (32 * warps) in PER_THREAD:
                 yield from (Plan(name, rows, levels, warps, reads=reads, ptx=plans.MEASURED.ptx) for reads in ways)
 
 
 def _heads(size: Size) -> Iterator[Plan]:
-    """Tiles of tokens and heads whose threads have one 16-byte load of a half, or two; four of many heads.
+    """Return tiles of tokens and heads with one or two 16-byte loads of a half a thread; four for many heads.
 
-    The blocks of a token are of one program, shared by two, or each has its own.
+    One program has all blocks of a token, two programs share them, or each block has its own.
     """
     name = chosen(size).name
     block, most = plans.power_of_two(size.half), plans.power_of_two(max(size.heads))
     for at_once in (each for each in (4, 8, 16, 32) if each <= most):
         blocks = sum(-(-heads // at_once) for heads in size.heads)
-        # more heads of several tokens were the slowest everywhere
+        # more heads of several tokens are the slowest everywhere
         for tokens in (1, 2, 4) if at_once <= 8 else (1,):
             for per_thread in (8, 16, 32) if tokens == 1 else (8,):
                 warps = tokens * at_once * block // (32 * per_thread)
@@ -150,7 +150,7 @@ def _heads(size: Size) -> Iterator[Plan]:
 
 
 def sizes() -> tuple[Size, ...]:
-    """Every size, the most telling kernels first and each from few rows to many."""
+    """Return every size, the most informative kernels first and each kernel from few rows to many."""
     return (*_gated(), *_norms(), *_rotations(), *_fp8())
 
 
@@ -160,7 +160,7 @@ def _gated() -> Iterator[Size]:
         yield Size("gated 128", rows, 128)
     for rows in (24, 1536, 24576, 1449144):
         yield Size("gated", rows, 128, "strided")
-    # the same bytes as rows of 128 that have plans for themselves
+    # the same bytes as rows of 128, which have plans of their own
     for rows in (24, 1536, 24576, 393216, 1449144):
         yield Size("gated", rows, NARROW)
     for rows in (1, 128, 8192):
@@ -205,7 +205,7 @@ def _rows_and_widths() -> Iterator[tuple[int, int]]:
 
 
 def _more_rows_and_widths() -> Iterator[tuple[int, int]]:
-    """Other widths of models, and between batches of decoding and of prefill."""
+    """Return other widths of models, and row counts between decode batches and prefills."""
     for width in (4096, 6144, 7168, 1024, 256):
         for rows in (1, 16, 128, 256, 512, 1024, 8192):
             yield rows, width

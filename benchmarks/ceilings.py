@@ -1,4 +1,4 @@
-"""What no kernel can beat: memory that is only moved, by whoever moves it fastest, and launches that do nothing.
+"""Lower bounds on times: plain memory traffic by the fastest way, and launches that do nothing.
 
 A pattern is timed in several ways, since none of them is the fastest at every size: from a gigabyte on a copy by
 the device's own engine takes half again as long as one by a kernel on an H200.
@@ -16,13 +16,13 @@ from benchmarks.timing import Timing
 Call = Callable[[], object]
 Calls = dict[str, list[Call]]
 
-# reads and writes of each; what is judged by them is in shapes
+# reads and writes of each pattern; shapes assigns patterns to workloads
 PATTERNS = {"copy": (1, 1), "triad": (2, 1), "quad": (2, 2)}
-LINE = 256  # bytes: every part of a set begins where loads of 16 bytes and whole lines do
+LINE = 256  # bytes: every part of a set begins at a multiple of a 16-byte load and of a cache line
 
 
 def memory(size: int, sets: int, device: str) -> Calls:
-    """Calls that move ``size`` bytes, named by the pattern and, behind a colon, the way.
+    """Return calls that move ``size`` bytes, named by the pattern and, after a colon, the way.
 
     ``copy`` reads half and writes half; ``triad`` reads two tensors and writes one; ``quad``, as a norm with a
     residual does, reads two and writes two.
@@ -38,7 +38,7 @@ def memory(size: int, sets: int, device: str) -> Calls:
 
 
 def highest(times: Mapping[str, Timing]) -> dict[str, Timing]:
-    """The times of all ways, and under the name of its pattern alone that of the fastest."""
+    """Return the times of all ways and, under each pattern's name, the time of its fastest way."""
     best: dict[str, Timing] = {}
     for name, timing in times.items():
         pattern = name.partition(":")[0]
@@ -48,7 +48,7 @@ def highest(times: Mapping[str, Timing]) -> dict[str, Timing]:
 
 
 def launches(sets: int, device: str) -> Calls:
-    """A kernel that does nothing; none where there is no GPU to launch it on."""
+    """Return the launch of a kernel that does nothing; without a GPU, none."""
     if device == "cpu":
         return {}
     # imports Triton
@@ -58,8 +58,8 @@ def launches(sets: int, device: str) -> Calls:
 
 
 def _parts(whole: torch.Tensor, size: int, count: int) -> list[torch.Tensor]:
-    """So many tensors of as many bytes, ``size`` together or hardly less, none of them without an element."""
-    # whole sixteens of elements: Triton then knows that no load is cut short
+    """Return tensors of equal size, each with at least one element, of ``size`` bytes in all or slightly less."""
+    # multiples of 16 elements: Triton then knows that no load is partial
     length = max(size // count // 32 * 32, 32)
     step = -(-length // LINE) * LINE
     return [whole[place * step :][:length].view(torch.bfloat16) for place in range(count)]

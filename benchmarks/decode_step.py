@@ -1,8 +1,8 @@
-"""``python -m benchmarks.decode_step``: all norms and rotations of one step of a model, and nothing else.
+"""``python -m benchmarks.decode_step``: all norms and rotations of one step of a model, without its other kernels.
 
-A token of each sequence for a decode step, a whole prompt for a prefill: ours beside ``path="native"`` and beside
+A decode step has one token of each sequence, a prefill a whole prompt. Ours is compared with ``path="native"`` and
 ``torch.compile`` of the native formulas, with and without a CUDA graph. Each layer has weights of its own; layers
-share their activations, which lie in L2 where they fit, as after the multiplication that made them.
+share their activations, which are in L2 if they fit, as after the multiplication that made them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from conformance.runs.host import choose_device, faithful_interpreter
 from normkernels.operations import mrope, rms_norm, rms_norm_gated
 
 MODEL = "Qwen3.5-27B"
-# n_layers and full_attention_interval of its source (fixtures/models/qwen3_5_27b.toml): every fourth layer attends
+# n_layers and full_attention_interval of the model (fixtures/models/qwen3_5_27b.toml): every 4th layer attends
 LAYERS, INTERVAL = 64, 4
 BATCHES = (1, 8, 64)
 WAYS = ("ours", "native", "compiled")
 # a step of milliseconds on the device, seconds in all
 ROUNDS = 10
-# as many as CUDA can be behind the host without being slower for it
+# the number of calls that CUDA can be behind the host without slowing the host down
 WARM_UPS = 3
 
 Call = Callable[[], object]
@@ -39,7 +39,7 @@ Compiler = Callable[..., Callable[..., object]]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Calls of one kind in a step: how many, of how many rows of a token and how many columns."""
+    """Calls of one kind in a step: their number, rows per token, and columns."""
 
     name: str
     calls: int
@@ -52,7 +52,7 @@ class Kind:
 
 
 def stack(shapes: Sequence[ModelShape], layers: int = LAYERS, interval: int = INTERVAL) -> tuple[Kind, ...]:
-    """The calls of a model's layers, from its shapes on one rank.
+    """Return the calls of a model's layers, from its shapes on one rank.
 
     Two norms a layer and one after the last, of which only the very first adds no residual. Full attention norms
     the heads of q and of k, then rotates both; every other layer has a gated norm.
@@ -82,7 +82,7 @@ def _number(value: object) -> int:
 
 
 def small(kinds: Sequence[Kind]) -> tuple[Kind, ...]:
-    """The same kinds with a call each, narrow enough for Triton's interpreter."""
+    """Return the same kinds with one call each, narrow enough for Triton's interpreter."""
     return tuple(replace(kind, calls=1, heads=min(kind.heads, 2), width=min(kind.width, 256)) for kind in kinds)
 
 
@@ -90,7 +90,7 @@ def small(kinds: Sequence[Kind]) -> tuple[Kind, ...]:
 
 
 def step(kind: Kind, tokens: int, way: str, device: str, compiler: str) -> Call:
-    """All calls of one kind in a step."""
+    """Return all calls of one kind in a step."""
     make = {"gated norm": _gated, "rotation": _rotation}.get(kind.name, _norm)
     calls = make(kind, tokens, way, functools.partial(torch.compile, backend=compiler), device)
 
@@ -137,7 +137,7 @@ def _gated(kind: Kind, tokens: int, way: str, compiled: Compiler, device: str) -
 
 
 def _rotation(kind: Kind, tokens: int, way: str, compiled: Compiler, device: str) -> list[Call]:
-    """Ours rotates in place, as its users do; the others return what they rotate."""
+    """Return the rotations: ours in place, as its users call it; the others return new tensors."""
     q, k = (_random(tokens, heads, kind.width, device=device) for heads in (kind.heads, kind.k_heads))
     positions = torch.arange(tokens, device=device).repeat(3, 1)
     angles = torch.rand((tokens, kind.half), device=device) * 6.28
@@ -157,19 +157,19 @@ def _rotation(kind: Kind, tokens: int, way: str, compiled: Compiler, device: str
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Milliseconds of a step, of each way and kind: by graph replay, and call by call from the host."""
+    """Milliseconds of a step, for each way and kind: by graph replay, and call by call from the host."""
 
     graph: Mapping[str, Mapping[str, float]]
     eager: Mapping[str, Mapping[str, float]]
 
 
 def taken(kinds: Sequence[Kind], tokens: int, device: str, compiler: str, rounds: int) -> Taken:
-    """Time every kind of a step of ``tokens`` tokens; a way that cannot do a kind has no time for it."""
+    """Time every kind of a step of ``tokens`` tokens; a way that does not support a kind has no time for it."""
     graph: dict[str, dict[str, float]] = {way: {} for way in WAYS}
     eager: dict[str, dict[str, float]] = {way: {} for way in WAYS}
     for kind in kinds:
         for way in WAYS:
-            # one after another: a prefill's tensors are gigabytes
+            # one kind after another: a prefill's tensors are gigabytes
             call = step(kind, tokens, way, device, compiler)
             try:
                 eager[way][kind.name] = _wall(call, rounds)
@@ -184,7 +184,7 @@ def taken(kinds: Sequence[Kind], tokens: int, device: str, compiler: str, rounds
 
 
 def _wall(call: Call, rounds: int) -> float:
-    """Milliseconds from the first call of a step to the end of the last, on host and device."""
+    """Return the milliseconds from the first call of a step to the end of the last, on host and device."""
     wait: Call = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
     for _ in range(WARM_UPS):
         call()
@@ -199,13 +199,13 @@ def _wall(call: Call, rounds: int) -> float:
 
 
 def shares(times: Mapping[str, float]) -> dict[str, float]:
-    """What part of a step each kind is."""
+    """Return each kind's share of a step."""
     whole = sum(times.values())
     return {name: each / whole for name, each in times.items()}
 
 
 def lines(tokens: int, result: Taken, kinds: Sequence[Kind]) -> list[str]:
-    """A step as text: a line for each way with and without a graph."""
+    """Return a step as text: a line for each way, with and without a graph."""
     said = [f"{tokens} tokens"]
     for title, ways in (("graph", result.graph), ("eager", result.eager)):
         for way, times in ways.items():
@@ -231,7 +231,7 @@ def main(tokens: tuple[int, ...], rounds: int, *, smoke: bool) -> None:
     torch.manual_seed(0)
     shapes = [shape for shape in model_shapes() if (shape.model, shape.tp) == (MODEL, 1)]
     kinds = small(stack(shapes)) if smoke else stack(shapes)
-    # eager: no compiler for the CPU is needed to see that everything runs
+    # eager: checking that everything runs needs no compiler for the CPU
     compiler = "eager" if device == "cpu" else "inductor"
     wanted = tokens or ((2,) if smoke else (*BATCHES, *shapes[0].prefill))
     click.echo(machine(environment(device)))

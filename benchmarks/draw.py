@@ -12,11 +12,11 @@ from benchmarks.results import CONTROL, Results, Row, fastest_invariant, invaria
 
 FORMATS = ("png", "svg")
 ACROSS = 3  # panels
-# ours stands out, whoever else is there
+# ours stands out from all peers
 OURS_LOOKS = {"color": "black", "linewidth": 2.0, "marker": "o", "markersize": 5, "zorder": 3}
 MARKERS = "s^vD<>pPX*hd"
 GRID: dict[str, Any] = {"color": "0.88", "linewidth": 0.6}
-# of a ratio: peers that take longer stand at the edge
+# largest ratio shown: slower peers are drawn at the edge
 FARTHEST = 4.0
 
 
@@ -24,7 +24,7 @@ def draw(results: Results, folder: Path) -> tuple[Path, ...]:
     """Write every picture, as PNG and as SVG. Needs matplotlib: ``pip install normkernels[bench]``."""
     import matplotlib as mpl
 
-    # files alone, on a machine without a screen; the same bits each time
+    # writes files without a screen, with the same bits each time
     mpl.use("agg")
     mpl.rcParams["svg.hashsalt"] = "normkernels"
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def draw(results: Results, folder: Path) -> tuple[Path, ...]:
 
 
 def _saved(figure: Any, results: Results, path: Path) -> tuple[Path, ...]:  # noqa: ANN401 - matplotlib has no types here
-    """Both formats, light whatever the reader's colors are, with what the numbers depend on below."""
+    """Save both formats, on a light background, with the dependencies of the numbers below the picture."""
     width = int(figure.get_figwidth() * 14)
     said = textwrap.fill(caption(results), width, break_on_hyphens=False)
     figure.supxlabel(said, fontsize=8, color="0.3")
@@ -53,7 +53,7 @@ def _saved(figure: Any, results: Results, path: Path) -> tuple[Path, ...]:  # no
 
 
 def caption(results: Results) -> str:
-    """The device, the versions, the clock, who was beside."""
+    """Return the device, versions, clock and peers of a run."""
     header = results.header
     peers = ", ".join(f"{name} {version}" for name, version in header["peers"].items() if version)
     clocks = ", ".join(f"{value} {name}" for name, value in header["clocks"].items())
@@ -72,7 +72,7 @@ def caption(results: Results) -> str:
 
 
 def family(row: Row) -> str:
-    """What a row's call does: the panel that it is in."""
+    """Return the kind of a row's call, which names its panel."""
     if row.operation.endswith("fp8"):
         return "outputs in fp8"
     if row.operation == "mrope":
@@ -83,14 +83,14 @@ def family(row: Row) -> str:
 
 
 def in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Rows by what they do, in the order of the first of each, and from small to large."""
+    """Return rows by kind, in the order of each kind's first row, and from small to large."""
     every = tuple(rows)
     places = list(dict.fromkeys(family(row) for row in every))
     return tuple(sorted(every, key=lambda row: (places.index(family(row)), bool(row.beside), row.bytes)))
 
 
 def panels(rows: Iterable[Row]) -> dict[str, tuple[Row, ...]]:
-    """Rows by what they do."""
+    """Return the rows of each kind."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(family(row), []).append(row)
@@ -98,7 +98,7 @@ def panels(rows: Iterable[Row]) -> dict[str, tuple[Row, ...]]:
 
 
 def series(rows: Iterable[Row]) -> dict[str, list[tuple[float, float]]]:
-    """Megabytes and cold times of every implementation, for a line each; ours comes last, over all others."""
+    """Return megabytes and cold times for a line per implementation; ours comes last, above the others."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in sorted(rows, key=lambda row: row.bytes):
         for entry in row.entries:
@@ -108,7 +108,7 @@ def series(rows: Iterable[Row]) -> dict[str, list[tuple[float, float]]]:
 
 
 def host_medians(rows: Iterable[Row]) -> dict[str, float]:
-    """The middle of the host times of each implementation over some rows."""
+    """Return the median host time of each implementation over some rows."""
     seen: dict[str, list[float]] = {}
     for row in rows:
         for entry in row.entries:
@@ -118,7 +118,7 @@ def host_medians(rows: Iterable[Row]) -> dict[str, float]:
 
 
 def peers_of(row: Row) -> dict[str, float]:
-    """The time of each peer over ours: above one it takes longer."""
+    """Return each peer's time over ours: above one the peer takes longer."""
     ours = row.ours
     return {e.name: e.cold.median / ours.median for e in row.peers if e.cold} if ours else {}
 
@@ -127,13 +127,13 @@ def peers_of(row: Row) -> dict[str, float]:
 
 
 def _times(rows: Sequence[Row]) -> Any:  # noqa: ANN401 - as above
-    """A panel per kind of call: microseconds against megabytes, both on logarithmic axes."""
+    """Draw a panel per kind of call: microseconds against megabytes, both on logarithmic axes."""
     every = panels(rows)
     figure, axes = _grid(len(every))
     for axis, (name, some) in zip(axes, every.items(), strict=False):
         plain = [row for row in some if not row.beside]
         for who, points in series(plain or some).items():
-            # of few sizes: a line between them would say something of those that lie there
+            # few sizes: a line between them would suggest values for sizes in between
             line = {"linestyle": "none"} if who in SLOW_TO_BUILD else {}
             axis.plot(*zip(*points, strict=True), label=who, **_looks(who), **line)
         points = [(row.bytes / 1e6, row.ours.median) for row in some if row.beside and row.ours]
@@ -162,7 +162,7 @@ def _ceiling_line(axis: Any, rows: Sequence[Row]) -> None:  # noqa: ANN401 - as 
 
 
 def _ceilings(rows: Sequence[Row]) -> Any:  # noqa: ANN401 - as above
-    """Our share of the ceiling's bandwidth, a bar per row, and the share of the fastest invariant peer."""
+    """Draw our share of the ceiling's bandwidth, a bar per row, and the share of the fastest invariant peer."""
     shown = [row for row in rows if row.of_ceiling() is not None]
     shares = [row.of_ceiling() or 0.0 for row in shown]
     figure, axis = _by_row(shown)
@@ -186,7 +186,7 @@ def _ceilings(rows: Sequence[Row]) -> Any:  # noqa: ANN401 - as above
 
 
 def _ratios(rows: Sequence[Row]) -> Any:  # noqa: ANN401 - as above
-    """Each peer's time over ours, a mark per peer; hollow where its rows depend on their batch."""
+    """Draw each peer's time over ours, a mark per peer; hollow if its rows depend on their batch."""
     shown = [row for row in rows if peers_of(row)]
     figure, axis = _by_row(shown)
     for place, row in enumerate(shown):
@@ -208,7 +208,7 @@ def _ratios(rows: Sequence[Row]) -> Any:  # noqa: ANN401 - as above
 
 
 def _hosts(rows: Sequence[Row]) -> Any:  # noqa: ANN401 - as above
-    """What a call takes the host: the middle of each operation's rows, a bar per implementation."""
+    """Draw the median host time of each operation's rows, a bar per implementation."""
     operations = tuple(dict.fromkeys(row.operation for row in rows))
     figure, axes = _grid(len(operations))
     for axis, operation in zip(axes, operations, strict=False):
@@ -227,11 +227,11 @@ def _hosts(rows: Sequence[Row]) -> Any:  # noqa: ANN401 - as above
 
 
 def _looks(name: str) -> dict[str, Any]:
-    """The same color and mark for a name in every picture."""
+    """Return the color and mark of each name, the same in every picture."""
     if name == OURS:
         return dict(OURS_LOOKS)
     place = list(PEERS).index(name) if name in PEERS else len(PEERS)
-    # no gray among them: that is the ceiling
+    # no gray here: gray is the ceiling
     color = (
         [f"C{i}" for i in range(10) if i != 7][place % 9]
         if place < 9
@@ -247,7 +247,7 @@ def _looks(name: str) -> dict[str, Any]:
 
 
 def _legend(figure: Any, axes: Sequence[Any]) -> None:  # noqa: ANN401 - as above
-    """One for all panels, each name once: beside them, where it hides nothing."""
+    """Add one legend for all panels, each name once, next to the panels where it hides nothing."""
     once: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -259,7 +259,7 @@ def _legend(figure: Any, axes: Sequence[Any]) -> None:  # noqa: ANN401 - as abov
 
 
 def _by_row(rows: Sequence[Row]) -> tuple[Any, Any]:
-    """A figure of one panel with a line per row, from the top, and a gap between what rows do."""
+    """Return a figure of one panel with a line per row, from the top, and gaps between kinds of rows."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 0.19 * len(rows) + 2.2), layout="constrained")
@@ -275,7 +275,7 @@ def _by_row(rows: Sequence[Row]) -> tuple[Any, Any]:
 
 
 def _grid(count: int) -> tuple[Any, list[Any]]:
-    """A figure of its own, kept by nobody, and its panels."""
+    """Return a new figure, which matplotlib does not keep, and its panels."""
     from matplotlib.figure import Figure
 
     across = min(count, ACROSS) or 1

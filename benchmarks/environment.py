@@ -1,4 +1,4 @@
-"""What the numbers of a run depend on: device, clocks, versions, commit."""
+"""Dependencies of a run's numbers: device, clocks, versions, commit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WALL = "the host's clock, for want of CUDA: no measurement of anything"
 
 
 def environment(device: str) -> dict[str, Any]:
-    """The header of a run: that of the suite's reports, and what timings need beside it."""
+    """Return the header of a run: the header of the suite's reports, and more that timings need."""
     suite = header(Subject(load("normkernels"), device), profile="benchmarks", seed=0)
     versions = {name: _version(name) for name in PACKAGES}
     clock = GRAPHS if device != "cpu" else WALL
@@ -28,18 +28,18 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def machine(header: Mapping[str, Any]) -> str:
-    """Where a run was, in a line: device, versions, commit."""
+    """Return device, versions and commit of a run, in a line."""
     versions = f"torch {header['torch']}, triton {header['triton'] or 'not installed'}"
     return f"{header['device']}; {versions}, commit {header['commit'] or 'unknown'}"
 
 
 def highest(seen: dict[str, int], now: dict[str, int]) -> dict[str, int]:
-    """The higher of two readings of each clock."""
+    """Return the higher of two readings of each clock."""
     return {name: max(seen.get(name, 0), now.get(name, 0)) for name in (*seen, *(n for n in now if n not in seen))}
 
 
 def clocks() -> dict[str, int]:
-    """The clocks of the first GPU just now, in MHz; nothing where nobody can be asked."""
+    """Return the current clocks of the first GPU, in MHz; nothing if they cannot be read."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return {}

@@ -99,7 +99,7 @@ def launches(operations: Mapping[str, Call]) -> dict[str, Call]:
 
 
 def outputs(call: Call) -> Call:
-    """Return the allocation of those results of a call that are new each time."""
+    """Return the allocation of those results of a call that are new in each call."""
     results = call()
     made = results if isinstance(results, tuple) else (results,)
     again = call()

@@ -1,7 +1,7 @@
-"""An implementation is judged on the very call that is about to be timed; one that fails is not timed.
+"""Judgement of an implementation on the very call that will be timed; failing ones are not timed.
 
 The oracle, the comparison and the cases are the conformance suite's. Here the call runs as it will be timed,
-without anything that watches it: a compiled function that is watched would run uncompiled.
+without any watcher: a compiled function that is watched would run uncompiled.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ from conformance.properties.measure import measure
 
 Values = Mapping[str, torch.Tensor]
 
-# of a large call the oracle looks at its first rows, its last and those in the middle
+# the oracle checks the first, the last and the middle rows of a large call
 PART = 2**20  # elements
-# the other batch of a row that is alone in the call: large enough for any grid to be another
+# other batch of a call with a single row: large enough to change any grid
 CROWD = 512  # tokens
-# tokens that are called one by one, beside the whole batch
+# tokens that are called one by one, besides the whole batch
 LONE = 8
-# what another batch may cost, in bytes that it moves
+# limit on another batch, in bytes that it moves
 MOST_BYTES = 2**28
 LOW = frozenset({"bfloat16", "float16"})
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What became of the calls. ``invariant``: the same rows had the same bits in batches of other sizes.
+    """Result of the calls. ``invariant``: the same rows had the same bits in batches of other sizes.
 
-    None where that was not seen. ``form`` of the method that was judged; ``path``: what the adapter says ran.
+    ``invariant`` is None if that was not tested. ``form`` is that of the judged method; ``path`` is the path that
+    the adapter reports.
     """
 
     status: Status
@@ -52,9 +53,9 @@ class Judgement:
 
 
 def form_of(adapter: Adapter, workload: Workload) -> str | None:
-    """The form of an operation that an adapter has: the preferred one, or the other, or None.
+    """Return the form of an operation that an adapter has: the preferred one, or the other, or None.
 
-    Writing over the arguments moves as many bytes for a norm, and for a rotation it is what there is to win.
+    Writing over the arguments moves as many bytes for a norm; for a rotation it is the possible gain.
     """
     other = "" if workload.form else IN_PLACE
     forms = (workload.form, other)
@@ -82,14 +83,14 @@ def judge(subject: Subject, workload: Workload, values: Values, crowd: int = CRO
         made[tokens] = outputs
     whole = made.pop(tokens_of(case))
     invariant = all(_same_rows(whole, part) for part in made.values())
-    # what is compiled for every shape is compiled twice more for that: in a few workloads
+    # an implementation compiled for every shape compiles twice more for this check, so only few workloads have it
     if invariant and (subject.traits(case.operation).few_variants or workload.autotuned):
         invariant = _same_in_float32(subject, case, values, form, crowd)
     return Judgement(Status.PASSED, "", form, invariant, _path(subject, case, values))
 
 
 def confirmed(subject: Subject, workload: Workload, values: Values, found: Judgement) -> Judgement:
-    """What was judged in another process, where what runs may have been chosen otherwise: its call once more."""
+    """Judge a call again whose implementation may have been chosen differently in another process."""
     if found.status is not Status.PASSED:
         return found
     outputs = _judged(subject, workload.case, values, found.form)
@@ -97,7 +98,7 @@ def confirmed(subject: Subject, workload: Workload, values: Values, found: Judge
 
 
 def _same_in_float32(subject: Subject, case: Case, values: Values, form: str, crowd: int) -> bool:
-    """Whether rows have the same bits in float32 as well, where nearly every other order of additions shows.
+    """Return whether rows have the same bits in float32 too, where most other orders of additions show.
 
     In bfloat16 a few of a million elements differ. True where it does not run in float32.
     """
@@ -119,7 +120,7 @@ def _same_in_float32(subject: Subject, case: Case, values: Values, form: str, cr
 
 
 def _ordinary(case: Case, values: Values) -> dict[str, torch.Tensor]:
-    """Normal numbers in every row, in place of rows of zeros and of hardly more, whose sums say nothing."""
+    """Return normal numbers in every row, instead of rows of zeros or tiny numbers, whose sums show nothing."""
     drawn = {}
     for seed, (name, tensor) in enumerate(values.items()):
         generator = torch.Generator(tensor.device).manual_seed(seed)
@@ -132,7 +133,7 @@ def _ordinary(case: Case, values: Values) -> dict[str, torch.Tensor]:
 def _bits(
     subject: Subject, case: Case, values: Values, form: str, tokens: list[int]
 ) -> tuple[torch.Tensor, ...] | None:
-    """The outputs for some tokens; None where the call does not run."""
+    """Return the outputs for some tokens; None if the call does not run."""
     some = with_tokens(case, len(tokens))
     made = _made(subject, some, picked(case, values, tokens), form)
     return None if isinstance(made, Judgement) else made[0]
@@ -144,7 +145,7 @@ def _path(subject: Subject, case: Case, values: Values) -> str | None:
 
 
 def _other_batches(adapter: Adapter, case: Case, crowd: int) -> Iterator[int]:
-    """Tokens of the batches that a row is compared in: alone, or in a crowd, and past each threshold."""
+    """Yield the token counts that a row is compared in: alone, or in a crowd, and past each threshold."""
     tokens = tokens_of(case)
     yield 1 if tokens > 1 else crowd
     for threshold in adapter.row_thresholds(case.operation):
@@ -154,12 +155,12 @@ def _other_batches(adapter: Adapter, case: Case, crowd: int) -> Iterator[int]:
 
 
 def _again(case: Case, tokens: int) -> list[int]:
-    """The case's first tokens, and over again where more are wanted than it has."""
+    """Return the case's first tokens, repeated if more are wanted than it has."""
     return [token % tokens_of(case) for token in range(tokens)]
 
 
 def picked(case: Case, values: Values, tokens: list[int]) -> dict[str, torch.Tensor]:
-    """The values of some of the case's tokens."""
+    """Return the values of some of the case's tokens."""
     operation = OPERATIONS[case.operation]
     name, _ = case.tensors[0]
     if tokens == list(range(len(values[name]))):
@@ -174,13 +175,13 @@ def picked(case: Case, values: Values, tokens: list[int]) -> dict[str, torch.Ten
 
 
 def _same_rows(whole: tuple[torch.Tensor, ...], part: tuple[torch.Tensor, ...]) -> bool:
-    """Whether the tokens that two results share have the same bits in both."""
+    """Return whether the tokens that two results share have the same bits in both."""
     shared = min(len(whole[0]), len(part[0]))
     return all(same_bits(a[:shared], b[:shared]) for a, b in zip(whole, part, strict=True))
 
 
 def _judged(subject: Subject, case: Case, values: Values, form: str) -> tuple[torch.Tensor, ...] | Judgement:
-    """The outputs of one call, or what is wrong with it."""
+    """Return the outputs of one call, or the judgement on a call that is wrong."""
     made = _made(subject, case, values, form)
     if isinstance(made, Judgement):
         return made
@@ -198,7 +199,7 @@ def _judged(subject: Subject, case: Case, values: Values, form: str) -> tuple[to
 def _made(
     subject: Subject, case: Case, values: Values, form: str
 ) -> tuple[tuple[torch.Tensor, ...], Materials] | Judgement:
-    """One call: its outputs, which lie in arguments where the form is in place, and what it was given."""
+    """Make one call; return its outputs, which for an in-place form are arguments, and its materials."""
     materials = materialize(case, dict(values), subject.device, POISONS[0])
     arguments = arguments_of(materials)
     outcome = call_with(subject, case, arguments, form)
@@ -234,7 +235,7 @@ def _touched(materials: Materials) -> str:
 
 
 def _looked_at(case: Case) -> list[slice]:
-    """All rows of a small call; of a large one the first, the middle and the last."""
+    """Return all rows of a small call, or the first, middle and last rows of a large one."""
     count = rows.count(case)
     elements = sum(math.prod(output.shape) for output in OPERATIONS[case.operation].outputs(case))
     step = max(1, PART * count // max(elements, 1))

@@ -1,4 +1,4 @@
-"""One row: everybody is judged on the workload, and whoever passes is timed beside all others that do."""
+"""One row of the table: all implementations are judged on a workload, and those that pass are timed together."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Calls = dict[str, list[Callable[[], object]]]
 
 # together above twice what L2 holds (60 MB of an H200)
 COLD_BYTES = 160 * 10**6
-# so many calls take longer than a replay has to, and need not be cold by their number: L2 is written over before
+# this many calls last longer than a replay must; they need not be cold by their number: L2 is overwritten before
 MOST_SETS = 256
-# one set of it is cold by itself
+# bytes from which a single set is cold by itself
 ONE_SET = 10**9
 NOT_INSTALLED = "not installed"
 NOT_TIMED = "not timed"
@@ -36,10 +36,10 @@ NOT_TIMED = "not timed"
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How often everything is timed, on how much.
+    """Numbers of repetitions, and the amount of memory, of every timing.
 
     ``rounds`` on the device, ``host`` on the host, ``large`` there with calls that take the device long; ``sets``
-    of arguments at most; ``crowd``: tokens of the batch that a single one is compared with.
+    of arguments at most; ``crowd``: tokens of the batch that a single token is compared with.
     """
 
     rounds: int = 24
@@ -49,13 +49,13 @@ class Effort:
     crowd: int = CROWD
 
 
-# for Triton's interpreter, where a call takes as long as a thousand elsewhere and no time means anything
+# for Triton's interpreter, where a call is a thousand times slower and times mean nothing
 SMOKE = Effort(rounds=3, host=3, large=3, sets=2, crowd=3)
 
 
 @dataclass(frozen=True, slots=True)
 class Implementations:
-    """The adapters that could be had, ours first, and why the others could not."""
+    """The adapters that could be loaded, ours first, and the reasons why the others could not."""
 
     adapters: Mapping[str, Adapter]
     missing: Mapping[str, str]
@@ -67,7 +67,7 @@ def implementations(names: Sequence[str] = tuple(PEERS)) -> Implementations:
     for name in names:
         try:
             adapters[name] = load(PEERS[name])
-        except Exception as error:  # noqa: BLE001 - somebody else's package may fail to import in any way
+        except Exception as error:  # noqa: BLE001 - a third-party package may fail to import in any way
             missing[name] = str(error).partition("\n")[0] or type(error).__name__
     return Implementations(adapters, missing)
 
@@ -79,7 +79,7 @@ def measure(
     effort: Effort,
     ahead: Mapping[str, Judgement] | None = None,
 ) -> Row:
-    """Judge and time everybody on one workload; ``ahead``: who was judged on it before, in another process."""
+    """Judge and time all implementations on one workload; ``ahead``: judgements from another process."""
     spent: dict[str, float] = {}
     with noted(spent, "drawing"):
         values = {name: tensor.to(device) for name, tensor in values_of(workload.case).items()}
@@ -118,7 +118,7 @@ def _judged(
     crowd: int,
     ahead: Mapping[str, Judgement],
 ) -> dict[str, Judgement]:
-    """Everybody's judgement: of before, where there is one, and confirmed where what runs was chosen anew."""
+    """Return all judgements: those made ahead, confirmed if an implementation searches, and new ones."""
     found = {}
     for name, adapter in those.adapters.items():
         subject = Subject(adapter, device)
@@ -148,7 +148,7 @@ def _calls(
     device: str,
     count: int,
 ) -> Calls:
-    """The calls of everybody that passed, over the same sets of arguments; ours once more as a control."""
+    """Return the calls of all that passed, over the same sets of arguments; ours once more as a control."""
     sets = [argument_set(workload, values, device) for _ in range(count)]
     calls = {
         name: [_call(those.adapters[name], workload, judgement.form, arguments) for arguments in sets]
@@ -159,17 +159,17 @@ def _calls(
 
 
 def argument_set(workload: Workload, values: Values, device: str) -> Arguments:
-    """The arguments of the call in memory of their own."""
+    """Return the arguments of the call in memory of their own."""
     return arguments_of(materialize(workload.case, dict(values), device, POISONS[0]))
 
 
 def set_count(size: int, most: int = MOST_SETS) -> int:
-    """How many sets of ``size`` bytes a cold sequence has."""
+    """Return how many sets of ``size`` bytes a cold sequence has."""
     return 1 if size >= ONE_SET else max(2, min(-(-COLD_BYTES // size), most))
 
 
 def _call(adapter: Adapter, workload: Workload, form: str, arguments: Arguments) -> Callable[[], object]:
-    """The adapter's method with its arguments: what was judged, and nothing around it."""
+    """Return the adapter's method bound to its arguments: the call that was judged, without wrappers."""
     operation = OPERATIONS[workload.case.operation]
     positional = [arguments[name] for name in operation.positional]
     named = {name: value for name, value in arguments.items() if name not in operation.positional}
@@ -184,7 +184,7 @@ def _timed(
     effort: Effort,
     spent: dict[str, float],
 ) -> tuple[dict[str, Entry], dict[str, Timing]]:
-    """Entries with their timings, the control among them, and the times of the ceilings."""
+    """Return the entries with their timings, the control included, and the times of the ceilings."""
     small = workload.bytes < COLD_BYTES
     cold, refused = _recorded(calls | limits, effort.rounds, spent)
     warm = _recorded({name: each[:1] for name, each in calls.items()}, effort.rounds, spent)[0] if small else {}
@@ -201,7 +201,7 @@ def _timed(
 
 
 def _recorded(calls: Calls, rounds: int, spent: dict[str, float]) -> tuple[dict[str, Timing], dict[str, str]]:
-    """Device times, and why there is none of those that no graph can record."""
+    """Return the device times, and the reasons why some calls cannot be recorded in a graph."""
     try:
         return device_times(calls, rounds=rounds, spent=spent), {}
     except Uncapturable as some:
@@ -209,7 +209,7 @@ def _recorded(calls: Calls, rounds: int, spent: dict[str, float]) -> tuple[dict[
 
 
 def let_go(device: str) -> None:
-    """What was compiled for this row's shapes is of no use to the next, and neither is its memory."""
+    """Release compiled code and memory of this row, which the next row cannot use."""
     torch.compiler.reset()
     gc.collect()
     if device != "cpu":

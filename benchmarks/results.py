@@ -1,4 +1,4 @@
-"""What a run found, as data: a row per workload, in JSON as here. Ratios and means are computed from it."""
+"""Results of a run as data: a row per workload, in JSON as here. Ratios and means are computed from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.peers import OURS
 from benchmarks.timing import Timing
 
-CONTROL = "control"  # our own call once more, under another name
+CONTROL = "control"  # our own call a second time, under another name
 PASSED = "passed"
 
 
@@ -39,12 +39,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One workload: its case as data, the bytes it moves, how many tokens and columns, and what everybody took.
+    """One workload: its case as data, the bytes it moves, its tokens and columns, and all times.
 
     ``ceilings`` are cold device times at as many bytes: ``copy``, ``triad`` and ``quad``, each the best of several
-    ways that stand beside it (``copy: memcpy``), and ``empty`` of a launch alone; ``ceiling`` names the one to
-    read ours next to. ``beside``: the row of the same bytes with a plan of its own.
-    ``seconds`` that went into drawing arguments, judging, capturing and timing.
+    ways that are listed too (``copy: memcpy``), and ``empty``, a launch alone; ``ceiling`` names the one to
+    compare ours with. ``beside``: the row of the same bytes with a plan of its own.
+    ``seconds``: time spent on drawing arguments, judging, capturing and timing.
     """
 
     name: str
@@ -60,33 +60,33 @@ class Row:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def entry(self, name: str) -> Entry | None:
-        """The entry of an implementation, where the row has one."""
+        """Return the entry of an implementation, or None if the row has none."""
         return next((entry for entry in self.entries if entry.name == name), None)
 
     @property
     def ours(self) -> Timing | None:
-        """Our cold device time, where we were timed."""
+        """Return our cold device time, or None if ours was not timed."""
         entry = self.entry(OURS)
         return entry.cold if entry else None
 
     @property
     def peers(self) -> tuple[Entry, ...]:
-        """The entries of all others that were timed."""
+        """Return the entries of all others that were timed."""
         return tuple(e for e in self.entries if e.name not in {OURS, CONTROL} and e.cold is not None)
 
     def of_ceiling(self) -> float | None:
-        """Our share of the bandwidth that the ceiling reaches at as many bytes."""
+        """Return our share of the bandwidth that the ceiling reaches at as many bytes."""
         ceiling = self.ceilings.get(self.ceiling)
         return ceiling.median / self.ours.median if ceiling and self.ours else None
 
     def bandwidth(self) -> float | None:
-        """The bytes that the call has to move over our time, in TB/s."""
+        """Return the bytes that the call must move over our time, in TB/s."""
         return self.bytes / self.ours.median / 1e6 if self.ours else None
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A run: what its numbers depend on, its rows, and the workloads that it had no time for."""
+    """A run: the dependencies of its numbers, its rows, and the workloads that it had no time for."""
 
     header: Mapping[str, Any]
     rows: tuple[Row, ...]
@@ -95,7 +95,7 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Ratios of our time to the fastest peer's over the rows that have one.
+    """Ratios of our time to the fastest peer's, over the rows with a timed peer.
 
     ``even``: rows at most 1, within ``spread``; ``near``: at most 1.03. ``spread`` is how far our own duplicate
     was off, in the middle of all rows.
@@ -109,7 +109,7 @@ class Summary:
 
 
 def invariant(rows: Iterable[Row], row: Row, name: str) -> bool:
-    """Whether rows kept their bits in other batches: here, and in every row of this operation and width.
+    """Return whether rows kept their bits in other batches: here, and in all rows of this operation and width.
 
     An implementation that changes its order of additions with the batch is caught at some sizes only.
     """
@@ -118,7 +118,7 @@ def invariant(rows: Iterable[Row], row: Row, name: str) -> bool:
 
 
 def fastest(row: Row) -> Entry | None:
-    """The fastest peer of a row, cold; None where nobody else was timed."""
+    """Return the fastest peer of a row, cold; None if no other was timed."""
     return _quickest(row.peers)
 
 
@@ -127,31 +127,31 @@ def _quickest(entries: Iterable[Entry]) -> Entry | None:
 
 
 def fastest_invariant(rows: Iterable[Row], row: Row) -> Entry | None:
-    """The fastest peer whose rows do not depend on their batch."""
+    """Return the fastest peer whose rows do not depend on their batch."""
     every = tuple(rows)
     return _quickest(entry for entry in row.peers if invariant(every, row, entry.name))
 
 
 def ratio(row: Row, peer: Entry | None) -> float | None:
-    """Our time over a peer's; below 1 we are faster."""
+    """Return our time over a peer's; below 1 we are faster."""
     if peer is None or peer.cold is None or row.ours is None:
         return None
     return row.ours.median / peer.cold.median
 
 
 def off(row: Row) -> float | None:
-    """How far our duplicate is from us: what a ratio may be wrong by."""
+    """Return the difference between our duplicate and ours: the possible error of a ratio."""
     other = ratio(row, row.entry(CONTROL))
     return abs(other - 1) if other else None
 
 
 def geometric_mean(numbers: Sequence[float]) -> float:
-    """The mean of ratios. Raises ``statistics.StatisticsError`` where there are none."""
+    """Return the geometric mean of ratios. Raises ``statistics.StatisticsError`` if there are none."""
     return statistics.geometric_mean(numbers)
 
 
 def summary(rows: Sequence[Row], peer_of: Callable[[Row], Entry | None]) -> Summary | None:
-    """The summary of the rows that were timed beside a peer; None where none was."""
+    """Return the summary of the rows with a timed peer; None without such a row."""
     ratios = {row.name: r for row in rows if (r := ratio(row, peer_of(row))) is not None}
     if not ratios:
         return None
@@ -174,7 +174,7 @@ def write(results: Results, path: Path) -> None:
 
 
 def read(path: Path) -> Results:
-    """Read what :func:`write` wrote. Raises ``ValueError`` with what is missing."""
+    """Read a file of :func:`write`. Raises ``ValueError`` with the missing part."""
     data = json.loads(path.read_text(encoding="utf-8"))
     try:
         rows = tuple(_row(row) for row in data["rows"])

@@ -1,6 +1,6 @@
-"""What is timed: calls of real models, and the same at other sizes, the most telling ones first.
+"""Workloads to time: calls of real models, and the same calls at other sizes, the most informative first.
 
-Each is a :class:`Workload` around a case of the conformance suite, so that what is timed can be judged as it is.
+Each is a :class:`Workload` around a case of the conformance suite, so that the timed call itself can be judged.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from conformance.operations import OPERATIONS
 
 IN_PLACE = "_"
 GATED_MODEL, GEMMA_MODEL = "Qwen3-Next-80B-A3B", "Qwen3.5-27B"
-# x and gate are read, and one result written; all others read about as much as they write
+# reads x and gate and writes one result; all others read about as much as they write
 MOSTLY_READ = frozenset({"rms_norm_gated", "rms_norm_gated_fp8"})
 AUTOTUNED = frozenset({"gated 64x32x128", "gated 60381x24x128", "gemma+res 128x2560", "gemma+res 8192x5120"})
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One line of the table: a call, the form that is preferred (``_``: in place), and what it is compared with.
+    """One line of the table: a call, its preferred form (``_``: in place), and its comparisons.
 
-    ``ceiling`` names the memory pattern next to which its bandwidth is read. ``beside`` names the workload that
+    ``ceiling`` names the memory pattern that its bandwidth is compared with. ``beside`` names the workload that
     moves the same bytes and has a plan of its own, where this is the general form of it.
     """
 
@@ -37,22 +37,22 @@ class Workload:
 
     @property
     def ceiling(self) -> str:
-        """``triad`` where two numbers are read for one that is written, else ``copy``."""
+        """Return ``triad`` if two numbers are read for one that is written, else ``copy``."""
         return "triad" if self.case.operation in MOSTLY_READ else "copy"
 
     @property
     def bytes(self) -> int:
-        """The bytes that the call has to move."""
+        """Return the bytes that the call must move."""
         return moved(self.case, self.form)
 
     @property
     def autotuned(self) -> bool:
-        """Whether peers that search for minutes are timed here as well."""
+        """Return whether peers that search for minutes are timed on this workload too."""
         return self.name in AUTOTUNED
 
 
 def workloads() -> tuple[Workload, ...]:
-    """Every workload, the most telling first: a run that ends early has seen some of everything."""
+    """Return every workload, the most informative first: a run that ends early has covered a bit of everything."""
     every = (*_gated(), *_general(), *_norms(), *_rotations(), *_fp8())
     first = [one for name in _FIRST for one in every if one.name == name]
     return (*first, *(one for one in every if one not in first))
@@ -79,7 +79,7 @@ _FIRST = (
 
 
 def _shape(operation: str, model: str, tp: int = 1, **flags: object) -> ModelShape:
-    """The first shape of a model whose flags are so."""
+    """Return the first shape of a model with these flags."""
     for shape in model_shapes():
         told = {"heads": shape.heads, "head_dim": shape.head_dim, **dict(shape.flags)}
         if (shape.operation, shape.model, shape.tp) == (operation, model, tp) and flags.items() <= told.items():
@@ -92,7 +92,7 @@ def _case(shape: ModelShape, tokens: int) -> Case:
 
 
 def with_tokens(case: Case, tokens: int) -> Case:
-    """The case with another first dimension: tokens, of everything that has a row per token."""
+    """Return the case with another number of tokens, in every tensor with a row per token."""
     operation = OPERATIONS[case.operation]
     for name, spec in case.tensors:
         if name in operation.row_tensors:
@@ -103,19 +103,19 @@ def with_tokens(case: Case, tokens: int) -> Case:
 
 
 def tokens_of(case: Case) -> int:
-    """The first dimension of the first tensor."""
+    """Return the first dimension of the first tensor."""
     return case.tensors[0][1].shape[0]
 
 
 def _wide(case: Case, n: int) -> Case:
-    """The case with rows of another width."""
+    """Return the case with rows of another width."""
     for name, spec in case.tensors:
         case = case.with_tensor(name, replace(spec, shape=(*spec.shape[:-1], n)))
     return case
 
 
 def _laid(case: Case, kind: str) -> Case:
-    """The case with every tensor contiguous, or x and gate as parts of one buffer."""
+    """Return the case with every tensor contiguous, or x and gate as parts of one buffer."""
     for name, spec in case.tensors:
         part = ("x", "gate").index(name) if kind == "shared" and name in {"x", "gate"} else None
         layout = Layout() if part is None else Layout(kind, part)
@@ -124,7 +124,7 @@ def _laid(case: Case, kind: str) -> Case:
 
 
 def _gated_case(tokens: int, heads: int) -> Case:
-    """The gated norm of so many heads: of Qwen3-Next with 32, of Qwen3.5-27B with 48, or 24 on each of two."""
+    """Return the gated norm of some heads: Qwen3-Next's 32, Qwen3.5-27B's 48, or 24 on each of two ranks."""
     model, tp = {24: (GEMMA_MODEL, 2), 32: (GATED_MODEL, 1), 48: (GEMMA_MODEL, 1)}[heads]
     return _laid(_case(_shape("rms_norm_gated", model, tp, heads=heads), tokens), "contiguous")
 
@@ -139,7 +139,7 @@ def _gated() -> Iterator[Workload]:
 
 
 def _general() -> Iterator[Workload]:
-    """Calls that the plans for contiguous rows of 128 do not take; of the same bytes, or nearly."""
+    """Return calls outside the plans for contiguous rows of 128, with the same bytes or nearly."""
     heads = 32
     for tokens in (64, 4096):
         plain, size = _gated_case(tokens, heads), f"{tokens}x{heads}x128"
@@ -160,7 +160,7 @@ def _spec(case: Case, name: str) -> TensorSpec:
 
 
 def _in_groups(case: Case, tokens: int, heads: int) -> Case:
-    """All heads in one row, in groups of a head each."""
+    """Return the case with all heads in one row, in groups of one head each."""
     n = _spec(case, "weight").shape[-1]
     for name, spec in case.tensors:
         shape = (heads * n,) if name == "weight" else (tokens, heads * n)
@@ -217,10 +217,10 @@ def _fp8() -> Iterator[Workload]:
 
 
 def moved(case: Case, form: str = "") -> int:
-    """Bytes that a call has to move: each input read once, each output written once.
+    """Return the bytes that a call must move: each input read once, each output written once.
 
-    Of a rotation's tables one row of each a token, of however many rows there are; in place, of q and k the
-    rotated part alone.
+    A rotation reads one row of each table a token, from tables of any size; in place, only the rotated part of
+    q and k counts.
     """
     if case.operation == "mrope":
         return _turned(case, form)
@@ -230,7 +230,7 @@ def moved(case: Case, form: str = "") -> int:
 
 
 def size(spec: TensorSpec) -> int:
-    """Bytes of a tensor's elements."""
+    """Return the bytes of a tensor's elements."""
     dtype: torch.dtype = getattr(torch, spec.dtype)
     return math.prod(spec.shape) * dtype.itemsize
 

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.sweep``: every feasible launch plan against the one that runs today.
+"""``python -m benchmarks.sweep``: every feasible launch plan compared with the one that runs today.
 
-A plan whose bits differ from today's is a bug, and is not timed. Times are of cold inputs, by graph replay; beside
-them ceilings are measured. The result is written after each size.
+A plan whose bits differ from today's is a bug, and is not timed. Times are of cold inputs, by graph replay,
+together with those of ceilings. The result is written after each size.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from normkernels.plans import Plan
 
 OUT = "build/benchmarks/sweep.json"
 EPS = 1e-6
-# as fast as the best: what several runs of one plan differ by
+# ratio that counts as equally fast: the difference between several runs of one plan
 NOISE = 1.02
 QUANTISED: Mapping[str, Any] = {"quant_group": QUANT_GROUP, "fp8_dtype": torch.float8_e4m3fn}
 SECTIONS = {32: (11, 11, 10), 64: (16, 24, 24)}
 
 Launch = Callable[[Plan], object]
-Tried = tuple[Series, str]  # a plan by its label, for all sizes that share its kernel
+Tried = tuple[Series, str]  # plans by label, for all sizes that share a kernel
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One set of inputs and outputs of a kernel: how it is launched, and what it writes."""
+    """One set of inputs and outputs of a kernel, with its launch and its results."""
 
     launch: Launch
     written: tuple[torch.Tensor, ...]
-    originals: tuple[torch.Tensor, ...] = ()  # of what is written over, where inputs are
+    originals: tuple[torch.Tensor, ...] = ()  # originals of inputs that the kernel overwrites
 
     def reset(self) -> None:
-        """Make inputs what they were; outputs, of which every element must be written, become NaN."""
+        """Restore the inputs; fill outputs, of which every element must be written, with NaN."""
         for place, tensor in enumerate(self.written):
             if self.originals:
                 tensor.copy_(self.originals[place])
@@ -61,7 +61,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """The cold times of each plan at a size, by label, and of the ceilings; plans whose bits were other ones."""
+    """Cold times of each plan at a size, by label, and of the ceilings; plans that changed bits."""
 
     size: Size
     today: str
@@ -71,17 +71,17 @@ class Swept:
 
     @property
     def best(self) -> str:
-        """The fastest plan."""
+        """Return the fastest plan."""
         return min(self.times, key=lambda name: self.times[name].median)
 
     @property
     def loss(self) -> float:
-        """Today's time over the best one."""
+        """Return today's time over the best one."""
         return self.times[self.today].median / self.times[self.best].median
 
     @property
     def share(self) -> float:
-        """How much of its ceiling's bandwidth the best plan reaches."""
+        """Return the share of its ceiling's bandwidth that the best plan reaches."""
         return self.ceilings[self.size.ceiling].median / self.times[self.best].median
 
 
@@ -89,7 +89,7 @@ class Swept:
 
 
 def problem(size: Size, device: str) -> Problem:
-    """Make the inputs of a size, random and none of them special, and the launch of its kernel."""
+    """Make random inputs of a size, without special values, and the launch of its kernel."""
     make = {
         "gated 128": _gated,
         "gated": _gated,
@@ -105,9 +105,9 @@ def _random(*shape: int, device: str) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.bfloat16, device=device)
 
 
-# Any: whatever the operation takes
+# Any: the arguments of any operation
 def _launched(name: str, *tensors: torch.Tensor, in_place: bool = False, **others: Any) -> Problem:  # noqa: ANN401
-    """Return the launch of an operation's kernel, by Triton, on ``tensors`` and what it makes for its results."""
+    """Return the launch of an operation's kernel, by Triton, on ``tensors`` and newly allocated results."""
     operation = OPERATIONS[name]
     bound = operation.signature.bind(*tensors, **others)
     bound.apply_defaults()
@@ -126,7 +126,7 @@ def _launched(name: str, *tensors: torch.Tensor, in_place: bool = False, **other
 
 
 def _gated(size: Size, device: str) -> Problem:
-    # as a slice of a projection: rows with gaps that keep 16-byte loads
+    # a slice of a projection: rows with gaps that keep 16-byte loads
     gap = 8 if size.form == "strided" else 0
     x, gate = (_random(size.rows, size.width + gap, device=device)[:, : size.width] for _ in range(2))
     return _launched("rms_norm_gated", x, gate, _random(size.width, device=device), eps=EPS)
@@ -156,7 +156,7 @@ def _residual(size: Size, device: str) -> dict[str, Any]:
 
 def _rotation(size: Size, device: str) -> Problem:
     q, k = (_random(size.rows, heads, size.width, device=device) for heads in size.heads)
-    # as text has them; each axis its own tensor of positions
+    # positions of text; each axis has its own tensor of positions
     positions = torch.arange(size.rows, device=device).repeat(3, 1)
     angles = torch.rand((size.rows, size.half), device=device) * 6.28
     given = (q, k, positions, angles.cos(), angles.sin())
@@ -168,9 +168,9 @@ def _rotation(size: Size, device: str) -> Problem:
 
 
 def compile_ahead(wanted: Sequence[Size], device: str, threads: int | None = None) -> dict[Tried, str]:
-    """Compile every candidate, and say why some could not be launched, by series and label.
+    """Compile every candidate; return the reasons of those that could not be launched, by series and label.
 
-    Triton's passes and the assembler run beside each other, Python does not. Sizes that differ in their rows share
+    Triton's passes and the assembler run in parallel, Python does not. Sizes that differ only in rows share
     their kernels.
     """
     smallest = {size.series: size for size in sorted(wanted, key=lambda one: -one.rows)}
@@ -181,7 +181,7 @@ def compile_ahead(wanted: Sequence[Size], device: str, threads: int | None = Non
         (series, _), plan = one
         try:
             problems[series].launch(plan)
-        except Exception as error:  # noqa: BLE001 - what a compiler or a driver refuses is one plan less
+        except Exception as error:  # noqa: BLE001 - a plan that a compiler or a driver refuses is left out
             return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         return ""
 
@@ -192,7 +192,7 @@ def compile_ahead(wanted: Sequence[Size], device: str, threads: int | None = Non
 
 def sweep(size: Size, device: str, rounds: int, refused: Collection[Tried] = ()) -> Swept:
     """Time every candidate of one size that was not refused and whose bits are today's."""
-    # one pass must be long enough: in a second one small inputs would not be cold
+    # one pass must last long enough: in a second pass small inputs would not be cold
     sets = set_count(size.bytes) if device != "cpu" else 2
     problems = [problem(size, device) for _ in range(sets)]
     tried = {label(plan): plan for plan in candidates(size) if (size.series, label(plan)) not in refused}
@@ -212,13 +212,13 @@ def sweep(size: Size, device: str, rounds: int, refused: Collection[Tried] = ())
 
 
 def same_bits(one: Problem, today: Plan, tried: Mapping[str, Plan]) -> dict[str, bool]:
-    """Say of each plan whether it writes the bits that today's plan writes."""
+    """Return for each plan whether it writes the bits of today's plan."""
     want = _written(one, today)
     return {name: all(map(torch.equal, want, _written(one, plan))) for name, plan in tried.items()}
 
 
 def _written(one: Problem, plan: Plan) -> list[torch.Tensor]:
-    """What a plan writes, as bytes: NaN equals itself, and zeros are told apart by their signs."""
+    """Return a plan's results as bytes: NaN equals itself, and zeros differ by their signs."""
     one.reset()
     one.launch(plan)
     return [tensor.clone().view(torch.uint8) for tensor in one.written]
@@ -228,9 +228,9 @@ def _written(one: Problem, plan: Plan) -> list[torch.Tensor]:
 
 
 def proposed(swept: Iterable[Swept]) -> dict[str, list[tuple[int, str]]]:
-    """From how many rows on which plan: as few for each kernel and width as stay within the noise of the best.
+    """Propose row thresholds and plans: as few per kernel and width as stay within the noise of the best.
 
-    From the fewest rows on, the plan that stays so for longest; among those the one with the least loss.
+    From the fewest rows on, take the plan that stays within the noise longest; among equals, the least loss.
     """
     ordered = sorted(swept, key=lambda one: (one.size.series, one.size.rows))
     tables = {}
@@ -259,7 +259,7 @@ def _losses(plan: str, those: Sequence[Swept]) -> float:
 
 
 def line(one: Swept) -> str:
-    """One size of the table."""
+    """Return one size as a line of the table."""
     best, now = one.times[one.best].median, one.times[one.today].median
     other = f"  BITS DIFFER: {', '.join(one.differing)}" if one.differing else ""
     return (
@@ -269,7 +269,7 @@ def line(one: Swept) -> str:
 
 
 def summary(swept: Sequence[Swept]) -> str:
-    """Where today's plan loses more than the noise, and what would not."""
+    """Return the sizes at which today's plan loses more than the noise, and the plans that would not."""
     losing = [line(one) for one in swept if one.loss > NOISE]
     tables = [
         f"{name}: " + ", ".join(f"from {rows} {plan}" for rows, plan in table)
@@ -279,7 +279,7 @@ def summary(swept: Sequence[Swept]) -> str:
 
 
 def to_data(header: Mapping[str, Any], swept: Sequence[Swept]) -> dict[str, Any]:
-    """The result as JSON has it."""
+    """Return the result as JSON values."""
     return {"header": dict(header), "swept": [asdict(one) for one in swept], "proposed": proposed(swept)}
 
 

@@ -1,4 +1,4 @@
-"""A run as a table of ratios for a terminal: a line per workload, then everybody's times."""
+"""Tables of ratios of a run for a terminal: a line per workload, then all times."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from benchmarks.timing import Timing
 
 NOTHING = "-"
 NOT_INVARIANT = "*"
-# of the first table; "beside" is our own call of as many bytes that has a plan for itself
+# columns of the first table; "beside" is our own call with as many bytes and its own plan
 COLUMNS = ("MB", "plan", "µs", "TB/s", "ceiling", "to invariant peer", "to any peer", "control", "to beside")
 CEILINGS = ("copy", "triad", "quad", "empty")
 
 
 def show(results: Results, console: Console) -> None:
-    """Print the header, both tables, and what they come to."""
+    """Print the header, both tables, and the conclusions."""
     for line in (*heading(results), *conclusions(results.rows)):
         console.print(line, highlight=False, markup=False)
     console.print(ratios(results.rows))
@@ -45,7 +45,7 @@ def show(results: Results, console: Console) -> None:
 
 
 def heading(results: Results) -> tuple[str, ...]:
-    """What the numbers depend on."""
+    """Return the dependencies of the numbers."""
     header = results.header
     return (
         machine(header),
@@ -56,7 +56,7 @@ def heading(results: Results) -> tuple[str, ...]:
 
 
 def conclusions(rows: Sequence[Row]) -> tuple[str, ...]:
-    """What all ratios come to."""
+    """Return a summary of all ratios."""
     among = {
         "the fastest batch-invariant peer": summary(rows, lambda row: fastest_invariant(rows, row)),
         "the fastest peer": summary(rows, fastest),
@@ -72,7 +72,7 @@ def _concluded(name: str, found: Summary) -> str:
 
 
 def ratios(rows: Sequence[Row]) -> Table:
-    """A line per workload: our device time, its share of the ceiling, and ratios to others: below 1 we win."""
+    """Return a table with a line per workload: our device time, its share of the ceiling, and ratios to others."""
     table = Table(box=box.SIMPLE, title="cold: our device time, and its ratio to others'")
     table.add_column("workload")
     for name in (
@@ -93,7 +93,7 @@ def ratios(rows: Sequence[Row]) -> Table:
 
 
 def line(rows: Sequence[Row], row: Row) -> tuple[str, ...]:
-    """The cells of a workload."""
+    """Return the cells of a workload."""
     entry = row.entry(OURS)
     share, rate, spread = row.of_ceiling(), row.bandwidth(), off(row)
     return (
@@ -116,7 +116,7 @@ def _beside(row: Row, peer: Entry | None) -> str:
 
 
 def _general(rows: Sequence[Row], row: Row) -> str:
-    """Our time over that of our own call that moves the same bytes with a plan for it."""
+    """Return our time over that of our own call that moves the same bytes with its own plan."""
     beside = next((other for other in rows if other.name == row.beside), None)
     if beside is None or beside.ours is None or row.ours is None:
         return NOTHING
@@ -124,7 +124,7 @@ def _general(rows: Sequence[Row], row: Row) -> str:
 
 
 def times(rows: Sequence[Row]) -> Table:
-    """Everybody's cold device time, with warm in brackets, and the ceilings'."""
+    """Return all cold device times, with warm ones in brackets, and the ceilings'."""
     names = _names(rows)
     table = Table(box=box.SIMPLE, title=f"µs cold (warm); {NOT_INVARIANT} where rows depend on their batch")
     table.add_column("workload")
@@ -146,7 +146,7 @@ def _cell(rows: Sequence[Row], row: Row, entry: Entry | None) -> str:
 
 
 def host_times(rows: Sequence[Row]) -> Table:
-    """What an eager call takes the host, per workload and implementation."""
+    """Return the host time of an eager call, per workload and implementation."""
     names = _names(rows)
     table = Table(box=box.SIMPLE, title="host: µs of one eager call with an empty queue")
     table.add_column("workload")
@@ -159,13 +159,13 @@ def host_times(rows: Sequence[Row]) -> Table:
 
 
 def _names(rows: Iterable[Row]) -> tuple[str, ...]:
-    """Whoever was timed somewhere."""
+    """Return the implementations that were timed on some workload."""
     timed = dict.fromkeys(e.name for row in rows for e in row.entries if e.cold and e.name != CONTROL)
     return tuple(timed)
 
 
 def remarks(rows: Iterable[Row]) -> tuple[str, ...]:
-    """Why somebody was not timed, each reason once."""
+    """Return the reasons why implementations were not timed, each reason once."""
     said: dict[str, list[str]] = {}
     for row in rows:
         for entry in row.entries:

@@ -1,4 +1,4 @@
-"""Judging in several processes: the same judgements, and no process that fails ends a run."""
+"""Judging in several processes gives the same judgements, and a failing process does not end a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HERE = "benchmarks.test_ahead"
 
 
 class Dying(Eager):
-    """Takes its process with it."""
+    """An implementation that ends its process."""
 
     def rms_norm_gated(self, *given: torch.Tensor, **flags: Any) -> torch.Tensor:
         """End the process."""
@@ -38,7 +38,7 @@ class Dying(Eager):
 
 
 class Wrong(Eager):
-    """Adds one."""
+    """An implementation that adds one."""
 
     def rms_norm_gated(self, *given: torch.Tensor, **flags: Any) -> torch.Tensor:
         """Call the formula, and add one."""
@@ -48,7 +48,7 @@ class Wrong(Eager):
 
 
 class Raising(Eager):
-    """Raises, as for want of memory beside others."""
+    """An implementation that raises, as for lack of memory next to other processes."""
 
     def rms_norm_gated(self, *given: torch.Tensor, **flags: Any) -> torch.Tensor:
         """Raise."""
@@ -56,7 +56,7 @@ class Raising(Eager):
 
 
 def test_processes_judge_as_one_does() -> None:
-    """Each implementation on each workload, with the judgement that it gets here; what is wrong is wrong there."""
+    """Each implementation has the judgement of this process on each workload; wrong results are wrong in both."""
     targets = {"eager": PEERS["eager"], "wrong": f"{HERE}:Wrong"}
     found = judge_ahead((GATED, NORM), targets, DEVICE, crowd=3, workers=2)
 
@@ -69,7 +69,7 @@ def test_processes_judge_as_one_does() -> None:
 
 
 def test_a_process_that_dies_takes_no_other_judgement_with_it() -> None:
-    """What it had judged is kept, what it had not is lost by name, and the next workload has a process again."""
+    """Earlier judgements are kept, missing ones are lost by name, and the next workload has a process again."""
     targets = {"eager": PEERS["eager"], "dying": f"{HERE}:Dying", "raising": f"{HERE}:Raising"}
     found = judge_ahead((GATED, NORM), targets, DEVICE, crowd=3, workers=1)
 
@@ -79,7 +79,7 @@ def test_a_process_that_dies_takes_no_other_judgement_with_it() -> None:
 
 
 def test_no_job_is_begun_for_want_of_time_or_processes() -> None:
-    """What is left is named; processes that only die are not begun for ever."""
+    """Jobs that are left are named; processes that only die are not started forever."""
     late = judge_ahead((GATED,), {"eager": PEERS["eager"]}, DEVICE, crowd=3, workers=1, seconds=0.0)
     dying = judge_ahead((GATED,) * 4, {"dying": f"{HERE}:Dying"}, DEVICE, crowd=3, workers=1)
 
@@ -88,7 +88,7 @@ def test_no_job_is_begun_for_want_of_time_or_processes() -> None:
 
 
 def test_what_crashes_beside_others_is_judged_again_alone() -> None:
-    """Memory that other processes hold is nobody's fault; a package that is not there is said once."""
+    """A crash for memory that other processes hold is no failure; a missing package is reported once."""
     targets = {"raising": f"{HERE}:Raising", "absent": f"{HERE}:Absent", "eager": PEERS["eager"]}
     found = judge_ahead((GATED,), targets, DEVICE, crowd=3, workers=1)
 
@@ -96,7 +96,7 @@ def test_what_crashes_beside_others_is_judged_again_alone() -> None:
 
 
 def test_judgements_of_before_are_taken_and_searches_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is judged twice who runs what was judged; who may run something else is looked at again."""
+    """An implementation is judged once; one that may have chosen differently since is checked again."""
     asked: list[str] = []
 
     def note(subject: Subject, *given: object) -> Judgement:
@@ -124,7 +124,7 @@ def test_judgements_of_before_are_taken_and_searches_confirmed(monkeypatch: pyte
 
 
 def test_long_jobs_come_first() -> None:
-    """Whoever searches where it is asked to, what is large, and then the rest in its order."""
+    """Searching implementations come first, then large workloads, then the rest in order."""
     todo = [BY_NAME[n] for n in ("gemma+res 1x5120", "gemma+res 128x2560", "gated 60381x24x128")]
     found = jobs(todo, ("ours", "eager", "compile autotuned"))
 
@@ -138,7 +138,7 @@ def test_long_jobs_come_first() -> None:
 
 
 def test_jobs_wait_for_memory() -> None:
-    """What does not fit beside others lets smaller ones pass; alone everything runs."""
+    """A job that does not fit next to others lets smaller ones pass; alone every job runs."""
     small, large = Job(GATED, ("a",)), Job(BY_NAME["gated 60381x24x128"], ("a",))
     queue = _Queue([large, large, small], room=large.bytes + small.bytes)
     first, second = queue.take(), queue.take()
@@ -156,7 +156,7 @@ def test_jobs_wait_for_memory() -> None:
 
 
 def test_nothing_is_searched_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every choice runs once and takes as long as any other, and no choice is written down."""
+    """Every choice runs once with the same reported time, and no choice is stored."""
     from torch._inductor import config
     from torch._inductor.runtime.benchmarking import benchmarker
 
@@ -181,7 +181,7 @@ def test_nothing_is_searched_beside_others(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_no_judgement_is_anothers() -> None:
-    """By the names of both workload and implementation."""
+    """Judgements are found by the names of both workload and implementation."""
     one, other = Judgement(Status.PASSED), Judgement(Status.FAILED)
     found = Ahead({(GATED.name, "a"): one, (NORM.name, "a"): other})
 

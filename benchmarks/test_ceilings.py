@@ -1,4 +1,4 @@
-"""What is called a ceiling moves all the bytes it should, and is the fastest way there is to move them."""
+"""A ceiling moves all of its bytes, and is the fastest known way to move them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _took(median: float) -> Timing:
 
 
 def test_the_best_way_is_the_ceiling() -> None:
-    """A pattern takes as long as its fastest way; the ways stand beside it, and what has none stays as it is."""
+    """A pattern has the time of its fastest way; the ways stay listed, and entries without ways are unchanged."""
     times = {
         "copy: memcpy": _took(3.0),
         "copy: torch": _took(2.0),
@@ -33,7 +33,7 @@ def test_the_best_way_is_the_ceiling() -> None:
 
 @pytest.mark.parametrize("size", [96, 10_001, 1_573_120])
 def test_all_bytes_are_moved(size: int) -> None:
-    """Each way writes what it should of what it reads; parts begin at whole lines, hardly a byte is missing."""
+    """Each way writes what it should from its inputs; parts begin at whole lines and omit hardly a byte."""
     for name, calls in ceilings.memory(size, 2, DEVICE).items():
         assert 2 == len(calls)
         for call in calls:
@@ -45,7 +45,7 @@ def test_all_bytes_are_moved(size: int) -> None:
 
 
 def _tensors(call: Any) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-    """What a call, a partial function, was made to read and to write."""
+    """Return the tensors that a call, a partial function, reads and writes."""
     if isinstance(call.args[0], tuple):
         return call.args[0], call.args[1]
     written = call.keywords["out"] if call.keywords else call.func.__self__
@@ -53,7 +53,7 @@ def _tensors(call: Any) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, .
 
 
 def test_a_kernel_moves_what_it_is_told_to() -> None:
-    """One or two tensors into one or two others, at sizes of whole blocks and others."""
+    """The kernel moves one or two tensors into one or two others, at sizes of whole blocks and others."""
     streams = pytest.importorskip("benchmarks.kernels.streams", reason="Triton moves them").streams
     for n in (16, 2048, 5008):
         a, b = (torch.randn(n, device=DEVICE) for _ in range(2))

@@ -1,4 +1,4 @@
-"""The calls of a step, and how its times are told."""
+"""The calls of a step are those of the model, and its times add up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SHAPES = [shape for shape in model_shapes() if (shape.model, shape.tp) == (MODEL
 
 
 def test_the_stack_has_the_calls_of_the_model() -> None:
-    """64 layers, of which every fourth attends: two norms each and one at the end; the first adds nothing."""
+    """Each of 64 layers has two norms, and one norm follows; every fourth attends; the first adds no residual."""
     calls = {kind.name: kind.calls for kind in stack(SHAPES)}
 
     assert {
@@ -23,7 +23,7 @@ def test_the_stack_has_the_calls_of_the_model() -> None:
 
 
 def test_the_stack_has_the_shapes_of_the_model() -> None:
-    """Hidden size, heads and sections as in its file."""
+    """Hidden size, heads and sections are those of the model's file."""
     kinds = {kind.name: kind for kind in stack(SHAPES)}
 
     assert (1, 5120, 1e-6) == tuple(getattr(kinds["norm + residual"], key) for key in ("heads", "width", "eps"))
@@ -35,7 +35,7 @@ def test_the_stack_has_the_shapes_of_the_model() -> None:
 
 
 def test_a_smoke_step_has_every_kind_once() -> None:
-    """Narrow enough for an interpreter, and nothing left out."""
+    """Every kind has one call, narrow enough for an interpreter."""
     kinds = small(stack(SHAPES))
 
     assert [kind.name for kind in stack(SHAPES)] == [kind.name for kind in kinds]
@@ -44,12 +44,12 @@ def test_a_smoke_step_has_every_kind_once() -> None:
 
 
 def test_shares_are_of_the_whole() -> None:
-    """They sum to one."""
+    """The shares sum to one."""
     assert {"a": 0.25, "b": 0.75} == shares({"a": 1.0, "b": 3.0})
 
 
 def test_a_step_that_lacks_a_kind_has_no_total() -> None:
-    """A sum of what happened to run would look fast."""
+    """A sum without some kinds would look fast."""
     kinds = stack(SHAPES)
     whole = {kind.name: 1.0 for kind in kinds}
     result = Taken({"ours": whole, "native": {"norm": 1.0}}, {})

@@ -1,4 +1,4 @@
-"""What a launch costs the host is not asked of a machine that launches nothing."""
+"""The host cost of launches is not measured on a machine that launches nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks import host_cost
 
 
 def test_without_a_gpu_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says what is missing, before anything is called."""
+    """The program reports the missing GPU before it calls anything."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(host_cost, "calls", lambda _device: pytest.fail("called"))
 

@@ -1,4 +1,4 @@
-"""Nobody is timed who fails: what is judged before the clock runs, and what is seen of batches."""
+"""Implementations that fail are not timed: judgement before timing, and batch invariance."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROTATION = _small("mrope in place 64x(24+4)x256")
 
 
 class Slip(Eager):
-    """Right but for the last row of a batch of several."""
+    """An implementation that is right except in the last row of a batch of several."""
 
     name = "slip"
 
@@ -48,7 +48,7 @@ class Slip(Eager):
 
 
 class Greedy(Eager):
-    """Writes over x where nobody asked it to."""
+    """An implementation that writes over x without being asked to."""
 
     name = "greedy"
 
@@ -60,7 +60,7 @@ class Greedy(Eager):
 
 
 class Refusing(Adapter):
-    """Offers an operation, and then not for this call."""
+    """An implementation that has an operation, and declines this call."""
 
     name = "refusing"
     contracts = {"rms_norm_gated": "fp32"}  # noqa: RUF012 - as adapters are written
@@ -71,7 +71,7 @@ class Refusing(Adapter):
 
 
 class Breaking(Refusing):
-    """Raises whatever it is given."""
+    """An implementation that raises in every call."""
 
     name = "breaking"
 
@@ -86,7 +86,7 @@ def _judged(adapter: Adapter, workload: Workload) -> Judgement:
 
 @pytest.mark.parametrize("workload", [GATED, NORM, ROTATION], ids=lambda w: w.case.operation)
 def test_a_right_implementation_passes(workload: Workload) -> None:
-    """The formulas in PyTorch are judged right, alone and in a batch."""
+    """PyTorch's formulas are judged right, alone and in a batch."""
     assert Status.PASSED is _judged(Eager(), workload).status
 
 
@@ -111,7 +111,7 @@ def test_what_is_wrong_is_said(adapter: Adapter, status: Status, reason: str) ->
 
 
 def test_only_who_passes_is_timed() -> None:
-    """A wrong implementation has a verdict and no times, however quick it is; the others have both."""
+    """A wrong implementation has a verdict and no times, even if it is fast; the others have both."""
     adapters = {OURS: Eager(), "right": Eager(), "slip": Slip(), "refusing": Refusing()}
     row = measure(GATED, Implementations(adapters, {"absent": "no such package"}), DEVICE, SMOKE)
 
@@ -124,7 +124,7 @@ def test_only_who_passes_is_timed() -> None:
 
 
 def test_a_wrong_implementation_is_never_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its calls do not even reach the clocks."""
+    """A wrong implementation's calls do not reach the clocks."""
     reached: list[str] = []
 
     def note(calls: dict[str, Any], **kinds: Any) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def test_a_wrong_implementation_is_never_called_again(monkeypatch: pytest.Monkey
 
 
 def test_a_batch_of_another_size_has_the_same_tokens() -> None:
-    """Whatever has a row per token is picked alike, along its own dimension of tokens."""
+    """Every tensor with a row per token is picked alike, along its own dimension of tokens."""
     values = values_of(ROTATION.case)
     one, five = (picked(ROTATION.case, values, tokens) for tokens in ([1], [0, 1, 2, 0, 1]))
 
@@ -149,7 +149,7 @@ def test_a_batch_of_another_size_has_the_same_tokens() -> None:
 
 
 class Turning(Eager):
-    """Adds up a row from its other end where it is alone: right, with other bits."""
+    """An implementation that sums a lone row from its other end: right, with other bits."""
 
     name = "turning"
 
@@ -166,7 +166,7 @@ class Turning(Eager):
 
 
 def test_bits_that_depend_on_the_batch_are_seen() -> None:
-    """Who adds up in another order alone is no less right, and not batch-invariant: in float32 it shows."""
+    """A row that sums in another order when alone is right but not batch-invariant: float32 shows it."""
     case = _small("rms+res 64x2304", tokens=16).case
     alone = Workload("alone", replace(case, tensors=tuple(t for t in case.tensors if t[0] != "residual")))
 
@@ -175,7 +175,7 @@ def test_bits_that_depend_on_the_batch_are_seen() -> None:
 
 
 class _RowByRow(Eager):
-    """One row at a time, whatever the batch."""
+    """An implementation that computes one row at a time in any batch."""
 
     def rms_norm(self, *given: torch.Tensor | None, **flags: Any) -> Any:
         """Call the formula for each row."""
@@ -190,11 +190,11 @@ def _seen(found: Judgement) -> tuple[Status, bool | None]:
 
 
 def test_the_other_form_stands_in_for_one_that_is_missing() -> None:
-    """Who only works in place is timed in place, and who never does out of place."""
+    """An in-place implementation is timed in place, one without an in-place form out of place."""
 
     class InPlace(Adapter):
         def mrope_(self, *given: Any, **flags: Any) -> None:
-            """Nothing."""
+            """Do nothing."""
 
     apart = replace(ROTATION, form="")
 
@@ -204,6 +204,6 @@ def test_the_other_form_stands_in_for_one_that_is_missing() -> None:
 
 
 def test_as_many_sets_as_are_cold_together() -> None:
-    """Small calls get many, large ones two, the largest one: it is cold by itself."""
+    """Small calls get many sets, large ones two, the largest one set, which is cold by itself."""
     assert (256, 16, 2, 1) == tuple(map(set_count, (20_000, 10**7, 10**8, 2 * 10**9)))
     assert 2 == set_count(20_000, most=2)

@@ -1,4 +1,4 @@
-"""The kernels of our own peers compile for a GPU that is not there.
+"""The kernels of our own peers compile for a GPU that is not present.
 
 A process that interprets cannot compile, so this file is also a script: it prints one line of JSON.
 """
@@ -24,7 +24,7 @@ TARGET = ("cuda", 90, 32)
 
 @functools.cache
 def compiled() -> dict[str, str]:
-    """Compile every kernel in a process of its own; PTX by the name of the launch."""
+    """Compile every kernel in a separate process; return PTX by the name of the launch."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
@@ -44,13 +44,13 @@ NARROW = re.compile(r"(ld|st)\.global\.(?!v4\.b32|v2\.b64|b128)")
 
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_every_kernel_compiles(name: str) -> None:
-    """What the launcher passes becomes code."""
+    """The launcher's arguments compile into code."""
     assert ".entry" in compiled()[name]
 
 
 @pytest.mark.parametrize(("name", "reads", "writes"), [("copy", 1, 1), ("triad", 2, 1), ("quad", 2, 2)])
 def test_a_ceiling_moves_sixteen_bytes_at_a_time(name: str, reads: int, writes: int) -> None:
-    """Two loads or stores of a thread for each tensor, all of them whole: anything less would be no ceiling."""
+    """A thread has two whole 16-byte accesses for each tensor: with less it would be no ceiling."""
     code = compiled()[name]
 
     assert {"ld": 2 * reads, "st": 2 * writes} == Counter(WIDE.findall(code))
@@ -62,7 +62,7 @@ def _tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 
 def _launch(name: str) -> None:
-    """Launch one by its name, over tensors without memory."""
+    """Launch a kernel by its name, over tensors without memory."""
     from benchmarks.kernels import empty, multi_row, original, streams
 
     positions = _tensor(3, 8, dtype=torch.int64)
@@ -119,7 +119,7 @@ def main() -> None:
     launched: list[tuple[ASTSource, dict[str, Any]]] = []
 
     def note(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        """Do what Triton's own ``run`` does before it compiles."""
+        """Do the work of Triton's own ``run`` before it compiles."""
         bind = create_function_from_signature(kernel.signature, kernel.params, backend)
         bound, special, options = bind(*args, **kwargs)
         options, signature, constants, attributes = kernel._pack_args(backend, kwargs, bound, special, options)

@@ -1,4 +1,4 @@
-"""What a result says: ratios, means, who counts as invariant, tables and pictures; all from a file."""
+"""Results from a file: ratios, means, invariance, tables and pictures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _name(entry: Entry | None) -> str | None:
 
 
 def test_a_result_survives_its_file(tmp_path: Path) -> None:
-    """What is written is read again, and a file is whole whenever the process ends."""
+    """A written result is read back, and the file is whole whenever the process ends."""
     write(RESULTS, tmp_path / "new" / "results.json")
 
     assert RESULTS == read(tmp_path / "new" / "results.json")
@@ -48,7 +48,7 @@ def test_a_result_survives_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["rows", "header", "left_out"])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, missing: str) -> None:
-    """The message names the file, and what it lacks."""
+    """The message names the file and its missing part."""
     data = json.loads(EXAMPLE.read_text(encoding="utf-8"))
     del data[missing]
     path = tmp_path / "other.json"
@@ -59,7 +59,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, missing: str) -> No
 
 
 def test_ratios_are_our_time_over_theirs() -> None:
-    """Below one we are faster."""
+    """A ratio below one means that ours is faster."""
     assert pytest.approx(2.0 / 1.9) == ratio(DECODE, fastest(DECODE))
     assert pytest.approx(2.0 / 2.5) == ratio(DECODE, fastest_invariant(ROWS, DECODE))
     assert ratio(DECODE, None) is None
@@ -67,7 +67,7 @@ def test_ratios_are_our_time_over_theirs() -> None:
 
 
 def test_the_control_is_no_peer() -> None:
-    """Our duplicate says how far a ratio may be off, and never who is fastest."""
+    """Our duplicate gives the possible error of a ratio, and is never the fastest peer."""
     quickest = replace(DECODE, entries=tuple(e for e in DECODE.entries if e.name in {"normkernels", "control"}))
 
     assert fastest(quickest) is None
@@ -75,20 +75,20 @@ def test_the_control_is_no_peer() -> None:
 
 
 def test_one_batch_that_changes_bits_is_enough() -> None:
-    """Who was caught at one size is not invariant at another of this operation and width, and elsewhere may be."""
+    """A change at one size counts at all sizes of the operation and width, and not elsewhere."""
     assert [False, False] == [invariant(ROWS, row, "original") for row in (DECODE, PREFILL)]
     assert [False, True] == [invariant(ROWS, row, "eager") for row in (PREFILL, NORM)]
     assert ("original", "fla fused") == (_name(fastest(PREFILL)), _name(fastest_invariant(ROWS, PREFILL)))
 
 
 def test_who_was_not_timed_is_nobodys_peer() -> None:
-    """A failed verdict or a missing package leaves an entry, and no time to compare with."""
+    """A failed verdict or a missing package leaves an entry without a time to compare with."""
     assert "eager" == _name(fastest(NORM))
     assert {"quack", "liger"} <= {entry.name for entry in NORM.entries}
 
 
 def test_shares_and_rates_are_of_our_cold_time() -> None:
-    """The ceiling is that of the workload's own pattern: a triad for a gate, a copy for a norm."""
+    """The ceiling has the workload's own pattern: a triad for a gate, a copy for a norm."""
     assert pytest.approx(24.0 / 25.0) == PREFILL.of_ceiling()
     assert pytest.approx(80.0 / 82.0) == NORM.of_ceiling()
     assert pytest.approx(8192 * 5120 * 8 / 82.0 / 1e6, rel=1e-3) == NORM.bandwidth()
@@ -96,12 +96,12 @@ def test_shares_and_rates_are_of_our_cold_time() -> None:
 
 
 def test_a_mean_of_ratios_is_geometric() -> None:
-    """Half and double come to one."""
+    """The mean of a half and two is one."""
     assert pytest.approx(1.0) == geometric_mean([0.5, 2.0])
 
 
 def test_the_summary_counts_rows_that_hold() -> None:
-    """At most one within the control's spread, at most 1.03, and the mean over those that have such a peer."""
+    """The summary counts ratios at most 1 within the control's spread and at most 1.03, and has their mean."""
     to_any = summary(ROWS, fastest)
     to_invariant = summary(ROWS, lambda row: fastest_invariant(ROWS, row))
     assert to_any is not None
@@ -114,7 +114,7 @@ def test_the_summary_counts_rows_that_hold() -> None:
 
 
 def test_a_ratio_within_the_spread_is_even() -> None:
-    """A little slower than a peer is even where our own duplicate was off by as much, and only there."""
+    """A slightly slower result is even only if our own duplicate was off by as much."""
     peer = Entry("peer", "passed", cold=replace(_ours(NORM), median=82.0 / 1.004))
     close = replace(NORM, entries=(*NORM.entries[:1], peer, *NORM.entries[2:]))
     steady = tuple(e if e.name != "control" else replace(e, cold=_ours(NORM)) for e in close.entries)
@@ -130,7 +130,7 @@ def _ours(row: Row) -> Timing:
 
 
 def test_a_line_says_who_was_fastest() -> None:
-    """Plan, time, rate, share, both ratios with their names, the spread; and the row of the same bytes."""
+    """A line has plan, time, rate, share, both ratios with names, the spread, and the row of the same bytes."""
     cells = line(ROWS, DECODE)
 
     assert ("gated 64x32x128", "rows/decode128", "2") == (cells[0], cells[2], cells[3])
@@ -139,7 +139,7 @@ def test_a_line_says_who_was_fastest() -> None:
 
 
 def test_the_tables_show_everybody_and_every_reason() -> None:
-    """Times, marks of who depends on the batch, what was not timed and why, what there was no time for."""
+    """Tables have times, marks of batch dependence, and untimed entries and workloads with reasons."""
     console = Console(width=250, record=True, file=io.StringIO())
     show(RESULTS, console)
     said = console.export_text()
@@ -156,14 +156,14 @@ def test_the_tables_show_everybody_and_every_reason() -> None:
 
 
 def test_what_is_not_implemented_is_no_remark() -> None:
-    """Most peers have two operations of six."""
+    """Most peers have two operations of six, so missing ones are not listed."""
     entry = Entry("narrow", "declined", "not implemented")
 
     assert () == remarks([replace(NORM, entries=(entry,))])
 
 
 def test_pictures_are_drawn_from_the_file(tmp_path: Path) -> None:
-    """Times, ceilings, ratios and host times, each in both formats, each with something in it."""
+    """Times, ceilings, ratios and host times are drawn, in both formats, none empty."""
     pytest.importorskip("matplotlib", reason="pictures are drawn where matplotlib is: the extra bench")
     paths = draw(RESULTS, tmp_path)
 
@@ -176,7 +176,7 @@ def test_pictures_are_drawn_from_the_file(tmp_path: Path) -> None:
 
 
 def test_an_empty_result_can_be_drawn_and_shown(tmp_path: Path) -> None:
-    """A run that was ended before its first row is a result."""
+    """A run that ended before its first row is a result."""
     pytest.importorskip("matplotlib", reason="pictures are drawn where matplotlib is: the extra bench")
     nothing = Results(RESULTS.header, ())
 
@@ -185,7 +185,7 @@ def test_an_empty_result_can_be_drawn_and_shown(tmp_path: Path) -> None:
 
 
 def test_a_line_of_a_picture_is_an_implementation() -> None:
-    """Sizes in order, our duplicate left out, ours over all others."""
+    """Sizes are in order, our duplicate is left out, and ours is above all others."""
     lines = series((PREFILL, DECODE))
 
     assert ["eager", "original", "fla fused", "normkernels"] == list(lines)
@@ -193,13 +193,13 @@ def test_a_line_of_a_picture_is_an_implementation() -> None:
 
 
 def test_panels_are_kinds_of_calls() -> None:
-    """What they do, whatever their layout; sizes in order, other forms of a call after it."""
+    """Panels ignore layouts; sizes are in order, followed by other forms of a call."""
     assert {"gated norm": 3, "norm with a residual": 1} == {k: len(some) for k, some in panels(ROWS).items()}
     assert (DECODE, PREFILL, STRIDED, NORM) == in_order((PREFILL, STRIDED, NORM, DECODE))
 
 
 def test_peers_stand_to_the_right_where_we_are_faster() -> None:
-    """Their time over ours, ours and its duplicate left out."""
+    """The values are peers' times over ours, without ours and its duplicate."""
     found = peers_of(DECODE)
 
     assert pytest.approx({"eager": 12.0, "original": 0.95, "fla fused": 1.25}) == found
@@ -207,7 +207,7 @@ def test_peers_stand_to_the_right_where_we_are_faster() -> None:
 
 
 def test_a_caption_says_what_the_numbers_depend_on() -> None:
-    """Device, versions, commit, clock, and the clocks where they were seen."""
+    """The caption has device, versions, commit, clock, and the clocks if they were read."""
     header = {**RESULTS.header, "clocks": {"SM MHz": 1980}, "peers": {"liger-kernel": "0.8.5", "fla-core": None}}
     said = caption(replace(RESULTS, header=header))
 
@@ -222,5 +222,5 @@ def test_a_caption_says_what_the_numbers_depend_on() -> None:
 
 
 def test_host_bars_are_medians() -> None:
-    """Of the rows of one operation; the control is none of them."""
+    """Bars are medians over the rows of one operation, without the control."""
     assert {"normkernels": 8.0, "eager": 90.0, "original": 20.0, "fla fused": 80.0} == host_medians(ROWS[:3])

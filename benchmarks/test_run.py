@@ -1,4 +1,4 @@
-"""The command from end to end, on whatever machine this is: two tiny workloads, two peers."""
+"""The command from end to end, on this machine: two tiny workloads, two peers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TINY = ("gated 1x24x128", "mrope in place 1x(24+4)x256")
 
 
 def test_two_workloads_from_end_to_end(tmp_path: Path) -> None:
-    """Judged, timed, written, read, shown: every entry that passed has its times, the case is the workload's."""
+    """Results are judged, timed, written, read and shown; entries that pass have times, cases are unchanged."""
     out = tmp_path / "results.json"
     wanted = [part for name in TINY for part in ("--only", name.replace("(", "[(]"))]
     rest = ["--peers", "eager,F.rms_norm", "--rounds", "2", "--out", str(out)]
@@ -49,7 +49,7 @@ def test_two_workloads_from_end_to_end(tmp_path: Path) -> None:
 
 
 def test_a_spent_budget_leaves_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What there was no time for is named in the result, and in what is shown."""
+    """Workloads without time are named in the result, and in the printed table."""
     monkeypatch.setattr(command, "measure", lambda *given: pytest.fail("there was no time for it"))
     found = command.run((BY_NAME[TINY[0]],), (), tmp_path / "results.json", budget=-1.0)
 
@@ -58,7 +58,7 @@ def test_a_spent_budget_leaves_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_workload_too_large_for_the_memory_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others are measured all the same."""
+    """The other workloads are still measured."""
 
     def measure(workload: Workload, *given: object) -> Row:
         if workload.name == TINY[0]:
@@ -80,7 +80,7 @@ def test_a_workload_too_large_for_the_memory_is_left_out(tmp_path: Path, monkeyp
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(arguments: list[str], said: str) -> None:
-    """Bad usage is an exit status of two, and says what there is instead."""
+    """Bad usage has exit status two, and the message lists the valid choices."""
     done = CliRunner().invoke(command.cli, arguments)
 
     assert 2 == done.exit_code
@@ -88,7 +88,7 @@ def test_what_cannot_be_done_is_said_in_a_line(arguments: list[str], said: str) 
 
 
 def test_patterns_choose_workloads() -> None:
-    """By name, with wildcards, in the order of all."""
+    """Workloads are chosen by name, with wildcards, in their usual order."""
     found = command.chosen(("gemma 8192x*", "rms fp8 *"))
 
     assert {"gemma 8192x5120", "rms fp8 512x1536", "rms fp8 8192x1536"} <= {workload.name for workload in found}
@@ -96,14 +96,14 @@ def test_patterns_choose_workloads() -> None:
 
 
 def test_the_highest_clocks_are_kept() -> None:
-    """Each for itself; a machine that cannot be asked has seen none."""
+    """Each clock keeps its highest reading; a machine without readings has none."""
     assert {"SM MHz": 1980, "memory MHz": 3201} == highest({"SM MHz": 1980}, {"SM MHz": 1755, "memory MHz": 3201})
     assert isinstance(clocks(), dict)
 
 
 @pytest.mark.parametrize("name", ["eager", "F.rms_norm", "original", "multi-row"])
 def test_peers_of_our_own_are_right(name: str) -> None:
-    """What needs nothing installed passes wherever it takes the call, and takes one of each operation it has."""
+    """Peers without a package pass every call that they take, and take one call of each of their operations."""
     adapter = load(PEERS[name])
     taken = set()
     for workload in _one_of_each():
@@ -115,6 +115,6 @@ def test_peers_of_our_own_are_right(name: str) -> None:
 
 
 def _one_of_each() -> list[Workload]:
-    """A workload of each kind with two tokens."""
+    """Return a workload of each kind, with two tokens."""
     kinds = {workload.name.rpartition(" ")[0]: workload for workload in reversed(workloads())}
     return [replace(workload, case=with_tokens(workload.case, 2)) for workload in kinds.values()]

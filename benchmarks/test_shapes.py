@@ -14,7 +14,7 @@ EVERY = {workload.name: workload for workload in workloads()}
 
 
 def test_every_operation_is_timed_at_several_sizes() -> None:
-    """The table has 44 rows at least, over all six operations, under names of their own."""
+    """The table has at least 44 rows, over all six operations, with unique names."""
     counts = Counter(workload.case.operation for workload in workloads())
 
     assert len(EVERY) == len(workloads()) >= 44
@@ -23,19 +23,19 @@ def test_every_operation_is_timed_at_several_sizes() -> None:
 
 
 def test_a_case_survives_json() -> None:
-    """What a result holds of a workload is its case again."""
+    """A result's data of a workload gives its case again."""
     for workload in workloads():
         assert workload.case == Case.from_data(workload.case.to_data())
 
 
-# counted by hand, x, gate and out of 2 bytes each; a few bytes more are weights
+# counted by hand: x, gate and out with 2 bytes each; the weights add a few bytes
 @pytest.mark.parametrize(
     ("name", "size"),
     [
         ("gated 60381x24x128", 60381 * 24 * 128 * 6 + 256),
         ("gemma+res 8192x5120", 8192 * 5120 * 8 + 10240),
         ("gemma 8192x5120", 8192 * 5120 * 4 + 10240),
-        # 7168 values of one byte and 56 scales of four, beside x, residual and sum
+        # 7168 values of one byte and 56 scales of four, plus x, residual and sum
         ("rms fp8+res 64x7168", 64 * (7168 * 7 + 56 * 4) + 7168 * 2),
         ("rms fp8+res columns 64x7168", 64 * (7168 * 7 + 56 * 4) + 7168 * 2),
         # three positions of eight bytes and 32 frequencies of cos and sin a token
@@ -45,12 +45,12 @@ def test_a_case_survives_json() -> None:
     ],
 )
 def test_bytes_are_each_input_once_and_each_output_once(name: str, size: int) -> None:
-    """The floor under a workload's time counts nothing twice, and nothing that need not move."""
+    """The lower bound of a workload's time counts no byte twice, and none that need not move."""
     assert size == EVERY[name].bytes
 
 
 def test_a_residual_that_is_x_itself_is_read_once() -> None:
-    """The same memory twice is the same bytes once."""
+    """Memory that is given twice counts once."""
     case = EVERY["gemma+res 16x5120"].case
     spec = case.tensor("residual")
     assert spec is not None
@@ -66,7 +66,7 @@ def _same(case: Case) -> dict[str, dict[str, object]]:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_workload_has_fewer_tokens_too(name: str) -> None:
-    """Every tensor with a row per token shrinks alike, and nothing else does."""
+    """Every tensor with a row per token shrinks alike, and no other does."""
     case = EVERY[name].case
     small = with_tokens(case, 3)
     operation = OPERATIONS[case.operation]
@@ -77,7 +77,7 @@ def test_a_workload_has_fewer_tokens_too(name: str) -> None:
 
 
 def test_general_calls_stand_beside_the_same_bytes() -> None:
-    """What the plans for rows of 128 do not take is compared with what they do, byte for byte or nearly."""
+    """General calls are compared with calls of the plans for rows of 128, with the same bytes or nearly."""
     general = [workload for workload in workloads() if workload.beside]
 
     assert len(general) >= 10
@@ -85,7 +85,7 @@ def test_general_calls_stand_beside_the_same_bytes() -> None:
 
 
 def test_names_that_choose_workloads_are_names() -> None:
-    """A workload that was renamed would lose its place at the front, or its autotuned peer."""
+    """A renamed workload would lose its place at the front, or its autotuned peer."""
     from benchmarks import shapes
 
     assert set(EVERY) >= {*shapes._FIRST, *AUTOTUNED}
@@ -93,14 +93,14 @@ def test_names_that_choose_workloads_are_names() -> None:
 
 
 def test_the_ceiling_is_the_pattern_of_the_formula() -> None:
-    """Two reads and a write of a gate, as much in as out of a norm."""
+    """A gate reads two tensors and writes one; a norm reads as much as it writes."""
     gated, norm = EVERY["gated 64x32x128"], EVERY["gemma+res 128x2560"]
 
     assert ("triad", "copy") == (gated.ceiling, norm.ceiling)
 
 
 def test_in_place_moves_the_rotated_part_alone() -> None:
-    """A quarter of each head turns: the rest of it is not touched."""
+    """A quarter of each head is rotated, and the rest is not touched."""
     case = EVERY["mrope 8192x(24+4)x256"].case
     apart, in_place = Workload("", case).bytes, Workload("", case, IN_PLACE).bytes
 

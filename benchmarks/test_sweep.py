@@ -1,4 +1,4 @@
-"""What the sweep tries, and what it makes of its times."""
+"""The candidates of the sweep, and the conclusions from its times."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NARROW, WIDE = Size("gated 128", 24, 128), Size("norm", 16, 5120, "residual")
 
 
 def swept(rows: int, **times: float) -> Swept:
-    """Return times of plans at a number of rows, of which a is today's."""
+    """Return times of plans at a number of rows; today's plan is a."""
     timings = {name: Timing(time, time, time, 3) for name, time in times.items()}
     return Swept(Size("norm", rows, 5120, "alone"), "a", timings, {"copy": timings["a"], "triad": timings["a"]})
 
 
 @pytest.mark.parametrize("size", sizes(), ids=lambda size: size.name)
 def test_todays_plan_is_among_the_candidates(size: Size) -> None:
-    """It is what the others are compared with; and no two candidates share a label."""
+    """The others are compared with it; no two candidates share a label."""
     tried = candidates(size)
 
     assert chosen(size) in tried
@@ -35,27 +35,27 @@ def test_todays_plan_is_among_the_candidates(size: Size) -> None:
 
 @pytest.mark.parametrize("size", sizes(), ids=lambda size: size.name)
 def test_no_candidate_changes_the_tree_of_a_sum(size: Size) -> None:
-    """Its levels are those of the width, whatever the rows of a program."""
+    """The tree's levels depend on the width, and not on the rows of a program."""
     for plan in candidates(size):
         assert isinstance(plan, Plan) or plan.levels == chosen(size).levels
 
 
 def test_threads_have_whole_loads_and_no_more_than_registers_hold() -> None:
-    """Nobody repeats another's work, and nobody spills."""
+    """No thread repeats another's work, and no thread spills."""
     shares = {plan.rows * 2**plan.levels / (32 * plan.warps) for plan in candidates(NARROW)}
 
-    # and of one row of 128 with one warp half a load: the only tile without a whole one
+    # one row of 128 with one warp has half a load: the only tile without a whole one
     assert {*PER_THREAD, 4} == shares
     assert ["r1 w1"] == [label(plan) for plan in candidates(NARROW) if plan.rows == 1]
 
 
 def test_wide_rows_have_a_program_each() -> None:
-    """Several would wait for each other at each level of their sums."""
+    """Several rows would wait for each other at each level of their sums."""
     assert {1} == {plan.rows for plan in candidates(WIDE)}
 
 
 def test_rows_with_a_residual_are_read_in_every_way() -> None:
-    """And no others, which have one."""
+    """Rows without a residual have only one way."""
     ways = {
         form: {plan.reads for plan in candidates(Size("norm", 8192, 5120, form))} for form in ("residual", "alone")
     }
@@ -64,7 +64,7 @@ def test_rows_with_a_residual_are_read_in_every_way() -> None:
 
 
 def test_the_sizes_are_what_models_call() -> None:
-    """Rows of 128 from one token on to beyond the longest prefill; eleven widths; up to 65,536 tokens."""
+    """Rows of 128 go from one token to beyond the longest prefill; eleven widths have up to 65,536 tokens."""
     every = sizes()
 
     assert (24, 2097152) == (every[0].rows, max(size.rows for size in every if size.kernel == "gated 128"))
@@ -86,26 +86,26 @@ def test_the_sizes_are_what_models_call() -> None:
     ],
 )
 def test_bytes_are_those_of_the_arguments(size: Size, moved: int) -> None:
-    """Inputs read once and outputs written once."""
+    """Inputs count once as read and outputs once as written."""
     assert moved == size.bytes
 
 
 def test_the_best_plan_and_what_todays_loses() -> None:
-    """By the median; the share of the ceiling is the best plan's."""
+    """Plans are compared by medians; the share of the ceiling is the best plan's."""
     one = swept(16, a=3.0, b=2.0)
 
     assert ("b", 1.5, 1.5) == (one.best, one.loss, one.share)
 
 
 def test_a_table_has_as_few_plans_as_stay_within_the_noise() -> None:
-    """A plan that is nearly the best at many sizes is kept; where it is not, another begins."""
+    """A plan that is nearly the best at many sizes is kept; at other sizes another plan begins."""
     times = (swept(1, a=1.0, b=1.01), swept(16, a=2.0, b=1.0), swept(128, a=1.0, b=1.0), swept(1024, a=1.0, b=3.0))
 
     assert {"norm alone rows x 5120": [(1, "b"), (1024, "a")]} == proposed(times)
 
 
 def test_the_summary_names_what_loses() -> None:
-    """More than the noise, and nothing else."""
+    """The summary names only plans that lose more than the noise."""
     said = summary([swept(16, a=1.01, b=1.0), swept(128, a=1.5, b=1.0)]).partition("proposed:")[0]
 
     assert "128x5120" in said
@@ -113,7 +113,7 @@ def test_the_summary_names_what_loses() -> None:
 
 
 def test_a_result_is_json() -> None:
-    """With everything that the table is made of."""
+    """The JSON has everything that the table is made of."""
     data = json.loads(json.dumps(to_data({"device": "none"}, [swept(16, a=1.0, b=2.0)])))
 
     assert 2.0 == data["swept"][0]["times"]["b"]["median"]
@@ -122,7 +122,7 @@ def test_a_result_is_json() -> None:
 
 @pytest.mark.parametrize(("kernel", "form"), sorted({(size.kernel, size.form) for size in sizes()}))
 def test_the_plan_of_today_writes_every_element(kernel: str, form: str) -> None:
-    """Every kernel is launched on the inputs of its size, here with few rows: no NaN is left in its results."""
+    """Every kernel, launched on inputs of few rows, leaves no NaN in its results."""
     size = replace(next(size for size in sizes() if (size.kernel, size.form) == (kernel, form)), rows=3)
     one = problem(size, choose_device(None))
     one.reset()
@@ -133,7 +133,7 @@ def test_the_plan_of_today_writes_every_element(kernel: str, form: str) -> None:
 
 
 def test_a_plan_with_other_bits_is_seen() -> None:
-    """A zero of the other sign, or an element that nobody wrote: what is equal as a number is not enough."""
+    """A zero of the other sign, or an unwritten element, is seen: equal numbers are not enough."""
     out = torch.empty(4)
     plans = {name: Plan(name, 1, 2, 1) for name in ("today", "same", "sign", "gap")}
 
@@ -146,7 +146,7 @@ def test_a_plan_with_other_bits_is_seen() -> None:
 
 
 def test_what_is_written_over_is_restored_first() -> None:
-    """A plan that works in place gets the inputs that today's plan got."""
+    """An in-place plan gets the same inputs as today's plan."""
     out = torch.ones(4)
     plan = Plan("today", 1, 2, 1)
     one = Problem(lambda _: out.mul_(2), (out,), (out.clone(),))

@@ -1,4 +1,4 @@
-"""The clocks: who is timed, in what order, and what becomes of calls that cannot be."""
+"""The clocks: order and number of timings, and the handling of calls that cannot be timed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def _call() -> torch.Tensor:
 
 
 def test_the_middle_and_the_quarters_of_all_rounds_are_kept() -> None:
-    """Half of the rounds lie between both quartiles."""
+    """Half of the rounds are between both quartiles."""
     assert Timing(3.0, 2.0, 4.0, 5) == summary([5.0, 1.0, 3.0, 2.0, 4.0])
     assert Timing(7.0, 7.0, 7.0, 1) == summary([7.0])
 
 
 def test_everybody_is_timed_as_often() -> None:
-    """Device and host times have a timing for each name, of as many rounds as were asked for."""
+    """Device and host times have a timing for each name, over the requested number of rounds."""
     on_device = device_times({"a": [_call] * 3, "b": [_call]}, rounds=4)
     on_host = host_times({"a": _call, "b": _call}, rounds=5)
 
@@ -36,7 +36,7 @@ def test_everybody_is_timed_as_often() -> None:
 
 
 def test_rounds_are_interleaved_in_other_orders() -> None:
-    """Each name runs once a round, and not always at the same place of it."""
+    """Each name runs once a round, at changing places."""
     seen: list[str] = []
     clocks = {name: functools.partial(_noted, seen, name) for name in "abc"}
 
@@ -48,7 +48,7 @@ def test_rounds_are_interleaved_in_other_orders() -> None:
 
 
 def test_who_is_slow_has_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And enough for a middle all the same; nobody else has fewer."""
+    """A slow call still has enough rounds for a median; the others have all of theirs."""
 
     def slow() -> float:
         time.sleep(0.01)
@@ -66,7 +66,7 @@ def _noted(seen: list[str], name: str) -> float:
 
 
 def test_a_call_that_raises_is_named_and_the_others_are_timed() -> None:
-    """No graph can record it, whoever asks hears of it, and nobody else suffers."""
+    """A call that no graph can record is reported by name, and does not affect the others."""
 
     def wrong() -> object:
         raise RuntimeError("waits for the host\nat length")
@@ -79,7 +79,7 @@ def test_a_call_that_raises_is_named_and_the_others_are_timed() -> None:
 
 
 def test_an_implementation_without_calls_is_refused() -> None:
-    """There would be nothing to divide by."""
+    """A sequence without calls would divide by zero."""
     with pytest.raises(ValueError, match="'none' has no calls"):
         device_times({"none": []})
 
@@ -87,11 +87,11 @@ def test_an_implementation_without_calls_is_refused() -> None:
 @pytest.mark.parametrize(
     ("calls", "replay", "asked", "passes"),
     [
-        (1, 50.0, None, 64),  # a probe of 16 takes a quarter of what a replay should last
+        (1, 50.0, None, 64),  # a probe of 16 takes a quarter of a replay's intended duration
         (1, 400.0, None, 16),  # the probe is long enough
         (4, 50.0, None, 16),  # whole passes: the probe has four
         (100, 90.0, None, 3),  # one pass of many calls is a probe
-        (100, 90.0, 150, 2),  # what was asked for, in whole passes, and no probe beside
+        (100, 90.0, 150, 2),  # the requested calls, in whole passes, without a probe
         (1, 32000.0, None, 1),  # a call of two milliseconds is a replay
         (2, 4800.0, None, 2),  # two passes of two calls last a millisecond
     ],
@@ -99,7 +99,7 @@ def test_an_implementation_without_calls_is_refused() -> None:
 def test_a_graph_runs_through_its_sequence_until_it_lasts(
     monkeypatch: pytest.MonkeyPatch, calls: int, replay: float, asked: int | None, passes: int
 ) -> None:
-    """As many passes as fill a replay, and the time is that of one call."""
+    """A graph has as many passes as fill a replay, and the time is that of one call."""
     recorded: list[int] = []
 
     def record(sequence: list[timing.Call], count: int) -> int:
@@ -122,7 +122,7 @@ def test_only_what_has_other_memory_each_time_is_cold(
     calls: int,
     cold: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """L2 is written over before a replay of several sets, and left as it is for one."""
+    """L2 is overwritten before a replay of several sets, and left unchanged for one."""
     asked: list[bool] = []
 
     def replay(graph: object, *, cold: bool) -> float:

@@ -1,8 +1,8 @@
-"""How long calls take: on the device by replaying CUDA graphs, on the host by a clock around one call.
+"""Times of calls: on the device by replaying CUDA graphs, on the host by a clock around one call.
 
-Whatever is compared is timed in one process, round by round in an order that changes, so that a clock that drifts
-or a neighbour on the machine meets everybody alike. Without CUDA a clock of the host stands in for the device:
-enough to see that everything runs, and no measurement of anything.
+All calls of a comparison are timed in one process, round by round in an order that changes, so that a clock that
+drifts or another process on the machine affects all of them alike. Without CUDA a clock of the host stands in for
+the device: enough to see that everything runs, and no measurement of anything.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from dataclasses import dataclass
 import torch
 
 Call = Callable[[], object]
-Clock = Callable[[], float]  # runs something once and says how long it took, in microseconds
+Clock = Callable[[], float]  # runs a call once and returns its duration in microseconds
 
-REPLAY = 200.0  # microseconds that one replay should last, next to which its two events are nothing
-LONG = 1000.0  # microseconds of a replay that is long enough however few its calls
-PROBE_CALLS = 16  # a graph of fewer that is no longer than its events says little of what one call takes
-PATIENCE = 0.25  # seconds that all rounds of one may take, for what is slow beside all others
-FEWEST = 10  # rounds of it all the same
-# several times what any L2 holds today: writing as much leaves nothing of anybody's inputs there
+REPLAY = 200.0  # microseconds that one replay should last, compared with which its two events are negligible
+LONG = 1000.0  # microseconds after which a replay is long enough with any number of calls
+PROBE_CALLS = 16  # a graph of fewer calls that is no longer than its events says little about one call
+PATIENCE = 0.25  # seconds that all rounds of one call may take, a limit for slow calls
+FEWEST = 10  # least number of rounds of a slow call
+# several times the size of any L2 today: writing this much evicts all inputs from L2
 L2_FLUSH = 256 * 2**20
-WARM_UPS = 3  # calls outside the graph: what is compiled, tuned or allocated once is so by then
+WARM_UPS = 3  # calls before the graph, for compilation, tuning and allocations that happen once
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def device_times(
     calls_per_graph: int | None = None,
     spent: MutableMapping[str, float] | None = None,
 ) -> dict[str, Timing]:
-    """What one call of each implementation takes the device, in microseconds.
+    """Return the device time of one call of each implementation, in microseconds.
 
     An implementation is a sequence of calls that do the same with different memory. Each becomes one graph that
     runs through its sequence, as often as a replay of 200 µs wants (for at least ``calls_per_graph`` calls where
@@ -77,8 +77,8 @@ def device_times(
     A sequence of several calls is timed cold: L2 is written over before each replay. Let its calls' memory exceed
     twice what L2 holds, or be so many that one pass is long enough. A sequence of one is timed warm.
 
-    Who is so slow that all rounds would take a quarter of a second has fewer, and at least ten. ``spent`` gets
-    the seconds that went into ``capturing`` and into ``timing``.
+    An implementation whose rounds would take over a quarter of a second has fewer rounds, and at least ten.
+    ``spent`` gets the seconds spent on ``capturing`` and on ``timing``.
 
     Raises :class:`Uncapturable` where calls raise, when all others are timed, and ``ValueError`` for an empty
     sequence.
@@ -93,7 +93,7 @@ def device_times(
         for name, sequence in calls.items():
             try:
                 clocks[name] = prepare(sequence, calls_per_graph)
-            except Exception as error:  # noqa: BLE001 - somebody else's code, which may raise anything
+            except Exception as error:  # noqa: BLE001 - third-party code may raise anything
                 reasons[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     with noted(spent, "timing"):
         timings = _interleaved(clocks, rounds)
@@ -103,7 +103,7 @@ def device_times(
 
 
 def host_times(calls: Mapping[str, Call], *, rounds: int = 200) -> dict[str, Timing]:
-    """What one eager call of each takes the host, in microseconds, while the device has nothing to do.
+    """Return the host time of one eager call of each, in microseconds, while the device is idle.
 
     The clock stops when the call returns, before the device is waited for. Raises what a call raises.
     """
@@ -115,7 +115,7 @@ def host_times(calls: Mapping[str, Call], *, rounds: int = 200) -> dict[str, Tim
 
 
 def _interleaved(clocks: Mapping[str, Clock], rounds: int) -> dict[str, Timing]:
-    """Let every clock run once a round, each round in another order, until it has taken too long altogether."""
+    """Run every clock once a round, each round in another order; a clock that has used up its time stops."""
     order = random.Random(0)  # noqa: S311 - reproducible, not secret
     seen: dict[str, list[float]] = {name: [] for name in clocks}
     spent: dict[str, float] = {}
@@ -128,7 +128,7 @@ def _interleaved(clocks: Mapping[str, Clock], rounds: int) -> dict[str, Timing]:
 
 
 def summary(times: Sequence[float]) -> Timing:
-    """Median and quartiles of at least one time."""
+    """Return the median and quartiles of at least one time."""
     if len(times) == 1:
         return Timing(times[0], times[0], times[0], 1)
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
@@ -137,7 +137,7 @@ def summary(times: Sequence[float]) -> Timing:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """No garbage collection in the middle of a call that is timed."""
+    """Disable garbage collection during a timed call."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
@@ -149,7 +149,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _host_clock(call: Call) -> Clock:
-    """One call with an empty queue; its result is let go after the clock has stopped."""
+    """Time one call with an empty queue; its result is released after the clock has stopped."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else _nothing
 
     def clock() -> float:
@@ -165,11 +165,11 @@ def _host_clock(call: Call) -> Clock:
 
 
 def _nothing() -> None:
-    """There is no queue to wait for."""
+    """Do nothing: without CUDA there is no queue to wait for."""
 
 
 def _wall_clock(sequence: Sequence[Call], calls_per_graph: int | None) -> Clock:
-    """One pass on a machine without CUDA: what the device's clock is replaced with, so that everything runs."""
+    """Time one pass on a machine without CUDA: a replacement for the device's clock, so that everything runs."""
     sequence[0]()
 
     def clock() -> float:
@@ -182,7 +182,7 @@ def _wall_clock(sequence: Sequence[Call], calls_per_graph: int | None) -> Clock:
 
 
 def _replay_clock(sequence: Sequence[Call], calls_per_graph: int | None) -> Clock:
-    """A graph of so many passes that its replay lasts long enough, and its time divided by its calls."""
+    """Time a graph with enough passes for a long replay, divided by its calls."""
     for _ in range(WARM_UPS):
         sequence[0]()
     cold = len(sequence) > 1
@@ -190,7 +190,7 @@ def _replay_clock(sequence: Sequence[Call], calls_per_graph: int | None) -> Cloc
     graph = _recorded(sequence, passes)
     probed = math.ceil(PROBE_CALLS / len(sequence))
     for enough in () if calls_per_graph else (probed, None):
-        # a probe counts its own overhead as well: it asks for too few passes rather than for too many
+        # a probe includes its own overhead, so it gives too few passes rather than too many
         shortest = min(_replayed(graph, cold=cold) for _ in range(WARM_UPS))
         wanted = _more(passes, shortest, enough)
         if wanted > passes:
@@ -200,14 +200,14 @@ def _replay_clock(sequence: Sequence[Call], calls_per_graph: int | None) -> Cloc
 
 
 def _more(passes: int, lasting: float, enough: int | None) -> int:
-    """How many passes a graph should have, where so many last so long; ``enough`` for a probe."""
+    """Return the passes that a graph should have if some last this long; ``enough`` for a probe."""
     if enough is not None:
         return min(enough, math.ceil(passes * LONG / lasting))
     return math.ceil(passes * REPLAY / lasting)
 
 
 def _recorded(sequence: Sequence[Call], passes: int) -> torch.cuda.CUDAGraph:
-    """A graph of ``passes`` through the sequence."""
+    """Return a graph of ``passes`` through the sequence."""
     graph = torch.cuda.CUDAGraph()
     # the last result of every call: without, all calls would write the same memory, warm in L2
     results: list[object] = [None] * len(sequence)
@@ -220,9 +220,9 @@ def _recorded(sequence: Sequence[Call], passes: int) -> torch.cuda.CUDAGraph:
 
 
 def _replayed(graph: torch.cuda.CUDAGraph, *, cold: bool) -> float:
-    """Microseconds of one replay, by the device's own clock.
+    """Return the microseconds of one replay, by the device's own clock.
 
-    Another replay goes before: the device is busy until the host has queued the one that counts.
+    Another replay goes before: the device is busy until the host has queued the timed replay.
     """
     graph.replay()
     if cold:

@@ -1,4 +1,4 @@
-"""Judges implementations of fused normalisation operations: ours, a vendor's, yours.
+"""A suite that judges implementations of fused normalisation operations: ours, a vendor's, yours.
 
 An adapter is written with the three names below; ``conform run my_adapter.py`` judges it.
 """
@@ -15,7 +15,7 @@ __all__ = ["Adapter", "Contract", "Declined"]
 
 
 def __getattr__(name: str) -> object:
-    """Import the names above once they are asked for: the command line says it where torch is missing."""
+    """Import the names above on first use, so that the command line can report a missing torch."""
     if name not in __all__:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)

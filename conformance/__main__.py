@@ -1,4 +1,4 @@
-"""``python -m conformance`` is ``conform``, from a checkout too."""
+"""Entry point of ``python -m conformance``, which is ``conform``, from a checkout too."""
 
 from conformance.cli import main
 

@@ -1,4 +1,4 @@
-"""How the suite calls an implementation: :class:`Adapter`, what may come of a call, and finding adapters."""
+"""The interface of an implementation: :class:`Adapter`, the outcomes of a call, and loading of adapters."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Declined(Exception):
 
 
 class Unsupported(Exception):
-    """Raised where this machine cannot run what was called, which says nothing about the implementation."""
+    """Raised where this machine cannot run a call, which says nothing about the implementation."""
 
 
 class UsageError(Exception):
-    """Something was asked for in a way that cannot be done; the message is one line that says what to do."""
+    """Raised for a request that cannot be fulfilled; the message is one line that says what to do."""
 
 
 class Adapter:
@@ -41,10 +41,10 @@ class Adapter:
     ``takes`` claims, by operation, which calls an implementation takes: levels of the operation's factors,
     dtypes, and numbers of its sizes (``conform list OPERATION`` prints them), as in
     ``{"rms_norm": {"rank": ("2", "3"), "columns": range(8, 8193, 8)}}``; ``{"rms_norm": {}}`` claims every call.
-    All calls inside a claim must run, and outside nothing is asked. Of an operation without a claim a survey
-    finds out.
+    All calls inside a claim must run; no call outside of a claim is made. For an operation without a claim, a
+    survey finds the calls that run.
 
-    ``contracts`` names the contract of each operation, or gives it. What is declared is demanded: the same bits
+    ``contracts`` names the contract of each operation, or gives it. Declarations are checked: the same bits
     for the same call (``deterministic``), for the same row in any batch (``batch_invariant``), for arguments
     scaled by a power of two (``scale_invariant``); no kernel of its own for every number of rows or eps
     (``few_variants``); an exception for meaningless calls (``validates``); calls that ``torch.compile`` takes
@@ -52,14 +52,14 @@ class Adapter:
     2**-126, ``running_variance`` NaN and zero in rows whose sum of squares comes near the largest float32 or
     passes it, ``fuses`` products that are rounded or not before they are added, as a compiler decides. Fresh
     outputs have ``strides`` that are ``"dense"`` (in any order of dimensions), ``"contiguous"``, or those of
-    elementwise operations on x (``"like_input"``). Rows of ``zero_columns`` are asked for only where that is
-    declared. A kernel may be compiled for every number of what it ``specialises`` on: ``"rows"``, ``"eps"``. Each
-    of these may be a table of operations. ``reference`` names a known adapter that ``parity`` compares with. An
+    elementwise operations on x (``"like_input"``). Rows of ``zero_columns`` are judged only where that is
+    declared. A kernel may be compiled for every number that it ``specialises`` on: ``"rows"``, ``"eps"``. Each of
+    these may be a table of operations. ``reference`` names a known adapter that ``parity`` compares with. An
     adapter never sees an expected value.
 
     A method with an underscore after an operation's name, and its signature, is the in-place form: it writes each
-    output over an argument (y over x, s over the residual) and returns those arguments, or nothing. Beside fp8
-    values the sum alone lies over an argument: that form returns all outputs, the residual among them.
+    output over an argument (y over x, s over the residual) and returns those arguments, or nothing. With fp8
+    values only the sum overwrites an argument: that form returns all outputs, the residual among them.
     """
 
     name: str = ""
@@ -81,7 +81,7 @@ class Adapter:
     reference: str | None = None
 
     def contract(self, operation: str) -> Contract:
-        """The declared contract of an operation. Raises ``UsageError`` where none is declared."""
+        """Return the declared contract of an operation. Raises ``UsageError`` where none is declared."""
         if operation not in self.contracts:
             message = (
                 f"{type(self).__name__}: contracts has no entry for {operation!r}, "
@@ -95,7 +95,7 @@ class Adapter:
             raise UsageError(message) from error
 
     def path(self, operation: str, arguments: Mapping[str, object]) -> str | None:
-        """Which way a call goes, as ``"rows/decode128"``; None where the implementation cannot say.
+        """Return the path of a call, such as ``"rows/decode128"``; None where the implementation cannot say.
 
         A path whose name starts with ``native`` promises to launch no Triton kernel; any other to launch one
         at least, and to copy no tensor.
@@ -103,17 +103,17 @@ class Adapter:
         return None
 
     def row_thresholds(self, operation: str) -> tuple[int, ...]:
-        """Row counts at which the implementation changes its ways: both sides of each are judged."""
+        """Return the row counts at which the implementation changes its path: both sides of each are judged."""
         return ()
 
     def column_thresholds(self, operation: str) -> tuple[int, ...]:
-        """Widths at which the implementation changes its ways."""
+        """Return the widths at which the implementation changes its path."""
         return ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ran:
-    """A call that returned tensors. ``path`` is what the adapter says ran, None where it cannot tell."""
+    """A call that returned tensors. ``path`` is the path that ran, as the adapter reports it, or None."""
 
     outputs: tuple[torch.Tensor, ...]
     path: str | None
@@ -121,18 +121,18 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Crashed:
-    """A call that raised, or ended its process. ``how`` is the exception or the signal, with where it happened."""
+    """A call that raised, or ended its process. ``how`` is the exception or the signal, with its source line."""
 
     how: str
     trace: str = ""  # a short traceback of an exception
 
 
-# what CUDA and HIP say through PyTorch and Triton; running out of memory alone leaves the context as it was
+# errors of CUDA and HIP through PyTorch and Triton; running out of memory alone leaves the context as it was
 _POISON = re.compile(r"AcceleratorError|\b(?:CUDA|HIP) (?:driver )?error: |Triton Error \[\w+\]: ")
 
 
 def poisons(how: str) -> bool:
-    """Whether a crash, in its words, may leave the GPU beyond use for its process: all later calls fail too."""
+    """Return whether a crash, by its message, may leave the GPU unusable for its process: later calls fail too."""
     return _POISON.search(how) is not None
 
 
@@ -145,14 +145,14 @@ class Hung:
 
 @dataclass(frozen=True, slots=True)
 class Misreturned:
-    """A call that returned something else than tensors. ``what`` says what it was, and what it must be."""
+    """A call that returned something other than tensors. ``what`` names it and what was expected."""
 
     what: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unable:
-    """A call that this machine cannot run, whatever the implementation."""
+    """A call that this machine cannot run, with any implementation."""
 
     reason: str
 
@@ -177,7 +177,7 @@ KNOWN = {
 
 
 def load(target: str) -> Adapter:
-    """The adapter of a known name, ``package.module:Class`` or ``file.py:Class``.
+    """Return the adapter of a known name, ``package.module:Class`` or ``file.py:Class``.
 
     Raises ``UsageError`` with one line that says what to do.
     """
@@ -202,7 +202,7 @@ def load(target: str) -> Adapter:
 
 
 def split(target: str) -> tuple[str, str]:
-    """Return the file or module of a target, and the class that it names, or nothing. A folder may have colons."""
+    """Return the file or module of a target, and the class that it names, or nothing. A path may have colons."""
     if target.endswith(".py"):
         return target, ""
     file, mark, wanted = target.rpartition(".py:")

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 try:
     import click
-    import hypothesis  # noqa: F401 - as what follows: the suite needs it, and a line says so where it is missing
+    import hypothesis  # noqa: F401 - the suite needs it and the next ones; where one is missing, a line says so
     import jinja2  # noqa: F401
     import packaging  # noqa: F401
     import pytest
@@ -87,7 +87,7 @@ class MyNorms(Adapter):
 
 
 def main() -> NoReturn:
-    """Run the command line. Bad usage is one line on stderr and exit status 2."""
+    """Run the command line. Bad usage gives one line on stderr and exit status 2."""
     try:
         code = cli.main(prog_name="conform", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -234,7 +234,7 @@ def run(
 
 
 def _chunks(profile: Profile, only: int | None, minutes: float | None) -> Iterator[int | None]:
-    """The chunk asked for; or None for a whole profile, and then chunks beyond it until the time is up."""
+    """Yield the chunk asked for; or None for a whole profile, then chunks beyond it until the time is up."""
     until = time.monotonic() + 60 * (profile.minutes if minutes is None else minutes)
     yield only
     for number in itertools.count(profile.chunks):
@@ -254,7 +254,7 @@ def _named(option: str, given: Sequence[str], known: dict[str, Any]) -> None:
 
 
 def _chosen_device(wanted: str | None) -> str:
-    """The device, with Triton told to interpret where there is no GPU; before anything imports Triton."""
+    """Return the device, and make Triton interpret where there is no GPU; call before anything imports Triton."""
     chosen = choose_device()
     if wanted == "cuda" and chosen != "cuda":
         raise UsageError("--device cuda: this machine shows no GPU; leave --device out to judge on the CPU")
@@ -262,8 +262,8 @@ def _chosen_device(wanted: str | None) -> str:
 
 
 def _host(target: str, device: str, operations: Sequence[str], limit: float, import_limit: float) -> Host:
-    """Have the adapter of a target imported and checked, as far as that goes without a call."""
-    # as in a run: what this folder holds can be judged by its module's name
+    """Return the host of a target, its adapter imported and checked as far as that goes without a call."""
+    # as in a run: modules in the current folder can be judged by name
     sys.path.append(str(Path.cwd()))
     # a child forked after torch has started threads never returns
     single_threaded()
@@ -282,12 +282,12 @@ def _cores() -> int:
 
 
 def _pytest(workers: int, directory: Path, chunk: int | None) -> list[str]:
-    """Arguments that make pytest run the suite alone: no configuration, plugin or conftest.py of anybody."""
+    """Return arguments that make pytest run the suite alone: no other configuration, plugin or conftest.py."""
     os.environ.pop("PYTEST_ADDOPTS", None)
     suite = Path(conformance.__file__).parent / "suite"
     arguments = ["--pyargs", "conformance.suite", "-c", os.devnull, "--rootdir", str(suite), "--noconftest"]
     arguments += ["--disable-plugin-autoload", "-p", "conformance.plugin", "-p", "no:cacheprovider"]
-    # the summary says what there is to say
+    # the suite prints its own summary
     arguments += ["-p", "no:terminalreporter", "--assert=plain"]
     arguments.append(f"--junitxml={directory / ('junit.xml' if chunk is None else f'junit-{chunk}.xml')}")
     if workers > 1:
@@ -296,16 +296,16 @@ def _pytest(workers: int, directory: Path, chunk: int | None) -> list[str]:
 
 
 class _Display:
-    """Shows progress, and keeps what goes wrong in the suite itself."""
+    """Display of progress that also keeps errors of the suite itself."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress: report.Progress | None = None
         self._title = ""
-        self._failed: dict[str, str] = {}  # test, or what broke -> text
+        self._failed: dict[str, str] = {}  # test, or the part that broke -> text
 
     def of_chunk(self, number: int | None) -> _Display:
-        """Begin again for the next chunk; what went wrong before is kept."""
+        """Begin again for the next chunk; errors of earlier chunks are kept."""
         self.close()
         self._title = "" if number is None else f"chunk {number}: "
         return self
@@ -324,7 +324,7 @@ class _Display:
             self._progress = report.Progress(self._console, items, self._title)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """An item was judged, or could not be."""
+        """Show that an item was judged, or could not be."""
         judged = dict(report.user_properties).get("conform")
         if isinstance(judged, dict) and self._progress is not None:
             self._progress.item(judged)
@@ -332,12 +332,12 @@ class _Display:
             self._failed[report.nodeid] = report.longreprtext
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Keep what kept the suite from starting."""
+        """Keep the error that prevented the suite from starting."""
         if report.failed:
             self._failed["collection"] = report.longreprtext
 
     def pytest_internalerror(self, excrepr: object) -> None:
-        """Keep what broke pytest."""
+        """Keep the error that broke pytest."""
         self._failed["pytest"] = str(excrepr)
 
     def close(self) -> None:
@@ -347,7 +347,7 @@ class _Display:
             self._progress = None
 
     def errors(self, unfinished: Sequence[str]) -> list[str]:
-        """What went wrong outside of verdicts: a finished item's failure is in the report."""
+        """Return errors outside of verdicts: a finished item's failure is in the report."""
         judged = {
             name for name in self._failed if "[" in name and not name.endswith(tuple(f"[{i}]" for i in unfinished))
         }
@@ -412,7 +412,7 @@ def replay(
 
 
 def _case(given: str, directory: Path) -> Case:
-    """The case that a JSON text, a file or an id stands for."""
+    """Return the case that a JSON text, a file or an id stands for."""
     text, place = given, "CASE"
     if not given.lstrip().startswith("{"):
         places = (Path(given), directory / "cases" / f"{given}.json")
@@ -432,7 +432,7 @@ def _case(given: str, directory: Path) -> Case:
 
 
 def _only(properties: Sequence[str], verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """Return the verdicts on what was asked for, or all that is not well where the calls came to none of it."""
+    """Return the verdicts asked for; where the calls gave none of those, all verdicts that are not passed."""
     judged = list(verdicts)
     passive = any(name in PROPERTIES and PROPERTIES[name].passive for name in properties)
     asked_for = {*properties, *(property_of(verdict.case) for verdict in judged if passive)}
@@ -441,7 +441,7 @@ def _only(properties: Sequence[str], verdicts: Iterable[Verdict]) -> list[Verdic
 
 
 def _judged(subject: Subject, case: Case, ask: Ask, properties: Sequence[str]) -> Iterator[Verdict]:
-    """Every property that says something about this case, or those asked for: ``values`` shows passive ones."""
+    """Yield verdicts of all properties that fit the case, or of those asked for: ``values`` shows passive ones."""
     empty = not all(case.tensors[0][1].shape)
     names = ["errors"] if case.invalid else ["empty"] if empty else _of_ordinary_cases()
     if properties:
@@ -454,7 +454,7 @@ def _judged(subject: Subject, case: Case, ask: Ask, properties: Sequence[str]) -
 
 
 def _of_ordinary_cases() -> list[str]:
-    """Properties of calls that have elements and a meaning; of those that judge alike, one."""
+    """Return the properties of calls that have elements and a meaning; one of those that share a judge."""
     judges = {PROPERTIES[name].judge: name for name in reversed(PROPERTIES) if name not in {"errors", "empty"}}
     return list(reversed(judges.values()))
 

@@ -1,4 +1,4 @@
-"""pytest wiring only: where the suite runs, which adapter is judged, how hard to look, what is written.
+"""pytest wiring only: where the suite runs, which adapter is judged, how many cases, which files are written.
 
 ``pytest -p conformance.plugin --pyargs conformance.suite --adapter TARGET`` judges; ``conform run`` calls that.
 """
@@ -32,13 +32,13 @@ from conformance.runs.waivers import NONE, Run, Waivers
 from conformance.runs.waivers import load as load_waivers
 
 OUT = "build/conformance"
-COMPILES = 6  # times the limit of a call where a GPU's kernels are compiled and tuned within calls
-BEGUN = "begun"  # an empty file beside the journals, as old as the first of them
+COMPILES = 6  # factor on the time limit of a call where a GPU's kernels are compiled and tuned within calls
+BEGUN = "begun"  # an empty file in the folder of the journals, as old as the first of them
 PLANNED = "planned"  # the items of all chunks so far, a line each
 
 
 def _one_gpu_a_worker(worker: str) -> None:
-    """Narrow what a worker sees to one GPU, before anything has counted them."""
+    """Narrow what a worker sees to one GPU, before any code has counted the GPUs."""
     visible = gpus()
     if worker.startswith("gw") and len(visible) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(worker[2:]) % len(visible)]
@@ -53,7 +53,7 @@ _WAIVERS = pytest.StashKey[Waivers]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of ``conform run`` that pytest takes as well."""
+    """Add the options of ``conform run`` that pytest takes as well."""
     group = parser.getgroup("conformance")
     group.addoption("--adapter", default="normkernels", help="known name, package.module:Class or file.py:Class")
     group.addoption("--profile", default="quick", choices=sorted(PROFILES), help="how hard to look")
@@ -93,7 +93,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End the process of the adapter, whatever became of the session."""
+    """End the process of the adapter, however the session ended."""
     if _HOST in config.stash:
         config.stash[_HOST].close()
     if _SIGTERM in config.stash:
@@ -102,7 +102,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist's, untyped
-    """Tell a worker of xdist where this run's journals lie."""
+    """Tell a worker of xdist where this run's journals are."""
     node.workerinput["conform_shards"] = str(_shards(node.config))
 
 
@@ -113,13 +113,13 @@ def _worker(config: pytest.Config) -> str:
 
 
 def _workers(config: pytest.Config) -> int:
-    """How many workers there are, as each of them and the process that started them know it."""
+    """Return the number of workers, in each of them and in the process that started them."""
     given: dict[str, Any] = getattr(config, "workerinput", {})
     return int(given.get("workercount", len(getattr(config.option, "tx", None) or ()) or 1))
 
 
 def _shards(config: pytest.Config) -> Path:
-    """The folder of this run's journals: a run beside it that reports to the same folder has another."""
+    """Return the folder of this run's journals: another run that reports to the same folder has another one."""
     given: dict[str, Any] = getattr(config, "workerinput", {})
     alone = config.getoption("journal") or _directory(config) / f"journal-{os.getpid()}"
     return Path(given.get("conform_shards", alone))
@@ -132,7 +132,7 @@ def _directory(config: pytest.Config) -> Path:
 def host_of(config: pytest.Config) -> Host:
     """Return the host of the adapter, which imports it once. Raises ``pytest.UsageError`` that says what to do.
 
-    The command line, which has imported it already, hands its own over as a plugin.
+    The command line has imported the adapter already, and passes its own host as a plugin.
     """
     if _HOST not in config.stash:
         given = (plugin for plugin in config.pluginmanager.get_plugins() if isinstance(plugin, Host))
@@ -154,7 +154,7 @@ def _host(config: pytest.Config) -> Host:
 
 
 def waivers_of(config: pytest.Config) -> Waivers:
-    """The waivers that this run is held against, read once. Raises ``pytest.UsageError`` as :func:`subject_of`."""
+    """Return the waivers of this run, read once. Raises ``pytest.UsageError`` as :func:`subject_of`."""
     if _WAIVERS not in config.stash:
         chosen = {name: tuple(config.getoption(option)) for name, option in _CHOICES.items()}
         run = Run(
@@ -168,11 +168,11 @@ def waivers_of(config: pytest.Config) -> Waivers:
     return config.stash[_WAIVERS]
 
 
-_CHOICES = {"operations": "op", "properties": "property"}  # which part of a profile -> option
+_CHOICES = {"operations": "op", "properties": "property"}  # part of a profile -> option
 
 
 def _items(config: pytest.Config, *, whole: bool = False) -> tuple[Item, ...]:
-    """The items of this session, or of the whole profile."""
+    """Return the items of this session, or of the whole profile."""
     chosen = {name: tuple(config.getoption(option)) for name, option in _CHOICES.items()}
     return items(
         host_of(config).subject,
@@ -184,7 +184,7 @@ def _items(config: pytest.Config, *, whole: bool = False) -> tuple[Item, ...]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test an item."""
+    """Parametrise one test per item."""
     if "judging" in metafunc.fixturenames:
         waivers_of(metafunc.config)
         metafunc.parametrize("item", _items(metafunc.config), ids=str)
@@ -225,17 +225,17 @@ def _judging(request: pytest.FixtureRequest) -> Iterator[Judging]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Send the counts of an item to whoever shows progress."""
+    """Send the counts of an item to the display of progress."""
     made = yield
     judging = item.config.stash.get(_JUDGING, None)
     if call.when == "call" and judging is not None and "judging" in getattr(item, "fixturenames", ()):
-        # plain strings: xdist's wire knows no enums
+        # plain strings: xdist cannot send enums
         counts = {str(status.value): number for status, number in judging.counts.items()}
         made.user_properties.append(("conform", counts))  # type: ignore[attr-defined]  # the report
     return made
 
 
-# last, so that neither this process nor a worker writes any more
+# last, when neither this process nor a worker writes any more
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Merge the journals into the report; a property that does not hold decides the exit status."""
@@ -248,7 +248,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     profile = {str(item) for item in _items(config, whole=True)}
     waivers = waivers_of(config)
     if not profile <= set(planned):
-        # what one chunk does not show may show in the others
+        # a chunk may lack what others show
         waivers = replace(waivers, held=())
     header = report.header(
         host_of(config).subject,
@@ -276,7 +276,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def _planned(config: pytest.Config, shards: Path) -> list[str]:
-    """The items of this session, and of those before it that wrote to the same folder."""
+    """Return the items of this session, and of those before it that wrote to the same folder."""
     with (shards / PLANNED).open("a+", encoding="utf-8") as file:
         file.writelines(f"{item}\n" for item in _items(config))
         file.seek(0)
@@ -284,12 +284,12 @@ def _planned(config: pytest.Config, shards: Path) -> list[str]:
 
 
 def _numbers(planned: Iterable[str]) -> str:
-    """The numbers of the chunks of some items."""
+    """Return the numbers of the chunks of some items."""
     numbers = sorted({int(item.rpartition("/")[2]) for item in planned})
     return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The table of ``conform run``, under pytest's own output."""
+    """Print the table of ``conform run`` under pytest's own output."""
     if _REPORT in config.stash:
         report.show(config.stash[_REPORT])

@@ -1,1 +1,1 @@
-"""Kernels of our own for what has none to install: designs to compare with, and nothing at all."""
+"""Our own kernels for designs without an installable package, and an empty kernel."""

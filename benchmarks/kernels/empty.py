@@ -1,4 +1,4 @@
-"""A launch that does nothing: what every call pays before it begins."""
+"""A launch that does nothing: the fixed cost of every call."""
 
 import triton
 

@@ -1,6 +1,6 @@
-"""A gated norm as vLLM and SGLang lay theirs out: at most four rows a tile, one warp, the gate after the sum.
+"""A gated norm with the layout of vLLM's and SGLang's: at most four rows a tile, one warp, the gate after the sum.
 
-The layout is theirs as they describe it, the code ours: their packages are too large to install beside everything.
+The layout follows their description, the code is ours: their packages are too large to install with the others.
 """
 
 import torch
@@ -13,7 +13,7 @@ MOST_ROWS = 4
 @triton.jit(do_not_specialize=["n_rows"])
 def gated_kernel(
     x_ptr,  # [n_rows, groups * N], last stride 1
-    gate_ptr,  # the same
+    gate_ptr,  # as x
     weight_ptr,  # [groups * N]
     out_ptr,  # [n_rows, groups * N] contiguous
     rstd_ptr,  # [groups, n_rows]
@@ -28,7 +28,7 @@ def gated_kernel(
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """``ROWS`` rows of one group a program."""
+    """Normalise ``ROWS`` rows of one group a program."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     group = tl.program_id(1)
     cols = tl.arange(0, BLOCK)[None, :]

@@ -3,7 +3,7 @@
 Gated, rows of 128: a row a program with one warp, and from 65,536 rows on 32 rows a program with four. Gemma's
 norm with a residual: at most 304 programs, which was the count of another GPU's units, that loop over the rows.
 The rotation: a program a token, out of place, each head's halves loaded once for themselves and once for the
-other half. Its warps were not written down for the norm and the rotation; eight and four are taken here.
+other half. The numbers of warps of its norm and its rotation are not recorded; here they are eight and four.
 """
 
 import torch
@@ -23,7 +23,7 @@ def gated_row_kernel(
     eps,
     N: tl.constexpr,
 ):
-    """One row a program."""
+    """Normalise one row a program."""
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, N)
     x = tl.load(x_ptr + row * N + cols).to(tl.float32)
@@ -44,7 +44,7 @@ def gated_tile_kernel(
     N: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """``ROWS`` rows a program."""
+    """Normalise ``ROWS`` rows a program."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     cols = tl.arange(0, N)[None, :]
     mask = row < n_rows
@@ -59,7 +59,7 @@ def gated_tile_kernel(
 def gated(
     x: torch.Tensor, gate: torch.Tensor, weight: torch.Tensor, *, eps: float, prefill_rows: int
 ) -> torch.Tensor:
-    """Allocate and launch; x and gate contiguous and alike, of 128 columns."""
+    """Allocate and launch; x and gate must be contiguous, of the same shape, with 128 columns."""
     n = x.shape[-1]
     n_rows = x.numel() // n
     out = torch.empty_like(x)
@@ -84,7 +84,7 @@ def gemma_kernel(
     eps,
     BLOCK: tl.constexpr,
 ):
-    """Every row from the program's own number on, in steps of the grid."""
+    """Normalise every row from the program's own number on, in steps of the grid."""
     cols = tl.arange(0, BLOCK)
     mask = cols < n_cols
     weight = tl.load(weight_ptr + cols, mask=mask, other=0.0).to(tl.float32) + 1.0
@@ -104,7 +104,7 @@ def gemma_kernel(
 def gemma(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, *, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Allocate and launch; x and residual contiguous and alike."""
+    """Allocate and launch; x and residual must be contiguous and of the same shape."""
     n = x.shape[-1]
     n_rows = x.numel() // n
     out, total = torch.empty_like(x), torch.empty_like(x)
@@ -164,7 +164,7 @@ def mrope_kernel(
     HEAD_DIM: tl.constexpr,
     HALF: tl.constexpr,
 ):
-    """One token a program, q and then k."""
+    """Rotate one token a program, q and then k."""
     token = tl.program_id(0).to(tl.int64)
     dims = tl.arange(0, HEAD_DIM)[None, :]
     frequency = dims % HALF

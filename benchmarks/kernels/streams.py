@@ -1,4 +1,4 @@
-"""Memory that is only moved, 16 bytes a thread and load: as little as a kernel can do beside it."""
+"""Plain memory traffic, 16 bytes a thread and load, with as little other work as a kernel can do."""
 
 import torch
 import triton
@@ -19,7 +19,7 @@ def streams_kernel(
     WRITES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A block of each tensor a program."""
+    """Move one block of each tensor a program."""
     # int64: a tensor may have more than 2**31 elements
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < n
@@ -35,7 +35,7 @@ def streams_kernel(
 
 
 def streams(read: tuple[torch.Tensor, ...], written: tuple[torch.Tensor, ...]) -> None:
-    """Launch over one or two tensors that are read, and one or two that are written; contiguous and alike."""
+    """Launch over one or two tensors to read, and one or two to write, all contiguous and of the same size."""
     n = read[0].numel()
     streams_kernel[(triton.cdiv(n, BLOCK),)](
         a_ptr=read[0],

@@ -1,13 +1,13 @@
-"""Implementations that anybody can install or write: an adapter each, so that the suite can judge them as well.
+"""Implementations that users can install or write: an adapter each, so that the suite can judge them as well.
 
-``conform run benchmarks/peers/liger_norms.py`` judges one in full. The modules are not called like the packages
+``conform run benchmarks/peers/liger_norms.py`` judges one in full. The modules are not named like the packages
 that they call: a package of the same name would hide behind them.
 """
 
 from __future__ import annotations
 
 OURS = "normkernels"
-# by the name that tables show; in the order of the columns
+# by the name shown in tables, in the order of the columns
 PEERS = {
     "eager": "benchmarks.peers.eager:Eager",
     "F.rms_norm": "torch",
@@ -22,7 +22,7 @@ PEERS = {
     "quack": "benchmarks.peers.quack_norms:Quack",
     "flashinfer": "benchmarks.peers.flashinfer_norms:FlashInfer",
 }
-# search for seconds a shape: timed where a workload asks for it
+# peers that search for seconds a shape: timed only in workloads that ask for them
 SLOW_TO_BUILD = frozenset({"compile autotuned"})
-# choose by measuring, and may choose otherwise in another process
+# peers that choose by measuring, and may choose differently in another process
 SEARCHING = frozenset({"compile", "compile autotuned", "fla fused", "fla layernorm"})

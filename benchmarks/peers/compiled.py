@@ -13,24 +13,24 @@ from conformance.adapter import Adapter
 from conformance.oracle.contract import Contract
 
 Results = torch.Tensor | tuple[torch.Tensor, ...]
-Flag = Any  # flags are of several types, and go on as they came
+Flag = Any  # flags are of several types, and are passed on unchanged
 MOST_SHAPES = 2**16
 
 
 class Compiled(Adapter):
-    """``torch.compile`` as it comes, with static shapes: it knows all sizes when it chooses."""
+    """``torch.compile`` with its defaults and static shapes: it knows all sizes when it chooses."""
 
     name = "compile"
     contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(
         ("rms_norm", "gemma_rms_norm", "rms_norm_gated", "mrope", "rms_norm_fp8", "rms_norm_gated_fp8"), "fp32"
     )
-    # what it compiles, and so the order of a sum, follows from the whole shape
+    # the compiled code, and so the order of a sum, depends on the whole shape
     batch_invariant = False
     few_variants = False
     mode: str | None = None
 
     def __init__(self) -> None:
-        # every shape is a compilation of its own here, and more of them are no reason to give up
+        # every shape is compiled separately here, and many compilations must not stop it
         torch._dynamo.config.recompile_limit = MOST_SHAPES  # noqa: SLF001 - there is no public name
         torch._dynamo.config.accumulated_recompile_limit = MOST_SHAPES  # noqa: SLF001 - as above
 
@@ -71,7 +71,7 @@ class Compiled(Adapter):
 
 
 class Autotuned(Compiled):
-    """``torch.compile`` that measures its choices. Without its own graphs: calls are recorded into ours."""
+    """``torch.compile`` that measures its choices, without its own graphs, because ours record the calls."""
 
     name = "compile autotuned"
     mode = "max-autotune-no-cudagraphs"

@@ -24,7 +24,7 @@ class FusedNormGate(Adapter):
 
     name = "fla fused"
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": "fp32"}
-    # what it autotunes follows from a bucket of the row count
+    # its autotuning depends on a bucket of the row count
     batch_invariant = False
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ class FlashInfer(Adapter):
 
     name = "flashinfer"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
-        # it normalises the sum before it is rounded
+        # FlashInfer normalises the sum before rounding it
         "rms_norm": "fp32",
         "gemma_rms_norm": "fp32",
     }
@@ -74,7 +74,7 @@ class FlashInfer(Adapter):
 def _rows(
     x: torch.Tensor | None, weight: torch.Tensor | None, residual: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The rows of a tensor as a matrix. Declines what a call in this form cannot take."""
+    """Return the rows of a tensor as a matrix. Declines a tensor that a call in this form does not support."""
     if residual is not None:
         raise Declined("with a residual it works in place")
     if x is None or weight is None or not x.is_cuda or not x.numel():

@@ -1,7 +1,7 @@
 """The operations in plain PyTorch: arithmetic in float32, each result rounded once, nothing rounded between.
 
-What people give to ``torch.compile``. The sum with a residual is normalised before it is rounded, as inductor
-does with a formula that rounds it: this says so, and the same holds in eager mode.
+Users give such formulas to ``torch.compile``. The sum with a residual is normalised before it is rounded, as
+inductor does with a formula that rounds it: this says so, and the same holds in eager mode.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 Norm = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
-FLOOR = 1e-10  # under the largest magnitude of a group, as in the operation's definition
+FLOOR = 1e-10  # floor of a group's largest magnitude, as in the operation's definition
 
 
 def rms_norm(
@@ -21,7 +21,7 @@ def rms_norm(
     weight_offset: float,
     eps: float,
 ) -> Norm:
-    """``s = x + residual``; ``s * rsqrt(mean(s²) + eps) * (weight_offset + weight)``, in x's dtype, and s."""
+    """Return ``s * rsqrt(mean(s²) + eps) * (weight_offset + weight)``, in x's dtype, and ``s = x + residual``."""
     total, y = _normed(x, weight, residual, weight_offset, eps)
     return y.to(x.dtype) if residual is None else (y.to(x.dtype), total.to(x.dtype))
 
@@ -36,7 +36,7 @@ def rms_norm_gated(
     norm_before_gate: bool,
     activation: str,
 ) -> torch.Tensor:
-    """The norm of each group times the weight and the activated gate, or of x times that; in x's dtype."""
+    """Return each group's norm times weight and activated gate, or the norm of x times that gate; in x's dtype."""
     return _gated(x, gate, weight, eps, group_size, activation, norm_before_gate=norm_before_gate).to(x.dtype)
 
 
@@ -52,7 +52,7 @@ def rms_norm_fp8(
     fp8_dtype: torch.dtype,
     also_unquantised: bool,
 ) -> tuple[torch.Tensor, ...]:
-    """Values and scales of the norm, y itself where it is asked for, and s."""
+    """Return values and scales of the norm, y itself if asked for, and s."""
     total, y = _normed(x, weight, residual, weight_offset, eps)
     outputs = quantised(y, quant_group, scale_layout, fp8_dtype)
     wanted = (y.to(x.dtype),) if also_unquantised else ()
@@ -73,7 +73,7 @@ def rms_norm_gated_fp8(
     fp8_dtype: torch.dtype,
     also_unquantised: bool,
 ) -> tuple[torch.Tensor, ...]:
-    """Values and scales of the gated norm, and y itself where it is asked for."""
+    """Return values and scales of the gated norm, and y itself if asked for."""
     y = _gated(x, gate, weight, eps, group_size, activation, norm_before_gate=norm_before_gate)
     outputs = quantised(y, quant_group, scale_layout, fp8_dtype)
     return (*outputs, y.to(x.dtype)) if also_unquantised else outputs
@@ -82,7 +82,7 @@ def rms_norm_gated_fp8(
 def quantised(
     y: torch.Tensor, group: int | None, layout: str, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``y`` over its scale, and the scale: the largest magnitude of a group over the largest number of ``dtype``.
+    """Return ``y`` over its scale, and the scale: a group's largest magnitude over ``dtype``'s largest number.
 
     ``y`` is ``(*leading, n)``; the scales are float32, ``(*leading, groups)``, a shorter last group among them.
     """
@@ -108,7 +108,7 @@ def mrope(
     head_dim: int | None,
     interleaved: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every head turned in halves by the angles at its token's three positions; the rest of it copied."""
+    """Rotate every head in halves by the angles at its token's three positions; copy the rest of the head."""
     axes = axis_of_frequency(cos.shape[1], sections, q.device, interleaved=interleaved)
     index = positions.expand(3, -1)[axes].t().long()
     c, s = (table.float().gather(0, index)[:, None] for table in (cos, sin))
@@ -118,9 +118,9 @@ def mrope(
 def axis_of_frequency(
     half: int, sections: tuple[int, int, int], device: torch.device, *, interleaved: bool
 ) -> torch.Tensor:
-    """Which position each frequency turns by: section after section, or in turns as long as they last.
+    """Return each frequency's position axis: section after section, or interleaved as long as sections last.
 
-    Computed where it is used: a graph could not record a copy from the host.
+    The result is computed on the device: a graph could not record a copy from the host.
     """
     frequency = torch.arange(half, device=device)
     if not interleaved:
@@ -137,10 +137,10 @@ def _normed(
     offset: float,
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sum and its norm, both in float32."""
+    """Return the sum and its norm, both in float32."""
     total = x.float() if residual is None else x.float() + residual.float()
     y = _scaled(total, eps)
-    # without a weight it is one
+    # without a weight the factor is one
     return total, y * (offset + (1.0 if weight is None else weight.float()))
 
 

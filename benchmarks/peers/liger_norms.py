@@ -1,4 +1,4 @@
-"""Liger-Kernel: its norm, its norm with a residual, its rotation. ``pip install liger-kernel``."""
+"""Liger-Kernel: a norm, a norm with a residual, and a rotation. ``pip install liger-kernel``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Norm = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 
 class Liger(Adapter):
-    """Its functions for training, forwards; casting mode ``gemma``, which rounds last."""
+    """The forward functions of Liger-Kernel's training functions; casting mode ``gemma``, which rounds last."""
 
     name = "liger"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
@@ -22,7 +22,7 @@ class Liger(Adapter):
         "gemma_rms_norm": Contract(frozenset({"sum"})),
         "mrope": "fp32",
     }
-    # rows of up to 256 come sixteen to a program from 32,768 rows on, which is another order
+    # from 32,768 rows on a program has sixteen rows of up to 256 columns, which sums in another order
     batch_invariant = False
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Liger(Adapter):
         head_dim: int | None,
         interleaved: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gather rows of both tables, as its caller does once for all layers, and turn copies of q and k.
+        """Gather rows of both tables, as a model does once for all layers, and rotate copies of q and k.
 
         What is contiguous it would turn in place.
         """
@@ -88,7 +88,7 @@ class Liger(Adapter):
         if not q.numel() or not k.numel():
             raise Declined("it has tokens and heads")
         index = positions.expand(3, -1).long()
-        # float32: its arithmetic is in the angles' dtype
+        # float32: Liger computes in the angles' dtype
         angles = (table[index].float().repeat(1, 1, 2)[:, None] for table in (cos, sin))
         heads = (torch.unflatten(x.contiguous().flatten(1), 1, (-1, head_dim))[None] for x in (q, k))
         given = (x.clone() if x.data_ptr() in {q.data_ptr(), k.data_ptr()} else x for x in heads)

@@ -1,4 +1,4 @@
-"""The gated norm of vLLM and SGLang as our own code: a multi-row tile of at most four rows, one warp."""
+"""The gated norm of vLLM and SGLang in our own code: a tile of at most four rows, one warp."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.kernels import multi_row
 from conformance.adapter import Adapter, Declined
 from conformance.oracle.contract import Contract
 
-# rows a tile follow the multiprocessors there are; where there are none, so many as to try several
+# rows a tile follow the number of multiprocessors; without a GPU, a number that gives several rows a tile
 UNITS_OF_A_CPU = 2
 
 
@@ -20,7 +20,7 @@ class MultiRow(Adapter):
 
     name = "multi-row"
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": "fp32"}
-    # a tile of one row adds up in another order than one of two and more
+    # a tile of one row sums in another order than tiles of several rows
     batch_invariant = False
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""The design that this project started from, with exactly its guards: what it leaves to plain PyTorch is declined.
+"""The design that this project started from, with exactly its guards: other calls are declined.
 
-What its guards let through reaches the kernels, a weight with a stride for one.
+Calls that its guards accept reach the kernels, such as a call with a strided weight.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from benchmarks.kernels import original
 from conformance.adapter import Adapter, Declined
 from conformance.oracle.contract import Contract
 
-# of the gated kernels' rows
+# columns of the gated kernels' rows
 RANK, WIDTH = 3, 128
 
 

@@ -15,11 +15,11 @@ Norm = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 
 class Quack(Adapter):
-    """Its forward function. It has no offset: Gemma's weight gets its one beforehand, in the weight's dtype."""
+    """quack's forward function. It has no offset: one is added to Gemma's weight beforehand, in its dtype."""
 
     name = "quack"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
-        # it normalises the sum before it is rounded
+        # quack normalises the sum before rounding it
         "rms_norm": "fp32",
         "gemma_rms_norm": Contract(frozenset({"offset"})),
     }
@@ -30,7 +30,7 @@ class Quack(Adapter):
         except ImportError as error:
             raise UsageError(f"quack: needs its package, pip install quack-kernels: {error}") from error
         self._norm: Any = rmsnorm_fwd
-        # a model would add the one when it loads: by weight, and its version at the time
+        # a model would add one when it loads: cached by weight and version
         self._added: MutableMapping[torch.Tensor, tuple[int | None, torch.Tensor]] = WeakTensorKeyDictionary()
 
     def rms_norm(
@@ -50,7 +50,7 @@ class Quack(Adapter):
     def gemma_rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
     ) -> Norm:
-        """Call it with the weight of before plus one."""
+        """Call it with one added to the weight, once per weight."""
         version, added = self._added.get(weight, (None, weight))
         if version != weight._version:  # noqa: SLF001 - how torch counts writes to a tensor
             version, added = weight._version, weight + 1  # noqa: SLF001

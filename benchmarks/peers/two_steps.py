@@ -14,7 +14,7 @@ from conformance.adapter import Adapter
 from conformance.oracle.contract import Contract
 
 Results = tuple[torch.Tensor, ...]
-Flag = Any  # flags are of several types, and go on as they came
+Flag = Any  # flags are of several types, and are passed on unchanged
 
 
 class TwoSteps(Adapter):

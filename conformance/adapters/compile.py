@@ -1,4 +1,4 @@
-"""``torch.compile``, as it comes, of the formulas in plain PyTorch."""
+"""The formulas in plain PyTorch, compiled by ``torch.compile`` with default options."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class Compile(Adapter):
     """Norms in float32, compiled whole for any number of rows."""
 
     name = "compile"
-    # on a CPU it adds a lane's share of a row one after another
+    # on a CPU the compiled code adds a lane's share of a row one after another
     contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(
         ("rms_norm", "gemma_rms_norm", "rms_norm_gated"), Contract(rounds=frozenset(), depth="serial")
     )
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {"rms_norm": {}, "gemma_rms_norm": {}, "rms_norm_gated": {}}
     strides = "dense"
-    # what it compiles, and so the order of a sum, follows from the whole shape
+    # the compiled code, and so the order of a sum, follows from the whole shape
     batch_invariant = False
     few_variants = False
 
@@ -66,14 +66,14 @@ class Compile(Adapter):
         # imports Triton, which must come after the choice of a device
         from torch._inductor import config as inductor
 
-        # every rank, dtype and layout is a compilation of its own, and many of them are no reason to give up
+        # every rank, dtype and layout is a compilation of its own, and many of them must not stop compilation
         torch._dynamo.config.recompile_limit = MOST_VARIANTS  # noqa: SLF001 - there is no public name
         torch._dynamo.config.accumulated_recompile_limit = MOST_VARIANTS  # noqa: SLF001 - as above
-        # a process that was forked has no use for threads of its parent
+        # a forked process has no compile threads of its parent
         inductor.compile_threads = 1
         self._norm: Callable[..., Norm] = torch.compile(_rms_norm, fullgraph=True)
         self._gated: Callable[..., torch.Tensor] = torch.compile(_rms_norm_gated, fullgraph=True)
-        # the first compilation of a process takes many seconds, which no call is given
+        # the first compilation of a process takes many seconds, more than a call is given
         self._norm(torch.ones(2, 8), None, None, 0.0, 1e-6)
 
     def rms_norm(

@@ -50,7 +50,7 @@ class FlaNorms(Adapter):
         weight_offset: float,
         eps: float,
     ) -> Norm:
-        """Call it; with a residual, for the sum as well."""
+        """Call ``rms_norm``; with a residual, return the sum as well."""
         result: Norm = self._norm(x, weight, None, residual=residual, eps=eps, prenorm=residual is not None)
         return result
 
@@ -65,13 +65,13 @@ class FlaNorms(Adapter):
         norm_before_gate: bool,
         activation: str,
     ) -> torch.Tensor:
-        """Call it."""
+        """Call ``rms_norm_gated``."""
         y: torch.Tensor = self._gated(x, gate, weight, None, activation=activation, eps=eps)
         return y
 
 
 class FlaLayerNormGated(Adapter):
-    """``rmsnorm_fn`` of ``layernorm_gated``: a group of a row a program."""
+    """``rmsnorm_fn`` of ``layernorm_gated``: one program per group of a row."""
 
     name = "fla layernorm_gated"
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": "fp32"}
@@ -93,7 +93,7 @@ class FlaLayerNormGated(Adapter):
         norm_before_gate: bool,
         activation: str,
     ) -> torch.Tensor:
-        """Call it."""
+        """Call ``rmsnorm_fn``."""
         y: torch.Tensor = self._norm(
             x, weight, None, z=gate, eps=eps, group_size=group_size, norm_before_gate=norm_before_gate
         )

@@ -1,4 +1,4 @@
-"""Packages that an adapter needs: imported where it is made, with one line about what is missing."""
+"""Imports of packages that an adapter needs, with a one-line error for a missing one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from conformance.adapter import UsageError
 def needed(adapter: str, module: str, package: str, *, alone: bool = False) -> Any:  # noqa: ANN401 - without types
     """Import a module. Raises ``UsageError`` with the package to install where it is missing.
 
-    ``alone``: without running the ``__init__`` of the packages around it, which ask for a GPU, or for extensions
+    ``alone``: do not run the ``__init__`` of the packages around it, which ask for a GPU, or for extensions
     that the module itself does not use.
     """
     try:
@@ -31,7 +31,7 @@ def _parents(module: str) -> list[str]:
 
 
 def _import_empty(package: str) -> None:
-    """Let modules of a package be imported without a line of the package itself."""
+    """Make modules of a package importable without running the package's own code."""
     if package in sys.modules:
         return
     spec = importlib.util.find_spec(package)

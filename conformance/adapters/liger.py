@@ -17,7 +17,7 @@ NORM = {"columns": range(1, 65537), "residual": ("same", "none")}
 
 
 class Liger(Adapter):
-    """Its functions for training, forwards, in the casting modes of the models."""
+    """Liger's functions for training, forwards, in the casting modes of the models."""
 
     name = "liger"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
@@ -26,7 +26,7 @@ class Liger(Adapter):
         "mrope": "low",
     }
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # without a weight it has no offset, and adds no residual
+        # without a weight Liger's norm has no offset, and adds no residual
         "rms_norm": {
             **NORM,
             "apart": (
@@ -35,7 +35,7 @@ class Liger(Adapter):
             ),
         },
         "gemma_rms_norm": {**NORM, "weight": ("same", "float32")},
-        # on three axes it turns whole heads, section after section
+        # on three axes Liger turns whole heads, section after section
         "mrope": {
             "apart": (
                 {"positions": "axes", "order": "interleaved"},
@@ -56,7 +56,7 @@ class Liger(Adapter):
         self._rotated = ops.LigerRopeFunction.apply
 
     def row_thresholds(self, operation: str) -> tuple[int, ...]:
-        """Return where narrow rows change their kernel."""
+        """Return the number of rows at which narrow rows change their kernel."""
         return () if operation == "mrope" else (32768,)
 
     def rms_norm(
@@ -109,9 +109,9 @@ class Liger(Adapter):
         axes = positions.dim() == 2
         if not (q.shape[1] and k.shape[1]):
             raise Declined("it has heads")
-        # it turns contiguous arguments in place
+        # Liger turns contiguous arguments in place
         heads = [x.clone().view(1, len(x), math.prod(x.shape[1:]) // dim, dim).transpose(1, 2) for x in (q, k)]
-        # of halves that are alike, the first one is read
+        # the first of two equal halves is read
         angles = [table[positions.long()].repeat(*[1] * positions.dim(), 2) for table in (cos, sin)]
         if axes:
             turned = self._sectioned(*heads, *(angle[:, None] for angle in angles), list(sections))

@@ -13,7 +13,7 @@ from conformance.oracle.contract import Contract
 
 
 class Mamba(Adapter):
-    """``rmsnorm_fn`` of ``layernorm_gated``: a group of a row a program."""
+    """``rmsnorm_fn`` of ``layernorm_gated``: one program per group of a row."""
 
     name = "mamba"
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": "fp32"}
@@ -37,7 +37,7 @@ class Mamba(Adapter):
         norm_before_gate: bool,
         activation: str,
     ) -> torch.Tensor:
-        """Call it."""
+        """Call ``rmsnorm_fn``."""
         y: torch.Tensor = self._norm(
             x, weight, None, z=gate, eps=eps, group_size=group_size, norm_before_gate=norm_before_gate
         )

@@ -1,4 +1,4 @@
-"""The native PyTorch form of our operations, which every other path is compared with."""
+"""The native PyTorch path of ``normkernels``, with which every other path is compared."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Results = torch.Tensor | tuple[torch.Tensor, ...]
 Flag = Any  # flags are of several types, each checked by the package
 
 
-# The kinds of norm that plans know, by operation.
+# The kinds of norm in the plan tables, by operation.
 KINDS = {
     "rms_norm": ("norm", "residual"),
     "gemma_rms_norm": ("norm", "residual"),
@@ -40,7 +40,7 @@ class NormKernels(Adapter):
         "rms_norm_fp8": Contract(rounds=frozenset({"sum", "unquantised"}), depth="tile"),
         "rms_norm_gated_fp8": Contract(rounds=frozenset({"unquantised"}), depth="tile"),
     }
-    # every call that its operations describe
+    # every call that the operations describe
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in contracts}
     strides = "contiguous"
     zero_columns = True
@@ -53,7 +53,7 @@ class NormKernels(Adapter):
     def __init__(self) -> None:
         self._table = plans.INTERPRETED if interpreting() else plans.MEASURED
 
-    # arguments go on as they came
+    # arguments are passed on unchanged
 
     def rms_norm(self, *given: torch.Tensor | None, **flags: Flag) -> Results:
         """Call the operation."""
@@ -103,7 +103,7 @@ class NormKernels(Adapter):
         return normkernels.rms_norm_gated_fp8(*given, path=self.forced, **flags)
 
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
-        """Return what ``explain`` decides: ``rows/decode128`` and the like, or ``native``."""
+        """Return the path that ``explain`` decides: ``rows/decode128`` and the like, or ``native``."""
         return normkernels.explain(operation, path=self.forced, **arguments).name
 
     def row_thresholds(self, operation: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""PyTorch in eager mode: ``F.rms_norm(x) * F.silu(gate)``, what people write without a fused kernel."""
+"""PyTorch in eager mode: ``F.rms_norm(x) * F.silu(gate)``, the usual form without a fused kernel."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Torch(Adapter):
     }
     # PyTorch chooses how to sum by the whole shape
     batch_invariant = False
-    # on CUDA, widths that no vector divides go through one
+    # on CUDA, widths that no vector divides use a running variance
     running_variance = True
 
     def rms_norm_gated(

@@ -23,7 +23,7 @@ class Transformers(Adapter):
     name = "transformers"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         "rms_norm": Contract(NAMED["hf"] | {"sum"}),
-        # rounded once: Gemma's module holds on to float32, where Llama's has rounded by then
+        # rounded once: Gemma's module stays in float32, where Llama's has rounded by then
         "gemma_rms_norm": Contract(frozenset({"sum"})),
         "rms_norm_gated": "hf",
         "mrope": "eager",
@@ -39,14 +39,14 @@ class Transformers(Adapter):
             "group": ("none", "whole"),
             "norm_before_gate": "yes",
         },
-        # the angles have the dtype of the layer's input, and both q and k are its projections
+        # the angles have the dtype of the layer's input, and both q and k are projections of it
         # Qwen2-VL, whose axes are sectioned, rotates whole heads
         "mrope": {
             "dtypes": ("same", "cos_float32"),
             "apart": {"order": "sectioned", "dims": ("quarter", "part", "odd")},
         },
     }
-    # it is plain PyTorch, which chooses how to sum by the whole shape
+    # the modules are plain PyTorch, which chooses the order of a sum by the whole shape
     batch_invariant = False
 
     def __init__(self) -> None:
@@ -75,13 +75,13 @@ class Transformers(Adapter):
         weight_offset: float,
         eps: float,
     ) -> Result:
-        """``LlamaRMSNorm``."""
+        """Call ``LlamaRMSNorm``."""
         return _added(_module(self._llama, weight, eps), x, residual)
 
     def gemma_rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
     ) -> Result:
-        """``Gemma3RMSNorm``."""
+        """Call ``Gemma3RMSNorm``."""
         return _added(_module(self._gemma, weight, eps), x, residual)
 
     def rms_norm_gated(
@@ -95,7 +95,7 @@ class Transformers(Adapter):
         norm_before_gate: bool,
         activation: str,
     ) -> torch.Tensor:
-        """``Qwen3NextRMSNormGated``."""
+        """Call ``Qwen3NextRMSNormGated``."""
         result: torch.Tensor = _module(self._gated, weight, eps)(x, gate)
         return result
 
@@ -111,7 +111,7 @@ class Transformers(Adapter):
         head_dim: int | None,
         interleaved: bool,
     ) -> tuple[torch.Tensor, ...]:
-        """``apply_rotary_pos_emb`` of Qwen3.5, and sectioned of Qwen2-VL; of their angles, given ones."""
+        """Call ``apply_rotary_pos_emb`` of Qwen3.5, or, for sections, Qwen2-VL's, with the given angles."""
         heads = [x if head_dim is None else x.reshape(len(x), x.shape[1] // head_dim, head_dim) for x in (q, k)]
         model = self._interleaved if interleaved else self._sectioned
         kind = model.Qwen3_5TextRotaryEmbedding if interleaved else model.Qwen2VLRotaryEmbedding
@@ -130,7 +130,7 @@ def _module(kind: Any, weight: torch.Tensor, eps: float) -> Any:  # noqa: ANN401
 
 
 def _added(norm: Any, x: torch.Tensor, residual: torch.Tensor | None) -> Result:  # noqa: ANN401 - as above
-    """What a decoder layer does: ``residual + x`` in their dtype, then the norm of it."""
+    """Call a norm as a decoder layer does: ``residual + x`` in their dtype, then the norm of the sum."""
     if residual is None:
         alone: torch.Tensor = norm(x)
         return alone

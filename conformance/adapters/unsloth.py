@@ -23,7 +23,7 @@ class Unsloth(Adapter):
     name = "unsloth"
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm": "hf", "gemma_rms_norm": "fp32"}
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # it rounds to the dtype of the weight what Hugging Face rounds to that of x
+        # the kernel rounds to the weight's dtype where Hugging Face rounds to x's
         "rms_norm": {**NORM, "offset": ("zero",), "weight": ("same",)},
         "gemma_rms_norm": NORM,
     }
@@ -49,13 +49,13 @@ class Unsloth(Adapter):
         weight_offset: float,
         eps: float,
     ) -> torch.Tensor:
-        """Call it."""
+        """Call ``Fast_RMS_Layernorm``."""
         y: torch.Tensor = self._norm(x, weight, eps)
         return y
 
     def gemma_rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
     ) -> torch.Tensor:
-        """Call it with one added to the weight."""
+        """Call ``Fast_RMS_Layernorm`` with one added to the weight."""
         y: torch.Tensor = self._norm(x, weight, eps, True)  # noqa: FBT003 - a function of autograd takes no names
         return y

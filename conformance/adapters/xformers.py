@@ -47,7 +47,7 @@ class XFormers(Adapter):
         weight_offset: float,
         eps: float,
     ) -> Norm:
-        """Call either function; what it adds in place, to a copy."""
+        """Call either function; the in-place addition works on a copy."""
         if residual is None:
             alone: torch.Tensor = self._norms.rms_norm(x, weight, eps)
             return alone

@@ -1,1 +1,1 @@
-"""One call of an implementation: memory, arguments, claims, the child process, what was seen."""
+"""One call of an implementation: memory, arguments, claims, the child process, the recorded effects."""

@@ -1,6 +1,6 @@
-"""How much memory a process may hold: its share of the machine, and of the GPU that it has with others.
+"""Memory limits of a process: its share of the machine, and of a GPU that several processes use.
 
-On a GPU the share is also what decides which calls can be judged: a real model's may be larger.
+On a GPU the share also decides which calls can be judged: a real model's call may need more.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from conformance.operations import OPERATIONS
 from conformance.oracle.comparison import CHUNK
 
 GIB = 2**30
-# bytes an element: eight float32 numbers, of the steps that plain PyTorch holds at once
+# bytes an element: eight float32 numbers, for the steps that plain PyTorch has in memory at once
 STEPS = 32
 # bytes an element: the oracle's float64 intervals. Measured 64 to 168, by operation
 ORACLE = 256
@@ -29,12 +29,12 @@ _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 def fair_share(total: int, sharers: int) -> int:
-    """What one of ``sharers`` may hold of ``total`` bytes: all of them leave a fifth free, as for GPU contexts."""
+    """Return the share of ``total`` bytes for one of ``sharers``. A fifth stays free, as for GPU contexts."""
     return total * 4 // (5 * sharers)
 
 
 def fair_memory(workers: int) -> int:
-    """What the child of one of ``workers`` may hold of the machine, in bytes."""
+    """Return the bytes of the machine's memory that the child of one of ``workers`` may hold."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
     with contextlib.suppress(OSError, ValueError):  # no such file, or no limit: "max"
         machine = min(machine, int(_CONTAINER.read_text(encoding="ascii")))
@@ -43,18 +43,18 @@ def fair_memory(workers: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a worker may hold of its GPU: a fair share where it has it with others, or so many bytes."""
+    """A worker's limit of GPU memory: a fair share if several workers use that GPU, or ``given`` bytes."""
 
     sharers: int = 1
     given: int | None = None
 
     @classmethod
     def of(cls, workers: int, gpus: int, given: int | None = None) -> Allowance:
-        """Each worker has one GPU, dealt out in turns: as many share the fullest, and all get what its get."""
+        """Return the share of the most crowded GPU for every worker. Workers are assigned to GPUs in turn."""
         return cls(math.ceil(workers / max(gpus, 1)), given)
 
     def bytes(self, total: int) -> int:
-        """Of a GPU with ``total`` bytes."""
+        """Return the limit on a GPU with ``total`` bytes."""
         return min(self.given or total, fair_share(total, self.sharers))
 
 
@@ -63,7 +63,7 @@ ALONE = Allowance()
 
 @functools.cache
 def keep(allowance: Allowance) -> int:
-    """Keep this process within its allowance of every GPU that it sees; bytes of the current one. Starts CUDA."""
+    """Limit this process on every GPU to its allowance; return the bytes for the current one. Starts CUDA."""
     for gpu in range(torch.cuda.device_count()):
         _limit(allowance.bytes(_total(gpu)), gpu)
     return allowance.bytes(_total(torch.cuda.current_device()))
@@ -71,7 +71,7 @@ def keep(allowance: Allowance) -> int:
 
 @contextlib.contextmanager
 def all_of_it(memory: int | None) -> Iterator[None]:
-    """Let this process, which keeps within ``memory`` bytes of the current GPU, have all of it for once."""
+    """Lift this process's limit of ``memory`` bytes on the current GPU for the time of the context."""
     if memory is None:
         yield
         return
@@ -94,12 +94,12 @@ def _total(gpu: int) -> int:
 
 
 def left_behind(memory: int) -> int:
-    """What a call may leave on the GPU when it has returned, of ``memory`` bytes: for tables and workspaces."""
+    """Return the bytes of ``memory`` that a call may leave allocated on the GPU, for tables and workspaces."""
     return memory // 8
 
 
 def lacking(case: Case, memory: int) -> str:
-    """How many of ``memory`` bytes a case needs, where those are too few; or nothing."""
+    """Return in words the memory that a case needs, where ``memory`` bytes are too few; or nothing."""
     room, wanted = memory - left_behind(memory), needed(case)
     if wanted <= room:
         return ""
@@ -108,9 +108,9 @@ def lacking(case: Case, memory: int) -> str:
 
 
 def needed(case: Case) -> int:
-    """Bytes of GPU memory that judging a call takes: two calls with copies of their arguments, and all between.
+    """Return the bytes of GPU memory to judge a call: two calls, copies of their arguments, and all temporaries.
 
-    Sparse arguments of gigabytes do not count: ``large_index``, which has them, looks for itself.
+    Sparse arguments of gigabytes do not count: ``large_index``, which has them, checks its own memory.
     """
     buffers: dict[object, int] = {}
     for name, spec in case.tensors:
@@ -125,5 +125,5 @@ def needed(case: Case) -> int:
 
 
 def gib(size: int) -> str:
-    """Bytes in words."""
+    """Return a number of bytes in words."""
     return f"{size / GIB:.3g} GiB"

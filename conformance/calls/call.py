@@ -1,4 +1,4 @@
-"""From a case to what came of it: the one place where an implementation under test is called."""
+"""Calls of implementations, from a case to its outcome: the one place that calls an implementation under test."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from conformance.oracle.contract import Contract
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is judged, and where: an adapter on a device (``"cpu"`` or ``"cuda"``).
+    """The subject of judgement: an adapter on a device (``"cpu"`` or ``"cuda"``).
 
-    A process that has not imported the adapter knows what is ``declared`` alone. ``unfaithful`` says why low
-    precision cannot be judged here, or nothing: Triton's interpreter rounds as hardware does only where it could
-    be taught to. ``memory``: bytes that this process may hold of its GPU, None for no limit.
+    A process that has not imported the adapter has only ``known``, its declarations. ``unfaithful`` says why low
+    precision cannot be judged here, or nothing: Triton's interpreter rounds as hardware does only where the suite
+    could patch it. ``memory``: bytes that this process may hold of its GPU, None for no limit.
     """
 
     adapter: Adapter | None
@@ -53,11 +53,11 @@ class Subject:
 
     @property
     def declared(self) -> Declared:
-        """Return all that the adapter declares."""
+        """Return the declarations of the adapter."""
         return self.known or Declared.of(self.implementation())
 
     def traits(self, operation: str) -> Traits:
-        """Return what is declared of an operation."""
+        """Return the declarations about an operation."""
         return self.known.operations[operation] if self.known else Traits.of(self.implementation(), operation)
 
     def contract(self, operation: str) -> Contract:
@@ -69,14 +69,14 @@ class Subject:
         return contract
 
     def machine(self, operation: str) -> Machine:
-        """Return the arithmetic that results of an operation may have come from."""
+        """Return the arithmetic that an operation's results may come from."""
         traits = self.traits(operation)
         return Machine(traits.flushes, traits.running_variance, traits.fuses)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """One call that was made: its materials, what came of it, what happened meanwhile."""
+    """One call that was made: its materials, its outcome, and the record of its effects."""
 
     materials: Materials
     outcome: Outcome
@@ -84,7 +84,7 @@ class Call:
     poison: int
 
     def damage(self) -> str:
-        """Which memory outside the outputs was changed, or nothing."""
+        """Return in words which memory outside the outputs was changed, or nothing."""
         touched = self.materials.touched()
         if touched:
             return f"the buffer of {', '.join(touched)} was changed"
@@ -104,7 +104,7 @@ def perform(
     """Materialise a case and call the implementation once. ``values`` default to the case's own.
 
     ``form`` ends the name of the adapter's method. ``fresh``: the poison of memory that is allocated in the call,
-    where it is not that next to the arguments.
+    if it differs from the poison around the arguments.
     """
     fresh = poison if fresh is None else fresh
     materials = materialize(case, dict(values or values_of(case)), subject.device, poison)
@@ -120,7 +120,7 @@ def perform(
 
 
 def arguments_of(materials: Materials) -> Arguments:
-    """Every argument of a call by name; None where its case does not pass it."""
+    """Return every argument of a call by name; None where its case does not pass it."""
     operation = OPERATIONS[materials.case.operation]
     return {**dict.fromkeys((*operation.positional, *operation.keywords)), **materials.arguments}
 
@@ -128,10 +128,10 @@ def arguments_of(materials: Materials) -> Arguments:
 def call_with(
     subject: Subject, case: Case, arguments: Mapping[str, object], form: str = "", *, wait: bool = True
 ) -> Outcome:
-    """Call once with arguments that stay the caller's, who watches over them; all names are there.
+    """Call once with arguments that the caller owns and checks; all names must be given.
 
-    ``form`` ends the name of the adapter's method: ``_`` calls the operation in place, whose results lie in
-    arguments. ``wait`` for a GPU to be done.
+    ``form`` ends the name of the adapter's method: ``_`` calls the in-place form, which writes results over
+    arguments. ``wait``: wait for the GPU.
     """
     return _call(subject, case, arguments, form, wait=wait)
 
@@ -157,12 +157,12 @@ def _call(
 
 
 def _attempted(subject: Subject, call: Callable[[], object]) -> object | Outcome:
-    """Return what a call of the adapter's code returns, or what came of it instead."""
+    """Return the result of a call of the adapter's code, or the outcome where there is none."""
     try:
         with state_guard.guarded():
             return call()
     except Declined as declined:
-        # in words: another process may not have what an adapter gives as its reason
+        # in words: another process may not have the class of the adapter's reason
         return Declined(str(declined.reason))
     except Unsupported as unsupported:
         return Unable(str(unsupported))
@@ -173,7 +173,7 @@ def _attempted(subject: Subject, call: Callable[[], object]) -> object | Outcome
 
 
 def _raised(error: BaseException) -> str:
-    """Return an exception in words: where it was raised stands at the end of its first line."""
+    """Return an exception in words, with the place where it was raised at the end of the first line."""
     first, newline, rest = f"{type(error).__name__}: {_message(error)}".partition("\n")
     place = location.of_exception(error)
     return f"{first.rstrip(': ')} ({place}){newline}{rest}" if place else f"{first}{newline}{rest}"
@@ -187,7 +187,7 @@ def _message(error: BaseException) -> str:
 
 
 def _with_path(subject: Subject, case: Case, arguments: Arguments, outcome: Ran) -> Outcome:
-    """Ask the adapter which way a call went."""
+    """Ask the adapter for the path of a call."""
     path = _attempted(subject, lambda: subject.implementation().path(case.operation, arguments))
     if isinstance(path, Outcome):
         return Crashed(f"path: {path.how}", path.trace) if isinstance(path, Crashed) else path
@@ -197,15 +197,15 @@ def _with_path(subject: Subject, case: Case, arguments: Arguments, outcome: Ran)
 
 
 def _returned(subject: Subject, case: Case, result: object) -> Ran | Misreturned:
-    """Return the outputs of a call, unless they are something else than tensors in memory of the device."""
-    # a form in place need not return what its caller has
+    """Return the outputs of a call, unless one of them is not a tensor in memory of the device."""
+    # an in-place form need not return the tensors of its caller
     outputs = result if isinstance(result, list | tuple) else () if result is None else (result,)
     names = [output.name for output in OPERATIONS[case.operation].outputs(case)]
     for place, output in enumerate(outputs):
         wrong = _unfit(output, torch.device(subject.device))
         if wrong:
             return Misreturned(f"{names[place] if place < len(names) else f'output {place + 1}'} {wrong}")
-    # a gradient is nobody's here, and torch forbids to look at the numbers of a tensor that has one
+    # no gradient is used here, and torch forbids reading the numbers of a tensor that requires one
     tensors = (output.detach() if output.requires_grad else output for output in outputs)
     return Ran(tuple(tensors), None)
 
@@ -236,9 +236,9 @@ def _held(subject: Subject) -> str:
 
 
 def promoted(case: Case, outputs: tuple[torch.Tensor, ...]) -> str:
-    """Return in words that a call with tensors of several dtypes gave another one than x's, or nothing.
+    """Return in words that a call with mixed dtypes returned another dtype than x's, or nothing.
 
-    Such an implementation refuses the mix: its result is that of another operation.
+    Such an implementation does not support the mix: its result is that of another operation.
     """
     mixed = {spec.dtype for _, spec in case.tensors if "float" in spec.dtype} != {case.dtype}
     pairs = zip(outputs, OPERATIONS[case.operation].outputs(case), strict=False)
@@ -247,7 +247,7 @@ def promoted(case: Case, outputs: tuple[torch.Tensor, ...]) -> str:
 
 
 def metadata(subject: Subject, case: Case, outputs: tuple[torch.Tensor, ...]) -> str:
-    """Return what is wrong with the outputs' number, shapes, dtypes and strides, or nothing."""
+    """Return in words the fault in the outputs' number, shapes, dtypes or strides, or nothing."""
     expected = OPERATIONS[case.operation].outputs(case)
     if len(outputs) != len(expected):
         return f"returned {len(outputs)} tensors, must be {len(expected)}"
@@ -255,7 +255,7 @@ def metadata(subject: Subject, case: Case, outputs: tuple[torch.Tensor, ...]) ->
 
 
 def misfit(subject: Subject, case: Case, want: Output, got: torch.Tensor) -> str:
-    """Return what is wrong with the shape, dtype or strides of one output, or nothing."""
+    """Return in words the fault in the shape, dtype or strides of one output, or nothing."""
     if got.dtype != want.dtype:
         return f"{want.name} is {got.dtype}, must be {want.dtype}"
     if tuple(got.shape) != want.shape:

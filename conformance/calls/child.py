@@ -1,9 +1,9 @@
-"""Runs work in a process that may die: a crash or a hang costs one answer, and nothing else.
+"""Child processes for work that may crash or hang: either costs one answer, and nothing else.
 
 A *host* is forked from this process, which stays clean: only the host prepares (it imports an implementation),
-and says what it found. Where that left it with a single thread and no GPU, it forks a *judge* that answers; after
-a crash or a hang the next question has it fork another (14 ms). Otherwise the host answers itself, and a fresh
-one prepares again. Questions go over a pipe (0.1 ms).
+and sends a greeting. If the host then has a single thread and no GPU, it forks a *judge* that answers; after
+a crash or a hang the host forks another judge for the next question (14 ms). Otherwise the host answers itself,
+and a fresh host prepares again after a crash. Questions go over a pipe (0.1 ms).
 
 Fork is only safe while this process runs no threads of its own: :func:`single_threaded` comes before its first
 tensor operation, and it never touches the GPU.
@@ -43,10 +43,10 @@ Answer = TypeVar("Answer")
 
 START = 300.0  # seconds that preparing may take: libraries compile while they are imported
 _FORK = multiprocessing.get_context("fork")
-_GLANCE = 0.25  # seconds between two looks at the memory of a process that has not answered yet
-LINE = 4096  # bytes in which the last line that was printed is looked for
+_GLANCE = 0.25  # seconds between two checks of the memory of a process that has not answered yet
+LINE = 4096  # bytes at the end of the output that are searched for its last line
 _DYING = 5.0  # seconds that a process whose pipe is closed may still take to end
-ROOM = 70_000  # entries of a frame: with them its piece has 1 MiB, and nearly half of it is left
+ROOM = 70_000  # entries of a frame: its chunk then has 1 MiB, and nearly half of that is left
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG
 _DEVICES = re.compile(r"/dev/(?:nvidia|kfd|dri/)")
 
@@ -58,7 +58,7 @@ def single_threaded() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Prepared(Generic[Greeting, Question, Answer]):
-    """A process that is ready: what it found, how it answers, and whether it can go on after an answer."""
+    """A prepared process: its greeting, its answering function, and a check for use after an answer."""
 
     greeting: Greeting
     work: Callable[[Question], Answer]
@@ -70,7 +70,7 @@ class Unprepared(Exception):
 
 
 class _Spool:
-    """A file without a name, which processes write into, and which this one reads."""
+    """An unnamed file that child processes write, and that this process reads."""
 
     def __init__(self) -> None:
         with tempfile.TemporaryFile() as file:
@@ -78,15 +78,15 @@ class _Spool:
         weakref.finalize(self, os.close, self.number)
 
     def size(self) -> int:
-        """Return how much was written, in bytes."""
+        """Return the number of bytes written."""
         return os.fstat(self.number).st_size
 
     def read(self, start: int = 0) -> bytes:
-        """Return what was written from a place on, or its beginning."""
+        """Return the bytes from ``start`` on, at most 1 MiB."""
         return os.pread(self.number, 2**20, start)
 
     def empty(self) -> None:
-        """Forget what was written. The place of writing is one for all processes."""
+        """Drop the content. All processes share one write position."""
         os.ftruncate(self.number, 0)
         os.lseek(self.number, 0, os.SEEK_SET)
 
@@ -95,9 +95,9 @@ class _Spool:
 class Child(Generic[Greeting, Question, Answer]):
     """A process that prepares, and then answers questions.
 
-    ``limit`` is in seconds a question, ``start`` in seconds for preparing. ``memory`` is what answering may add
-    to what the process began with, in bytes of physical memory: address space would also count what a sparse
-    buffer only reserves, and what a GPU's driver maps. ``log`` receives what the process prints, if it does.
+    ``limit`` is in seconds a question, ``start`` in seconds for preparing. ``memory`` is the limit on physical
+    memory, in bytes, that answering may add to the process: address space would also count the reserved part of a
+    sparse buffer, and the mappings of a GPU's driver. ``log`` receives the output of the process, if there is any.
     """
 
     prepare: Callable[[], Prepared[Greeting, Question, Answer]]
@@ -111,18 +111,18 @@ class Child(Generic[Greeting, Question, Answer]):
     _control: Connection | None = field(default=None, init=False)
     _greeting: tuple[Greeting, bool] | None = field(default=None, init=False)
     _judge: int | None = field(default=None, init=False)  # the process that answers
-    _pipe: Connection | None = field(default=None, init=False)  # to it
-    _inherited: int = field(default=0, init=False)  # bytes that it began with
+    _pipe: Connection | None = field(default=None, init=False)  # pipe to the judge
+    _inherited: int = field(default=0, init=False)  # bytes that the judge began with
     _printed: _Spool = field(default_factory=_Spool, init=False)
     _faults: _Spool = field(default_factory=_Spool, init=False)
-    _kept: int = field(default=0, init=False)  # bytes of what was printed that lie in the log
+    _kept: int = field(default=0, init=False)  # bytes of the output that are in the log
 
     def greeting(self) -> Greeting:
-        """Return what the process found when it prepared. Raises what it raised, or ``Unprepared``."""
+        """Return the greeting of the prepared process. Raises the exception of preparing, or ``Unprepared``."""
         return self._greeted()[0]
 
     def ask(self, question: Question, limit: float | None = None) -> Answer | Crashed | Hung:
-        """Return the answer, or what became of the process instead. An exception of ``work`` is raised here."""
+        """Return the answer, or the outcome of the process instead. An exception of ``work`` is raised here."""
         try:
             pipe = self._started()
         except Exception as error:  # noqa: BLE001 - preparing may raise anything
@@ -147,19 +147,19 @@ class Child(Generic[Greeting, Question, Answer]):
         return result
 
     def printed(self) -> str:
-        """Return the last line of what the process printed, or nothing."""
+        """Return the last line that the process printed, or nothing."""
         end = self._printed.read(max(0, self._printed.size() - LINE)).decode(errors="replace")
         return next((line.strip() for line in reversed(end.split("\n")) if line.strip()), "")
 
     def close(self) -> None:
-        """End all processes, whatever they are doing."""
+        """End all processes, even while they work."""
         self._kill()
         if self._host is not None:
             self._host.kill()
             self._ended()
 
     def _greeted(self) -> tuple[Greeting, bool]:
-        """Return the greeting of a host that lives, and whether it forks; start one where there is none."""
+        """Return the greeting of the running host, and whether it forks; start a host where none runs."""
         if self._greeting is not None and self._host is not None:
             return self._greeting
         self._control, theirs = _FORK.Pipe()
@@ -191,7 +191,7 @@ class Child(Generic[Greeting, Question, Answer]):
         return greeted
 
     def _started(self) -> Connection:
-        """Return the pipe to the process that answers; start it where there is none."""
+        """Return the pipe to the process that answers; start that process where none runs."""
         if self._pipe is not None:
             return self._pipe
         for _ in range(2):
@@ -215,7 +215,7 @@ class Child(Generic[Greeting, Question, Answer]):
         raise Unprepared("it ends as soon as it is prepared")
 
     def _waited(self, pipe: Connection, limit: float, pid: int | None) -> Crashed | Hung | None:
-        """Wait for an answer; return what takes its place where none came in time, or waiting became dangerous."""
+        """Wait for an answer; return the outcome instead if the time or memory limit is exceeded."""
         until = time.monotonic() + limit
         while not pipe.poll(max(0.0, min(_GLANCE, until - time.monotonic()))):
             if time.monotonic() >= until:
@@ -226,7 +226,7 @@ class Child(Generic[Greeting, Question, Answer]):
         return None
 
     def _greedy(self, pid: int | None) -> Crashed | None:
-        """Return why a process that holds too much is ended: another process would be refused memory instead."""
+        """Return the outcome of a process over its limit: the system would refuse memory to another process."""
         if self.memory is None or _resident(pid) - self._inherited <= self.memory:
             return None
         return Crashed(f"held more than {gib(self.memory)} of memory")
@@ -239,7 +239,7 @@ class Child(Generic[Greeting, Question, Answer]):
             self._buried()
 
     def _buried(self) -> str:
-        """Forget the process that answers, which is ending, and return how it ended, in words."""
+        """Drop the process that answers, which is ending, and return how it ended, in words."""
         judge, control, pipe = self._judge, self._control, self._pipe
         self._judge = self._pipe = None
         if judge is None or control is None or pipe is None or pipe is control:
@@ -247,7 +247,7 @@ class Child(Generic[Greeting, Question, Answer]):
         pipe.close()
         try:
             if not control.poll(_DYING):
-                # it closed its pipe, and lives
+                # the judge closed its pipe, but still runs
                 os.kill(judge, signal.SIGKILL)
             code = control.recv()
         except (EOFError, OSError):
@@ -255,7 +255,7 @@ class Child(Generic[Greeting, Question, Answer]):
         return self._said_of(code)
 
     def _ended(self) -> str:
-        """Forget the host, which is ending, and return how it ended, in words."""
+        """Drop the host, which is ending, and return how it ended, in words."""
         host, self._host, self._greeting = self._host, None, None
         if self._control is not None:
             self._control.close()
@@ -270,7 +270,7 @@ class Child(Generic[Greeting, Question, Answer]):
         return self._said_of(code)
 
     def _said_of(self, code: int) -> str:
-        """Return how a process with this exit code ended, and what it executed then where Python could tell."""
+        """Return how a process with this exit code ended, and the place in the source if Python reported it."""
         self._keep_printed()
         place = of_fault(self._faults.read().decode(errors="replace"))
         self._faults.empty()
@@ -279,7 +279,7 @@ class Child(Generic[Greeting, Question, Answer]):
         return f"killed by {signal.Signals(-code).name}{f' at {place}' if place else ''}"
 
     def _keep_printed(self) -> None:
-        """Append to the log what was printed since this was last done."""
+        """Append new output to the log."""
         if self.log is None or self._printed.size() <= self._kept:
             return
         with self.log.open("ab") as log:
@@ -288,7 +288,7 @@ class Child(Generic[Greeting, Question, Answer]):
 
 
 def _resident(pid: int | None) -> int:
-    """Return the physical memory of a process in bytes, files aside; nothing where the system does not say."""
+    """Return the physical memory of a process in bytes, without files; zero where the system does not tell."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     except OSError:
@@ -307,7 +307,7 @@ def _serve_host(
     printed: int,
     faults: int,
 ) -> None:
-    """Prepare, say what was found, and answer, or fork processes that do, until the parent hangs up."""
+    """Prepare, send the greeting, and answer or fork processes that answer, until the parent hangs up."""
     parents_end.close()
     _die_with_the_parent()
     # the parent decides about Ctrl-C and about being ended
@@ -315,8 +315,8 @@ def _serve_host(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _print_to(printed)
     faulthandler.enable(faults, all_threads=False)
-    # renews the thread pool, which does not outlive a fork: of several threads that begin to compute at once
-    # one renews it otherwise, and another may find none
+    # renews the thread pool, which does not survive a fork: otherwise the first of several threads that compute at
+    # once renews it, and another thread may find none
     single_threaded()
     try:
         prepared = prepare()
@@ -350,11 +350,11 @@ def _serve_host(
 
 
 def _roomy(function: Callable[[], Answer]) -> Answer:
-    """Call a function with room for the frames of all that it calls.
+    """Call a function with memory for the frames of all its calls.
 
-    CPython keeps frames in pieces of 16 KiB, and gives a piece back to the system as soon as it is left: a loop
-    whose calls cross an edge maps and clears memory at each of them. A frame that wants more gets a larger piece,
-    of which the calls inside have the rest.
+    CPython keeps frames in chunks of 16 KiB, and returns a chunk to the system as soon as it is left: a loop whose
+    calls cross the end of a chunk maps and clears memory at each of them. A frame that needs more gets a larger
+    chunk, and the calls inside use the rest of it.
     """
     return function()
 
@@ -382,7 +382,7 @@ def _answer(pipe: Connection, prepared: Prepared[Any, Question, Answer]) -> NoRe
 
 
 def _forkable() -> bool:
-    """Tell whether a fork of this process works as it does: it has one thread, and no GPU."""
+    """Return whether a fork of this process works as the process does: it has one thread, and no GPU."""
     tasks, files = Path("/proc/self/task"), Path("/proc/self/fd")
     if torch.cuda.is_initialized() or len(list(tasks.iterdir())) != 1:  # type: ignore[no-untyped-call]
         return False
@@ -394,12 +394,12 @@ def _forkable() -> bool:
 
 
 def _die_with_the_parent() -> None:
-    """Have the system end this process with the one that forked it, however that ends."""
+    """Have the system end this process when its parent ends for any reason."""
     ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
 
 
 def _print_to(file: int) -> None:
-    """Send all that this process prints, in Python or not, to an open file."""
+    """Redirect all output of this process, Python's and other, to an open file."""
     for number in (1, 2):
         os.dup2(file, number)
     for name, number in (("stdout", 1), ("stderr", 2)):
@@ -411,7 +411,7 @@ def _print_to(file: int) -> None:
 
 
 def _flush() -> None:
-    """Write out what Python still keeps of what was printed."""
+    """Write out the output that Python still buffers."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # an implementation may have closed or replaced it
             stream.flush()

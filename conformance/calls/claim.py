@@ -1,8 +1,8 @@
-"""Claims: which calls of an operation an implementation takes, as data.
+"""Claims: the calls of an operation that an implementation takes, as data.
 
 A claim gives levels of the operation's factors (``{"rank": ("2", "3"), "x_layout": "contiguous"}``), the dtypes
 of the first tensor (``dtype``), and numbers of its sizes (``{"columns": range(8, 8193, 8)}``). A factor or size
-that is not named is free. ``apart`` are pairs of levels of which each is taken, but not both together:
+that is not named is free. ``apart`` holds pairs of levels that are each taken, but not together:
 ``{"apart": {"order": "sectioned", "dims": "quarter"}}``.
 """
 
@@ -22,13 +22,13 @@ from conformance.operations.mrope_calls import Sizes
 
 Given = Mapping[str, object]
 APART = "apart"
-MOST_NUMBERS = 8  # that are written out
+MOST_NUMBERS = 8  # numbers that are written out
 
 
 def claim(where: str, operation: str, given: Given) -> Taken:
-    """Return a claim as it stands in an adapter.
+    """Parse a claim as given in an adapter.
 
-    A value is a level or a number, or several of them; of numbers also a ``range``. Raises ``UsageError`` with one
+    A value is a level or a number, several of them, or a ``range`` of numbers. Raises ``UsageError`` with one
     line that names the nearest known word.
     """
     described = OPERATIONS[operation]
@@ -59,7 +59,7 @@ def _chosen(where: str, levels: tuple[str, ...], value: object) -> tuple[str, ..
 
 
 def _apart(where: str, factors: Mapping[str, tuple[str, ...]], value: object) -> set[frozenset[Level]]:
-    """Return pairs of levels that exclude each other: all that tables of two factors name."""
+    """Return pairs of levels that exclude each other: all combinations in tables of two factors."""
     tables = [value] if isinstance(value, Mapping) else value
     if not isinstance(tables, Sequence) or not all(isinstance(t, Mapping) and len(t) == 2 for t in tables):
         message = f"{where}: is {value!r}, must be tables of two factors, each with a level or several"
@@ -82,7 +82,7 @@ def size_names(operation: str) -> tuple[str, ...]:
 
 
 def sizes_of(case: Case) -> dict[str, int]:
-    """Return the sizes of a call by their names; what it does not have is left out."""
+    """Return the sizes of a call by their names; absent sizes are left out."""
     if OPERATIONS[case.operation].token_axes:
         sizes = Sizes.of(case)
         return {"rows": sizes.tokens, "head_dim": sizes.head_dim, "rotary_dim": 2 * sizes.half}
@@ -95,7 +95,7 @@ def sizes_of(case: Case) -> dict[str, int]:
 
 
 def known(where: str, name: str, names: Iterable[str]) -> None:
-    """Refuse a name that is none of those known. Raises ``UsageError`` with the nearest one."""
+    """Refuse an unknown name. Raises ``UsageError`` with the nearest known one."""
     every = list(names)
     if name not in every:
         near = difflib.get_close_matches(name, every, n=1, cutoff=0.0)
@@ -116,7 +116,7 @@ def _numbers(where: str, value: object) -> Numbers:
 
 
 def outside(taken: Taken, case: Case) -> str:
-    """Return in words why a case lies outside of what is taken; nothing where it lies inside."""
+    """Return in words why a case is outside of the calls taken; nothing where it is inside."""
     if taken == EVERYTHING:
         return ""
     levels = {"dtype": case.dtype, **levels_of(case)}
@@ -159,7 +159,7 @@ _SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 def said(operation: str, taken: Taken) -> str:
-    """Return what is taken in a sentence: only what is less than everything."""
+    """Return the calls taken in a sentence: only the restrictions."""
     described = OPERATIONS[operation]
     levels = dict(taken.levels)
     parts = [f"rank {_or(levels['rank'])}"] if _partly(described, levels, "rank") else []
@@ -195,7 +195,7 @@ def _and(words: Sequence[str]) -> str:
 
 
 def pasted(operation: str, taken: Taken) -> str:
-    """Return a claim as Python text, as it stands in ``Adapter.takes``."""
+    """Return a claim as Python text, to paste into ``Adapter.takes``."""
     described = OPERATIONS[operation]
     every = {"dtype": DTYPES, **described.factors}
     lines = [f"{name!r}: {chosen!r}," for name, chosen in taken.levels if set(chosen) != set(every[name])]
@@ -206,7 +206,7 @@ def pasted(operation: str, taken: Taken) -> str:
 
 
 def to_data(taken: Taken) -> dict[str, Any]:
-    """Return what is taken as plain data for JSON."""
+    """Return the calls taken as plain data for JSON."""
     return {
         "levels": {name: list(chosen) for name, chosen in taken.levels},
         "sizes": {name: _written(numbers) for name, numbers in taken.sizes},
@@ -221,7 +221,7 @@ def _written(numbers: Numbers) -> list[int] | dict[str, int]:
 
 
 def from_data(data: Mapping[str, Any]) -> Taken:
-    """Read what :func:`to_data` gave."""
+    """Read the data of :func:`to_data`."""
     sizes = tuple(
         (name, range(n["from"], n["to"] + 1, n["step"]) if isinstance(n, dict) else tuple(n))
         for name, n in data["sizes"].items()

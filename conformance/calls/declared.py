@@ -1,4 +1,4 @@
-"""Declarations of an adapter, as data: all that a run has to know of an implementation it does not import."""
+"""Declarations of an adapter, as data: everything that a run needs of an implementation it does not import."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ PER_OPERATION = (
 )
 STRIDES = ("dense", "contiguous", "like_input")
 SPECIALISES = ("rows", "eps")
-NEAR = 0.85  # how alike two names are, from 0 to 1, of which one is taken for the other misspelt
+NEAR = 0.85  # similarity of two names, from 0 to 1, from which on one counts as a misspelling
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """Declarations about one operation. ``in_place`` says whether there is an in-place form.
+    """Declarations about one operation. ``in_place``: whether there is an in-place form.
 
-    ``claim`` are the calls that it must take, None where it claims nothing.
+    ``claim`` are the calls that the implementation must take, None without a claim.
     """
 
     contract: Contract | None = None
@@ -64,7 +64,7 @@ class Traits:
 
     @classmethod
     def of(cls, adapter: Adapter, operation: str) -> Traits:
-        """Return what an adapter declares of an operation. Raises ``UsageError`` for what means nothing."""
+        """Return an adapter's declarations about an operation. Raises ``UsageError`` for a meaningless one."""
         given = {name: _declared(adapter, name, operation) for name in PER_OPERATION}
         return cls(
             contract=adapter.contract(operation) if operation in adapter.contracts else None,
@@ -87,7 +87,7 @@ class Declared:
 
     @classmethod
     def of(cls, adapter: Adapter) -> Declared:
-        """Return what an adapter declares. Raises ``UsageError`` for a contract that means nothing."""
+        """Return an adapter's declarations. Raises ``UsageError`` for a meaningless contract."""
         return cls(adapter.name, adapter.reference, {name: Traits.of(adapter, name) for name in OPERATIONS})
 
 
@@ -96,16 +96,16 @@ def _claim(adapter: Adapter, operation: str) -> Taken:
 
 
 def _declared(adapter: Adapter, name: str, operation: str) -> Any:  # noqa: ANN401 - flags of several types
-    """Return one declaration: the table's where there is a table, the default where that says nothing."""
+    """Return one declaration: the table's entry if it is a table, the default if that has no entry."""
     value = getattr(adapter, name)
     return value.get(operation, getattr(Adapter, name)) if isinstance(value, Mapping) else value
 
 
 def check(adapter: Adapter, operations: Iterable[str] = ()) -> None:
-    """Refuse names that mean nothing, operations without a contract, and methods that cannot be called.
+    """Refuse unknown names, operations without a contract, and methods that cannot be called.
 
-    Contracts and methods of ``operations`` alone are looked at; of all where none is given. Raises ``UsageError``
-    with one line that names the nearest known name, or what a method must take.
+    Only contracts and methods of ``operations`` are checked; all where none is given. Raises ``UsageError`` with
+    one line that names the nearest known name, or the arguments that a method must take.
     """
     kind = type(adapter).__name__
     tables: dict[str, object] = {"takes": adapter.takes, "contracts": adapter.contracts}
@@ -127,7 +127,7 @@ def check(adapter: Adapter, operations: Iterable[str] = ()) -> None:
 
 
 def _check_spelling(adapter: Adapter) -> None:
-    """Refuse a public method that is named almost like an operation, and an adapter without any operation."""
+    """Refuse a public method whose name almost matches an operation, and an adapter without any operation."""
     kind = type(adapter)
     forms = [form for name in OPERATIONS for form in (name, f"{name}_")]
     added = [name for name in dir(kind) if not name.startswith("_") and not hasattr(Adapter, name)]
@@ -142,10 +142,10 @@ def _check_spelling(adapter: Adapter) -> None:
 
 
 def _check_signature(adapter: Adapter, form: str, operation: Operation) -> None:
-    """Refuse a method that does not take the arguments that it will be called with."""
+    """Refuse a method that does not take the arguments of its calls."""
     try:
         signature = inspect.signature(getattr(adapter, form))
-    except (TypeError, ValueError):  # of a builtin, which says nothing of its arguments
+    except (TypeError, ValueError):  # a builtin, whose arguments are not known
         return
     named = (*operation.keywords, *flags_of(operation))
     try:

@@ -13,11 +13,11 @@ from pathlib import Path
 Frame = tuple[str, int, str]  # file, line, function
 
 SUITE = Path(__file__).resolve().parent
-IMPLEMENTATIONS = ("adapters", "package", "selftest")  # folders of the suite that hold some
-LIBRARIES = ("torch", "triton", "numpy")  # what implementations are written with
-MOST_FRAMES = 12  # of a trace: it is to be read
+IMPLEMENTATIONS = ("adapters", "package", "selftest")  # folders of the suite with implementations
+LIBRARIES = ("torch", "triton", "numpy")  # libraries that implementations use
+MOST_FRAMES = 12  # frames of a trace, to keep it readable
 
-# a line of what Python's fault handler writes
+# a line that Python's fault handler writes
 _FAULT = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$', re.MULTILINE)
 
 
@@ -28,8 +28,8 @@ def of_exception(error: BaseException) -> str:
 
 
 def of_fault(text: str) -> str:
-    """Return the same of what Python's fault handler wrote of the thread that ended its process."""
-    # other threads stand first
+    """Return the same place from the text of Python's fault handler, for the thread that ended its process."""
+    # other threads come first
     current = text.rpartition("Current thread")[2] or text
     return _innermost((found["file"], int(found["line"]), found["name"]) for found in _FAULT.finditer(current))
 
@@ -43,7 +43,7 @@ def trace(error: BaseException) -> str:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return the exception that Triton, or its interpreter, wrapped; any other as it is."""
+    """Return the exception that Triton or its interpreter wrapped; any other exception unchanged."""
     while type(error).__module__.partition(".")[0] == "triton" and error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -64,7 +64,7 @@ def _shown(file: str) -> str:
 
 
 def _foreign(file: str) -> bool:
-    """Tell whether a file belongs to the suite, a library, Python itself, or is no file."""
+    """Return whether a file belongs to the suite, a library or Python itself, or is no file."""
     if file.startswith("<") or _of_the_suite(file):
         return True
     path = Path(file)
@@ -79,7 +79,7 @@ def _of_the_suite(file: str) -> bool:
 
 @functools.cache
 def _libraries() -> tuple[Path, ...]:
-    """Return the folders of libraries; none of them is imported for that."""
+    """Return the folders of libraries, without importing them."""
     specs = (importlib.util.find_spec(name) for name in LIBRARIES)
     return tuple(Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None)
 

@@ -1,4 +1,4 @@
-"""Case → tensors inside guarded buffers. Deterministic: the same case gives the same bits."""
+"""Tensors of a case, inside guarded buffers. Deterministic: the same case gives the same bits."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SPARSE = 2**10  # times as long as its elements would be in a row
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Materials:
-    """The arguments of one call, and what is needed to see whether anything else was touched.
+    """The arguments of one call, and the data needed to detect changes of any other memory.
 
-    ``versions``: the number that torch counts changes of each tensor by, before the call.
+    ``versions``: torch's count of changes of each tensor, before the call.
     """
 
     case: Case
@@ -32,7 +32,7 @@ class Materials:
     versions: Mapping[str, int]
 
     def touched(self) -> tuple[str, ...]:
-        """Names of the arguments whose buffer (elements, gaps and guards) is not as it was."""
+        """Return the names of the arguments whose buffer (elements, gaps and guards) was changed."""
         return tuple(
             name
             for (name, owner), before in zip(self.owners, self.before, strict=True)
@@ -41,19 +41,19 @@ class Materials:
 
 
 class LayoutLost(AssertionError):
-    """The layout that a case asks for did not reach the call: an error of the suite itself."""
+    """Raised where the layout of a case did not reach the call: an error of the suite itself."""
 
 
 def values_of(case: Case) -> dict[str, torch.Tensor]:
-    """The values of every tensor, contiguous, on the CPU."""
+    """Return the values of every tensor, contiguous, on the CPU."""
     drawn = {name: _drawn(case, name, spec) for name, spec in case.tensors if case.source(name) == name}
     return {name: drawn[case.source(name)] for name, _ in case.tensors}
 
 
 def materialize(case: Case, values: dict[str, torch.Tensor], device: str, poison: int) -> Materials:
-    """Lay the values out as the case says, each tensor in a buffer of its own or in the shared one.
+    """Place the values in the layouts of the case, each tensor in a buffer of its own or in the shared one.
 
-    A tensor whose layout is ``same`` is the very object that the first one is; its own values are not looked at.
+    A tensor whose layout is ``same`` is the same object as the first one; its own values are not read.
     """
     owners: list[tuple[str, Owner]] = []
     tensors: dict[str, torch.Tensor] = {}
@@ -77,7 +77,10 @@ def materialize(case: Case, values: dict[str, torch.Tensor], device: str, poison
 
 
 def _room(spec: TensorSpec, place: Placement, device: str, poison: int) -> Owner:
-    """A buffer for the tensors of a placement; without the memory between elements where that would be most."""
+    """Return a buffer for the tensors of a placement.
+
+    The buffer leaves out the memory between elements where that would be most of it.
+    """
     size = getattr(torch, spec.dtype).itemsize
     if not spread(spec, place):
         return Owner.of(place.extent * size if _whole(spec) else 0, device, poison)
@@ -88,17 +91,17 @@ def _room(spec: TensorSpec, place: Placement, device: str, poison: int) -> Owner
 
 
 def spread(spec: TensorSpec, place: Placement) -> bool:
-    """Whether a buffer would be gigabytes for next to no elements."""
+    """Return whether a buffer would be gigabytes for very few elements."""
     return place.extent > FAR and place.extent > SPARSE * math.prod(spec.shape) > 0
 
 
 def passed(name: str, value: Flag) -> Flag | torch.dtype:
-    """A flag as it is passed: a case, being JSON, has names in place of dtypes."""
+    """Return a flag as it is passed: a case, being JSON, has names in place of dtypes."""
     return getattr(torch, str(value)) if name.endswith("dtype") else value
 
 
 def buffer_of(spec: TensorSpec) -> tuple[object, ...] | None:
-    """What tensors that lie in one buffer have in common; None for a tensor with a buffer of its own."""
+    """Return the key of the buffer that several tensors share; None for a tensor with a buffer of its own."""
     if spec.layout.kind == "shared":
         return "shared", spec.dtype, *spec.shape
     return ("slice", spec.dtype, spec.shape[0], spec.layout.width) if spec.layout.kind == "slice" else None
@@ -121,7 +124,7 @@ def _placed(owner: Owner, spec: TensorSpec, values: torch.Tensor) -> torch.Tenso
 
 
 def _unexpanded(tensor: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
-    """One of every group of elements that share memory."""
+    """Return a tensor with one of every group of elements that share memory."""
     for dim, stride in enumerate(strides):
         if stride == 0 and tensor.shape[dim] > 1:
             tensor = tensor.narrow(dim, 0, 1)

@@ -1,4 +1,4 @@
-"""Guarded memory: buffers whose bytes outside the elements are known, between pages that nobody may touch."""
+"""Guarded memory: buffers whose bytes outside the elements are known, between inaccessible pages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from conformance.cases.case import Placement
 
 PAGE = mmap.PAGESIZE
-# Python names it from 3.13 on: pages that are never touched cost nothing, and need not be promised
+# Python names the flag from 3.13 on: untouched pages cost nothing, and need no reservation
 NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
-# what unreadable memory on both sides must at least be: farther strays fault by themselves
+# the least size of unreadable memory on both sides: accesses farther away fault by themselves
 FENCE = 16 * 2**20
 ALIGNMENT = 64
 GUARD = 512
 
-# two poisons: NaN in every float dtype (of float8_e4m3fnuz -240), and a large finite number in every float dtype
+# two poisons: NaN in every float dtype (-240 in float8_e4m3fnuz), and a large finite number in every float dtype
 POISONS = (0xFF, 0x7B)
 # a third for memory that is allocated in a call: an element that holds it was not computed from the others
 FRESH = 0x2D
@@ -33,11 +33,11 @@ class Owner:
     raw: torch.Tensor
     start: int
     length: int
-    islands: tuple[slice, ...] = (slice(None),)  # the parts of raw that there are, and that anybody may touch
+    islands: tuple[slice, ...] = (slice(None),)  # the parts of raw that are accessible
 
     @classmethod
     def of(cls, length: int, device: str, poison: int) -> Owner:
-        """Room for ``length`` bytes on a device, filled with ``poison``."""
+        """Return a buffer of ``length`` bytes on a device, filled with ``poison``."""
         padded = math.ceil(length / ALIGNMENT) * ALIGNMENT
         if device != "cpu":
             raw = torch.empty(padded + 2 * GUARD, dtype=torch.uint8, device=device)
@@ -48,11 +48,12 @@ class Owner:
 
     @classmethod
     def spread(cls, offsets: torch.Tensor, length: int, device: str, poison: int) -> Owner:
-        """Room for ``length`` bytes of which only the pages of some ``offsets`` (in bytes) are in use.
+        """Return a buffer of ``length`` bytes of which only the pages of some ``offsets`` (in bytes) are in use.
 
-        On the CPU there is no other memory, and touching any ends the process; nor is there as far before and
-        behind as the room is long, where an offset leads that has lost its high bits. Raises ``OSError`` where
-        so many addresses cannot be had. A GPU has no such thing: there the room is filled with ``poison``.
+        On the CPU no other page is accessible, and touching one ends the process. The same holds before and behind
+        the buffer, each as far as its length: an offset that lost its high bits leads there. Raises ``OSError`` if
+        the system does not give so many addresses. A GPU cannot do this: there the whole buffer is filled with
+        ``poison``.
         """
         pages = torch.unique(offsets // PAGE)
         first = torch.cat([torch.tensor([True]), pages[1:] != pages[:-1] + 1])
@@ -69,18 +70,18 @@ class Owner:
         return cls(raw, 0, length, islands)
 
     def content(self) -> torch.Tensor:
-        """A copy of all bytes that there are."""
+        """Return a copy of all accessible bytes."""
         return torch.cat([self.raw[island] for island in self.islands])
 
     def view(self, shape: tuple[int, ...], dtype: torch.dtype, place: Placement, shift: int = 0) -> torch.Tensor:
-        """The tensor of a placement; ``shift`` bytes after the start."""
+        """Return the tensor of a placement, ``shift`` bytes after the start."""
         size = dtype.itemsize
         begin = self.start + shift
         base = self.raw[begin : begin + place.extent * size].view(dtype)
         return base.as_strided(shape, place.strides, base.storage_offset() + place.offset)
 
     def guards_intact(self, poison: int) -> bool:
-        """Whether every byte before and after the room is still poison."""
+        """Return whether every byte before and after the elements is still poison."""
         before, after = self.raw[: self.start], self.raw[self.start + self.length :]
         return bool((before == poison).all()) and bool((after == poison).all())
 
@@ -91,7 +92,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def _between_fences(length: int) -> torch.Tensor:
-    """At least ``length`` writable bytes, up to the very first byte of an unreadable page."""
+    """Return at least ``length`` writable bytes, up to the very first byte of an unreadable page."""
     body = math.ceil(length / mmap.PAGESIZE) * mmap.PAGESIZE
     pages = mmap.mmap(-1, body + 2 * FENCE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for fence in (0, FENCE + body):
@@ -100,7 +101,7 @@ def _between_fences(length: int) -> torch.Tensor:
 
 
 def _islands(length: int, islands: tuple[slice, ...]) -> torch.Tensor:
-    """``length`` bytes of which only the islands can be touched, and nothing around them."""
+    """Return ``length`` bytes of which only the islands are accessible, and nothing around them."""
     body = math.ceil(length / PAGE) * PAGE
     pages = mmap.mmap(-1, 3 * body, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
     _protect(pages, 0, 3 * body, NOBODY)
@@ -113,7 +114,7 @@ NOBODY = 0  # PROT_NONE
 
 
 def _protect(pages: mmap.mmap, start: int, length: int, who: int) -> None:
-    """Say who may touch bytes of a mapping; mprotect itself is in no Python module."""
+    """Set the protection of bytes of a mapping; no Python module offers mprotect."""
     address = ctypes.addressof(ctypes.c_char.from_buffer(pages)) + start
     if _libc().mprotect(ctypes.c_void_p(address), ctypes.c_size_t(length), who):
         raise OSError(ctypes.get_errno(), "mprotect")

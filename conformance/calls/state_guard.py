@@ -1,11 +1,11 @@
-"""Global state around calls: what the suite computes with stays the suite's, whatever an implementation changes.
+"""Guard of global state around calls: the suite computes with its own state, even if an implementation changes it.
 
-Importing an implementation may set a default dtype, or replace ``torch.empty``, and a call may. The suite's own
-state is captured before the import. Around every call the implementation has the state that its import left; what
-a call changes beyond that is noted, and the suite's state put back.
+Importing an implementation may set a default dtype, or replace ``torch.empty``, and so may a call. The suite's
+own state is captured before the import. During every call the implementation has the state that its import left;
+changes that a call makes beyond that are noted, and the suite's state is restored.
 
-Random number generators are left alone: the suite draws from its own, and a generator that is put back would make
-an implementation that draws numbers look deterministic.
+Random number generators are left alone: the suite draws from its own, and restoring a generator would make an
+implementation that draws numbers look deterministic.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import torch
 from torch.nn.modules import module as modules
 from torch.utils import _python_dispatch as dispatch
 
-SMALL = 5e-324  # flushed to zero where a processor is told so
+SMALL = 5e-324  # flushed to zero where a processor is set to flush subnormals
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A part of the global state: its name in a sentence, how it is read and how it is set.
+    """A part of the global state: its name in a sentence, its reader and its writer.
 
-    ``harmless``: a call may change it without a word, as long as it is put back.
+    ``harmless``: a call may change the setting without a report, as long as it is put back.
     """
 
     words: str
@@ -37,7 +37,7 @@ class Setting:
     harmless: bool = False
 
 
-_HELD: list[Any] = []  # contexts that were entered to leave others, for good
+_HELD: list[Any] = []  # contexts that were entered for good, to leave others
 
 
 def _default_device() -> torch.device | None:
@@ -76,7 +76,7 @@ SETTINGS = (
     Setting("the number of threads", torch.get_num_threads, torch.set_num_threads, harmless=True),
 )
 
-# whose functions the suite computes with
+# the owners of functions that the suite computes with
 _OWNERS: Mapping[str, Any] = {
     "torch": torch,
     "torch.Tensor": torch.Tensor,
@@ -89,7 +89,7 @@ _HOOKS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All that is looked after, at one moment."""
+    """The guarded state at one moment."""
 
     settings: tuple[Any, ...]
     attributes: tuple[dict[str, Any], ...]
@@ -98,20 +98,20 @@ class State:
 
 
 def captured() -> State:
-    """Return the state of this moment."""
-    # replaces functions of torch when it is imported, which some calls have it do
+    """Return the current state."""
+    # importing torch._dynamo replaces functions of torch, and some calls import it
     importlib.import_module("torch._dynamo")
     return State(
         tuple(setting.get() for setting in SETTINGS),
         tuple(vars(owner).copy() for owner in _OWNERS.values()),
         tuple(dict(getattr(modules, name)) for name in _HOOKS),
-        # bytes, as the system has them: decoding takes longer than all the rest
+        # bytes, as the system has them: decoding takes longer than all other parts together
         vars(os.environ)["_data"].copy(),
     )
 
 
 def differences(before: State, after: State, *, harmless: bool = False) -> tuple[str, ...]:
-    """Return what changed, in words; of harmless settings only if asked."""
+    """Return the changes in words, those of harmless settings only if asked."""
     found = []
     if before.settings != after.settings:
         found += [
@@ -132,7 +132,7 @@ def _told(value: object) -> str:
 
 
 def _replaced(owner: object, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Return the names of functions that were replaced, removed, or put before one that a class inherits."""
+    """Return the names of functions that were replaced, removed, or now hide an inherited one."""
     if tuple(before.values()) == tuple(after.values()):
         return []
     found = [
@@ -145,17 +145,17 @@ def _replaced(owner: object, before: Mapping[str, Any], after: Mapping[str, Any]
 
 
 def _reset(before: State, after: State) -> list[bytes]:
-    """Return the environment variables with another value, or none; a new one is nothing to the suite."""
+    """Return the environment variables that were changed or removed; a new one does not affect the suite."""
     if before.environment == after.environment:
         return []
     return [name for name, value in before.environment.items() if after.environment.get(name) != value]
 
 
 def put(state: State, now: State) -> None:
-    """Bring this process from the state that it is in to another, as far as that is possible."""
+    """Set the state of this process to ``state`` from ``now``, as far as that is possible."""
     for setting, wanted, has in zip(SETTINGS, state.settings, now.settings, strict=True):
         if wanted != has:
-            # what cannot be put back shows when the state is captured again
+            # a setting that cannot be put back shows when the state is captured again
             with contextlib.suppress(RuntimeError, OSError, ValueError):
                 setting.put(wanted)
     for owner, wanted, has in zip(_OWNERS.values(), state.attributes, now.attributes, strict=True):
@@ -175,7 +175,7 @@ def put(state: State, now: State) -> None:
 
 @dataclass(slots=True, eq=False)
 class _Process:
-    """Facts about this process: both states, where an implementation was imported, and what calls did."""
+    """Facts about this process: both states, if an implementation was imported, and the changes of calls."""
 
     ours: State | None = None
     theirs: State | None = None
@@ -188,7 +188,7 @@ _PROCESS = _Process()
 
 
 def settle(before: State) -> tuple[str, ...]:
-    """Put back the state from before an import, keep what it left for its calls; return what it changed."""
+    """Restore the state from before an import, keep the state after it for calls, and return the changes."""
     modes = _leave_modes((0, 0))
     left = captured()
     put(before, left)
@@ -199,13 +199,13 @@ def settle(before: State) -> tuple[str, ...]:
 
 
 def healthy() -> bool:
-    """Tell whether this process computes as it did before the first call."""
+    """Return whether this process computes as it did before the first call."""
     return not _PROCESS.stuck
 
 
 @contextlib.contextmanager
 def noticed() -> Iterator[list[str]]:
-    """Collect what calls inside change, once each."""
+    """Collect the changes of calls inside, each once."""
     outer, _PROCESS.notes = _PROCESS.notes, []
     try:
         yield _PROCESS.notes
@@ -215,7 +215,7 @@ def noticed() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Give a call the state that its import left, and put the suite's back. Calls inside are part of it."""
+    """Set the state that the import left for a call, then restore the suite's. Calls inside are part of it."""
     if _PROCESS.inside:
         yield
         return
@@ -245,20 +245,20 @@ def _settle_call(ours: State, theirs: State, modes: tuple[int, int]) -> None:
 
 
 def _modes() -> tuple[int, int]:
-    """Return how many modes of torch functions and of dispatch are entered; the default device's aside."""
+    """Return the number of entered modes of torch functions and of dispatch, without the default device's."""
     functions: int = torch._C._len_torch_function_stack() - (_default_device() is not None)  # noqa: SLF001
     dispatched: int = torch._C._len_torch_dispatch_stack()  # noqa: SLF001
     return functions, dispatched
 
 
 def _leave_modes(wanted: tuple[int, int]) -> list[str]:
-    """Leave modes until as many are entered as wanted; return what was left, in words."""
+    """Leave modes until ``wanted`` are entered; return the kinds of those left, in words."""
     functions, dispatched = (max(0, has - want) for has, want in zip(_modes(), wanted, strict=True))
     for _ in range(functions):
-        # entered by code that is no longer there to leave them
+        # the code that entered these modes no longer runs, and cannot leave them
         torch.overrides._pop_mode()  # type: ignore[no-untyped-call]  # noqa: SLF001
     for _ in range(dispatched):
-        # torch 2.10 returns one that nobody holds after it is gone
+        # torch 2.10 crashes where nothing else refers to the mode
         held = dispatch._get_current_dispatch_mode()  # noqa: SLF001
         dispatch._pop_mode()  # noqa: SLF001
         del held

@@ -1,4 +1,4 @@
-"""Property + case + outcome + comparison → verdict."""
+"""Verdicts: a property judged on a case, from the call's outcome and the comparison of its outputs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from conformance.oracle.comparison import NOTHING, Comparison
 
 
 class Status(StrEnum):
-    """What a verdict says. Only ``passed`` is a pass."""
+    """The status of a verdict. Only ``passed`` is a pass."""
 
     PASSED = "passed"
     FAILED = "failed"
     DECLINED = "declined"  # the implementation said no
     NOT_JUDGED = "not_judged"  # this machine or profile cannot
-    NO_EVIDENCE = "no_evidence"  # of a whole item: too few of its calls could be judged
+    NO_EVIDENCE = "no_evidence"  # a whole item: too few of its calls could be judged
     CRASHED = "crashed"
     HUNG = "hung"
     WAIVED = "waived"
-    ERROR = "error"  # ours
+    ERROR = "error"  # an error of the suite
 
 
 NOT_IMPLEMENTED = "not implemented"  # why an adapter without a method declines
@@ -30,10 +30,10 @@ BAD = frozenset({Status.FAILED, Status.CRASHED, Status.HUNG})
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One property judged on one case. Numbers are of its comparison, zero where nothing was compared.
+    """One property judged on one case. The comparison is zero where nothing was compared.
 
-    ``terms``: what the formula has in this case, and whether dropping it would show. ``trace``: a traceback of the
-    exception that a call raised.
+    ``terms``: the terms of the formula in this case, and whether dropping each would show. ``trace``: a traceback
+    of the exception that a call raised.
     """
 
     property: str
@@ -49,7 +49,7 @@ class Verdict:
 
 
 def without_outputs(prop: str, case: Case, outcome: Outcome) -> Verdict:
-    """The verdict on a call that gave nothing to compare."""
+    """Return the verdict on a call that gave nothing to compare."""
     match outcome:
         case Declined(reason=reason):
             return Verdict(prop, case, Status.DECLINED, reason)

@@ -1,8 +1,8 @@
-"""What happens during a call: uninitialised memory, hidden copies, kernel launches.
+"""Recorder of the effects of a call: uninitialised memory, hidden copies, kernel launches.
 
 A dispatch mode around the call sees every tensor operation without changing how torch behaves. Memory that is
-allocated without being filled comes from guarded, poisoned buffers, so that an element nobody wrote and a store
-past the end are both seen.
+allocated without being filled comes from guarded, poisoned buffers, so that an unwritten element and a store past
+the end are both seen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conformance.calls.memory import Owner
 from conformance.cases.case import Placement
 
-Untyped = Any  # whatever an operator or a kernel takes and gives
+Untyped = Any  # any argument or result of an operator or a kernel
 
 _EMPTY = frozenset(
     {
@@ -47,13 +47,13 @@ _COPIES = frozenset(
 
 @dataclass(slots=True)
 class Record:
-    """What one call did."""
+    """The recorded effects of one call."""
 
     launches: list[str] = field(default_factory=list)  # names of Triton kernels, in order
-    variants: set[str] = field(default_factory=set)  # what Triton compiles these launches for
-    programs: int = 0  # of these launches that Triton's interpreter runs
+    variants: set[str] = field(default_factory=set)  # descriptions of what Triton compiles these launches for
+    programs: int = 0  # number of programs of the launches that Triton's interpreter runs
     copies: list[str] = field(default_factory=list)  # tensor copies, as "clone (4, 128)"
-    owners: list[Owner] = field(default_factory=list)  # of memory allocated without being filled
+    owners: list[Owner] = field(default_factory=list)  # owners of memory allocated without being filled
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -96,30 +96,30 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
 
 
 def warm_up() -> None:
-    """Import what torch's dispatch modes need (seconds), so that children forked afterwards have it."""
+    """Import the modules that torch's dispatch modes need (seconds), so that children forked later have them."""
     with watched("cpu", 0):
         torch.empty(1)
 
 
 @contextlib.contextmanager
 def watched(device: str, poison: int) -> Iterator[Record]:
-    """Record what happens inside; uninitialised memory is filled with ``poison``."""
+    """Record the effects of the code inside; uninitialised memory is filled with ``poison``."""
     record = Record()
     with _recorded_launches(record), _Watch(record, device, poison):
         yield record
 
 
-# What a compiled kernel was first said to be compiled for: it is one variant, whoever launches it.
+# Variant name of each compiled kernel, from its first launch: one variant, with or without Triton's ``run``.
 _SAID: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-# Per thread: whether Triton is launching, which ends in the compiled kernel.
+# Per thread: whether Triton's ``run`` is launching, which ends in the compiled kernel.
 _TRITON = threading.local()
 
 
 @contextlib.contextmanager
 def _recorded_launches(record: Record) -> Iterator[None]:
-    """Note the name of every Triton kernel that runs; its own launch hooks stay silent in the interpreter.
+    """Record the name of every Triton kernel that runs; Triton calls no launch hooks in the interpreter.
 
-    Also of those that are launched without Triton's ``run``, by who keeps the compiled kernel.
+    Launches of compiled kernels that bypass Triton's ``run`` are recorded as well.
     """
     classes = _kernel_classes()
     shipped = [vars(kind)["run"] for kind in classes]
@@ -153,7 +153,7 @@ def _recording(run: Callable[..., Any], record: Record) -> Callable[..., Untyped
 
 
 def _programs(kernel: Untyped, args: Untyped, kwargs: Mapping[str, Untyped]) -> int:
-    """Return how many programs a launch has; a grid may be a function of the arguments."""
+    """Return the number of programs of a launch; a grid may be a function of the arguments."""
     grid = kwargs.get("grid", ())
     if callable(grid):
         given = {name: default for name, (default, _) in _parameters(kernel.fn).items()}
@@ -162,7 +162,7 @@ def _programs(kernel: Untyped, args: Untyped, kwargs: Mapping[str, Untyped]) -> 
 
 
 def _compiled(shipped: property, record: Record) -> property:
-    """The attribute ``run`` of compiled kernels, which whoever launches one asks for."""
+    """Return the attribute ``run`` of compiled kernels as a property that records each access as a launch."""
 
     def recorded(compiled: Untyped) -> Untyped:
         if not getattr(_TRITON, "launching", False):
@@ -173,15 +173,15 @@ def _compiled(shipped: property, record: Record) -> property:
     return property(recorded)
 
 
-# of a launch, not of what is compiled for it
+# options of a launch that do not change the compiled code
 _OF_THE_LAUNCH = frozenset({"grid", "warmup", "stream"})
 
 
 def variant(kernel: Untyped, args: Untyped, kwargs: Mapping[str, Untyped]) -> str:
-    """What Triton compiles a launch of ``kernel`` for, by its documented rules; the interpreter compiles nothing.
+    """Return the variant that Triton's documented rules compile for a launch of ``kernel``, in words.
 
-    Constexprs and options by value; numbers by type, and whether they are 1 or a multiple of 16, unless the kernel
-    is told not to specialise on them; tensors by dtype and whether their address is a multiple of 16.
+    The interpreter compiles nothing. Constexprs and options count by value; numbers by type, and whether they are
+    1 or a multiple of 16, unless the kernel does not specialise on them; tensors by dtype and 16-byte alignment.
     """
     parameters = _parameters(kernel.fn)
     settings = getattr(kernel, "kwargs", None) or vars(kernel)
@@ -204,13 +204,13 @@ def variant(kernel: Untyped, args: Untyped, kwargs: Mapping[str, Untyped]) -> st
 
 @functools.cache
 def _parameters(function: Callable[..., Untyped]) -> dict[str, tuple[Untyped, bool]]:
-    """The default of every parameter of a kernel, and whether it is a constexpr."""
+    """Return the default of every parameter of a kernel, and whether it is a constexpr."""
     described = inspect.signature(function).parameters.items()
     return {name: (given.default, "constexpr" in str(given.annotation)) for name, given in described}
 
 
 def _kind(value: Untyped, *, special: bool, aligned: bool) -> str:
-    """What a kernel is compiled for of one argument."""
+    """Return the property of one argument that a kernel is compiled for."""
     if isinstance(value, torch.Tensor):
         return f"{value.dtype}{'/16' if aligned and value.data_ptr() % 16 == 0 else ''}"
     if isinstance(value, bool) or not isinstance(value, int):

@@ -1,1 +1,1 @@
-"""Cases are data: one call each, its layout and values; what may be drawn, how a case is made smaller."""
+"""Cases as data: one call each, its layout and values; the factors to draw from, and the shrinking of a case."""

@@ -1,7 +1,7 @@
 """A case: everything about one call as data. No tensors; JSON in, JSON out; a stable id.
 
-Shapes are in elements, dtypes are torch's names (``"bfloat16"``). Whatever draws, runs, shrinks, reports or
-times a call speaks cases, and the same case always means the same call.
+Shapes are in elements, dtypes are torch's names (``"bfloat16"``). The strategies, the runs, shrinking, the report
+and the benchmarks all use cases, and the same case always means the same call.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Flag = str | float | int | bool | tuple[int, ...] | None
 # the plainest first: cases shrink towards it
 LAYOUTS = ("contiguous", "row_gap", "offset", "step", "transposed", "swapped", "expanded", "shared")
 SAME = "same"
-SHARED_PARTS = 2  # of a buffer: x and gate, as slices of one projection
-# of a tensor beside the first: a residual or a gate may be x itself
+SHARED_PARTS = 2  # parts of a shared buffer: x and gate, as slices of one projection
+# layouts of a tensor other than the first: a residual or a gate may be x itself
 BESIDE = (*LAYOUTS, SAME)
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the elements of a tensor lie in its owner buffer, counted in elements."""
+    """The position of a tensor in its owner buffer, counted in elements."""
 
     strides: tuple[int, ...]
     offset: int
@@ -34,12 +34,12 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a tensor lies in memory: a kind, one amount, and of a slice the width of what it is cut from.
+    """The memory layout of a tensor: a kind, one amount, and for a slice the width of the rows it is cut from.
 
     ========== ======================================================================================
     contiguous row-major, nothing between rows
     offset     contiguous, ``amount`` elements after an aligned address
-    row_gap    ``amount`` foreign elements after every row (of a vector: the step of its elements, less one)
+    row_gap    ``amount`` foreign elements after every row (for a vector: the step of its elements, less one)
     step       every ``amount``-th element of a wider row
     transposed the last two dimensions are swapped in memory (a vector: every second element)
     swapped    the first two dimensions are swapped in memory, rows stay whole
@@ -47,7 +47,7 @@ class Layout:
     shared     the ``amount``-th part of a buffer that all shared tensors of the case divide, like a
                projection of which x and gate are slices
     slice      from element ``amount`` on of rows that are ``width`` elements long; slices of equally many rows
-               of one width lie in one buffer, like q and k in that of a qkv projection
+               of one width share one buffer, like q and k of a qkv projection
     same       no memory of its own: the case's first tensor, passed once more
     ========== ======================================================================================
     """
@@ -62,7 +62,7 @@ class Layout:
         return f"{self.kind}({self.amount})" if self.amount else self.kind
 
     def place(self, shape: tuple[int, ...], parts: int = 1) -> Placement:
-        """Strides, offset and buffer length of a tensor of this layout; ``parts`` tensors share a buffer.
+        """Return strides, offset and buffer length of a tensor of this layout; ``parts`` tensors share a buffer.
 
         ``same`` has no place: ask the layout of the first tensor.
         """
@@ -170,7 +170,7 @@ class TensorSpec:
 
 
 def reaches(spec: TensorSpec) -> bool:
-    """Return whether a layout is more than a name: one row cannot be transposed."""
+    """Return whether a layout changes the strides or the offset of a tensor: one row cannot be transposed."""
     if spec.layout.kind == SAME:
         return True
     place = spec.layout.place(spec.shape, SHARED_PARTS)
@@ -185,8 +185,8 @@ def reaches(spec: TensorSpec) -> bool:
 class Case:
     """One call: the operation, its tensors and flags by name, and the seed of every element.
 
-    A tensor that is not passed (``gate=None``) is absent; one that is the first tensor once more has the layout
-    ``same`` and all else from it. ``invalid`` names the mistake that the operation makes of this call on purpose.
+    A tensor that is not passed (``gate=None``) is absent; the first tensor passed once more has the layout
+    ``same`` and takes all else from the first. ``invalid`` names the deliberate mistake in this call.
     """
 
     operation: str
@@ -196,7 +196,7 @@ class Case:
     invalid: str | None = None
 
     def __post_init__(self) -> None:
-        """Put tensors and flags in their one order, so that equal calls are equal cases."""
+        """Put tensors and flags in a fixed order, so that equal calls are equal cases."""
         tensors = sorted(self.tensors, key=lambda item: _ORDER.get(item[0], 0))
         first = tensors[0][1]
         like_first = [(n, replace(first, layout=s.layout) if s.layout.kind == SAME else s) for n, s in tensors]
@@ -221,37 +221,37 @@ class Case:
 
     @property
     def rows(self) -> int:
-        """How many rows the first tensor has."""
+        """The number of rows of the first tensor."""
         return math.prod(self.tensors[0][1].shape[:-1])
 
     def tensor(self, name: str) -> TensorSpec | None:
-        """The spec of a tensor, or None where the call does not pass it."""
+        """Return the spec of a tensor, or None where the call does not pass it."""
         return dict(self.tensors).get(name)
 
     def source(self, name: str) -> str:
-        """The name of the tensor that is passed as ``name``: the first one's where the layout is ``same``."""
+        """Return the name of the tensor that is passed as ``name``: the first one's if the layout is ``same``."""
         spec = self.tensor(name)
         return self.tensors[0][0] if spec is not None and spec.layout.kind == SAME else name
 
     def flag(self, name: str) -> Any:  # noqa: ANN401 - flags are of several types, each checked by its operation
-        """The value of a flag."""
+        """Return the value of a flag."""
         return dict(self.flags)[name]
 
     def with_tensor(self, name: str, spec: TensorSpec | None) -> Case:
-        """This case with one tensor replaced, or left out."""
+        """Return this case with one tensor replaced, or left out."""
         items = [(n, spec if n == name else s) for n, s in self.tensors]
         return replace(self, tensors=tuple((n, s) for n, s in items if s is not None))
 
     def with_flag(self, name: str, value: Flag) -> Case:
-        """This case with one flag replaced."""
+        """Return this case with one flag replaced."""
         return replace(self, flags=tuple((n, value if n == name else v) for n, v in self.flags))
 
     def to_json(self) -> str:
-        """Canonical JSON: the same case is always the same text."""
+        """Return canonical JSON: the same case is always the same text."""
         return json.dumps(self.to_data(), sort_keys=True, separators=(",", ":"))
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         tensors = {
             name: {
                 "shape": list(spec.shape),
@@ -273,7 +273,7 @@ class Case:
 
     @classmethod
     def from_json(cls, text: str) -> Case:
-        """Read what :meth:`to_json` wrote. Raises ``ValueError`` with what is missing."""
+        """Read the text of :meth:`to_json`. Raises ``ValueError`` that names the missing part."""
         data = json.loads(text)
         try:
             return cls.from_data(data)
@@ -283,7 +283,7 @@ class Case:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Case:
-        """Read what :meth:`to_data` gave."""
+        """Read the data of :meth:`to_data`."""
         tensors = tuple(
             (
                 name,
@@ -298,7 +298,7 @@ class Case:
 
 
 def _written(layout: Layout) -> list[str | int]:
-    # two items where they say it all: an id follows from the text
+    # two items where there is no width: an id follows from the text
     return [layout.kind, layout.amount, *([layout.width] if layout.width else [])]
 
 

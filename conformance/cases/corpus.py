@@ -1,4 +1,4 @@
-"""What is known beforehand: the shapes of real models, and cases that once failed. Reads ``fixtures/``."""
+"""The data of ``fixtures/``: the shapes of real models, and cases that once failed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conformance.cases.case import Case, Flag
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """How one real model calls one operation on one rank of a tensor-parallel group."""
+    """The call of one operation by one real model on one rank of a tensor-parallel group."""
 
     model: str
     operation: str
@@ -30,12 +30,12 @@ class ModelShape:
     source: str
 
     def shape(self, tokens: int) -> tuple[int, ...]:
-        """The shape of x for a number of tokens."""
+        """Return the shape of x for a number of tokens."""
         return (tokens, self.head_dim) if self.heads is None else (tokens, self.heads, self.head_dim)
 
 
 def fixtures() -> Traversable:
-    """The folder of fixtures: inside the package in an installed wheel, beside it in a checkout."""
+    """Return the folder of fixtures: inside the package in an installed wheel, next to it in a checkout."""
     installed = resources.files("conformance") / "fixtures"
     if installed.is_dir():
         return installed
@@ -43,7 +43,7 @@ def fixtures() -> Traversable:
 
 
 def model_shapes() -> tuple[ModelShape, ...]:
-    """Every shape of ``fixtures/models``, per model and then per tensor parallelism."""
+    """Return every shape of ``fixtures/models``, per model and then per tensor parallelism."""
     return tuple(
         shape
         for file in _files("models", ".toml")
@@ -52,12 +52,15 @@ def model_shapes() -> tuple[ModelShape, ...]:
 
 
 def saved_cases() -> tuple[Case, ...]:
-    """Every case of ``fixtures/cases``: each failed once, or came nearest to its bound; every run judges them."""
+    """Return every case of ``fixtures/cases``.
+
+    Each failed once, or came nearest to its bound; every run judges them.
+    """
     return tuple(Case.from_json(file.read_text(encoding="utf-8")) for file in _files("cases", ".json"))
 
 
 def _files(folder: str, suffix: str) -> list[Traversable]:
-    """The files of a folder in the order of their names; none where no fixture made the folder necessary."""
+    """Return the files of a folder in the order of their names; none if the folder does not exist."""
     where = fixtures() / folder
     if not where.is_dir():
         return []
@@ -65,7 +68,7 @@ def _files(folder: str, suffix: str) -> list[Traversable]:
 
 
 def _shapes(model: dict[str, Any]) -> list[ModelShape]:
-    """A model's file: its own keys, and a table per operation, or a list of them."""
+    """Return the shapes of a model's file: its own keys, and a table, or a list of tables, per operation."""
     return [
         _shape(model, operation, table, tp)
         for operation, tables in model.items()
@@ -79,7 +82,7 @@ def _are_tables(value: object) -> bool:
 
 
 def _shape(model: dict[str, Any], operation: str, table: dict[str, Any], tp: int) -> ModelShape:
-    """One rank's part: whole heads; of a ``width``, whole groups; all of a ``whole`` row, or of the hidden one."""
+    """Return one rank's part: whole heads, whole groups of a ``width``, or all of a ``whole`` or hidden row."""
     flags = dict(table)
     eps = flags.pop("eps", None)
     heads = None
@@ -108,7 +111,7 @@ def _shape(model: dict[str, Any], operation: str, table: dict[str, Any], tp: int
 
 
 def _share(model: dict[str, Any], name: str, size: int, tp: int) -> int:
-    """What one of ``tp`` ranks holds of ``size``."""
+    """Return the part of ``size`` on one of ``tp`` ranks."""
     if size % tp:
         raise ValueError(f"{model['model']}: {name}={size} does not divide among {tp} ranks")
     return size // tp

@@ -1,4 +1,4 @@
-"""What the operations' strategies share: factors and their covering array, widths, rows, layouts, values.
+"""Common parts of the operations' strategies: factors, their covering array, widths, rows, layouts, values.
 
 An operation describes its calls by *factors*, each with a few *levels* (``gate_layout``: contiguous, step, …).
 A case is an assignment of levels, completed with sizes and seeds by a pure function of a random generator. The
@@ -19,22 +19,22 @@ from conformance.cases.case import Case, Layout
 Factors = Mapping[str, tuple[str, ...]]
 Assignment = Mapping[str, str]
 Level = tuple[str, str]  # a factor and one of its levels
-Numbers = range | tuple[int, ...]  # that a size may have
+Numbers = range | tuple[int, ...]  # numbers that a size may have
 
 DTYPES = ("bfloat16", "float16", "float32")
 
-# widths at which masks, tiles and vectors change, beside every power of two and its neighbours
+# widths at which masks, tiles and vectors change, in addition to every power of two and its neighbours
 ODD_WIDTHS = (3, 5, 7, 33, 100, 769, 1000)
 TILE = 128
-# factors of what stands in the tensors
+# factors that describe the values in the tensors
 OF_VALUES = frozenset({"values", "two_alike"})
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Calls that an implementation takes, as levels of factors and numbers of sizes; what is not named is free.
+    """The calls that an implementation takes, as levels of factors and numbers of sizes; unnamed ones are free.
 
-    ``apart`` are pairs of levels of which each is taken, but not both together.
+    ``apart`` holds pairs of levels that are each taken, but not together.
     """
 
     levels: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -51,7 +51,7 @@ class Taken:
         return numbers is None or number in numbers
 
     def fits_width(self, columns: int, parts: int = 1) -> bool:
-        """Return whether a row may have some parts of so many columns, each of which is a group."""
+        """Return whether a row may consist of ``parts`` groups of ``columns`` columns each."""
         return self.fits("columns", columns * parts) and self.fits("group_size", columns)
 
 
@@ -60,13 +60,13 @@ EVERYTHING = Taken()
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Limits of what one property on one machine may draw: dtype, sizes, and the levels it fixes.
+    """Limits on the cases that one property may draw on one machine: dtype, sizes, and the levels it fixes.
 
     ``row_edges`` and ``column_edges`` are the thresholds of the implementation under test, so that both sides
     of each are drawn. ``widths`` closes the set of widths (on a GPU every width compiles), empty: any. Sizes that
     a kernel is compiled for follow from ``pinned`` where it is given, so that cases of one assignment share them.
-    ``taken`` are the calls that the implementation takes, rows of ``zero_columns`` among them or not; ``exact``
-    are sizes that are not drawn.
+    ``taken``: the calls that the implementation takes; ``zero_columns``: whether rows of no columns are among
+    them; ``exact``: sizes that are set instead of drawn.
     """
 
     dtype: str
@@ -84,13 +84,13 @@ class Scope:
     exact: tuple[tuple[str, int], ...] = ()
 
     def compiled(self, rng: random.Random) -> random.Random:
-        """The generator of what a kernel is compiled for: ``rng``, or one that follows from ``pinned``."""
+        """Return the generator for sizes that a kernel is compiled for: ``rng``, or one seeded with ``pinned``."""
         return rng if self.pinned is None else random.Random(self.pinned)  # noqa: S311
 
     def levels(self, factors: Factors) -> Factors:
-        """Return the operation's factors, narrowed to what is taken, and to the levels that this scope fixes.
+        """Return the operation's factors, narrowed to the levels taken and to those that this scope fixes.
 
-        Where an implementation takes none of the levels that a scope fixes, those that it takes stand for them.
+        If the implementation takes none of the fixed levels, all levels that it takes are used instead.
         """
         taken, fixed = dict(self.taken.levels), dict(self.fixed)
         narrowed = {}
@@ -102,12 +102,12 @@ class Scope:
         return narrowed
 
     def sized(self, **sizes: int) -> Scope:
-        """Return this scope with sizes that are not drawn."""
+        """Return this scope with sizes that are set instead of drawn."""
         return replace(self, exact=tuple(sizes.items()))
 
 
 def _of(levels: tuple[str, ...], chosen: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return those of the levels that are chosen; all where none or nothing is."""
+    """Return the levels that are chosen; all of them if ``chosen`` is None or names none of them."""
     return tuple(level for level in levels if chosen is None or level in chosen) or levels
 
 
@@ -117,9 +117,9 @@ Complete = Callable[[Assignment, random.Random, Scope], Case]
 def covering_array(
     factors: Factors, strength: int, seed: int, apart: frozenset[frozenset[Level]] = frozenset()
 ) -> tuple[Assignment, ...]:
-    """Return assignments in which every combination of ``strength`` levels of different factors occurs. Greedy.
+    """Return assignments in which every combination of ``strength`` levels of different factors occurs.
 
-    Of pairs of levels in ``apart`` none occurs.
+    The search is greedy. No pair of levels in ``apart`` occurs.
     """
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
     names = sorted(factors)
@@ -151,7 +151,7 @@ def _extend(
     rng: random.Random,
     apart: frozenset[frozenset[Level]],
 ) -> dict[str, str]:
-    """Give every other factor the level that covers most of what is missing."""
+    """Give every other factor the level that covers the most missing combinations."""
     rest = [name for name in names if name not in row]
     rng.shuffle(rest)
     for name in rest:
@@ -180,9 +180,9 @@ def _gain(
 
 
 def drawn_cases(factors: Factors, complete: Complete, scope: Scope) -> st.SearchStrategy[Case]:
-    """Any assignment, completed, for tests with Hypothesis. Shrinks towards the first level of every factor.
+    """Return a Hypothesis strategy of completed assignments. It shrinks to the first level of every factor.
 
-    The profiles draw for themselves (``item.py``), because what they draw must depend on the seed alone.
+    The profiles draw their own cases (``item.py``), because those must depend on the seed alone.
     """
     assignments = st.fixed_dictionaries(
         {name: st.sampled_from(levels) for name, levels in scope.levels(factors).items()}
@@ -197,17 +197,17 @@ def drawn_cases(factors: Factors, complete: Complete, scope: Scope) -> st.Search
 def enumerated_cases(
     factors: Factors, complete: Complete, scope: Scope, *, strength: int, seed: int
 ) -> Iterator[Case]:
-    """The rows of the covering array in the scope's dtype, each completed once."""
+    """Yield the rows of the covering array in the scope's dtype, each completed once."""
     rng = random.Random(seed)  # noqa: S311
     for assignment, pinned in pinned_rows(factors, scope, strength=strength, seed=seed):
         yield complete(assignment, rng, pinned)
 
 
 def pinned_rows(factors: Factors, scope: Scope, *, strength: int, seed: int) -> list[tuple[Assignment, Scope]]:
-    """The rows of the covering array in the scope's dtype, each with the scope to complete it in.
+    """Return the rows of the covering array in the scope's dtype, each with the scope to complete it in.
 
-    The dtype is a factor like others: every combination occurs in one of them, not in each. Where every size
-    compiles, all cases of one row are compiled for the same sizes.
+    The dtype is one more factor: every combination occurs in one dtype, not in each. Where every size compiles,
+    all cases of one row are compiled for the same sizes.
     """
     dtypes = dict(scope.taken.levels).get("dtype", DTYPES)
     levels = {**scope.levels(factors), "dtype": dtypes}
@@ -221,9 +221,9 @@ def pinned_rows(factors: Factors, scope: Scope, *, strength: int, seed: int) -> 
 
 
 def width(level: str, rng: random.Random, scope: Scope, parts: int = 1) -> int:
-    """Return a row width of a class: ``tile`` is 128, ``narrow`` under 16, ``edge`` beside a power of two.
+    """Return a row width of a class: ``tile`` is 128, ``narrow`` at most 16, ``edge`` next to a power of two.
 
-    A row has ``parts`` parts of that width: all of it must be taken.
+    A row has ``parts`` parts of that width: the implementation must take the whole row.
     """
     exact = dict(scope.exact).get("columns")
     if exact is not None:
@@ -244,7 +244,7 @@ def _widths(level: str, scope: Scope, parts: int) -> list[int]:
 
 
 def _usual_widths(scope: Scope, parts: int) -> list[int]:
-    """Return widths that are taken where no class has any: of the numbers that a claim gives."""
+    """Return widths from the numbers of a claim, for a class that has no width that is taken."""
     groups = scope.taken.numbers("group_size")
     if groups is not None:
         return [n for n in usual(groups) if scope.taken.fits_width(n, parts)] or [groups[0]]
@@ -253,7 +253,7 @@ def _usual_widths(scope: Scope, parts: int) -> list[int]:
 
 
 def usual(numbers: Numbers) -> list[int]:
-    """Return numbers to try of those that there are: the ends, their neighbours, and powers of two between."""
+    """Return numbers to try: all of a tuple; of a range the ends, their neighbours, and near powers of two."""
     if isinstance(numbers, tuple):
         return list(numbers)
     powers = (2**k + d for k in range(20) for d in (-1, 0, 1))
@@ -278,7 +278,7 @@ _WIDTHS: dict[str, Callable[[Scope], tuple[int, ...]]] = {
 
 
 def rows(level: str, rng: random.Random, scope: Scope, n: int) -> int:
-    """Return a number of rows: ``one``, ``few``, or beside a dispatch threshold (``many``)."""
+    """Return a number of rows: ``one``, ``few``, or next to a dispatch threshold (``many``)."""
     exact = dict(scope.exact).get("rows")
     if exact is not None:
         return exact
@@ -294,7 +294,7 @@ def rows(level: str, rng: random.Random, scope: Scope, n: int) -> int:
 
 
 def leading(count: int, rank: int, rng: random.Random) -> tuple[int, ...]:
-    """``count`` rows as ``rank - 1`` leading dimensions."""
+    """Return ``count`` rows as ``rank - 1`` leading dimensions."""
     if rank == 1:
         return ()
     sizes = [1] * (rank - 1)
@@ -312,5 +312,5 @@ AMOUNTS = {"offset": (1, 3), "row_gap": (1, 8, 16), "step": (2, 3), "shared": (0
 
 
 def layout(kind: str, rng: random.Random) -> Layout:
-    """A layout of a kind, with an amount drawn for it."""
+    """Return a layout of a kind, with an amount drawn for it."""
     return Layout(kind, rng.choice(AMOUNTS.get(kind, (0,))))

@@ -1,4 +1,4 @@
-"""The smallest case that still fails, found by meaning: layouts first, then flags, shapes, values."""
+"""Search for the smallest case that still fails: plainer layouts first, then flags, shapes, values."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def shrink(case: Case, simpler: Simpler, still_fails: Callable[[Case], bool], *,
 
 
 def essentials(case: Case, passing: Iterable[Case]) -> tuple[str, ...]:
-    """Return in words what a failing case cannot do without: each passing simplification takes one thing away."""
+    """Return in words the features that a failing case needs: each passing simplification takes one away."""
     lost = (_lost(case, candidate) for candidate in passing)
     return tuple(dict.fromkeys(words[0] for words in lost if len(words) == 1))
 
 
 def keeps_the_cause(case: Case, drawn: Case, passing: Iterable[Case]) -> bool:
-    """Return whether a case still has all that a failing ``drawn`` case does not fail without.
+    """Return whether a case still has every feature without which the failing ``drawn`` case passes.
 
-    ``passing`` are simplifications of the drawn case that pass. A case that has lost the same as one of them fails
-    for another reason, and so does one that is smaller than one of them.
+    ``passing``: simplifications of the drawn case that pass. A case that lost the same features as one of these,
+    or is smaller than one of these, fails for another reason.
     """
     had, has = _features(drawn), _features(case)
     for simpler in passing:
         features = _features(simpler)
         changed = {name for name in had if features.get(name) != had[name]}
         if "rank" in changed:
-            # every size is another one then
+            # a change of rank changes every size
             changed = {"rank"}
         if all(name not in has or _lost_as_well(has[name], features.get(name)) for name in changed):
             return False
@@ -61,11 +61,11 @@ def _lost_as_well(has: object, passing: object) -> bool:
 
 
 class _Size(int):
-    """A size of a tensor: a smaller one has lost as much as one that passes."""
+    """A size of a tensor: one below a passing size counts as lost as well."""
 
 
 def _features(case: Case) -> dict[str, object]:
-    """Return all that a simplification may take away, by name: one entry for each."""
+    """Return the features that a simplification may take away, by name."""
     features: dict[str, object] = {"rank": len(case.tensors[0][1].shape), **dict(case.flags)}
     for name, spec in case.tensors:
         features[f"{name} layout"] = spec.layout
@@ -77,10 +77,10 @@ def _features(case: Case) -> dict[str, object]:
 
 
 def _lost(case: Case, candidate: Case) -> list[str]:
-    """Return in words what ``case`` has and ``candidate`` has not."""
+    """Return in words the features of ``case`` that ``candidate`` lacks."""
     words, simpler = [], dict(candidate.tensors)
     resized = [n for n, spec in case.tensors if n in simpler and simpler[n].shape != spec.shape]
-    # the first of them stands for those that follow its shape
+    # the first resized tensor stands for the others, which follow its shape
     words += [f"{name} of shape {dict(case.tensors)[name].shape}" for name in resized[:1]]
     for name, spec in case.tensors:
         if name not in simpler:
@@ -90,7 +90,7 @@ def _lost(case: Case, candidate: Case) -> list[str]:
         if spec.layout.kind != plain.layout.kind or spec.layout.amount != plain.layout.amount:
             words.append(f"{name} {_meaning(case, spec.layout)}")
         if spec.layout.kind == SAME:
-            # all else is the first tensor's, or was
+            # dtype and values are the first tensor's, or were
             continue
         if spec.dtype != plain.dtype:
             words.append(f"{name} in {spec.dtype}")
@@ -124,7 +124,7 @@ MEANING = {
 
 
 def plainer_layouts(case: Case) -> Iterator[Case]:
-    """Every tensor contiguous; then one at a time."""
+    """Yield the case with every tensor contiguous; then with one tensor at a time contiguous."""
     strided = [name for name, spec in case.tensors if spec.layout != Layout()]
     if len(strided) > 1:
         plain = case
@@ -142,14 +142,14 @@ def _contiguous(case: Case, name: str) -> Case:
 
 
 def plainer_flags(case: Case, plain: dict[str, object]) -> Iterator[Case]:
-    """One flag at a time at its plain value."""
+    """Yield the case with one flag at a time at its plain value."""
     for name, value in plain.items():
         if case.flag(name) != value:
             yield case.with_flag(name, value)  # type: ignore[arg-type]  # the operation's own plain values
 
 
 def plainer_values(case: Case, plain: dict[str, str]) -> Iterator[Case]:
-    """One tensor at a time with the ordinary values of its kind."""
+    """Yield the case with one tensor at a time at the ordinary values of its kind."""
     for name, profile in plain.items():
         spec = case.tensor(name)
         if spec is not None and spec.values != profile:
@@ -157,7 +157,7 @@ def plainer_values(case: Case, plain: dict[str, str]) -> Iterator[Case]:
 
 
 def smaller(size: int) -> Iterator[int]:
-    """Sizes to try instead of ``size``: one, two, then halving, then one less."""
+    """Yield sizes to try instead of ``size``: small ones, then half, then one less."""
     candidates = [1, 2, 3, 16, size // 2, size - 1]
     for candidate in dict.fromkeys(candidates):
         if 1 <= candidate < size:

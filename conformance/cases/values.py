@@ -1,4 +1,4 @@
-"""Value profiles: what stands in a tensor. A profile and a generator give the same numbers on every machine.
+"""Value profiles: the numbers in a tensor. A profile and a generator give the same numbers on every machine.
 
 Numbers are drawn in float32 on the CPU, row by row of a ``(rows, n)`` view, and rounded to the tensor's dtype.
 """
@@ -16,14 +16,14 @@ DISTINCT_ROWS = 64
 # one row has one scale: ordinary, small, large, dominated by eps, zero
 ROW_SCALES = (1.0, 1e-3, 30.0, 1e-5, 0.0)
 
-# one block of columns has one scale: what one scale for the whole row would lose
+# one block of columns has one scale: one scale for the whole row would lose the small blocks
 BLOCK_SCALES = (1.0, 30.0, 1e-3, 0.0)
 
 
 def draw(profile: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """A contiguous CPU tensor of ``shape`` with values of ``profile``.
+    """Return a contiguous CPU tensor of ``shape`` with values of ``profile``.
 
-    A profile of integers says what they stay under: ``positions<1000``.
+    A profile of integers names their exclusive upper bound: ``positions<1000``.
     """
     profile, _, bound = profile.partition("<")
     n = shape[-1] if shape else 1
@@ -45,12 +45,12 @@ def draw(profile: str, shape: tuple[int, ...], dtype: torch.dtype, generator: to
 
 
 def distinct_rows(n: int) -> int:
-    """How many rows of ``n`` differ before they repeat. Odd, so that no tile or power of two is a period."""
+    """Return the number of different rows of ``n`` before they repeat: odd, so that no tile is a period."""
     return max(DISTINCT_ELEMENTS // n, DISTINCT_ROWS) | 1
 
 
 def _normal(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Ordinary numbers; the last column of every second row stands out, so that no mask can lose it unseen."""
+    """Draw ordinary numbers; the last column of every second row is large, so that no mask can lose it unseen."""
     values = torch.randn((rows, n), generator=generator)
     if n > 1:
         values[::2, -1] *= 8.0
@@ -58,7 +58,7 @@ def _normal(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -
 
 
 def _rows(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Every row at a scale of its own, outlier channels, an all-zero row now and then."""
+    """Draw every row at a scale of its own, with outlier channels and an all-zero row now and then."""
     values = torch.randn((rows, n), generator=generator)
     pick = torch.randint(len(ROW_SCALES), (rows,), generator=generator)
     pick[0] = 0
@@ -69,17 +69,17 @@ def _rows(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> 
 
 
 def _small(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Numbers whose squares are small beside the eps of most models."""
+    """Draw numbers whose squares are small compared with the eps of most models."""
     return 1e-3 * torch.randn((rows, n), generator=generator)
 
 
 def _constant(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """One number per row: sums whose rounding errors all point the same way."""
+    """Draw one number per row: sums whose rounding errors all point the same way."""
     return torch.randn((rows, 1), generator=generator).expand(rows, n).contiguous()
 
 
 def _blocks(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Every 64 columns at a scale of their own, some all zero; every second row so small that eps shows."""
+    """Draw every 64 columns at a scale of their own, some all zero; every second row so small that eps shows."""
     pick = torch.randint(len(BLOCK_SCALES), (rows, -(-n // 64)), generator=generator)
     scale = torch.tensor(BLOCK_SCALES)[pick].repeat_interleave(64, 1)[:, :n]
     values = torch.randn((rows, n), generator=generator) * scale
@@ -88,26 +88,26 @@ def _blocks(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -
 
 
 def _subnormal(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Around and below the smallest normal number of the dtype."""
+    """Draw numbers around and below the smallest normal number of the dtype."""
     return torch.randn((rows, n), generator=generator) * (4.0 * torch.finfo(dtype).smallest_normal)
 
 
 def _large(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Squares that overflow float16, sums of squares that overflow it by far."""
+    """Draw numbers whose squares overflow float16, and whose sums of squares overflow it by far."""
     values = torch.randn((rows, n), generator=generator) * 300.0
     values[::2] *= 40.0
     return values
 
 
 def _huge(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Squares near and past the largest float32 (of float16: the largest numbers it has)."""
+    """Draw numbers whose squares are near and past the largest float32 (float16: its largest numbers)."""
     exponent = torch.rand((rows, 1), generator=generator)
     scale = torch.pow(10.0, 15.0 + 22.0 * exponent) if torch.finfo(dtype).max > 1e5 else 6e4 * exponent
     return torch.randn((rows, n), generator=generator) * scale
 
 
 def _specials(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Ordinary rows, some with NaN, an infinity, or zeros of both signs; the first row stays ordinary."""
+    """Draw ordinary rows, some with NaN, an infinity, or zeros of both signs; the first row stays ordinary."""
     values = torch.randn((rows, n), generator=generator)
     kinds = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0, -0.0])
     for row in range(1, rows):
@@ -118,7 +118,7 @@ def _specials(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator)
 
 
 def _weight(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Never ones: 1 ± 0.5, a few negative, 2**-8 and 15.8125 planted (what ``1 + w`` in bfloat16 loses)."""
+    """Draw weights: 1 ± 0.5, a few negative, 2**-8 and 15.8125 planted (``1 + w`` in bfloat16 loses bits)."""
     values = 1.0 + 0.5 * (2.0 * torch.rand((rows, n), generator=generator) - 1.0)
     values[:, 2::7] *= -1.0
     if n > 4:
@@ -128,7 +128,7 @@ def _weight(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -
 
 
 def _special_weight(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """A weight with one NaN, one infinity and one zero."""
+    """Draw a weight with one NaN, one infinity and one zero."""
     values = _weight(rows, n, dtype, generator)
     for number in (float("nan"), float("inf"), 0.0):
         values[:, torch.randint(n, (), generator=generator)] = number
@@ -136,31 +136,31 @@ def _special_weight(rows: int, n: int, dtype: torch.dtype, generator: torch.Gene
 
 
 def _gate(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Gates of both signs, within ±16."""
+    """Draw gates of both signs, within ±16."""
     return (3.0 * torch.randn((rows, n), generator=generator)).clamp(-16.0, 16.0)
 
 
 def _wide_gate(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Gates to ±150: a sigmoid that saturates, underflows, and is lost in float32."""
+    """Draw gates to ±150: a sigmoid that saturates, underflows, and is lost in float32."""
     return 300.0 * torch.rand((rows, n), generator=generator) - 150.0
 
 
 def _cos(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """A table of cosines: within ±1, unlike in every element; of angle zero in the first row, as tables begin."""
+    """Draw cosines within ±1, different in every element; the first row has angle zero, as tables begin."""
     values = 2.0 * torch.rand((rows, n), generator=generator) - 1.0
     values[0] = 1.0
     return values
 
 
 def _sin(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """A table of sines. Its angles need not be those of the cosines: nobody may compute one from the other."""
+    """Draw sines, of other angles than the cosines: an implementation may not compute one from the other."""
     values = _cos(rows, n, dtype, generator)
     values[0] = 0.0
     return values
 
 
-# how many steps each of three axes is from the first, token after token: axes of one number are alike. In a prompt
-# text comes first, then images, whose tokens have each pair of axes alike, or none
+# steps of each of three axes from the first, token after token: axes with the same number are equal. A prompt has
+# text first, then images, whose tokens have each pair of axes equal, or none
 ALIKE_TIME_HEIGHT, ALIKE_TIME_WIDTH, ALIKE_HEIGHT_WIDTH, UNLIKE = (0, 0, 1), (0, 1, 0), (0, 1, 1), (0, 1, 2)
 POSITIONS = {
     "positions": (UNLIKE,),
@@ -174,7 +174,7 @@ POSITIONS = {
 def _positions(
     axes: tuple[tuple[int, ...], ...], rows: int, n: int, bound: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Rows of a cache, an axis a row, as far apart as ``axes`` say in turns. The first and the last row occur."""
+    """Draw row numbers of a cache, one row per axis, as far apart as ``axes`` say in turns; both ends occur."""
     first = torch.randint(bound, (n,), generator=generator)
     first[0] = bound - 1
     first[-1] = 0 if n > 1 else bound - 1

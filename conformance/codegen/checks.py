@@ -1,4 +1,4 @@
-"""What compiled code must be, and where it is known not to be. Pure: rows of ``compile`` in, problems out."""
+"""Checks of compiled code, and their known failures. Pure: rows of ``compile`` in, problems out."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from conformance.codegen.workloads import WORKLOADS
 Row = Mapping[str, Any]
 
 MOST_COMPILED = 500
-# Bytes of the stores of fp8 results: a scale, and as many values as 16 bytes were loaded for; gated norms store
-# 16, where a thread has as many.
+# Bytes of the stores of fp8 results: a scale, and one value per element of a 16-byte load; gated norms store
+# 16, if a thread has as many values.
 SCALE, VALUES = 4, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A check that some variants fail on some targets, and why. One that no longer fails is a problem too.
+    """A check that some variants fail on some targets, and why. A known failure that passes is a problem too.
 
-    ``since`` is the oldest Triton under which all of them fail; under an older one they may. ``before`` is the
-    first under which none may: one that has it need not fail.
+    ``since`` is the oldest Triton under which all of them fail; under an older one they may fail. ``before`` is
+    the first version under which none may fail: with ``before``, a variant need not fail.
     """
 
     check: str
@@ -102,7 +102,7 @@ KNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is not as it must be; ``variant`` is "" of a target or a workload as a whole."""
+    """A failed requirement; ``variant`` is "" for a target or a workload as a whole."""
 
     target: str
     variant: str
@@ -111,13 +111,13 @@ class Problem:
     said: str
 
     def __str__(self) -> str:
-        """Name the place, then what is wrong there."""
+        """Return the place, then the fault."""
         where = f"{self.target} {self.variant}".rstrip() + (" with FP fusion" if self.fusion else "")
         return f"{where}: {self.check}: {self.said}"
 
 
 def problems(rows: Sequence[Row], targets: Sequence[str], triton: str) -> tuple[Problem, ...]:
-    """All that is wrong with what a version of Triton compiled for ``targets``."""
+    """Return all problems in the code that a version of Triton compiled for ``targets``."""
     major, minor = map(int, triton.split(".")[:2])
     found = [problem for name in targets for problem in _of_target(TARGETS[name], rows, (major, minor))]
     compiled = sum("facts" in row for row in rows)
@@ -145,7 +145,7 @@ def _of_target(target: Target, rows: Sequence[Row], triton: tuple[int, int]) -> 
 
 
 def expected(target: Target) -> tuple[tuple[str, bool], ...]:
-    """The variants that are compiled for a target, each with fusion or without."""
+    """Return the variants that are compiled for a target, each with or without fusion."""
     here = [(name, each) for name, each in VARIANTS.items() if each.everywhere or target.name in VENDORS]
     return tuple(
         (name, fusion) for name, each in here for fusion in ((False, True) if each.everywhere else (False,))
@@ -186,7 +186,7 @@ def _of_variant(target: Target, variant: Variant, row: Row, triton: tuple[int, i
 
 
 def wanted_fp8(target: Target, variant: Variant) -> str | None:
-    """The fp8 type that a variant asks for; None of one without."""
+    """Return the fp8 type that a variant asks for; None for a variant without fp8."""
     named = dict(variant.case.flags).get("fp8_dtype")
     return next(iter(target.fp8), "float8_e4m3fn") if named == OWN else None if named is None else str(named)
 
@@ -199,12 +199,12 @@ def _known(check: str, target: str, variant: str, triton: tuple[int, int]) -> Kn
 def _kernels(row: Row) -> Iterator[str]:
     if row["batches"] != 1:
         yield f"{row['batches']} kernels for batches of four kinds, must be 1"
-    # one for places that are aligned, one for all others
+    # one kernel for aligned places, one for all others
     if row["places"] > 2:
         yield f"{row['places']} kernels for four places in memory, must be at most 2"
 
 
-# --- of one kernel: what is wrong, or nothing ----------------------------------------------------------------
+# --- checks of one kernel: each returns a fault in words, or nothing -----------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ def _threads(code: Kernel) -> str:
 
 
 def _wide(code: Kernel) -> str:
-    """Where rows are aligned every access is of 16 bytes, but those of positions, fp8 values and scales."""
+    """Check that every access to aligned rows is 16 bytes, except those of positions, fp8 values and scales."""
     if code.facts.access not in {"aligned", ""}:
         return ""
     of_positions, of_results = _beside(code.variant)
@@ -258,7 +258,7 @@ def _wide(code: Kernel) -> str:
 
 
 def _narrow(code: Kernel) -> str:
-    """Where nothing is known of addresses, no access is wider than an element."""
+    """Check that no access is wider than an element where the alignment is unknown."""
     if code.facts.access in {"aligned", ""}:
         return ""
     of_positions, of_results = _beside(code.variant)
@@ -270,7 +270,7 @@ def _narrow(code: Kernel) -> str:
 
 
 def _beside(variant: Variant) -> tuple[set[int], set[int]]:
-    """The bytes of loads of positions, and of stores of fp8 results."""
+    """Return the bytes of loads of positions, and of stores of fp8 results."""
     positions = variant.case.tensor("positions")
     loads = set() if positions is None else {getattr(torch, positions.dtype).itemsize}
     return loads, {SCALE, VALUES} if "fp8_dtype" in dict(variant.case.flags) else set()
@@ -283,7 +283,7 @@ def _fused(code: Kernel) -> str:
 
 
 def _fp8(code: Kernel) -> str:
-    """Conversions are the hardware's where Triton is known to use them, and nowhere else."""
+    """Check that the hardware converts exactly where Triton is known to use its conversions."""
     wanted = wanted_fp8(code.target, code.variant)
     converts = wanted is not None and code.target.fp8.get(wanted, False)
     if bool(code.facts.fp8) == converts:
@@ -292,7 +292,7 @@ def _fp8(code: Kernel) -> str:
 
 
 def _lanes(code: Kernel) -> str:
-    """No reduction is over lanes apart: Triton 3.6 finds something else there, on a GPU alone."""
+    """Check that no reduction is over non-adjacent lanes: Triton 3.6 computes something else there, on a GPU."""
     if not code.facts.scattered:
         return ""
     return f"{code.facts.scattered} reductions are over lanes or warps that are no neighbours"

@@ -1,4 +1,4 @@
-"""Compiles for several targets at once: a process for each, as many at a time as there are cores."""
+"""Compilation for several targets at once: a process for each, as many at a time as there are cores."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any
 
 import conformance
 
-Row = dict[str, Any]  # a line that the child printed, or what ended it
+Row = dict[str, Any]  # a line that the child printed, or the error that ended it
 
 LIMIT = 900.0  # seconds a target
-LAST = 2000  # characters of what a child said before it failed
+LAST = 2000  # characters of a child's output before it failed
 
 
 def collect(targets: Sequence[str], workers: int | None = None) -> list[Row]:
-    """The rows of every target, in the order of the names; ``workers`` processes at a time, or one a core."""
+    """Return the rows of every target, in the order of names; ``workers`` processes at a time, or one a core."""
     with (
-        # neither read from Triton's own cache nor left there
+        # the results are neither read from Triton's own cache nor left there
         tempfile.TemporaryDirectory(prefix="codegen-") as cache,
         ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool,
     ):
@@ -32,7 +32,7 @@ def collect(targets: Sequence[str], workers: int | None = None) -> list[Row]:
 
 
 def _rows(name: str, cache: Path) -> list[Row]:
-    """What the child of a target printed; if it failed, a row that says how."""
+    """Return the rows that the child of a target printed; if it failed, also a row that says how."""
     command = [sys.executable, "-m", "conformance.codegen.compile", name]
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter, our own arguments
@@ -47,7 +47,7 @@ def _rows(name: str, cache: Path) -> list[Row]:
 
 
 def _environment(cache: Path) -> dict[str, str]:
-    """Ours, but for what steers Triton and the package: it compiles each time, and shows what ptxas says."""
+    """Return this process's environment without Triton's and the package's variables, set to compile each time."""
     steering = ("TRITON_", "NORMKERNELS_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(steering)}
     here = str(Path(conformance.__file__).parents[1])

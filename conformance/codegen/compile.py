@@ -1,6 +1,6 @@
-"""Compiles every variant for one target, which is the argument, and prints a line of JSON for each.
+"""A program that compiles every variant for one target, its argument, and prints a line of JSON for each.
 
-A process of its own, for one that interprets cannot compile, and what compiles here pretends to have a GPU.
+It runs in a process of its own: an interpreting process cannot compile, and this one pretends to have a GPU.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Row = dict[str, Any]  # one line of output
 
 # A number of rows is 1, a multiple of 16, or neither.
 BATCHES = (1, 15, 16, 17)
-# Below so many rows, the first at which any plan begins, one row is of the same plan.
+# Below this number of rows, the first at which any plan begins, a single row has the same plan.
 FEW = 128
-# Where rows begin, and what lies between them, in elements.
+# Starts of rows, and the gaps between rows, in elements.
 GAPS = ((0, 1), (0, 3), (0, 16), (1, 16))
 STARTS = (0, 1, 3, 16)
 
@@ -51,7 +51,7 @@ def main(name: str) -> None:
 
 
 def rows(target: Target) -> Iterator[Row]:
-    """A row per variant and fusion, and one per workload."""
+    """Yield a row per variant and fusion, and one per workload."""
     recorder = Recorder(target)
     compiled: dict[str, Row] = {}
     for name, variant in VARIANTS.items():
@@ -69,7 +69,7 @@ def rows(target: Target) -> Iterator[Row]:
 
 
 def _row(recorder: Recorder, target: Target, variant: Variant, compiled: dict[str, Row], *, fusion: bool) -> Row:
-    """What becomes of one variant; of launches that Triton compiles once, ``compiled`` has the outcome."""
+    """Return the row of one variant; ``compiled`` caches the outcome of launches that Triton compiles once."""
     case = _on(variant.case, target)
     launched = recorder.launch(case, in_place=variant.in_place)
     if isinstance(launched, Declined):
@@ -88,12 +88,12 @@ def _row(recorder: Recorder, target: Target, variant: Variant, compiled: dict[st
 
 
 def _outcome(launched: Launch, plan: str, target: Target, *, fusion: bool) -> Row:
-    """The facts of a launch, or why Triton does not compile it."""
+    """Return the facts of a launch, or why Triton does not compile it."""
     log = io.StringIO()
-    # without fusion as it is launched: the launch itself must forbid it
+    # without fusion, options as launched: the launch itself must forbid fusion
     options = {**launched.options, **({"enable_fp_fusion": True} if fusion else {})}
     try:
-        # Triton prints there what ptxas says
+        # Triton prints the output of ptxas to stdout
         with contextlib.redirect_stdout(log):
             code = triton.compile(launched.source, target=gpu(target), options=options)
     except (CompilationError, PTXASError, TritonError, RuntimeError) as error:
@@ -113,22 +113,22 @@ def _outcome(launched: Launch, plan: str, target: Target, *, fusion: bool) -> Ro
 
 
 def _on(case: Case, target: Target) -> Case:
-    """The case with the fp8 type that the target is to use, where it leaves that open."""
+    """Return the case with the fp8 type that the target is to use, if the case leaves that open."""
     if dict(case.flags).get("fp8_dtype") != OWN:
         return case
-    # one that it does not have is for the package to decline
+    # the package must decline a type that the target does not have
     return case.with_flag("fp8_dtype", next(iter(target.fp8), "float8_e4m3fn"))
 
 
 def _kernels(recorder: Recorder, variant: Variant, cases: Iterator[Case]) -> int:
-    """How many kernels Triton compiles for some calls."""
+    """Return the number of kernels that Triton compiles for some calls."""
     launched = [recorder.launch(case, in_place=variant.in_place) for case in cases]
     return len({each.key for each in launched if isinstance(each, Launch)})
 
 
 def _batches(case: Case) -> Iterator[Case]:
-    """The case in batches of each kind of number, all in its own plan."""
-    # the other size of what is swapped: its strides do not follow from this one
+    """Yield the case in batches of each kind of number, all in its own plan."""
+    # the other size of a swapped tensor: its strides do not follow from this one
     axis = int(any(spec.layout.kind == "swapped" for _, spec in case.tensors))
     size = case.tensors[0][1].shape[axis]
     first = 0 if count(case) < FEW else size
@@ -143,7 +143,7 @@ def _batches(case: Case) -> Iterator[Case]:
 
 
 def _places(case: Case, *, gaps: bool) -> Iterator[Case]:
-    """The case at other places in memory: with gaps between rows, or where its plan knows none, other starts."""
+    """Yield the case at other places in memory: with gaps between rows, or, without gaps, at other starts."""
     if not gaps:
         yield from (laid_out(case, Layout("offset", start)) for start in STARTS)
         return

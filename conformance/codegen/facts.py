@@ -1,4 +1,4 @@
-"""What is read from compiled code. Pure: text in, numbers out."""
+"""Facts read from compiled code. Pure: text in, numbers out."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Facts:
     ``registers`` and ``spilled`` (bytes in memory) are a thread's, ``scalars_spilled`` the scalar registers that
     AMD keeps in lanes of vector ones; ``shared`` (bytes) and ``threads`` are a program's. ``loads`` and ``stores``
     count the accesses of tensors by the bytes that a thread moves at once. ``fused`` counts multiplications fused
-    with an addition, those apart that a division is made of or that the kernel asks for; ``fp8`` the hardware's
+    with an addition, except those that a division is made of or that the kernel asks for; ``fp8`` the hardware's
     conversions to an fp8 type; ``divisions`` those rounded to nearest, and ``approximate`` those that are not.
-    ``half_additions`` are additions in fp16. ``bytes`` is the length of the assembly text. ``scattered``
-    counts the reductions over an axis that lies in lanes, or in warps, that are no neighbours.
+    ``half_additions`` are additions in fp16. ``bytes`` is the length of the assembly text. ``scattered`` counts
+    the reductions over an axis in non-adjacent lanes, or in non-adjacent warps.
     """
 
     kernel: str
@@ -49,20 +49,20 @@ class Facts:
 
     @property
     def narrow(self) -> int:
-        """Accesses that move less than 16 bytes."""
+        """The number of accesses that move less than 16 bytes."""
         return sum(count for size, count in self.accesses.items() if size < WIDE)
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data for JSON, whose keys are strings."""
+        """Return plain data for JSON, whose keys are strings."""
         return {**asdict(self), "loads": _named(self.loads), "stores": _named(self.stores)}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Facts:
-        """Read what :meth:`to_data` gave."""
+        """Read the data of :meth:`to_data`."""
         return cls(**{**data, "loads": _numbered(data["loads"]), "stores": _numbered(data["stores"])})
 
 
-# bytes that a thread moves at once where it moves as many as every target can
+# the most bytes that a thread can move at once on every target
 WIDE = 16
 
 
@@ -75,7 +75,7 @@ def _numbered(sizes: Mapping[str, int]) -> dict[int, int]:
 
 
 def of_nvidia(ptx: str, log: str) -> dict[str, Any]:
-    """The facts that stand in PTX and in what ``ptxas -v`` says of it."""
+    """Return the facts in PTX and in the output of ``ptxas -v`` for it."""
     accesses = list(_PTX_ACCESS.finditer(ptx))
     return {
         "registers": _said(_REGISTERS, log),
@@ -94,10 +94,10 @@ def of_nvidia(ptx: str, log: str) -> dict[str, Any]:
 
 
 def of_amd(amdgcn: str) -> dict[str, Any]:
-    """The facts that stand in AMD's assembly, the metadata at its end included."""
+    """Return the facts in AMD's assembly, including the metadata at its end."""
     accesses = list(_AMD_ACCESS.finditer(amdgcn))
     divisions = _count(r"\bv_div_fixup_f32", amdgcn)
-    # of integers of 64 bits, of one number for all threads too; nothing else here is truncated
+    # divisions of 64-bit integers, also of one number for all threads; nothing else here is truncated
     whole = _count(r"\b[sv]_trunc_f32", amdgcn)
     lines = [line for line in amdgcn.splitlines() if not _NO_ADDITION.search(line)]
     fused = sum(len(_AMD_FUSED.findall(line)) + len(_AMD_FUSED_PAIR.findall(line)) for line in lines)
@@ -118,21 +118,21 @@ def of_amd(amdgcn: str) -> dict[str, Any]:
 
 
 def _fused(ptx: str) -> int:
-    """How many products are fused with an addition; by one it is the addition of bf16 where a GPU has no other."""
+    """Return the number of products fused with an addition, without products by one: additions of bf16."""
     ones = set(_ONES.findall(ptx))
     found = [at for at in _FMA.finditer(ptx) if not ("bf16" in at["type"] and at["by"] in ones)]
     return sum(2 if at["type"].endswith("x2") else 1 for at in found)
 
 
 def asked(llir: str) -> int:
-    """How many fused multiplications a kernel asks for, as ``tl.fma``; LLVM makes all others after this form."""
+    """Return the number of ``tl.fma`` that a kernel asks for; LLVM makes all other fused ones after this form."""
     return sum(int(lanes or 1) for lanes in re.findall(r"\bcall\b.* @llvm\.fma\.(?:v(\d+))?f32\(", llir))
 
 
 def scattered(ttgir: str) -> int:
-    """How many reductions of Triton's GPU form are over an axis in lanes or warps that lie apart.
+    """Return the number of reductions in Triton's GPU form over an axis in non-adjacent lanes or warps.
 
-    Triton 3.6 exchanges as many lanes as the axis has, side by side from its first one on.
+    Triton 3.6 exchanges as many lanes as the axis has, adjacent ones from the axis's first lane on.
     """
     layouts = dict(_LAYOUT.findall(ttgir))
     reductions = [(int(axis), _place(layout, layouts)) for axis, layout in _reduced(ttgir)]
@@ -140,7 +140,7 @@ def scattered(ttgir: str) -> int:
 
 
 def _reduced(ttgir: str) -> list[tuple[str, str]]:
-    """The axis and the layout of every operand that is reduced."""
+    """Return the axis and the layout of every operand of a reduction."""
     found = [(axis, _OPERAND.findall(operands)) for axis, operands in _REDUCE.findall(ttgir)]
     there = ttgir.count('"tt.reduce"(')
     if there != sum(bool(layouts) for _, layouts in found):
@@ -150,7 +150,7 @@ def _reduced(ttgir: str) -> list[tuple[str, str]]:
 
 
 def _place(layout: str, layouts: Mapping[str, str]) -> tuple[list[int | None], list[int | None]]:
-    """The axis that each bit of a lane's number, and of a warp's, tells apart; None of one that tells nothing."""
+    """Return the axis that each bit of a lane's number, and of a warp's, selects; None for a bit without one."""
     layout = layouts.get(layout, layout)
     if part := _SLICE.fullmatch(layout):
         gone, place = int(part[1]), _place(part[2], layouts)
@@ -171,7 +171,7 @@ def _bases(layout: str, name: str) -> list[int | None]:
 
 
 def _named_list(layout: str, name: str) -> str:
-    """A list of a layout, by its name. Raises ``ValueError`` where there is none."""
+    """Return a list of a layout, by its name. Raises ``ValueError`` where there is none."""
     found = re.search(rf"\b{name} = (\[(?:[^\[\]]|\[[^\[\]]*\])*\])", layout)
     if found is None:
         message = f"a layout without {name}: {layout!r}"
@@ -184,7 +184,7 @@ def _without(gone: int, axis: int | None) -> int | None:
 
 
 def _apart(bits: Sequence[int | None], axis: int) -> bool:
-    """Whether bits of an axis have others between them."""
+    """Return whether bits of an axis have other bits between them."""
     at = [place for place, each in enumerate(bits) if each == axis]
     return bool(at) and at[-1] - at[0] >= len(at)
 
@@ -195,12 +195,12 @@ _OPERAND = re.compile(r"tensor<[^,<>]*, (#\w+|#ttg\.\w+<.*?>+)>(?=, tensor<|$)")
 _SLICE = re.compile(r"#ttg\.slice<\{dim = (\d+), parent = (.*)\}>")
 
 REGISTER = 4  # bytes
-# LLVM makes an exact division, and one of integers of 64 bits, of a reciprocal and so many of these.
+# LLVM expands an exact division, and one of 64-bit integers, to a reciprocal and this number of fused products.
 FUSED_IN_DIVISION, FUSED_IN_WHOLE_DIVISION = 5, 2
-# on GPUs that compute what all threads share but once, scalar ones too
+# includes scalar ones, on GPUs that compute values shared by all threads once
 _AMD_FUSED = re.compile(r"\b[sv]_(?:dual_|pk_)?(?:fma|fmac|fmamk|fmaak|mad|mac)_(?:mix\w*_)?f(?:16|32)")
 _AMD_FUSED_PAIR = re.compile(r"\bv_pk_fma_f(?:16|32)")
-# what is added is zero: a product of fp16, or that is rounded to fp16
+# the addend is zero: a product of fp16, or one rounded to fp16
 _NO_ADDITION = re.compile(r"_mix\w* .*, (?:0|neg\(0\))(?: op_sel\S*)*$")
 
 _FMA = re.compile(r"\bfma\.(?P<type>\S+)\s+[^,;]+, [^,;]+, (?P<by>[^,;]+), ")
@@ -225,7 +225,7 @@ def _count(pattern: str, text: str) -> int:
 
 
 def _said(pattern: re.Pattern[str], text: str) -> int:
-    """The number that a text says once for its one kernel. Raises ``ValueError`` where it does not."""
+    """Return the number that a text gives once for its one kernel. Raises ``ValueError`` where it does not."""
     found = pattern.findall(text)
     if len(found) != 1:
         message = f"{pattern.pattern!r} stands {len(found)} times, must once, in {text[-2000:]!r}"
@@ -234,7 +234,7 @@ def _said(pattern: re.Pattern[str], text: str) -> int:
 
 
 def _ptx_bytes(suffix: str) -> int:
-    """The bytes of an access such as ``.L1::evict_first.v4.b32``."""
+    """Return the bytes of an access such as ``.L1::evict_first.v4.b32``."""
     vector = re.search(r"\.v(\d)\b", suffix)
     bits = re.search(r"\.[busf](\d+)$", suffix)
     if bits is None:
@@ -244,7 +244,7 @@ def _ptx_bytes(suffix: str) -> int:
 
 
 def _amd_bytes(access: re.Match[str]) -> int:
-    """The bytes of an access by the name of its instruction."""
+    """Return the bytes of an access by the name of its instruction."""
     if access["bits"]:
         return int(access["bits"]) // 8
     if access["part"]:

@@ -1,4 +1,4 @@
-"""A case → what its call launches, on a GPU that is not there: the package's own path up to Triton's compiler."""
+"""The launch of a case's call on a simulated GPU: the package's own path up to Triton's compiler."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Untyped = Any  # Triton has no types
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One launch. ``key`` is what Triton would tell its compiled code from others by."""
+    """One launch. ``key`` identifies the compiled code, as Triton's own cache key does."""
 
     kernel: str
-    access: str  # "" of a kernel that has no such constexpr
+    access: str  # "" for a kernel without this constexpr
     key: str
     source: ASTSource
     options: dict[str, Untyped]
@@ -44,14 +44,14 @@ class Declined:
 
 
 def gpu(target: Target) -> GPUTarget:
-    """Return a target as Triton names it."""
+    """Return a target in Triton's form."""
     return GPUTarget(target.backend, target.arch, target.warp_size)
 
 
 class Recorder:
-    """Makes calls as on ``target`` and returns their launches. For a process that does nothing else.
+    """A recorder of launches on ``target``, for a process with no other use.
 
-    From then on the package believes that every tensor lies on that GPU, and no kernel runs.
+    Once it exists, every tensor is on that GPU to the package, and no kernel runs.
     """
 
     def __init__(self, target: Target) -> None:
@@ -65,11 +65,11 @@ class Recorder:
         jit.JITFunction.run = lambda kernel, *args, **kwargs: self._note(kernel, args, kwargs)
 
     def launch(self, case: Case, *, in_place: bool = False) -> Launch | Declined:
-        """Make the call of a case, on memory that nobody has written, and return its one launch."""
+        """Make the call of a case, on unwritten memory, and return its one launch."""
         arguments = unwritten(case)
         operation = OPERATIONS[case.operation]
         positional = [arguments.pop(name) for name in operation.positional]
-        # forced, so that what no kernel takes is refused here, and not computed natively
+        # forced, so that a call that no kernel takes is refused here, and not computed natively
         self._adapter.forced = PACKAGE_OPERATIONS[case.operation].path.value
         self._launches.clear()
         try:
@@ -87,7 +87,7 @@ class Recorder:
         return decision.plan.name
 
     def _note(self, kernel: Untyped, args: tuple[Untyped, ...], kwargs: dict[str, Untyped]) -> None:
-        """Do what Triton's own ``run`` does before it compiles."""
+        """Record a launch with the steps of Triton's own ``run`` before it compiles."""
         name = kernel.fn.__name__
         given = {key: value for key, value in kwargs.items() if key not in {"grid", "warmup"}}
         if name not in self._binders:
@@ -105,7 +105,7 @@ class Recorder:
 
 
 def unwritten(case: Case) -> Arguments:
-    """The arguments of a case, laid out as it says; nothing of them is written but positions, which are zero."""
+    """Return the arguments of a case, in its layouts; only positions are written, as zeros."""
     buffers: dict[object, torch.Tensor] = {}
     tensors: dict[str, torch.Tensor] = {}
     for name, spec in case.tensors:
@@ -115,7 +115,7 @@ def unwritten(case: Case) -> Arguments:
         place = spec.layout.place(spec.shape, SHARED_PARTS)
         key = buffer_of(spec) or name
         if key not in buffers:
-            # what is not written takes no memory, however long it is
+            # unwritten memory takes no physical memory, at any length
             make = torch.empty if spec.dtype.startswith(("float", "bfloat")) else torch.zeros
             buffers[key] = make(place.extent, dtype=getattr(torch, spec.dtype))
         tensors[name] = buffers[key].as_strided(spec.shape, place.strides, place.offset)

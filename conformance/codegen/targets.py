@@ -1,4 +1,4 @@
-"""The GPUs that code is compiled for, and what each can hold."""
+"""The GPUs that code is compiled for, and the limits of each."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ E4M3FN, E4M3FNUZ = "float8_e4m3fn", "float8_e4m3fnuz"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A GPU to Triton: ``backend``, ``arch`` and ``warp_size`` (threads) are the arguments of its ``GPUTarget``.
+    """A GPU for Triton: ``backend``, ``arch`` and ``warp_size`` (threads) are the arguments of its ``GPUTarget``.
 
-    ``registers`` (32 bits each, a thread), ``shared`` (bytes a program) and ``threads`` (a program) are what the
-    hardware has, ``source`` says where that stands. ``fp8`` names the types (torch's names) that Triton converts
-    to on it: True those for which it uses the hardware's instructions, False those that it makes of integer
-    arithmetic. The first is the one to use.
+    ``registers`` (32 bits each, a thread), ``shared`` (bytes a program) and ``threads`` (a program) are limits of
+    the hardware, ``source`` names their document. ``fp8`` names the types (torch's names) that Triton converts to
+    on it: True if Triton uses the hardware's instructions, False if it uses integer arithmetic. The first type is
+    the one to use.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Target:
 
 
 _CUDA = "CUDA C++ Programming Guide 13, technical specifications per compute capability"
-# Triton takes no fnuz type on any NVIDIA GPU, and no e4m3 at all before capability 8.9.
+# Triton supports no fnuz type on any NVIDIA GPU, and no e4m3 at all before capability 8.9.
 _NVIDIA: Mapping[str, bool] = {E4M3FN: True}
 
 TARGETS: Mapping[str, Target] = {
@@ -42,7 +42,7 @@ TARGETS: Mapping[str, Target] = {
         Target("sm_90", "cuda", 90, 32, 255, 227 * KIB, 1024, _NVIDIA, _CUDA),
         Target("sm_100", "cuda", 100, 32, 255, 227 * KIB, 1024, _NVIDIA, _CUDA),
         Target("sm_120", "cuda", 120, 32, 255, 99 * KIB, 1024, _NVIDIA, _CUDA),
-        # its instructions are those of fnuz; e4m3fn is put together from integers
+        # the hardware's instructions are for fnuz; e4m3fn takes integer arithmetic
         Target(
             "gfx942",
             "hip",

@@ -1,6 +1,6 @@
 """The calls whose kernels are compiled: every kernel in every plan, and the dtypes that need code of their own.
 
-Each is a case, made as the suite's own are, so that what is compiled is what such a call launches.
+Each call is a case, made as the suite's own are, so that the compiled code is that of such a call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ BF16, FP16, FP32 = "bfloat16", "float16", "float32"
 PLAIN, GAP, STEP, SWAPPED = Layout(), Layout("row_gap", 1), Layout("step", 2), Layout("swapped")
 EPS = 1e-6
 CACHE = 4096  # rows of cos and sin
-OWN = "own"  # of fp8 types: the one that the target is to use
+OWN = "own"  # the fp8 type that the target is to use
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def gated(
     layouts: tuple[Layout, Layout] = (PLAIN, PLAIN),
     **flags: Flag,
 ) -> Case:
-    """A gated norm of x, a gate and a weight of these dtypes; the gate ``after``, ``before`` or ``none``."""
+    """Return a gated norm of x, a gate and a weight of these dtypes; gate ``after``, ``before`` or ``none``."""
     tensors = [
         ("x", TensorSpec(shape, dtypes[0], layouts[0])),
         ("gate", TensorSpec(shape, dtypes[1], layouts[1])),
@@ -61,7 +61,7 @@ def norm(
     layouts: tuple[Layout, Layout] = (PLAIN, PLAIN),
     **flags: Flag,
 ) -> Case:
-    """A norm of x, a residual and a weight of these dtypes; None leaves one out."""
+    """Return a norm of x, a residual and a weight of these dtypes; None leaves one out."""
     given = [("x", dtypes[0], layouts[0]), ("residual", dtypes[1], layouts[1]), ("weight", dtypes[2], PLAIN)]
     tensors = [
         (name, TensorSpec(shape[-1:] if name == "weight" else shape, dtype, layout))
@@ -72,7 +72,7 @@ def norm(
 
 
 def quantised(case: Case, **flags: Flag) -> Case:
-    """The norm of ``case`` with fp8 values."""
+    """Return the norm of ``case`` with fp8 values."""
     plain: dict[str, Flag] = {
         "quant_group": 128,
         "scale_layout": "row",
@@ -93,7 +93,7 @@ def rotation(
     interleaved: bool = True,
     layout: Layout | None = None,
 ) -> Case:
-    """A rotation of q and k; by default Qwen3.5's, whose q and k are slices of one buffer."""
+    """Return a rotation of q and k; by default Qwen3.5's, whose q and k are slices of one buffer."""
     width = (heads[0] + 2 * heads[1]) * head_dim
     starts = (0, heads[0] * head_dim)
     q, k = (
@@ -107,7 +107,7 @@ def rotation(
     return Case("mrope", tensors, (("head_dim", None), ("interleaved", interleaved), ("sections", sections)))
 
 
-# One representative dtype, bf16; fp32 where a row is the widest, for it fills the most registers.
+# One representative dtype, bf16; fp32 for the widest rows, because it fills the most registers.
 PLANS: Mapping[str, Variant] = {
     name: Variant(case, in_place=name.endswith("in place"), everywhere=True)
     for name, case in {
@@ -174,7 +174,7 @@ OTHERS: Mapping[str, Variant] = {
         "norm of three sizes": norm(
             (8, 3, 5, 97), dtypes=(BF16, FP32, FP32), layouts=(SWAPPED, GAP), weight_offset=1.0
         ),
-        # nobody writes them, so nobody needs their memory
+        # these tensors are never written, so they take no memory
         "norm of rows of 64 bits": norm((2**16, 2**15, 1), dtypes=(FP16, None, None), layouts=(SWAPPED, PLAIN)),
         "norm of two dtypes": norm((24, 128), dtypes=(FP16, BF16, FP16)),
         "mrope of a token a program in place": rotation(1024),
@@ -211,5 +211,5 @@ OTHERS: Mapping[str, Variant] = {
     }.items()
 }
 VARIANTS: Mapping[str, Variant] = {**PLANS, **OTHERS}
-# The targets of OTHERS: those that have been run on, or will be.
+# The targets of OTHERS: GPUs on which the suite has run, or will run.
 VENDORS = ("sm_90", "gfx942")

@@ -1,4 +1,4 @@
-"""What models ask of the kernels, as data: how many kernels a workload compiles shows what they specialise on."""
+"""Calls of models, as data: the number of kernels that a workload compiles shows what kernels specialise on."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Workload:
     """The calls of one model on one of ``tp`` ranks: every batch of 1 to 512 tokens, and its prefills.
 
     Each call is made as the model lays it out, and again in every one of ``LAYOUTS``; rotations are in place.
-    ``kernels`` is into how many each Triton kernel is compiled for all of them, ``of_64`` into how many of some
-    where warps are of 64 threads, and ``reason`` why so many.
+    ``kernels`` is the number of variants of each Triton kernel that are compiled for all of these calls, ``of_64``
+    the number for some kernels if warps have 64 threads, and ``reason`` explains the numbers.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Workload:
     of_64: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
     def compiled(self, warp: int) -> dict[str, int]:
-        """Return into how many each kernel is compiled for warps of so many threads."""
+        """Return the number of variants of each kernel for warps of ``warp`` threads."""
         return {**self.kernels, **(self.of_64 if warp == 64 else {})}
 
 
@@ -79,7 +79,7 @@ WORKLOADS = (
 
 
 def calls(workload: Workload) -> Iterator[tuple[Case, bool]]:
-    """Every call of a workload, and whether it is one in place."""
+    """Yield every call of a workload, and whether it is in place."""
     for shape in model_shapes():
         if (shape.model, shape.tp) != (workload.model, workload.tp):
             continue
@@ -91,7 +91,7 @@ def calls(workload: Workload) -> Iterator[tuple[Case, bool]]:
 
 
 def laid_out(case: Case, layout: Layout) -> Case:
-    """The case with every tensor that has rows in one layout; positions stay."""
+    """Return the case with every tensor that has rows in one layout; positions keep theirs."""
     for name, spec in case.tensors:
         if name in OPERATIONS[case.operation].row_tensors and name != "positions":
             case = case.with_tensor(name, replace(spec, layout=layout))

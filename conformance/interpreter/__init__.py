@@ -1,11 +1,11 @@
-"""Triton's CPU interpreter, made to round as a GPU does, to run what libraries ship, and to prove it.
+"""Triton's CPU interpreter, patched to round as a GPU does and to run libraries' kernels, with a proof.
 
 As shipped, the interpreter keeps bf16 and fp8 as raw bits and mostly computes on those bits: it truncates
 where hardware rounds, and adds codes where hardware adds numbers. Here its classes are subclassed: bits are
 decoded to numbers first, and encoded last, rounded once to nearest even. Device functions of libraries compute,
 tuned kernels take their first configuration, and questions about a GPU are answered.
 
-It stays installed: a process that interprets never compiles. Import this only where Triton is installed.
+The patches stay installed: a process that interprets never compiles. Import this only where Triton is installed.
 """
 
 import os
@@ -24,7 +24,7 @@ __all__ = ["cast_test", "fp8_overflow", "install", "masked_loads", "self_test", 
 
 @cache
 def install() -> None:
-    """Replace what the interpreter is made of, once; needs ``TRITON_INTERPRET=1`` from the start."""
+    """Replace the interpreter's parts, once; needs ``TRITON_INTERPRET=1`` from the start."""
     interpreting = isinstance(tl.sum, shipped.InterpretedFunction)
     if not interpreting:
         raise RuntimeError(

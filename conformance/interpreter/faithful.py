@@ -1,4 +1,4 @@
-"""Parts of Triton's interpreter that compute on numbers in place of bits, and take the places of its own."""
+"""Replacements for parts of Triton's interpreter, which compute on numbers in place of bits."""
 
 import operator
 from collections.abc import Callable, Iterator
@@ -27,12 +27,12 @@ Handle = Any
 Tensor = Any
 
 _masked: ContextVar[str] = ContextVar("masked_loads", default="poison")
-MASKED_LOADS = "CONFORMANCE_MASKED_LOADS"  # the environment's variable for a whole run
+MASKED_LOADS = "CONFORMANCE_MASKED_LOADS"  # the environment variable for a whole run
 FILLS = ("poison", "zero")
 
 
 def fill_masked_loads(fill: str) -> Token[str]:
-    """Choose what masked elements of loads without ``other`` hold: ``poison`` or ``zero``.
+    """Choose the value of masked elements in loads without ``other``: ``poison`` or ``zero``.
 
     Triton leaves them undefined; its own interpreter gives zeros, which hides a kernel that adds them up.
     """
@@ -43,7 +43,7 @@ def fill_masked_loads(fill: str) -> Token[str]:
 
 @contextmanager
 def masked_loads(fill: Literal["poison", "zero"]) -> Iterator[None]:
-    """Choose, for a while, what masked elements of loads without ``other`` hold."""
+    """Choose the value of masked elements in loads without ``other``, within the context."""
     token = fill_masked_loads(fill)
     try:
         yield
@@ -53,7 +53,7 @@ def masked_loads(fill: Literal["poison", "zero"]) -> Iterator[None]:
 
 @cache
 def poison(ty: Dtype) -> Any:
-    """Return what no kernel must show: NaN, a large number, an address that nothing has, or True."""
+    """Return a value that must not show in any result: NaN, a large number, an unmapped address, or True."""
     if ty.is_floating():
         return rounding.encode(np.array(np.nan), ty)
     if ty.is_int1():
@@ -62,7 +62,7 @@ def poison(ty: Dtype) -> Any:
     return int.from_bytes(b"\x5a" * (bits // 8), "little")
 
 
-# Why each class below has an ignore: a subclass of what has no types is an error in strict mode.
+# Each class below has an ignore because a subclass of an untyped class is an error in strict mode.
 
 
 class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
@@ -72,7 +72,7 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
     other_given = False
 
     def cast_impl(self, src: Handle, dst_type: Dtype) -> Handle:
-        """Convert anything to anything."""
+        """Convert any type to any other."""
         ty = dst_type.scalar
         return shipped.TensorHandle(rounding.encode(rounding.decode(src.data, src.dtype.scalar), ty), ty)
 
@@ -97,7 +97,7 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
         return shipped.TensorHandle(rounding.encode(out, ty), ty)
 
     def ternary_op(self, lhs: Handle, rhs: Handle, other: Handle, op: Callable[..., Array]) -> Handle:
-        """Compute in fp32 and round once; a choice is right on bits."""
+        """Compute in fp32 and round once; ``where`` works on bits."""
         ty = other.dtype.scalar
         if ty.name not in RAW or op is np.where:
             return super().ternary_op(lhs, rhs, other, op)
@@ -109,7 +109,7 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
         return self.binary_op(lhs, rhs, np.fmin)
 
     def create_maxnumf(self, lhs: Handle, rhs: Handle) -> Handle:
-        """As ``create_minnumf``."""
+        """Return the number where the other is NaN, as ``create_minnumf`` does."""
         return self.binary_op(lhs, rhs, np.fmax)
 
     def create_clampf(self, arg: Handle, lo: Handle, hi: Handle, propagate_nans: Any) -> Handle:
@@ -143,7 +143,7 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
         return shipped.TensorHandle(rounding.encode([value], tl.bfloat16), tl.bfloat16)
 
     def create_masked_load(self, ptrs: Handle, mask: Handle, other: Handle | None, *policy: Any) -> Handle:
-        """Load; an element that is masked, without a value to take its place, is undefined: it is poison."""
+        """Load; a masked element without a given value is undefined, so it is poison."""
         if other is None and not self.other_given and _masked.get() == "poison":
             ty = ptrs.get_element_ty()
             fill = np.full_like(ptrs.data, poison(ty), dtype=shipped._get_np_dtype(ty))
@@ -160,11 +160,11 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
         return shipped.TensorHandle(libdevice.compute(symbol, numbers, ty.scalar), ty.scalar)
 
     def create_inline_asm(self, *given: Any) -> NoReturn:
-        """Refuse."""
+        """Refuse inline assembly."""
         raise Unsupported("Triton's interpreter cannot run inline assembly")
 
     def __getattr__(self, name: str) -> NoReturn:
-        """Refuse operations that the interpreter does not have, of those that only a compiler knows."""
+        """Refuse operations that only the compiler has."""
         raise Missing(
             f"Triton's interpreter cannot run {name.removeprefix('create_')!r}: it has no such operation"
         )
@@ -179,7 +179,7 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
 
 
 class FaithfulSemantic(interned.ShortSemantic):
-    """The language's rules, which tell a masked element's zero from none given."""
+    """The language's rules, which distinguish a given zero for masked elements from no value."""
 
     def load(self, ptr: Tensor, mask: Tensor, other: Tensor | None, *policy: Any) -> Tensor:
         """Load; Triton asks whether ``other`` is true, which the interpreter's zero of one element is not."""
@@ -213,7 +213,7 @@ class FaithfulReduceOps(shipped.ReduceOps):  # type: ignore[misc]
         return self.to_tensor(rounding.encode(values, ty), ty)
 
     def min_max(self, operand: Tensor, val_reduce_op: Any, idx_reduce_op: Any = None) -> Any:
-        """Return the extreme, its index, or both; NaN counts only where there is nothing else."""
+        """Return the extreme, its index, or both; NaN is returned only if all elements are NaN."""
         operand = operand[0] if isinstance(operand, tuple) else operand
         ty = operand.dtype
         values = rounding.decode(operand.handle.data, ty)
@@ -230,7 +230,7 @@ class FaithfulReduceOps(shipped.ReduceOps):  # type: ignore[misc]
 
 
 class FaithfulExecutor(shipped.GridExecutor):  # type: ignore[misc]
-    """Runs the programs of a launch: unseen by whoever watches the caller, on the caller's own memory."""
+    """Executor of a launch: hidden from dispatch modes around the caller, on the caller's own memory."""
 
     grid: Any
 
@@ -238,7 +238,7 @@ class FaithfulExecutor(shipped.GridExecutor):  # type: ignore[misc]
         """Run every program."""
         grid = self.grid
         if callable(grid):
-            # of the arguments as they were given, as in a launch, where the interpreter has made tensors of them
+            # a grid gets the arguments as given, as in a launch, where the interpreter has made tensors of them
             named = {name: value for name, value in kwargs.items() if name in self.arg_names}
             grid = grid(getcallargs(self.fn, *args, **named))
         self.grid = tuple(map(operator.index, grid))
@@ -253,7 +253,7 @@ class FaithfulExecutor(shipped.GridExecutor):  # type: ignore[misc]
             raise Unsupported(reason) from error
 
     def _init_args_hst(self, args_dev: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Pass on what the CPU can address: memory may be unreadable beside, or read-only."""
+        """Pass arguments on the CPU without a copy: memory next to a tensor may be unreadable, or read-only."""
         if _on_cpu((*args_dev, *kwargs.values())):
             return args_dev, kwargs
         return super()._init_args_hst(args_dev, kwargs)
@@ -266,7 +266,7 @@ class FaithfulExecutor(shipped.GridExecutor):  # type: ignore[misc]
 def _on_cpu(argument: Any) -> bool:
     if isinstance(argument, tuple):
         return all(map(_on_cpu, argument))
-    tensor = getattr(argument, "base", argument)  # of a descriptor, or of a tensor with another dtype
+    tensor = getattr(argument, "base", argument)  # the base of a descriptor, or of a tensor with another dtype
     return not isinstance(tensor, torch.Tensor) or tensor.device.type == "cpu"
 
 
@@ -285,7 +285,7 @@ def index(scalar: Tensor) -> int:
     return int(scalar.handle.data.item())
 
 
-# What replaces what, by its name in triton.runtime.interpreter. A class replaces the methods that it defines.
+# Replacements by name in triton.runtime.interpreter. A class replaces the methods that it defines.
 REPLACEMENTS: dict[str, Any] = {
     "InterpreterBuilder": FaithfulBuilder,
     "ReduceOps": FaithfulReduceOps,
@@ -297,12 +297,12 @@ ADDED = {"__getattr__", "other_given", "get_bf16", "get_fp8e4b8_ty", "get_fp8e5b
 
 
 def patch_language_for_good() -> None:
-    """Patch ``triton.language`` now and never again: at each launch it costs more than the launch."""
+    """Patch ``triton.language`` once for all: patching at each launch costs more than the launch."""
     patch_language()
     shipped_to_ir = tl.dtype.to_ir
 
     def to_ir(ty: Dtype, builder: Any) -> Any:
-        # Triton 3.6 and 3.7 do not know these two
+        # Triton 3.6 and 3.7 do not have these two types
         return getattr(builder, f"get_{ty.name}_ty")() if ty.name in FP8 else shipped_to_ir(ty, builder)
 
     tl.dtype.to_ir = to_ir
@@ -312,12 +312,12 @@ def patch_language_for_good() -> None:
 
 
 def patch_language() -> Any:
-    """Let the language's functions interpret; return the scope that restores them."""
+    """Patch the language's functions to interpret; return the scope that restores them."""
     return shipped._patch_lang(SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
 
 
 def install() -> None:
-    """Take the places of the interpreter's own parts."""
+    """Replace the interpreter's own parts."""
     for name, replacement in REPLACEMENTS.items():
         setattr(shipped, name, replacement)
     shipped.interpreter_builder.__class__ = FaithfulBuilder

@@ -1,7 +1,7 @@
-"""Answers of one GPU, for programs that ask for one while they are imported or launch a kernel.
+"""Answers of one simulated GPU, for programs that query it while they are imported or launch a kernel.
 
-Only questions that are errors without a GPU are answered: ``torch.cuda.is_available()`` and ``device_count()`` say
-what is true. It has few multiprocessors, so that a kernel that divides its rows among them loops over several.
+Only queries that are errors without a GPU are answered: ``torch.cuda.is_available()`` and ``device_count()`` stay
+truthful. The GPU has few multiprocessors, so that a kernel that divides its rows among them loops over several.
 """
 
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ NAME = "Triton's interpreter"
 
 
 class Missing(Unsupported, AttributeError):
-    """Something that Triton's interpreter, or a GPU that is none, does not have."""
+    """Raised for an attribute that Triton's interpreter, or a simulated GPU, does not have."""
 
 
 class Answers:
@@ -31,7 +31,7 @@ class Answers:
         vars(self).update(known)
 
     def __getattr__(self, name: str) -> NoReturn:
-        """Say that there is no such attribute here."""
+        """Raise ``Missing``: the object does not have the attribute."""
         raise Missing(f"Triton's interpreter cannot run what needs {name!r} of {vars(self)['_what']}")
 
 
@@ -51,7 +51,7 @@ PROPERTIES = Answers(
     L2_cache_size=50 << 20,
     gcnArchName="",
 )
-# as CUDA's driver names the same
+# the same properties under the names of CUDA's driver
 OF_THE_DRIVER = {
     "max_shared_mem": SHARED_MEMORY,
     "max_num_regs": 65536,
@@ -91,7 +91,7 @@ class Anywhere(torch.cuda.device):
 
 
 def install() -> None:
-    """Answer what PyTorch and Triton ask a driver for."""
+    """Install the answers to PyTorch's and Triton's driver queries."""
     answers: dict[str, Any] = {
         "device": Anywhere,
         "current_device": lambda: 0,

@@ -1,8 +1,8 @@
-"""What Triton's interpreter works out anew at every operation, worked out once: half of its time.
+"""Caches for work that Triton's interpreter repeats at every operation: half of its time.
 
-A type of blocks checks its sizes and writes its name, a tensor wraps its sizes one by one, an operation compares
-all that with another's. What comes of it follows from the sizes and the type of the elements alone: here Triton is
-asked once for each, and its answer kept. No number passes through here, so none can change.
+A block type checks its sizes and writes its name, a tensor wraps its sizes one by one, and an operation compares
+all of this with another tensor's. The results follow from the sizes and the element type alone: here Triton
+computes each once, and the result is cached. No tensor data passes through here, so none can change.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ Dtype = Any
 Tensor = Any
 Sizes = tuple[int, ...]
 
-# what a tensor holds: the first three are given, the others follow from the sizes of its type
+# the attributes of a tensor: the first three are given, the others follow from the sizes of its type
 OF_A_TENSOR = {"handle", "type", "dtype", "shape", "numel"}
 
 
 def numpy_types(shipped_types: Callable[[Dtype], Any]) -> Callable[[Dtype], Any]:
-    """Keep NumPy's type of each type of elements; the shipped function makes its table at every call."""
+    """Cache NumPy's type of each element type; the shipped function builds its table at every call."""
     kept: dict[str, Any] = {}
 
     @wraps(shipped_types)
@@ -39,14 +39,14 @@ def numpy_types(shipped_types: Callable[[Dtype], Any]) -> Callable[[Dtype], Any]
 
 
 def block_types(shipped_init: Callable[..., None]) -> Callable[..., None]:
-    """Give a type of blocks what the first one of its elements and sizes was given."""
+    """Copy the attributes of a block type from the first one with the same elements and sizes."""
     kept: dict[tuple[str, str | None, Sizes], dict[str, Any]] = {}
 
     @wraps(shipped_init)
     def init(self: Dtype, element_ty: Dtype, shape: Any) -> None:
         sizes = tuple([size.value if type(size) is tl.constexpr else size for size in shape])
         if set(map(type, sizes)) != {int} or not isinstance(shape, list | tl.tuple):
-            # none, or 1.0, which a dict finds under 1, or Python's own tuple: Triton says what it thinks of that
+            # no sizes, or 1.0, which equals 1 as a dict key, or Python's own tuple: Triton checks those itself
             shipped_init(self, element_ty, shape)
             return
         key = element_ty.name, getattr(element_ty, "address_space", None), sizes
@@ -60,7 +60,7 @@ def block_types(shipped_init: Callable[..., None]) -> Callable[..., None]:
 
 
 def tensors(shipped_init: Callable[..., None]) -> Callable[..., None]:
-    """Give tensors of the same sizes one shape, the very same object."""
+    """Give all tensors of the same sizes the same shape object."""
     kept: dict[Sizes, tuple[Any, Any]] = {}
 
     @wraps(shipped_init)
@@ -77,7 +77,7 @@ def tensors(shipped_init: Callable[..., None]) -> Callable[..., None]:
 
 
 def bind(obj: Any, name: str, member: Callable[..., Any], builder: Any, scope: Any) -> None:
-    """Let a function of the language find its rules in one call, where the shipped one takes three."""
+    """Bind a function of the language to its rules with one call, where the shipped one takes three."""
     function, semantic = getattr(member, "__wrapped__", member), shipped.interpreter_semantic
 
     def bound(*args: Any, _semantic: Any = None, **kwargs: Any) -> Any:
@@ -87,19 +87,19 @@ def bind(obj: Any, name: str, member: Callable[..., Any], builder: Any, scope: A
 
 
 class ShortSemantic(TritonSemantic):  # type: ignore[misc]  # a subclass of what has no types
-    """The language's rules, which are left out where they would return what they were given."""
+    """The language's rules, skipped where they would return their arguments."""
 
     def broadcast_impl_value(self, lhs: Tensor, rhs: Tensor) -> Any:
-        """Return operands of one shape as they are."""
+        """Return operands of one shape unchanged."""
         return (lhs, rhs) if lhs.shape is rhs.shape else super().broadcast_impl_value(lhs, rhs)
 
     def cast(self, input: Tensor, dst_ty: Dtype, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002 - Triton's name
-        """Return what has the type as it is."""
+        """Return a tensor that has the type unchanged."""
         return input if input.dtype is dst_ty.scalar else super().cast(input, dst_ty, *args, **kwargs)
 
 
 def install() -> None:
-    """Take the places of what Triton's version has as known here, before the language is patched."""
+    """Replace those parts of Triton that have the expected form, before the language is patched."""
     builder = shipped.interpreter_builder
     options = builder.options
     if hasattr(options, "sanitize_overflow"):

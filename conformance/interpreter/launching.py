@@ -1,4 +1,4 @@
-"""Launches as Triton's interpreter cannot do them by itself: tuned kernels, compiled ones, its own limits."""
+"""Launches that Triton's interpreter does not support by itself: tuned kernels, compiled ones, its own limits."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -14,7 +14,7 @@ COMPILED = Answers("a compiled kernel")
 
 
 def unsupported(error: BaseException) -> str | None:
-    """Return what the interpreter cannot do, where that is why a launch failed, or None."""
+    """Return the missing feature of the interpreter if that is why a launch failed, or None."""
     for cause in _causes(error):
         if isinstance(cause, Unsupported):
             return str(cause)
@@ -24,7 +24,7 @@ def unsupported(error: BaseException) -> str | None:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Give an exception and those that it was raised from: the interpreter wraps one for each function."""
+    """Yield an exception and its causes: the interpreter wraps one for each function."""
     while error is not None:
         yield error
         error = error.__cause__
@@ -42,7 +42,7 @@ def _no_attribute(kernel: Any, name: str) -> NoReturn:
 
 
 def _first_is_best(tuner: Any, *args: Any, config: Any, **meta: Any) -> list[float]:
-    """Find all configurations equally fast, so that the first that pruning left is taken."""
+    """Return equal times for all configurations, so that the first that pruning left is taken."""
     conflicts = meta.keys() & config.kwargs.keys()
     if conflicts:
         raise ValueError(f"Conflicting meta-parameters: {', '.join(sorted(conflicts))}")
@@ -55,7 +55,7 @@ def _not_on_disk(tuner: Any, key: Any, configs: Any, bench: Callable[[], None]) 
 
 
 def install() -> None:
-    """Take the places of Triton's own parts."""
+    """Replace Triton's own parts."""
     shipped_run = shipped.InterpretedFunction.run
 
     def run(kernel: Any, *args: Any, warmup: bool, **kwargs: Any) -> Any:
@@ -63,13 +63,13 @@ def install() -> None:
 
     shipped.InterpretedFunction.run = run
     shipped.InterpretedFunction.__getattr__ = _no_attribute
-    # measuring needs a GPU, and the file of results a compiler
+    # measuring needs a GPU, and the file of results needs a compiler
     Autotuner._bench = _first_is_best
     Autotuner.check_disk_cache = _not_on_disk
     shipped_wrap = torch.library.wrap_triton
 
     def wrap(kernel: Any) -> Any:
-        # it knows kernels to be compiled alone, and gives back what it is given where nothing is traced
+        # the shipped function takes only kernels to compile, and returns its argument where nothing is traced
         return kernel if isinstance(kernel, shipped.InterpretedFunction) else shipped_wrap(kernel)
 
     torch.library.wrap_triton = wrap

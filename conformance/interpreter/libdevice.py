@@ -1,4 +1,4 @@
-"""CUDA's and HIP's libraries of device functions, whose symbols Triton's interpreter does not have.
+"""Device functions of CUDA's and HIP's libraries, whose symbols Triton's interpreter does not have.
 
 A function computes in fp64, and rounds once to its type. A directed rounding of an inexact result, and functions
 without a formula in NumPy or PyTorch, are unsupported.
@@ -130,7 +130,7 @@ FORMULAS: dict[str, Formula] = {
     "y0": _special("bessel_y0"),
     "y1": _special("bessel_y1"),
 }
-# On data as they are.
+# Functions of data in their own type.
 BITWISE: dict[str, Formula] = {
     "nextafter": np.nextafter,
     "popc": np.bitwise_count,
@@ -166,7 +166,7 @@ _REINTERPRETED = re.compile(r"(?:float|double|u?int|longlong)_as_\w+")
 
 
 def fuses(symbol: str) -> bool:
-    """Say whether a library's function multiplies and adds with one rounding."""
+    """Return whether a library's function multiplies and adds with one rounding."""
     return _FUSED.fullmatch(symbol) is not None
 
 
@@ -180,7 +180,7 @@ def formula(symbol: str) -> Formula:
         return ROUNDINGS[converted[1]]
     if _NUMBER.fullmatch(name):
         return lambda x: x
-    # a last f says fp32
+    # a final f means fp32
     for known in (name, name.removesuffix("f")):
         if known in FORMULAS or known in ALIASES:
             return FORMULAS[ALIASES.get(known, known)]
@@ -188,7 +188,7 @@ def formula(symbol: str) -> Formula:
 
 
 def compute(symbol: str, arguments: list[Array], ty: Dtype) -> Array:
-    """Return what a library's function gives for data that are numbers, rounded once to ``ty``."""
+    """Return the result of a library's function for data that are numbers, rounded once to ``ty``."""
     name = re.sub(r"^__(?:nv|ocml|ockl)_|_[fu](?:32|64)$", "", symbol)
     if _REINTERPRETED.fullmatch(name):
         return arguments[0].view(shipped._get_np_dtype(ty))
@@ -203,9 +203,9 @@ def compute(symbol: str, arguments: list[Array], ty: Dtype) -> Array:
 
 
 def _saturated(numbers: Array, dtype: Any) -> Array:
-    """Convert whole numbers to integers as CUDA does: the nearest one there is, zero for NaN."""
+    """Convert whole numbers to integers as CUDA does: the nearest representable one, zero for NaN."""
     limits = np.iinfo(dtype)
-    # the largest 64-bit integer is none of fp64
+    # the largest 64-bit integer is not an fp64 number
     over, under = numbers >= float(limits.max), numbers <= float(limits.min)
     inside = np.where(over | under | np.isnan(numbers), 0.0, numbers).astype(dtype)
     return np.where(over, limits.max, np.where(under, limits.min, inside)).astype(dtype)
@@ -215,10 +215,10 @@ def _saturated(numbers: Array, dtype: Any) -> Array:
 
 
 def interpreted(function: Any) -> Any:
-    """Return what a kernel calls in place of a function of the language that only a compiler can call, or None.
+    """Return the replacement that a kernel calls for a function that only a compiler can call, or None.
 
-    A stub becomes CUDA's function of that name, or HIP's where that alone has it; a function of a library, and one
-    that a kernel's author declares as external, gets the interpreter's rules.
+    A stub becomes CUDA's function of that name, or HIP's where only HIP has it; a function of a library, and a
+    function that a kernel's author declares as external, gets the interpreter's rules.
     """
     if not isinstance(function, FunctionType):
         return None
@@ -239,7 +239,7 @@ def _bound(function: Any) -> Any:
 
 
 def resolve(names: MutableMapping[str, Any]) -> None:
-    """Let a kernel's names mean what the interpreter can call."""
+    """Replace functions in a kernel's names with forms that the interpreter can call."""
     for name, value in list(names.items()):
         replacement = interpreted(value)
         if replacement is not None:
@@ -247,12 +247,12 @@ def resolve(names: MutableMapping[str, Any]) -> None:
 
 
 def _named(name: str) -> tuple[ModuleType, ModuleType]:
-    """Return the module of a name, and that which its parent has: Triton makes two of some."""
+    """Return the module of a name, and its parent's attribute: for some names Triton makes two modules."""
     return import_module(name), attrgetter(name.removeprefix("triton.language."))(tl)
 
 
 def install() -> None:
-    """Let the libraries' functions compute, wherever a kernel has them from."""
+    """Make the libraries' functions compute, from whatever module a kernel imports them."""
     for module in (module for name in (*LIBRARIES, STUBS) for module in _named(name)):
         for ordering in set(ORDERING) & vars(module).keys():
             setattr(module, ordering, lambda: None)
@@ -260,7 +260,7 @@ def install() -> None:
     shipped_rewrite = shipped.InterpretedFunction.rewrite
 
     def rewrite(kernel: Any) -> Any:
-        # Triton's compiler looks functions up by the module that they name, whatever module they were taken from
+        # Triton's compiler looks functions up by the module that they name, not by the module of their import
         if kernel.fn not in kernel.rewritten_fn:
             resolve(kernel.fn.__globals__)
         return shipped_rewrite(kernel)

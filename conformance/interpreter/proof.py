@@ -1,4 +1,4 @@
-"""Proof that the interpreter of this process computes as hardware does: exhaustive, in half a second."""
+"""Proof that this process's interpreter computes as hardware does: exhaustive, in half a second."""
 
 import operator
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ from conformance.interpreter.rounding import Array
 Dtype = Any
 Tensor = Any
 
-# The code of the largest number of each type; in the first three types, infinity is the next.
+# The code of the largest number of each type; in the types of INFINITE, infinity is the next code.
 LARGEST = {
     tl.bfloat16: 0x7F7F,
     tl.float16: 0x7BFF,
@@ -41,8 +41,8 @@ FP8_TYPES = (tl.float8e5, tl.float8e4nv, tl.float8e4b8, tl.float8e5b16)
 NO_MINUS_ZERO = {tl.float8e4b8, tl.float8e5b16}  # its code is their NaN
 
 
-# Name, number of operands, what a kernel writes (a name is looked up once the language is patched), what it
-# means in fp64.
+# Name, number of operands, operation in a kernel (a name is looked up once the language is patched), operation in
+# fp64.
 OPERATORS = (
     ("+", 2, operator.add, np.add),
     ("*", 2, operator.mul, np.multiply),
@@ -72,7 +72,7 @@ FUSED = (
 
 @cache
 def unfaithful() -> str | None:
-    """Return why low precision cannot be judged in this process, or None; found out once."""
+    """Return why low precision cannot be judged in this process, or None; computed once."""
     failed = self_test()
     if not failed:
         return None
@@ -80,17 +80,17 @@ def unfaithful() -> str | None:
 
 
 def self_test() -> tuple[str, ...]:
-    """Return the names of what fails, nothing where the interpreter is faithful. Takes half a second."""
+    """Return the names of failed checks, none where the interpreter is faithful. Takes half a second."""
     return (*_missing(), *_failing({**_casts(), **_operators(), **_reductions()}))
 
 
 def cast_test() -> tuple[str, ...]:
-    """Judge the casts alone: every value, every midpoint, the numbers next to both. Takes a tenth of that."""
+    """Return the names of failed checks of casts alone: every value and midpoint, and the numbers next to both."""
     return _failing(_casts())
 
 
 def _missing() -> Iterator[str]:
-    """Name what this Triton does not have, so that replacing it replaces nothing."""
+    """Yield the parts that this Triton does not have, so that a replacement would have no effect."""
     if rounding.shipped_convert_float is None:
         yield "_convert_float is missing"
     if faithful.shipped_implicit_cvt is None:
@@ -119,10 +119,10 @@ def _survives(holds: Callable[[], bool]) -> bool:
     try:
         return holds()
     except (AttributeError, LookupError, TypeError, ValueError, InterpreterError, RuntimeWarning):
-        return False  # how Triton's versions refuse what they do not know, or comment on it
+        return False  # errors and warnings of Triton versions without a feature
 
 
-# The reference: every number of a type in a sorted table, made from the definition of the type.
+# The reference: a sorted table of every number of a type, made from the definition of the type.
 
 
 @cache
@@ -143,13 +143,13 @@ def _numbers(ty: Dtype) -> Array:
 
 @cache
 def _ties(ty: Dtype) -> Array:
-    """Return what lies half way between each number and the next, as if there were one after the last."""
+    """Return the midpoints between each number and the next, as if one more number followed the last."""
     finite = _numbers(ty)[: LARGEST[ty] + 1]
     return np.append((finite[:-1] + finite[1:]) / 2, finite[-1] + (finite[-1] - finite[-2]) / 2)
 
 
 def _nearest(values: Array, ty: Dtype) -> Array:
-    """Round to nearest even by search. Halves overflow to infinity, fp8 saturates; fp32 is NumPy's."""
+    """Round to nearest even by search. 16-bit types overflow to infinity, fp8 saturates; NumPy rounds to fp32."""
     if ty == tl.float32:
         return values.astype(np.float32)
     magnitude, ties = np.abs(values), _ties(ty)
@@ -162,7 +162,7 @@ def _nearest(values: Array, ty: Dtype) -> Array:
 
 
 def _same(got: Array, want: Array, *, zeros: bool = False) -> bool:
-    """Compare numbers, where NaN is NaN; with ``zeros``, the signs of zeros as well."""
+    """Compare numbers, where NaN equals NaN; with ``zeros``, compare the signs of zeros as well."""
     equal = (got == want) & ((np.signbit(got) == np.signbit(want)) | (not zeros))
     return got.shape == want.shape and bool(np.all(equal | (np.isnan(got) & np.isnan(want))))
 
@@ -175,7 +175,7 @@ def _tensor(data: Array, ty: Dtype) -> Tensor:
 
 
 def _vector(data: Array, ty: Dtype) -> Tensor:
-    """Repeat from the start up to a power of two, as a block must have."""
+    """Return a tensor of data repeated from the start up to a power of two, the length of a block."""
     return _tensor(np.resize(data, 1 << (data.size - 1).bit_length()), ty)
 
 
@@ -203,7 +203,7 @@ def _casts() -> dict[str, Callable[[], bool]]:
 
 
 def _rounds(source: Dtype, ty: Dtype) -> bool:
-    """Every number, every tie, the source's numbers next to them, and what is not finite, of both signs."""
+    """Check casts of numbers, ties, the source's numbers next to both, infinity and NaN: all, of both signs."""
     finite = np.append(_numbers(ty)[: LARGEST[ty] + 1], _ties(ty)).astype(shipped._get_np_dtype(source))
     up, down = (np.nextafter(finite, finite.dtype.type(end)) for end in (np.inf, -np.inf))
     edges = np.concatenate([finite, up, down, np.array([1e30, np.inf, np.nan], finite.dtype)])
@@ -217,7 +217,7 @@ def _extends(ty: Dtype) -> bool:
 
 
 def _converts(ty: Dtype) -> bool:
-    """Small integers, and large ones closer to a tie of bf16 than fp32 can tell."""
+    """Check small integers, and large ones closer to a tie of bf16 than fp32 can resolve."""
     ties = _ties(tl.bfloat16)
     large = ties[(ties > 1 << 16) & (ties < 1 << 30)].astype(np.int32)
     integers = np.concatenate([np.arange(-(1 << 15), 1 << 15, dtype=np.int32), large + 1, large - 1, 1 - large])
@@ -239,7 +239,7 @@ def _operators() -> dict[str, Callable[[], bool]]:
 
 @cache
 def _operands(ty: Dtype) -> tuple[Tensor, ...]:
-    """Return 65,536 triples: any bits, then numbers of like size, some of them equal; of fp8, every pair."""
+    """Return 65,536 triples: any bits, then numbers of similar size, some of them equal; for fp8, every pair."""
     codes, random = _codes(ty), np.random.default_rng(0)
     if ty in FP8_TYPES:
         x, y = (grid.reshape(-1) for grid in np.meshgrid(codes, codes))
@@ -319,14 +319,14 @@ def _adds_halves(ty: Dtype, axis: int | None) -> bool:
 
 
 def _adds_pairs() -> bool:
-    """Neighbours: the step of a tree that a kernel writes itself."""
+    """Check the sum of neighbours: one step of a tree that a kernel writes itself."""
     block, numbers = _block(tl.float32)
     pairs = tl.reshape(block, (16, 32, 2))
     return _same(_results(tl.sum(pairs, axis=2)), numbers[:, ::2] + numbers[:, 1::2])
 
 
 def _finds_extremes(ty: Dtype, axis: int | None) -> bool:
-    """NaN is passed over, but for a row and a column that have nothing else."""
+    """Check that NaN is ignored, except in a row and a column of NaN alone."""
     numbers = _block(ty)[1].astype(np.float32)
     numbers[2, :] = numbers[:, 3] = np.nan
     block = _tensor(numbers, tl.float32).to(ty)

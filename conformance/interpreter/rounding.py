@@ -23,7 +23,7 @@ FP8 = {
     "fp8e5b16": torch.float8_e5m2fnuz,
 }
 RAW = {"bf16", *FP8}
-# The largest fp32 number that still rounds to a number, and the code of what comes after: NaN or infinity.
+# The largest fp32 number that still rounds to a number, and the code of larger ones: NaN or infinity.
 # Not left to PyTorch, whose own cast to e4m3fn saturates in some versions.
 PAST = {
     torch.float8_e4m3fn: (464.0, 0x7F),
@@ -37,10 +37,10 @@ _overflow: ContextVar[str] = ContextVar("fp8_overflow", default="saturate")
 
 @contextmanager
 def fp8_overflow(mode: Literal["saturate", "nan"]) -> Iterator[None]:
-    """Choose what a cast to fp8 makes of a number past the largest one.
+    """Choose the result of a cast to fp8 for a number past the largest one.
 
-    NVIDIA's conversion saturates. ``nan`` gives NaN, or infinity where the type has one: only there is a
-    kernel seen that forgets to clamp.
+    NVIDIA's conversion saturates. ``nan`` gives NaN, or infinity where the type has one: only this mode shows a
+    kernel that forgets to clamp.
     """
     token = _overflow.set(mode)
     try:
@@ -50,7 +50,7 @@ def fp8_overflow(mode: Literal["saturate", "nan"]) -> Iterator[None]:
 
 
 def decode(data: Array, ty: Dtype) -> Array:
-    """Return the numbers that bits of ``ty`` stand for; data of other types are numbers already."""
+    """Return the numbers that bits of ``ty`` encode; data of other types are numbers already."""
     if ty.name == "bf16":
         return np.asarray((data.astype(np.uint32) << 16).view(np.float32))
     if ty.name in FP8:
@@ -92,10 +92,10 @@ def _encode_fp8(single: Array, dtype: torch.dtype) -> Array:
 
 
 def round_to_odd(rounded: Array, error: Array) -> Array:
-    """Turn results rounded to nearest into such that may be rounded again as if they were exact.
+    """Round to odd, so that a second rounding is correct.
 
-    ``error`` is what rounding took away. An inexact result becomes the one of the two neighbours whose last
-    bit is odd, so that it is never a tie of a narrower type.
+    ``rounded`` was rounded to nearest, and ``error`` is the part that rounding removed. An inexact result becomes
+    the neighbour whose last bit is odd, which is never a tie of a narrower type.
     """
     even = rounded.view(f"u{rounded.itemsize}") & 1 == 0
     inexact = (error != 0) & np.isfinite(rounded) & np.isfinite(error)

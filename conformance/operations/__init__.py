@@ -1,4 +1,4 @@
-"""The operations that the suite can judge, by name. Adding one adds a file here, and a line below."""
+"""The operations that the suite can judge, by name. A new operation adds a file here, and a line below."""
 
 from conformance.operations.gemma_rms_norm import GEMMA_RMS_NORM
 from conformance.operations.mrope import MROPE

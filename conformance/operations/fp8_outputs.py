@@ -1,4 +1,4 @@
-"""What quantising to fp8 adds to a norm: arguments, outputs, formula, cases and mistakes of its own.
+"""Quantisation to fp8 after a norm: its arguments, outputs, formula, cases and mistakes.
 
 Per group of ``quant_group`` columns of the norm's ``y`` (None: the whole row; a shorter last group is legal)::
 
@@ -8,10 +8,10 @@ Per group of ``quant_group`` columns of the norm's ``y`` (None: the whole row; a
 the dynamic quantisation of DeepSeek-V3's activations, with the floor under the magnitude that vLLM and SGLang
 have. Rounding points:
 ``unquantised`` rounds y to x's dtype before anything is measured of it; ``power_of_two`` rounds the scale up to a
-power of two (UE8M0). Whether a kernel divides, or multiplies by a reciprocal, is nobody's promise.
+power of two (UE8M0). A kernel may divide, or multiply by a reciprocal.
 
-Special numbers. A NaN in y is a NaN in the values, whatever becomes of the scale: that is NaN where the maximum
-keeps NaN, and follows the numbers of the group (or the floor) where it ignores them; IEEE 754 has both. A group
+Special numbers. A NaN in y is a NaN in the values, for any scale: the scale is NaN where the maximum keeps
+NaN, and follows the numbers of the group (or the floor) where the maximum ignores NaN; IEEE 754 has both. A group
 with a NaN for its scale is NaN throughout. An infinity makes the scale infinite, itself NaN, and the rest zero.
 """
 
@@ -42,7 +42,7 @@ FACTORS: Factors = {
     "scales": ("row", "column"),
     "unquantised": ("no", "yes"),
 }
-# group sizes that leave a shorter last group, the first two that fit are drawn from; one over every width drawn
+# group sizes that leave a shorter last group: the first two that fit are drawn from. LARGER exceeds every width
 RAGGED = (100, 48, 7, 2)
 LARGER = 8192
 PLAIN: dict[str, Flag] = {
@@ -51,12 +51,12 @@ PLAIN: dict[str, Flag] = {
     "quant_group": 128,
     "scale_layout": "row",
 }
-# the norm's level of values that stands behind the level of blocks
+# the norm's level of values that is completed in place of the level ``blocks``
 BEHIND = {"blocks": "normal"}
 
 
 def fp8_operation(name: str, norm: Operation) -> Operation:
-    """The operation that quantises what ``norm`` returns."""
+    """Return the operation that quantises what ``norm`` returns."""
 
     def formula(
         machine: Machine, contract: Contract, given: Mapping[str, torch.Tensor], case: Case
@@ -110,7 +110,7 @@ def fp8_operation(name: str, norm: Operation) -> Operation:
         empties=empties,
         model_case=model_case,
         simpler=simpler,
-        # values and scales have no argument of their dtype to lie over, and y is fresh beside them
+        # values and scales have no argument of their dtype to overwrite, and y is a fresh tensor
         in_place={name: over for name, over in norm.in_place.items() if name != "y"},
         scaling=replace(norm.scaling, outputs=unscaled),
     )
@@ -119,7 +119,7 @@ def fp8_operation(name: str, norm: Operation) -> Operation:
 def quantised(
     machine: Machine, contract: Contract, y: Interval, given: Mapping[str, torch.Tensor], case: Case
 ) -> dict[str, Interval]:
-    """The intervals of ``values`` and ``scales`` before their stores, ``y`` being ``(rows, n)``.
+    """Return the intervals of ``values`` and ``scales`` before their stores, ``y`` being ``(rows, n)``.
 
     The scales are judged given the ``y`` that was returned, where one was and the contract rounds it, and the
     values given the scales that were returned.
@@ -146,7 +146,7 @@ def _fp8(case: Case) -> torch.dtype:
 
 
 def _grouped(y: Interval, group: int) -> Interval:
-    """``(rows, groups, group)``; the last group filled up with zeros, which no maximum sees."""
+    """Return ``y`` as ``(rows, groups, group)``; the last group is padded with zeros, which no maximum sees."""
     missing = -y.lo.shape[-1] % group
     lo = pad(y.lo, (0, missing))
     hi = lo if y.is_exact else pad(y.hi, (0, missing))
@@ -160,13 +160,13 @@ def _ungrouped(values: Interval, n: int) -> Interval:
 
 
 def _at_least(amax: Interval, floor: float) -> Interval:
-    """Kernels take the floor as float32."""
+    """Return the larger of ``amax`` and the floor, which kernels take as float32."""
     least = float(torch.tensor(floor, dtype=torch.float32))
     return Interval(amax.lo.clamp(min=least), amax.hi.clamp(min=least), amax.nan)
 
 
 def quantised_outputs(case: Case) -> tuple[Output, ...]:
-    """The values in x's shape, and a scale per row and group."""
+    """Return the outputs: values in x's shape, and a scale per row and group."""
     *leading, n = case.tensors[0][1].shape
     group = case.flag("quant_group")
     count = 1 if group is None else -(-n // group)
@@ -178,7 +178,7 @@ def quantised_outputs(case: Case) -> tuple[Output, ...]:
 
 
 def _unquantised_outputs(norm: Operation, case: Case) -> tuple[Output, ...]:
-    """What the norm returns; its y where it was asked for."""
+    """Return the outputs of the norm, with y only if it was asked for."""
     wanted = case.flag("also_unquantised")
     return tuple(output for output in norm.outputs(case) if wanted or output.name != "y")
 
@@ -203,7 +203,7 @@ def _group(level: str, n: int, rng: random.Random) -> int | None:
 
 
 def _seen_in_values(term: Term) -> Term:
-    """Where y is not returned, what is missing in it shows in what it was quantised to."""
+    """Return the term with the quantised outputs added: they show its loss where y is not returned."""
     shown = ("values", "scales") if "y" in term.outputs else ()
     return replace(term, outputs=(*term.outputs, *shown))
 

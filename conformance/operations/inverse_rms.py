@@ -1,4 +1,4 @@
-"""``1 / sqrt(mean(v**2) + eps)``, which every RMS norm has."""
+"""The factor ``1 / sqrt(mean(v**2) + eps)`` of every RMS norm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conformance.oracle.interval import Interval
 
 
 def inverse_rms(machine: Machine, contract: Contract, stream: Interval, eps: float, kind: torch.dtype) -> Interval:
-    """``1 / sqrt(mean(stream**2) + eps)`` over the last dimension, kept.
+    """Return ``1 / sqrt(mean(stream**2) + eps)`` over the last dimension, kept.
 
     Kernels take eps as float32. Where the variance itself is rounded (plain PyTorch), eps may have been
     rounded as well before it is added, and rsqrt may be the reciprocal of a rounded root: both were seen on

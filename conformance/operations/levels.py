@@ -29,7 +29,7 @@ def levels_of(case: Case) -> dict[str, str]:
     """Return the level of every factor of the operation that a case has.
 
     A factor is left out where the case has no level of it: the layout of a tensor that is not passed, rows of an
-    empty call. Where several levels make the same call the plainest one is given: a float32 weight beside a
+    empty call. Where several levels make the same call the plainest one is given: a float32 weight next to a
     float32 x is ``same``, a width of 16 is ``narrow`` and not ``edge``.
     """
     found = {factor: _level(case, factor) for factor in OPERATIONS[case.operation].factors}
@@ -39,7 +39,7 @@ def levels_of(case: Case) -> dict[str, str]:
 def effective_levels(case: Case) -> dict[str, str]:
     """Return the levels of a case with every layout named as it is in memory.
 
-    One row cannot be transposed, a vector with gaps has a step, two dimensions that are swapped are rows apart.
+    One row cannot be transposed, a vector with gaps has a step, and two dimensions swapped are a row gap.
     """
     effective = {f"{name}_layout": _in_memory(spec) for name, spec in case.tensors}
     return {factor: effective.get(factor, level) for factor, level in levels_of(case).items()}
@@ -71,7 +71,7 @@ def _flag(name: str, levels: Mapping[object, str] | None = None) -> Callable[[Ca
 
 
 def _companion(name: str) -> Callable[[Case], str]:
-    """Return a reader of a tensor beside the first: not passed, in the first one's dtype, or in another."""
+    """Return a reader of a tensor other than the first: not passed, in the first one's dtype, or in another."""
 
     def read(case: Case) -> str:
         spec = case.tensor(name)
@@ -122,7 +122,7 @@ def _quant_group(case: Case) -> str:
 
 
 def _values(case: Case) -> str | None:
-    """Return the first level whose profiles the tensors have, as far as they are passed and not the first one."""
+    """Return the first level whose profiles the tensors have; tensors left out or aliased do not count."""
     names, levels = PROFILES[case.operation]
     own = {name: spec.values for name, spec in case.tensors if case.source(name) == name}
     behind = fp8_outputs.BEHIND.get(own[names[0]])

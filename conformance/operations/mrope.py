@@ -38,7 +38,7 @@ ROTATED = {"q": "rotated_q", "k": "rotated_k"}  # the output by the argument
 
 
 def axis_of_frequency(given: Sections, *, interleaved: bool) -> list[int]:
-    """Which axis each frequency takes its position from: 0 for t, 1 for h, 2 for w."""
+    """Return the axis from which each frequency takes its position: 0 for t, 1 for h, 2 for w."""
     if not interleaved:
         return [axis for axis, length in enumerate(given) for _ in range(length)]
     turns = [i % AXES for i in range(sum(given))]
@@ -48,7 +48,7 @@ def axis_of_frequency(given: Sections, *, interleaved: bool) -> list[int]:
 def formula(
     machine: Machine, contract: Contract, given: Mapping[str, torch.Tensor], case: Case
 ) -> dict[str, Interval]:
-    """The intervals of q and k after their rotation. Row tensors come a token a row."""
+    """Return the intervals of q and k after their rotation. Row tensors have one token per row."""
     sizes = Sizes.of(case)
     axes = axis_of_frequency(case.flag("sections"), interleaved=case.flag("interleaved"))
     index = given["positions"].long().expand(-1, AXES)[:, axes]
@@ -63,7 +63,7 @@ def formula(
 def _rotated(
     machine: Machine, contract: Contract, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> Interval:
-    """Every head of some tokens: x is ``(tokens, heads, head_dim)``, cos and sin ``(tokens, 1, half)``."""
+    """Rotate every head of some tokens: x is ``(tokens, heads, head_dim)``, cos and sin ``(tokens, 1, half)``."""
     half = cos.shape[-1]
     x1, x2, rest = (Interval.exactly(part) for part in torch.split(x, [half, half, x.shape[-1] - 2 * half], -1))
     c, s = (contract.at("angle", Interval.exactly(angle), x.dtype) for angle in (cos, sin))
@@ -81,7 +81,7 @@ def _rotated(
 
 
 def copies(case: Case, values: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """The part of every head that is not rotated."""
+    """Return the part of every head that is not rotated."""
     sizes = Sizes.of(case)
     kept = torch.arange(sizes.head_dim) >= 2 * sizes.half
     return {
@@ -91,7 +91,7 @@ def copies(case: Case, values: Mapping[str, torch.Tensor]) -> dict[str, tuple[to
 
 
 def _without_axis(axis: int) -> Dropped:
-    """Text's position, t's, in the place of another axis'."""
+    """Return a change of the call that puts the position on axis t, as in text, on another axis."""
 
     def dropped(case: Case, values: Values) -> tuple[Case, Values] | None:
         axes = axis_of_frequency(case.flag("sections"), interleaved=case.flag("interleaved"))
@@ -106,7 +106,7 @@ def _without_axis(axis: int) -> Dropped:
 
 
 def _without_third_axis(case: Case, values: Values) -> tuple[Case, Values] | None:
-    """Tokens with two axes alike taken for text."""
+    """Treat tokens with two equal axes as text."""
     positions = values["positions"]
     axes = axis_of_frequency(case.flag("sections"), interleaved=case.flag("interleaved"))
     if positions.dim() == 1 or not any(axes):
@@ -117,7 +117,7 @@ def _without_third_axis(case: Case, values: Values) -> tuple[Case, Values] | Non
 
 
 def _in_the_other_order(case: Case, values: Values) -> tuple[Case, Values] | None:
-    """Section after section in place of turns, or the other way round."""
+    """Order the axes section after section in place of interleaved, or the other way round."""
     orders = [axis_of_frequency(case.flag("sections"), interleaved=order) for order in (True, False)]
     if orders[0] == orders[1] or values["positions"].dim() == 1:
         return None
@@ -129,14 +129,14 @@ def _with(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Dropped:
 
 
 def _without_last_frequency(case: Case, values: Values) -> tuple[Case, Values] | None:
-    """The last pair of every head turned by nothing, as by a mask that ends early."""
+    """Leave the last pair of every head unrotated, as a mask that ends early does."""
     cos, sin = values["cos"].clone(), values["sin"].clone()
     cos[:, -1], sin[:, -1] = 1, 0
     return case, {**values, "cos": cos, "sin": sin}
 
 
 def _without_last_token(case: Case, values: Values) -> tuple[Case, Values] | None:
-    """The last token at the first one's position."""
+    """Move the last token to the first one's position."""
     positions = values["positions"].clone()
     positions[..., -1] = positions[..., 0]
     return None if positions.shape[-1] == 1 else (case, {**values, "positions": positions})
@@ -158,12 +158,12 @@ TERMS = (
 
 
 def points(case: Case) -> tuple[str, ...]:
-    """Rounding points that show in this call: float32 tables may be rounded before they are multiplied."""
+    """Return the rounding points that show in this call: float32 tables may be rounded before multiplication."""
     return ("angle", "turned") if spec_of(case, "cos").dtype == "float32" else ("turned",)
 
 
 def outputs(case: Case) -> tuple[Output, ...]:
-    """Both, each in its own shape and dtype."""
+    """Return both outputs, each in the shape and dtype of its argument."""
     specs = [(output, spec_of(case, name)) for name, output in ROTATED.items()]
     return tuple(Output(output, spec.shape, getattr(torch, spec.dtype)) for output, spec in specs)
 
@@ -180,7 +180,7 @@ MROPE = Operation(
     points=points,
     invalid=INVALID,
     ordinary=ORDINARY,
-    # float32 tables leave the arithmetic in float32, whatever the contract says of products
+    # float32 tables leave the arithmetic in float32, even if the contract rounds products
     telling={"dtypes": ("same",), "dims": ("quarter", "whole", "part")},
     terms=TERMS,
     empties=empties,

@@ -1,4 +1,4 @@
-"""Calls of ``mrope``: drawn ones, real models', empty ones, and simpler ones to try in place of a failing one."""
+"""Calls of ``mrope``: drawn ones, real models', empty ones, and simpler ones to replace a failing one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VALUES = {
 }
 ORDINARY = ("normal", "rows", "large", "large_k")
 
-# the size of a head and half of what is rotated of it. Few: a kernel may be compiled for each
+# sizes of a head, and half of its rotated part. Few, because a kernel may be compiled for each
 DIMS = {
     "quarter": ((256, 32),),
     "whole": ((128, 64), (64, 32)),
@@ -44,7 +44,7 @@ CACHES = (64, 3, 17, 1000)
 MODEL_CACHE = 4096
 HEAD_LAYOUTS = ("contiguous", "row_gap", "offset", "step", "transposed", "swapped", "expanded", "slice")
 
-# the profile of positions by level: no two axes alike, two of them, or text before images
+# the profile of positions by level: no two axes equal, two of them, or text before images
 TWO_ALIKE = {
     "none": "positions",
     "time_and_height": "time_is_height",
@@ -88,18 +88,18 @@ class Sizes:
 
     @classmethod
     def of(cls, case: Case) -> Sizes:
-        """The sizes of a case."""
+        """Return the sizes of a case."""
         q, k, cos = (spec_of(case, name) for name in ("q", "k", "cos"))
         head_dim = case.flag("head_dim") or q.shape[-1]
         heads, k_heads = (spec.shape[-1] // head_dim if len(spec.shape) == 2 else spec.shape[1] for spec in (q, k))
         return cls(q.shape[0], heads, k_heads, head_dim, cos.shape[1], cos.shape[0], len(q.shape))
 
     def shape(self, heads: int) -> tuple[int, ...]:
-        """The shape of q or k."""
+        """Return the shape of q or k."""
         return (self.tokens, heads, self.head_dim) if self.rank == 3 else (self.tokens, heads * self.head_dim)
 
     def given(self, case: Case) -> Case:
-        """The case in these sizes, its sections as even as they can be where the frequencies are others."""
+        """Return the case in these sizes, with sections as even as possible if the frequencies change."""
         half = spec_of(case, "cos").shape[1]
         positions = spec_of(case, "positions")
         table = (self.cache, self.half)
@@ -114,14 +114,14 @@ class Sizes:
 
 
 def spec_of(case: Case, name: str) -> TensorSpec:
-    """The spec of a tensor; every call has all of them."""
+    """Return the spec of a tensor; every call has all of them."""
     spec = case.tensor(name)
     assert spec is not None
     return spec
 
 
 def sections(level: str, half: int) -> Sections:
-    """How many of ``half`` frequencies t, h and w have: real models' at 32 and 64, none for some, all for t."""
+    """Return the numbers of ``half`` frequencies for t, h and w: as in real models, none for some, all for t."""
     if level == "text":
         return half, 0, 0
     if level == "two":
@@ -132,7 +132,7 @@ def sections(level: str, half: int) -> Sections:
 
 
 def complete(assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
-    """A call with the assignment's levels; sizes, amounts and seed from ``rng``."""
+    """Return a call with the assignment's levels; sizes, amounts and seed from ``rng``."""
     head_dim, half = scope.compiled(rng).choice(_dims(assignment["dims"], scope))
     heads, k_heads = rng.choice(HEADS[assignment["heads"]])
     tokens = rows(assignment["rows"], rng, scope, (heads + k_heads) * head_dim)
@@ -169,7 +169,7 @@ def complete(assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
 
 
 def _dims(level: str, scope: Scope) -> tuple[tuple[int, int], ...]:
-    """Return sizes of a head and half of what is rotated of it, of a level as far as they are taken."""
+    """Return pairs of head size and half the rotated part: of the level if any of them are taken."""
     exact = dict(scope.exact).get("columns")
     if exact is not None:
         return ((exact, max(1, exact // 4)),)
@@ -185,7 +185,10 @@ def _dims(level: str, scope: Scope) -> tuple[tuple[int, int], ...]:
 
 
 def empties(scope: Scope) -> tuple[Case, ...]:
-    """Calls without tokens or heads, at positions on three axes and on one, in both ranks, contiguous and not."""
+    """Return calls without tokens or heads, with positions on three axes and on one.
+
+    The calls are in both ranks, contiguous and not.
+    """
     cases = []
     for rank, positions, missing, kind in product(
         ("3", "2"),
@@ -202,9 +205,9 @@ def empties(scope: Scope) -> tuple[Case, ...]:
 
 
 def model_case(shape: ModelShape, tokens: int) -> Case:
-    """The call of a real model: q and k as slices of one qkv projection, cos and sin as halves of one cache.
+    """Return the call of a real model: q and k are slices of one qkv projection, cos and sin halves of a cache.
 
-    A rank holds one head of k at least, however many ranks there are.
+    Every rank has at least one head of k.
     """
     flags = dict(shape.flags)
     k_heads, rotary_dim = flags.pop("k_heads"), flags.pop("rotary_dim")
@@ -225,7 +228,7 @@ def model_case(shape: ModelShape, tokens: int) -> Case:
 
 
 def simpler(case: Case) -> Iterator[Case]:
-    """Plain layouts, flags and dtypes; fewer tokens, heads and frequencies; ordinary values."""
+    """Yield cases with plain layouts, flags and dtypes; fewer tokens, heads and frequencies; ordinary values."""
     yield from plainer_layouts(case)
     yield from plainer_flags(case, {"interleaved": True})
     yield from _plainer_dtypes(case)
@@ -241,7 +244,7 @@ def simpler(case: Case) -> Iterator[Case]:
 
 def _plainer_dtypes(case: Case) -> Iterator[Case]:
     plain = {"k": case.dtype, "cos": case.dtype, "sin": case.dtype, "positions": "int64"}
-    # cos and sin are of one dtype, and of k's as well unless they are float32
+    # cos and sin have the same dtype, which is k's as well unless it is float32
     for names in (("k", "cos", "sin"), ("k",), ("positions",)):
         simple = case
         for name in names:

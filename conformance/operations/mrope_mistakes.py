@@ -1,4 +1,4 @@
-"""Calls of ``mrope`` that have no meaning: a right one with one mistake."""
+"""Invalid calls of ``mrope``: a right call with one mistake."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Mistake = Callable[[Arguments], Arguments]
 
 
 def _with(name: str, change: Callable[[Any], Any]) -> Mistake:
-    """The call with one argument changed."""
+    """Return a mistake that changes one argument."""
     return lambda call: {**call, name: change(call[name])}
 
 
@@ -22,7 +22,7 @@ def _integers(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _another_float(call: Arguments) -> Arguments:
-    """Tables that are neither float32 nor in q's dtype."""
+    """Pass tables that are neither float32 nor in q's dtype."""
     other = torch.float16 if call["q"].dtype == torch.bfloat16 else torch.bfloat16
     return {**call, "cos": call["cos"].to(other), "sin": call["sin"].to(other)}
 
@@ -39,12 +39,12 @@ def _unknown_head_dim(call: Arguments) -> Arguments:
 
 
 def _another_head_dim(call: Arguments) -> Arguments:
-    """One that the heads of q and k do not have, and that divides neither."""
+    """Pass a head size that q and k do not have, and that divides neither."""
     return {**call, "head_dim": max(call["q"].shape[-1], call["k"].shape[-1]) - 1}
 
 
 def _moved(call: Arguments, position: int) -> Arguments:
-    """The last token at another position."""
+    """Move the last token to another position."""
     positions = call["positions"].clone()
     positions[..., -1] = position
     return {**call, "positions": positions}
@@ -58,7 +58,7 @@ def _negative_position(call: Arguments) -> Arguments:
     return _moved(call, -1)
 
 
-# what stands in values: a call on a GPU does not look at them
+# mistakes in values, which a call on a GPU does not read
 UNSEEN = {"position beyond the cache": _beyond_the_cache, "negative position": _negative_position}
 
 INVALID = {

@@ -1,4 +1,4 @@
-"""What the suite has to know of an operation. One value of :class:`Operation` per file of this folder."""
+"""The description of an operation for the suite: one :class:`Operation` per file of this folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
 from conformance.oracle.interval import Interval
 
-Arguments = dict[str, Any]  # of a call, by name: tensors, numbers, strings, None
+Arguments = dict[str, Any]  # arguments of a call by name: tensors, numbers, strings, None
 Formula = Callable[[Machine, Contract, Mapping[str, torch.Tensor], Case], dict[str, Interval]]
 
 
@@ -25,8 +25,8 @@ Formula = Callable[[Machine, Contract, Mapping[str, torch.Tensor], Case], dict[s
 class Output:
     """One result that a call must return: a fresh tensor of this shape and dtype, in strides that are declared.
 
-    ``columns``: of which each column lies whole in memory instead, as ``t().contiguous().t()`` has it: the leading
-    dimensions dense from stride 1 on. Between columns there may be room.
+    ``columns``: each column is contiguous in memory instead, as in ``t().contiguous().t()``: the leading
+    dimensions dense from stride 1 on. There may be gaps between columns.
     """
 
     name: str
@@ -35,9 +35,9 @@ class Output:
     columns: bool = False
 
     def misplaced(self, tensor: torch.Tensor, strides: str, like: tuple[int, ...]) -> str:
-        """Return how the strides of a tensor of this shape must be, where they are not so; or nothing.
+        """Return the strides that a tensor of this shape must have, in words, if its strides differ; or nothing.
 
-        ``strides`` is ``contiguous``, ``dense``, or ``like_input``: those that elementwise operations give a
+        ``strides`` is ``contiguous``, ``dense``, or ``like_input``: the strides that elementwise operations give a
         result whose input has the strides ``like``.
         """
         if not self.columns or not tensor.numel():
@@ -76,9 +76,9 @@ def _elementwise(tensor: torch.Tensor, like: tuple[int, ...]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """What a factor on some arguments makes of the outputs: each with the power of the factor that it gets.
+    """The effect of a factor on some arguments: the power of that factor that each output gets.
 
-    Holds exactly for powers of two, as long as nothing overflows or underflows.
+    It is exact for powers of two, as long as nothing overflows or underflows.
     """
 
     arguments: Mapping[str, int]
@@ -92,19 +92,19 @@ class Operation:
     ``positional``: the arguments passed by position, in order; everything else goes by name. Tensors among either
     (``keywords`` names those that go by name) are None where a case does not pass them. ``row_tensors``
     have one row per row of the output, so that the oracle can work in chunks of rows; ``token_axes`` names the
-    dimension that counts rows of each of them, where it is one alone and not all but the last. ``formula`` gives
-    the interval of every output before its store, over row tensors in ``(rows, elements)``. Of ``outputs``
-    one that another is computed from stands after it, and is judged before it. ``points`` are the rounding points
-    that can show in a case. ``invalid`` makes a call meaningless in one way; ``unseen`` are the ways that stand in
-    values, which a call on a GPU does not look at. ``copies`` gives the elements that an output takes over bit for
-    bit: where in the output, and what must stand there. ``ordinary`` are the levels of the factor ``values`` that
-    hold finite numbers far from overflow, ``telling`` the levels of other factors at which every rounding point
-    shows. ``terms`` are what a wrong formula may lack. ``model_case`` is the call of a real model for a number of
-    tokens; ``simpler`` gives the cases to try in place of a failing one. ``in_place`` names the argument that the
-    in-place form writes an output over, and leaves out the outputs that are fresh there too; empty where there is
-    no such form. ``parameters`` are the tensors that a model loads once, and may reload. ``scaling`` is how
-    outputs follow a factor on the arguments. ``carried`` names outputs that are the sum of x and an argument, and
-    that argument: the next layer's call gets them for it.
+    dimension of each row tensor that counts rows, where it is a single one and not all but the last. ``formula``
+    gives the interval of every output before its store, over row tensors in ``(rows, elements)``. In ``outputs``,
+    an output from which another is computed comes after the other, and is judged before it. ``points`` are the
+    rounding points that can show in a case. ``invalid`` makes a call meaningless in one way; ``unseen`` are the
+    mistakes in values, which a call on a GPU does not read. ``copies`` gives the elements that an output takes
+    over bit for bit: their places in the output, and their values. ``ordinary`` are the levels of the factor
+    ``values`` with finite numbers far from overflow, ``telling`` the levels of other factors at which every
+    rounding point shows. ``terms`` are the parts that a wrong formula may lack. ``model_case`` is the call of a
+    real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one. ``in_place``
+    names the argument that the in-place form overwrites with an output, and leaves out the outputs that are fresh
+    there too; it is empty without such a form. ``parameters`` are the tensors that a model loads once, and may
+    reload. ``scaling`` is the effect on the outputs of a factor on the arguments. ``carried`` names outputs that
+    are the sum of x and an argument, and that argument: the next layer's call gets these outputs for it.
     """
 
     name: str
@@ -135,7 +135,7 @@ class Operation:
 def telling_cases(operation: Operation, scope: Scope) -> tuple[Case, ...]:
     """Return calls within a scope in which the loss of each term shows: plain but for the term's own wishes.
 
-    They follow from the operation and the scope alone: no seed of a run is without them.
+    The calls follow from the operation and the scope alone, so every seed of a run has them.
     """
     factors = scope.levels(operation.factors)
     cases = []

@@ -75,7 +75,7 @@ GEMMA = 1.0  # the offset of gemma_rms_norm, which has no argument for it
 
 
 def offset_of(case: Case) -> float:
-    """What is added to the weight."""
+    """Return the number that is added to the weight."""
     offset: float = case.flag("weight_offset") if "weight_offset" in dict(case.flags) else GEMMA
     return offset
 
@@ -83,7 +83,7 @@ def offset_of(case: Case) -> float:
 def formula(
     machine: Machine, contract: Contract, given: Mapping[str, torch.Tensor], case: Case
 ) -> dict[str, Interval]:
-    """The intervals of ``s`` (with a residual) and ``y`` before their stores.
+    """Return the intervals of ``s`` (with a residual) and ``y`` before their stores.
 
     Where the contract rounds the sum, y is judged given the ``s`` that was returned.
     """
@@ -104,7 +104,7 @@ def formula(
 def _scale(
     machine: Machine, contract: Contract, weight: torch.Tensor | None, offset: float, x: torch.Tensor
 ) -> tuple[tuple[Interval, ...], torch.dtype]:
-    """``offset + weight`` and its dtype: formed in float32 unless the contract rounds there."""
+    """Return ``offset + weight`` and its dtype: computed in float32 unless the contract rounds there."""
     if weight is None and offset == 0.0:
         return (), x.dtype
     given = Interval.exactly(x.new_ones(x.shape[-1:]) if weight is None else weight)
@@ -135,21 +135,21 @@ TERMS = (
 
 
 def points(case: Case) -> tuple[str, ...]:
-    """Rounding points that show in this call. Rounding the weighted value is its store."""
+    """Return the rounding points that show in this call. Rounding the weighted value is its store."""
     norm = ("square", "variance", "rstd", "normalised")
     offset = () if offset_of(case) == 0.0 else ("offset",)
     return (*norm, *offset) if case.tensor("residual") is None else (*norm, *offset, "sum")
 
 
 def outputs(case: Case) -> tuple[Output, ...]:
-    """y, and s with a residual, both in x's shape and dtype."""
+    """Return the outputs: y, and s with a residual, both in x's shape and dtype."""
     x = case.tensors[0][1]
     names = ("y",) if case.tensor("residual") is None else ("y", "s")
     return tuple(Output(name, x.shape, getattr(torch, x.dtype)) for name in names)
 
 
 def complete(name: str, assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
-    """A call with the assignment's levels; sizes, amounts and seed from ``rng``."""
+    """Return a call with the assignment's levels; sizes, amounts and seed from ``rng``."""
     n = width(assignment["width"], rng, scope)
     count = rows(assignment["rows"], rng, scope, n)
     shape = (*leading(count, int(assignment["rank"]), rng), n)
@@ -171,7 +171,7 @@ def complete(name: str, assignment: Assignment, rng: random.Random, scope: Scope
 
 
 def model_case(name: str, shape: ModelShape, tokens: int) -> Case:
-    """The norm between two layers of a real model."""
+    """Return the norm between two layers of a real model."""
     flags = dict(shape.flags)
     tensors = [("x", TensorSpec(shape.shape(tokens), shape.dtype, values="rows"))]
     if flags.pop("residual", True):
@@ -183,7 +183,7 @@ def model_case(name: str, shape: ModelShape, tokens: int) -> Case:
 
 
 def simpler(case: Case) -> Iterator[Case]:
-    """Plain layouts, flags and dtypes; fewer dimensions, rows and columns; ordinary values."""
+    """Yield cases with plain layouts, flags and dtypes; fewer dimensions, rows and columns; ordinary values."""
     yield from plainer_layouts(case)
     if "weight_offset" in dict(case.flags):
         yield from plainer_flags(case, {"weight_offset": 0.0})
@@ -195,7 +195,7 @@ def simpler(case: Case) -> Iterator[Case]:
 
 
 def norm_operation(name: str, factors: Factors) -> Operation:
-    """The operation of a name: with or without an offset of its caller's choice."""
+    """Return the operation of a name, with an offset that the caller chooses or without one."""
     completed = partial(complete, name)
     plain = {factor: levels[0] for factor, levels in factors.items()}
 
@@ -214,14 +214,14 @@ def norm_operation(name: str, factors: Factors) -> Operation:
         points=points,
         invalid={**wrong_companion("residual"), **WRONG_X, **WRONG_WEIGHTS},
         ordinary=ORDINARY,
-        # a product with a float32 operand is not rounded, whatever the contract says
+        # a product with a float32 operand is not rounded, even if the contract rounds there
         telling={"weight": ("same",), "residual": ("same",)},
         terms=TERMS,
         empties=empties,
         model_case=partial(model_case, name),
         simpler=simpler,
         in_place={"y": "x", "s": "residual"},
-        # a norm divides out what it multiplies, if eps follows the square
+        # a norm divides out a factor of its input, if eps follows the square of the factor
         scaling=Scaling({"x": 1, "residual": 1, "eps": 2}, {"y": 0, "s": 1}),
         carried={"s": "residual"},
     )

@@ -75,7 +75,7 @@ FACTORS = {
 def formula(
     machine: Machine, contract: Contract, given: Mapping[str, torch.Tensor], case: Case
 ) -> dict[str, Interval]:
-    """The interval of ``y`` before its store. x and gate are ``(rows, n)``, weight ``(n,)``."""
+    """Return the interval of ``y`` before its store. x and gate are ``(rows, n)``, weight ``(n,)``."""
     x, gate, weight = given["x"], given.get("gate"), given["weight"]
     n = x.shape[-1]
     group = case.flag("group_size") or n
@@ -97,13 +97,16 @@ def formula(
 
 
 def activation(machine: Machine, contract: Contract, gate: torch.Tensor, name: str) -> Interval:
-    """``silu`` (or its alias ``swish``) or ``sigmoid`` of the gate, rounded to its dtype at point ``act``."""
+    """Return ``silu`` (alias ``swish``) or ``sigmoid`` of the gate, rounded to its dtype at point ``act``."""
     z = Interval.exactly(gate)
     return contract.at("act", machine.sigmoid(z) if name == "sigmoid" else machine.silu(z), gate.dtype)
 
 
 def points(case: Case) -> tuple[str, ...]:
-    """Rounding points that show in this call. Where no gate follows, rounding the weighted value is its store."""
+    """Return the rounding points that show in this call.
+
+    Where no gate follows, rounding the weighted value is its store.
+    """
     norm = ("square", "variance", "rstd", "normalised")
     if case.tensor("gate") is None:
         return norm
@@ -111,13 +114,13 @@ def points(case: Case) -> tuple[str, ...]:
 
 
 def outputs(case: Case) -> tuple[Output, ...]:
-    """One output: y in x's shape and dtype."""
+    """Return the one output: y in x's shape and dtype."""
     x = case.tensors[0][1]
     return (Output("y", x.shape, getattr(torch, x.dtype)),)
 
 
 def complete(assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
-    """A call with the assignment's levels; sizes, amounts and seed from ``rng``."""
+    """Return a call with the assignment's levels; sizes, amounts and seed from ``rng``."""
     n, group = _widths(assignment, rng, scope)
     count = rows(assignment["rows"], rng, scope, n)
     shape = (*leading(count, int(assignment["rank"]), rng), n)
@@ -148,13 +151,13 @@ def _widths(assignment: Assignment, rng: random.Random, scope: Scope) -> tuple[i
 
 
 def empties(scope: Scope) -> tuple[Case, ...]:
-    """Calls without a single element: no rows, no heads, no columns; contiguous and not."""
+    """Return calls without a single element: no rows, no heads, no columns; contiguous and not."""
     base = complete(PLAIN, random.Random(0), scope)  # noqa: S311
     return tuple(empty_calls(base, "gate"))
 
 
 def model_case(shape: ModelShape, tokens: int) -> Case:
-    """The call of a real model: x and gate as slices of one projection where it has heads."""
+    """Return the call of a real model: x and gate as slices of one projection where it has heads."""
     size = shape.shape(tokens)
     kind = "shared" if shape.heads is not None else "contiguous"
     tensors = (
@@ -167,7 +170,7 @@ def model_case(shape: ModelShape, tokens: int) -> Case:
 
 
 def simpler(case: Case) -> Iterator[Case]:
-    """Plain layouts, flags and dtypes; fewer dimensions, rows and columns; ordinary values."""
+    """Yield cases with plain layouts, flags and dtypes; fewer dimensions, rows and columns; ordinary values."""
     yield from plainer_layouts(case)
     yield from plainer_flags(case, {"group_size": None, "norm_before_gate": True, "activation": "silu"})
     if case.tensor("gate") is not None:
@@ -261,7 +264,7 @@ RMS_NORM_GATED = Operation(
     points=points,
     invalid=INVALID,
     ordinary=("normal", "rows", "constant", "large", "wide_gate"),
-    # a product with a float32 operand is not rounded, whatever the contract says
+    # a product with a float32 operand is not rounded, even if the contract rounds there
     telling={"weight": ("same",), "gate": ("same",), "group": ("none", "whole")},
     terms=TERMS,
     empties=empties,

@@ -1,4 +1,4 @@
-"""Gated RMSNorm, quantised to fp8: ``values, scales[, y]``. Its groups are not those of the statistics."""
+"""Gated RMSNorm, quantised to fp8: ``values, scales[, y]``. Groups of the two steps are independent."""
 
 from conformance.operations.fp8_outputs import fp8_operation
 from conformance.operations.rms_norm_gated import RMS_NORM_GATED

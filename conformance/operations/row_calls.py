@@ -1,4 +1,4 @@
-"""What calls on rows share: x, perhaps a companion of x's shape (gate, residual), and a weight per column."""
+"""Common parts of calls on rows: x, perhaps a companion of x's shape (gate, residual), and a weight per column."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from conformance.cases.factors import DTYPES
 from conformance.cases.shrink import smaller
 from conformance.operations.operation import Arguments
 
-# what models use, and one on either side of it
+# the eps of models, and one on either side of them
 EPS = (1e-6, 1e-5, 1e-2, 1e-9)
 
 EMPTY_SHAPES = ((0, 128), (0, 4, 128), (3, 0, 128), (0,), (4, 0), (2, 0, 3, 96))
 
 
 def other_dtype(dtype: str, rng: random.Random) -> str:
-    """One of the dtypes that are not ``dtype``."""
+    """Return one of the dtypes that are not ``dtype``."""
     return rng.choice([name for name in DTYPES if name != dtype])
 
 
 def below_eps(case: Case) -> Case:
-    """Return the call with the largest eps, and rows so small that it is most of what is added up."""
+    """Return the call with the largest eps, and rows so small that eps is most of the sum."""
     for name, spec in case.tensors:
         if name in {"x", "residual"}:
             case = case.with_tensor(name, replace(spec, values="small"))
@@ -33,7 +33,7 @@ def below_eps(case: Case) -> Case:
 
 
 def empty_calls(base: Case, companion: str) -> Iterator[Case]:
-    """Calls without a single element, contiguous and not; the companion in x's dtype, in another, and left out."""
+    """Yield calls without elements, in three layouts, with a companion in x's dtype, in another, and without."""
     x = base.tensors[0][1]
     other = next(name for name in DTYPES if name != x.dtype)
     for shape in EMPTY_SHAPES:
@@ -46,14 +46,14 @@ def empty_calls(base: Case, companion: str) -> Iterator[Case]:
 
 
 def plainer_dtypes(case: Case) -> Iterator[Case]:
-    """One tensor at a time in x's dtype."""
+    """Yield the case with one tensor at a time in x's dtype."""
     for name, spec in case.tensors:
         if spec.dtype != case.dtype:
             yield case.with_tensor(name, replace(spec, dtype=case.dtype))
 
 
 def smaller_shapes(case: Case) -> Iterator[Case]:
-    """Fewer dimensions, rows and columns."""
+    """Yield the case with fewer dimensions, rows and columns."""
     yield from fewer_rows(case)
     *leading, n = case.tensors[0][1].shape
     for fewer in smaller(n):
@@ -61,7 +61,7 @@ def smaller_shapes(case: Case) -> Iterator[Case]:
 
 
 def fewer_rows(case: Case) -> Iterator[Case]:
-    """Fewer dimensions and rows."""
+    """Yield the case with fewer dimensions and rows."""
     *leading, n = case.tensors[0][1].shape
     if len(leading) > 1:
         yield resized(case, (case.rows, n))
@@ -73,7 +73,7 @@ def fewer_rows(case: Case) -> Iterator[Case]:
 
 
 def resized(case: Case, shape: tuple[int, ...]) -> Case:
-    """The case with x and its companion in another shape, and a weight that fits."""
+    """Return the case with x and its companion in another shape, and a weight that fits."""
     for name, spec in case.tensors:
         case = case.with_tensor(name, replace(spec, shape=shape[-1:] if name == "weight" else shape))
     return case
@@ -121,7 +121,7 @@ WRONG_WEIGHTS: Mistakes = {
 
 
 def wrong_companion(name: str) -> Mistakes:
-    """A companion of another shape, one that would broadcast, and one of integers."""
+    """Return the mistakes of a companion: another shape, a shape that would broadcast, and integers."""
 
     def another_shape(call: Arguments) -> Arguments:
         return {**call, name: call[name][..., :-1]}

@@ -1,7 +1,7 @@
-"""What a row of a call is: the part that is computed alone. A vector of a norm, a token of a rotation.
+"""Rows of a call: the parts that are computed alone, such as a vector of a norm or a token of a rotation.
 
-Of most operations all dimensions but the last count rows. Where one dimension does (``Operation.token_axes``),
-a row is all that stands at one step of it.
+In most operations all dimensions but the last count rows. Where a single dimension does
+(``Operation.token_axes``), a row is all elements at one index of it.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from conformance.operations import OPERATIONS
 
 
 def count(case: Case) -> int:
-    """How many rows a call has."""
+    """Return the number of rows of a call."""
     axes = OPERATIONS[case.operation].token_axes
     name, spec = case.tensors[0]
     return spec.shape[axes[name]] if axes else case.rows
 
 
 def by_row(case: Case, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """An argument of at least one row as ``(rows, elements of one)``; a view where it is contiguous."""
+    """Return an argument of at least one row as ``(rows, elements of one)``; a view where it is contiguous."""
     axes = OPERATIONS[case.operation].token_axes
     first = tensor.movedim(axes[name], 0) if axes else tensor
     return first.reshape(count(case), -1)
 
 
 def flat(case: Case) -> Case:
-    """Return the case with one dimension that counts its rows: the others, which stay, have one element."""
+    """Return the case with one dimension that counts its rows: the other leading dimensions have one element."""
     operation, rows = OPERATIONS[case.operation], count(case)
     if not operation.token_axes:
         for name, spec in case.tensors:
@@ -40,12 +40,12 @@ def flat(case: Case) -> Case:
 
 
 def axis(case: Case, name: str) -> int:
-    """The dimension that counts the rows of an argument of a :func:`flat` case."""
+    """Return the dimension that counts the rows of an argument of a :func:`flat` case."""
     return OPERATIONS[case.operation].token_axes.get(name, 0)
 
 
 def with_rows(case: Case, rows: int) -> Case:
-    """A :func:`flat` case with so many rows."""
+    """Return a :func:`flat` case with ``rows`` rows."""
     for name, spec in case.tensors:
         if name in OPERATIONS[case.operation].row_tensors:
             shape = list(spec.shape)

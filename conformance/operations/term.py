@@ -1,7 +1,7 @@
-"""What a formula could lose without anyone noticing, and how to lose it.
+"""Terms of a formula whose loss could go unnoticed, and ways to remove them.
 
 A case in which a term makes no difference is no evidence that an implementation has the term: eps is invisible
-beside large values, a missing last column beside many others.
+next to large values, and so is a missing last column among many.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import torch
 
 from conformance.cases.case import Case
 
-Values = Mapping[str, torch.Tensor]  # of a case's tensors, by name
-# The call without the term, or None where it has none to lose.
+Values = Mapping[str, torch.Tensor]  # values of a case's tensors, by name
+# The call without the term, or None where the call does not have it.
 Dropped = Callable[[Case, Values], tuple[Case, Values] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One term: its loss must show in one of ``outputs`` (empty: any), ``elsewhere`` than in the last column.
+    """A term of a formula, whose loss must show in one of ``outputs`` (empty: any).
 
-    The loss shows in a plain call at these ``levels``, if ``made`` gives it the values and flags for that.
+    ``elsewhere``: the loss must show outside the last column. It shows in a plain call at these ``levels``, once
+    ``made`` has set the call's values and flags.
     """
 
     name: str
@@ -65,7 +66,7 @@ def with_ones(name: str) -> Dropped:
 
 
 def without_last_column(*names: str) -> Dropped:
-    """Zero the last column of the tensors, as a sum that stops before it sees them."""
+    """Zero the last column of the tensors, as if a sum stopped before it."""
 
     def dropped(case: Case, values: Values) -> tuple[Case, Values] | None:
         if case.tensors[0][1].shape[-1] == 1:

@@ -1,1 +1,1 @@
-"""What a contract allows: intervals, a model of the machine, contracts. Imports nothing of the judged package."""
+"""The oracle: intervals, a model of the machine, contracts. It imports nothing of the judged package."""

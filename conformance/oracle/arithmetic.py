@@ -1,4 +1,4 @@
-"""A model of the machine: what each fp32 step of a kernel may lose, with the source of every constant.
+"""A model of the machine: the error of each fp32 step of a kernel, with the source of every constant.
 
 A step takes intervals and gives the interval of all its possible fp32 results. Errors are relative, in units
 of ``U = 2**-24`` (half an ulp of a number just above a power of two), plus ``TINY``, half the smallest fp32
@@ -26,15 +26,15 @@ ADD = MULTIPLY = 1.0
 # PTX ISA, div.full.f32: at most 2 ulp. Correctly rounded on AMD and on CPUs
 DIVIDE = 4.0
 # rsqrtf: at most 2 ulp, 4 U (CUDA C++ Programming Guide); PTX ISA, rsqrt.approx: 2**-22.9, 2.2 U.
-# sqrt.approx: 2**-23, 2 U (PTX ISA). The common 1 / sqrt(v) is that and a division: 6 U holds for all
+# sqrt.approx: 2**-23, 2 U (PTX ISA). The common 1 / sqrt(v) is that root and a division: 6 U covers all three
 RSQRT = 6.0
 SQRT = 2.0
 # exp(z) as ex2(z * log2 e): the product's rounding and the constant's cost 1.25 |z| U; PTX ISA, ex2.approx:
 # 2 ulp; LLVM's AMDGPU guide: 1 ulp
 EXP = 4.0
 EXP_PER_UNIT = 1.25
-# log2, absolute in units of U, beside the rounding of its result: lg2.approx, 2**-22 (PTX ISA). Beside powers of
-# two ceil(log2(v)) of an H200 needed 0.65 of both together
+# log2, absolute in units of U, in addition to the rounding of its result: lg2.approx, 2**-22 (PTX ISA). Next to
+# powers of two ceil(log2(v)) of an H200 needed 0.65 of both together
 LOG2 = 4.0
 # div.approx (and CUDA's __fdividef) give 0 for a denominator above 2**126 (PTX ISA, div)
 LARGE_DENOMINATOR = 2.0**126
@@ -76,7 +76,7 @@ class Machine:
         return Interval(lower, upper, interval.nan)
 
     def add(self, a: Interval, b: Interval) -> Interval:
-        """``a + b``. Of known numbers the sum rounded to fp32, or as exact as a kernel may have kept it."""
+        """Return ``a + b``. Known numbers give the sum rounded to fp32, or as exact as a kernel may keep it."""
         lo, hi = a.lo + b.lo, a.hi + b.hi
         if a.is_exact and b.is_exact:
             single = round_once(lo, torch.float32)
@@ -91,7 +91,7 @@ class Machine:
         return self.widen(Interval(lower, upper, a.nan | b.nan | opposite), ADD)
 
     def product(self, *factors: Interval) -> Interval:
-        """The product of all factors, multiplied in any order: a contract orders only what it rounds.
+        """Return the product of all factors, multiplied in any order: a contract orders only what it rounds.
 
         Two exactly known factors whose product fp32 holds give that product. Otherwise each multiplication
         costs one rounding; a partial product may underflow before the large factors come.
@@ -112,11 +112,11 @@ class Machine:
         return result
 
     def square(self, x: Interval) -> Interval:
-        """``x * x``."""
+        """Return ``x * x``."""
         return self.widen(_squares(x), MULTIPLY)
 
     def mean(self, squares: Interval, depth: int) -> Interval:
-        """The mean of non-negative numbers over the last dimension, kept; ``depth`` additions deep."""
+        """Return the mean of non-negative numbers over the last dimension, kept; ``depth`` additions deep."""
         n = squares.lo.shape[-1]
         total = Interval(
             squares.lo.sum(-1, keepdim=True),
@@ -133,22 +133,22 @@ class Machine:
         return self.widen(Interval(total.lo / n, total.hi / n, total.nan), DIVIDE)
 
     def rsqrt(self, v: Interval) -> Interval:
-        """``1 / sqrt(v)`` of non-negative ``v``; infinity gives an exact zero, zero an infinity."""
+        """Return ``1 / sqrt(v)`` of non-negative ``v``; infinity gives an exact zero, zero an infinity."""
         return self.widen(Interval(v.hi.rsqrt(), v.lo.rsqrt(), v.nan), RSQRT)
 
     def sqrt(self, v: Interval) -> Interval:
-        """``sqrt(v)`` of non-negative ``v``."""
+        """Return ``sqrt(v)`` of non-negative ``v``."""
         return self.widen(Interval(v.lo.sqrt(), v.hi.sqrt(), v.nan), SQRT)
 
     def reciprocal(self, v: Interval) -> Interval:
-        """``1 / v`` of non-negative ``v``."""
+        """Return ``1 / v`` of non-negative ``v``."""
         return self.widen(Interval(1 / v.hi, 1 / v.lo, v.nan), DIVIDE)
 
     def quotient(self, a: Interval, b: Interval) -> Interval:
-        """``a / b`` of non-negative ``b``, or ``a * (1 / b)``: the common two, in one interval.
+        """Return ``a / b`` of non-negative ``b``, or ``a * (1 / b)``: both common forms, in one interval.
 
-        A power of two is exact either way where float32 holds the quotient: so it was for each of 11.8 million
-        quotients of an H200, whose others were within 2.5 U.
+        A quotient by a power of two is exact either way where float32 holds it, as each of 11.8 million such
+        quotients of an H200 was; other quotients were within 2.5 U.
         """
         ends = [a.lo / b.lo]
         if not a.is_exact or not b.is_exact:
@@ -160,10 +160,10 @@ class Machine:
         return Interval(torch.where(held, result.lo, wide.lo), torch.where(held, result.hi, wide.hi), wide.nan)
 
     def largest(self, x: Interval) -> Interval:
-        """The largest magnitude over the last dimension, kept; comparisons lose nothing.
+        """Return the largest magnitude over the last dimension, kept; comparisons lose nothing.
 
-        IEEE 754 has two of it: ``maximum`` gives NaN where there is one, ``maximumNumber`` the largest of the
-        numbers, here zero where there is none. Both are allowed.
+        IEEE 754 has two such functions: ``maximum`` gives NaN where a number is NaN, ``maximumNumber`` the largest
+        of the others, here zero where every number is NaN. Both are allowed.
         """
         certain = torch.where(x.nan, 0.0, _least(x))
         possible = _magnitude(x)
@@ -173,13 +173,13 @@ class Machine:
         )
 
     def power_of_two(self, v: Interval) -> Interval:
-        """The least power of two that is no less than positive ``v``, as ``exp2(ceil(log2(v)))`` finds it."""
+        """Return the least power of two not below positive ``v``, as ``exp2(ceil(log2(v)))`` finds it."""
         # an absolute error of the logarithm is a relative one of v
         wide = self.widen(v, _magnitude(v).log2().abs().nan_to_num(posinf=0.0) + LOG2)
         return Interval(_no_less(wide.lo), _no_less(wide.hi), v.nan)
 
     def sigmoid(self, z: Interval) -> Interval:
-        """``1 / (1 + exp(-z))``. Where the denominator passes 2**126 the result may be zero."""
+        """Return ``1 / (1 + exp(-z))``. Where the denominator passes 2**126 the result may be zero."""
         lo = self._sigmoid_end(z.lo)
         hi = lo if z.is_exact else self._sigmoid_end(z.hi)
         return Interval(lo.lo, hi.hi, z.nan)
@@ -194,7 +194,7 @@ class Machine:
         return _with_zero(result, denominator.hi > LARGE_DENOMINATOR)
 
     def silu(self, z: Interval) -> Interval:
-        """``z * sigmoid(z)``. At minus infinity the formula gives NaN and its limit is zero: both are allowed."""
+        """Return ``z * sigmoid(z)``. At minus infinity both the formula's NaN and its limit, zero, are allowed."""
         result = self.product(z, self.sigmoid(z))
         limit = z.lo == -math.inf
         return Interval(torch.where(limit, 0.0, result.lo), torch.where(limit, 0.0, result.hi), result.nan | limit)
@@ -235,7 +235,7 @@ def _opposite_infinities(a: Interval, b: Interval) -> torch.Tensor:
 
 
 def _lost(a: torch.Tensor, b: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    """What float64 lost of ``a + b``, exactly (Knuth's two-sum)."""
+    """Return the part of ``a + b`` that float64 lost, exactly (Knuth's two-sum)."""
     part = total - a
     return (a - (total - part)) + (b - part)
 

@@ -6,9 +6,9 @@ import torch
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors hold the same bits; every NaN is like every other."""
+    """Return whether two tensors hold the same bits; any two NaN count as the same."""
     if a.dtype.itemsize == 1:
-        # torch knows no sign bit of fp8; every number of it is one of float32
+        # torch has no sign bit of fp8, and float32 holds every fp8 number
         a, b = a.float(), b.float()
     return bool(((a == b) & (a.signbit() == b.signbit()) | (a.isnan() & b.isnan())).all())
 

@@ -1,4 +1,4 @@
-"""Outputs and intervals → numbers. No judgement here."""
+"""Comparison of outputs with intervals, as numbers. This module does not judge."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class BadElement:
 class Errors:
     """Signed errors of outputs from the middles of their intervals before the store, added up, in ulp.
 
-    ``up``: towards infinity; ``away``: away from zero; ``half``: the half widths of the intervals. Of ``count``
-    elements, those that are ordinary numbers.
+    ``up``: towards infinity; ``away``: away from zero; ``half``: the half widths of the intervals. The sums are
+    over ``count`` elements, those that are ordinary numbers.
     """
 
     up: float = 0.0
@@ -64,10 +64,10 @@ NO_ERRORS = Errors()
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Counts over elements.
+    """Counts over the elements of outputs.
 
-    ``exact``: one value alone was allowed. ``worst``: the largest share of the bound before the store that is
-    needed to explain an output; 0 where the exact result rounds to it. ``errors``: where they were asked for.
+    ``exact``: elements with one allowed value. ``worst``: the largest fraction of the error bound before the store
+    that any output used; 0 where the exact result rounds to the output. ``errors``: given if asked for.
     """
 
     elements: int = 0
@@ -92,7 +92,7 @@ NOTHING = Comparison()
 
 
 def row_chunks(rows: int, n: int) -> Iterator[slice]:
-    """Slices of rows that hold at most ``CHUNK`` elements."""
+    """Yield slices of rows that hold at most ``CHUNK`` elements."""
     step = max(1, CHUNK // max(n, 1))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
@@ -109,8 +109,8 @@ def compare(
 ) -> Comparison:
     """Compare ``(rows, n)`` of an output with its interval before the store; ``row`` is the first row's number.
 
-    ``shape`` is the output's full shape, for the index of a bad element. ``signed``: with the signed errors,
-    which cost as much again.
+    ``shape`` is the output's full shape, for the index of a bad element. ``signed``: compute the signed errors
+    too, which takes as long again.
     """
     got = output.double()
     allowed = rounded(before_store, output.dtype)
@@ -129,10 +129,10 @@ def compare(
 
 
 def _needed_share(got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """How much of the half width is needed before half an ulp of the store explains the output."""
-    # Close to 1 says nothing either where a step before the store rounds to 16 bits, as y does before it is
-    # quantised, and a tie lies inside the bound: the two numbers beside the tie are the interval's ends, and every
-    # right kernel gives one of them.
+    """Return the fraction of the half width needed before half an ulp of the store explains the output."""
+    # A fraction close to 1 says nothing either where a step before the store rounds to 16 bits, as y does before
+    # it is quantised, and a tie is inside the bound: the two numbers next to the tie are the interval's ends, and
+    # every right kernel gives one of them.
     missing = ((got - middle).abs() - _ulp(got, dtype) / 2).clamp(min=0.0)
     # a number that may also be flushed to zero says nothing about the bound, nor does one that overflows
     narrow = (half > 0) & (half < middle.abs() * NARROW) & got.isfinite()
@@ -140,7 +140,7 @@ def _needed_share(got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, d
 
 
 def _errors(got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, dtype: torch.dtype) -> Errors:
-    """The signed errors, where the output and what it may be are finite and normal."""
+    """Return the signed errors, over elements whose output and interval are finite and normal."""
     size = middle.abs()
     ordinary = got.isfinite() & half.isfinite() & (size >= torch.finfo(dtype).smallest_normal)
     per_ulp = torch.where(ordinary, 1.0 / _ulp(middle, dtype), 0.0)
@@ -151,7 +151,7 @@ def _errors(got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, dtype: 
 
 
 def _ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The distance from each value to its neighbour away from zero."""
+    """Return the distance from each value to its neighbour away from zero."""
     info = torch.finfo(dtype)
     exponent = torch.frexp(values.abs().clamp(min=info.smallest_normal)).exponent
     return torch.ldexp(torch.full_like(values, info.eps), exponent - 1)

@@ -32,10 +32,10 @@ POINTS = (
 
 
 class Multiplier(Protocol):
-    """What can multiply intervals: the model of the machine, which builds upon this module."""
+    """An object that multiplies intervals: the model of the machine, which builds upon this module."""
 
     def product(self, *factors: Interval) -> Interval:
-        """The product of all factors."""
+        """Return the product of all factors."""
         ...
 
 
@@ -71,19 +71,22 @@ class Contract:
         return f"{name} {shown}" if name else shown
 
     def additions(self, n: int) -> int:
-        """The longest chain of additions in a sum of ``n`` terms: relative error at most that times 2**-24."""
+        """Return the longest chain of additions in a sum of ``n`` terms.
+
+        The relative error of the sum is at most that number times 2**-24.
+        """
         return self.depth if isinstance(self.depth, int) else _DEPTHS[self.depth](n)
 
     def at(self, point: str, interval: Interval, dtype: torch.dtype) -> Interval:
-        """``interval``, rounded to ``dtype`` where this contract rounds at ``point``."""
+        """Return ``interval``, rounded to ``dtype`` where this contract rounds at ``point``."""
         return rounded(interval, dtype) if point in self.rounds else interval
 
     def settle(
         self, point: str, machine: Multiplier, factors: tuple[Interval, ...], dtype: torch.dtype
     ) -> tuple[Interval, ...]:
-        """The factors of a product, multiplied out and rounded where this contract rounds at ``point``.
+        """Return the factors of a product, multiplied out and rounded where this contract rounds at ``point``.
 
-        Where it does not, they stay apart: the order of their multiplications is nobody's promise.
+        Where the contract does not round, the factors stay apart: no contract orders their multiplication.
         """
         return (rounded(machine.product(*factors), dtype),) if point in self.rounds else factors
 
@@ -112,7 +115,7 @@ NAMED = {
 
 
 def named(contract: str | Contract) -> Contract:
-    """The contract of a name, or the contract given. Raises ``ValueError`` for an unknown name."""
+    """Return the contract of a name, or the given contract. Raises ``ValueError`` for an unknown name."""
     if isinstance(contract, Contract):
         return contract
     if contract not in NAMED:
@@ -122,7 +125,7 @@ def named(contract: str | Contract) -> Contract:
 
 
 def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Float64 → ``dtype`` → float64, rounded once to nearest even; fp8 saturates, as every kernel has to.
+    """Round float64 values to ``dtype`` once, to nearest even; fp8 saturates, as every kernel has to.
 
     ``values.to(bfloat16)`` goes through float32 and rounds twice. Here float32 is reached by rounding to odd
     (truncate, then set the last bit where anything was lost), after which one more rounding is exact, because
@@ -136,13 +139,13 @@ def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         exact = single.double()
         truncated = single.view(torch.int32) - (exact.abs() > values.abs()).int()
         odd = torch.where((exact != values) & exact.isfinite(), truncated | 1, truncated)
-        # beyond float32 the cast has given infinity, which no 16-bit type needs told from its own overflow
+        # beyond float32 the cast gives infinity, and so would the conversion to any 16-bit type
         single = torch.where(exact.isfinite(), odd.view(torch.float32), single)
     return single.to(dtype).double()
 
 
 def rounded(interval: Interval, dtype: torch.dtype) -> Interval:
-    """Both ends rounded: rounding is monotonic, so no allowed value is lost and none is added."""
+    """Return the interval with both ends rounded: rounding is monotonic, so no allowed value is lost or added."""
     lo = round_once(interval.lo, dtype)
     hi = lo if interval.is_exact else round_once(interval.hi, dtype)
     return Interval(lo, hi, interval.nan)

@@ -11,7 +11,7 @@ import torch
 class Interval:
     """Element-wise ``[lo, hi]``; where ``nan`` holds, NaN is allowed as well.
 
-    A value that *must* be NaN has NaN for both ends: then no number lies inside. ``lo is hi`` marks a set of
+    A value that *must* be NaN has NaN for both ends: then no number is inside. ``lo is hi`` marks a set of
     exactly known numbers.
     """
 
@@ -21,30 +21,30 @@ class Interval:
 
     @classmethod
     def exactly(cls, values: torch.Tensor) -> Interval:
-        """The one-element sets of given values, NaN included."""
+        """Return the one-element sets of given values, NaN included."""
         exact = values.double()
         return cls(exact, exact, exact.isnan())
 
     @property
     def is_exact(self) -> bool:
-        """Whether every element is one known number."""
+        """Return whether every element is one known number."""
         return self.lo is self.hi
 
     def hull(self, other: Interval) -> Interval:
-        """The smallest interval that holds both; a side that must be NaN only adds NaN."""
+        """Return the smallest interval that holds both; a side that must be NaN only adds NaN."""
         return Interval(torch.fmin(self.lo, other.lo), torch.fmax(self.hi, other.hi), self.nan | other.nan)
 
     def reshape(self, *shape: int) -> Interval:
-        """The same elements in another shape."""
+        """Return the same elements in another shape."""
         lo = self.lo.reshape(shape)
         hi = lo if self.is_exact else self.hi.reshape(shape)
         return Interval(lo, hi, self.nan.reshape(shape))
 
     def __neg__(self) -> Interval:
-        """The sets of the opposite numbers: negation loses nothing."""
+        """Return the sets of the opposite numbers: negation loses nothing."""
         lo = -self.hi
         return Interval(lo, lo if self.is_exact else -self.lo, self.nan)
 
     def contains(self, values: torch.Tensor) -> torch.Tensor:
-        """Where float64 ``values`` are members. NaN is a member only where the set says so."""
+        """Return which float64 ``values`` are members. NaN is a member only where the set says so."""
         return ((self.lo <= values) & (values <= self.hi)) | (values.isnan() & self.nan)

@@ -1,1 +1,1 @@
-"""Tests of the package of this repository alone: dispatch, plans, kernels, errors, modules, public names."""
+"""Tests of normkernels alone: dispatch, plans, kernels, errors, modules and public names."""

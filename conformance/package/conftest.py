@@ -25,11 +25,11 @@ def fresh_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[plans.Plan]:
-    """Return a list that receives the plan of every launch."""
+    """Return a list to which the plan of every launch is appended."""
     seen: list[plans.Plan] = []
 
     def note(known: launch.Launch, *given: object) -> None:
-        start(known, *given)  # type: ignore[arg-type]  # passed on as they came
+        start(known, *given)  # type: ignore[arg-type]  # passed on unchanged
         seen.append(known.plan)
 
     start = launch.launch
@@ -39,7 +39,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[plans.Plan]:
 
 @pytest.fixture(scope="session", autouse=True)
 def faithful_interpreter() -> None:
-    """Make the interpreter round as a GPU does, where it is what runs the kernels."""
+    """Make the interpreter round as a GPU does, if the interpreter runs the kernels."""
     if DEVICE == "cpu" and interpreting():
         from conformance import interpreter
 
@@ -48,7 +48,7 @@ def faithful_interpreter() -> None:
 
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[DeviceMesh]:
-    """Return a mesh of one process, this one."""
+    """Return a device mesh of this process alone."""
     store = dist.HashStore()  # type: ignore[attr-defined]  # public, but not listed
     dist.init_process_group("gloo", rank=0, world_size=1, store=store)
     yield init_device_mesh("cpu", (1,))

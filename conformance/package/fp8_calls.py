@@ -1,4 +1,4 @@
-"""Calls of the norms with fp8 values for the package's own tests, what they must come to, and one comparison."""
+"""Calls of the norms with fp8 values for the package's own tests, their expected results, and one comparison."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Results = tuple[torch.Tensor, ...]
 
 OPERATIONS = ("rms_norm_fp8", "rms_norm_gated_fp8")
 TYPES = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)
-# As the formats are defined: the largest number, and the least amax of a scale.
+# From the definitions of the formats: the largest number, and the least amax of a scale.
 MAX = {torch.float8_e4m3fn: 448.0, torch.float8_e4m3fnuz: 240.0}
 FLOOR = 1e-10
 # Each path with the types that it runs here: rows are for those that the GPU converts to, if there is one.
@@ -49,7 +49,7 @@ def call(operation: str, *shape: int, dtype: torch.dtype = torch.float32, **chan
 
 
 def full(operation: str, *shape: int, dtype: torch.dtype = torch.float32, **changes: Any) -> Arguments:
-    """Return a call with everything that may be asked for: a residual where there can be one, and y."""
+    """Return a call that asks for every optional result: a residual sum if the operation has one, and y."""
     shape = shape or (3, 96)
     more: Arguments = {"also_unquantised": True}
     if operation == "rms_norm_fp8":
@@ -69,9 +69,9 @@ def explain(operation: str, arguments: Arguments) -> normkernels.Decision:
 
 
 def assert_right(operation: str, arguments: Arguments, results: Results) -> None:
-    """Hold results to the contract, and to the shapes, dtypes and layouts that every path promises.
+    """Check results against the contract, and the shapes, dtypes and layouts that every path promises.
 
-    Outputs that are given lie in memory of their own: the call is made again where y was not asked for.
+    Given outputs have memory of their own. A call without y is made again, with y.
     """
     x, (got, scales, *others) = arguments["x"], results
     *leading, n = x.shape
@@ -86,7 +86,7 @@ def assert_right(operation: str, arguments: Arguments, results: Results) -> None
     assert got.is_contiguous() if "out" not in arguments else got is arguments["out"]
 
     again = {k: each for k, each in arguments.items() if k not in {"out", "residual_out"}}
-    # without what is given the call might run elsewhere, and have other bits
+    # without the given outputs the call might run on another path, with other bits
     again["path"] = explain(operation, arguments).path
     if not arguments.get("also_unquantised"):
         results = run(operation, again | {"also_unquantised": True})
@@ -102,7 +102,7 @@ def assert_right(operation: str, arguments: Arguments, results: Results) -> None
 
 
 def same(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
-    """Whether tensors are equal one by one, NaN to NaN and zeros in sign too."""
+    """Return whether tensors are equal pairwise: NaN equals NaN, and zeros must have equal signs."""
     pairs = list(zip(map(numbers, some), map(numbers, others), strict=True))
     return all(
         np.array_equal(a, b, equal_nan=True) and bool((np.isnan(a) | (np.signbit(a) == np.signbit(b))).all())
@@ -117,13 +117,13 @@ def numbers(tensor: torch.Tensor) -> Array:
 
 
 def strides(layout: str, leading: Sequence[int], groups: int) -> tuple[int, ...]:
-    """Return the strides of scales: contiguous, or so with the groups outermost."""
+    """Return the strides of scales: contiguous, or contiguous with the groups outermost."""
     inner = [math.prod(leading[at + 1 :]) for at in range(len(leading))]
     return (*(step * groups for step in inner), 1) if layout == "row" else (*inner, math.prod(leading))
 
 
 def quantised(y: torch.Tensor, group: int, dtype: torch.dtype) -> tuple[Array, Array]:
-    """Return values and scales of rows, a group at a time: divisions in fp32, values by a search of the type's."""
+    """Return values and scales of rows, a group at a time: divisions in fp32, values from the type's table."""
     rows: Array = y.float().cpu().numpy() if y.dtype != torch.float64 else y.cpu().numpy()
     largest, grid = rows.dtype.type(MAX[dtype]), np.unique(_table(dtype))
     values, scales = np.empty(rows.shape), []
@@ -138,7 +138,7 @@ def quantised(y: torch.Tensor, group: int, dtype: torch.dtype) -> tuple[Array, A
 
 
 def _table(dtype: torch.dtype) -> Array:
-    """Return every finite number of a type, made from its definition: 4 bits of exponent, 3 of fraction."""
+    """Return every finite number of a type, computed from its definition: 4 bits of exponent, 3 of fraction."""
     exponent, fraction = np.divmod(np.arange(128), 8)
     bias = 7 if dtype == torch.float8_e4m3fn else 8
     magnitude = np.ldexp(np.where(exponent == 0, fraction, fraction + 8), np.maximum(exponent, 1) - bias - 3)
@@ -148,7 +148,7 @@ def _table(dtype: torch.dtype) -> Array:
 
 
 def _nearest(ratio: Array, grid: Array) -> Array:
-    """Round to nearest, and where two are as near, to the one whose fraction is even; NaN stays."""
+    """Round to nearest, ties to the number with an even fraction; NaN stays NaN."""
     above = np.searchsorted(grid, ratio).clip(1, len(grid) - 1)
     low, high = grid[above - 1], grid[above]
     # neighbours alternate, and zero, in the middle of the table, is even

@@ -1,4 +1,4 @@
-"""Calls of gated RMSNorm for the package's own tests, what they must come to, and one comparison."""
+"""Calls of gated RMSNorm for the package's own tests, their expected results, and one comparison."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FLOAT64 = 1e-12  # relative to the result and to the largest element of its row
 
 
 def values(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Return normal values, always the same for one name and shape."""
+    """Return normal values that depend only on the name and the shape."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     return torch.randn(shape, generator=generator).to(dtype).to(DEVICE)
 
 
 def strided(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the same values with every row apart from the next."""
+    """Return the same values with gaps between the rows."""
     wider = torch.full((*tensor.shape[:-1], tensor.shape[-1] + 16), torch.nan, dtype=tensor.dtype)
     return wider.to(tensor.device)[..., 8:-8].copy_(tensor)
 
@@ -54,7 +54,7 @@ def formula(
     activation: str = "silu",
     **_how: object,
 ) -> torch.Tensor:
-    """Return the operation's value in float64, rounded nowhere."""
+    """Return the operation's value in float64, without any rounding to a narrower type."""
     y = x.detach().double()
     act: torch.Tensor | float = 1.0
     if gate is not None:
@@ -70,7 +70,7 @@ def formula(
 
 
 def assert_right(arguments: Arguments, result: torch.Tensor) -> None:
-    """Hold a result to the contract, and to the shape, dtype and layout that every path promises."""
+    """Check a result against the contract, and the shape, dtype and layout that every path promises."""
     x = arguments["x"]
 
     assert (x.shape, x.dtype) == (result.shape, result.dtype)

@@ -1,4 +1,4 @@
-"""The suite's oracle for the package's own tests: the same judgement that every implementation gets."""
+"""The suite's oracle for the package's own tests: the same judgement as for every implementation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conformance.oracle.comparison import Comparison
 from conformance.oracle.contract import NAMED, Contract
 from conformance.properties.measure import measure
 
-# what a call means where it does not say
+# flags of a call that does not give them
 DEFAULTS: dict[str, dict[str, Any]] = {
     "rms_norm_gated": {"group_size": None, "norm_before_gate": True, "activation": "silu"},
     "rms_norm": {"weight_offset": 0.0},
@@ -24,7 +24,7 @@ TENSORS = ("x", "gate", "residual", "weight")
 
 
 def contract_of(operation: str, arguments: Mapping[str, Any]) -> Contract:
-    """What the package promises of a call: the sum is rounded; ``hf`` rounds where no offset is added."""
+    """Return the contract of a call: the sum is rounded; ``hf`` rounds more only if no offset is added."""
     rounds = NAMED[arguments.get("rounding", "fp32")]
     if operation == "gemma_rms_norm" or arguments.get("weight_offset"):
         rounds = NAMED["fp32"]
@@ -34,7 +34,7 @@ def contract_of(operation: str, arguments: Mapping[str, Any]) -> Contract:
 def by_the_oracle(
     operation: str, arguments: Mapping[str, Any], results: tuple[torch.Tensor, ...], device: str
 ) -> Comparison:
-    """Compare the results of a call with what the contract allows."""
+    """Compare the results of a call with the values that the contract allows."""
     given = {name: arguments[name] for name in TENSORS if arguments.get(name) is not None}
     tensors = tuple(
         (name, TensorSpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")))

@@ -1,4 +1,4 @@
-"""Calls of MRoPE for the package's own tests, what they must come to, and one comparison."""
+"""Calls of MRoPE for the package's own tests, their expected results, and one comparison."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def call(
 
 
 def flat(arguments: Arguments) -> Arguments:
-    """Return the same call with two dimensions for q and k."""
+    """Return the same call with two-dimensional q and k."""
     q, k = arguments["q"], arguments["k"]
     return arguments | {"q": q.flatten(1), "k": k.flatten(1), "head_dim": q.shape[-1]}
 
 
 def views_of_one_buffer(arguments: Arguments) -> Arguments:
-    """Return the same call with q and k in the memory of one projection, whose values v are NaN."""
+    """Return the same call with q and k as views of one projection, whose values v are NaN."""
     q, k = arguments["q"], arguments["k"]
     nan = torch.full((q.shape[0], 2 * q.shape[-1]), torch.nan, dtype=q.dtype, device=DEVICE)
     buffer = torch.cat([q.flatten(1), k.flatten(1), nan], 1)
@@ -71,7 +71,7 @@ def explain(arguments: Arguments, operation: str = "mrope") -> normkernels.Decis
 
 
 def axis(frequency: int, sections: tuple[int, int, int], *, interleaved: bool) -> int:
-    """Return which of t, h and w a frequency reads."""
+    """Return which of the axes t, h and w a frequency reads."""
     t, h, w = sections
     if not interleaved:
         return 0 if frequency < t else 1 if frequency < t + h else 2
@@ -91,7 +91,7 @@ def products(arguments: Arguments, name: str) -> tuple[torch.Tensor, torch.Tenso
     half = tables[0].shape[1]
     interleaved = arguments.get("interleaved", True)
     axes = [axis(i, arguments["sections"], interleaved=interleaved) for i in range(half)]
-    # outside there is nothing to read: what must be there instead is held in assert_right
+    # outside the cache there is nothing to read: assert_right checks the NaN that must be there instead
     at = (at if at.dim() == 2 else torch.stack([at] * 3)).clamp(0, len(tables[0]) - 1)
     frequency = torch.arange(half, device=DEVICE)
     rows = at.long()[torch.tensor(axes, dtype=torch.long, device=DEVICE)].t()
@@ -101,9 +101,9 @@ def products(arguments: Arguments, name: str) -> tuple[torch.Tensor, torch.Tenso
 
 
 def assert_right(arguments: Arguments, results: Rotated, *, in_place: bool = False) -> None:
-    """Hold results to the contract: fp32, rounded once where rotated; the same bits elsewhere.
+    """Check results against the contract: fp32, rounded once where rotated; the same bits elsewhere.
 
-    Each product is rounded, and their sum; the store rounds what came out, and rounding keeps order. What is
+    Each product is rounded, and their sum; the store rounds that result, and rounding keeps order. What is
     rotated of a token with a position outside the cache, which only a GPU lets through, is NaN.
     """
     at, rows = arguments["positions"], len(arguments["cos"])

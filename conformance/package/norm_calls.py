@@ -1,4 +1,4 @@
-"""Calls of RMSNorm and Gemma's for the package's own tests, what they must come to, and one comparison."""
+"""Calls of RMSNorm and Gemma's for the package's own tests, their expected results, and one comparison."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def call(*shape: int, dtype: torch.dtype = torch.float32, **changes: Any) -> Arg
 
 
 def added(*shape: int, dtype: torch.dtype = torch.float32, **changes: Any) -> Arguments:
-    """Return the same with a residual."""
+    """Return the same call with a residual."""
     shape = shape or (3, 96)
     return call(*shape, dtype=dtype) | {"residual": values("residual", *shape, dtype=dtype)} | changes
 
@@ -44,7 +44,7 @@ def explain(operation: str, arguments: Arguments) -> normkernels.Decision:
 
 
 def assert_right(operation: str, arguments: Arguments, results: Results) -> None:
-    """Hold results to the contract, and to the shape, dtype and layout that every path promises."""
+    """Check results against the contract, and the shape, dtype and layout that every path promises."""
     x, residual = arguments["x"].detach(), arguments.get("residual")
     outputs = (arguments.get("out"), arguments.get("residual_out"))
     total = x
@@ -69,7 +69,7 @@ def assert_right(operation: str, arguments: Arguments, results: Results) -> None
 
 
 def formula(operation: str, arguments: Arguments, total: torch.Tensor) -> torch.Tensor:
-    """Return y in float64, rounded nowhere."""
+    """Return y in float64, without any rounding to a narrower type."""
     weight = arguments["weight"]
     offset = 1.0 if operation == "gemma_rms_norm" else arguments.get("weight_offset", 0.0)
     factor = offset + (1.0 if weight is None else weight.detach().double())

@@ -1,4 +1,4 @@
-"""The function that goes in the place of transformers' rotation takes what that takes."""
+"""The function that replaces transformers' rotation accepts the same arguments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def call(dim: int, batch: int, rotary_dim: int, dtype: torch.dtype = torch.float
 @pytest.mark.parametrize("batch", [2, 1])
 @pytest.mark.parametrize("dim", [1, 2])
 def test_every_form_of_a_call_is_theirs(dim: int, batch: int, rotary_dim: int) -> None:
-    """Heads in either dimension, angles of one batch for all, whole heads and parts of them."""
+    """Heads in either dimension, shared angles and partly rotated heads give transformers' results."""
     given = call(dim, batch, rotary_dim)
 
     for one, other in zip(theirs(*given, unsqueeze_dim=dim), ours(*given, dim), strict=True):
@@ -34,13 +34,13 @@ def test_every_form_of_a_call_is_theirs(dim: int, batch: int, rotary_dim: int) -
 
 @pytest.mark.parametrize("dim", [1, 2])
 def test_gradients_flow(dim: int) -> None:
-    """They are those of the formula, for q and k and for the angles."""
+    """The gradients of q, k and the angles are those of the formula."""
     given = [each.requires_grad_() for each in call(dim, 1, 8, torch.float64)]
 
     assert torch.autograd.gradcheck(lambda q, k, cos, sin: ours(q, k, cos, sin, unsqueeze_dim=dim), given)
 
 
 def test_heads_in_another_dimension_are_refused() -> None:
-    """The message says what there is."""
+    """The message names the given dimension and the allowed ones."""
     with pytest.raises(InvalidCall, match="apply_rotary_pos_emb: unsqueeze_dim=0, must be 1 or 2"):
         ours(*call(1, 1, 8), 0)

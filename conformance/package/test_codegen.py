@@ -1,4 +1,4 @@
-"""What is read from compiled code, and what is made of it: text and rows in, numbers and problems out."""
+"""Facts are read from compiled code and judged: text and rows in, numbers and problems out."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ AMDGCN = """
 
 
 def test_ptx_is_read() -> None:
-    """Accesses by their bytes, those of shared memory apart; instructions by their kind; the rest from ptxas."""
+    """PTX gives accesses by bytes (shared memory apart) and instructions by kind; ptxas gives the rest."""
     assert {
         "registers": 64,
         "spilled": 184,
@@ -100,7 +100,7 @@ def test_ptx_is_read() -> None:
 
 
 def test_amdgcn_is_read() -> None:
-    """Instructions by the names of old and new GPUs; what divisions and conversions are made of is not counted."""
+    """Instructions of old and new AMD GPUs are counted; those inside divisions and conversions are not."""
     assert {
         "registers": 59,
         "spilled": 8,
@@ -127,17 +127,17 @@ def test_amdgcn_is_read() -> None:
     ],
 )
 def test_a_sum_that_is_fused_on_amd_is_seen(contracted: str, sums: int) -> None:
-    """Among the instructions that divisions are made of one more is one too many."""
+    """One fused instruction more than the divisions are made of is reported."""
     assert sums == of_amd(f"{AMDGCN}\n\t{contracted}\n")["fused"]
 
 
 def test_a_product_by_a_number_is_fused_too() -> None:
-    """Operands need not be registers."""
+    """A fused product is seen also if its operands are not registers."""
     assert 2 == of_nvidia(f"{PTX}\n\tfma.rn.f32 \t%r1, %r2, 0f3B124925, %r4;\n", LOG)["fused"]
 
 
 def test_two_sums_that_are_fused_at_once_are_seen() -> None:
-    """One instruction of newer GPUs for a pair of numbers."""
+    """The packed instruction of newer GPUs counts as two fused sums."""
     assert 3 == of_nvidia(f"{PTX}\n\tfma.rn.f32x2 \t%rd1, %rd2, %rd3, %rd4;\n", LOG)["fused"]
 
 
@@ -151,12 +151,12 @@ def test_two_sums_that_are_fused_at_once_are_seen() -> None:
     ],
 )
 def test_an_addition_of_bf16_is_no_fused_product(addition: str, fused: int) -> None:
-    """Before sm_90 it is a product by one; by another number it is what it looks like."""
+    """Before sm_90 a bf16 addition is a fused product by one; a product by another number counts as fused."""
     assert fused == of_nvidia(f"{PTX}\n\t{addition}\n", LOG)["fused"]
 
 
 def test_what_a_kernel_asks_to_fuse_is_read() -> None:
-    """Calls, each of as many numbers as it has lanes; a declaration is none, nor is a fused fp64."""
+    """Calls of fma count once per lane; declarations and fused fp64 operations do not count."""
     assert 5 == asked("""
   %9 = call float @llvm.fma.f32(float %8, float %7, float %6)
   %10 = tail call <4 x float> @llvm.fma.v4f32(<4 x float> %8, <4 x float> %7, <4 x float> %6)
@@ -180,12 +180,12 @@ declare float @llvm.fma.f32(float, float, float)
     ],
 )
 def test_a_reduction_over_lanes_apart_is_seen(layout: str, axis: int, want: int) -> None:
-    """Of the layouts that Triton has of its own none is; of one made of others the axis may lie anywhere."""
+    """Triton's own layouts have no such reduction; in a derived layout the axis may be on any lanes."""
     assert want == scattered(reduction(layout, "#of", axis))
 
 
 def test_a_reduction_of_a_part_of_a_layout_is_seen() -> None:
-    """Without its middle axis the last one is the second, of the same lanes."""
+    """A layout without its middle axis has its last axis second, on the same lanes."""
     lanes = "[[0, 0, 1], [0, 1, 0], [0, 0, 2], [1, 0, 0]]"
     layout = f"#ttg.linear<{{register = [], lane = {lanes}, warp = [], block = []}}>"
     part = "#ttg.slice<{dim = 1, parent = #of}>"
@@ -196,13 +196,13 @@ def test_a_reduction_of_a_part_of_a_layout_is_seen() -> None:
 
 @pytest.mark.parametrize("layout", ["#ttg.nvidia_mma<{order = [1, 0]}>", "#ttg.linear<{register = []}>"])
 def test_a_layout_that_is_not_understood_is_an_error(layout: str) -> None:
-    """Lanes that nobody knows may lie anywhere."""
+    """An unknown layout raises, because its lanes may hold anything."""
     with pytest.raises(ValueError, match="a layout without"):
         scattered(reduction(layout, "#of", 0))
 
 
 def test_a_reduction_that_is_not_understood_is_an_error() -> None:
-    """One that is written in another way is not none."""
+    """A reduction in an unknown notation raises; the reader does not count it as none."""
     text = reduction("#ttg.linear<{lane = [[0, 1], [1, 0]], warp = []}>", "#of", 0)
     assert 0 == scattered(text)
 
@@ -224,7 +224,7 @@ module attributes {{"ttg.num-warps" = 1 : i32}} {{
 
 
 def test_text_that_says_nothing_of_registers_is_an_error() -> None:
-    """Where ptxas was silent nothing is known, which is not zero."""
+    """Text without ptxas's register count raises: unknown is not zero."""
     with pytest.raises(ValueError, match="stands 0 times, must once"):
         of_nvidia(PTX, "")
 
@@ -234,7 +234,7 @@ def test_text_that_says_nothing_of_registers_is_an_error() -> None:
 
 @pytest.fixture(name="run")
 def _run() -> dict[str, Any]:
-    """A run over all targets."""
+    """Return a run over all targets."""
     read: dict[str, Any] = json.loads(RUN.read_text(encoding="utf-8"))
     return read
 
@@ -244,14 +244,14 @@ def _said(rows: list[Row], target: str = "sm_90", triton: str = "3.9.0") -> list
 
 
 def _changed(rows: list[Row], variant: str, facts: Mapping[str, object]) -> list[Row]:
-    """The rows with other facts of a variant without fusion."""
+    """Return the rows, with other facts of a variant without fusion."""
     place = {"target": "sm_90", "variant": variant, "fusion": False}
     return [{**row, "facts": {**row["facts"], **facts}} if place.items() <= row.items() else row for row in rows]
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_run_that_is_committed_holds(run: dict[str, Any], target: str) -> None:
-    """Its rows are judged again, and nothing is wrong with them."""
+    """The committed rows are judged again without a problem."""
     assert [] == [str(problem) for problem in problems(run["rows"], [target], run["header"]["triton"])]
     assert [] == run["problems"]
 
@@ -280,13 +280,13 @@ def test_the_run_that_is_committed_holds(run: dict[str, Any], target: str) -> No
     ],
 )
 def test_each_check_can_fail(check: str, variant: str, facts: dict[str, object], run: dict[str, Any]) -> None:
-    """One fact is other than it must be: one problem, of that check."""
+    """One wrong fact is one problem, of the check concerned."""
     assert [check] == _said(_changed(run["rows"], variant, facts))
     assert check in CHECKS
 
 
 def test_what_is_known_to_fail_must_fail(run: dict[str, Any]) -> None:
-    """A row that no longer spills makes its exception out of date, from the Triton on that it was seen with."""
+    """A row that no longer spills makes its exception out of date, from the Triton version of the exception on."""
     mended = _changed(run["rows"], "norm widest", {"spilled": 0})
 
     assert ["spills"] == _said(mended)
@@ -295,7 +295,7 @@ def test_what_is_known_to_fail_must_fail(run: dict[str, Any]) -> None:
 
 
 def test_what_was_known_to_fail_may_no_more(run: dict[str, Any]) -> None:
-    """Under the Triton that mended it a row must hold; under an older one it may fail, or hold."""
+    """Under the Triton that fixed it a row must pass; under an older one it may pass or fail."""
     again = _changed(run["rows"], "mrope of columns apart", {"spilled": 64})
 
     assert ["spills"] == _said(again)
@@ -304,7 +304,7 @@ def test_what_was_known_to_fail_may_no_more(run: dict[str, Any]) -> None:
 
 
 def test_what_is_known_names_what_is_compiled() -> None:
-    """Each exception is of a check, of variants that one of its targets compiles, and of targets that do."""
+    """Each exception names a check, existing targets, and variants that one of these targets compiles."""
     for known in KNOWN:
         assert known.check in CHECKS
         assert set(known.targets) <= set(TARGETS)
@@ -323,7 +323,7 @@ def test_what_is_known_names_what_is_compiled() -> None:
     ],
 )
 def test_each_row_can_fail(wrong: dict[str, object], said: str, run: dict[str, Any]) -> None:
-    """A variant that does not compile, is declined, or needs a kernel for each batch or place."""
+    """A variant fails that does not compile, is declined, or needs a kernel for each batch or place."""
     place = {"target": "sm_90", "variant": "fp8", "fusion": False}
     rows = [{**row, **wrong} if place.items() <= row.items() else row for row in run["rows"]]
 
@@ -331,7 +331,7 @@ def test_each_row_can_fail(wrong: dict[str, object], said: str, run: dict[str, A
 
 
 def test_what_is_missing_is_a_problem(run: dict[str, Any]) -> None:
-    """A process that ended early leaves variants out: they are named, and so is how it ended."""
+    """Variants that a process left out by ending early are named, and so is its exit status."""
     rows = [row for row in run["rows"] if (row["target"], row.get("variant")) != ("sm_90", "norm")]
 
     assert ["compiles", "compiles"] == _said(rows)
@@ -339,7 +339,7 @@ def test_what_is_missing_is_a_problem(run: dict[str, Any]) -> None:
 
 
 def test_a_workload_of_more_kernels_is_a_problem(run: dict[str, Any]) -> None:
-    """A kernel of its own for a row count shows at once."""
+    """One more kernel for a row count is reported."""
     rows = [
         {**row, "kernels": {**row["kernels"], "rms_norm_kernel": 513}}
         if (row["target"], row.get("workload")) == ("gfx942", WORKLOADS[0].name)
@@ -351,12 +351,12 @@ def test_a_workload_of_more_kernels_is_a_problem(run: dict[str, Any]) -> None:
 
 
 def test_too_many_kernels_are_a_problem(run: dict[str, Any]) -> None:
-    """Whoever adds variants learns when others have to go."""
+    """Too many variants are a problem, so that adding some means removing others."""
     assert ["number"] == _said([*run["rows"], *run["rows"]])
 
 
 def test_a_target_without_a_backend_is_not_judged(run: dict[str, Any]) -> None:
-    """It neither passes nor fails, and the report says why."""
+    """A target without a backend neither passes nor fails, and the report says why."""
     rows = [{"target": "gfx942", "not_judged": "Triton has no backend for hip"}]
     made = report.codegen.document(rows, ["gfx942"], run["header"], 1.0)
 
@@ -366,7 +366,7 @@ def test_a_target_without_a_backend_is_not_judged(run: dict[str, Any]) -> None:
 
 
 def test_the_variants_of_a_target_are_counted() -> None:
-    """Every target compiles the plans twice; those of two vendors also what needs code of its own."""
+    """Every target compiles the plans twice; targets of two vendors also compile their own code."""
     for name, target in TARGETS.items():
         variants = {variant for variant, _ in expected(target)}
 
@@ -378,7 +378,7 @@ def test_the_variants_of_a_target_are_counted() -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_arguments_are_laid_out_as_the_case_says(name: str) -> None:
-    """Shapes, dtypes and strides are those of the case; what shares a buffer there shares one here."""
+    """Shapes, dtypes and strides are those of the case; tensors that share a buffer in the case share one here."""
     case = VARIANTS[name].case
     arguments = unwritten(case.with_flag("fp8_dtype", "float8_e4m3fn") if "fp8" in case.operation else case)
 
@@ -392,7 +392,7 @@ def test_arguments_are_laid_out_as_the_case_says(name: str) -> None:
 
 
 def test_a_child_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it printed before is kept, and its last words are shown."""
+    """The child's earlier output is kept, and its last lines are shown."""
     printed = '{"target": "sm_90", "variant": "norm"}\nnot JSON\n'
     done = subprocess.CompletedProcess([], 3, printed, "out of memory")
     monkeypatch.setattr(subprocess, "run", lambda *_args, **_named: done)
@@ -404,7 +404,7 @@ def test_a_child_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_child_sees_no_switch_of_triton(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither the interpreter nor an override reaches it, and its cache is its own."""
+    """Neither the interpreter nor an override reaches the child, and its cache is its own."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setenv("TRITON_OVERRIDE_ARCH", "sm70")
     made = collect._environment(tmp_path)
@@ -415,7 +415,7 @@ def test_a_child_sees_no_switch_of_triton(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_facts_survive_json(run: dict[str, Any]) -> None:
-    """What is written is what is read."""
+    """Facts that are written to JSON are read back unchanged."""
     for row in run["rows"]:
         if "facts" in row:
             facts = Facts.from_data(row["facts"])
@@ -423,7 +423,7 @@ def test_facts_survive_json(run: dict[str, Any]) -> None:
 
 
 def test_the_document_is_read_as_it_was_written(run: dict[str, Any], tmp_path: Path) -> None:
-    """A line a row, and still JSON."""
+    """The document has one row per line, and is JSON."""
     (tmp_path / "codegen.json").write_text(report.codegen.written(run), encoding="utf-8")
 
     assert run == report.codegen.read(tmp_path)
@@ -438,7 +438,7 @@ def test_the_page_says_what_the_terminal_says(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Targets, kernels, exceptions with their reasons, problems: beside a report, in its page."""
+    """A report's page shows the targets, kernels, exceptions with reasons, and problems of the terminal."""
     rows = _changed(run["rows"], "norm", {"spilled": 4}) if broken else run["rows"]
     made = report.codegen.document(rows, list(run["targets"]), run["header"], 9.0)
     (tmp_path / "report.json").write_text(
@@ -464,7 +464,7 @@ def test_the_page_says_what_the_terminal_says(
 
 
 def test_an_unknown_target_is_bad_usage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message names those that are known."""
+    """The message names the known targets."""
     result = CliRunner().invoke(cli.cli, ["codegen", "--target", "sm_70"], standalone_mode=False)
 
     assert isinstance(result.exception, UsageError)
@@ -477,7 +477,7 @@ def test_an_unknown_target_is_bad_usage(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_command_writes_shows_and_ends(
     run: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """``conform codegen``: codegen.json in the folder, a table, and the exit status of its problems."""
+    """``conform codegen`` writes codegen.json, shows a table, and exits with the status of its problems."""
     monkeypatch.setattr(
         cli, "collect", lambda targets, _workers: [r for r in run["rows"] if r["target"] in targets]
     )

@@ -1,6 +1,6 @@
-"""Every kernel compiles, for GPUs that are not there, to what it must be.
+"""Every kernel compiles as required, for GPUs that this machine does not have.
 
-What only a compiler refuses the interpreter runs. All is compiled once, for every target at a time.
+The interpreter runs code that a compiler would refuse. Everything is compiled once, for all targets together.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Compiled:
     rows: Sequence[Row]
 
     def row(self, target: str, variant: str, *, fusion: bool = False) -> Row:
-        """Return what became of one variant."""
+        """Return the result of one variant."""
         (row,) = (
             row
             for row in self.rows
@@ -45,13 +45,13 @@ class Compiled:
         return row
 
     def facts(self, target: str, variant: str, *, fusion: bool = False) -> Facts:
-        """Return what is known of one compiled variant."""
+        """Return the facts of one compiled variant."""
         return Facts.from_data(self.row(target, variant, fusion=fusion)["facts"])
 
 
 @pytest.fixture(scope="session", name="compiled")
 def _compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    """Compile everything; workers of one run do so once, for all of them."""
+    """Compile everything once, also if a run has several workers."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return Compiled(collect(list(TARGETS)))
     shared = tmp_path_factory.getbasetemp().parent / "codegen.json"
@@ -64,22 +64,22 @@ def _compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_kernel_compiles_to_what_it_must_be(target: str, compiled: Compiled) -> None:
-    """Nothing spills or is too large, aligned rows move 16 bytes at once, no sum is fused; what is known apart."""
+    """Nothing spills or is too large, aligned rows move 16 bytes at once, no sum is fused, except as listed."""
     assert [] == [str(problem) for problem in problems(compiled.rows, [target], triton.__version__)]
 
 
 def test_every_target_is_judged_here(compiled: Compiled) -> None:
-    """Each Triton that the package runs with compiles for all of them: none is left out in silence."""
+    """Every supported Triton compiles for every target: no target is left out silently."""
     assert [] == [row for row in compiled.rows if "not_judged" in row]
 
 
 def test_few_kernels_are_compiled(compiled: Compiled) -> None:
-    """As many as two cores compile within three minutes."""
+    """There are no more kernels than two cores compile within three minutes."""
     assert 400 < sum("facts" in row for row in compiled.rows) <= MOST_COMPILED
 
 
 def test_every_kernel_is_compiled_in_every_plan(compiled: Compiled) -> None:
-    """No kernel of the package, and no plan that it can be launched with, is left out."""
+    """Every kernel of the package is compiled with every plan that it can be launched with."""
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in KERNELS.glob("*.py")]
     functions = [node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
     every = [compiled.facts("sm_90", name) for name in PLANS if "facts" in compiled.row("sm_90", name)]
@@ -98,7 +98,7 @@ def test_every_kernel_is_compiled_in_every_plan(compiled: Compiled) -> None:
 
 
 def test_every_access_is_compiled(compiled: Compiled) -> None:
-    """Each kernel that knows three kinds of access is seen aligned, and in one of the other two at least."""
+    """Each kernel with three kinds of access is compiled aligned, and in at least one of the other two."""
     every = [compiled.facts("sm_90", name) for name in VARIANTS if "facts" in compiled.row("sm_90", name)]
     seen = {(facts.kernel, facts.access) for facts in every if facts.access}
 
@@ -109,7 +109,7 @@ def test_every_access_is_compiled(compiled: Compiled) -> None:
 
 @pytest.mark.parametrize(("plan", "size"), [("decode128", 8), ("decode128 of two rows", 16), ("prefill128", 16)])
 def test_the_128_plans_stream_without_barriers(plan: str, size: int, compiled: Compiled) -> None:
-    """Rows of 128 move 16 bytes a thread, or one of them 8 a thread of a warp, and never leave their warp."""
+    """Rows of 128 move 16 bytes a thread, or one row 8 bytes a thread, and never leave their warp."""
     code = compiled.facts("sm_90", plan)
 
     assert (0, 0, {size}) == (code.shared, code.barriers, set(code.accesses))
@@ -129,14 +129,14 @@ def test_the_128_plans_stream_without_barriers(plan: str, size: int, compiled: C
     ],
 )
 def test_rotations_stream_without_barriers(name: str, compiled: Compiled) -> None:
-    """All but the three positions of a token moves 16 bytes a thread, and no thread waits for another."""
+    """All memory but a token's three positions moves 16 bytes a thread, and no thread waits for another."""
     code = compiled.facts("sm_90", name)
 
     assert (0, 0, 3) == (code.shared, code.barriers, code.narrow)
 
 
 def test_rotations_of_two_tokens_stream_without_barriers(compiled: Compiled) -> None:
-    """As those of one; Triton loads positions again to see whether all are of text, 3.6 eight rows a thread."""
+    """Two tokens stream like one; Triton reloads positions to check for text (3.6: eight rows a thread)."""
     code = compiled.facts("sm_90", "mrope prefill in place")
 
     assert (0, 0, {8, 16}, {16}) == (code.shared, code.barriers, set(code.loads), set(code.stores))
@@ -145,7 +145,7 @@ def test_rotations_of_two_tokens_stream_without_barriers(compiled: Compiled) -> 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_no_sum_is_contracted(name: str, compiled: Compiled) -> None:
-    """No multiplication is fused with an addition unasked: that would tie a row's bits to its layout."""
+    """No multiplication is fused with an addition unasked: a row's bits would depend on its layout."""
     rows = [compiled.row(target, name) for target in ("sm_90", "gfx942")]
 
     assert [0] == sorted({row["facts"]["fused"] for row in rows if "facts" in row})
@@ -153,7 +153,7 @@ def test_no_sum_is_contracted(name: str, compiled: Compiled) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_contractions_are_noticed(target: str, compiled: Compiled) -> None:
-    """Where Triton may fuse it does: a count that was always zero would say nothing."""
+    """Fusions are counted where Triton may fuse, so the count is not always zero."""
     names = ("decode128", "norm of two sizes", "mrope")
 
     assert all(compiled.facts(target, name, fusion=True).fused > 0 for name in names)
@@ -161,7 +161,7 @@ def test_contractions_are_noticed(target: str, compiled: Compiled) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_new_batch_size_compiles_nothing(name: str, compiled: Compiled) -> None:
-    """Triton sees the same kernel in batches of 1, 15, 16 and 17, or so many rows after a plan begins."""
+    """Triton sees the same kernel in batches of 1, 15, 16 and 17, and as many rows after the start of a plan."""
     row = compiled.row("sm_90", name)
 
     assert row.get("batches", 1) == 1
@@ -170,7 +170,7 @@ def test_a_new_batch_size_compiles_nothing(name: str, compiled: Compiled) -> Non
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_place_in_memory_compiles_nothing(name: str, compiled: Compiled) -> None:
-    """Triton sees the same kernel for other gaps between rows and other starts that are not aligned."""
+    """Triton sees the same kernel for other gaps between rows and other unaligned starts."""
     row = compiled.row("sm_90", name)
 
     assert row.get("places", 1) in {1, 2}
@@ -193,7 +193,7 @@ def test_a_place_in_memory_compiles_nothing(name: str, compiled: Compiled) -> No
     ],
 )
 def test_aligned_rows_move_16_bytes_a_thread(name: str, compiled: Compiled) -> None:
-    """Rows that begin at multiples of 16 bytes are loaded and stored 16 bytes at once, whatever their width."""
+    """Rows of any width that begin at multiples of 16 bytes are loaded and stored 16 bytes at once."""
     assert 0 == compiled.facts("sm_90", name).narrow
 
 
@@ -211,7 +211,7 @@ def test_aligned_rows_move_16_bytes_a_thread(name: str, compiled: Compiled) -> N
     ],
 )
 def test_aligned_rows_move_8_bytes_of_fp8_a_thread(name: str, compiled: Compiled) -> None:
-    """As many as a thread loads 16 bytes for, or of a gated norm twice as many: only scales go one by one."""
+    """A thread stores 8 fp8 values at once, in a gated norm 16; only scales are stored one by one."""
     code = compiled.facts("sm_90", name)
     of_values = {8, 16} if name.startswith("gated") else {8}
 
@@ -225,7 +225,7 @@ def test_aligned_rows_move_8_bytes_of_fp8_a_thread(name: str, compiled: Compiled
 @pytest.mark.parametrize("name", ["two sizes", "norm of two sizes", "norm of columns apart", "mrope of gaps"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_rows_that_may_lie_anywhere_move_an_element_a_time(target: str, name: str, compiled: Compiled) -> None:
-    """Where neither alignment nor contiguity is known no wide access is made of bf16: it would be a fault."""
+    """Without known alignment or contiguity bf16 has no wide access, which would fault."""
     positions = {8} if name.startswith("mrope") else set()
 
     assert {2} == set(compiled.facts(target, name).accesses) - positions
@@ -239,19 +239,19 @@ def test_a_sum_of_two_dtypes_is_added_in_float32(name: str, compiled: Compiled) 
 
 @pytest.mark.parametrize("name", ["fp8", "fp8 odd", "fp8 widest", "gated fp8, norm groups inside"])
 def test_scales_and_values_are_divided_exactly(name: str, compiled: Compiled) -> None:
-    """Rounded to nearest, as the native form's are: only the mean's division, of which nobody knows, is not."""
+    """Divisions are rounded to nearest, as in the native form; only the mean's division is not."""
     assert 1 == compiled.facts("sm_90", name).approximate
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_fp8_types_are_those_that_triton_says_it_has(target: str) -> None:
-    """What the dispatcher asks Triton for on each GPU is what is known of it."""
+    """The dispatcher's answer from Triton for each GPU agrees with the known types."""
     assert set(TARGETS[target].fp8) == set(conversions(gpu(TARGETS[target])))
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_each_fp8_type_is_compiled_or_declined(target: str, compiled: Compiled) -> None:
-    """A type that a GPU has is converted to; one that it has not is declined for that reason alone."""
+    """A GPU's own types are compiled; a type that it lacks is declined for that reason alone."""
     for name in ("fp8 in e4m3fn", "fp8 in e4m3fnuz"):
         row, fp8 = compiled.row(target, name), wanted_fp8(TARGETS[target], VARIANTS[name])
         assert fp8 is not None
@@ -263,7 +263,7 @@ def test_each_fp8_type_is_compiled_or_declined(target: str, compiled: Compiled) 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
 def test_a_workload_compiles_few_kernels(workload: Workload, compiled: Compiled) -> None:
-    """Batches of 1 to 512, prefills and four layouts of a model come to as many kernels as have a reason."""
+    """Batches of 1 to 512, prefills and four layouts of a model need only kernels that have a reason."""
     kernels = {row["target"]: row["kernels"] for row in compiled.rows if row.get("workload") == workload.name}
 
     assert {name: workload.compiled(TARGETS[name].warp_size) for name in VENDORS} == kernels

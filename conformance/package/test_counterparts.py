@@ -1,4 +1,4 @@
-"""Modules that are taken over or refused by what they compute, and norms swapped in a model and back."""
+"""Modules are replaced or refused by their arithmetic, and norms of a model are swapped and swapped back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Renamed(LlamaRMSNorm):  # type: ignore[misc]  # transformers has no types
 
 
 class Doubled(LlamaRMSNorm):  # type: ignore[misc]  # transformers has no types
-    """A norm that computes something else than its base."""
+    """A norm whose result differs from its base class's."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return twice the norm."""
@@ -40,7 +40,7 @@ class Raising(LlamaRMSNorm):  # type: ignore[misc]  # transformers has no types
 
 
 def changed(change: Callable[[Any], object], make: Callable[[int], nn.Module] = LlamaRMSNorm) -> nn.Module:
-    """Return a norm that would be taken over, were it not for a change."""
+    """Return a norm that would be taken over but for one change."""
     norm = make(64)
     change(norm)
     return norm
@@ -91,7 +91,7 @@ TAKEN: dict[str, Callable[[int], nn.Module]] = {
 
 @pytest.mark.parametrize(("make", "reason"), REFUSED.values(), ids=REFUSED)
 def test_a_module_is_refused_with_the_reason(make: Callable[[], nn.Module], reason: str) -> None:
-    """The message says which module it was, what it has, and what it must have; the module stays as it was."""
+    """The message names the module, its value and the value it must have; the module stays unchanged."""
     module = make()
     before = {key: value.clone() for key, value in module.state_dict().items()}
     with pytest.raises(InvalidCall, match=f"^from_module: module is a .*{reason}"):
@@ -114,7 +114,7 @@ def test_a_module_is_refused_with_the_reason(make: Callable[[], nn.Module], reas
     ids=["theirs", "renamed", "torch", "without weight"],
 )
 def test_a_module_is_taken_over_by_what_it_computes(make: Callable[[int], nn.Module], device: str) -> None:
-    """Whatever its class, and with weights anywhere: they are shared and not looked at."""
+    """The class and the device of the weights do not matter: weights are shared and not read."""
     with torch.device(device):
         module = make(64)
         taken = from_module(module)
@@ -124,7 +124,7 @@ def test_a_module_is_taken_over_by_what_it_computes(make: Callable[[int], nn.Mod
 
 
 class Block(nn.Module):
-    """A norm, a list of norms of which one is that norm again, and norms that are not known."""
+    """A module with a norm, a list that holds this norm again and another one, and unknown norms."""
 
     def __init__(self) -> None:
         """Make the norms."""
@@ -143,7 +143,7 @@ class Block(nn.Module):
 
 
 def test_a_swap_says_what_it_did_and_takes_it_back() -> None:
-    """A norm in two places stays one; every norm is either replaced or unknown; afterwards all is as it was."""
+    """A norm in two places stays one; each norm is replaced or unknown; undoing restores the model."""
     model: Any = nn.Sequential(Block(), nn.ReLU(), LlamaRMSNorm(64)).to(DEVICE)
     before = dict(model.named_modules(remove_duplicate=False))
     names = ["0.norm", "0.more.0", "0.more.1", "2"]
@@ -162,7 +162,7 @@ def test_a_swap_says_what_it_did_and_takes_it_back() -> None:
 
 
 def test_what_happened_to_ours_is_seen_in_theirs() -> None:
-    """The mode, and the weight that a checkpoint may have put in the place of the shared one."""
+    """The restored norm has our module's mode, and its weight, also if a checkpoint replaced the shared one."""
     model = nn.ModuleDict({"norm": LlamaRMSNorm(64)})
     theirs = model["norm"]
     swapped = swap(model.eval())
@@ -179,7 +179,7 @@ def test_what_happened_to_ours_is_seen_in_theirs() -> None:
 
 
 def test_a_model_is_swapped_and_then_sharded(mesh: DeviceMesh) -> None:
-    """Sharded, ours compute as before; norms that are sharded already stay: FSDP would not know ours."""
+    """Sharded, our norms compute as before; norms that are already sharded stay: FSDP would not know ours."""
     models = [nn.Sequential(LlamaRMSNorm(64), nn.Linear(64, 64)) for _ in range(2)]
     swap(models[0])
     for model in models:
@@ -192,7 +192,7 @@ def test_a_model_is_swapped_and_then_sharded(mesh: DeviceMesh) -> None:
 
 
 def test_a_model_that_is_a_norm_stays() -> None:
-    """A norm that is part of nothing has no place to be replaced in: the report says so."""
+    """A model that is itself a norm has no parent to replace it in: the report says so."""
     assert {"": "is a LlamaRMSNorm that is the model itself, must be a part of it"} == swap(
         LlamaRMSNorm(64)
     ).unknown

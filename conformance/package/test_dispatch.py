@@ -211,7 +211,7 @@ def test_a_decision_carries_every_reason() -> None:
 
 
 def test_a_forced_path_never_falls_back() -> None:
-    """What was asked for by name runs or raises, with every reason."""
+    """A path that was asked for by name runs or raises, with every reason."""
     worst = dataclasses.replace(QUALIFIES, dtype="float64")
 
     with pytest.raises(PathUnavailable, match="rms_norm_gated: path=rows cannot run Call") as raised:

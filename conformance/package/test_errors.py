@@ -21,7 +21,7 @@ def shifted() -> Arguments:
 
 
 def crossing() -> Arguments:
-    """Return a call whose out is strided through x."""
+    """Return a call whose out is a strided view across x."""
     memory = values("x", 6, 256)
     return call(x=memory[:3, :128], out=memory[::2, 64:192])
 
@@ -127,7 +127,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], Arguments], str]] = {
 
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_a_call_without_meaning_raises(name: str) -> None:
-    """The message names operation, argument, value and what must hold."""
+    """The message names operation, argument, value and requirement."""
     make, message = BAD_CALLS[name]
 
     with pytest.raises(InvalidCall, match="rms_norm_gated: " + message):
@@ -136,7 +136,7 @@ def test_a_call_without_meaning_raises(name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_a_call_without_meaning_writes_nothing(name: str) -> None:
-    """Inputs and the output given are as they were."""
+    """Inputs and the given output keep their values."""
     make, _ = BAD_CALLS[name]
     arguments: Arguments = {"out": values("out", 3, 128)} | make()
     tensors = [t for t in arguments.values() if isinstance(t, torch.Tensor) and t.device.type != "meta"]
@@ -149,7 +149,7 @@ def test_a_call_without_meaning_writes_nothing(name: str) -> None:
 
 
 def test_exceptions_are_what_a_caller_expects() -> None:
-    """Both are ``ValueError``."""
+    """Both exceptions are subclasses of ``ValueError``."""
     assert issubclass(InvalidCall, ValueError)
     assert issubclass(PathUnavailable, ValueError)
 
@@ -164,7 +164,7 @@ def test_eps_may_be_any_number() -> None:
 @pytest.mark.parametrize("path", ["rows", "native"])
 @pytest.mark.parametrize("name", ["x", "gate"])
 def test_out_may_be_an_input(name: str, path: str) -> None:
-    """The in-place forms give the bits of the form that is not."""
+    """The in-place forms give the bits of the out-of-place form."""
     arguments = call(5, 96, path=path)
     want = run(arguments)
     result = run(arguments | {"out": arguments[name]})
@@ -185,7 +185,7 @@ def test_out_may_lie_between_the_elements_of_an_input(path: str) -> None:
 
 
 def test_out_may_have_any_strides() -> None:
-    """Rows apart, columns apart, dimensions swapped: the same bits, and nothing else is written."""
+    """With gaps in rows or columns, or swapped dimensions, the bits are the same and nothing else is written."""
     want = run(call(6, 4, 96))
     swapped = values("out", 4, 96, 6).permute(2, 0, 1)
     for out in (strided(values("out", 6, 4, 96)), values("out", 6, 4, 192)[..., ::2], swapped):

@@ -1,4 +1,4 @@
-"""The norms with fp8 values: every reason fires in both directions, and what was decided is what runs."""
+"""The norms with fp8 values: every reason fires in both directions, and the decision is what runs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ NORM, GATED = OPERATIONS
 
 
 class Subclass(torch.Tensor):
-    """A tensor that may mean something else."""
+    """A tensor subclass, which may redefine operations."""
 
 
 def apart(operation: str, leading: int, name: str) -> Arguments:
-    """Return a call of five sizes, ``leading`` of which are apart in the memory of the tensor named."""
+    """Return a call of five sizes, the first ``leading`` with gaps in the memory of the tensor named."""
     shape = (2, 2, 2, 2, 8)
     wider = [size + (5 - leading <= at < 4) for at, size in enumerate(shape)]
     dtype = torch.float8_e4m3fn if name == "out" else torch.float32
@@ -37,7 +37,7 @@ def apart(operation: str, leading: int, name: str) -> Arguments:
 def ragged(leading: int) -> Arguments:
     """Return a call of ``leading`` sizes apart, the last of which one stride takes through to spans in x alone.
 
-    Rows of 192 columns lie 256 apart, as two spans of 128 would; in fresh results the second one is cut short.
+    Rows of 192 columns begin 256 apart, as two spans of 128 would; in fresh results the second one is cut short.
     """
     shape = (*(2,) * leading, 192)
     x = torch.zeros((*(3,) * leading, 256), device=DEVICE)[tuple(slice(size) for size in shape)]
@@ -45,7 +45,7 @@ def ragged(leading: int) -> Arguments:
     return call(GATED, *shape, x=x, gate=x, group_size=64, quant_group=128)
 
 
-# The call that just qualifies, and the one that just does not: they differ in one condition.
+# A call that just qualifies, and one that just does not: the two differ in one condition.
 Pair = tuple[Reason, tuple[str, ...], Callable[[str], Arguments], Callable[[str], Arguments]]
 CALLS: dict[str, Pair] = {
     "float64": (Reason.DTYPE, OPERATIONS, full, lambda operation: full(operation, dtype=DOUBLE)),
@@ -111,11 +111,11 @@ CALLS: dict[str, Pair] = {
     ),
 }
 EACH = [(operation, name) for name, (_, operations, _, _) in CALLS.items() for operation in operations]
-# What an environment fires is tested in test_dispatch, for every operation.
+# test_dispatch tests the reasons from the environment, for every operation.
 ENVIRONMENT = {Reason.NO_TRITON, Reason.NO_GPU}
-# What a GPU lacks is decided on a description of it below, and compiled in test_compiles.
+# Types that a GPU lacks are decided on its description below, and compiled in test_compiles.
 GPU = {Reason.FP8_DTYPE}
-# Against the plans for contiguous gated rows; and a gradient, which is refused here.
+# Reasons against the plans for contiguous gated rows; and a gradient, which is refused here.
 ELSEWHERE = {
     Reason.HEAD_DIM_LIMIT,
     Reason.NO_GATE,
@@ -149,7 +149,7 @@ def test_a_reason_fires_alone(operation: str, name: str, launched: list[plans.Pl
 
 @pytest.mark.parametrize(("operation", "name"), EACH)
 def test_a_reason_does_not_fire_on_the_call_beside(operation: str, name: str, launched: list[plans.Plan]) -> None:
-    """The call that just qualifies is rejected for nothing, and runs the one plan there is."""
+    """The call that just qualifies has no reason against it, and runs the only plan."""
     _, _, qualifies, _ = CALLS[name]
     arguments = qualifies(operation)
     decision = explain(operation, arguments)
@@ -162,7 +162,7 @@ def test_a_reason_does_not_fire_on_the_call_beside(operation: str, name: str, la
 
 @pytest.mark.parametrize("leading", [1, 2, 3])
 def test_results_count_among_the_leading_sizes(leading: int, launched: list[plans.Plan]) -> None:
-    """Fresh results may need a size more than the inputs do: the decision has seen them."""
+    """Fresh results may need one size more than the inputs: the decision includes them."""
     arguments = ragged(leading)
     decision = explain(GATED, arguments)
     results = run(GATED, arguments)
@@ -192,7 +192,7 @@ def decide(described: Call, device: Device) -> Decision:
 
 
 def test_a_gpu_without_the_type_runs_natively_and_says_why() -> None:
-    """NVIDIA's have no fnuz, and before Ada none of both."""
+    """NVIDIA GPUs have no fnuz type, and before Ada neither fp8 type."""
     fnuz = dataclasses.replace(QUALIFIES, quantised=Quantised("float8_e4m3fnuz", None, 5120))
     a100 = dataclasses.replace(H200, fp8=())
 
@@ -205,7 +205,7 @@ def test_a_gpu_without_the_type_runs_natively_and_says_why() -> None:
 
 
 def test_triton_says_what_a_gpu_converts_to() -> None:
-    """A100, RTX 4090, H200, MI300: what compiles on the last two is in test_compiles."""
+    """The decisions cover A100, RTX 4090, H200 and MI300; test_compiles compiles for the last two."""
     from triton.backends.compiler import GPUTarget
 
     targets = [("cuda", 80, 32), ("cuda", 89, 32), ("cuda", 90, 32), ("hip", "gfx942", 64)]
@@ -218,7 +218,7 @@ def test_triton_says_what_a_gpu_converts_to() -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("fp8_dtype", TYPES, ids=str)
 def test_every_type_runs_on_this_gpu(operation: str, fp8_dtype: torch.dtype, launched: list[plans.Plan]) -> None:
-    """Where the decision says, and right."""
+    """Each type runs on the path decided, with right results."""
     arguments = full(operation, fp8_dtype=fp8_dtype)
     decision = explain(operation, arguments)
     results = run(operation, arguments)
@@ -229,7 +229,7 @@ def test_every_type_runs_on_this_gpu(operation: str, fp8_dtype: torch.dtype, lau
 
 
 def test_a_rejection_names_both_groups() -> None:
-    """What is needed, then what was given."""
+    """The message names the needed group, then the given one."""
     decision = explain(GATED, call(GATED, 3, 192, group_size=96, quant_group=64))
 
     assert [
@@ -243,7 +243,7 @@ def test_a_rejection_names_both_groups() -> None:
 def test_a_cached_call_agrees_with_decide(
     operation: str, group: int | None, rows: int, launched: list[plans.Plan]
 ) -> None:
-    """A call whose key is cached from another batch runs the plan that ``decide`` gives it."""
+    """A call whose key another batch has cached runs the plan from ``decide``."""
     run(operation, call(operation, 2, 96, quant_group=group))
     arguments = call(operation, rows, 96, quant_group=group)
     results = run(operation, arguments)
@@ -258,7 +258,7 @@ def test_a_cached_call_agrees_with_decide(
 def test_a_cached_call_of_groups_agrees_with_decide(
     width: int, group: int | None, launched: list[plans.Plan]
 ) -> None:
-    """Spans are counted alike on both ways to a plan."""
+    """Spans are counted alike by the cache and by ``decide``."""
     for rows in (2, 9):
         arguments = call(GATED, rows, 96, quant_group=group, group_size=width)
         run(GATED, arguments)
@@ -288,7 +288,7 @@ OTHER_CALLS: dict[str, Arguments] = {
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", OTHER_CALLS)
 def test_a_key_serves_no_other_call(operation: str, name: str, launched: list[plans.Plan]) -> None:
-    """After a common call, one that differs in an argument is decided, or refused, on its own."""
+    """After a common call, a call that differs in one argument is decided, or refused, on its own."""
     common: dict[str, Arguments] = {"a boolean eps": {"eps": 1.0}, "a boolean group": {"quant_group": 1}}
     run(operation, call(operation, **common.get(name, {})))
     arguments = call(operation, **OTHER_CALLS[name])
@@ -305,7 +305,7 @@ def test_a_key_serves_no_other_call(operation: str, name: str, launched: list[pl
 
 
 def test_a_key_of_one_operation_serves_no_other() -> None:
-    """The same arguments mean something else to each."""
+    """The same arguments have separate keys in each operation."""
     for operation in (*OPERATIONS, *OPERATIONS):
         arguments = full(operation) | ({"residual": None} if operation == NORM else {"gate": None})
         run(operation, arguments)
@@ -316,7 +316,7 @@ def test_a_key_of_one_operation_serves_no_other() -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_forced_path_that_cannot_run_raises_before_it_writes(operation: str) -> None:
-    """The output given is as it was."""
+    """The given output keeps its values."""
     out = values("out", 3, 96).to(torch.float8_e4m3fn)
     before = out.clone()
 
@@ -327,7 +327,7 @@ def test_a_forced_path_that_cannot_run_raises_before_it_writes(operation: str) -
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
-    """``path="native"`` really runs the native form."""
+    """``path="native"`` runs the native form."""
     marks = torch.full((1,), 7.0), torch.ones(1)
     monkeypatch.setattr(quantisation, "native", lambda *_args: marks)
 
@@ -338,7 +338,7 @@ def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch, operation: st
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("path", [None, "rows"])
 def test_a_failing_launch_raises(monkeypatch: pytest.MonkeyPatch, operation: str, path: str | None) -> None:
-    """A launch that fails is a bug to be seen, not a reason to try the next path."""
+    """A failing launch is a bug and raises; the next path is not tried."""
 
     def fail(*_args: object) -> None:
         message = "out of registers"
@@ -351,7 +351,7 @@ def test_a_failing_launch_raises(monkeypatch: pytest.MonkeyPatch, operation: str
 
 
 def test_an_empty_call_is_described() -> None:
-    """No columns are cut like one."""
+    """A call without columns has a description like any other."""
     for shape in ((3, 0), (0, 96), (0,)):
         bound = KNOWN[NORM].signature.bind(
             torch.empty(shape), torch.empty(shape[-1]), eps=0.0, fp8_dtype=torch.float8_e4m3fn

@@ -1,4 +1,4 @@
-"""The norms with fp8 values: calls without a meaning raise, say what must hold, and write nothing."""
+"""Calls of the norms with fp8 values that mean nothing raise, name the requirement, and write nothing."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def fp8(*shape: int, dtype: torch.dtype = FP8) -> torch.Tensor:
 
 
 def changed(**changes: Any) -> Callable[[str], Arguments]:
-    """Return what makes a call with ``changes``."""
+    """Return a function that makes a call with ``changes``."""
     return lambda operation: call(operation, **changes)
 
 
 def inside(name: str) -> Callable[[str], Arguments]:
-    """Return what makes a call whose values lie in the bytes of the rows named."""
+    """Return a function that makes a call whose values share the bytes of the rows named."""
 
     def make(operation: str) -> Arguments:
         rows = values(name, 4, 24)
@@ -37,7 +37,7 @@ def inside(name: str) -> Callable[[str], Arguments]:
 
 
 def in_the_weight(operation: str) -> Arguments:
-    """Return a call whose values lie in the bytes of the weight."""
+    """Return a call whose values share the bytes of the weight."""
     weight = values("weight", 24)
     return full(operation, 4, 24) | {"weight": weight, "out": weight.view(FP8).view(4, 24)}
 
@@ -156,7 +156,7 @@ EACH = [(operation, name) for name, (operations, _, _) in BAD_CALLS.items() for 
 
 @pytest.mark.parametrize(("operation", "name"), EACH)
 def test_a_call_without_meaning_raises_and_writes_nothing(operation: str, name: str) -> None:
-    """The message names operation, argument, value and what must hold; every tensor is as it was."""
+    """The message names operation, argument, value and requirement; every tensor is unchanged."""
     _, make, message = BAD_CALLS[name]
     arguments: Arguments = {"out": fp8(3, 96)} | make(operation)
     tensors = [t for t in arguments.values() if isinstance(t, torch.Tensor) and t.device.type != "meta"]
@@ -173,7 +173,7 @@ def test_a_call_without_meaning_raises_and_writes_nothing(operation: str, name: 
 @pytest.mark.parametrize("path", [None, "rows", "native"])
 @pytest.mark.parametrize("name", ["x", "weight", "residual", "gate", "residual_out", "out"])
 def test_a_gradient_is_refused(name: str, path: str | None) -> None:
-    """Never cut silently: who wants none says so."""
+    """A gradient is never dropped silently: the caller must disable it."""
     operation = GATED if name == "gate" else NORM
     arguments = full(operation, path=path)
     needs = fp8(3, 96) if name == "out" else arguments.get(name, values(name, 3, 96))
@@ -189,7 +189,7 @@ def test_a_gradient_is_refused(name: str, path: str | None) -> None:
 # torch's own, where it traces jvp
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_a_gradient_that_a_transform_asks_for_is_refused() -> None:
-    """Also where plain tensors hide it."""
+    """A gradient is refused also if a transform hides it behind plain tensors."""
     arguments = call(NORM)
     x = arguments.pop("x")
 
@@ -209,7 +209,7 @@ def test_a_gradient_that_a_transform_asks_for_is_refused() -> None:
 def test_empty_tensors_give_empty_results(
     operation: str, shape: tuple[int, ...], path: str | None, layout: str
 ) -> None:
-    """Nothing in, nothing out, on every path, in every form; a row without columns has no scale."""
+    """Empty inputs give empty results on every path and in every form; a row without columns has no scale."""
     groups = -(-shape[-1] // 64)
     for group in (64, None):
         arguments = full(operation, *shape, path=path, scale_layout=layout, quant_group=group)
@@ -225,6 +225,6 @@ def test_empty_tensors_give_empty_results(
 @pytest.mark.parametrize("path", ["rows", "native"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_eps_may_be_any_number(operation: str, path: str) -> None:
-    """An integer, and the largest of float32."""
+    """An integer and the largest float32 are accepted."""
     for eps in (0, 1, torch.finfo(torch.float32).max):
         assert run(operation, call(operation, eps=eps, path=path))[1].isfinite().all()

@@ -1,4 +1,4 @@
-"""A compiled call with fp8 values is one op with a fake; what would need its gradient is refused."""
+"""A compiled call with fp8 values is one op with a fake; a call that needs its gradient is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NORM, GATED = OPERATIONS
 LOW, FULL = torch.bfloat16, torch.float32
 FP8 = torch.float8_e4m3fn
 
-# What an op, which has no defaults, is told.
+# Flags of an op, which has no defaults.
 DEFAULTS: dict[str, Arguments] = {
     NORM: {"weight_offset": 0.0},
     GATED: {"group_size": None, "norm_before_gate": True, "activation": "silu"},
@@ -73,7 +73,7 @@ def compiled(operation: str, flags: Arguments, backend: Any = "eager", **how: An
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CALLS)
 def test_a_compiled_call_has_the_bits_of_the_eager_one(name: str, backend: str) -> None:
-    """In one graph, compiled once for every row count, and with the same strides."""
+    """The call is one graph, compiled once for every row count, with the eager strides."""
     operation, make = CALLS[name]
     graphs: list[torch.fx.GraphModule] = []
 
@@ -99,7 +99,7 @@ def test_a_compiled_call_has_the_bits_of_the_eager_one(name: str, backend: str) 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_the_fake_asks_nothing_of_row_counts(name: str) -> None:
-    """Rows that a compiler knows nothing of, in a tensor with gaps."""
+    """The fake accepts unknown row counts, in a tensor with gaps."""
     operation, make = CALLS[name]
     tensors, flags = split(make(5, 3, 96))
     weight = tensors.get("weight")
@@ -121,7 +121,7 @@ def test_the_fake_asks_nothing_of_row_counts(name: str) -> None:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_torch_finds_no_fault_with_an_op(name: str) -> None:
-    """Schema, fake and tracing of what a call becomes."""
+    """Schema, fake and tracing of each op pass torch's checks."""
     operation, make = CALLS[name]
     arguments = make(4, 96)
     op = f"{operation}_residual" if "residual" in arguments else operation
@@ -132,7 +132,7 @@ def test_torch_finds_no_fault_with_an_op(name: str) -> None:
 
 
 def test_every_op_is_tested() -> None:
-    """The calls above reach all that are registered."""
+    """The calls above reach every registered op."""
     reached = {
         f"{operation}_residual" if "residual" in make(1, 96) else operation for operation, make in CALLS.values()
     }
@@ -143,7 +143,7 @@ def test_every_op_is_tested() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CALLS)
 def test_a_gradient_is_refused_while_it_is_traced(name: str, backend: str) -> None:
-    """Each input may be the one that needs it; under no_grad, none does."""
+    """Each input may be the one that needs a gradient; under no_grad none does."""
     operation, make = CALLS[name]
     tensors, flags = split(make(3, 96))
     traced = compiled(operation, flags, backend)
@@ -159,7 +159,7 @@ def test_a_gradient_is_refused_while_it_is_traced(name: str, backend: str) -> No
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_op_itself_refuses_a_gradient(operation: str) -> None:
-    """Who calls it eagerly loses none in silence either, nor a tangent."""
+    """The op, called eagerly, drops neither a gradient nor a tangent silently."""
     arguments = {**BOTH, **DEFAULTS[operation], **call(operation)}
     args = [arguments[argument] for argument in library.OPS[operation].types]
     op = getattr(torch.ops.normkernels, operation)
@@ -189,7 +189,7 @@ BAD_CALLS: dict[str, tuple[Arguments, str]] = {
 @pytest.mark.parametrize(("operation", "whole"), [(NORM, True), (NORM, False), (GATED, True)])
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_a_call_without_meaning_raises_while_it_is_traced(name: str, operation: str, whole: bool) -> None:  # noqa: FBT001
-    """In the eager call's words, whether or not the graph may break; so does one with outputs given."""
+    """The message is the eager call's, with or without graph breaks; calls with given outputs raise too."""
     changes, message = BAD_CALLS[name]
     tensors, flags = split(call(operation, **changes))
     traced = compiled(operation, flags, fullgraph=whole)
@@ -199,7 +199,7 @@ def test_a_call_without_meaning_raises_while_it_is_traced(name: str, operation: 
 
 
 def test_a_path_that_cannot_run_raises_when_it_runs() -> None:
-    """As an eager call: a compiler does not know the machine."""
+    """The path raises at run time, as in an eager call: a compiler does not know the machine."""
     tensors, flags = split(call(NORM, dtype=torch.float64, path="rows"))
 
     with pytest.raises(PathUnavailable, match="DTYPE"):
@@ -208,7 +208,7 @@ def test_a_path_that_cannot_run_raises_when_it_runs() -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_eager_call_does_not_pass_the_dispatcher(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the library is called."""
+    """An eager call does not call the library."""
     monkeypatch.delattr(library, "call")
     monkeypatch.delattr(library, "compute")
 

@@ -1,4 +1,4 @@
-"""The norms with fp8 values: outputs that are given, wherever they lie, get the bits of fresh ones."""
+"""The norms with fp8 values: given outputs in any layout get the bits of fresh ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FP8 = torch.float8_e4m3fn
 
 
 def inputs(operation: str, layout: str, dtype: torch.dtype) -> Arguments:
-    """Return a call whose x has the layout named, and what is beside it the next one."""
+    """Return a call whose x has the layout named, and whose other tensors have the next one."""
     other = LAYOUTS[(LAYOUTS.index(layout) + 1) % len(LAYOUTS)]
     given = full(operation, *SHAPE, dtype=dtype)
     beside = "gate" if "gate" in given else "residual"
@@ -33,7 +33,7 @@ def poisoned(layout: str, dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_values_may_be_written_anywhere(operation: str, layout: str, path: str) -> None:
-    """In any strides; what is no output stays as it was."""
+    """Outputs may have any strides; tensors that are no outputs keep their values."""
     arguments = inputs(operation, layout, torch.float32) | {"path": path}
     want = run(operation, arguments)
     kept = {name: each.clone() for name, each in arguments.items() if isinstance(each, torch.Tensor)}
@@ -49,7 +49,7 @@ def test_values_may_be_written_anywhere(operation: str, layout: str, path: str) 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("place", ["own", "x", "residual"])
 def test_the_sum_may_lie_in_an_input(place: str, layout: str, path: str) -> None:
-    """The in-place form is the functional one."""
+    """The in-place form has the bits of the functional one."""
     operation, dtype = "rms_norm_fp8", torch.bfloat16 if layout == "row gap" else torch.float32
     arguments = inputs(operation, layout, dtype) | {"path": path}
     want = run(operation, arguments)
@@ -64,7 +64,7 @@ def test_the_sum_may_lie_in_an_input(place: str, layout: str, path: str) -> None
 
 @pytest.mark.parametrize("path", PATHS)
 def test_x_may_be_the_residual(path: str) -> None:
-    """Twice x, in place."""
+    """The sum of x with itself may be written over x."""
     x = values("x", *SHAPE)
     arguments = full("rms_norm_fp8", *SHAPE, x=x, residual=x, path=path)
     want = run("rms_norm_fp8", arguments)
@@ -77,7 +77,7 @@ def test_values_may_lie_between_the_bytes_of_inputs(path: str) -> None:
     """Views of one buffer that share no byte are legal, whatever their extents."""
     memory = torch.zeros(5, 96, 2, dtype=torch.float32, device=DEVICE)
     x = memory[..., 0].copy_(values("x", 5, 96))
-    # a byte of what lies between
+    # a byte between the elements
     out = memory.view(FP8)[..., 4]
     arguments = call("rms_norm_fp8", 5, 96, x=x, path=path)
     want = run("rms_norm_fp8", arguments)

@@ -1,4 +1,4 @@
-"""The norms with fp8 values: every form is right on both paths, and what their bits may not depend on."""
+"""The norms with fp8 values: every form is right on both paths, with bits that depend on nothing else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATHS = ["rows", "native"]
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_form_is_right(operation: str, dtype: torch.dtype, fp8_dtype: torch.dtype, path: str) -> None:
-    """Each layout of scales and rounding, with and without y, on strided tensors of three dimensions."""
+    """Each layout of scales and each rounding is right, with and without y, on strided 3-D tensors."""
     shape = (4, 3, 97)
     for make, layout, rounding in product((call, full), ("row", "column"), ("fp32", "hf")):
         arguments = make(
@@ -70,7 +70,7 @@ GROUPS = [
 @pytest.mark.parametrize("path", [None, "native"])
 @pytest.mark.parametrize(("n", "width", "group"), GROUPS)
 def test_groups_of_any_size(n: int, width: int, group: int | None, path: str | None) -> None:
-    """Norm groups and quant groups of a row need not know of each other; the last quant group may be shorter."""
+    """Norm groups and quant groups of a row are independent; the last quant group may be shorter."""
     shape = (2, 5, n)
     for layout in ("row", "column"):
         changes = {"quant_group": group, "path": path, "scale_layout": layout}
@@ -83,7 +83,7 @@ def test_groups_of_any_size(n: int, width: int, group: int | None, path: str | N
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("shape", [(96,), (1, 96), (3, 96), (3, 1, 96), (2, 3, 96), (2, 3, 2, 96)], ids=str)
 def test_column_scales_index_as_row_scales(shape: tuple[int, ...], path: str) -> None:
-    """Whatever the rank, the same scale is found at the same index, and in memory the rows lie side by side."""
+    """At any rank the same index gives the same scale, and the scales of rows are adjacent in memory."""
     for operation in OPERATIONS:
         arguments = call(operation, *shape, path=path)
         want = run(operation, arguments)
@@ -91,7 +91,7 @@ def test_column_scales_index_as_row_scales(shape: tuple[int, ...], path: str) ->
 
         assert same(want, got)
         assert_right(operation, arguments | {"scale_layout": "column"}, got)
-        # as the consumer of a column layout sees it: two dimensions, the rows with stride 1
+        # the view of a column layout's consumer: two dimensions, the rows with stride 1
         rows = got[1].flatten(0, -2) if got[1].dim() > 1 else got[1][None]
         assert rows.mT.is_contiguous()
 
@@ -100,7 +100,7 @@ def test_column_scales_index_as_row_scales(shape: tuple[int, ...], path: str) ->
 @pytest.mark.parametrize("activation", ["silu", "sigmoid"])
 @pytest.mark.parametrize("order", ["none", "before", "after"])
 def test_every_gate_is_right(order: str, activation: str, path: str) -> None:
-    """Before the norm, after it, and none."""
+    """The gate is right before the norm, after it, and absent."""
     arguments = full(
         "rms_norm_gated_fp8",
         dtype=torch.float16,
@@ -117,7 +117,7 @@ def test_every_gate_is_right(order: str, activation: str, path: str) -> None:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("offset", [0.0, 1.0, -0.1])
 def test_weights_offsets_and_residuals(offset: float, path: str) -> None:
-    """Any weight, none, an offset, residuals of every dtype."""
+    """Results are right with any weight or none, with an offset, and with residuals of every dtype."""
     for dtype, weight, residual in product(DTYPES, (True, False), (None, *DTYPES)):
         arguments = full("rms_norm_fp8", dtype=dtype, weight_offset=offset, path=path)
         if not weight:
@@ -132,7 +132,7 @@ def test_weights_offsets_and_residuals(offset: float, path: str) -> None:
 @pytest.mark.parametrize("group", [None, 64, 32])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_norm_has_the_bits_of_the_plain_operation(operation: str, group: int | None) -> None:
-    """Quantising moves no bit of y, as long as its groups are powers of two or a whole row."""
+    """Quantising changes no bit of y if its groups are powers of two or a whole row."""
     arguments = full(operation, 5, 200, dtype=torch.bfloat16, quant_group=group, path="rows")
     others = {"quant_group", "fp8_dtype", "also_unquantised"}
     plain = {name: each for name, each in arguments.items() if name not in others}
@@ -144,7 +144,7 @@ def test_the_norm_has_the_bits_of_the_plain_operation(operation: str, group: int
 @pytest.mark.parametrize(("path", "fp8_dtype"), FORMS, ids=str)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_group_of_zeros_has_the_least_scale(operation: str, path: str, fp8_dtype: torch.dtype) -> None:
-    """No division by zero: zeros are zeros, and so is what a scale of the floor makes of what is smaller."""
+    """Nothing is divided by zero: zeros stay zero, and values far below the floor become zero."""
     arguments = call(operation, 4, 160, path=path, fp8_dtype=fp8_dtype)
     arguments["x"][1:, 64:] = 0.0
     arguments["x"][2] = 0.0
@@ -162,7 +162,7 @@ def test_a_group_of_zeros_has_the_least_scale(operation: str, path: str, fp8_dty
 
 @pytest.mark.parametrize(("path", "fp8_dtype"), FORMS, ids=str)
 def test_the_largest_of_a_group_is_the_largest_of_the_type(path: str, fp8_dtype: torch.dtype) -> None:
-    """Never more, where y / scale is a rounding step above it, and never NaN: with weights of 4,096 sizes."""
+    """With weights of 4,096 sizes no value exceeds it, even if y / scale is a step above it, and none is NaN."""
     weight = torch.linspace(1, 2, 4096, device=DEVICE) * 1e3
     arguments = call(
         "rms_norm_fp8", 1, 4096, x=torch.ones(1, 4096, device=DEVICE), weight=weight, eps=0.0, quant_group=1
@@ -177,7 +177,7 @@ def test_the_largest_of_a_group_is_the_largest_of_the_type(path: str, fp8_dtype:
 @pytest.mark.parametrize(("path", "fp8_dtype"), FORMS, ids=str)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_what_is_not_finite_stays_in_its_group(operation: str, path: str, fp8_dtype: torch.dtype) -> None:
-    """NaN makes its group NaN; an infinity its scale infinite, itself NaN and the others zero."""
+    """NaN makes its group NaN; an infinity makes its scale infinite, itself NaN and the rest of its group zero."""
     arguments = call(operation, 2, 160, path=path, fp8_dtype=fp8_dtype)
     arguments["weight"][7] = torch.nan
     arguments["weight"][70] = torch.inf
@@ -195,7 +195,7 @@ def test_what_is_not_finite_stays_in_its_group(operation: str, path: str, fp8_dt
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_row_with_nan_or_infinity_is_nan_alone(operation: str, path: str) -> None:
-    """The rows beside it are as without it. Beside an infinity the norm is zero or NaN, by groups."""
+    """Other rows keep their bits. In the row of an infinity the norm is zero or NaN, by groups."""
     arguments = call(operation, 3, 160, path=path)
     want = run(operation, arguments)
     arguments["x"][1, 3] = torch.nan
@@ -215,7 +215,7 @@ def test_a_row_with_nan_or_infinity_is_nan_alone(operation: str, path: str) -> N
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_padding_is_in_no_group(operation: str, path: str) -> None:
-    """Where 1 / rms is infinite, what lies past the end of a row would be 0 * inf."""
+    """If 1 / rms is infinite, padding past the end of a row would be 0 * inf."""
     x = torch.full((2, 97), 1e-30, device=DEVICE)
     arguments = call(operation, 2, 97, x=x, eps=0.0, path=path) | {"weight": values("weight", 97).abs() + 0.1}
     if operation == "rms_norm_gated_fp8":
@@ -240,7 +240,7 @@ def test_bits_do_not_depend_on_the_batch(operation: str, width: int) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_float64_is_quantised_in_float64(operation: str) -> None:
-    """By the native path; scales are fp32 all the same."""
+    """The native path quantises float64 in float64, with fp32 scales."""
     arguments = full(operation, dtype=torch.float64)
     results = run(operation, arguments)
     plain: Arguments = {

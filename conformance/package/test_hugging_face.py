@@ -18,7 +18,7 @@ from conformance.package.gated_calls import DEVICE, values
 from conformance.package.judged import by_the_oracle
 from normkernels import GemmaRMSNorm, InvalidCall, RMSNorm, RMSNormGated, from_module
 
-# Flags of ours that another class has: the default is a norm of Llama's kind, which rounds before the weight too.
+# Our flags for other classes: the default is Llama's kind of norm, which rounds before the weight too.
 ONCE = {"rounding": "fp32"}
 GROUPS = {"norm_before_gate": False, "group_size": 64}
 SIGMOID = {"activation": "sigmoid", **ONCE}
@@ -82,7 +82,7 @@ def hugging_face(name: str, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def ours(name: str, dtype: torch.dtype) -> Any:
-    """Return a module of ours that is made by hand to stand in for it."""
+    """Return one of our modules, made by hand, that replaces a Hugging Face module."""
     kind, flags = KNOWN[name]
     made: Any = kind(WIDTH, EPS)
     if kind is not GemmaRMSNorm:
@@ -93,13 +93,13 @@ def ours(name: str, dtype: torch.dtype) -> Any:
 
 
 def call(module: nn.Module, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the tensors of a call, by name and in the order of the module's forward."""
+    """Return the tensors of a call by name, in the order of the module's forward."""
     names = ("x", "gate") if "gate" in inspect.signature(module.forward).parameters else ("x",)
     return {key: values(key, 64, WIDTH, dtype=dtype) for key in names}
 
 
 def outside(name: str, module: nn.Module, dtype: torch.dtype, rounding: str | None = None) -> int:
-    """Return how many elements of the module's output a contract does not allow: the module's own by default."""
+    """Return how many elements of the module's output are outside a contract: its own by default."""
     kind, flags = KNOWN[name]
     given = call(hugging_face(name), dtype)
     result = module(*given.values())
@@ -113,7 +113,7 @@ def outside(name: str, module: nn.Module, dtype: torch.dtype, rounding: str | No
 @pytest.mark.parametrize("dtype", [LOW, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("name", KNOWN)
 def test_one_state_serves_both(name: str, dtype: torch.dtype, gradients: bool) -> None:  # noqa: FBT001
-    """Theirs, ours with their checkpoint, and theirs taken over: every element is one that the contract allows."""
+    """The contract allows every element of theirs, of ours with their checkpoint, and of theirs taken over."""
     theirs = hugging_face(name, dtype)
     state = {"weight": values("weight", WIDTH, dtype=dtype)}
     with torch.set_grad_enabled(gradients):
@@ -124,7 +124,7 @@ def test_one_state_serves_both(name: str, dtype: torch.dtype, gradients: bool) -
 
 @pytest.mark.parametrize("name", [name for name, (_, flags) in KNOWN.items() if "rounding" not in flags])
 def test_the_default_rounding_is_another_contract(name: str) -> None:
-    """Ours as made keeps ``fp32`` and breaks ``hf``; theirs the other way round. Gemma's are one."""
+    """Our default keeps ``fp32`` and breaks ``hf``; theirs does the reverse. Gemma's two contracts are one."""
     theirs, kept = hugging_face(name, LOW), ours(name, LOW)
     kept.rounding, kept.weight = "fp32", theirs.weight
     few = -1 if KNOWN[name][0] is GemmaRMSNorm else 0.1 * 64 * WIDTH
@@ -136,7 +136,7 @@ def test_the_default_rounding_is_another_contract(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(CLASSES.keys() - REFUSED.keys()))
 def test_every_norm_of_the_library_is_taken_over(name: str) -> None:
-    """In low precision nearly every bit is theirs: where two values are allowed, each may take one."""
+    """In low precision nearly every bit is theirs; where two values are allowed, each side may return either."""
     theirs = hugging_face(name, LOW)
     taken = from_module(theirs)
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_norms_of_other_formulas_are_refused(name: str) -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", KNOWN)
 def test_what_is_taken_over_is_kept(name: str, training: bool) -> None:  # noqa: FBT001
-    """The very Parameter, eps under its name, flags and mode, in a module of the right class."""
+    """The Parameter itself, eps under its name, flags and mode are kept in a module of the right class."""
     theirs = hugging_face(name).train(training)
     taken: Any = from_module(theirs)
     eps = "variance_epsilon" if hasattr(theirs, "variance_epsilon") else "eps"

@@ -31,7 +31,7 @@ def calls(node: ast.AST, name: str) -> list[ast.Call]:
 
 
 def unguarded_loads(function: ast.FunctionDef) -> list[str]:
-    """Return loads that have no mask and value for it, and do not stand where every element exists."""
+    """Return loads without mask and ``other`` where not every element exists."""
     even = [
         load
         for node in ast.walk(function)
@@ -63,7 +63,7 @@ def open_chains(function: ast.FunctionDef) -> list[str]:
 
 
 def narrow_program_ids(function: ast.FunctionDef) -> list[str]:
-    """Return uses of ``program_id`` that are not widened at once."""
+    """Return uses of ``program_id`` that are not widened immediately."""
     # program_rows returns row numbers, which only ``strided`` multiplies: the width of their count is enough
     wide = ("tl.int64", "n_rows.dtype") if function.name == "program_rows" else ("tl.int64",)
     widened = {
@@ -78,7 +78,7 @@ def narrow_program_ids(function: ast.FunctionDef) -> list[str]:
 
 
 def foreign_calls(function: ast.FunctionDef) -> list[str]:
-    """Return calls that the interpreter cannot run, or that fuse or order a sum in their own way."""
+    """Return calls that the interpreter cannot run, or that fuse or order a sum differently."""
     text = ast.unparse(function)
     words = {"libdevice", "inline_asm", "tl.dot", "tl.fma"}
     if function.name in {"divided", "quotients"}:
@@ -111,7 +111,7 @@ BREAKS = {
 
 
 def test_there_are_kernels_to_judge() -> None:
-    """The rules see the kernels that are launched."""
+    """The rules cover the launched kernels."""
     launched = {"rms_norm_gated.rms_norm_gated_kernel", "rms_norm_gated.rms_norm_gated_128_kernel"}
 
     launched |= {"rms_norm_fp8.rms_norm_fp8_kernel", "rms_norm_gated_fp8.rms_norm_gated_fp8_kernel"}
@@ -128,7 +128,7 @@ def test_a_kernel_keeps_a_rule(name: str, rule: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_sees_what_breaks_it(rule: str) -> None:
-    """A line that breaks the rule is found, so the test above can fail."""
+    """Each rule finds a line that breaks it, so the test above can fail."""
     body = "\n  ".join(BREAKS[rule].splitlines())
     function = next(jitted(ast.parse(f"@triton.jit\ndef kernel(x_ptr):\n  {body}")))
 

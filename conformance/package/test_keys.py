@@ -1,4 +1,4 @@
-"""Calls share a key where one decision and one set of kernel arguments serve them, and nowhere else."""
+"""Calls share a key exactly if one decision and one set of kernel arguments serve them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FP8 = torch.float8_e4m3fn
 NORMS = [name for name in OPERATIONS if "mrope" not in name]
 ROTATIONS = ["mrope", "mrope_"]
 
-# Every flag of some operation: a usual value, and others. True is not 1 here, nor 1 the number 1.0.
+# Every flag of some operation: a usual value, and other values. True is not 1 here, nor 1 the number 1.0.
 FLAGS: dict[str, tuple[object, ...]] = {
     "eps": (1e-6, 1e-5, 1, 1.0, True, Fraction(1), np.float64(1e-6)),
     "weight_offset": (0.0, 0, False, 1.0, 1, True),
@@ -42,7 +42,7 @@ FLAGS: dict[str, tuple[object, ...]] = {
 
 
 def tensors_of(name: str, *leading: int) -> Arguments:
-    """Return the tensors of a call with everything that may be given, contiguous and apart from each other."""
+    """Return the tensors of a call with all optional ones, contiguous and in separate memory."""
     if name in ROTATIONS:
         q, k = (torch.ones(leading[0], heads, 32, device=DEVICE) for heads in (4, 2))
         positions = torch.zeros(3, leading[0], dtype=torch.int64, device=DEVICE)
@@ -75,7 +75,7 @@ def call(name: str, *leading: int, **changes: object) -> Arguments:
 
 
 def apart(tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    """Return a tensor like it with twice the room from one element of an axis to the next."""
+    """Return a tensor like the given one with twice the distance between elements of one axis."""
     shape = list(tensor.shape)
     shape[axis] *= 2
     room = torch.ones(shape, device=DEVICE).to(tensor.dtype)
@@ -84,7 +84,7 @@ def apart(tensor: torch.Tensor, axis: int) -> torch.Tensor:
     ]
 
 
-# What else a tensor may be, and keep its place.
+# Other forms of a tensor in the same place.
 OTHER_TENSORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "bfloat16": lambda tensor: tensor.to(LOW),
     "float64": lambda tensor: tensor.double(),
@@ -92,7 +92,7 @@ OTHER_TENSORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "columns apart": lambda tensor: apart(tensor, -1),
     "rows apart": lambda tensor: apart(tensor, 0),
 }
-# And what positions may be, whose strides each launch is told.
+# Other forms of positions, whose strides each launch receives.
 OTHER_POSITIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "int32": lambda tensor: tensor.int(),
     "one axis": lambda tensor: tensor[0],
@@ -100,7 +100,7 @@ OTHER_POSITIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def others(name: str) -> dict[str, Arguments]:
-    """Return calls that differ from a common one in one thing each."""
+    """Return calls that each differ from a common one in one property."""
     usual = call(name)
     made = {
         f"{flag}={value!r}": usual | {flag: value} for flag in OPERATIONS[name].flags for value in FLAGS[flag][1:]
@@ -138,7 +138,7 @@ def others(name: str) -> dict[str, Arguments]:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_calls_that_differ_have_keys_of_their_own(name: str) -> None:
-    """In a flag or its type, a tensor's dtype, strides, presence or device, a rank, a size or a gradient."""
+    """Calls differ in a flag or its type, a tensor's dtype, strides, presence, device, rank, size or gradient."""
     keys = {what: key(name, given) for what, given in {"usual": call(name), **others(name)}.items()}
 
     assert None not in keys.values()
@@ -147,7 +147,7 @@ def test_calls_that_differ_have_keys_of_their_own(name: str) -> None:
 
 
 def test_operations_have_keys_of_their_own() -> None:
-    """Also two of the same arguments."""
+    """Two operations with the same arguments have different keys."""
     tensors = tuple(tensors_of("rms_norm", 6)[each] for each in OPERATIONS["rms_norm"].tensors)
     keys = {OPERATIONS[name].key(tensors, (1e-6, None, "fp32")) for name in ("rms_norm", "gemma_rms_norm")}
     rotations = {key(name, call(name)) for name in ROTATIONS}
@@ -158,7 +158,7 @@ def test_operations_have_keys_of_their_own() -> None:
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_one_key_serves_contiguous_calls_of_other_leading_sizes(name: str, rank: int) -> None:
-    """Of one rank and width: sizes of one and of zero, in every place."""
+    """Calls of one rank and width share a key, with sizes of one and zero in every place."""
     sizes = list(itertools.product((1, 2, 5, 16, 0), repeat=rank))
     keys = {key(name, call(name, *leading)) for leading in sizes}
 
@@ -182,7 +182,7 @@ def test_a_stride_along_one_decides_which_sizes_are_walked_as_one(name: str) -> 
 
 @pytest.mark.parametrize("name", NORMS)
 def test_one_key_serves_any_number_of_rows_that_are_apart(name: str) -> None:
-    """But for one, whose rows are apart from nothing; other sizes than the outermost count."""
+    """Only a single row, which has no gaps, has another key; sizes other than the outermost count."""
     rows = [call(name, count, 3) for count in (2, 5, 16)]
     for given in rows:
         given["x"] = apart(given["x"], -1)
@@ -197,7 +197,7 @@ def test_one_key_serves_any_number_of_rows_that_are_apart(name: str) -> None:
 
 @pytest.mark.parametrize("name", ROTATIONS)
 def test_one_key_serves_any_number_of_tokens(name: str) -> None:
-    """Wherever their positions are."""
+    """The layout of the positions does not matter."""
     longer = torch.zeros(3, 40, dtype=torch.int64, device=DEVICE)
     keys = {key(name, call(name, tokens)) for tokens in (0, 1, 2, 5, 16)}
     keys |= {key(name, call(name, 5, positions=longer[:, ::8])), key(name, call(name, 8, positions=longer[:, :8]))}
@@ -208,7 +208,7 @@ def test_one_key_serves_any_number_of_tokens(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_gradient_that_nobody_records_is_none(name: str) -> None:
-    """Whichever tensor needs it."""
+    """Under no_grad a tensor that requires a gradient has the usual key."""
     usual = call(name)
     plain = key(name, usual)
     for each in OPERATIONS[name].tensors:
@@ -223,7 +223,7 @@ class Subclass(torch.Tensor):
     """A tensor that may mean something else."""
 
 
-# Tensors of which a key tells too little.
+# Tensors that a key describes too little.
 UNTOLD: dict[str, Callable[[torch.Tensor], object]] = {
     "a subclass": lambda tensor: tensor.as_subclass(Subclass),
     "a negated view": torch._neg_view,
@@ -235,7 +235,7 @@ UNTOLD: dict[str, Callable[[torch.Tensor], object]] = {
 @pytest.mark.parametrize("what", UNTOLD)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_what_a_key_cannot_tell_has_none(name: str, what: str) -> None:
-    """Wherever it is among the arguments."""
+    """Such a tensor removes the key in any argument."""
     usual = call(name)
     for each in OPERATIONS[name].tensors:
         if usual[each].dtype == FULL:
@@ -244,7 +244,7 @@ def test_what_a_key_cannot_tell_has_none(name: str, what: str) -> None:
 
 @pytest.mark.parametrize("name", NORMS)
 def test_tensors_on_two_devices_have_no_key(name: str) -> None:
-    """There is no such call."""
+    """A call with tensors on two devices is not valid."""
     usual = call(name)
     for each in OPERATIONS[name].tensors:
         assert None is key(name, usual | {each: usual[each].to("meta")})
@@ -254,7 +254,7 @@ def test_tensors_on_two_devices_have_no_key(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_calls_under_a_transform_have_no_key(name: str) -> None:
-    """A plain tensor may hide more there."""
+    """Under a transform a plain tensor may hide more than its key shows."""
     usual = call(name)
     seen: list[Hashable] = []
 
@@ -273,7 +273,7 @@ def test_calls_under_a_transform_have_no_key(name: str) -> None:
 
 @pytest.mark.parametrize("flag", ["rounding", "path", "eps"])
 def test_a_flag_that_has_no_hash_is_refused_as_any_other(flag: str) -> None:
-    """In the words of the check."""
+    """The message is that of the argument check."""
     given: Arguments = {"x": torch.ones(6, N, device=DEVICE), "weight": None, "eps": 1e-6} | {flag: ["no"]}
 
     with pytest.raises(InvalidCall, match=f"{flag}=\\['no'\\]|{flag}=\"\\['no'\\]\""):
@@ -282,7 +282,7 @@ def test_a_flag_that_has_no_hash_is_refused_as_any_other(flag: str) -> None:
 
 
 def without_outputs(name: str, given: Arguments) -> Arguments:
-    """Return a call whose results are in new memory."""
+    """Return a call whose results are in fresh memory."""
     return given | dict.fromkeys({"out", "residual_out"} & set(given))
 
 

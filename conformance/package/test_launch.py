@@ -1,4 +1,4 @@
-"""A kept launch is started again with the arguments that Triton would get for the same call, and no others.
+"""A kept launch is repeated with exactly the arguments that Triton would get for the same call.
 
 No GPU is needed: the kernels here are not compiled, and record the arguments of their starts.
 """
@@ -39,7 +39,7 @@ STREAM = 7
 
 
 class Start(NamedTuple):
-    """What a kernel was started with: the values of its parameters, in its order."""
+    """The parameter values of one start of a kernel, in the kernel's order."""
 
     directly: bool
     compiled: Compiled
@@ -49,7 +49,7 @@ class Start(NamedTuple):
 
 @dataclass(eq=False)
 class Compiled:
-    """Stands in for a compiled kernel, which takes pointers as numbers and has every parameter."""
+    """Stand-in for a compiled kernel, which takes pointers as numbers and has every parameter."""
 
     gpu: Gpu
     kinds: tuple[str, ...]
@@ -58,7 +58,7 @@ class Compiled:
     packed_metadata: str = "metadata"
 
     def run(self, x: int, y: int, z: int, stream: int, function: str, metadata: str, *rest: Any) -> None:
-        """Start it, as Triton's own launch does."""
+        """Start the kernel, as Triton's own launch does."""
         assert (STREAM, "function", "metadata", None, None, None) == (stream, function, metadata, *rest[:3])
         args = rest[3:]
         assert len(args) == len(self.kinds)
@@ -69,7 +69,7 @@ class Compiled:
 
 @dataclass
 class Kernel:
-    """Stands in for Triton's function: compiles for each mixture of constexprs, types and options."""
+    """Stand-in for Triton's function: compiles for each mixture of constexprs, types and options."""
 
     gpu: Gpu
     of: Any  # Triton's
@@ -81,7 +81,7 @@ class Kernel:
         return names
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Compiled]:
-        """Return what binds, compiles and starts it."""
+        """Return a function that binds, compiles and starts the kernel."""
 
         def run(*args: Any, **options: Any) -> Compiled:
             assert len(args) == len(self.arg_names)
@@ -99,14 +99,14 @@ class Kernel:
 
 @dataclass
 class Gpu:
-    """Stands in for Triton on a GPU: a kernel for each mixture that some are compiled for."""
+    """Stand-in for Triton on a GPU: one kernel for each mixture of specialisations."""
 
     starts: list[Start] = field(default_factory=list)
     kernels: dict[Hashable, Compiled] = field(default_factory=dict)
     error: Exception | None = None  # what the next starts come to
 
 
-# What a kernel takes, as Triton's signatures name it.
+# Parameter types of a kernel, as Triton's signatures name them.
 CTYPES: dict[str, Any] = {
     "i32": ctypes.c_int32,
     "i64": ctypes.c_int64,
@@ -125,7 +125,7 @@ def kind_of(kernel: Any, name: str, value: object) -> str:
 
 
 def passed(kinds: tuple[str, ...], args: tuple[Any, ...]) -> tuple[object, ...]:
-    """Return what a kernel's parameters would be, which are none of its constants."""
+    """Return the values of a kernel's parameters, without its constants."""
     return tuple(
         each.data_ptr() if isinstance(each, torch.Tensor) else CTYPES[kind](each).value
         for kind, each in zip(kinds, args, strict=True)
@@ -135,7 +135,7 @@ def passed(kinds: tuple[str, ...], args: tuple[Any, ...]) -> tuple[object, ...]:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
-    """Let calls take their kernels to a GPU that is not there, with the plans of one that is."""
+    """Let calls launch their kernels on a simulated GPU, with the plans of a real one."""
     made = Gpu()
     monkeypatch.delenv(launch.ENVIRONMENT, raising=False)
     monkeypatch.setattr(Device, "of", classmethod(lambda _cls, _tensor: H200))
@@ -157,7 +157,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
 
 
 def call(operation: str, case: Case) -> tuple[torch.Tensor, ...]:
-    """Call an operation as the suite's adapter does; its own tensors, and what it returns, stay alive."""
+    """Call an operation as the suite's adapter does; its own tensors and results stay alive."""
     arguments = arguments_of(materialize(case, values_of(case), DEVICE, POISONS[0]))
     return call_with(operation, arguments)
 
@@ -169,13 +169,13 @@ def call_with(operation: str, arguments: Any) -> tuple[torch.Tensor, ...]:
 
 
 def apart(start: Start, results: tuple[torch.Tensor, ...]) -> tuple[object, ...]:
-    """What a kernel was started with, results by their number: each call has its own."""
+    """Return the arguments of a start, with results replaced by their number: each call has its own results."""
     places = {result.data_ptr(): f"result {number}" for number, result in enumerate(results)}
     return tuple(places.get(each, each) if type(each) is int else each for each in start.args)
 
 
 def drawn(operation: str) -> list[Case]:
-    """Cases that cover all pairs of what the suite may draw for an operation, in two dtypes."""
+    """Return cases that cover all pairs of the suite's levels for an operation, in two dtypes."""
     made = OPERATIONS[operation]
     return [
         flat(case)
@@ -187,7 +187,7 @@ def drawn(operation: str) -> list[Case]:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_direct_launch_passes_what_triton_would(operation: str, gpu: Gpu) -> None:
-    """Same kernel, same grid, same arguments as the call that nobody has made before."""
+    """A direct launch has the kernel, grid and arguments of the call's first launch."""
     direct = 0
     for case in drawn(operation):
         rows = count(case)
@@ -210,13 +210,13 @@ def test_a_direct_launch_passes_what_triton_would(operation: str, gpu: Gpu) -> N
 
 
 def rows_of(rows: int = 24, width: int = 128) -> dict[str, Any]:
-    """Arguments of a norm."""
+    """Return arguments of a norm."""
     shape = (rows, width)
     return {"x": torch.ones(shape, device=DEVICE), "weight": torch.ones(width, device=DEVICE), "eps": 1e-6}
 
 
 def directly(gpu: Gpu, arguments: dict[str, Any]) -> list[bool]:
-    """Whether each start of two such calls, and one more, was direct."""
+    """Return whether each start of two calls of one kind, and of one more call, was direct."""
     gpu.starts.clear()
     for _ in range(2):
         normkernels.rms_norm(**rows_of())
@@ -225,7 +225,7 @@ def directly(gpu: Gpu, arguments: dict[str, Any]) -> list[bool]:
 
 
 def test_the_second_call_is_launched_directly(gpu: Gpu) -> None:
-    """And ``explain`` says so, in words too."""
+    """``explain`` reports the direct launch as well, also as text."""
     assert [False, True, True] == directly(gpu, rows_of())
     decision = normkernels.explain("rms_norm", **rows_of())
     assert "directly" == decision.launched
@@ -233,7 +233,7 @@ def test_the_second_call_is_launched_directly(gpu: Gpu) -> None:
 
 
 def test_nothing_is_launched_directly_that_was_not_asked_for(monkeypatch: pytest.MonkeyPatch, gpu: Gpu) -> None:
-    """Where Triton is to launch, every call goes through it."""
+    """With launches by Triton requested, every call goes through Triton."""
     monkeypatch.setenv(launch.ENVIRONMENT, "triton")
     reread_environment()
 
@@ -242,14 +242,14 @@ def test_nothing_is_launched_directly_that_was_not_asked_for(monkeypatch: pytest
 
 
 def elsewhere(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor like it that begins one element after a multiple of 16 bytes."""
+    """Return a tensor like the given one that begins one element after a multiple of 16 bytes."""
     room = torch.ones(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
     return room[1:].view(tensor.shape)
 
 
 @pytest.mark.parametrize("name", ["x", "weight"])
 def test_a_tensor_elsewhere_goes_through_triton(name: str, gpu: Gpu) -> None:
-    """A kernel for aligned pointers is none for others."""
+    """A kernel for aligned pointers does not serve unaligned ones."""
     arguments = rows_of()
     arguments[name] = elsewhere(arguments[name])
 
@@ -261,11 +261,11 @@ def test_a_tensor_elsewhere_goes_through_triton(name: str, gpu: Gpu) -> None:
 
 
 def wide() -> torch.Tensor:
-    """Return room for rows with gaps, or for columns apart."""
+    """Return memory for rows with gaps, or for columns with gaps."""
     return torch.ones(24, 256, device=DEVICE)
 
 
-# Calls after which another kernel, or other arguments, would be wrong.
+# Calls for which the first call's kernel, or its arguments, would be wrong.
 OTHERS: dict[str, Callable[[], dict[str, Any]]] = {
     "rows of another plan": lambda: rows_of(plans.row_thresholds("norm", plans.MEASURED)[-1]),
     "weights apart": lambda: rows_of() | {"weight": wide()[0, ::2]},
@@ -282,13 +282,13 @@ OTHERS: dict[str, Callable[[], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_call_of_another_kind_goes_through_triton(name: str, gpu: Gpu) -> None:
-    """Once: the next one like it is launched directly, and the first kind still is."""
+    """Only its first call does; its second is launched directly, and so are calls of the first kind."""
     assert [False, True, False] == directly(gpu, OTHERS[name]())
     assert [True, True, True] == directly(gpu, OTHERS[name]())
 
 
 def test_outputs_that_lie_apart_are_told_apart(gpu: Gpu) -> None:
-    """By the gaps between their rows, as anything else."""
+    """The gaps between the rows of outputs are compared like those of inputs."""
     for width in (256, 256, 384, 384):
         normkernels.rms_norm(**rows_of(), out=torch.ones(24, width, device=DEVICE)[:, :128])
 
@@ -297,7 +297,7 @@ def test_outputs_that_lie_apart_are_told_apart(gpu: Gpu) -> None:
 
 @pytest.mark.parametrize("flags", [{}, {"fp8_dtype": torch.float8_e4m3fn}], ids=["rms_norm", "rms_norm_fp8"])
 def test_a_row_alone_has_a_width_of_its_own(flags: dict[str, Any], gpu: Gpu) -> None:
-    """Columns apart and no weight: nothing but its only size tells one width from another."""
+    """With gaps between columns and no weight, only the size distinguishes one width from another."""
     for width in (33, 33, 2, 2):
         x = torch.ones(2 * width, device=DEVICE)[::2]
         if flags:
@@ -309,7 +309,7 @@ def test_a_row_alone_has_a_width_of_its_own(flags: dict[str, Any], gpu: Gpu) -> 
 
 
 def test_what_a_tensor_elsewhere_leaves_is_not_used(gpu: Gpu) -> None:
-    """The kernel for rows that are not aligned is slower for those that are."""
+    """The kernel for unaligned rows is slower for aligned ones."""
     for _ in range(2):
         normkernels.rms_norm(**rows_of() | {"x": elsewhere(rows_of()["x"])})
     for _ in range(2):
@@ -321,7 +321,7 @@ def test_what_a_tensor_elsewhere_leaves_is_not_used(gpu: Gpu) -> None:
 
 
 def test_rotations_of_another_kind_go_through_triton(gpu: Gpu) -> None:
-    """In place or not, and with a cache that lies in another way."""
+    """In-place calls, out-of-place calls and caches of other strides are different kinds."""
     q, k, cache = (torch.ones(4, heads, 64, device=DEVICE) for heads in (6, 2, 1))
     cos, sin = cache[:, 0].chunk(2, -1)
     rotation: dict[str, Any] = {"q": q, "k": k, "positions": torch.zeros(3, 4, dtype=torch.int64, device=DEVICE)}
@@ -341,7 +341,7 @@ def test_rotations_of_another_kind_go_through_triton(gpu: Gpu) -> None:
 
 @pytest.mark.parametrize("operation", ["mrope", "mrope_"])
 def test_positions_may_lie_anywhere(operation: str, gpu: Gpu) -> None:
-    """As those of the last token do, in a longer tensor; each is read alone."""
+    """Positions may be a slice of a longer tensor; each position is read alone."""
     q, k, cache = (torch.ones(1, heads, 64, device=DEVICE) for heads in (6, 2, 1))
     cos, sin = cache[:, 0].chunk(2, -1)
     longer = torch.zeros(3, 8, dtype=torch.int64, device=DEVICE)
@@ -353,7 +353,7 @@ def test_positions_may_lie_anywhere(operation: str, gpu: Gpu) -> None:
 
 @pytest.mark.parametrize("operation", ["rms_norm_fp8", "rms_norm_gated_fp8"])
 def test_given_fp8_outputs_are_launched_directly(operation: str, gpu: Gpu) -> None:
-    """Wherever each of them is."""
+    """The places of the given outputs do not matter."""
     arguments = rows_of() | {"fp8_dtype": FP8} | ({"gate": rows_of()["x"]} if "gated" in operation else {})
     outputs = [torch.empty(24, 128, dtype=FP8, device=DEVICE) for _ in range(2)]
     for out in outputs:
@@ -368,7 +368,7 @@ def test_given_fp8_outputs_are_launched_directly(operation: str, gpu: Gpu) -> No
 @pytest.mark.parametrize("operation", ["rms_norm", "gemma_rms_norm", "rms_norm_gated"])
 @pytest.mark.parametrize("name", ["rows", "gaps", "one row apart"])
 def test_calls_in_place_are_launched_directly(operation: str, name: str, gpu: Gpu) -> None:
-    """Over x and what is beside it, with what Triton would be given, and outputs among the arguments."""
+    """Calls that write over x and other arguments get Triton's arguments, with the outputs among them."""
     room = torch.ones(2, 24, 256, device=DEVICE)
     x, beside = {"rows": room.view(2, 48, 128), "gaps": room[..., :128], "one row apart": room[:, ::24, :128]}[
         name
@@ -386,7 +386,7 @@ def test_calls_in_place_are_launched_directly(operation: str, name: str, gpu: Gp
 
 
 def test_memory_that_is_shared_is_refused_in_each_call(gpu: Gpu) -> None:
-    """Also by a call that differs from a common one in where its output lies."""
+    """A call is refused also if it differs from a common one only in the place of its output."""
     room = torch.ones(4096, device=DEVICE)
     x = room[:1024].view(8, 128)
     weight = torch.ones(128, device=DEVICE)
@@ -408,7 +408,7 @@ KINDS: dict[str, Callable[[int], tuple[str, dict[str, Any]]]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_count_is_launched_by_its_plan(kind: str, gpu: Gpu) -> None:
-    """Whatever was kept before, in any order; counts between two that share a launch plan nothing anew."""
+    """The order of counts does not matter; counts between two that share a launch plan nothing anew."""
     starts = [start for start in plans.row_thresholds(kind, plans.MEASURED) if start <= 8192]
     counts = sorted({1, 2, 15, 16, 17, 100, *(start + step for start in starts for step in (-1, 0, 1))})
     compiled: dict[plans.Plan, Compiled] = {}
@@ -419,7 +419,7 @@ def test_each_count_is_launched_by_its_plan(kind: str, gpu: Gpu) -> None:
             operation, arguments = KINDS[kind](1)
             for name in ("x", "gate", "residual"):
                 if name in arguments:
-                    # rows that are there once are enough: nothing reads them here
+                    # one row, expanded, is enough: nothing reads the rows here
                     arguments[name] = torch.empty(rows, arguments[name].shape[1], device=DEVICE)
             plan = normkernels.explain(operation, **arguments).plan
             assert plan is not None
@@ -438,7 +438,7 @@ def test_each_count_is_launched_by_its_plan(kind: str, gpu: Gpu) -> None:
 
 
 def test_counts_between_two_plan_nothing(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two counts with one plan are the ends of a range that has it."""
+    """Two counts with the same plan are the ends of a range with this plan."""
     for rows in (3, 100):
         normkernels.rms_norm(**rows_of(rows))
     (known,) = _known.values()
@@ -452,7 +452,7 @@ def test_counts_between_two_plan_nothing(gpu: Gpu, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("shape", [(0, 128), (3, 0, 128), (3, 0)], ids=str)
 def test_no_rows_are_launched_by_nobody(shape: tuple[int, ...], gpu: Gpu) -> None:
-    """Neither first nor after others."""
+    """A call without rows launches nothing, neither first nor after other calls."""
     arguments = rows_of() | {"x": torch.ones(shape, device=DEVICE), "weight": torch.ones(shape[-1], device=DEVICE)}
     for _ in range(2):
         normkernels.rms_norm(**arguments)
@@ -462,7 +462,7 @@ def test_no_rows_are_launched_by_nobody(shape: tuple[int, ...], gpu: Gpu) -> Non
 
 @pytest.mark.parametrize("times", [0, 2])
 def test_a_launch_that_fails_raises_and_is_not_kept(times: int, gpu: Gpu) -> None:
-    """What was kept before stays as it was; what fails at first is launched by Triton again."""
+    """Kept launches stay; a call that failed first is launched by Triton again."""
     for _ in range(times):
         normkernels.rms_norm(**rows_of())
     gpu.starts.clear()
@@ -480,17 +480,17 @@ def test_a_launch_that_fails_raises_and_is_not_kept(times: int, gpu: Gpu) -> Non
 
 @dataclass
 class Devices:
-    """Stands in for ``torch.cuda``, with two GPUs."""
+    """Stand-in for ``torch.cuda`` with two GPUs."""
 
     current: int = 0
 
     def current_device(self) -> int:
-        """Return the current one."""
+        """Return the current device."""
         return self.current
 
     @contextlib.contextmanager
     def device(self, device: torch.device) -> Iterator[None]:
-        """Make another one current inside."""
+        """Make another device current inside the context."""
         before, self.current = self.current, device.index
         yield
         self.current = before
@@ -500,7 +500,7 @@ class Devices:
 def test_a_kernel_starts_on_the_device_of_its_tensors(
     index: int, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever is the current one, and that stays so; through Triton and directly."""
+    """The current device does not matter and stays current, through Triton and directly."""
     normkernels.rms_norm(**rows_of())
     (known,) = _known.values()
     assert known.launches is not None
@@ -510,10 +510,10 @@ def test_a_kernel_starts_on_the_device_of_its_tensors(
     monkeypatch.setattr(torch, "cuda", devices)
 
     class Starts(list[Start]):
-        """Notes where each start is."""
+        """A list that records the device of each start."""
 
         def append(self, start: Start) -> None:
-            """Note the current device as well."""
+            """Append the start with the current device."""
             current.append(devices.current)
             super().append(start)
 
@@ -528,7 +528,7 @@ def test_a_kernel_starts_on_the_device_of_its_tensors(
 
 
 def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
-    """Which passes it to another kernel, that is not kept for the others."""
+    """Triton passes the count to another kernel, which is not kept for other counts."""
     normkernels.rms_norm(**rows_of())
     (known,) = _known.values()
     assert known.launches is not None
@@ -546,7 +546,7 @@ def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
 
 
 def test_a_first_count_past_32_bits_is_not_kept(gpu: Gpu) -> None:
-    """Its kernel takes 64 bits."""
+    """The kernel of such a count takes 64 bits."""
     normkernels.rms_norm(**rows_of())
     (known,) = _known.values()
     assert known.launches is not None
@@ -562,7 +562,7 @@ def test_a_first_count_past_32_bits_is_not_kept(gpu: Gpu) -> None:
 
 @pytest.mark.parametrize("asked", ["", "direct", "triton"])
 def test_the_interpreter_compiles_nothing(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is asked for."""
+    """The interpreter has no direct launches, whatever NORMKERNELS_LAUNCH says."""
     monkeypatch.setenv(launch.ENVIRONMENT, asked)
     monkeypatch.setattr(launch, "interpreting", lambda: True)
     reread_environment()
@@ -573,7 +573,7 @@ def test_the_interpreter_compiles_nothing(asked: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("asked", ["", "direct"])
 def test_direct_is_what_nobody_need_ask_for(asked: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty word is none."""
+    """Direct launches are the default; an empty variable counts as unset."""
     monkeypatch.setenv(launch.ENVIRONMENT, asked)
     reread_environment()
 
@@ -593,7 +593,7 @@ def test_the_environment_is_read_once(gpu: Gpu, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("name", ["aligned", "elsewhere"])
 def test_another_word_is_refused(name: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the words that there are, before anything is started."""
+    """The message lists the known words, before anything is started."""
     monkeypatch.setenv(launch.ENVIRONMENT, "fast")
     reread_environment()
     arguments = rows_of() if name == "aligned" else rows_of() | {"x": elsewhere(rows_of()["x"])}

@@ -1,4 +1,4 @@
-"""A kept kernel gives the driver what Triton's own launch of the same call gives it, for a GPU that is not there.
+"""A kept kernel gives the driver the same arguments as Triton's own launch, for a GPU that is not present.
 
 Kernels are bound, specialised and compiled as they are for that GPU; only the driver, which would load and start
 them, is another. A process that interprets cannot compile, so this file is also a script: it writes one line of
@@ -23,7 +23,7 @@ import torch
 
 OPERATIONS = ("rms_norm", "rms_norm_gated", "rms_norm_gated 128", "mrope", "mrope_", "rms_norm_fp8", "gated_fp8")
 FUNCTION = 11
-# What Triton would specialise a count by: one, a multiple of 16, and others.
+# Counts that Triton would specialise differently: one, a multiple of 16, and others.
 COUNTS = (1, 15, 16, 17)
 # C types of a kernel's parameters, as Triton's signatures name them.
 CTYPES: dict[str, Any] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
@@ -31,7 +31,7 @@ CTYPES: dict[str, Any] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": 
 
 @functools.cache
 def launched() -> dict[str, dict[str, Any]]:
-    """Launch each operation in a process of its own and return what came out."""
+    """Launch each operation in a separate process and return that process's output."""
     environment = {k: v for k, v in os.environ.items() if k not in {"TRITON_INTERPRET", "NORMKERNELS_LAUNCH"}}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
@@ -51,13 +51,13 @@ def test_a_kept_kernel_is_started_as_triton_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_the_stream_is_asked_for_at_each_launch(name: str) -> None:
-    """It may be another one each time."""
+    """The stream may be another one at each launch."""
     assert [7, 8] == launched()[name]["streams"]
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_count_compiles_nothing(name: str) -> None:
-    """One kernel serves one row, fifteen, sixteen and seventeen, whether it was kept or Triton looks it up."""
+    """One kernel serves 1, 15, 16 and 17 rows, whether it was kept or Triton looks it up."""
     facts = launched()[name]
 
     assert 1 == facts["compiled"]
@@ -69,7 +69,7 @@ def test_a_count_compiles_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_launch_hooks_are_called(name: str) -> None:
-    """Before and after each launch, also of a kept kernel: profilers are told of it."""
+    """Hooks run before and after each launch, also of a kept kernel: profilers depend on them."""
     facts = launched()[name]
 
     assert ["triton", "direct"] == facts["ways of hooked"]
@@ -79,18 +79,18 @@ def test_launch_hooks_are_called(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_who_counts_launches_sees_each(name: str) -> None:
-    """By replacing the attribute ``run`` of compiled kernels, which whoever launches one asks for."""
+    """Replacing the attribute ``run`` of compiled kernels counts every launch, because each launch reads it."""
     assert [1, 1] == launched()[name]["watched"]
 
 
 def told(values: Sequence[int | float], results: tuple[torch.Tensor, ...]) -> list[str]:
-    """What JSON can hold of a kernel's parameters; results by number: each call has its own."""
+    """Return a kernel's parameters as JSON values; results by number, because each call has its own."""
     places = {result.data_ptr(): f"result {number}" for number, result in enumerate(results)}
     return [str(places.get(each, each)) if type(each) is int else str(each) for each in values]
 
 
 def calls() -> dict[str, tuple[str, Callable[[int], dict[str, Any]]]]:
-    """One call of each kernel: an operation and its arguments, of a number of rows."""
+    """Return one call of each kernel: an operation and its arguments, with the given number of rows."""
     low, fp8 = torch.bfloat16, {"fp8_dtype": torch.float8_e4m3fn}
     memory = torch.ones(3, 24, 512, dtype=low)
     weight, cache = torch.ones(512, dtype=low), torch.ones(64, 32)
@@ -131,7 +131,7 @@ def calls() -> dict[str, tuple[str, Callable[[int], dict[str, Any]]]]:
 
 
 def main() -> None:
-    """Launch every operation on a GPU that is not there, and write down what its driver was given."""
+    """Launch every operation on a GPU that is not present, and print the driver's arguments."""
     from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import CompiledKernel
@@ -150,14 +150,14 @@ def main() -> None:
     stream = 7
 
     class Launcher:
-        """Stands in for the driver's: takes what it takes."""
+        """Stand-in for the driver's launcher, with the same parameters."""
 
         def __init__(self, source: Any, _metadata: object) -> None:
-            """There is nothing to build."""
+            """Build nothing."""
             self.signature = source.signature
 
         def __call__(self, *args: Any) -> None:
-            """Note a start: what a kernel's parameters would be, which are none of its constants."""
+            """Record a start: the values of a kernel's parameters, without its constants."""
             assert FUNCTION == args[4]
             compiled.add(self)
             (num_warps, _num_ctas, shared), metadata, hook_before, hook_after = args[5][:3], *args[6:9]
@@ -178,7 +178,7 @@ def main() -> None:
             given.append((args[:3], args[3], num_warps * 32, shared, values))
 
     def run(kernel: Any, *args: Any, **kwargs: Any) -> Any:
-        """Note a launch through Triton."""
+        """Record a launch through Triton."""
         by_triton.append(kernel.__name__)
         return shipped(kernel, *args, **kwargs)
 
@@ -200,7 +200,7 @@ def main() -> None:
     call.Device.of = classmethod(lambda _cls, _tensor: machine)  # type: ignore[assignment, method-assign]  # not this one
 
     def made(operation: str, arguments: dict[str, Any]) -> tuple[str, tuple[Any, ...], tuple[torch.Tensor, ...]]:
-        """Make a call; who launched it, what the driver was given, and what it returned."""
+        """Make a call; return its launcher, the driver's arguments, and the results."""
         given.clear()
         by_triton.clear()
         results = getattr(normkernels, operation)(**arguments)

@@ -1,4 +1,4 @@
-"""A compiled call is one op with a fake and a backward; an eager one never meets the dispatcher."""
+"""A compiled call is one op with a fake and a backward; an eager one bypasses the dispatcher."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from normkernels.operations.operation import OPERATIONS
 BACKENDS = ("eager", "aot_eager")
 LOW, FULL, DOUBLE = torch.bfloat16, torch.float32, torch.float64
 
-# What an op, which has no defaults, is told.
+# Flags of an op, which has no defaults.
 DEFAULTS: dict[str, Arguments] = {
     "rms_norm": {"weight_offset": 0.0},
     "gemma_rms_norm": {},
@@ -63,7 +63,7 @@ def split(arguments: Arguments) -> tuple[dict[str, torch.Tensor], Arguments]:
 
 
 def compiled(operation: str, flags: Arguments, backend: Any = "eager", **how: Any) -> Callable[..., Any]:
-    """Return the call as a compiled function of its tensors, and of all its results."""
+    """Return the call as a compiled function from its tensors to all of its results."""
 
     def call(tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         results = getattr(normkernels, operation)(**tensors, **flags)
@@ -73,7 +73,7 @@ def compiled(operation: str, flags: Arguments, backend: Any = "eager", **how: An
 
 
 def gradients(results: tuple[torch.Tensor, ...], tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Return gradients that every result has an unlike share in."""
+    """Return the gradients of a sum in which the results have different weights."""
     total = sum(
         (result * values(f"share {i}", *result.shape, dtype=result.dtype)).sum()
         for i, result in enumerate(results)
@@ -84,7 +84,7 @@ def gradients(results: tuple[torch.Tensor, ...], tensors: list[torch.Tensor]) ->
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CALLS)
 def test_a_compiled_call_has_the_bits_of_the_eager_one(name: str, backend: str) -> None:
-    """In one graph, compiled once for every row count."""
+    """The call is one graph, compiled once for every row count."""
     operation, make = CALLS[name]
     graphs: list[torch.fx.GraphModule] = []
 
@@ -110,7 +110,7 @@ def test_a_compiled_call_has_the_bits_of_the_eager_one(name: str, backend: str) 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_the_fake_asks_nothing_of_row_counts(name: str) -> None:
-    """Rows that a compiler knows nothing of, in a tensor with gaps, give whole contiguous results."""
+    """Unknown row counts, in a tensor with gaps, give whole contiguous results."""
     operation, make = CALLS[name]
     tensors, flags = split(make(5, 3, 96))
     weight = tensors.get("weight")
@@ -132,7 +132,7 @@ def test_the_fake_asks_nothing_of_row_counts(name: str) -> None:
 @pytest.mark.parametrize("needs", [True, False])
 @pytest.mark.parametrize("name", CALLS)
 def test_torch_finds_no_fault_with_an_op(name: str, needs: bool) -> None:  # noqa: FBT001  (needs a gradient)
-    """Schema, fake, autograd and tracing of what a call becomes."""
+    """Schema, fake, autograd and tracing of each op pass torch's checks."""
     operation, make = CALLS[name]
     arguments = make(4, 96)
     for tensor in split(arguments)[0].values():
@@ -145,7 +145,7 @@ def test_torch_finds_no_fault_with_an_op(name: str, needs: bool) -> None:  # noq
 
 
 def test_every_op_is_tested() -> None:
-    """The calls above reach all that are registered; others have files of their own."""
+    """The calls above reach every registered op; other operations have files of their own."""
     reached = {
         f"{operation}_residual" if "residual" in make(1, 96) else operation for operation, make in CALLS.values()
     }
@@ -155,7 +155,7 @@ def test_every_op_is_tested() -> None:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_gradients_are_right(name: str) -> None:
-    """Of the eager call against differences, in float64; the op's of second order too."""
+    """Gradients agree with differences in float64: first order for the eager call, also second for the op."""
     operation, make = CALLS[name]
     tensors, flags = split(make(2, 6, dtype=DOUBLE))
     inputs = [tensor.requires_grad_() for tensor in tensors.values()]
@@ -178,7 +178,7 @@ def test_gradients_are_right(name: str) -> None:
 @pytest.mark.parametrize("dtype", [FULL, DOUBLE], ids=str)
 @pytest.mark.parametrize("name", CALLS)
 def test_compiled_gradients_are_the_eager_ones(name: str, dtype: torch.dtype, backend: str) -> None:
-    """Whatever path ran forward, the backward is native's; each input may be the only one that needs it."""
+    """The backward is native's for every forward path; each input may be the only one that needs it."""
     operation, make = CALLS[name]
     tensors, flags = split(make(3, 96, dtype=dtype))
     call = compiled(operation, flags, backend)
@@ -194,7 +194,7 @@ def test_compiled_gradients_are_the_eager_ones(name: str, dtype: torch.dtype, ba
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_tensor_may_be_two_arguments(backend: str) -> None:
-    """Its gradient is the sum of those of each."""
+    """The gradient of the tensor is the sum of those of both arguments."""
     x, weight = values("x", 3, 96).requires_grad_(), values("weight", 96)
     call = compiled("rms_norm", {"eps": 1e-6}, backend)
     both = {"x": x, "weight": weight, "residual": x}
@@ -231,7 +231,7 @@ BAD_CALLS: dict[str, tuple[str, Arguments, str]] = {
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_a_call_without_meaning_raises_while_it_is_traced(name: str, whole: bool) -> None:  # noqa: FBT001
-    """In the eager call's words, whether or not the graph may break; so does one with outputs given."""
+    """The message is the eager call's, with or without graph breaks; calls with given outputs raise too."""
     operation, arguments, message = BAD_CALLS[name]
     tensors, flags = split(arguments)
     call = compiled(operation, flags, fullgraph=whole)
@@ -241,7 +241,7 @@ def test_a_call_without_meaning_raises_while_it_is_traced(name: str, whole: bool
 
 
 def test_a_path_that_cannot_run_raises_when_it_runs() -> None:
-    """As an eager call: a compiler does not know the machine."""
+    """The path raises at run time, as in an eager call: a compiler does not know the machine."""
     tensors, flags = split(norm_calls.call(dtype=DOUBLE, path="rows"))
 
     with pytest.raises(PathUnavailable, match="DTYPE"):
@@ -250,7 +250,7 @@ def test_a_path_that_cannot_run_raises_when_it_runs() -> None:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_an_eager_call_does_not_pass_the_dispatcher(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No op of ours is seen, and nothing of the library is called."""
+    """The dispatcher sees no op of ours, and the library is not called."""
     seen: list[str] = []
 
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class has no types here
@@ -271,12 +271,12 @@ def test_an_eager_call_does_not_pass_the_dispatcher(name: str, monkeypatch: pyte
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_forward_mode_is_refused(backend: str) -> None:
-    """Not even a compiled call drops a tangent in silence; what traces it, and what runs it, say so."""
+    """A compiled call never drops a tangent silently: tracing it, or running it, raises."""
     tensors, flags = split(norm_calls.call(dtype=DOUBLE))
     call = compiled("rms_norm", flags, backend)
     x, weight = tensors["x"], tensors["weight"]
     message = "called in forward-mode autograd, must be eager"
-    # which of its own a tracer raises changes with torch's version
+    # the exception that torch's tracer raises depends on its version
     errors = InvalidCall, torch._dynamo.exc.TorchDynamoException
 
     def tangent(x: torch.Tensor) -> Any:
@@ -300,7 +300,7 @@ def test_forward_mode_is_refused(backend: str) -> None:
     ids=["rms", "gemma", "gated"],
 )
 def test_modules_compile_whole(make: Callable[[], torch.nn.Module], beside: bool) -> None:  # noqa: FBT001
-    """A module's forward is traced without a break, with and without what is beside x."""
+    """A module's forward is traced without a graph break, with and without a residual."""
     module = make().to(DEVICE)
     args = (values("x", 3, 96), *([values("beside", 3, 96)] if beside else []))
     with torch.no_grad():

@@ -31,7 +31,7 @@ TINY = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "head_dim": 16,
-    # weights of a model as it comes are so small that nearly all of the logits would be the embedding's
+    # a model's initial weights are so small that the embedding would make nearly all of the logits
     "initializer_range": 0.2,
 }
 
@@ -49,7 +49,7 @@ DELTA = {
 def qwen3_next() -> nn.Module:
     """Return Qwen3-Next, whose layers have experts."""
     experts = {"num_experts": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
-    # every token goes to every expert: a choice among them is not continuous in the norms' roundings
+    # every token goes to every expert: a choice of experts is not continuous in the norms' roundings
     model: nn.Module = Qwen3NextForCausalLM(Qwen3NextConfig(**TINY, **experts, **DELTA, num_experts_per_tok=2))
     return model
 
@@ -69,13 +69,13 @@ def gemma3() -> nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """How to make a model, and how many norms of each class of ours it then has."""
+    """Constructor of a model, and the number of its norms of each class of ours."""
 
     make: Callable[[], nn.Module]
     norms: dict[type[nn.Module], int]
 
 
-# of every layer, of q and k of full attention (in Gemma 3 of every layer), of the last hidden state
+# norms of every layer, of q and k of full attention (Gemma 3: of every layer), of the last hidden state
 MODELS = {
     "qwen3_next": Model(qwen3_next, {GemmaRMSNorm: 2 * 3 + 2 + 1, RMSNormGated: 2}),
     "qwen3_5": Model(qwen3_5, {GemmaRMSNorm: 2 * 3 + 2 + 1, RMSNormGated: 2}),
@@ -84,7 +84,7 @@ MODELS = {
 
 
 def norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Return every norm of a model, ours or Hugging Face's: its parent, its name there, and itself."""
+    """Return every norm of a model, ours or Hugging Face's: its parent, its name in the parent, and the norm."""
     return [
         (parent, name, child)
         for parent in model.modules()
@@ -94,7 +94,7 @@ def norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
 
 
 def random_model(name: str) -> nn.Module:
-    """Return the same model every time; the weights of its norms tell."""
+    """Return the same model each time, with random changes to the weights of its norms."""
     torch.manual_seed(0)
     model = MODELS[name].make().eval()
     with torch.no_grad():
@@ -105,13 +105,13 @@ def random_model(name: str) -> nn.Module:
 
 
 def swapped(model: nn.Module) -> nn.Module:
-    """Put ours in the place of every norm."""
+    """Replace every norm of a model by ours."""
     assert {} == swap(model).unknown
     return model
 
 
 def logits(model: nn.Module) -> torch.Tensor:
-    """Return what a model says of some tokens."""
+    """Return a model's logits for some tokens."""
     tokens = torch.randint(WORDS, TOKENS, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         result: torch.Tensor = model(input_ids=tokens.to(DEVICE), use_cache=False).logits
@@ -120,7 +120,7 @@ def logits(model: nn.Module) -> torch.Tensor:
 
 @pytest.fixture(name="path", params=[None, "native"], ids=["chosen", "native"])
 def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
-    """Run a test on the paths that the dispatcher chooses, and natively."""
+    """Run a test on the dispatcher's paths, and natively."""
     path: str | None = request.param
     if path is not None:
         monkeypatch.setenv(ENVIRONMENT, path)
@@ -130,7 +130,7 @@ def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_norm_is_swapped_and_no_parameter_with_it(name: str) -> None:
-    """Ours stand where theirs stood, and a checkpoint of the model fits as before."""
+    """Our norms replace all of theirs, and the model's checkpoint fits as before."""
     model = random_model(name)
     before = {key: tensor.data_ptr() for key, tensor in model.state_dict().items()}
     swapped(model)
@@ -141,19 +141,19 @@ def test_every_norm_is_swapped_and_no_parameter_with_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_logits_stay_in_float32(name: str, path: str | None, launched: list[plans.Plan]) -> None:
-    """They agree within PyTorch's default tolerances, and every norm ran on the path that was asked for."""
+    """The logits agree within PyTorch's default tolerances, and every norm ran on the requested path."""
     model = random_model(name)
     theirs = logits(model)
     ours = logits(swapped(model))
 
-    # logits have no contract: whole models sum in their own orders, and what users ask of them is this
+    # logits have no contract: whole models sum in their own orders, and users expect these tolerances
     torch.testing.assert_close(ours, theirs)
     assert (0 if path == "native" else sum(MODELS[name].norms.values())) == len(launched)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_logits_are_no_worse_in_bfloat16(name: str, path: str | None) -> None:
-    """They are at most half as far again from the float32 logits as with Hugging Face's norms."""
+    """Their distance from the float32 logits is at most 1.5 times that with Hugging Face's norms."""
     model = random_model(name)
     exact = logits(model)
     theirs = (logits(model.to(torch.bfloat16)) - exact).norm()
@@ -165,7 +165,7 @@ def test_the_logits_are_no_worse_in_bfloat16(name: str, path: str | None) -> Non
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_logits_show_every_norm(name: str) -> None:
-    """A model in which one norm is wrong, whichever it is, says something else in float32."""
+    """One wrong norm, whichever it is, changes the model's float32 logits."""
     model = random_model(name)
     theirs = logits(model)
     for _, _, norm in norms(model):
@@ -196,7 +196,7 @@ ROTATIONS: dict[str, tuple[ModuleType, str, dict[str, Any], dict[str, Any]]] = {
 def test_rotations_are_replaced(
     name: str, dtype: torch.dtype, launched: list[plans.Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With our function in the place of theirs the logits stay, and every layer has called it."""
+    """With our function in place of theirs the logits stay the same, and every layer has called it."""
     code, kind, more, turn = ROTATIONS[name]
     turn |= {"rope_type": "default", "rope_theta": 10.0}
     config = getattr(code, f"{kind}Config")(

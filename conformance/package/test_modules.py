@@ -1,4 +1,4 @@
-"""The modules keep the constructors, defaults, attributes and state of what they stand in for."""
+"""The modules keep the constructors, defaults, attributes and state of the modules that they replace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from normkernels import RMSNormGated
 
 
 def test_the_constructor_is_pinned() -> None:
-    """Names, order and defaults are vLLM's."""
+    """Parameter names, order and defaults are vLLM's."""
     parameters = inspect.signature(RMSNormGated).parameters
 
     assert {
@@ -27,7 +27,7 @@ def test_the_constructor_is_pinned() -> None:
 
 
 def test_the_attributes_are_pinned() -> None:
-    """What a model reads from the module it had is there."""
+    """The module has every attribute that a model reads from vLLM's."""
     module = RMSNormGated(128)
 
     assert (1e-5, None, None, False, "swish") == (
@@ -41,7 +41,7 @@ def test_the_attributes_are_pinned() -> None:
 
 
 def test_the_state_is_the_weight() -> None:
-    """A checkpoint of the module it stands in for loads strictly, in its dtype."""
+    """A checkpoint of the replaced module loads strictly, in its dtype."""
     module = RMSNormGated(128, dtype=torch.bfloat16)
     module.load_state_dict({"weight": torch.full((128,), 3.0)}, strict=True)
 
@@ -64,7 +64,7 @@ def test_forward_is_the_operation(shape: tuple[int, ...], gated: bool, first: bo
 
 
 def test_weights_that_change_are_seen() -> None:
-    """Nothing made of the weight is kept: reloading, casting and in-place updates all count."""
+    """The module keeps nothing derived from the weight: reloading, casting and in-place updates take effect."""
     module = RMSNormGated(128, device=DEVICE)
     x = values("x", 3, 128)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_weights_that_change_are_seen() -> None:
 
 
 def test_gradients_flow() -> None:
-    """With gradients the module runs natively, and they are those of the formula."""
+    """With gradients the module runs natively, and its gradients are those of the formula."""
     module = RMSNormGated(8, dtype=torch.float64, device=DEVICE)
     x, z = (values(name, 3, 8, dtype=torch.float64).requires_grad_() for name in ("x", "z"))
 

@@ -107,7 +107,7 @@ def test_the_environment_forces_both_forms(operation: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_forced_path_that_cannot_run_raises_before_it_writes(operation: str) -> None:
-    """What was asked for by name runs or raises."""
+    """A path that was asked for by name runs or raises."""
     arguments = call(dtype=DOUBLE, path="heads")
     before = arguments["q"].clone()
 
@@ -193,7 +193,7 @@ def test_a_key_serves_no_other_call(name: str, launched: list[plans.Plan]) -> No
 
 
 def test_a_cached_call_still_looks_at_memory() -> None:
-    """Whether q and k may be written in place is not part of a key."""
+    """The memory of q and k is no part of a key, and is checked in every call."""
     run(call(), "mrope_")
     q = values("q", 5, 6, 64)
     arguments = call(q=q, k=q[:, 1:3])

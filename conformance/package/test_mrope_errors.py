@@ -1,4 +1,4 @@
-"""MRoPE: calls without a meaning raise, say what must hold, and write nothing, in either form."""
+"""Calls of MRoPE without a meaning raise, name the requirement, and write nothing, in either form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tables(*shape: int, dtype: torch.dtype = torch.float32) -> Arguments:
 
 
 def at(position: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
-    """Return positions one of which is the one given."""
+    """Return positions that include the given one."""
     given = positions(5, dtype)
     given[2, 3] = position
     return given
@@ -120,7 +120,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], Arguments], str]] = {
     "no sections": (lambda: call(sections=None), "sections=None, must be three"),
     "interleaved a number": (lambda: call(interleaved=1), "interleaved=1, must be one of True, False"),
 }
-# What only a machine that need not wait for it can see.
+# Positions that are checked only where reading them needs no wait for a device.
 OUTSIDE: dict[str, tuple[Callable[[], Arguments], str]] = {
     "a position below": (
         lambda: call(positions=at(-1)),
@@ -161,7 +161,7 @@ def overlapping(name: str) -> Arguments:
     return call(q=q, k=k)
 
 
-# What has a meaning unless q and k are written.
+# Calls that have a meaning unless q and k are written.
 IN_PLACE: dict[str, tuple[Callable[[], Arguments], str]] = {
     **{
         name: (partial(overlapping, name), "k shares memory with q, must have its own")
@@ -198,7 +198,7 @@ IN_PLACE: dict[str, tuple[Callable[[], Arguments], str]] = {
 
 
 def refused(operation: str, arguments: Arguments, message: str) -> None:
-    """Hold a call to an error that names it, and its tensors to their bits."""
+    """Check that a call raises an error that names the call, and that its tensors keep their bits."""
     tensors = [t for t in arguments.values() if isinstance(t, torch.Tensor) and t.device.type != "meta"]
     before = [bits(tensor.detach().to_dense()).clone() for tensor in tensors]
 
@@ -211,7 +211,7 @@ def refused(operation: str, arguments: Arguments, message: str) -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_a_call_without_meaning_raises_and_writes_nothing(name: str, operation: str) -> None:
-    """The message names operation, argument, value and what must hold; every tensor is as it was."""
+    """The message names operation, argument, value and requirement; every tensor is unchanged."""
     make, message = BAD_CALLS[name]
 
     refused(operation, make(), message)
@@ -219,7 +219,7 @@ def test_a_call_without_meaning_raises_and_writes_nothing(name: str, operation: 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_unknown_path_raises(operation: str) -> None:
-    """The paths are those of the operation, in place or not."""
+    """The message lists the operation's paths, in place or not."""
     with pytest.raises(InvalidCall, match=r"^mrope: path='rows', must be one of 'heads', 'native'"):
         run(call(path="rows"), operation)
 
@@ -228,7 +228,7 @@ def test_an_unknown_path_raises(operation: str) -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_position_outside_the_cache_raises(name: str, operation: str) -> None:
-    """The position is named, and the rows that there are."""
+    """The message names the position and the number of rows."""
     make, message = OUTSIDE[name]
 
     refused(operation, make(), message)
@@ -237,7 +237,7 @@ def test_a_position_outside_the_cache_raises(name: str, operation: str) -> None:
 @pytest.mark.parametrize("path", [None, "native"])
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_what_cannot_be_written_raises(name: str, path: str | None) -> None:
-    """Elements that are shared, or that a gradient needs; the same call that writes elsewhere is fine."""
+    """Shared elements, or those that a gradient needs, raise; the same call out of place runs."""
     make, message = IN_PLACE[name]
     results = run(make() | {"path": path})
 

@@ -1,4 +1,4 @@
-"""A compiled rotation is one op with a fake, and a backward or none; an eager one never meets the dispatcher."""
+"""A compiled rotation is one op with a fake, with or without a backward; an eager one bypasses the dispatcher."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fresh_compiler() -> Iterator[None]:
 
 
 def flags_of(arguments: Arguments) -> Arguments:
-    """Return what is no tensor."""
+    """Return the arguments that are not tensors."""
     return {name: value for name, value in arguments.items() if name not in TENSORS}
 
 
@@ -66,7 +66,7 @@ def op_arguments(arguments: Arguments) -> tuple[Any, ...]:
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", CALLS)
 def test_a_compiled_call_has_the_bits_of_the_eager_one(name: str, operation: str, backend: str) -> None:
-    """In one graph, compiled once for every token count; in place it writes the tensors that it was given."""
+    """The call is one graph, compiled once for every token count; in place it writes the given tensors."""
     graphs: list[torch.fx.GraphModule] = []
 
     def record(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
@@ -92,7 +92,7 @@ def test_a_compiled_call_has_the_bits_of_the_eager_one(name: str, operation: str
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_views_of_one_buffer_are_rotated_in_it(backend: str) -> None:
-    """As a model does, inside the graph: the projection is made, split and rotated; v is not touched."""
+    """As in a model, the graph makes, splits and rotates the projection; v keeps its values."""
     plain = call(dtype=LOW)
     buffer = torch.cat([plain[name].flatten(1) for name in ("q", "k", "q")], 1)
     wanted = run(plain)
@@ -110,7 +110,7 @@ def test_views_of_one_buffer_are_rotated_in_it(backend: str) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_fake_asks_nothing_of_token_counts(operation: str) -> None:
-    """Tokens that a compiler knows nothing of, in views with gaps, give whole contiguous results."""
+    """Unknown token counts, in views with gaps, give whole contiguous results."""
     plain = flat(call())
     buffer = torch.cat([plain["q"], plain["k"]], 1)
     torch._dynamo.decorators.mark_unbacked(buffer, 0)
@@ -129,7 +129,7 @@ def test_the_fake_asks_nothing_of_token_counts(operation: str) -> None:
 
 @pytest.mark.parametrize(("name", "needs"), [*((name, False) for name in CALLS), ("interleaved", True)])
 def test_torch_finds_no_fault_with_the_op(name: str, needs: bool) -> None:  # noqa: FBT001  (needs a gradient)
-    """Schema, fake, autograd and tracing of what a call becomes."""
+    """Schema, fake, autograd and tracing of the op pass torch's checks."""
     arguments = CALLS[name](4, (2, 1), 8, 3, sections=(1, 1, 1))
     for each in ("q", "k", "cos", "sin"):
         arguments[each].requires_grad_(needs)
@@ -139,7 +139,7 @@ def test_torch_finds_no_fault_with_the_op(name: str, needs: bool) -> None:  # no
 
 @pytest.mark.parametrize("name", CALLS)
 def test_torch_finds_no_fault_with_the_op_in_place(name: str) -> None:
-    """Its schema says what it writes; q and k may be views of one buffer."""
+    """The op's schema names the written arguments; q and k may be views of one buffer."""
     arguments = CALLS[name](4)
 
     torch.library.opcheck(torch.ops.normkernels.mrope_.default, op_arguments(arguments))
@@ -150,7 +150,7 @@ def test_torch_finds_no_fault_with_the_op_in_place(name: str) -> None:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_gradients_are_right(name: str) -> None:
-    """Of the op against differences, in float64, of first and second order."""
+    """The op's gradients of first and second order agree with differences in float64."""
     arguments = CALLS[name](2, (2, 1), 8, 3, dtype=DOUBLE, sections=(1, 1, 1))
     # a cache of few rows: each of its elements costs a call
     arguments |= {each: arguments[each][:6] for each in ("cos", "sin")}
@@ -168,7 +168,7 @@ def test_gradients_are_right(name: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("needed", [("q",), ("k",), ("sin",), ("q", "k", "cos", "sin")], ids=str)
 def test_compiled_gradients_are_the_eager_ones(needed: tuple[str, ...], backend: str) -> None:
-    """Whatever path ran forward, the backward is native's; each input may be the only one that needs it."""
+    """The backward is native's for every forward path; each input may be the only one that needs it."""
     arguments = call()
     for name in needed:
         arguments[name].requires_grad_()
@@ -201,7 +201,7 @@ BAD_CALLS: dict[str, tuple[Arguments, str]] = {
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_a_call_without_meaning_raises_while_it_is_traced(name: str, operation: str, whole: bool) -> None:  # noqa: FBT001
-    """In the eager call's words, whether or not the graph may break."""
+    """The message is the eager call's, with or without graph breaks."""
     arguments, message = BAD_CALLS[name]
     rotate = compiled(operation, flags_of(arguments), fullgraph=whole)
 
@@ -211,7 +211,7 @@ def test_a_call_without_meaning_raises_while_it_is_traced(name: str, operation: 
 
 @pytest.mark.parametrize("name", ["q", "k", "cos", "sin"])
 def test_a_gradient_through_what_is_written_is_refused(name: str) -> None:
-    """While it is traced, and by the op itself; without gradients the same call runs."""
+    """Tracing refuses the gradient, and so does the op; without gradients the same call runs."""
     arguments = call()
     wanted = run(arguments)
     arguments[name].requires_grad_()
@@ -228,7 +228,7 @@ def test_a_gradient_through_what_is_written_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_what_cannot_be_known_before_raises_when_it_runs(operation: str) -> None:
-    """As an eager call: a compiler knows no machine and no positions."""
+    """Such a call raises at run time, as an eager call does: a compiler knows no machine and no positions."""
     arguments = call(dtype=DOUBLE, path="heads")
     with pytest.raises(PathUnavailable, match="DTYPE"):
         compiled(operation, flags_of(arguments))(*tensors_of(arguments))
@@ -241,7 +241,7 @@ def test_what_cannot_be_known_before_raises_when_it_runs(operation: str) -> None
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_eager_call_does_not_pass_the_dispatcher(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No op of ours is seen, and nothing of the library is called."""
+    """The dispatcher sees no op of ours, and the library is not called."""
     seen: list[str] = []
 
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class has no types here
@@ -261,7 +261,7 @@ def test_an_eager_call_does_not_pass_the_dispatcher(operation: str, monkeypatch:
 # torch's own, where it traces jvp
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_forward_mode_is_refused() -> None:
-    """A tangent is not dropped in silence: eager calls carry it natively, the op refuses it."""
+    """A tangent is not dropped silently: eager calls carry it natively, the op refuses it."""
     arguments = call(dtype=DOUBLE)
     with torch.autograd.forward_ad.dual_level():
         q = arguments["q"]
@@ -275,7 +275,7 @@ def test_forward_mode_is_refused() -> None:
 
 
 def test_a_call_may_be_mapped() -> None:
-    """Under ``vmap``, where values cannot be looked at, it runs natively."""
+    """Under ``vmap``, which hides values, the call runs natively."""
     arguments = call()
     wanted = run(arguments)
     batched = {name: torch.stack([arguments[name]] * 2) for name in ("q", "k")}

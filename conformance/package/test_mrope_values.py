@@ -1,4 +1,4 @@
-"""MRoPE: every form is right on both paths, in place or not, and what its bits may not depend on."""
+"""MRoPE: every form is right on both paths, in place or not, with bits that depend on nothing else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Change = Callable[[Arguments], Arguments]
 
 
 def laid_out(layout: Callable[[torch.Tensor], torch.Tensor]) -> Change:
-    """Return what gives q and k a layout."""
+    """Return a function that gives q and k a layout."""
     return lambda arguments: arguments | {name: layout(arguments[name]) for name in ("q", "k")}
 
 
@@ -46,7 +46,7 @@ def step(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def one_on(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the same values, one element on in memory."""
+    """Return the same values, one element further on in memory."""
     memory = torch.full((tensor.numel() + 1,), torch.nan, dtype=tensor.dtype, device=DEVICE)
     return memory[1:].view(tensor.shape).copy_(tensor)
 
@@ -67,7 +67,7 @@ HEADS: dict[str, Change] = {
     "one element on": laid_out(one_on),
     "q and k unlike": lambda arguments: arguments | {"q": strided(arguments["q"]), "k": step(arguments["k"])},
 }
-# Those in which two dimensions are a view of three.
+# Layouts in which two dimensions are a view of three.
 FLATTENED = ("contiguous", "views of one buffer", "columns apart", "one element on")
 POSITIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sliced": lambda at: torch.cat([at, at + 10**9], -1)[:, : at.shape[1]],
@@ -90,7 +90,7 @@ CACHES: dict[str, Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, tor
     "one row": lambda cos, sin: (cos[:1].expand(cos.shape), sin),
     "columns first": lambda cos, sin: (cos.t().contiguous().t(), sin.t().contiguous().t()),
 }
-# What the change this project starts from asked of a call: positions on three axes, interleaved, heads of 256
+# Conditions of the change this project starts from: positions on three axes, interleaved, heads of 256
 # columns with 64 of them rotated, three dimensions. Each is changed alone, from the call that had them all.
 CONDITIONS: dict[str, Callable[[torch.dtype], Arguments]] = {
     "all that was asked": lambda dtype: call(5, (6, 2), 256, 32, dtype),
@@ -116,7 +116,7 @@ SHAPES = {
 
 
 def own(arguments: Arguments, change: Change) -> Arguments:
-    """Return the call with q and k of its own, laid out anew."""
+    """Return the call with q and k in fresh memory of the layout."""
     return change(arguments | {name: arguments[name].clone() for name in ("q", "k")})
 
 
@@ -124,7 +124,7 @@ def own(arguments: Arguments, change: Change) -> Arguments:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_an_original_condition_is_right(condition: str, path: str, dtype: torch.dtype) -> None:
-    """Each runs on the kernel without being asked to, and is right there and on what it used to fall back to."""
+    """Each condition runs on the kernel by default, and is right there and on its former fallback."""
     arguments = CONDITIONS[condition](dtype)
 
     assert "heads" == explain(arguments).path
@@ -136,7 +136,7 @@ def test_an_original_condition_is_right(condition: str, path: str, dtype: torch.
     ("layout", "rank"), [*((layout, 3) for layout in HEADS), *((layout, 2) for layout in FLATTENED)]
 )
 def test_every_layout_of_q_and_k(layout: str, rank: int, path: str) -> None:
-    """The bits are those of contiguous ones, in place too, where nothing between them is written."""
+    """The bits are those of contiguous tensors, also in place, where the gaps are not written."""
     plain = call(dtype=LOW)
     arguments = own(plain, HEADS[layout])
     if rank == 2:
@@ -153,7 +153,7 @@ def test_every_layout_of_q_and_k(layout: str, rank: int, path: str) -> None:
     assert (results[0] is arguments["q"], results[1] is arguments["k"]) == (True, True)
     assert all(map(torch.equal, wanted, results))
     for name, was in storages.items():
-        # put back what was asked for: then all is as it was
+        # restore the rotated part: then all memory is unchanged
         arguments[name].copy_(plain[name])
         if layout != "views of one buffer" or name == "k":
             assert torch.equal(was, bits(whole(arguments[name])))
@@ -168,7 +168,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("interleaved", [True, False])
 @pytest.mark.parametrize("layout", POSITIONS)
 def test_every_layout_of_positions(layout: str, interleaved: bool, path: str) -> None:  # noqa: FBT001
-    """Any strides, either width, three axes or one."""
+    """Positions may have any strides, either integer width, and three axes or one."""
     at = POSITIONS[layout](positions(5))
     arguments = call(positions=at, interleaved=interleaved, path=path)
 
@@ -178,7 +178,7 @@ def test_every_layout_of_positions(layout: str, interleaved: bool, path: str) ->
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("layout", CACHES)
 def test_every_layout_of_the_cache(layout: str, path: str) -> None:
-    """As vLLM and ATOM keep it, and any strides at all."""
+    """The cache may have vLLM's layout, ATOM's, or any other strides."""
     plain = call(dtype=LOW, path=path)
     cos, sin = CACHES[layout](plain["cos"], plain["sin"])
     arguments = plain | {"cos": cos, "sin": sin}
@@ -189,7 +189,7 @@ def test_every_layout_of_the_cache(layout: str, path: str) -> None:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("dtypes", list(product([LOW, HALF, FULL], repeat=2)), ids=str)
 def test_every_dtype(dtypes: tuple[torch.dtype, torch.dtype], path: str) -> None:
-    """Each of q and k has its own; cos and sin each in q's or fp32."""
+    """Tensors q and k each have their own dtype; cos and sin each have q's dtype or fp32."""
     dtype, other = dtypes
     for cos, sin in product({dtype, FULL}, repeat=2):
         arguments = call(dtype=dtype, k=values("k", 5, 2, 64, dtype=other), path=path)
@@ -201,7 +201,7 @@ def test_every_dtype(dtypes: tuple[torch.dtype, torch.dtype], path: str) -> None
 @pytest.mark.parametrize("interleaved", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape(shape: str, interleaved: bool, path: str) -> None:  # noqa: FBT001
-    """Heads, columns and halves that fit no block, more of either, none of either."""
+    """Heads, columns and halves may fit no block, may be many, or may be none."""
     heads, head_dim, half = SHAPES[shape]
     third = half // 3
     arguments = call(3, heads, head_dim, half, sections=(half - 2 * third, third, third))
@@ -219,7 +219,7 @@ def test_every_shape(shape: str, interleaved: bool, path: str) -> None:  # noqa:
     "sections", [(16, 0, 0), (0, 16, 0), (0, 0, 16), (4, 9, 3), (1, 1, 14), (6, 5, 5)], ids=str
 )
 def test_any_three_sections(sections: tuple[int, int, int], interleaved: bool, path: str) -> None:  # noqa: FBT001
-    """Also none of an axis, and more than interleaving has room for; a list is as good as a tuple."""
+    """A section may be zero, or longer than interleaving has frequencies for; a list works like a tuple."""
     arguments = call(sections=sections, interleaved=interleaved, path=path)
     results = run(arguments | {"sections": list(sections)})
 
@@ -228,7 +228,7 @@ def test_any_three_sections(sections: tuple[int, int, int], interleaved: bool, p
 
 @pytest.mark.parametrize("path", PATHS)
 def test_what_is_not_rotated_keeps_its_bits(path: str) -> None:
-    """NaN with a payload, infinities and signs of zero; a NaN among the rotated stays in its pair."""
+    """NaN payloads, infinities and signs of zero are copied; a NaN among the rotated stays in its pair."""
     arguments = call(dtype=LOW, path=path)
     kept = torch.tensor([0x7F81, 0xFFC3, 0x7F80, 0xFF80, 0x8000, 0x0001], device=DEVICE, dtype=torch.int32)
     for name in ("q", "k"):
@@ -244,7 +244,7 @@ def test_what_is_not_rotated_keeps_its_bits(path: str) -> None:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("shape", [(0, (6, 2), 64), (0, (0, 0), 64), (5, (0, 0), 64), (5, (3, 2), 0)], ids=str)
 def test_empty_tensors_give_empty_results(shape: tuple[int, tuple[int, int], int], path: str) -> None:
-    """No tokens, no heads or no columns, in both ranks that there are."""
+    """Calls without tokens, heads or columns give empty results, in both ranks."""
     tokens, heads, head_dim = shape
     arguments = call(tokens, heads, head_dim, min(head_dim // 4, 16), path=path)
     for each in (arguments, flat(arguments)) if head_dim else (arguments,):
@@ -254,7 +254,7 @@ def test_empty_tensors_give_empty_results(shape: tuple[int, tuple[int, int], int
 
 
 def test_an_empty_cache_serves_no_token() -> None:
-    """Where there is none, that is fine."""
+    """A call without tokens accepts an empty cache."""
     arguments = call(0, cos=values("cos", 0, 16), sin=values("sin", 0, 16))
 
     assert (0, 6, 64) == run(arguments)[0].shape
@@ -263,9 +263,9 @@ def test_an_empty_cache_serves_no_token() -> None:
 @pytest.mark.parametrize("axes", [1, 3])
 @pytest.mark.parametrize("path", PATHS)
 def test_positions_outside_the_cache_make_nan(path: str, axes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that is rotated of such a token, whichever its axis; the rest, and all other tokens, are as ever.
+    """The rotated part of such a token is NaN, on any axis; its rest and all other tokens are unaffected.
 
-    On the CPU such a call is refused before; what a GPU would do is seen here without the refusal.
+    The CPU refuses such a call; without the refusal the test sees a GPU's result.
     """
     monkeypatch.setattr(mrope.Mrope, "check_values", lambda *_: None)
     outside = {1: -1, 3: MAX_POSITIONS, 4: 2**40, 6: -(2**63)}
@@ -293,7 +293,7 @@ def test_positions_outside_the_cache_make_nan(path: str, axes: int, monkeypatch:
 def test_bits_do_not_depend_on_batch_or_plan(
     heads: tuple[int, int], launched: list[plans.Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token has the same bits alone, in a batch, and under any table."""
+    """A token has the same bits alone, in a batch, and with any plan table."""
     batch = call(70, heads)
     alone = {name: batch[name][17:18] for name in ("q", "k")} | {"positions": batch["positions"][:, 17:18]}
     wanted = run(batch)
@@ -320,7 +320,7 @@ def _planned(plan: Plan, _tokens: int) -> Plan:
 def test_bits_do_not_depend_on_how_heads_are_shared(
     ahead: int, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever takes whichever heads, with all of them loaded ahead or some, of text and of anything else."""
+    """Any split of heads among programs, with all or some loaded ahead, gives the same bits, text or not."""
     monkeypatch.setattr(mrope, "AHEAD_BYTES", ahead)
     batch = call(5, (19, 3), 64, 32, HALF)
     batch["positions"][:, ::3] = batch["positions"][:1, ::3]
@@ -346,7 +346,7 @@ def test_bits_do_not_depend_on_how_heads_are_shared(
 
 
 def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``path="native"`` really runs the native form."""
+    """``path="native"`` runs the native form."""
     marks = (torch.full((1,), 7.0), torch.full((1,), 8.0))
     monkeypatch.setattr(mrope, "native", lambda *_args, **_flags: marks)
 
@@ -356,7 +356,7 @@ def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_autograd_sees_what_was_written_in_place(path: str) -> None:
-    """A backward that would need what was there raises, and does not compute with what is."""
+    """A backward that needs overwritten values raises instead of using the new ones."""
     arguments = call(path=path)
     scale = values("scale", 64).requires_grad_()
     loss = (arguments["q"] * scale).sum() + (arguments["k"] * scale).sum()
@@ -367,7 +367,7 @@ def test_autograd_sees_what_was_written_in_place(path: str) -> None:
 
 
 def test_tensors_of_inference_mode_are_rotated_in_place() -> None:
-    """They have no version to count."""
+    """Tensors of inference mode have no version counter."""
     with torch.inference_mode():
         arguments = call()
         wanted = run(arguments)
@@ -375,14 +375,14 @@ def test_tensors_of_inference_mode_are_rotated_in_place() -> None:
 
 
 def test_float64_is_rotated_in_float64() -> None:
-    """With what is narrower beside it."""
+    """Narrower tensors may be in the same call."""
     arguments = call(dtype=DOUBLE)
     arguments |= {"sin": arguments["sin"].float()}
     assert_right(arguments, run(arguments))
 
 
 def test_gradients_are_those_of_the_formula() -> None:
-    """To q, k, cos and sin, by the native path."""
+    """The native path gives the gradients of q, k, cos and sin."""
     plain = call(3, (2, 1), 8, 3, DOUBLE, sections=(1, 1, 1))
     # a cache of few rows: each of its elements costs a call
     plain |= {"positions": plain["positions"] % 6, "cos": plain["cos"][:6], "sin": plain["sin"][:6]}

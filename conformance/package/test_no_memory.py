@@ -1,4 +1,4 @@
-"""Calls on tensors that have no memory of their own: meta, fake, functionalised, batched and distributed ones.
+"""Calls on tensors without memory of their own: meta, fake, functionalised, batched and distributed ones.
 
 A form that writes into given outputs, or in place, does there what the form without outputs does.
 """
@@ -27,7 +27,7 @@ FP8: dict[str, Any] = {**EPS, "quant_group": 32, "fp8_dtype": torch.float8_e4m3f
 TURN: dict[str, Any] = {"sections": (2, 1, 1), "head_dim": 16}
 
 
-# Every form of a call, of x, y beside it, a weight, memory for fp8 values, and positions and angles.
+# Every form of a call, with x, y of the same shape, a weight, memory for fp8 values, positions and angles.
 CALLS: dict[str, Call] = {
     "norm": lambda x, y, w, v, *turn: nk.rms_norm(x, w, **EPS),
     "norm into y": lambda x, y, w, v, *turn: nk.rms_norm(x, w, **EPS, out=y),
@@ -47,7 +47,7 @@ CALLS: dict[str, Call] = {
 
 
 def given(*batch: int) -> list[torch.Tensor]:
-    """Return the tensors of a call, always the same; those that a batch has lie in it."""
+    """Return the tensors of a call, the same each time; those that a batch has begin with its sizes."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, *batch, 4, 64, generator=generator)
     w, (cos, sin) = torch.randn(64, generator=generator), torch.randn(2, 9, 4, generator=generator)
@@ -63,7 +63,7 @@ def run(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]
 
 @pytest.fixture(name="plainly")
 def _plainly(monkeypatch: pytest.MonkeyPatch) -> Plainly:
-    """Return what makes a call on plain tensors, on the path that tensors without memory take."""
+    """Return a function that makes a call on plain tensors, on the path of tensors without memory."""
 
     def plainly(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         monkeypatch.setenv(ENVIRONMENT, "native")
@@ -77,7 +77,7 @@ def _plainly(monkeypatch: pytest.MonkeyPatch) -> Plainly:
 
 
 def assert_equal(wanted: Sequence[torch.Tensor], made: Sequence[torch.Tensor]) -> None:
-    """Hold results to values; those in fp8 have no comparison of their own."""
+    """Compare results with values; fp8 values, which have no comparison of their own, are converted."""
     for one, other in zip(wanted, made, strict=True):
         assert torch.equal(one.double(), other.double())
 
@@ -99,7 +99,7 @@ def test_results_without_values(call: Call, kind: str, plainly: Plainly) -> None
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_results_of_functionalised_tensors(call: Call, plainly: Plainly) -> None:
-    """They are those of the call itself."""
+    """The results are those of the call itself."""
     made = torch.func.functionalize(lambda *tensors: run(call, tensors))(*given())
 
     assert_equal(plainly(call, given()), made)
@@ -107,7 +107,7 @@ def test_results_of_functionalised_tensors(call: Call, plainly: Plainly) -> None
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_results_of_batched_tensors(call: Call, plainly: Plainly) -> None:
-    """Under vmap they are those of each call of the batch."""
+    """Under vmap the results are those of each call of the batch."""
     batch = given(2)
     dims = (0, 0, None, 0, None, None, None)
     made = torch.vmap(lambda *tensors: run(call, tensors), in_dims=dims)(*batch)
@@ -120,7 +120,7 @@ def test_results_of_batched_tensors(call: Call, plainly: Plainly) -> None:
 @pytest.mark.parametrize("rows", [Replicate(), Shard(0)], ids=str)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_results_of_distributed_tensors(call: Call, rows: Placement, mesh: DeviceMesh, plainly: Plainly) -> None:
-    """They are distributed as well, and those of the call itself."""
+    """The results are distributed too, and have the values of the call itself."""
     places = (rows, rows, Replicate(), rows, Replicate(), Replicate(), Replicate())
     tensors = [DTensor.from_local(each, mesh, [place]) for each, place in zip(given(), places, strict=True)]
     made = run(call, tensors)
@@ -131,7 +131,7 @@ def test_results_of_distributed_tensors(call: Call, rows: Placement, mesh: Devic
 
 @pytest.mark.parametrize(("kind", "path"), [("cpu", Path.ROWS), ("meta", Path.NATIVE)])
 def test_meta_tensors_are_not_interpreted(kind: str, path: Path) -> None:
-    """The interpreter runs kernels on what is in memory: it is no GPU for a tensor that has none."""
+    """The interpreter reads memory, so it does not count as a GPU for tensors without memory."""
     x = torch.empty(4, 64, device=kind)
     norm = OPERATIONS["rms_norm"]
     given = dict.fromkeys((*norm.tensors, *norm.flags)) | {"x": x, "eps": 1e-6}

@@ -1,4 +1,4 @@
-"""RMSNorm and Gemma's: every reason fires in both directions, and what was decided is what runs."""
+"""RMSNorm and Gemma's: every reason fires in both directions, and the decision is what runs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ DOUBLE = torch.float64
 
 
 class Subclass(torch.Tensor):
-    """A tensor that may mean something else."""
+    """A tensor subclass, which may redefine operations."""
 
 
 def apart(leading: int, name: str) -> Arguments:
-    """Return a call of five sizes, ``leading`` of which are apart in the memory of the tensor named."""
+    """Return a call of five sizes, the first ``leading`` with gaps in the memory of the tensor named."""
     shape = (2, 2, 2, 2, 8)
     wider = [size + (5 - leading <= at < 4) for at, size in enumerate(shape)]
     tensor = torch.zeros(wider, device=DEVICE)[tuple(slice(size) for size in shape)]
     return added(*shape) | {name: tensor.copy_(values(name, *shape))}
 
 
-# The call that just qualifies, and the one that just does not: they differ in one condition.
+# A call that just qualifies, and one that just does not: the two differ in one condition.
 CALLS: dict[str, tuple[Reason, Callable[[], Arguments], Callable[[], Arguments]]] = {
     "float64": (Reason.DTYPE, added, lambda: added(dtype=DOUBLE)),
     "leading sizes of x": (Reason.LEADING_STRIDES, lambda: apart(3, "x"), lambda: apart(4, "x")),
@@ -66,9 +66,9 @@ CALLS: dict[str, tuple[Reason, Callable[[], Arguments], Callable[[], Arguments]]
     ),
     "forced": (Reason.FORCED, lambda: call(path="rows"), lambda: call(path="native")),
 }
-# What an environment fires is tested in test_dispatch, for every operation.
+# test_dispatch tests the reasons from the environment, for every operation.
 MACHINES = {Reason.NO_TRITON, Reason.NO_GPU}
-# Against the plans for contiguous gated rows.
+# Reasons against the plans for contiguous gated rows.
 GATED = {
     Reason.NO_GATE,
     Reason.GROUPED,
@@ -78,9 +78,9 @@ GATED = {
     Reason.GATE_NOT_CONTIGUOUS,
     Reason.OUT_NOT_CONTIGUOUS,
 }
-# Against the path for heads.
+# Reasons against the path for heads.
 HEADS = {Reason.HEAD_DIM_LIMIT}
-# Against rows with fp8 values.
+# Reasons against rows with fp8 values.
 QUANTISED = {Reason.FP8_DTYPE, Reason.QUANT_GROUP}
 
 
@@ -107,7 +107,7 @@ def test_a_reason_fires_alone(operation: str, name: str, launched: list[plans.Pl
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", CALLS)
 def test_a_reason_does_not_fire_on_the_call_beside(operation: str, name: str, launched: list[plans.Plan]) -> None:
-    """The call that just qualifies is rejected for nothing, and runs the one plan there is."""
+    """The call that just qualifies has no reason against it, and runs the only plan."""
     _, qualifies, _ = CALLS[name]
     arguments = qualifies()
     decision = explain(operation, arguments)
@@ -127,7 +127,7 @@ def test_a_cached_call_agrees_with_decide(
     residual: bool,  # noqa: FBT001
     launched: list[plans.Plan],
 ) -> None:
-    """A call whose key is cached from another batch runs the plan that ``decide`` gives it."""
+    """A call whose key another batch has cached runs the plan from ``decide``."""
     make = added if residual else call
     run(operation, make(2, 96))
     arguments = make(rows, 96)
@@ -159,7 +159,7 @@ OTHER_CALLS: dict[str, Arguments] = {
 
 @pytest.mark.parametrize("name", OTHER_CALLS)
 def test_a_key_serves_no_other_call(name: str, launched: list[plans.Plan]) -> None:
-    """After a common call, one that differs in an argument is decided, or refused, on its own."""
+    """After a common call, a call that differs in one argument is decided, or refused, on its own."""
     run("rms_norm", added(eps=1.0, weight_offset=1.0) if "boolean" in name else added())
     arguments = added(**OTHER_CALLS[name])
     try:
@@ -175,7 +175,7 @@ def test_a_key_serves_no_other_call(name: str, launched: list[plans.Plan]) -> No
 
 
 def test_a_key_of_one_operation_serves_no_other() -> None:
-    """The same arguments mean something else to each."""
+    """The same arguments have separate keys in each operation."""
     arguments = added()
     for operation in (*OPERATIONS, *OPERATIONS):
         assert_right(operation, arguments, run(operation, arguments))
@@ -188,7 +188,7 @@ def test_a_key_of_one_operation_serves_no_other() -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_environment_forces_one_operation(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
-    """``NORMKERNELS_PATH`` names an operation, and no other is moved."""
+    """``NORMKERNELS_PATH`` names one operation and changes no other."""
     monkeypatch.setenv(ENVIRONMENT, f"{operation}=native")
     reread_environment()
 
@@ -198,7 +198,7 @@ def test_the_environment_forces_one_operation(monkeypatch: pytest.MonkeyPatch, o
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_forced_path_that_cannot_run_raises_before_it_writes(operation: str) -> None:
-    """The outputs given are as they were."""
+    """The given outputs keep their values."""
     outputs = {name: values(name, 3, 96, dtype=DOUBLE) for name in ("out", "residual_out")}
     before = [tensor.clone() for tensor in outputs.values()]
 
@@ -209,7 +209,7 @@ def test_a_forced_path_that_cannot_run_raises_before_it_writes(operation: str) -
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
-    """``path="native"`` really runs the native form."""
+    """``path="native"`` runs the native form."""
     marks = torch.full((1,), 7.0), None
     monkeypatch.setattr(norm, "native", lambda *_args, **_flags: marks)
 
@@ -220,7 +220,7 @@ def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch, operation: st
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("path", [None, "rows"])
 def test_a_failing_launch_raises(monkeypatch: pytest.MonkeyPatch, operation: str, path: str | None) -> None:
-    """A launch that fails is a bug to be seen, not a reason to try the next path."""
+    """A failing launch is a bug and raises; the next path is not tried."""
 
     def fail(*_args: object) -> None:
         message = "out of registers"

@@ -1,4 +1,4 @@
-"""RMSNorm and Gemma's: calls without a meaning raise, say what must hold, and write nothing."""
+"""Calls of RMSNorm and Gemma's that mean nothing raise, name the requirement, and write nothing."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ HALF, FULL, DOUBLE = torch.float16, torch.float32, torch.float64
 
 
 def beside(name: str, output: str) -> Arguments:
-    """Return a call whose output is the input named, one element on."""
+    """Return a call whose output is the input named, one element further on."""
     memory = values(name, 3 * 96 + 1)
     return added() | {name: memory[:-1].view(3, 96), output: memory[1:].view(3, 96)}
 
 
 def across(name: str, output: str) -> Arguments:
-    """Return a call whose output is strided through the input named."""
+    """Return a call whose output is a strided view across the input named."""
     memory = values(name, 6, 256)
     return added() | {name: memory[:3, :96], output: memory[::2, 48:144]}
 
 
 def transposed(name: str, output: str) -> Arguments:
-    """Return a call whose output is all of the input named, in another order."""
+    """Return a call whose output is the whole input named, in another order."""
     square = values(name, 96, 96)
     return added(96, 96) | {name: square, output: square.mT}
 
@@ -214,7 +214,7 @@ OFFSETS = {
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_a_call_without_meaning_raises_and_writes_nothing(operation: str, name: str) -> None:
-    """The message names operation, argument, value and what must hold; every tensor is as it was."""
+    """The message names operation, argument, value and requirement; every tensor is unchanged."""
     make, message = BAD_CALLS[name]
     arguments: Arguments = {"out": values("out", 3, 96)} | make()
     tensors = [t for t in arguments.values() if isinstance(t, torch.Tensor) and t.device.type != "meta"]
@@ -230,7 +230,7 @@ def test_a_call_without_meaning_raises_and_writes_nothing(operation: str, name: 
 
 @pytest.mark.parametrize("name", OFFSETS)
 def test_an_offset_that_no_kernel_could_add_raises(name: str) -> None:
-    """It must be a number, and finite in float32."""
+    """The offset must be a number that is finite in float32."""
     offset = OFFSETS[name]
 
     with pytest.raises(InvalidCall, match=r"rms_norm: weight_offset=.*must be a number that is finite in float32"):
@@ -238,7 +238,7 @@ def test_an_offset_that_no_kernel_could_add_raises(name: str) -> None:
 
 
 def test_gemma_needs_a_weight() -> None:
-    """None means ones, which is no weight of Gemma's."""
+    """None means a weight of ones, which Gemma's norm does not have."""
     with pytest.raises(InvalidCall, match="gemma_rms_norm: weight is a NoneType, must be a tensor"):
         run("gemma_rms_norm", call(weight=None))
 
@@ -246,7 +246,7 @@ def test_gemma_needs_a_weight() -> None:
 @pytest.mark.parametrize("path", ["rows", "native"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_eps_may_be_any_number(operation: str, path: str) -> None:
-    """An integer, zero, and the largest of float32."""
+    """An integer, zero and the largest float32 are accepted."""
     for eps in (0, 1, 0.0, torch.finfo(FULL).max):
         arguments = added(eps=eps, path=path)
         assert_right(operation, arguments, run(operation, arguments))
@@ -256,7 +256,7 @@ def test_eps_may_be_any_number(operation: str, path: str) -> None:
 @pytest.mark.parametrize("shape", [(0, 96), (3, 0), (0,), (2, 0, 5)], ids=str)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_empty_tensors_give_empty_results(operation: str, shape: tuple[int, ...], path: str | None) -> None:
-    """Nothing in, nothing out, on every path, in every form."""
+    """Empty inputs give empty results on every path and in every form."""
     outputs = {name: values(name, *shape) for name in ("out", "residual_out")}
     fresh = run(operation, added(*shape, path=path))
     given = run(operation, added(*shape, path=path) | outputs)

@@ -20,7 +20,7 @@ LOW = torch.bfloat16
 
 
 def test_the_constructors_are_pinned() -> None:
-    """Names, order and defaults are vLLM's."""
+    """Parameter names, order and defaults are vLLM's."""
     found = {
         name: {key: parameter.default for key, parameter in inspect.signature(kind).parameters.items()}
         for name, kind in MODULES.items()
@@ -39,7 +39,7 @@ def test_the_constructors_are_pinned() -> None:
 
 
 def test_the_attributes_and_the_first_weights_are_pinned() -> None:
-    """What a model reads from the module it had is there; Gemma's weight is centred on zero."""
+    """The modules have every attribute that a model reads from vLLM's; Gemma's weight is centred on zero."""
     norm, gemma = RMSNorm(96, 1e-3, dtype=LOW), GemmaRMSNorm(96)
 
     assert (1e-3, 1e-6) == (norm.variance_epsilon, gemma.variance_epsilon)
@@ -50,7 +50,7 @@ def test_the_attributes_and_the_first_weights_are_pinned() -> None:
 
 @pytest.mark.parametrize("module", [RMSNorm(96), GemmaRMSNorm(96)], ids=MODULES)
 def test_the_state_is_the_weight(module: nn.Module) -> None:
-    """A checkpoint of the module it stands in for loads strictly."""
+    """A checkpoint of the replaced module loads strictly."""
     module.load_state_dict({"weight": torch.full((96,), 3.0)}, strict=True)
 
     assert ["weight"] == list(module.state_dict())
@@ -61,7 +61,7 @@ def test_the_state_is_the_weight(module: nn.Module) -> None:
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("operation", MODULES)
 def test_forward_is_the_operation(operation: str, gradients: bool, dtype: torch.dtype) -> None:  # noqa: FBT001
-    """It returns y without a residual, (y, s) with one; with gradients it runs natively."""
+    """Forward returns y without a residual, (y, s) with one; with gradients it runs natively."""
     module = MODULES[operation](96, 1e-3).to(DEVICE, dtype)
     module.get_parameter("weight").data = values("weight", 96, dtype=dtype)
     x, residual = values("x", 2, 5, 96, dtype=dtype), values("residual", 2, 5, 96, dtype=dtype)
@@ -77,7 +77,7 @@ def test_forward_is_the_operation(operation: str, gradients: bool, dtype: torch.
 
 
 def test_a_norm_may_have_no_weight() -> None:
-    """Then there is no state, nothing is multiplied, and the width is still held."""
+    """Without a weight there is no state and no multiplication, and the width is still checked."""
     module = RMSNorm(96, has_weight=False)
     x = values("x", 3, 96)
 
@@ -96,7 +96,7 @@ def test_weights_made_without_memory_are_initialised(
     sharded: bool,  # noqa: FBT001
     mesh: DeviceMesh,
 ) -> None:
-    """As trainers do it: on meta, sharded or not, given memory, and then every module that can resets itself."""
+    """As trainers do it: made on meta, sharded or not, given memory, then every module is reset."""
     with torch.device("meta"):
         model: Any = nn.Sequential(kind(96))
     if sharded:
@@ -113,13 +113,13 @@ def test_weights_made_without_memory_are_initialised(
 
 
 def test_a_norm_without_weight_has_nothing_to_initialise() -> None:
-    """Its reset is there all the same."""
+    """The norm still has its reset method."""
     RMSNorm(96, has_weight=False).reset_parameters()
 
 
 @pytest.mark.parametrize("width", [0, 48, 97])
 def test_the_variance_is_that_of_whole_rows(width: int) -> None:
-    """Part of the columns for the variance is refused, not ignored; all of them are all."""
+    """A variance over part of the columns is refused, not ignored; over all columns it is the default."""
     RMSNorm(96, var_hidden_size=96)
 
     with pytest.raises(InvalidCall, match=f"var_hidden_size={width}, must be None or hidden_size, 96"):
@@ -128,7 +128,7 @@ def test_the_variance_is_that_of_whole_rows(width: int) -> None:
 
 @pytest.mark.parametrize("module", [RMSNorm(96), GemmaRMSNorm(96)], ids=MODULES)
 def test_weights_that_change_are_seen(module: nn.Module) -> None:
-    """Nothing made of the weight is kept, one plus it least of all: reloading and casting count."""
+    """The module keeps nothing derived from the weight, such as one plus it: reloading and casting take effect."""
     module = module.to(DEVICE)
     plain = 1.0 if isinstance(module, RMSNorm) else 0.0
     x = values("x", 3, 96)
@@ -144,7 +144,7 @@ def test_weights_that_change_are_seen(module: nn.Module) -> None:
 
 @pytest.mark.parametrize("kind", MODULES.values(), ids=MODULES)
 def test_gradients_flow(kind: type[nn.Module]) -> None:
-    """With gradients the module runs natively, and they are those of the formula."""
+    """With gradients the module runs natively, and its gradients are those of the formula."""
     module = kind(8).to(DEVICE, torch.float64)
     given = [values(name, 3, 8, dtype=torch.float64).requires_grad_() for name in ("x", "residual")]
 
@@ -155,6 +155,6 @@ def test_gradients_flow(kind: type[nn.Module]) -> None:
 
 
 def test_a_printed_module_shows_its_flags() -> None:
-    """Width, eps, and what differs from the default."""
+    """The text has the width, eps, and every flag that differs from the default."""
     assert "RMSNorm(96, eps=1e-06, has_weight=False, rounding='fp32')" == str(RMSNorm(96, has_weight=False))
     assert "GemmaRMSNorm(96, eps=1e-06)" == str(GemmaRMSNorm(96))

@@ -1,4 +1,4 @@
-"""RMSNorm and Gemma's: outputs that are given, wherever they lie, get the bits of fresh ones."""
+"""RMSNorm and Gemma's: given outputs in any layout get the bits of fresh ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from normkernels.operations.operation import reread_environment
 
 SHAPE = (5, 3, 97)
 LAYOUTS = ("contiguous", "row gap", "step", "transposed")
-# Where the two outputs may lie: in memory of their own, or in an input each.
+# Places of the two outputs: memory of their own, or an input each.
 PLACES = [
     (out, residual_out)
     for out, residual_out in product((None, "own", "x", "residual"), repeat=2)
@@ -35,7 +35,7 @@ def laid_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
 
 
 def inputs(layout: str, dtype: torch.dtype) -> Arguments:
-    """Return a call whose x has the layout named, and the residual the next one."""
+    """Return a call whose x has the layout named, and whose residual has the next one."""
     other = LAYOUTS[(LAYOUTS.index(layout) + 1) % len(LAYOUTS)]
     given = added(*SHAPE, dtype=dtype)
     return given | {"x": laid_out(given["x"], layout), "residual": laid_out(given["residual"], other)}
@@ -48,7 +48,7 @@ def inputs(layout: str, dtype: torch.dtype) -> Arguments:
 def test_every_place_for_outputs_gives_the_same_bits(
     operation: str, out: str | None, residual_out: str | None, layout: str, path: str
 ) -> None:
-    """The in-place forms, the crossed ones too, are the functional one; what is no output stays as it was."""
+    """In-place forms, crossed ones too, have the functional form's bits; other tensors keep their values."""
     dtype = torch.bfloat16 if layout == "row gap" else torch.float32
     want = run(operation, inputs(layout, dtype) | {"path": path})
     arguments = inputs(layout, dtype) | {"path": path}
@@ -69,7 +69,7 @@ def test_every_place_for_outputs_gives_the_same_bits(
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_out_may_be_x_without_a_residual(operation: str, layout: str, path: str) -> None:
-    """The plain norm in place."""
+    """The plain norm runs in place."""
     arguments = call(*SHAPE, x=laid_out(values("x", *SHAPE), layout), path=path)
     want = run(operation, arguments)
     (result,) = run(operation, arguments | {"out": arguments["x"]})
@@ -84,12 +84,12 @@ def test_out_may_be_x_without_a_residual(operation: str, layout: str, path: str)
 def test_bits_do_not_depend_on_how_rows_are_read(
     operation: str, places: str, reads: plans.Reads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As needed, together or twice: the same sums and norms, also where they are written over what is read."""
+    """Rows read as needed, together or twice give the same sums and norms, also if written over the input."""
     arguments = added(40, 1100, path="rows")
     wanted = run(operation, arguments | {"path": "native"})
     tiles = {plans.MAX_WIDTH: (plans.Tile(warps=4, reads=reads),)}
     monkeypatch.setattr(plans, "TILES", {**plans.TILES, "residual": tiles})
-    # what is known is launched with the plan of before
+    # a cached call would be launched with the earlier plan
     reread_environment()
     plan = explain(operation, arguments).plan
     assert plan is not None
@@ -108,7 +108,7 @@ def test_bits_do_not_depend_on_how_rows_are_read(
 @pytest.mark.parametrize("path", ["rows", "native"])
 @pytest.mark.parametrize("output", ["out", "residual_out"])
 def test_x_may_be_the_residual(output: str, path: str) -> None:
-    """Twice x, in place."""
+    """The sum of x with itself may be written over x."""
     x = values("x", *SHAPE)
     arguments = added(*SHAPE, x=x, residual=x, path=path)
     want = run("rms_norm", arguments)
@@ -137,7 +137,7 @@ def test_outputs_may_lie_between_the_elements_of_inputs(path: str, interleaved: 
 
 
 def test_an_output_may_be_another_view_of_an_input_that_is_the_same() -> None:
-    """Strides over a size of one do not matter: the elements lie at the same places."""
+    """Strides of a size of one do not matter: both views have the same elements."""
     x = values("x", 1, 96)
     arguments = added(1, 96, x=x)
     want = run("rms_norm", arguments)
@@ -148,7 +148,7 @@ def test_an_output_may_be_another_view_of_an_input_that_is_the_same() -> None:
 
 @pytest.mark.parametrize("path", ["rows", "native"])
 def test_the_sum_has_the_dtype_of_x(path: str) -> None:
-    """Whatever the residual's: a fp32 stream stays outside, and x itself may take the sum."""
+    """The sum has x's dtype for a residual of any dtype, also if x itself holds the sum."""
     for dtype, other in product((torch.bfloat16, torch.float16, torch.float32), repeat=2):
         given = added(5, 96, dtype=dtype, residual=values("residual", 5, 96, dtype=other), path=path)
         want = run("rms_norm", given)
@@ -158,7 +158,7 @@ def test_the_sum_has_the_dtype_of_x(path: str) -> None:
 
 @pytest.mark.parametrize("stride", [2, 0])
 def test_a_weight_may_have_any_stride(stride: int) -> None:
-    """Every second element of a wider one, or one value for all columns."""
+    """The weight may be every second element of a wider one, or one value for all columns."""
     weight = values("weight", 192).as_strided((96,), (stride,))
     for operation in OPERATIONS:
         arguments = added(weight=weight)
@@ -166,7 +166,7 @@ def test_a_weight_may_have_any_stride(stride: int) -> None:
 
 
 def test_a_residual_may_be_expanded() -> None:
-    """One row for all."""
+    """One residual row may serve all rows."""
     arguments = added(residual=values("residual", 1, 96).expand(3, 96))
 
     assert_right("rms_norm", arguments, run("rms_norm", arguments))
@@ -175,10 +175,10 @@ def test_a_residual_may_be_expanded() -> None:
 @pytest.mark.parametrize("path", ["rows", "native"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_autograd_sees_that_a_given_output_is_written(operation: str, path: str) -> None:
-    """What a backward has kept of a tensor is out of date once a call has written to it: it must not be used."""
+    """A backward that kept a tensor must not use it after a call has written to it."""
     given = added(*SHAPE)
     kept = given["x"].clone().requires_grad_()
-    square = (given["x"] * kept).sum()  # keeps x
+    square = (given["x"] * kept).sum()  # the product keeps x
     with torch.no_grad():
         run(operation, given | {"path": path, "out": given["x"], "residual_out": given["residual"]})
 
@@ -188,7 +188,7 @@ def test_autograd_sees_that_a_given_output_is_written(operation: str, path: str)
 
 @pytest.mark.parametrize("path", ["rows", "native"])
 def test_tensors_of_inference_are_written(path: str) -> None:
-    """Inference mode tracks no versions, and needs none."""
+    """Inference mode tracks no versions, so writing needs none."""
     with torch.inference_mode():
         given = added(*SHAPE)
         want = run("rms_norm", given | {"path": path})

@@ -1,4 +1,4 @@
-"""RMSNorm and Gemma's: every form is right on both paths, and what their bits may not depend on."""
+"""RMSNorm and Gemma's: every form is right on both paths, with bits that depend on nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOUBLE = torch.float64
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_form_is_right(operation: str, dtype: torch.dtype, path: str) -> None:
-    """Each residual, weight and rounding, on strided tensors of three dimensions."""
+    """Results are right with each residual, weight and rounding, on strided 3-D tensors."""
     shape = (4, 3, 97)
     weights = [values("weight", 97, dtype=kind) for kind in {dtype, torch.float32}]
     residuals = [values("residual", 4, 97, 3, dtype=kind).mT for kind in DTYPES]
@@ -33,7 +33,7 @@ def test_every_form_is_right(operation: str, dtype: torch.dtype, path: str) -> N
 @pytest.mark.parametrize("path", ["rows", "native"])
 @pytest.mark.parametrize("offset", [0.0, 0, -0.0, 1.0, 0.1, -3])
 def test_an_offset_is_added_to_the_weight(offset: float, path: str) -> None:
-    """Any number, in fp32 also where weights are narrow; to ones where there is no weight."""
+    """Any offset is added in fp32, also to narrow weights, and to ones if there is no weight."""
     weight = values("weight", 96, dtype=torch.bfloat16)
     for given in (weight, 16 * weight, None):
         arguments = call(3, 96, dtype=torch.bfloat16, weight=given, weight_offset=offset, path=path, rounding="hf")
@@ -42,7 +42,7 @@ def test_an_offset_is_added_to_the_weight(offset: float, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["rows", "native"])
 def test_gemma_is_an_offset_of_one(path: str) -> None:
-    """The same bits, and the same in both roundings: Hugging Face's Gemma rounds once."""
+    """An offset of one has Gemma's bits in both roundings: Hugging Face's Gemma rounds once."""
     arguments = added(5, 96, dtype=torch.bfloat16, path=path)
     for rounding in ("fp32", "hf"):
         want = run("rms_norm", arguments | {"weight_offset": 1.0, "rounding": rounding})
@@ -74,7 +74,7 @@ def test_bits_do_not_depend_on_the_batch(width: int) -> None:
 
 @pytest.mark.parametrize("path", ["rows", "native"])
 def test_a_sum_may_overflow(path: str) -> None:
-    """A sum past the range of x's dtype is infinite, and so are its squares: no number is made up."""
+    """A sum past the range of x's dtype is infinite, and so are its squares: no finite number appears."""
     arguments = added(1, 4, dtype=torch.float16, path=path)
     arguments["residual"] = torch.full((1, 4), 1e30, device=DEVICE)
     y, total = run("rms_norm", arguments)
@@ -85,7 +85,7 @@ def test_a_sum_may_overflow(path: str) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_gradients_are_those_of_the_formula(operation: str) -> None:
-    """Through y and s, to x, residual and weight, by the native path."""
+    """The native path gives x, residual and weight their gradients through y and s."""
     given = [values(name, *shape, dtype=DOUBLE) for name, shape in (("x", (3, 8)), ("r", (3, 8)), ("w", (8,)))]
 
     def both(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -15,7 +15,7 @@ from normkernels.operations import rms_norm_gated as gated
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
-# What each condition changes of a call of (tokens, heads, 128), and the plan that runs it here.
+# The change of each condition to a call of (tokens, heads, 128), and the plan that runs it here.
 CONDITIONS: dict[str, tuple[Callable[[torch.dtype], Arguments], str]] = {
     "no gate": (lambda dtype: call(5, 3, 128, dtype=dtype, gate=None), "rows/general"),
     "two-dimensional": (lambda dtype: call(5, 128, dtype=dtype), "rows/decode128"),
@@ -38,7 +38,7 @@ CONDITIONS: dict[str, tuple[Callable[[torch.dtype], Arguments], str]] = {
 
 
 def judge(arguments: Arguments, result: torch.Tensor) -> None:
-    """Hold a result to the contract: the one place where these tests compare values."""
+    """Check a result against the contract: the one place where these tests compare values."""
     assert_right(arguments, result)
 
 
@@ -57,7 +57,7 @@ def test_a_condition_runs_on_triton_and_is_right(condition: str, dtype: torch.dt
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_a_condition_is_right_on_native(condition: str, dtype: torch.dtype) -> None:
-    """The path that these calls used to fall back to is right as well."""
+    """The former fallback of these calls is right as well."""
     make, _ = CONDITIONS[condition]
     arguments = make(dtype) | {"path": "native"}
 
@@ -76,7 +76,7 @@ def test_a_result_does_not_change_meaning_with_its_path(condition: str) -> None:
 
 
 def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``path="native"`` really runs the native form."""
+    """``path="native"`` runs the native form."""
     monkeypatch.setattr(gated, "native", lambda *_args, **_flags: "native ran")
 
     assert run(call(path="native")) == "native ran"
@@ -93,7 +93,7 @@ def test_contiguity_alone_changes_no_bit() -> None:
 
 @pytest.mark.parametrize("path", ["rows", "native"])
 def test_a_fresh_result_is_contiguous(path: str) -> None:
-    """Also of a transposed x, whose layout PyTorch's own arithmetic would keep."""
+    """The result is contiguous also for a transposed x, whose layout PyTorch's own arithmetic would keep."""
     x = values("x", 128, 5).t()
     arguments = call(5, 128, x=x, gate=x, path=path)
 

@@ -1,4 +1,4 @@
-"""The quotient of a row by the innermost leading size, which is made without a division, is that of one."""
+"""The quotient of a row by the innermost leading size, computed without a division, is exact."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def outer_kernel(row_ptr, out_ptr, size, size_inverse, size_shift, WIDE: tl.cons
 
 
 def edges(size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return the rows where a quotient begins and the ones before: all, or of many the first and the last."""
+    """Return the rows where a quotient begins and those before them: all, or the first and last of many."""
     count = (ROWS - 1) // size
     few = 2**20
     quotients = np.arange(1, count + 1) if count <= 2 * few else np.r_[1:few, count - few : count + 1]
@@ -37,7 +37,7 @@ def edges(size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_quotient_is_that_of_a_division(size: int) -> None:
-    """Where one begins and just before: a product and a shift keep the order of all between."""
+    """The edges of each quotient are right: a product and a shift are monotonic in between."""
     multiplier, shift = inverse(size)
     row = edges(size)
 
@@ -48,7 +48,7 @@ def test_every_quotient_is_that_of_a_division(size: int) -> None:
 
 @pytest.mark.parametrize("size", range(1, 300))
 def test_a_multiplier_is_an_int32_that_is_never_positive(size: int) -> None:
-    """Of any size: another type would be another kernel. What rounding it up adds never reaches a quotient."""
+    """One type serves every size, so one kernel does. Rounding the multiplier up never changes a quotient."""
     for each in (size, size * 7919, ROWS - size, 2**40 + size):
         multiplier, shift = inverse(each)
         too_large = (multiplier + 2**32) * each - 2 ** (31 + shift)
@@ -61,7 +61,7 @@ def test_a_multiplier_is_an_int32_that_is_never_positive(size: int) -> None:
 @pytest.mark.parametrize("size", [*SIZES[:8], 4097, ROWS - 1])
 @pytest.mark.parametrize("wide", [False, True])
 def test_kernels_divide_so(size: int, *, wide: bool) -> None:
-    """Rows of 32 bits by a product, those of 64 by a division."""
+    """Rows of 32 bits are divided by a product, rows of 64 bits by a division."""
     row = torch.from_numpy(np.resize(edges(size)[-4 * BLOCK :], 4 * BLOCK))
     row = (row + 2**33 if wide else row.int()).to(DEVICE)
     out = torch.empty(len(row), dtype=torch.int64, device=DEVICE)

@@ -1,4 +1,4 @@
-"""What the package promises by name, and what importing it needs: torch alone."""
+"""The package's public names, and the promise that importing it needs torch alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print(sorted(set(names) - {"__builtins__"}))
 
 
 def test_public_names_are_pinned() -> None:
-    """A name appears or disappears on purpose only."""
+    """A name appears or disappears only on purpose."""
     assert [
         "Decision",
         "GemmaRMSNorm",
@@ -56,13 +56,13 @@ def test_public_names_are_pinned() -> None:
 
 
 def test_every_public_name_is_documented() -> None:
-    """Each exists and says what it is."""
+    """Each public name exists and has a docstring."""
     for name in normkernels.__all__:
         assert getattr(normkernels, name).__doc__
 
 
 def test_importing_needs_no_triton_no_gpu_and_no_environment() -> None:
-    """Triton cannot be imported, reading our variables fails, no GPU is started: the names are there."""
+    """The names exist without Triton, without reading our variables, and without starting a GPU."""
     root = str(Path(normkernels.__file__).parents[1])
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
@@ -78,5 +78,5 @@ def test_importing_needs_no_triton_no_gpu_and_no_environment() -> None:
 
 
 def test_the_package_is_typed() -> None:
-    """Type checkers of its users see its annotations."""
+    """Type checkers of the package's users see its annotations."""
     assert (Path(normkernels.__file__).parent / "py.typed").is_file()

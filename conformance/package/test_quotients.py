@@ -1,4 +1,4 @@
-"""Scales and the quotients of fp8 values, which are made without a division each, are those of a division."""
+"""Scales and fp8 quotients, computed without a division each, equal those of a division."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from normkernels.kernels.quantise import quotients, scales
 from normkernels.kernels.row_norm import DTYPES
 
 # what is expected is divided on a CPU: on a GPU torch divides by a number as by its reciprocal
-# mantissas, magnitudes and signs whose quotients are seldom exact; and what has rules of its own
+# mantissas, magnitudes and signs whose quotients are seldom exact; and special numbers
 ODD = (1.0, 1.0078125, 1.375, 1.9921875, 3e-5, 448.0, 61440.0)
 SPECIAL = (0.0, -0.0, torch.nan)
 LARGEST = list(MAX.values())
@@ -33,7 +33,7 @@ def quotients_kernel(y_ptr, scale_ptr, out_ptr, OF: tl.constexpr, GROUPS: tl.con
 
 @triton.jit  # type: ignore[untyped-decorator]
 def scales_kernel(amax_ptr, out_ptr, FLOOR: tl.constexpr, FP8_MAX: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Make scales of 1,024 largest magnitudes a program."""
+    """Compute the scales of 1,024 largest magnitudes a program."""
     at = tl.program_id(0).to(tl.int64) * 1024 + tl.arange(0, 1024)
     scale, finite = scales(tl.load(amax_ptr + at), FLOOR, FP8_MAX)
     # what is told of a scale is part of it
@@ -41,7 +41,7 @@ def scales_kernel(amax_ptr, out_ptr, FLOOR: tl.constexpr, FP8_MAX: tl.constexpr)
 
 
 def divided(y: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return what the kernels make of ``y``, [groups, columns], on a CPU: numbers of ``dtype`` in fp32."""
+    """Return the kernels' quotients of ``y``, [groups, columns], on a CPU: numbers of ``dtype`` in fp32."""
     out = torch.empty(y.shape, device=DEVICE)
     y, scale = y.to(DEVICE), scale.to(DEVICE)
     groups = min(GROUPS, len(scale))
@@ -59,7 +59,7 @@ def scales_of(amax: torch.Tensor, largest: float) -> torch.Tensor:
 
 
 def same_bits(want: torch.Tensor, got: torch.Tensor) -> bool:
-    """Whether numbers are equal and NaN is in the same places; zeros have signs."""
+    """Return whether numbers are equal, with NaN in the same places; zeros must have equal signs."""
     return torch.equal(want.isnan(), got.isnan()) and torch.equal(
         want.nan_to_num(1.0).view(torch.int32), got.nan_to_num(1.0).view(torch.int32)
     )
@@ -68,7 +68,7 @@ def same_bits(want: torch.Tensor, got: torch.Tensor) -> bool:
 @pytest.mark.parametrize("largest", LARGEST)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_quotients_are_rounded_to_nearest(dtype: torch.dtype, largest: float) -> None:
-    """Bit for bit what division gives, for values of each dtype and the scales that they have."""
+    """Quotients have the bits of a division, for values of each dtype and their scales."""
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(4096, 16, generator=generator).to(dtype).float()
     y[:, : len(ODD)] = torch.tensor(ODD)
@@ -81,7 +81,7 @@ def test_quotients_are_rounded_to_nearest(dtype: torch.dtype, largest: float) ->
 
 @pytest.mark.parametrize("largest", LARGEST)
 def test_every_quotient_of_bf16_is_rounded_to_nearest(largest: float) -> None:
-    """Every mantissa by the scale of every mantissa, of an even exponent and of an odd one, and by the least."""
+    """Every mantissa is divided by every mantissa, with an even and an odd exponent, and by the least scale."""
     mantissas = 1 + torch.arange(128) / 128
     scale = torch.cat([mantissas / largest, mantissas * 2 / largest])
     scale[0] = torch.tensor(FLOOR) / largest
@@ -92,7 +92,7 @@ def test_every_quotient_of_bf16_is_rounded_to_nearest(largest: float) -> None:
 
 @pytest.mark.parametrize("largest", LARGEST)
 def test_no_quotient_of_bf16_is_near_the_middle_of_two_numbers(largest: float) -> None:
-    """What lets its reciprocals be inexact: more than 2**-40 of its size, of which they lose less than 2**-41."""
+    """Midpoints are over 2**-40 of their size away; inexact reciprocals lose less than 2**-41."""
     amax = np.append(np.arange(128, 256, dtype=np.float32), np.float32(FLOOR))
     # whole numbers of 24 bits, and quotients as ones of 25, of which the odd ones are in the middle
     scale = (np.frexp(amax / np.float32(largest))[0] * 2.0**24).astype(np.int64)[:, None]
@@ -107,7 +107,7 @@ def test_no_quotient_of_bf16_is_near_the_middle_of_two_numbers(largest: float) -
 @pytest.mark.parametrize("dtype", MAX)
 @pytest.mark.parametrize("exponent", [-34, 104, 112, 119, 120, 124, 127])
 def test_every_value_is_the_one_of_a_division(exponent: int, dtype: torch.dtype) -> None:
-    """Bf16 numbers of 16 magnitudes by scales of all mantissas, also where quotients may be the next number."""
+    """Bf16 numbers over scales of all mantissas give right values, even if a quotient is off by one."""
     mantissas = (1 + torch.arange(128) / 128).double()
     amax = (mantissas * 2.0**exponent).float().clamp(min=FLOOR)[:, None]
     y = (mantissas * 2.0 ** (exponent - torch.arange(16.0).double()[:, None])).float().reshape(1, -1)
@@ -123,7 +123,7 @@ def test_every_value_is_the_one_of_a_division(exponent: int, dtype: torch.dtype)
 
 @pytest.mark.parametrize("largest", LARGEST)
 def test_scales_are_rounded_to_nearest(largest: float) -> None:
-    """Of a number of every exponent, of the floor and less, of infinity and of NaN."""
+    """Scales are right for every exponent, for the floor and less, for infinity and for NaN."""
     generator = torch.Generator().manual_seed(0)
     amax = torch.ldexp(1 + torch.rand(1 << 16, generator=generator), torch.arange(1 << 16) % 254 - 126)
     amax[:6] = torch.tensor([0.0, 1e-45, FLOOR, torch.finfo().max, torch.inf, torch.nan])
@@ -137,7 +137,7 @@ def test_scales_are_rounded_to_nearest(largest: float) -> None:
     ("scale", "largest"), [(1e-10 / 448, 1e-12), (1.0, 448.0), (torch.inf, torch.inf), (torch.nan, 1.0)]
 )
 def test_zeros_infinities_and_nan_are_divided(scale: float, largest: float, dtype: torch.dtype) -> None:
-    """Zeros keep their signs; an infinite scale, which infinite values have, makes zeros of those that are not."""
+    """Zeros keep their signs; the infinite scale of an infinite value makes finite values zero."""
     y = torch.tensor([[*SPECIAL, *ODD, largest, -largest, 1e-12, -1e-12, -3.0, -1.0]]).clamp(-largest, largest)
     y = y.to(dtype).float()
 

@@ -16,7 +16,7 @@ from conformance.runs.judge import judge_item
 
 
 class HuggingFaceOrder(NormKernels):
-    """The package, asked to round where Hugging Face rounds: of an offset, once."""
+    """The package with ``rounding="hf"``; with an offset it rounds once."""
 
     name = "normkernels-hf"
     contracts: ClassVar = {
@@ -28,20 +28,20 @@ class HuggingFaceOrder(NormKernels):
     takes: ClassVar = {"rms_norm": {"offset": "zero"}, "gemma_rms_norm": {}, "rms_norm_gated": {}}
 
     def rms_norm(self, *tensors: torch.Tensor, **flags: Any) -> Any:  # type: ignore[override]
-        """Call the operation in the other rounding, which an offset does not have."""
+        """Call the operation with the other rounding; an offset allows only the default."""
         return normkernels.rms_norm(*tensors, **flags, rounding="hf", path=self.forced)
 
     def gemma_rms_norm(self, *tensors: torch.Tensor, **flags: Any) -> Any:
-        """Call the operation in the rounding that is no other here."""
+        """Call the operation with the rounding; for Gemma's norm both are the same."""
         return normkernels.gemma_rms_norm(*tensors, **flags, rounding="hf", path=self.forced)
 
     def rms_norm_gated(self, *tensors: torch.Tensor, **flags: Any) -> torch.Tensor:
-        """Call the operation in the other rounding."""
+        """Call the operation with the other rounding."""
         return normkernels.rms_norm_gated(*tensors, **flags, rounding="hf", path=self.forced)
 
 
 class HuggingFaceOrderNative(HuggingFaceOrder):
-    """The same in plain PyTorch."""
+    """The same order in plain PyTorch."""
 
     name = "native-hf"
     forced = "native"
@@ -52,7 +52,7 @@ class HuggingFaceOrderNative(HuggingFaceOrder):
 @pytest.mark.parametrize("prop", ["contract", "values"])
 @pytest.mark.parametrize("operation", HuggingFaceOrder.contracts)
 def test_the_outputs_follow_the_contract_hf(operation: str, prop: str, adapter: type[NormKernels]) -> None:
-    """Every case of the quick profile lies in contract ``hf``, and the cases can tell it from the others."""
+    """Every case of the quick profile satisfies contract ``hf``, and the cases distinguish it from others."""
     subject = Subject(adapter(), DEVICE)
     # float32 shows no rounding point; float16 and bfloat16 show the same ones
     judged = [

@@ -1,4 +1,4 @@
-"""The sigmoid of the gated kernels, made without a division, loses no more than the formula's steps may."""
+"""The sigmoid of the gated kernels, computed without a division, is as accurate as the formula's steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sigmoid_kernel(x_ptr, out_ptr, COLS: tl.constexpr):  # type: ignore[no-untyp
 
 
 def of_kernel(z: torch.Tensor) -> torch.Tensor:
-    """Return the kernels' sigmoid of as many fp32 numbers as there are, on a CPU."""
+    """Return the kernels' sigmoid of fp32 numbers, computed on a CPU."""
     x = torch.nn.functional.pad(z, (0, -len(z) % COLS)).to(DEVICE)
     out = torch.empty_like(x)
     sigmoid_kernel[(len(x) // COLS,)](x, out, COLS=COLS, enable_fp_fusion=False)
@@ -36,7 +36,7 @@ def of_kernel(z: torch.Tensor) -> torch.Tensor:
 
 
 def dense() -> torch.Tensor:
-    """Numbers of both signs: 4,096 of each exponent from 2**-30 to 2**7, of the others one, and the edges."""
+    """Return numbers of both signs: 4,096 per exponent from 2**-30 to 2**7, one per other one, and the edges."""
     steps = 1 + torch.arange(4096) / 4096
     small = torch.ldexp(torch.ones(97), torch.arange(-126, -29))
     positive = torch.cat([*(steps * 2.0**power for power in range(-30, 7)), small, torch.tensor(EDGES)])
@@ -44,12 +44,12 @@ def dense() -> torch.Tensor:
 
 
 def allowed(z: torch.Tensor, *, flushes: bool = False) -> Interval:
-    """Return what the steps of ``1 / (1 + exp(-z))`` may give."""
+    """Return the results that the steps of ``1 / (1 + exp(-z))`` may give."""
     return Machine(flushes=flushes).sigmoid(Interval.exactly(z.double()))
 
 
 def at_worst(z: torch.Tensor, exp2: float, rsqrt: float, *, flushes: bool) -> torch.Tensor:
-    """Return the sigmoid of a GPU whose instructions are off by these, relative; the other steps are rounded."""
+    """Return the sigmoid of a GPU whose instructions have these relative errors; other steps are rounded."""
     z32 = z.numpy()
     with np.errstate(over="ignore"):
         exponent = (np.abs(z32) * -np.float32(LOG2_E.value)).astype(np.float64)
@@ -63,14 +63,14 @@ def at_worst(z: torch.Tensor, exp2: float, rsqrt: float, *, flushes: bool) -> to
 
 
 def test_sigmoids_are_what_the_steps_of_the_formula_may_give() -> None:
-    """On the device of this run, of every exponent and past both ends."""
+    """On this run's device every exponent, and numbers past both ends, are within bounds."""
     z = dense()
 
     assert allowed(z).contains(of_kernel(z).double()).all()
 
 
 def test_sigmoids_of_a_cpu_are_nearer() -> None:
-    """Within 16 of zero the true one is 4 U and 1.25 for each unit away, half of what may be."""
+    """Within 16 of zero the error is at most 4 U and 1.25 U per unit of distance, half of the bound."""
     z = dense()
     z = z[z.abs() <= 16]
     true = 1 / (1 + torch.exp(-z.double()))
@@ -83,21 +83,21 @@ def test_sigmoids_of_a_cpu_are_nearer() -> None:
 @pytest.mark.parametrize("exp2", [-EXP2, 0.0, EXP2])
 @pytest.mark.parametrize("rsqrt", [-RSQRT, 0.0, RSQRT])
 def test_sigmoids_of_the_worst_gpu_are_what_the_steps_may_give(exp2: float, rsqrt: float, flushes: bool) -> None:  # noqa: FBT001
-    """Where both instructions are as far off as they may be, and subnormal powers are zero or not."""
+    """The bounds hold with both instructions at their worst, with and without flushed subnormal powers."""
     z = dense()
 
     assert allowed(z).contains(at_worst(z, exp2, rsqrt, flushes=flushes).double()).all()
 
 
 def test_a_worse_root_would_be_noticed() -> None:
-    """Another 2**-22.9 is too much: the numbers above come as near to what may be as they say."""
+    """Another 2**-22.9 is out of bounds: the numbers above come as near to the bounds as claimed."""
     z = dense()
 
     assert not allowed(z).contains(at_worst(z, EXP2, 2 * RSQRT, flushes=False).double()).all()
 
 
 def test_ends_and_nan() -> None:
-    """Exact at infinity, a half at zeros of both signs; NaN stays."""
+    """Sigmoids are exact at infinity and a half at zeros of both signs; NaN stays NaN."""
     z = torch.tensor([torch.inf, -torch.inf, 0.0, -0.0, 1e4, -1e4, torch.nan, -torch.nan])
 
     torch.testing.assert_close(

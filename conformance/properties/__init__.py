@@ -1,6 +1,6 @@
-"""What is promised of every call. One file per property that calls on its own; ``call.py`` for all passive ones.
+"""Properties that the suite judges: a file for each that makes calls of its own; ``call.py`` for all passive ones.
 
-The table is the order of reports.
+Reports follow the order of the table.
 """
 
 from conformance.properties.batch_invariance import BATCH_INVARIANCE
@@ -63,7 +63,7 @@ PROPERTIES: dict[str, Property] = {
     )
 }
 
-# judged of the same calls as values, layout and specials
+# judged on the same calls as values, layout and specials
 PASSIVE: dict[str, str] = {
     "metadata": "outputs have the documented number, dtype and shape, and strides as declared",
     "memory": "nothing outside the outputs is written, and nothing outside the arguments is read",

@@ -15,7 +15,7 @@ from conformance.properties.property import Property, contiguous, ordinary
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call with the first 1, 2, … rows of the case, and compare each with the same rows of the whole."""
+    """Call with the first 1, 2, … rows of the case, and compare each result with the same rows of the whole."""
     whole = rows.flat(case)
     values = values_of(whole)
     made = perform(subject, whole, values)
@@ -51,12 +51,12 @@ def _first_values(case: Case, values: dict[str, torch.Tensor], count: int) -> di
 
 
 def native(outcome: Ran) -> str:
-    """Why bits are not promised of a call in any other batch: plain PyTorch sums as it sees fit."""
+    """Return why a call promises no equal bits in other batches: plain PyTorch chooses the order of its sums."""
     return "went native, which promises the contract alone" if (outcome.path or "").startswith("native") else ""
 
 
 def cannot(subject: Subject, operation: str, dtype: str) -> str:
-    """Why invariance of bits cannot be judged here, or nothing."""
+    """Return why invariance of bits cannot be judged here, or nothing."""
     if not subject.traits(operation).batch_invariant:
         return "the adapter does not declare it"
     if subject.device == "cpu":
@@ -65,7 +65,7 @@ def cannot(subject: Subject, operation: str, dtype: str) -> str:
 
 
 def fixed(operation: Operation) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Many rows, contiguous and ordinary."""
+    """Return the factor levels of the cases: many rows, contiguous and ordinary."""
     return (*contiguous(operation), *ordinary(operation), ("rows", ("many",)), ("rank", ("2", "3")))
 
 

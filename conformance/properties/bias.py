@@ -1,11 +1,11 @@
 """Rounding errors cancel: their signed mean is zero, within what chance and the contract allow.
 
 The error of an output, in units of its last place and measured from the middle of its interval before the store,
-has two parts. The first is how far the number that was stored lay from the middle: at most the half width, so on
-average at most the mean of the half widths. The second is the rounding at the store: to nearest it lies within
-±1/2 and has mean zero over numbers whose low bits are arbitrary. The mean of N such errors passes ``b`` with a
-probability of at most ``2 exp(-2 N b**2)`` (Hoeffding's inequality), so that ``b = sqrt(ln(2 / CHANCE) / (2 N))``.
-Truncation has a mean of one half towards zero, and every tolerance accepts it.
+has two parts. The first is the distance of the stored number from the middle: at most the half width, so on
+average at most the mean of the half widths. The second is the rounding at the store: rounding to nearest keeps
+it within ±1/2, with mean zero over numbers whose low bits are arbitrary. The mean of N such errors passes ``b``
+with a probability of at most ``2 exp(-2 N b**2)`` (Hoeffding's inequality), so that ``b = sqrt(ln(2 / CHANCE) /
+(2 N))``. Truncation has a mean of one half towards zero, and every tolerance accepts it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from conformance.oracle.comparison import Errors
 from conformance.properties.measure import measure
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, several_rows
 
-# of calling a right implementation biased, a case
+# probability, per case, of calling a right implementation biased
 CHANCE = 1e-12
-# ulp; under a wider bound half of a truncation would pass
+# ulp; with a wider bound half of a truncation would pass
 TELLING = 0.25
 
 
@@ -33,23 +33,24 @@ COARSE = frozenset({"normalised", "weighted", "act", "gated", "turned", "angle"}
 
 
 def telling(case: Case) -> frozenset[str]:
-    """The outputs whose errors are added up, by name: those of 16 bits.
+    """Return the outputs whose errors are added up, by name: those of 16 bits.
 
-    Before a store in float32 a contract allows more than a truncation takes. Numbers of 8 bits are so few that
-    right rounding leans with the density of what is rounded; there the bound of a single element is narrow.
+    Before a store in float32 a contract allows a larger error than a truncation makes. There are so few numbers
+    of 8 bits that right rounding leans with the density of the rounded numbers; the bound of a single element is
+    narrow.
     """
     return frozenset(out.name for out in OPERATIONS[case.operation].outputs(case) if out.dtype.itemsize == 2)
 
 
 def bound(errors: Errors) -> float:
-    """What the mean error of a right implementation stays within, in ulp."""
+    """Return the bound, in ulp, on the mean error of a right implementation."""
     if not errors.count:
         return math.inf
     return errors.half / errors.count + math.sqrt(math.log(2 / CHANCE) / (2 * errors.count))
 
 
 def leaning(errors: Errors) -> str:
-    """Which way outputs lean, and by how much, or nothing."""
+    """Return which way outputs lean, and by how much, or nothing."""
     for total, way in ((errors.up, "upwards"), (errors.away, "away from zero")):
         mean = total / max(errors.count, 1)
         if abs(mean) > bound(errors):
@@ -86,13 +87,13 @@ def _cannot(subject: Subject, operation: str, dtype: str) -> str:
 
 
 def fixed(operation: Operation) -> Fixed:
-    """Many ordinary elements, each another number."""
+    """Return the factor levels of the cases: many ordinary elements, all different numbers."""
     return narrowed(
         operation,
         contiguous(operation),
         several_rows(operation),
         (("values", ("normal",)), ("width", ("tile", "wide")), ("rows", ("many",))),
-        # what is only copied, or quantised, dilutes the mean, or has none
+        # copied or quantised outputs have no mean error, or dilute it
         (("dims", ("whole",)), ("unquantised", ("yes",))),
         tuple(operation.telling.items()),
     )

@@ -1,4 +1,4 @@
-"""Values of one call: ordinary ones, strided ones, special ones; and all that the same call shows beside."""
+"""Values of one call (ordinary, strided and special ones), and everything else that the same call shows."""
 
 from __future__ import annotations
 

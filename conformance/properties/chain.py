@@ -1,9 +1,9 @@
 """A residual stream through as many layers as a model has: each sum is rounded once, and nothing drifts.
 
 Every layer gets other values and the stream that the layer before returned. Each step is judged given that
-stream, so that errors do not hide in each other; and the errors of all steps together must not lean to one side
-(:mod:`conformance.properties.bias` says what chance allows). An implementation that has the operation's form in
-place works on the same memory all the way.
+stream, so that the error of one step does not hide in another; and the errors of all steps together must not lean
+to one side (:mod:`conformance.properties.bias` says what chance allows). An implementation that has the
+operation's in-place form works on the same memory in every step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LAYERS = 72
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call once a layer, and hand on what is carried from one to the next."""
+    """Call once a layer, and pass the carried tensors from each layer to the next."""
     operation = OPERATIONS[case.operation]
     arguments = arguments_of(materialize(case, values_of(case), subject.device, POISONS[0]))
     errors = Errors()
@@ -55,12 +55,12 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def in_place(subject: Subject, operation: Operation) -> bool:
-    """Whether the operation has a form in place, and the implementation that form."""
+    """Return whether the operation has an in-place form, and the implementation that form."""
     return bool(operation.in_place) and subject.traits(operation.name).in_place
 
 
 def _layer(subject: Subject, case: Case, arguments: Arguments) -> Outcome:
-    """One call, in place where the implementation can: then results lie where their arguments were."""
+    """Make one call, in place where the implementation can: then results are in the memory of their arguments."""
     operation = OPERATIONS[case.operation]
     if not in_place(subject, operation):
         return call_with(subject, case, arguments)
@@ -79,7 +79,7 @@ def _outside(
 
 
 def _errors(total: torch.Tensor, x: torch.Tensor, carried: torch.Tensor) -> Errors:
-    """Against the exact sum: float64 holds it but for bits far below the last place of the result."""
+    """Return errors against the exact sum: float64 holds all but bits far below the last place of the result."""
     exact = Interval.exactly(x.double() + carried.double())
     return compare("sum", total, exact, tuple(total.shape), 0, signed=True).errors
 
@@ -89,7 +89,7 @@ def _void(operation: Operation) -> str:
 
 
 def fixed(operation: Operation) -> Fixed:
-    """A few rows of ordinary numbers with all that is carried, in one dtype."""
+    """Return the factor levels of the cases: a few rows of ordinary numbers, all carried tensors, in one dtype."""
     return narrowed(
         operation,
         contiguous(operation),

@@ -1,4 +1,4 @@
-"""Every call inside a claim runs; just outside of it a call is refused, or right."""
+"""Every call inside a claim runs; just outside of the claim a call is refused, or right."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from conformance.properties.property import Property
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Judge one call: inside of what is claimed it must run, outside it may be refused; it is right if it runs."""
+    """Judge one call: it must run inside the claim, may be refused outside, and must be right where it runs."""
     claim = subject.traits(case.operation).claim
     beyond = outside(claim or EVERYTHING, case)
     made = perform(subject, case)
@@ -46,7 +46,7 @@ def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
 def _levels(operation: Operation, scope: Scope) -> Iterator[Case]:
     """Yield a plain call at every level of every factor that is claimed in part.
 
-    Past the claim only levels of tensors: flags may be none that the implementation has an argument for.
+    Past the claim only levels of tensors are tried: the implementation may have no argument for a flag.
     """
     free = replace(scope, taken=EVERYTHING)
     plain = {name: chosen[0] for name, chosen in scope.levels(operation.factors).items()}
@@ -80,7 +80,7 @@ def _sizes(operation: Operation, scope: Scope) -> Iterator[Case]:
 
 
 def _edges(numbers: Numbers) -> list[int]:
-    """Return the ends of some numbers, their neighbours inside, and those just past them."""
+    """Return the ends of some numbers, their neighbours inside, and the numbers just past the ends."""
     ends = {numbers[0], numbers[-1], *numbers[:2], numbers[0] - 1, numbers[-1] + 1, numbers[0] + 1}
     return sorted(number for number in ends if number > 0)
 

@@ -1,7 +1,7 @@
-"""torch.compile takes a call whole, and the compiled call has the bits of the eager one at every shape.
+"""torch.compile takes a call whole, and the compiled call has the bits of the eager call at every shape.
 
 A break in the graph is an error. A second number of rows may compile once more, with the number as a variable;
-a third may not. torch itself compiles anew for every number that is no size, so another eps is only called.
+a third may not. torch itself compiles again for every number that is no size, so another eps is only called.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from conformance.oracle.bits import same_bits
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
 
 ROWS = (5, 7, 12)
-# one more where the number of rows turns out to vary
+# one more where torch notices that the number of rows varies
 MOST_GRAPHS = 2
 
 
@@ -50,7 +50,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def compiled(adapter: Adapter, operation: str, backend: Callable[..., Any]) -> Adapter:
-    """The adapter with one method compiled, as one graph."""
+    """Return the adapter with one method compiled, as one graph."""
     method = torch.compile(getattr(adapter, operation), fullgraph=True, backend=backend)
     changed = copy.copy(adapter)
     setattr(changed, operation, method)
@@ -58,7 +58,7 @@ def compiled(adapter: Adapter, operation: str, backend: Callable[..., Any]) -> A
 
 
 def _backend(subject: Subject, graphs: list[object]) -> Callable[..., Any]:
-    """What people compile with; on the CPU without code generation. Notes every graph that it is given."""
+    """Return the usual backend (on the CPU without code generation), recording every graph that it is given."""
     from torch._dynamo import lookup_backend
 
     chosen = lookup_backend("aot_eager" if subject.device == "cpu" else "inductor")
@@ -71,7 +71,7 @@ def _backend(subject: Subject, graphs: list[object]) -> Callable[..., Any]:
 
 
 def _differs(eager: Subject, whole: Subject, case: Case) -> Verdict | None:
-    """The verdict on a case where the compiled call is not as the eager one; None where it is."""
+    """Return the verdict on a case whose compiled call differs from the eager one; None where both are equal."""
     values = values_of(case)
     outcomes = []
     for subject in (eager, whole):
@@ -99,7 +99,7 @@ def _cannot(subject: Subject, operation: str, dtype: str) -> str:
 
 
 def fixed(operation: Operation) -> Fixed:
-    """Plain rows of a usual width, with every combination of flags."""
+    """Return the factor levels of the cases: plain rows of a usual width, with every combination of flags."""
     plain = (("width", ("tile",)), ("rank", ("2",)), ("rows", ("few",)))
     return narrowed(operation, contiguous(operation), ordinary(operation), plain)
 

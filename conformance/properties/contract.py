@@ -1,4 +1,4 @@
-"""The declared rounding points are the ones that the outputs follow, on cases that can tell."""
+"""The outputs follow the declared rounding points, on cases that can tell."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def _indistinguishable(subject: Subject, declared: Contract, case: Case, values: Values) -> str:
-    """A named contract whose every allowed result could be the declared one's, or nothing."""
+    """Return a named contract whose every allowed result could be the declared one's, or nothing."""
     relevant = set(OPERATIONS[case.operation].points(case))
     ours = stored(subject, declared, case, values)
     for name, rounds in NAMED.items():

@@ -16,16 +16,16 @@ CALLS = 3
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call several times; the arguments of the calls lie in fresh memory each."""
+    """Call several times, each time with arguments in fresh memory."""
     values = values_of(case)
     kept = []
     for _ in range(CALLS):
         made = perform(subject, case, values)
         if not isinstance(made.outcome, Ran):
             return (without_outputs("determinism", case, made.outcome),)
-        # the object, not a copy: a buffer that is handed out twice would otherwise pass
+        # keep the object, not a copy: otherwise a buffer that is returned twice would pass
         kept.append((made.outcome.outputs, tuple(out.clone() for out in made.outcome.outputs)))
-    # other values, so that a buffer that is handed out twice changes what was returned before
+    # other values, so that a buffer that is returned twice changes the result of the call before
     perform(subject, case, values_of(replace(case, seed=case.seed + 1)))
     first = kept[0][1]
     for number, (outputs, copies) in enumerate(kept):
@@ -40,7 +40,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def cannot(subject: Subject, operation: str, dtype: str) -> str:
-    """Why bits cannot be compared, or nothing."""
+    """Return why bits cannot be compared, or nothing."""
     return "" if subject.traits(operation).deterministic else "the adapter does not declare it"
 
 

@@ -1,4 +1,4 @@
-"""A call works on the device of its tensors, which need not be the current one, and leaves that as it was."""
+"""A call works on the device of its tensors, whichever device is current, and does not change the current one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conformance.properties.property import Property
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call with tensors on the current GPU, then with tensors on another."""
+    """Call with tensors on the current GPU, then with tensors on another GPU."""
     count = torch.cuda.device_count()
     if count < 2:
         reason = f"needs two GPUs, sees {count} (each worker of several sees one)"
@@ -31,7 +31,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def judge_on(subject: Subject, case: Case, devices: tuple[str, str]) -> Verdict:
-    """Call on each device in turn: what is kept from the first call must not serve the second."""
+    """Call on each device in turn: data cached by the first call must not serve the second."""
     values = values_of(case)
     contract = subject.contract(case.operation)
     for device in devices:

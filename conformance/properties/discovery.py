@@ -1,4 +1,4 @@
-"""The contract that outputs do follow, where they break the declared one: from all failing cases of an item."""
+"""Search for the contract that outputs follow where they break the declared one, over an item's failing cases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from conformance.oracle.comparison import NOTHING, Comparison
 from conformance.oracle.contract import NAMED, POINTS, Contract
 from conformance.properties.measure import measure
 
-# cases that every candidate must explain: each is one call, and one comparison for each candidate that is left
+# cases that every candidate must explain: each costs one call, and one comparison per remaining candidate
 MOST_FAILING, MOST_PASSING, MOST_OTHER = 8, 6, 2
 # comparisons for the contract that explains most, where none explains all
 MOST_MEASURED = 300
@@ -30,7 +30,7 @@ ENOUGH = 2**9
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Cases of one item: those whose outputs break the declared contract, and some that follow it."""
+    """Cases of one item: those whose outputs break the declared contract, and some whose outputs follow it."""
 
     failing: tuple[Case, ...]
     passing: tuple[Case, ...] = ()
@@ -52,16 +52,16 @@ class Followed:
 
     contract: Contract
     total: Comparison = field(default=NOTHING)
-    calls: tuple[int, int] = (0, 0)  # that it explains whole, of how many
+    calls: tuple[int, int] = (0, 0)  # calls that the contract explains whole, of how many
 
     @property
     def share(self) -> float:
-        """The share of the elements that it explains."""
+        """Return the share of the elements that the contract explains."""
         return 1 - self.total.outside / max(self.total.elements, 1)
 
 
 def follow(subject: Subject, evidence: Evidence) -> str:
-    """Return in a sentence what the outputs of failing cases are instead, or nothing."""
+    """Return a sentence that names what the outputs of failing cases are instead, or nothing."""
     failing = list(called(subject, spread(evidence.failing, MOST_FAILING)))
     if not failing:
         return ""
@@ -76,7 +76,7 @@ def follow(subject: Subject, evidence: Evidence) -> str:
 
 
 def spread(cases: Sequence[Case], most: int) -> list[Case]:
-    """Return at most so many cases, from the smallest to the largest."""
+    """Return at most ``count`` cases, from the smallest to the largest."""
     ordered = sorted(cases, key=lambda case: (case.tensors[0][1].shape[-1:], case.rows, case.id))
     if len(ordered) <= most:
         return ordered
@@ -107,7 +107,7 @@ def _narrow(case: Case) -> Iterator[Case]:
 
 
 def called(subject: Subject, cases: Sequence[Case], *, failed: bool = True) -> Iterator[Called]:
-    """Call every case once; leave out those that give nothing to compare."""
+    """Call every case once; leave out calls that give nothing to compare."""
     for case in cases:
         values = values_of(case)
         outcome = perform(subject, case, values).outcome
@@ -116,7 +116,7 @@ def called(subject: Subject, cases: Sequence[Case], *, failed: bool = True) -> I
 
 
 def _comparable(case: Case, outputs: tuple[torch.Tensor, ...]) -> bool:
-    """Return whether outputs have the shapes and dtypes that they must have, whatever their strides."""
+    """Return whether outputs have the required shapes and dtypes; strides may differ."""
     expected = [(output.shape, output.dtype) for output in OPERATIONS[case.operation].outputs(case)]
     return expected == [(tuple(output.shape), output.dtype) for output in outputs]
 
@@ -125,18 +125,18 @@ def _comparable(case: Case, outputs: tuple[torch.Tensor, ...]) -> bool:
 
 
 def _giveaway(calls: Sequence[Called]) -> str:
-    """Return what gives away in every call that outputs were not computed, or nothing."""
+    """Return the sign, common to all calls, that outputs were not computed, or nothing."""
     telling = [_not_computed(made) for made in calls if any(output.numel() > 1 for output in made.outputs)]
     every = [said for said in telling[0] if all(said in others for others in telling)] if telling else []
     return every[0] if every else ""
 
 
 def _not_computed(made: Called) -> list[str]:
-    """Return how outputs look that were not computed: an argument as it was before the call, one number."""
+    """Return how uncomputed outputs look: an argument as it was before the call, or one number."""
     found = []
     for output in made.outputs:
         for name, value in made.values.items():
-            # the argument itself may have been written over
+            # the call may have overwritten the argument itself
             alike = value.shape == output.shape and value.dtype == output.dtype and output.numel()
             if alike and same_bits(value, output.cpu()):
                 found.append(f"an output is {name} as it came")
@@ -172,9 +172,9 @@ def _sentence(subject: Subject, calls: Sequence[Called]) -> str:
 
 
 def explaining(subject: Subject, candidates: Sequence[Contract], calls: Sequence[Called]) -> list[Followed]:
-    """Return the contracts that explain every call, smaller sets first; or else the one that came nearest, alone.
+    """Return the contracts that explain every call, smaller sets first; else only the contract that came nearest.
 
-    A call is compared with the candidates alone that explain all calls before it.
+    A call is compared only with candidates that explain all calls before it.
     """
     left = [Followed(contract) for contract in candidates]
     for made in calls:
@@ -190,7 +190,7 @@ def explaining(subject: Subject, candidates: Sequence[Contract], calls: Sequence
 
 
 def _how_much(followed: Followed) -> tuple[int, int, float]:
-    """Return how much a contract explains: whole calls first, of as many with fewer points, then elements."""
+    """Return how much a contract explains: whole calls first; among equals fewer points, then more elements."""
     whole, _ = followed.calls
     return whole, -len(followed.contract.rounds) if whole else 0, followed.share
 
@@ -231,7 +231,7 @@ def _advice(found: Sequence[Followed], declared: Contract, points: tuple[str, ..
     if alike:
         others = " or ".join(_braces(contract, points) for contract in (best.contract, *alike))
         return f"these cases do not tell apart what explains all: {others}"
-    # a name that says nothing of these calls is none, nor one of several that explain them
+    # a name that says nothing of these calls is left out, and is not one of several that explain them
     fits = {f.contract.rounds for f in found if f.contract.depth == best.contract.depth}
     relevant = {name: rounds & set(points) for name, rounds in NAMED.items() if not rounds or rounds & set(points)}
     names = [name for name, rounds in relevant.items() if rounds in fits]

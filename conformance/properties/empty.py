@@ -15,7 +15,7 @@ from conformance.properties.property import Property
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Shape, dtype and strides of a call without a single element."""
+    """Check shape, dtype and strides of the results of a call without a single element."""
     made = perform(subject, case)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("empty", case, made.outcome),)
@@ -24,7 +24,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
-    """Return the operation's empty calls, those without columns only where they are taken."""
+    """Return the operation's empty calls; calls without columns only where they are accepted."""
     empties = operation.empties(scope)
     taken = [case for case in empties if not outside(scope.taken, case)]
     taken += _without_rows(operation, scope, len(empties) - len(taken))
@@ -32,7 +32,7 @@ def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
 
 
 def _without_rows(operation: Operation, scope: Scope, count: int) -> list[Case]:
-    """Return calls without rows in place of empty calls that are not taken."""
+    """Return calls without rows in place of empty calls that are not accepted."""
     rng = random.Random(count)  # noqa: S311 - reproducible, not secret
     levels = scope.levels(operation.factors)
     drawn = (

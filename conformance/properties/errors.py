@@ -17,11 +17,11 @@ RANKS = ("2", "3")
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """The call must raise; a polite refusal of the adapter is no exception of the implementation."""
+    """Judge a call that must raise; a refusal by the adapter is not an exception of the implementation."""
     made = perform(subject, case)
     match made.outcome:
         case Crashed(how) if poisons(how):
-            # a kernel that ran astray: nobody looked at the arguments
+            # a kernel accessed memory out of bounds: no code checked the arguments
             return (Verdict("errors", case, Status.CRASHED, how),)
         case Crashed(how) if not made.damage():
             return (Verdict("errors", case, Status.PASSED, how),)
@@ -34,12 +34,12 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
-    """A plain call of several rows, made wrong in every way that the operation knows."""
+    """Return plain calls of several rows, made wrong in every way that the operation knows."""
     levels = scope.levels(operation.factors)
     plain = {name: chosen[0] for name, chosen in levels.items()}
     cases = []
     for number, wanted in enumerate(RANKS):
-        # where one rank alone is taken, two calls of that
+        # where only one rank is accepted, two calls of that rank
         rank = wanted if wanted in levels["rank"] else plain["rank"]
         base = operation.complete({**plain, "rank": rank}, random.Random(f"{number}"), scope)  # noqa: S311
         unseen = operation.unseen if scope.device != "cpu" else frozenset()

@@ -1,7 +1,7 @@
 """A call recorded in a CUDA graph gives the results of what its tensors hold when it is replayed.
 
 Servers record a call once and replay it for every token, with other activations in the same memory; and they
-load weights into that memory after recording. What was computed while recording is then out of date.
+load weights into that memory after recording. Anything computed while recording is then out of date.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Record = Callable[[Callable[[], Outcome]], tuple[Outcome, Callable[[], None]]]
 
 
 def record_on_gpu(call: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], None]]:
-    """Record a call after it ran twice, as torch asks for, on a stream of its own; how to replay it."""
+    """Record a call on its own stream after two runs of it, as torch asks, and return how to replay it."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -40,7 +40,7 @@ def record_on_gpu(call: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], No
         with torch.cuda.graph(graph):
             outcome = call()
     except RuntimeError as error:
-        # what cannot be recorded is known when the recording ends
+        # a call that cannot be recorded shows only when the recording ends
         return Crashed(f"cannot be recorded: {error}"), lambda: None
 
     def replay() -> None:
@@ -51,7 +51,7 @@ def record_on_gpu(call: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], No
 
 
 def judge(subject: Subject, case: Case, record: Record = record_on_gpu) -> tuple[Verdict, ...]:
-    """Record, then put other values into all arguments and replay; the outputs must be theirs."""
+    """Record, then put other values into all arguments and replay; the outputs must be those of the new values."""
     arguments = arguments_of(materialize(case, values_of(case), subject.device, POISONS[0]))
     outcome, replay = record(lambda: call_with(subject, case, arguments, wait=False))
     if not isinstance(outcome, Ran):
@@ -79,7 +79,7 @@ def _cannot(subject: Subject, operation: str, dtype: str) -> str:
 
 
 def fixed(operation: Operation) -> Fixed:
-    """Ordinary calls; every tensor can be written to."""
+    """Return the factor levels of the cases: ordinary calls whose every tensor can be written to."""
     return narrowed(operation, contiguous(operation), ordinary(operation), (("rank", ("2", "3")),))
 
 

@@ -19,7 +19,7 @@ from conformance.properties.measure import measure
 from conformance.properties.property import Fixed, Property, ordinary
 
 FORM = "_"
-# of an argument that is written over: elements that share memory, with each other or with another result's
+# layouts of an overwritten argument whose elements share memory, with each other or with another result's
 UNWRITABLE = ("expanded", SAME)
 
 
@@ -34,7 +34,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         arguments, returned = made.materials.arguments, made.outcome.outputs
         wrong = _other_tensors(subject, case, arguments, returned) or _silent(case, made.materials)
         written.append(tuple(tensor.clone() for tensor in results(case, arguments, returned)))
-        # with the arguments put back, whatever else differs from before is damage
+        # once the arguments are put back, any other difference from before is damage
         for name in filter(None, places(case)):
             arguments[name].copy_(values[name])
         wrong = wrong or made.damage()
@@ -57,7 +57,7 @@ def _verdict(case: Case, wrong: str, comparison: Comparison = NOTHING) -> Verdic
 
 
 def places(case: Case) -> tuple[str | None, ...]:
-    """The argument that each output of a call in place is written over; None for those that are fresh."""
+    """Return the argument that each output of an in-place call overwrites; None for fresh outputs."""
     operation = OPERATIONS[case.operation]
     return tuple(operation.in_place.get(output.name) for output in operation.outputs(case))
 
@@ -65,7 +65,7 @@ def places(case: Case) -> tuple[str | None, ...]:
 def results(
     case: Case, arguments: Mapping[str, torch.Tensor], returned: tuple[torch.Tensor, ...]
 ) -> tuple[torch.Tensor, ...]:
-    """The outputs of a call in place: from the arguments that hold them, the fresh ones as they were returned."""
+    """Return the outputs of an in-place call: the overwritten arguments, and the fresh outputs as returned."""
     if not returned:
         return tuple(arguments[name] for name in places(case) if name is not None)
     pairs = zip(places(case), returned, strict=False)
@@ -75,7 +75,7 @@ def results(
 def _other_tensors(
     subject: Subject, case: Case, arguments: Mapping[str, torch.Tensor], returned: tuple[torch.Tensor, ...]
 ) -> str:
-    """Whether something else is returned than the arguments, or nothing at all, and what is fresh."""
+    """Return what is wrong with the returned tensors, which must be the arguments and the fresh outputs."""
     outputs, over = OPERATIONS[case.operation].outputs(case), places(case)
     if not returned and None not in over:
         return ""
@@ -90,10 +90,10 @@ def _other_tensors(
 
 
 def _silent(case: Case, materials: Materials) -> str:
-    """Whether an argument that is written over still has the version of before the call."""
+    """Return how an overwritten argument kept its version from before the call, or nothing."""
     for name in filter(None, places(case)):
         version = materials.versions[name]
-        if materials.arguments[name]._version == version:  # noqa: SLF001 - torch's only word for it
+        if materials.arguments[name]._version == version:  # noqa: SLF001 - torch offers nothing else
             return (
                 f"{name} is still at version {version} after it was written: autograd would take its numbers "
                 f"for those of before, call torch.autograd.graph.increment_version({name})"
@@ -102,7 +102,7 @@ def _silent(case: Case, materials: Materials) -> str:
 
 
 def _elsewhere(name: str, tensor: torch.Tensor, got: torch.Tensor) -> str:
-    """Whether what was returned is not the argument, as a whole, that it was to be written over."""
+    """Return how a returned tensor differs from the whole argument that it should overwrite, or nothing."""
     place = (got.data_ptr(), got.shape, got.stride(), got.dtype)
     if place == (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype):
         return ""
@@ -112,7 +112,7 @@ def _elsewhere(name: str, tensor: torch.Tensor, got: torch.Tensor) -> str:
 def _unlike_the_functional_form(
     subject: Subject, case: Case, values: Mapping[str, torch.Tensor], written: tuple[torch.Tensor, ...]
 ) -> str:
-    """Whether the functional form gives other bits; nothing where it gives none, which others judge."""
+    """Return how bits differ from the functional form's; nothing where that form gives none (judged elsewhere)."""
     if not subject.traits(case.operation).deterministic:
         return ""
     made = perform(subject, case, values)
@@ -131,9 +131,9 @@ def _void(operation: Operation) -> str:
 
 
 def _fixed(operation: Operation) -> Fixed:
-    """Ordinary values; arguments that are written over in a layout and a dtype that can hold the result."""
+    """Return ordinary values, and overwritten arguments in layouts and dtypes that can hold the results."""
     fixed = dict(ordinary(operation))
-    # without the one argument that is written over there is nothing to judge
+    # without the one overwritten argument there is nothing to judge
     unfit = ("other", "none") if len(operation.in_place) == 1 else ("other",)
     for name in operation.in_place.values():
         for factor, without in ((f"{name}_layout", UNWRITABLE), (name, unfit)):

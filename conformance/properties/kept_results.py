@@ -1,9 +1,8 @@
 """A result follows every element of its arguments: none is kept from an earlier call that was almost the same.
 
-An implementation that keeps results, or anything that it made of an argument, knows a call again by something: the
-address, the version, a few numbers, a sum. The calls of a case have the same tensors at the same addresses and of
-the same versions. Between two of them one element changes, somewhere inside, or two change places, which no sum
-notices.
+An implementation that caches results, or anything derived from an argument, needs a key: the address, the version,
+a few numbers, a sum. The calls of a case have the same tensors at the same addresses and of the same versions.
+Between two calls one element changes, somewhere inside, or two elements change places, which no sum notices.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from conformance.operations import Operation
 from conformance.properties.measure import amiss, apart, stored
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, several_rows
 
-# places that a number is exchanged with, until that shows
+# places that a number is exchanged with, until the exchange shows
 TRIES = 8
 
 Place = tuple[int, ...]
@@ -32,7 +31,7 @@ Values = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """A change of one argument in ``places``, and the values of all arguments after it."""
+    """A change of one argument in ``places``, and the values of all arguments after the change."""
 
     name: str
     places: tuple[Place, ...]
@@ -48,7 +47,7 @@ class Step:
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call, and once more after every step with the same tensors: each result must be that of the new numbers."""
+    """Call, and call again after every step with the same tensors: each result must be that of the new numbers."""
     arguments = arguments_of(materialize(case, values_of(case), subject.device, POISONS[0]))
     outcome = call_with(subject, case, arguments)
     if not isinstance(outcome, Ran):
@@ -60,7 +59,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         return (Verdict("kept_results", case, Status.NOT_JUDGED, "no single element shows in the result"),)
     for step in changes:
         for place, number in zip(step.places, step.numbers(), strict=True):
-            # as a kernel writes: no version counts it
+            # write as a kernel does: torch's version counter does not change
             arguments[step.name].data[place] = number
         outcome = call_with(subject, case, arguments)
         if not isinstance(outcome, Ran):
@@ -72,7 +71,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def steps(subject: Subject, case: Case) -> Iterator[Step]:
-    """Yield the changes of a case, each beside those before: of every argument one element, then two."""
+    """Yield the changes of a case, each on top of the earlier ones: one element of every argument, then two."""
     values = values_of(case)
     for name, _ in case.tensors:
         if case.source(name) != name:
@@ -105,7 +104,7 @@ def _step(subject: Subject, case: Case, values: Values, name: str, *, exchanged:
 
 
 def _shuffled(shape: torch.Size, seed: int) -> torch.Tensor:
-    """Return all places by chance, those first that are at no end and no middle of a dimension."""
+    """Return all places in random order, first those at no end and no middle of a dimension."""
     inside = torch.ones(shape, dtype=torch.bool)
     for dim, size in enumerate(shape):
         if size > 3:
@@ -120,7 +119,7 @@ def _shuffled(shape: torch.Size, seed: int) -> torch.Tensor:
 
 
 def _telling(places: torch.Tensor, shows: Callable[[torch.Tensor], bool]) -> torch.Tensor:
-    """Return the first place if its change shows, else one that is found by halving all, or no place."""
+    """Return the first place if its change shows, else a place found by repeated halving, or no place."""
     if shows(places[:1]):
         return places[:1]
     while len(places) > 1:
@@ -130,7 +129,7 @@ def _telling(places: torch.Tensor, shows: Callable[[torch.Tensor], bool]) -> tor
 
 
 def _other(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Return the tensor with opposite numbers in some places, or with other positions of those that there are."""
+    """Return the tensor with opposite numbers in some places, or with other positions taken from its own."""
     changed, index = tensor.clone(), tuple(places.t())
     changed[index] = -tensor[index] if tensor.is_floating_point() else tensor.max() - tensor[index]
     return changed
@@ -144,7 +143,7 @@ def _exchanged(tensor: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
 
 
 def fixed(operation: Operation) -> Fixed:
-    """Plain calls of many rows, most of them neither first nor last, with every tensor that may be passed."""
+    """Return the factor levels: plain calls with every optional tensor and many rows, most not first or last."""
     there = tuple(
         (name, tuple(level for level in operation.factors.get(name, ()) if level != "none"))
         for name in (*operation.positional, *operation.keywords)

@@ -1,8 +1,8 @@
 """Offsets past 2**31 and 2**32 elements are right: a strided tensor crosses them without holding them.
 
-The rows, or the elements, of one tensor lie so far apart that the last of them is past 2**32 elements, in strides
+The rows, or the elements, of one tensor are so far apart that the last of them is past 2**32 elements, in strides
 that themselves fit 31 bits. On the CPU there is no memory between them
-(:meth:`conformance.calls.memory.Owner.spread`); on a GPU it is really allocated, where there is enough.
+(:meth:`conformance.calls.memory.Owner.spread`); on a GPU the memory is really allocated, where there is enough.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from conformance.properties.property import Property
 LIMIT = 2**32
 # so that no stride of rows needs more than 31 bits itself
 FEWEST = 4
-# of a GPU's free memory: others may work there
+# share of a GPU's free memory: other processes may use the rest
 SHARE = 0.75
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call once, with what is free of a GPU: right values, and nothing written but the outputs."""
+    """Call once, within the free memory of a GPU: values must be right, and nothing but the outputs written."""
     with all_of_it(subject.memory):
         return _judge(replace(subject, memory=None), case)
 
@@ -64,10 +64,10 @@ def _judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def _lacking(subject: Subject, case: Case) -> str:
-    """Which memory a GPU lacks for a case, or nothing."""
+    """Return which memory a GPU lacks for a case, or nothing."""
     if subject.device == "cpu":
         return ""
-    # what earlier cases held
+    # memory of earlier cases
     torch.cuda.empty_cache()
     needed = sum(_length(spec) for _, spec in case.tensors)
     free, _ = torch.cuda.mem_get_info()
@@ -75,13 +75,13 @@ def _lacking(subject: Subject, case: Case) -> str:
 
 
 def _length(spec: TensorSpec) -> int:
-    """Bytes from the first element of a tensor to its last."""
+    """Return the bytes from the first element of a tensor to its last."""
     extent: int = spec.layout.place(spec.shape, SHARED_PARTS).extent * getattr(torch, spec.dtype).itemsize
     return extent
 
 
 def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
-    """Each tensor of a plain call, its rows far apart and then its elements."""
+    """Return plain calls in which one tensor, each in turn, has its rows far apart, and then its elements."""
     plain = {name: levels[0] for name, levels in scope.levels(operation.factors).items()}
     drawn = (operation.complete(plain, random.Random(seed), scope) for seed in itertools.count())  # noqa: S311
     base = next(case for case in drawn if count(case) >= FEWEST)

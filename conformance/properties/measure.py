@@ -1,4 +1,4 @@
-"""What the contract allows for a case, and how far its outputs are from that."""
+"""Results that the contract allows for a case, and the distance of outputs from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def intervals(
     rows: slice,
     returned: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, Interval]:
-    """What the contract allows for some rows of every output, before the store; ``returned`` are those rows."""
+    """Return what the contract allows for some rows of every output, before the store.
+
+    ``returned`` holds the same rows of the returned outputs.
+    """
     operation = OPERATIONS[case.operation]
     device = _oracle_device(subject, case)
     given = {}
@@ -50,13 +53,13 @@ def apart(one: Interval, other: Interval) -> torch.Tensor:
 
 
 def _oracle_device(subject: Subject, case: Case) -> str:
-    """Where the oracle works: a hundred small steps are quicker on a CPU than as launches on a GPU."""
+    """Return the oracle's device: a hundred small steps are quicker on a CPU than as launches on a GPU."""
     small = case.rows * case.tensors[0][1].shape[-1] <= SMALL
     return "cpu" if small else subject.device
 
 
 def chunks(case: Case) -> Iterator[slice]:
-    """The rows of a case in parts that the oracle can hold."""
+    """Yield the rows of a case in parts that fit the oracle's memory."""
     rows = count(case)
     elements = sum(math.prod(want.shape) for want in OPERATIONS[case.operation].outputs(case))
     return row_chunks(rows, elements // max(rows, 1))
@@ -72,9 +75,10 @@ def measure(
     signed: Collection[str] = (),
     slices: Iterable[slice] | None = None,
 ) -> Comparison:
-    """Compare all outputs with what the contract allows, in chunks of rows; ``signed``: whose errors to add up.
+    """Compare all outputs with what the contract allows, in chunks of rows.
 
-    ``slices``: the rows to look at, no more of them in one than the oracle can hold; by default all.
+    ``signed``: names of the outputs whose errors are added up.
+    ``slices``: the rows to look at, each slice small enough for the oracle; by default all rows.
     """
     expected = OPERATIONS[case.operation].outputs(case)
     total = NOTHING
@@ -83,7 +87,7 @@ def measure(
             want.name: got.reshape(count(case), -1)[rows].to(_oracle_device(subject, case))
             for want, got in zip(expected, outputs, strict=True)
         }
-        # an output that others depend on is judged for itself, and they given what was returned of it
+        # an output that others depend on is judged by itself; the others are judged given its returned value
         allowed = intervals(subject, contract, case, values, rows, parts)
         for want in reversed(expected):
             part, interval, lean = parts[want.name], allowed[want.name], want.name in signed
@@ -94,7 +98,7 @@ def measure(
 def amiss(
     subject: Subject, case: Case, values: Mapping[str, torch.Tensor], outputs: tuple[torch.Tensor, ...]
 ) -> str:
-    """Say what is wrong with the outputs of a call, from their number to their elements; or nothing."""
+    """Return what is wrong with the outputs of a call, from their number to their elements; or nothing."""
     said = metadata(subject, case, outputs)
     if said:
         return said

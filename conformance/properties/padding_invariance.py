@@ -1,6 +1,6 @@
 """A row has the same bits whatever rows are appended to the batch: zeros, NaN, or other tokens.
 
-Serving pads a batch to the next size for which it has a captured graph; what lies in the padding is anything.
+Serving pads a batch to the next size for which it has a captured graph; the padding may hold anything.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PADDINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"zeros": _zeros, 
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call as it is and with padding of each kind behind it; the first rows must have the same bits."""
+    """Call without padding, then with each kind of padding appended; the first rows must have the same bits."""
     case = rows.flat(case)
     values = values_of(case)
     made = perform(subject, case, values)
@@ -61,14 +61,14 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def padding_of(case: Case) -> int:
-    """How many rows are appended: up to the next multiple; one where it is one."""
+    """Return how many rows are appended: up to the next multiple; one row where the number is a multiple."""
     return -rows.count(case) % MULTIPLE or 1
 
 
 def _padded(
     case: Case, values: dict[str, torch.Tensor], fill: Callable[[torch.Tensor], torch.Tensor], more: int
 ) -> dict[str, torch.Tensor]:
-    """The values with ``more`` rows made of the first ones, in the other order."""
+    """Return the values with ``more`` rows made of the first rows, in the other order."""
     names = OPERATIONS[case.operation].row_tensors
     return {
         name: _appended(tensor, fill, more, rows.axis(case, name)) if name in names else tensor

@@ -1,7 +1,7 @@
 """The chosen path agrees with the reference path within PyTorch's default tolerances.
 
-What an output holds is no closer than the numbers it was made of: where x is rounded to bfloat16, a float32 scale
-of it is compared as bfloat16 is. Numbers in fp8, for which PyTorch has no defaults, agree within one step.
+An output is no more exact than the numbers it is computed from: where x is rounded to bfloat16, its float32 scale
+is compared with the tolerances of bfloat16. fp8 numbers, for which PyTorch has no defaults, agree within one step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _reference(name: str) -> Adapter:
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call both on the same case; ``torch.testing.assert_close`` with its defaults per dtype."""
+    """Call both paths on the same case; compare with ``torch.testing.assert_close`` and its defaults per dtype."""
     assert subject.declared.reference is not None
     made = perform(subject, case)
     expected = perform(replace(subject, adapter=_reference(subject.declared.reference)), case)
@@ -51,7 +51,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 def assert_alike(made: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...], dtype: torch.dtype) -> None:
     """Raise ``AssertionError`` unless the outputs of a call whose first tensor has ``dtype`` are close."""
     assert len(made) == len(expected), f"{len(made)} tensors, the reference returns {len(expected)}"
-    # the only assert_close that judges anybody: what people ask for first, beside the exact judgement
+    # the only assert_close that decides a verdict: users ask for it first, next to the exact judgement
     for a, b in zip(made, expected, strict=True):
         if a.dtype.itemsize == 1 == b.dtype.itemsize:
             torch.testing.assert_close(_steps(a), _steps(b), rtol=0, atol=1, equal_nan=True)
@@ -61,7 +61,7 @@ def assert_alike(made: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, .
 
 
 def _steps(values: torch.Tensor) -> torch.Tensor:
-    """Which number of its dtype each is, counted from zero."""
+    """Return the ordinal number of each value in its dtype, counted from zero."""
     codes = values.view(torch.uint8).float()
     return torch.where(values.isnan(), torch.nan, torch.where(codes < 128, codes, 128 - codes))
 

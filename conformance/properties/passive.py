@@ -1,4 +1,4 @@
-"""All that two calls of one case show, with other poison in memory: every passive property."""
+"""Passive properties: everything that two calls of one case show, with different poison in memory."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from conformance.properties.measure import measure
 
 
 def property_of(case: Case) -> str:
-    """Which property a case's values are evidence for: special numbers, a layout, or plain values."""
+    """Return the property that a case's values are evidence for: special numbers, a layout, or plain values."""
     if any(spec.values in SPECIAL for _, spec in case.tensors):
         return "specials"
     return "layout" if any(reaches(spec) for _, spec in case.tensors) else "values"
 
 
 def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Every passive property of one call: values, metadata, memory, written, path. Two calls, two poisons."""
+    """Judge every passive property on two calls with two poisons: values, metadata, memory, written, path."""
     values = values_of(case)
     first, second = (perform(subject, case, values, poison) for poison in POISONS)
     prop = property_of(case)
@@ -55,18 +55,18 @@ def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def _incomparable(prop: str, case: Case, wrong: str) -> tuple[Verdict, ...]:
-    """Return the verdicts on a call whose outputs are not what they must be."""
+    """Return the verdicts on a call whose outputs cannot be compared: their number, shapes or dtypes are wrong."""
     reason = f"nothing to compare: {wrong}"
     return _verdict("metadata", case, wrong), Verdict(prop, case, Status.FAILED, reason)
 
 
 def _harm(first: Call, second: Call) -> str:
-    """What two calls did to memory that is not their outputs', or made their outputs of, or nothing."""
+    """Return how two calls changed memory that is not their outputs', or returned such memory; or nothing."""
     return first.damage() or second.damage() or _borrowed(first) or _recycled(first, second)
 
 
 def _borrowed(made: Call) -> str:
-    """An output that lies in an argument's memory: nobody asked for it in place."""
+    """Return how an output shares an argument's memory although the call is not in place, or nothing."""
     assert isinstance(made.outcome, Ran)
     names = {_memory(owner.raw): name for name, owner in made.materials.owners}
     for output in made.outcome.outputs:
@@ -76,7 +76,7 @@ def _borrowed(made: Call) -> str:
 
 
 def _recycled(first: Call, second: Call) -> str:
-    """Two results in one place: the second call changed what the first had given."""
+    """Return how two results share one place: the second call changed the first call's result."""
     assert isinstance(first.outcome, Ran)
     assert isinstance(second.outcome, Ran)
     theirs = {_memory(output) for output in second.outcome.outputs if output.numel()}
@@ -105,7 +105,7 @@ def _judged(prop: str, case: Case, comparison: Comparison) -> Verdict:
 
 
 def _off_path(made: Call) -> str:
-    """Whether what ran is not what the adapter says ran."""
+    """Return how what ran differs from the path that the adapter names, or nothing."""
     assert isinstance(made.outcome, Ran)
     path, record = made.outcome.path or "", made.record
     if path.startswith("native"):
@@ -128,9 +128,9 @@ def _unwritten(
     outputs: tuple[torch.Tensor, ...],
     again: tuple[torch.Tensor, ...],
 ) -> str:
-    """Return how many elements hold whatever poison was in fresh memory, and the place of the first; or nothing.
+    """Return how many elements still hold the poison of fresh memory, and the place of the first; or nothing.
 
-    Only where two calls leave that open is there a third: arithmetic on poison next to the arguments may give the
+    A third call decides where two leave the question open: arithmetic on poison next to the arguments may give the
     same bits, but not those of the fresh memory.
     """
     patterns = [poisoned(a, POISONS[0]) & poisoned(b, POISONS[1]) for a, b in zip(outputs, again, strict=True)]
@@ -150,7 +150,7 @@ def _unwritten(
 def _miscopied(
     case: Case, values: Mapping[str, torch.Tensor], outputs: tuple[torch.Tensor, ...]
 ) -> tuple[Verdict, ...]:
-    """Whether what an output only takes over has its bits, signs of zeros included; of operations that do that."""
+    """Return how bits of copied elements differ, signs of zeros included, or nothing; for operations that copy."""
     operation = OPERATIONS[case.operation]
     if operation.copies is None:
         return ()

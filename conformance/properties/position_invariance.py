@@ -1,4 +1,4 @@
-"""A row has the same bits wherever in the batch it stands."""
+"""A row has the same bits at every position in the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a property is: a promise, the cases that can test it, and how one case is judged."""
+"""The type of a property: a promise, the cases that can test it, and how one case is judged."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Fixed = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def nothing_against(subject: Subject, operation: str, dtype: str) -> str:
-    """Every machine can judge it."""
+    """Return nothing: every machine can judge the property."""
     return ""
 
 
 def nothing_to_add(operation: str, verdicts: Iterable[Verdict]) -> str:
-    """Each verdict speaks for itself."""
+    """Return nothing: each verdict speaks for itself."""
     return ""
 
 
 def everything(operation: Operation) -> Fixed:
-    """Every level of every factor."""
+    """Return no restriction: every level of every factor."""
     return ()
 
 
 def every_operation(operation: Operation) -> str:
-    """No operation is without this promise."""
+    """Return nothing: no operation is without this promise."""
     return ""
 
 
@@ -39,12 +39,12 @@ class Property:
     """A promise and how one case of it is judged.
 
     ``judge`` runs where the implementation runs. ``fixed`` narrows the operation's factors to the levels that
-    can test the promise. ``given`` lists cases in place of drawing them, which with ``beyond_claims`` may lie
-    outside of what is claimed; ``like`` names the property whose cases are sampled instead. ``cannot`` says why a
-    subject cannot be judged here, ``void`` why the promise says nothing of an operation; or nothing.
-    ``concluded`` says, of an operation and all verdicts on an item, why together they are no evidence, or nothing.
-    ``passive`` properties see all that they judge in one call. ``form`` ends the name of the method that is
-    judged: ``_`` for the in-place form.
+    can test the promise. ``given`` lists cases in place of drawing them, which with ``beyond_claims`` may be
+    outside of the claim; ``like`` names the property whose cases are sampled instead. ``cannot`` returns why a
+    subject cannot be judged here, ``void`` why the promise says nothing of an operation, or nothing.
+    ``concluded`` takes an operation and all verdicts on an item, and returns why together they are no evidence,
+    or nothing. ``passive`` properties see all that they judge in one call. ``form`` ends the name of the judged
+    method: ``_`` for the in-place form.
     """
 
     name: str
@@ -62,28 +62,28 @@ class Property:
 
 
 def contiguous(operation: Operation) -> Fixed:
-    """Every layout factor at ``contiguous``."""
+    """Return every layout factor at ``contiguous``."""
     return tuple((name, ("contiguous",)) for name in operation.factors if name.endswith("layout"))
 
 
 def ordinary(operation: Operation) -> Fixed:
-    """Finite values far from overflow."""
+    """Return the levels of finite values far from overflow."""
     return (("values", operation.ordinary),)
 
 
 def special(operation: Operation) -> Fixed:
-    """The other values: NaN, infinities, subnormals, overflow."""
+    """Return the levels of the other values: NaN, infinities, subnormals, overflow."""
     rest = tuple(level for level in operation.factors["values"] if level not in operation.ordinary)
     return (("values", rest),)
 
 
 def several_rows(operation: Operation) -> Fixed:
-    """More than one row, in at least one leading dimension."""
+    """Return the levels of more than one row, in at least one leading dimension."""
     return (("rows", ("few", "many")), ("rank", ("2", "3", "4")))
 
 
 def narrowed(operation: Operation, *choices: Fixed) -> Fixed:
-    """Several choices of levels together: those that all of them have, but never none at all."""
+    """Return the levels that several choices have in common, but never none at all."""
     levels = dict(operation.factors)
     for name, kept in (one for choice in choices for one in choice):
         if name in levels:

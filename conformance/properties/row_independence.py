@@ -36,7 +36,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def _spoiled(case: Case, name: str, tensor: torch.Tensor, row: int) -> torch.Tensor:
-    # an index that is not a number would be an invalid call
+    # an index that is not a number would make the call invalid
     spoiled = torch.full_like(tensor, torch.nan if tensor.is_floating_point() else 0)
     rows.by_row(case, name, spoiled)[row] = rows.by_row(case, name, tensor)[row]
     return spoiled

@@ -1,7 +1,7 @@
 """A power of two on the arguments comes out as the power that the formula makes of it, to the bit.
 
 Binary floating point multiplies by two exactly, so every sum, product, quotient and root of the formula scales
-along, and with it every rounding; unless something overflows, underflows, or depends on more than the formula.
+along, and so does every rounding; unless something overflows, underflows, or depends on more than the formula.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from conformance.properties.property import Fixed, Property, contiguous, narrowe
 
 # 2**-10 of the smallest drawn number still has a square, and an eps, far above 2**-126
 EXPONENTS = (-10, -3, 5, 10)
-# points after which a number goes with a power of x: in float16 they leave its narrow range
+# rounding points after which numbers grow with a power of x: in float16 these leave its narrow range
 SCALED_POINTS = frozenset({"gated", "square", "variance", "rstd", "turned"})
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call with the case's arguments and with scaled ones; outputs must be each other's, scaled."""
+    """Call with the case's arguments and with scaled ones; the outputs must be the same but for the scale."""
     if case.dtype == "float16" and subject.contract(case.operation).rounds & SCALED_POINTS:
         reason = "the contract rounds in float16 what scales: its range is too narrow"
         return (Verdict("scale", case, Status.NOT_JUDGED, reason),)
@@ -55,21 +55,21 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def _same(plain: torch.Tensor, scaled: torch.Tensor, exponent: int) -> bool:
-    """Whether one has the other's bits but for the exponent, where both are normal numbers."""
+    """Return whether both have the same bits but for the exponent, where both are normal numbers."""
     if not exponent:
         return same_bits(plain, scaled)
     factor, least = 2.0**exponent, torch.finfo(plain.dtype).smallest_normal
     a, b = plain.abs(), scaled.abs()
-    # below, a store has fewer bits; it may have rounded up to the least
+    # below the normal range a store has fewer bits; it may have rounded up to the least normal number
     rounded = (torch.minimum(a, b) <= least) & (torch.maximum(a, b) <= least * max(factor, 1 / factor))
     return same_bits((plain * factor).masked_fill(rounded, 0), scaled.masked_fill(rounded, 0))
 
 
 def exponent_of(case: Case) -> int:
-    """The power of two for a case: one that loses no bit of what is scaled."""
+    """Return the power of two for a case: one that loses no bit of the scaled numbers."""
     if case.dtype != "float16":
         return EXPONENTS[case.seed % len(EXPONENTS)]
-    # down loses bits to float16's subnormals; up there must be room for the sum of two
+    # scaling down loses bits to float16's subnormals; scaling up must leave range for the sum of two
     values = values_of(case)
     scaling = OPERATIONS[case.operation].scaling
     assert scaling is not None
@@ -86,7 +86,7 @@ def _void(operation: Operation) -> str:
 
 
 def fixed(operation: Operation) -> Fixed:
-    """Contiguous tensors of one dtype with finite values that can be scaled."""
+    """Return the factor levels: contiguous tensors of one dtype with finite values that can be scaled."""
     return narrowed(
         operation, contiguous(operation), (("values", ("normal", "rows")),), tuple(operation.telling.items())
     )

@@ -1,6 +1,6 @@
-"""The cases of ``values`` can see every term of the formula: what they pass is evidence.
+"""The cases of ``values`` can see every term of the formula, so that passing them is evidence.
 
-A property of the suite more than of the implementation, whose part is to decide which cases run at all.
+This is a property of the suite more than of the implementation, which only decides which cases run at all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from conformance.properties.property import Property
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Note which terms the case would miss if they were dropped, where the implementation runs it."""
+    """Note which terms the case would miss if they were dropped, where the implementation runs the case."""
     values = values_of(case)
     made = perform(subject, case, values)
     if not isinstance(made.outcome, Ran):
@@ -40,8 +40,8 @@ def evidence(subject: Subject, case: Case, values: Values) -> tuple[tuple[str, b
 
 
 def _shows(term: Term, case: Case, with_it: Mapping[str, Interval], without: Mapping[str, Interval]) -> bool:
-    """Whether some element must differ: what is allowed with the term and without it have nothing in common."""
-    # of scales, which are fewer, the last one counts
+    """Return whether some element must differ: its intervals with and without the term share no number."""
+    # the last column is left out; there are fewer scales than columns, so that the last scale counts
     columns = case.tensors[0][1].shape[-1] - 1 if term.elsewhere else None
     for name, theirs in without.items():
         if term.outputs and name not in term.outputs:
@@ -52,10 +52,10 @@ def _shows(term: Term, case: Case, with_it: Mapping[str, Interval], without: Map
 
 
 def blind(operation: str, verdicts: Iterable[Verdict]) -> str:
-    """The terms that no case has seen, of those that are claimed; nothing where each was seen."""
+    """Return the claimed terms that no case has seen; nothing where each was seen."""
     ran = [verdict for verdict in verdicts if verdict.status is Status.PASSED]
     seen = {name for verdict in ran for name, shows in verdict.terms if shows}
-    # a term that no case has is the implementation's to decline: gate=None alone, say
+    # the implementation may decline a term that no case has: gate=None alone, say
     had = {name for verdict in ran for name, _ in verdict.terms}
     missed = [term.name for term in OPERATIONS[operation].terms if term.name in had - seen]
     return f"no case of values would notice if {', '.join(missed)} were dropped" if missed else ""

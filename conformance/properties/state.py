@@ -1,7 +1,7 @@
-"""A call sees its parameters as they are now, not as they were when it saw them first.
+"""A call sees its parameters as they are now, not as they were in the first call.
 
-Weights are loaded again, cast and moved while a model lives. What was derived from them once (``1 + w``, a copy
-in another dtype, a contiguous one) and is kept by the tensor, its address or its version is then out of date.
+Weights are loaded again, cast and moved while a model lives. Data derived from them once (``1 + w``, a copy
+in another dtype, a contiguous one) and cached by the tensor, its address or its version is then out of date.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from conformance.properties.property import Fixed, Property, contiguous, narrowe
 
 
 def reload_in_place(parameter: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """Copy, as load_state_dict does."""
+    """Copy new values into the tensor, as load_state_dict does."""
     return parameter.copy_(new)
 
 
 def reload_unversioned(parameter: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """Copy through ``.data``, as weight loaders do: the version that torch counts stays."""
+    """Copy through ``.data``, as weight loaders do: torch's version counter does not change."""
     parameter.data.copy_(new)
     return parameter
 
@@ -42,14 +42,14 @@ def replace_data(parameter: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
 
 
 def replace_tensor(parameter: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """Another tensor where the first one lay, as after it was freed."""
+    """Return another tensor at the address of the first, as after the first was freed."""
     parameter.data.copy_(new)
     return parameter.data
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happens to the parameters between two calls. ``casts``: the new ones have another dtype."""
+    """A change of the parameters between two calls. ``casts``: the new parameters have another dtype."""
 
     words: str
     make: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -66,11 +66,11 @@ CHANGES = (
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call, change the parameters, call again: the second result must be that of the new ones."""
+    """Call, change the parameters, call again: the second result must be that of the new parameters."""
     if not any(name in dict(case.tensors) for name in OPERATIONS[case.operation].parameters):
         return (Verdict("state", case, Status.NOT_JUDGED, "the call has no parameters"),)
     verdicts = []
-    # a cast may lead outside of what is claimed
+    # a cast may lead out of the claim
     claim = subject.traits(case.operation).claim or EVERYTHING
     for change in CHANGES:
         changed = with_new_parameters(case, change)
@@ -78,25 +78,25 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
             verdicts.append(_judged(subject, case, changed, change))
             if verdicts[-1].status not in {Status.PASSED, Status.DECLINED}:
                 return (verdicts[-1],)
-    # what is not offered after one change is nothing against the others
+    # a refusal after one change does not count against the other changes
     return (next((verdict for verdict in verdicts if verdict.status is Status.PASSED), verdicts[0]),)
 
 
 def with_new_parameters(case: Case, change: Change) -> Case:
-    """The case after a change, but for its values; the case itself where there is nothing to change."""
+    """Return the case after a change, without new values; the case itself where there is nothing to change."""
     for name in OPERATIONS[case.operation].parameters:
         spec = case.tensor(name)
         if spec is not None and change.casts:
             wide = "float32" if spec.dtype == case.dtype else case.dtype
             case = case.with_tensor(name, replace(spec, dtype=wide))
         elif spec is not None:
-            # another seed is another case
+            # another seed gives another case
             case = replace(case, seed=case.seed + 1)
     return case
 
 
 def new_values(case: Case, changed: Case) -> dict[str, torch.Tensor]:
-    """The values of the second call: new parameters, everything else as it was."""
+    """Return the values of the second call: new parameters, everything else as it was."""
     drawn = values_of(replace(changed, seed=case.seed + 1))
     parameters = OPERATIONS[case.operation].parameters
     return {**values_of(case), **{name: drawn[name] for name in parameters if name in drawn}}
@@ -145,7 +145,7 @@ def _void(operation: Operation) -> str:
 
 
 def fixed(operation: Operation) -> Fixed:
-    """Plain calls with parameters, in every layout that can be written to."""
+    """Return the factor levels: plain calls with parameters, in every layout that can be written to."""
     own = {name: operation.factors.get(f"{name}_layout", ()) for name in operation.parameters}
     layouts = tuple(
         (
@@ -159,7 +159,7 @@ def fixed(operation: Operation) -> Fixed:
         for name in operation.parameters
     )
     others = tuple((name, levels) for name, levels in contiguous(operation) if name not in dict(layouts))
-    # in which parameters may be cast to x's
+    # dtypes in which parameters may be cast to x's
     dtypes = (("dtypes", ("same", "cos_float32")),)
     return narrowed(operation, others, layouts, there, dtypes, ordinary(operation))
 

@@ -1,7 +1,7 @@
-"""A call works on the stream that is current: what that stream writes first is what the call reads.
+"""A call works on the current stream: it reads what earlier work on that stream wrote.
 
 The inputs are filled on a side stream, after some work that keeps it busy. Kernels that are launched on another
-stream run before that, and normalise what was there before.
+stream run before the inputs are filled, and normalise the old contents.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ CYCLES = 50_000_000  # some 30 ms: longer than the launches of a call take
 
 @contextlib.contextmanager
 def busy_stream() -> Iterator[None]:
-    """Another stream, current inside and busy for a while; done when this is left."""
+    """Make another stream current inside the block, and busy for a while; wait for it at the end."""
     torch.cuda.synchronize()
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     with torch.cuda.stream(side):
-        # what torch's own tests of streams are made with
+        # torch's own tests of streams use this
         torch.cuda._sleep(CYCLES)  # type: ignore[no-untyped-call]  # noqa: SLF001
         yield
     side.synchronize()
@@ -44,7 +44,7 @@ def judge(
     """Fill the inputs on a busy stream and call; the outputs must be those of the new values."""
     old = values_of(replace(case, seed=case.seed + 1))
     arguments = arguments_of(materialize(case, old, subject.device, POISONS[0]))
-    # compiles now, not while the stream is busy
+    # compile now, not while the stream is busy
     first = call_with(subject, case, arguments)
     if not isinstance(first, Ran):
         return (without_outputs("stream", case, first),)

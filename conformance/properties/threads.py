@@ -1,4 +1,4 @@
-"""Calls from several threads at once do not get into each other's way."""
+"""Calls from several threads at once do not disturb each other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROUNDS = 4
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call with eight sets of values one after the other, then with all at once; each must give its bits."""
+    """Call with eight sets of values in turn, then with all at once; each set must give the same bits."""
     made = perform(subject, case)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("threads", case, made.outcome),)
@@ -48,7 +48,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def together(calls: Sequence[Callable[[], Outcome]]) -> list[Outcome]:
-    """What came of each call, made in a thread of its own, all let go at the same moment."""
+    """Return the outcome of each call, made in a thread of its own; all threads start at the same moment."""
     start = threading.Barrier(len(calls))
     found: dict[int, Outcome] = {}
 
@@ -57,7 +57,7 @@ def together(calls: Sequence[Callable[[], Outcome]]) -> list[Outcome]:
         found[number] = calls[number]()
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(len(calls))]
-    # around all of them: what one changes, another one's call would be blamed for
+    # one guard around all threads: otherwise one call would be blamed for the changes of another
     with state_guard.guarded():
         for thread in threads:
             thread.start()
@@ -67,7 +67,7 @@ def together(calls: Sequence[Callable[[], Outcome]]) -> list[Outcome]:
 
 
 def _arguments(subject: Subject, case: Case, number: int) -> Arguments:
-    """The arguments of a thread's call: the case's values, moved on, so that each thread has others."""
+    """Return the arguments of a thread's call: the case's values, shifted by another number in every thread."""
     values = {
         name: torch.roll(tensor.flatten(), number).reshape(tensor.shape)
         for name, tensor in values_of(case).items()

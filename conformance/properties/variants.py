@@ -1,8 +1,8 @@
 """Neither a number of rows nor an eps has a kernel of its own: a new batch size does not stop to compile.
 
-What Triton compiles a launch for follows from the launch (:func:`conformance.calls.watch.variant`), so that this
-is judged in the interpreter too. A number may be told by whether it is 1 or a multiple of 16, and each side of a
-threshold of the implementation may have its kernel; more than that many variants grow with the traffic.
+The launch alone decides what Triton compiles (:func:`conformance.calls.watch.variant`), so that the property
+is judged in the interpreter too. Triton may specialise a number on being 1 or a multiple of 16, and each side of a
+threshold of the implementation may have its kernel; more variants would grow with the traffic.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from conformance.operations.row_calls import EPS
 from conformance.operations.rows import flat, with_rows
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
 
-# of numbers: one, the multiples of 16, all others
+# classes of numbers: one, the multiples of 16, all others
 KINDS = 3
 INTERPRETED_ROWS = 256
 COUNTS = (1, 2, 3, 4, 5, 6, 7, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48)
@@ -50,16 +50,16 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def counted(subject: Subject, case: Case) -> tuple[list[int], int]:
-    """The numbers of rows that are tried, and how many kernels they may need."""
+    """Return the numbers of rows that are tried, and how many kernels they may need."""
     thresholds = subject.traits(case.operation).row_thresholds
-    # a GPU's: Triton's interpreter may take minutes for more rows
+    # rows for a GPU: Triton's interpreter may take minutes for more
     edges = [edge for edge in thresholds if subject.device != "cpu" or edge <= INTERPRETED_ROWS]
     counts = {*COUNTS, *(edge + d for edge in edges for d in (-1, 0, 1) if edge + d > 0)}
     return sorted(counts), KINDS * (len(edges) + 1)
 
 
 def _variants(subject: Subject, cases: Iterable[Case]) -> set[str] | Verdict:
-    """What Triton compiles for some calls, or the verdict on a call that gave nothing."""
+    """Return what Triton compiles for some calls, or the verdict on a call that gave nothing."""
     found: set[str] = set()
     for case in cases:
         made = perform(subject, case)
@@ -74,7 +74,7 @@ def _cannot(subject: Subject, operation: str, dtype: str) -> str:
 
 
 def fixed(operation: Operation) -> Fixed:
-    """Plain rows of a usual width."""
+    """Return the factor levels of the cases: plain rows of a usual width."""
     return narrowed(
         operation, contiguous(operation), ordinary(operation), (("width", ("tile",)), ("rank", ("2",)))
     )

@@ -1,4 +1,4 @@
-"""Records → ``report.json`` for machines; a summary and a page for people."""
+"""Reports: records → ``report.json`` for machines; a summary and a page for people."""
 
 from conformance.report import codegen, differences
 from conformance.report.header import header, origin

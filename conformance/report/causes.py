@@ -1,4 +1,4 @@
-"""Failing verdicts of a run → causes: what fails alike, at which levels of the factors, and how often there."""
+"""Causes of a run's failing verdicts: failures of one kind, the factor levels where they show, and how often."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from conformance.cases.case import Case
 from conformance.runs.explain import NOTHING_TO_COMPARE, SAME_CALL
 from conformance.runs.journal import Judged, Line, Records
 
-# a rule is a cause of its own where so many of its cases fail, and better where nearly all do
+# a rule is a cause of its own from this share of its cases failing, and better where nearly all do
 SURE, CERTAIN = 0.8, 0.95
-# and may be a part of another one where so many do
+# and may be a part of another rule from this share
 SOME = 0.25
-# a level is told where so many failures were to be expected of the others, if it did not matter
+# failures to be expected among the rows that a condition excludes, if the condition did not matter
 EXPECTED = 3.0
-# two faults are one where so many of their cases are the same
+# two faults are one from this share of common cases
 ALIKE = 0.6
-# rows that rules are looked for in; rates are of all
+# rows in which rules are searched; rates are of all rows
 MOST_ROWS = 1500
 ABSENT = "absent"  # the level of a factor that a case does not have
 WRONG_VALUES = "wrong values"
@@ -33,7 +33,7 @@ Conditions = dict[str, frozenset[str]]  # levels by factor: a case meets all of 
 
 @dataclass(slots=True, eq=False)
 class Cause:
-    """Verdicts that fail alike, the rows that they are of, and the rows that could have failed."""
+    """Verdicts that fail in the same way, their rows, and the rows that could have failed."""
 
     says: str
     conditions: Conditions
@@ -43,7 +43,7 @@ class Cause:
 
     @property
     def inside(self) -> list[Row]:
-        """The judged rows that meet every condition."""
+        """Return the judged rows that meet every condition."""
         return _meeting(self.judged, self.conditions)
 
 
@@ -74,7 +74,7 @@ def grouped(records: Records, failures: Sequence[Line]) -> list[dict[str, Any]]:
 # --- signatures -------------------------------------------------------------------------------------------------
 
 _VALUE = re.compile(r"\] = \S+, must (be exactly|lie in|be NaN)")
-# words of the suite before what an implementation did
+# words of the suite before those of the implementation's failure
 _BEFORE = re.compile(rf"^(?:{NOTHING_TO_COMPARE}|parameters [\w ,.]+): ")
 _OUTPUT = re.compile(r"^\w+(?:\[#\])? (has|is|=) ")
 _PLACE = re.compile(r"(?: at |\()((?:[^\s()]+:\d+)(?:, in [^()]+)?)\)?$")
@@ -115,7 +115,7 @@ def severity(says: str, status: str, properties: Iterable[str]) -> int:
     return 3 if says != WRONG_VALUES and FORMAL & set(properties) else 1
 
 
-# promises about what surrounds the values
+# promises about everything around the values
 FORMAL = frozenset({"metadata", "path", "variants", "compile", "graph", "errors"})
 
 
@@ -138,12 +138,12 @@ def _causes(rows: Sequence[Row]) -> Iterator[Cause]:
             for row in rows
             if row.operation == operation
             and row.property in properties
-            # what ends otherwise does not come so far as to fail like this
+            # a case that ended otherwise did not reach this failure
             and (id(row) in known or not any(map(_ends_early, row.bad)))
         ]
         found = _split(says, failing, judged)
         if bad[0][1]["status"] == Status.CRASHED:
-            # one exception of one place is one cause, wherever else it shows
+            # one exception from one place is one cause, whichever properties show it
             found = [Cause(says, found[0].conditions, failing, judged)]
         for cause in found:
             inside = set(map(id, cause.failing))
@@ -228,7 +228,7 @@ def _sample(failing: list[Row], judged: list[Row]) -> tuple[list[Row], list[Row]
 def _joined(causes: list[Cause]) -> Iterator[Cause]:
     """Join causes that have one rule, or nearly the same cases: a fault shows in several properties."""
     kept: list[Cause] = []
-    # what is wrong with values first: other properties are its symptoms
+    # wrong values first: failures of other properties are their symptoms
     for cause in sorted(causes, key=lambda c: (c.says != WRONG_VALUES, -len(c.failing))):
         same = next((other for other in kept if _same(other, cause)), None)
         if same is None:
@@ -277,7 +277,7 @@ def _written(cause: Cause, places: list[int]) -> dict[str, Any]:
 
 
 def _rate(cause: Cause, factor: str) -> dict[str, Any]:
-    """Return, level by level, how many rows fail of those that meet all other conditions."""
+    """Return, for every level, the share of failing rows among those that meet all other conditions."""
     others = {name: levels for name, levels in cause.conditions.items() if name != factor}
     counts: dict[str, list[int]] = {}
     failing = set(map(id, cause.failing))

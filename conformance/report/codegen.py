@@ -1,4 +1,4 @@
-"""Rows of compiled code → ``codegen.json``, and the tables that the terminal and the page show of it."""
+"""``codegen.json`` from rows of compiled code, and the tables that the terminal and the page show of it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from conformance.report.results import Exit
 from conformance.report.table import Cell, Row, Said, Table, Tone
 
 FILE = "codegen.json"
-Document = dict[str, Any]  # as it stands in codegen.json
+Document = dict[str, Any]  # as it is written in codegen.json
 
 
 def document(rows: Sequence[Row], targets: Sequence[str], header: Mapping[str, Any], seconds: float) -> Document:
-    """All that ``conform codegen`` found out: ``header`` says on what it depends."""
+    """Return all results of ``conform codegen``; ``header`` says what they depend on."""
     found = problems(rows, targets, header["triton"])
     judged = [name for name in targets if not any("not_judged" in row for row in rows if row["target"] == name)]
     code = Exit.HOLDS if judged else Exit.NOTHING_JUDGED
@@ -41,7 +41,7 @@ def document(rows: Sequence[Row], targets: Sequence[str], header: Mapping[str, A
 
 
 def written(made: Document) -> str:
-    """The text of ``codegen.json``: a line for every row."""
+    """Return the text of ``codegen.json``: a line for every row."""
     parts = []
     for name, part in made.items():
         if isinstance(part, list) and part:
@@ -53,13 +53,13 @@ def written(made: Document) -> str:
 
 
 def read(directory: Path) -> Document | None:
-    """What lies in the folder of a report, or None."""
+    """Return the ``codegen.json`` in the folder of a report, or None."""
     path = directory / FILE
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def heading(made: Document) -> tuple[str, ...]:
-    """What was compiled, and with what."""
+    """Return what was compiled, and with what."""
     header, footer = made["header"], made["footer"]
     commit = f", commit {header['commit']}" if header["commit"] else ""
     return (
@@ -69,7 +69,7 @@ def heading(made: Document) -> tuple[str, ...]:
 
 
 def closing(made: Document) -> Said:
-    """How it ended."""
+    """Return how the run of ``conform codegen`` ended."""
     exit_code = made["footer"]["exit_code"]
     if exit_code == Exit.NOTHING_JUDGED:
         return Said("normkernels: nothing was compiled", Tone.WRONG)
@@ -79,7 +79,7 @@ def closing(made: Document) -> Said:
 
 
 def wrong(made: Document) -> tuple[str, ...]:
-    """Every problem, a line each."""
+    """Return every problem, a line each."""
     return tuple(
         f"{each['target']} {each['variant']}{' with FP fusion' if each['fusion'] else ''}: "
         f"{each['check']}: {each['said']}"
@@ -88,7 +88,7 @@ def wrong(made: Document) -> tuple[str, ...]:
 
 
 def known(made: Document) -> tuple[str, ...]:
-    """Every check that is known to fail somewhere, a line each."""
+    """Return every check that is known to fail somewhere, a line each."""
     return tuple(
         f"{each['check']} of {', '.join(each['variants'])} on {', '.join(each['targets'])}: {each['reason']}"
         for each in made["known"]
@@ -96,7 +96,7 @@ def known(made: Document) -> tuple[str, ...]:
 
 
 def tables(made: Document) -> tuple[Table, ...]:
-    """What each kernel became, target by target; the fp8 types there; how many kernels a workload compiles."""
+    """Return the tables of kernels by target, fp8 types by target, and kernels that a workload compiles."""
     every = [_of_target(made, target) for target in made["targets"]]
     asked = tuple(dict.fromkeys(row["target"] for row in made["rows"] if "workload" in row))
     names = dict.fromkeys(
@@ -112,12 +112,12 @@ def tables(made: Document) -> tuple[Table, ...]:
     return tuple(table for table in shown if table.lines)
 
 
-# bytes where nothing else is said; at once: what a thread moves of rows that are known to be aligned
+# in bytes unless another unit is named; at once: bytes that a thread moves of rows known to be aligned
 COLUMNS = ("kernels", "registers", "spilled", "shared", "at once", "fused", "if allowed")
 
 
 def _of_target(made: Document, target: str) -> Table:
-    """A line per kernel: the most of its variants without FP fusion, and last the sum of those with it."""
+    """Return a line per kernel: extremes over variants without FP fusion, and last the sum over those with it."""
     rows = [row for row in made["rows"] if row["target"] == target]
     not_judged = [row["not_judged"] for row in rows if "not_judged" in row]
     if not_judged:
@@ -147,7 +147,7 @@ def _cells(rows: Sequence[Row], kernel: str, bad: Collection[tuple[str, bool]]) 
 
 
 def _types(made: Document, target: str) -> tuple[Cell, ...]:
-    """How a target converts to each type."""
+    """Return how a target converts to each type."""
     rows = [row for row in made["rows"] if row["target"] == target and "variant" in row]
     cells = []
     for fp8 in (E4M3FN, E4M3FNUZ):
@@ -161,7 +161,7 @@ def _types(made: Document, target: str) -> tuple[Cell, ...]:
 
 
 def _asked(made: Document, name: str, targets: Sequence[str]) -> tuple[Cell, ...]:
-    """How many kernels of one name a workload compiles on each target."""
+    """Return how many kernels of one name a workload compiles on each target."""
     workload, _, kernel = name.rpartition(": ")
     counts = {
         row["target"]: row["kernels"].get(kernel, 0) for row in made["rows"] if row.get("workload") == workload

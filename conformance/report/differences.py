@@ -1,4 +1,4 @@
-"""Two reports side by side: what they were judged with, and the rows in which they differ."""
+"""Comparison of two reports: what they were judged with, and the rows in which they differ."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ABSENT = "not in this run"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that two reports say otherwise, as each says it."""
+    """A single difference of two reports, as each says it."""
 
     what: str
     first: str
@@ -22,7 +22,7 @@ class Difference:
 
 
 def of_headers(first: Report, second: Report) -> tuple[Difference, ...]:
-    """Versions, machine, seed, adapter and switches in which two runs differ, and whether each came to its end."""
+    """Return how versions, machine, seed, adapter and switches differ, and whether each run came to its end."""
     a, b = (
         {**dict(facts(report["header"])), "complete": str(report["footer"].get("complete"))}
         for report in (first, second)
@@ -33,7 +33,7 @@ def of_headers(first: Report, second: Report) -> tuple[Difference, ...]:
 
 
 def of_results(first: Report, second: Report) -> tuple[Difference, ...]:
-    """The rows whose verdicts, worst error or share of exact demands differ, and those that one has alone."""
+    """Return rows that differ in verdicts, worst error or share of exact demands, and rows of one report alone."""
     a, b = ({_key(row): row for row in report["results"]} for report in (first, second))
     keys = dict.fromkeys([*a, *b])
     return tuple(

@@ -1,4 +1,4 @@
-"""What the numbers of a run depend on: versions, machine, commit, adapter, switches."""
+"""Header of a report, on which its numbers depend: versions, machine, commit, adapter, switches."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def header(
     allowance: Allowance = ALONE,
     greeting: Greeting | None = None,
 ) -> dict[str, Any]:
-    """What the numbers depend on: versions, machine, commit, subject, numerics environment.
+    """Return what the numbers depend on: versions, machine, commit, subject, numerics environment.
 
     ``chunks`` names the numbers of the chunks that were judged, where they are not those of the profile;
-    ``allowance`` is what each worker may hold of its GPU, ``greeting`` what the process of the adapter said, where
-    that is another one.
+    ``allowance`` is what each worker may hold of its GPU, ``greeting`` the answer of the adapter's process, where
+    that is another process.
     """
     device, gpu_memory = _device(subject, allowance)
     return {
@@ -51,7 +51,7 @@ def header(
 
 
 def origin() -> dict[str, Any]:
-    """What every result depends on: versions, machine, commit."""
+    """Return what every result depends on: versions, machine, commit."""
     return {
         "suite": version("normkernels"),
         "python": platform.python_version(),
@@ -63,7 +63,7 @@ def origin() -> dict[str, Any]:
 
 
 def facts(made: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every entry of a header with its value in words; those of tables by their path."""
+    """Return every entry of a header with its value in words; entries of tables by their path."""
     for name, value in made.items():
         if isinstance(value, dict) and value:
             yield from facts(value, f"{prefix}{name}.")
@@ -72,7 +72,7 @@ def facts(made: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
 
 
 def _device(subject: Subject, allowance: Allowance) -> tuple[str, dict[str, int] | None]:
-    """The device in words; of a GPU how many workers share it, and the bytes that each may hold."""
+    """Return the device in words; for a GPU also how many workers share it, and the bytes that each may hold."""
     if subject.device == "cpu":
         return _cpu(subject), None
     started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -84,7 +84,7 @@ def _device(subject: Subject, allowance: Allowance) -> tuple[str, dict[str, int]
 
 
 def _gpu_of_a_child() -> tuple[str, int] | Crashed | Hung:
-    """As :func:`_gpu`, from a process that starts CUDA in place of this one, which may have others to fork."""
+    """Return :func:`_gpu` from a child that starts CUDA in place of this process, which may still have to fork."""
     child: Child[None, None, tuple[str, int]] = Child(lambda: Prepared(None, lambda _: _gpu()), STARTS)
     try:
         return child.ask(None)
@@ -93,7 +93,7 @@ def _gpu_of_a_child() -> tuple[str, int] | Crashed | Hung:
 
 
 def _gpu() -> tuple[str, int]:
-    """Name and memory of the current GPU."""
+    """Return name and memory of the current GPU."""
     major, minor = torch.cuda.get_device_capability()
     total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     return f"{torch.cuda.get_device_name()} (capability {major}.{minor})", total
@@ -106,9 +106,9 @@ def _cpu(subject: Subject) -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the working directory, with a plus where files differ from it.
+    """Return the commit of the working directory, with a plus where files differ from it.
 
-    Where no repository travelled with the files, what the environment says of them, as CI systems do.
+    Where the files come without a repository, return the commit named in the environment, as CI systems set it.
     """
     commit = _git("rev-parse", "--short=12", "HEAD")
     if commit is None:
@@ -126,7 +126,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def _adapter(subject: Subject) -> dict[str, Any]:
-    """The adapter's name and all that it declares: what is not declared is not demanded."""
+    """Return the adapter's name and all that it declares: nothing else is demanded."""
     declared = subject.declared
     contracts = {name: traits.contract for name, traits in declared.operations.items() if traits.contract}
     return {
@@ -141,7 +141,7 @@ def _adapter(subject: Subject) -> dict[str, Any]:
 
 
 def _told(subject: Subject, trait: str) -> bool | dict[str, bool]:
-    """Return one declaration: of all operations where they agree, otherwise of each that is implemented."""
+    """Return one declaration: for all operations where they agree, otherwise for each that is implemented."""
     operations = subject.declared.operations
     told = {name: bool(getattr(traits, trait)) for name, traits in operations.items() if traits.implemented}
     return next(iter(told.values()), False) if len(set(told.values())) < 2 else told

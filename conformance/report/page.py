@@ -1,4 +1,4 @@
-"""``report.json`` → ``report.html``: one file that needs nothing beside it, and nothing of the network."""
+"""``report.html`` from ``report.json``: one file that needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from conformance.report.results import Report
 
 
 def write_page(path: Path) -> Path:
-    """Write ``report.html`` beside a ``report.json`` and return its path.
+    """Write ``report.html`` into the folder of a ``report.json`` and return its path.
 
-    From it and a ``codegen.json`` beside it, where there is one, and from nothing else.
+    The page follows from ``report.json`` and the ``codegen.json`` in its folder, where there is one, alone.
     """
     target = path.with_suffix(".html")
     report = json.loads(path.read_text(encoding="utf-8"))
@@ -27,7 +27,7 @@ def write_page(path: Path) -> Path:
 
 
 def page(report: Report, compiled: codegen.Document | None = None) -> str:
-    """The page of a report, with a section about compiled code where there is something to say of it."""
+    """Return the page of a report, with a section about compiled code where there is any to report."""
     # package data is found wherever the suite is installed, a zip included
     templates = Environment(
         loader=PackageLoader("conformance.report"),
@@ -60,7 +60,7 @@ def page(report: Report, compiled: codegen.Document | None = None) -> str:
 
 
 def _compiled(made: codegen.Document) -> dict[str, Any]:
-    """The section about compiled code."""
+    """Return the section about compiled code."""
     return {
         "end": codegen.closing(made),
         "heading": codegen.heading(made),
@@ -71,7 +71,7 @@ def _compiled(made: codegen.Document) -> dict[str, Any]:
 
 
 def _shown(failure: table.Row) -> dict[str, Any]:
-    """A failure's cases in words, and what replays it from this page alone."""
+    """Return a failure's cases in words, and the command that replays the failure from this page alone."""
     return {
         "shrunk": str(Case.from_data(failure["case"])),
         "drawn": str(Case.from_data(failure["original"])),
@@ -83,7 +83,7 @@ def _shown(failure: table.Row) -> dict[str, Any]:
 
 
 def _first(failure: table.Row) -> dict[str, str]:
-    """The first bad element, in the order in which one reads it."""
+    """Return the first bad element, its parts in reading order."""
     bad = failure["first"]
     if bad is None:
         return {}

@@ -1,4 +1,4 @@
-"""Records → ``report.json``, exit code. A report without its footer is of a run that did not end."""
+"""``report.json`` and exit code from records. A report without its footer belongs to a run that did not end."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from conformance.runs.judge import CRASHES
 from conformance.runs.survey import Survey
 from conformance.runs.waivers import NONE, Waivers, stale
 
-Report = dict[str, Any]  # as it stands in report.json
+Report = dict[str, Any]  # as it is written in report.json
 
 
 class Exit(IntEnum):
-    """How a run ends."""
+    """Exit status of a run."""
 
     HOLDS = 0  # every judged property holds
     FAILED = 1  # something failed, crashed or hung, or a waiver is out of date
-    USAGE = 2  # asked for in a way that cannot be done
+    USAGE = 2  # a request that cannot be met
     NOTHING_JUDGED = 3
     BROKEN = 4  # the suite itself failed
     INTERRUPTED = 130  # by Ctrl-C, in the way of shells
@@ -44,9 +44,9 @@ def build(
     surveys: Mapping[str, Survey] | None = None,
     interrupted: bool = False,
 ) -> Report:
-    """The whole report.
+    """Return the whole report.
 
-    ``planned`` are the items (as text) that this run set out to judge, ``waivers`` those that it is held against.
+    ``planned`` are the items (as text) that this run set out to judge, ``waivers`` those that apply to it.
     """
     unfinished = [_unfinished(item, records) for item in sorted(set(planned) - records.finished)]
     crashing = _wholly_crashed(records)
@@ -106,7 +106,7 @@ def exit_code(
     unproved: Sequence[str] = (),
     interrupted: bool = False,
 ) -> Exit:
-    """What the numbers of verdicts by status mean, for a run that reached its end or did not."""
+    """Return the exit code for the numbers of verdicts by status, of a run that reached its end or did not."""
     if interrupted:
         return Exit.INTERRUPTED
     if totals.get(Status.ERROR) or not complete:
@@ -121,7 +121,7 @@ def exit_code(
 
 
 def _unjudged_crashes(records: Records, surveys: Mapping[str, Survey]) -> list[str]:
-    """Return operations of which calls crashed in a survey, where this run judges no property that shows them."""
+    """Return operations whose calls crashed in a survey, where this run judges no property that shows crashes."""
     return [
         f"{operation}: calls crash that the survey tried, as {found.crashes[0]}: judge claim or values"
         for operation, found in surveys.items()
@@ -139,12 +139,12 @@ def _unproved(records: Records) -> list[str]:
 
 
 def _survey(operation: str, found: Survey) -> dict[str, Any]:
-    """Return a survey as it stands in a report, in words as well."""
+    """Return a survey as the report has it, in words as well."""
     return {**found.to_data(), "said": said(operation, found.taken), "claim": pasted(operation, found.taken)}
 
 
 def _wholly_declined(records: Records) -> list[str]:
-    """Operations that an adapter says to implement, and of which it took no call: what passes is of the others."""
+    """Return operations that an adapter names but of which it took no call: whatever passes is of the others."""
     alarms = []
     for operation in dict.fromkeys(operation for operation, _, _ in records.tallies):
         tallies = [tally for (name, _, _), tally in records.tallies.items() if name == operation]
@@ -173,13 +173,13 @@ def _wholly_crashed(records: Records) -> dict[str, str]:
 
 
 def _beyond(planned: Collection[str], profile: str) -> int:
-    """How many chunks beyond its profile a run has."""
+    """Return how many chunks beyond its profile a run has."""
     numbers = {int(item.rpartition("/")[2]) for item in planned}
     return sum(number >= PROFILES[profile].chunks for number in numbers)
 
 
 def _waiver(place: int, waivers: Waivers, records: Records, *, complete: bool) -> dict[str, Any]:
-    """A waiver, the verdicts that it spoke of, and why it has to go; a run cut short cannot say that."""
+    """Return a waiver, its verdicts, and why it has to go; a run cut short cannot tell the latter."""
     waiver, held = waivers.every[place], place in waivers.held
     counts = records.waivers.get(place, Counter[str]())
     return {

@@ -1,4 +1,4 @@
-"""What a report says cell by cell, in words and tones: the terminal and the page show the same."""
+"""Cells of a report, in words and tones: the terminal and the page show the same."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from conformance.cases.case import Case
 from conformance.properties import PASSIVE, PROMISES
 from conformance.report.results import Exit, Report
 
-Row = Mapping[str, Any]  # of a report's results
+Row = Mapping[str, Any]  # a row of a report's results
 
-# a cell and a list are to be read; the rest is in report.json
+# a cell and a list must stay readable; the rest is in report.json
 MOST_REASONS = 3
 MOST_UNFINISHED = 10
 MOST_IDS = 8
 
 
 class Tone(StrEnum):
-    """How something that is said is meant: it adds nothing to the words but a colour."""
+    """Tone of a text: a colour that adds nothing to the words."""
 
     GOOD = "good"
     WRONG = "wrong"
@@ -36,12 +36,12 @@ class Said:
     text: str
     tone: Tone
     notes: tuple[int, ...] = ()
-    more: bool = False  # reasons than those of the footnotes
-    causes: tuple[int, ...] = ()  # numbers of the cards that explain it
+    more: bool = False  # whether there are more reasons than the footnotes
+    causes: tuple[int, ...] = ()  # numbers of the cards that explain the line
 
     @property
     def marks(self) -> str:
-        """The footnotes as ``[1,2,…]``, or nothing."""
+        """Return the footnotes as ``[1,2,…]``, or nothing."""
         return f"[{','.join(map(str, self.notes))}{',…' if self.more else ''}]" if self.notes else ""
 
 
@@ -50,9 +50,9 @@ Cell = tuple[Said, ...]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """An operation's cells: a line per property with what it promises, a column per dtype.
+    """An operation's cells: a line per property with its promise, a column per dtype.
 
-    Or those of something else: ``of`` says what the lines are.
+    In tables of another kind ``of`` names what the lines are.
     """
 
     operation: str
@@ -68,7 +68,7 @@ class Reasons:
         self._numbers: dict[str, int] = {}
 
     def of(self, row: Row, status: str) -> tuple[tuple[int, ...], bool]:
-        """The footnotes of a row's verdicts of one status, the most frequent ones; and whether there are more."""
+        """Return the footnotes of a row's most frequent verdicts of one status, and whether there are more."""
         reasons = [entry["reason"] for entry in row["reasons"] if entry["status"] == status]
         numbers = (self._numbers.setdefault(reason, len(self._numbers) + 1) for reason in reasons[:MOST_REASONS])
         return tuple(sorted(numbers)), len(reasons) > MOST_REASONS
@@ -117,7 +117,7 @@ def _told(rate: Row) -> str:
 
 
 def _elsewhere(rate: Row) -> str:
-    """Return the rate of every level of the rule, and that of all others together."""
+    """Return the rate of every level of the rule, and one rate for all other levels."""
     inside = [level for level in rate["levels"] if level["level"] in rate["where"]]
     outside = [level for level in rate["levels"] if level["level"] not in rate["where"]]
     failing, judged = (sum(level[count] for level in outside) for count in ("failing", "judged"))
@@ -131,14 +131,14 @@ def _rate(level: Row) -> tuple[str, str, float]:
 
 
 def tables(report: Report, reasons: Reasons) -> tuple[Table, ...]:
-    """A table per operation that has something to show."""
+    """Return a table per operation that has something to show."""
     every = dict.fromkeys(row["operation"] for row in report["results"])
     missing = not_implemented(report)
     return tuple(_table(operation, report, reasons) for operation in every if operation not in missing)
 
 
 def not_implemented(report: Report) -> tuple[str, ...]:
-    """Operations that the adapter does not implement: a line for each, not a table of refusals."""
+    """Return a line for each operation that the adapter does not implement, in place of a table of refusals."""
     said: dict[str, set[str]] = {}
     for row in report["results"]:
         reasons = {entry["reason"] for entry in row["reasons"]}
@@ -179,7 +179,7 @@ def _cell(row: Row | None, prop: str, reasons: Reasons, report: Report) -> Cell:
         lines.append(Said(f"worst {float(row['worst']):.3g}", Tone.ASIDE))
         lines.append(Said(f"exact {share(row['exact'])}", Tone.ASIDE))
     if row.get("terms"):
-        # the one that is hardest to see
+        # the tone that is hardest to see
         term, (seen, of) = min(row["terms"].items(), key=lambda each: each[1][0] / each[1][1])
         lines.append(Said(f"{term} in {seen} of {of}", Tone.ASIDE))
     return tuple(lines)
@@ -195,7 +195,7 @@ _ASIDE = {
 
 
 def _causes_of(row: Row, report: Report) -> tuple[int, ...]:
-    """Return the numbers of the causes that a cell's failures are of."""
+    """Return the numbers of the causes of a cell's failures."""
     return tuple(
         number
         for number, cause in enumerate(report.get("causes", ()), start=1)
@@ -218,7 +218,7 @@ def _judged(counts: Mapping[str, int], judged: int, causes: tuple[int, ...]) -> 
 
 
 def share(part: float) -> str:
-    """A share that says 100 % only where it is everything."""
+    """Return a share in percent, which is 100 % only where it is everything."""
     return f"{part:.0%}" if part in {0.0, 1.0} else f"{min(part, 0.9999):.2%}"
 
 
@@ -234,7 +234,7 @@ _ENDS = {
 
 
 def heading(header: Row) -> tuple[str, ...]:
-    """What was judged where, what it declares, and what was drawn."""
+    """Return what was judged where, what the adapter declares, and what was drawn."""
     adapter = header["adapter"]
     contracts = ", ".join(f"{name}: {contract['text']}" for name, contract in adapter["contracts"].items())
     chunks = f", chunks {header['chunks']}" if header["chunks"] else ""
@@ -249,7 +249,7 @@ def heading(header: Row) -> tuple[str, ...]:
 
 
 def _budget(header: Row) -> str:
-    """What a worker might hold of the GPU, in words."""
+    """Return in words what a worker was allowed to hold of the GPU."""
     memory = header.get("gpu_memory")
     if memory is None:
         return ""
@@ -257,7 +257,7 @@ def _budget(header: Row) -> str:
 
 
 def evidence(report: Report) -> tuple[tuple[str, str], ...]:
-    """What the cases of a row could show: terms of the formula, and the share of the covering array that ran."""
+    """Return the evidence in a row's cases: terms of the formula, and the share of the covering array that ran."""
     said = []
     for row in report["results"]:
         name = f"{row['operation']} {row['property']} {row['dtype']}"
@@ -268,7 +268,7 @@ def evidence(report: Report) -> tuple[tuple[str, str], ...]:
 
 
 def problems(report: Report) -> tuple[str, ...]:
-    """What is wrong with a run besides its failures, a line each."""
+    """Return what is wrong with a run besides its failures, a line each."""
     return (*_stale_waivers(report), *_unfinished(report), *report["footer"]["alarms"])
 
 
@@ -278,7 +278,7 @@ def _stale_waivers(report: Report) -> tuple[str, ...]:
 
 
 def _unfinished(report: Report) -> tuple[str, ...]:
-    """What was not judged to its end: counted where somebody ended the run, named where it broke."""
+    """Return what was not judged to its end: counted where the run was ended on purpose, named where it broke."""
     footer = report["footer"]
     entries = footer["unfinished"]
     if footer["interrupted"] and entries:
@@ -294,14 +294,14 @@ def _stopped(entry: Row) -> str:
 
 
 def closing(report: Report) -> tuple[Said, str]:
-    """Return how the run ended, and its totals: what was judged, and apart from it what was not."""
+    """Return how the run ended, and its totals: the judged, and separately the unjudged."""
     footer, name = report["footer"], report["header"]["adapter"]["name"]
     said, tone = _ENDS[Exit(footer["exit_code"])]
     counts = footer["verdicts"]
     judged = {status: counts[status] for status in counts if status == Status.PASSED or status in BAD}
     beyond = f" ({footer['chunks']} chunks beyond the profile)" if footer["chunks"] else ""
     compared = f"{footer['elements']:,} elements compared in {footer['seconds']:g} s"
-    # reports of before do not count them apart
+    # older reports do not count these separately
     cases = footer.get("judged_cases", footer["cases"])
     totals = f"judged: {cases:,} cases{beyond}, {compared}; verdicts: {_counted(judged) or 'none'}"
     others = _counted({status: count for status, count in counts.items() if status not in judged})

@@ -1,4 +1,4 @@
-"""What a run shows on a terminal: a line of progress while it runs, the summary of its report at the end."""
+"""Terminal output of a run: a line of progress while it runs, the summary of its report at the end."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from conformance.runs.host import LOG
 
 GOOD, WRONG, ASIDE = "green", "bold red", "dim"
 STYLES = {Tone.GOOD: GOOD, Tone.WRONG: WRONG, Tone.ASIDE: ASIDE}
-MOST_CARDS = 10  # a list is to be read; the rest is in report.json
-MOST_LINES = 3  # of a reason: an exception may bring a stack
+MOST_CARDS = 10  # a list must stay readable; the rest is in report.json
+MOST_LINES = 3  # lines of a reason: an exception may bring a stack
 PLAIN_SECONDS = 10.0  # between two lines of progress where no line can be rewritten
 
 
@@ -40,23 +40,23 @@ def show(path: Path, console: Console | None = None) -> None:
 
 
 def printable(text: str) -> str:
-    """Return a text with its control characters written out: a terminal would execute them."""
+    """Return a text with its control characters escaped, which a terminal would execute."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _printable_parts(read: dict[str, Any]) -> dict[str, Any]:
-    """Return an object of a report whose texts are printable; those inside it are already."""
+    """Return an object of a report with printable texts; the objects inside it are printable already."""
     return {printable(name): _printable_part(value) for name, value in read.items()}
 
 
-def _printable_part(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+def _printable_part(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(value, list):
         return [_printable_part(part) for part in value]
     return printable(value) if isinstance(value, str) else value
 
 
 def summary(report: Report, place: str) -> RenderableType:
-    """Tables by property and dtype, causes of failures, the totals. ``place`` is where the report lies."""
+    """Return tables by property and dtype, causes of failures, the totals. ``place`` is the report's folder."""
     reasons = table.Reasons()
     parts: list[RenderableType] = [_heading(report["header"])]
     parts += _smoke(report.get("smoke"))
@@ -75,7 +75,7 @@ def summary(report: Report, place: str) -> RenderableType:
 
 
 def show_codegen(made: codegen.Document, place: str, console: Console | None = None) -> None:
-    """Print what ``conform codegen`` found out; ``place`` is where it lies."""
+    """Print the results of ``conform codegen``; ``place`` is their folder."""
     first, *others = codegen.heading(made)
     parts: list[RenderableType] = [Text.assemble("\n", (first, "bold"), *(f"\n{line}" for line in others), "\n")]
     parts += [_table(shown) for shown in codegen.tables(made)]
@@ -125,7 +125,7 @@ def _card(card: table.Card) -> RenderableType:
 
 
 def _smallest(card: table.Card) -> list[RenderableType]:
-    """Return the smallest case of a cause, its reason and remark, and the script that shows it."""
+    """Return the smallest case of a cause, its reason and remark, and the script that shows the failure."""
     if not card.failures:
         return [Padding(Text(card.example), (0, 0, 0, 3))]
     failure = card.failures[0]
@@ -140,7 +140,7 @@ def _smallest(card: table.Card) -> list[RenderableType]:
 
 
 class Progress:
-    """One line that is rewritten on a terminal; elsewhere a plain line now and then."""
+    """A line that is rewritten on a terminal; elsewhere a plain line now and then."""
 
     def __init__(self, console: Console, total: int, title: str = "") -> None:
         self._console = console
@@ -152,7 +152,7 @@ class Progress:
         self._counts: Counter[str] = Counter()
 
     def item(self, counts: Mapping[str, int]) -> None:
-        """An item was judged: its verdicts by status."""
+        """Count a judged item, by its verdicts' statuses."""
         self._items += 1
         self._counts.update(counts)
         now = time.monotonic()
@@ -163,7 +163,7 @@ class Progress:
             self._spoke = now
 
     def close(self) -> None:
-        """Leave the line to what follows."""
+        """End the line before further output."""
         if self._console.is_terminal:
             self._console.print(" " * (self._console.width - 1), end="\r", soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""Texts for the authors of adapters: what an operation is called with, and what a survey found."""
+"""Texts for the authors of adapters: how an operation is called, and what a survey found."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def claimed_with(name: str) -> dict[str, str]:
 
 
 def terms(name: str) -> str:
-    """Return what a wrong formula may lack, and the mistakes that must raise."""
+    """Return the terms that a wrong formula may lack, and the mistakes that must raise."""
     operation = OPERATIONS[name]
     return f"{', '.join(term.name for term in operation.terms)}; wrong in {len(operation.invalid)} ways on purpose"
 

@@ -1,4 +1,4 @@
-"""The code of one method of an adapter, without the suite: all of its file that the method reaches."""
+"""The code of one method of an adapter, without the suite: everything in its file that the method reaches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STUB = 'class Declined(Exception):\n    """Raised for a call that is not offered
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """Source text, the expression in it that is called, and the packages beside torch that it imports.
+    """Source text, the expression in it that is called, and the packages besides torch that it imports.
 
     ``future``: annotations must not be evaluated.
     """
@@ -29,7 +29,7 @@ class Excerpt:
 
 
 def excerpt(adapter: Adapter, method: str) -> Excerpt:
-    """Return the code of a method and of all that it reaches in its file, or a place to put a call."""
+    """Return the code of a method and of everything that it reaches in its file, or a place for a call."""
     kind = type(adapter)
     module = sys.modules[kind.__module__]
     try:
@@ -56,7 +56,7 @@ def excerpt(adapter: Adapter, method: str) -> Excerpt:
 
 
 def _place(method: str, why: str) -> Excerpt:
-    """Return a function that asks for a direct call in its stead."""
+    """Return a function whose body asks for a direct call."""
     said = f"{why}: call the implementation here, in place of these lines"
     return Excerpt(
         f"def {method}(*tensors, **named):\n    print({said!r}, file=sys.stderr)\n    sys.exit(2)", method
@@ -64,10 +64,10 @@ def _place(method: str, why: str) -> Excerpt:
 
 
 class _Imports(ast.NodeTransformer):
-    """Takes out imports of the suite and of the future, and makes the others absolute."""
+    """A transformer that removes imports of the suite and of the future, and makes other imports absolute."""
 
     def __init__(self, package: str) -> None:
-        self.suite: set[str] = set()  # names that those imports gave
+        self.suite: set[str] = set()  # names bound by imports of the suite
         self.packages: set[str] = set()
         self.future = False
         self._package = package
@@ -98,7 +98,7 @@ def _is_the_suite(module: str) -> bool:
 
 
 def _prune(tree: ast.Module, wanted: set[str], suite: set[str], names: Mapping[str, object]) -> None:
-    """Keep what binds a wanted name, and all that this needs in turn; of a class no more than that."""
+    """Keep statements that bind a wanted name, and all that those need in turn; of a class the wanted members."""
     before = -1
     while before != len(wanted):
         before = len(wanted)
@@ -116,7 +116,7 @@ def _prune(tree: ast.Module, wanted: set[str], suite: set[str], names: Mapping[s
 
 
 def _kept(node: ast.stmt, wanted: set[str], suite: set[str]) -> bool:
-    """Return whether a statement of a file is needed: for a name, or for what it does when it is imported."""
+    """Return whether a statement of a file is needed: for a name, or for its effect when it is imported."""
     if isinstance(node, ast.Import | ast.ImportFrom):
         return True
     if isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
@@ -132,7 +132,7 @@ def _member(node: ast.stmt, wanted: set[str]) -> bool:
 
 
 def _bound(node: ast.AST) -> set[str]:
-    """Return the names that a statement gives to what stands beside it."""
+    """Return the names that a statement binds in its own scope."""
     if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         return {node.name}
     names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
@@ -150,13 +150,13 @@ def _read(nodes: Iterable[ast.AST]) -> set[str]:
 
 
 def _mentioned(nodes: Iterable[ast.AST]) -> set[str]:
-    """Return names and attributes: which object an attribute is of does not stand in the source."""
+    """Return names and attributes: the source does not tell which object an attribute belongs to."""
     parts = [part for node in nodes for part in ast.walk(node)]
     return _read(parts) | {part.attr for part in parts if isinstance(part, ast.Attribute)}
 
 
 def _free(node: ast.ClassDef) -> ast.FunctionDef | None:
-    """Return the only method of a class as a function, where it does without its object."""
+    """Return the only method of a class as a function, where it does not use its object."""
     [function, *others] = node.body
     if others or node.bases or node.decorator_list or not isinstance(function, ast.FunctionDef):
         return None

@@ -1,4 +1,4 @@
-"""Failing verdicts of an item → failures: the smallest case with the same cause, and remarks on it."""
+"""Failures from an item's failing verdicts: the smallest case with the same cause, and remarks on it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from conformance.operations import OPERATIONS
 from conformance.properties.discovery import Evidence
 from conformance.runs.item import Failure, Item
 
-# a failure takes calls, a death a process for each, a hang the whole time limit
+# a failure costs calls, a death one process each, a hang the whole time limit
 TRIES = {Status.FAILED: 120, Status.CRASHED: 60, Status.HUNG: 0}
 DEATH_TRIES = 10
-# judged by one call under several names, which depend on the case
+# properties that one call judges under several names, which depend on the case
 SAME_CALL = frozenset({"values", "layout", "specials"})
 NOTHING_TO_COMPARE = "nothing to compare"
 
@@ -26,8 +26,8 @@ def explained(
 ) -> list[Failure]:
     """Return a failure for every property that does not hold in an item, in the order in which they showed.
 
-    ``judge`` gives the verdicts on a case that the implementation is called with again; ``follow`` says what
-    outputs are instead, of all failing cases of the item together. The first failure with wrong outputs has that.
+    ``judge`` calls the implementation again with a case and gives the verdicts; ``follow`` says what outputs are
+    instead, from all failing cases of the item together. The first failure with wrong outputs gets that remark.
     """
     first: dict[str, Verdict] = {}
     for verdict in verdicts:
@@ -52,7 +52,7 @@ def evidence_of(verdicts: Iterable[Verdict]) -> Evidence:
 
 
 def wrong_outputs(verdict: Verdict) -> bool:
-    """Return whether a verdict is of outputs that break the contract, or were not compared for another fault."""
+    """Return whether a verdict's outputs break the contract, or were not compared because of another fault."""
     outside = verdict.comparison.outside > 0 or verdict.reason.startswith(NOTHING_TO_COMPARE)
     return verdict.status is Status.FAILED and outside
 
@@ -83,7 +83,7 @@ _NOT_AGAIN = "the same case passes when it is judged again: it fails by chance, 
 
 
 def tries_of(failed: Verdict) -> int:
-    """Return how many simpler cases a failure is worth."""
+    """Return how many simpler cases are tried for a failure."""
     died = failed.status is Status.CRASHED and failed.reason.startswith(("killed", "ended", "held"))
     return DEATH_TRIES if died else TRIES.get(failed.status, 0)
 

@@ -1,4 +1,4 @@
-"""The process that has the implementation: it imports the adapter, and says what the others have to know of it."""
+"""The process that has the implementation: it imports the adapter, and tells other processes about it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from conformance.runs import reproducer
 from conformance.runs.item import Failure
 from conformance.runs.worker import Worker
 
-LOG = "output.log"  # what an implementation prints, beside the report
+LOG = "output.log"  # printed output of an implementation, in the folder of the report
 
 
 def choose_device(wanted: str | None = None) -> str:
-    """``cuda`` where there is a GPU, else ``cpu``, where Triton then interprets. Call before Triton is imported.
+    """Return ``cuda`` where there is a GPU, else ``cpu``, where Triton then interprets.
 
-    Looks for the driver's device files: asking torch would start CUDA, which a forked child could not use.
+    Call before Triton is imported. The function looks for the driver's device files: asking torch would start
+    CUDA, which a forked child could not use.
     """
     device = wanted or ("cuda" if gpus() else "cpu")
     if device == "cpu":
@@ -41,7 +42,7 @@ def choose_device(wanted: str | None = None) -> str:
 
 
 def faithful_interpreter() -> str:
-    """Teach Triton's interpreter to round as hardware does; why it could not be taught, or nothing."""
+    """Teach Triton's interpreter to round as hardware does; return why that failed, or nothing."""
     if not _interpret("cpu"):
         return ""
     from conformance import interpreter
@@ -50,7 +51,7 @@ def faithful_interpreter() -> str:
 
 
 def _interpret(device: str) -> bool:
-    """Have Triton's interpreter run kernels where they run on a CPU, and tell whether it does."""
+    """Make Triton's interpreter run kernels where they run on a CPU, and return whether it does."""
     if device != "cpu" or importlib.util.find_spec("triton") is None:
         return False
     # imports Triton, which must come after choose_device
@@ -61,7 +62,7 @@ def _interpret(device: str) -> bool:
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process sees, by what the driver calls them."""
+    """Return the GPUs that this process sees, under the driver's names."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu for gpu in visible.split(",") if gpu.strip() not in {"", "-1"}]
@@ -71,7 +72,7 @@ def gpus() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Judge a property of one case: verdicts."""
+    """Question: judge a property of one case. Answer: verdicts."""
 
     prop: str
     case: Case
@@ -79,33 +80,33 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Smoke:
-    """Make a call only to see whether it crashes: None where it does not."""
+    """Question: make a call only to see whether it crashes. Answer: None where it does not."""
 
     case: Case
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """Make a call only to see whether it is taken: ``Tried``."""
+    """Question: make a call only to see whether it is taken. Answer: ``Tried``."""
 
     case: Case
 
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Find the contract that explains some failures: words."""
+    """Question: find the contract that explains some failures. Answer: words."""
 
     evidence: Evidence
 
 
 @dataclass(frozen=True, slots=True)
 class Reproduce:
-    """Write the scripts that show a failure again: the path of the first."""
+    """Question: write the scripts that reproduce a failure. Answer: the path of the first."""
 
     failure: Failure
 
 
-# Questions to the process that has the adapter; an answer follows from its question, or says how a call ended.
+# Questions to the process that has the adapter. The answer depends on the question, or says how a call ended.
 Question = Judge | Smoke | Try | Follow | Reproduce
 
 
@@ -120,7 +121,7 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """All that other processes know of an implementation.
+    """Facts about an implementation that other processes need.
 
     ``numerics`` are the switches that can change its bits, ``changed`` the global state that importing it changed.
     """
@@ -135,9 +136,9 @@ class Greeting:
 class Host:
     """An adapter in a process of its own.
 
-    ``operations`` are those that will be judged, all where none is named. ``limit`` is in seconds a call,
-    ``start`` for importing; ``memory`` is what calls may hold of the machine, ``allowance`` of the GPU.
-    Reproducers and what is printed go into ``directory``, once that is set.
+    ``operations`` are those that will be judged, all where none is named. ``limit`` is in seconds per call,
+    ``start`` in seconds for importing; ``memory`` is what calls may hold of the machine, ``allowance`` of the GPU.
+    Reproducers and printed output go into ``directory``, once that is set.
     """
 
     target: str
@@ -152,7 +153,7 @@ class Host:
     _child: Child[Greeting, Granted, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Import the adapter. Raises ``UsageError`` with one line where that cannot be done."""
+        """Import the adapter. Raises ``UsageError`` with one line where the import fails."""
         self._child = Child(self._prepared, self.limit, self.memory, self.start)
         try:
             self.greeting = self._child.greeting()
@@ -163,18 +164,18 @@ class Host:
 
     @property
     def subject(self) -> Subject:
-        """Return what is judged, as a process knows it that has not imported the adapter."""
+        """Return what is judged, as known to a process that has not imported the adapter."""
         return Subject(None, self.device, self.greeting.unfaithful, known=self.greeting.declared)
 
     def judge_for(self, directory: Path, limit: float, memory: int | None, allowance: Allowance) -> None:
-        """Set what a run grants the calls, and where it writes, before the first question."""
+        """Set the limits of a run's calls, and where the run writes, before the first question."""
         self.directory, self.limit, self.memory, self.allowance = directory, limit, memory, allowance
         self._child.limit, self._child.memory, self._child.log = limit, memory, directory / LOG
 
-    def ask(self, question: Question, more: float = 0.0) -> Any:  # noqa: ANN401 - follows from the question
-        """Return the answer of the process to a question, or what became of it instead.
+    def ask(self, question: Question, more: float = 0.0) -> Any:  # noqa: ANN401 - depends on the question
+        """Return the answer of the process to a question, or the crash or hang of its call.
 
-        It may take ``more`` seconds than the limit.
+        The answer may take ``more`` seconds than the limit.
         """
         return self._child.ask(Granted(question, self.directory, self.allowance), self.limit + more)
 
@@ -183,7 +184,7 @@ class Host:
         self._child.close()
 
     def _prepared(self) -> Prepared[Greeting, Granted, Any]:
-        """Import the adapter in the process that this is called in."""
+        """Import the adapter in the process that runs this method."""
         choose_device(self.device)
         _interpret(self.device)
         warm_up()
@@ -194,7 +195,7 @@ class Host:
         declared = _declared(adapter, self.target, self.operations)
         said = numerics()
         changed = state_guard.settle(before)
-        # last: a proof takes longer than refusing an adapter
+        # last: proving the interpreter takes longer than refusing an adapter
         unfaithful = faithful_interpreter() if self.device == "cpu" else ""
         worker = Worker(Subject(adapter, self.device, unfaithful))
         return Prepared(
@@ -204,7 +205,7 @@ class Host:
         )
 
 
-def _answered(worker: Worker, target: str, granted: Granted) -> Any:  # noqa: ANN401 - follows from the question
+def _answered(worker: Worker, target: str, granted: Granted) -> Any:  # noqa: ANN401 - depends on the question
     worker.allowance = granted.allowance
     match granted.question:
         case Judge(prop, case):
@@ -275,7 +276,7 @@ def version(distribution: str) -> str | None:
 
 
 def _fp_fusion() -> bool | None:
-    """Triton's default for kernels that do not say; None where it has no such switch."""
+    """Return Triton's default of FP fusion for kernels that set none; None where Triton has no such switch."""
     if version("triton") is None:
         return None
     from triton import knobs

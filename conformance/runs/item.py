@@ -1,8 +1,8 @@
-"""An item is one property of one operation in one dtype: its cases follow from the run's seed and profile alone.
+"""Items: one property of one operation in one dtype each, whose cases follow from the run's seed and profile.
 
 Profiles are counts, never clocks, and an item's seed is a hash of the run's seed and its own name: neither the
 number of workers nor the speed of a machine changes what is judged. Chunks are numbered: the first ones share out
-a profile, and every one after them draws as many cases again, for as long as somebody wants to look.
+a profile, and every later chunk draws as many cases again, for as long as the run continues.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from conformance.properties import PROPERTIES
 from conformance.runs.sizes import sizes
 from conformance.runs.survey import Survey
 
-# tokens of a decode batch that the interpreter judges of a real model, in quick the last; a GPU judges all
+# decode batch sizes of real models that the interpreter judges (quick: only the last); a GPU judges all
 CPU_TOKENS = (1, 4)
 GPU_WIDTHS = (
     1,
@@ -61,20 +61,21 @@ GPU_WIDTHS = (
 )
 
 
-# properties that have cases of sizes which drawing hardly reaches, and levels that those have
+# properties with cases of sizes that drawing hardly reaches, and the factor levels of those cases
 SIZED = frozenset({"values", "layout"})
 PLAIN_SIZED = {"group": "none", "heads": "one", "rank": "2", "rows": "many", "width": "wide"}
-# cases that are drawn in place of one that is not taken
+# draws tried for one case that must be taken
 TRIES = 30
 REPEATS = 10  # more than the times that declined cases of an item are replaced
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How hard to look. ``strength`` of the covering array; cases drawn beside it per item; hang limit in seconds.
+    """Settings of how many cases are judged, and for how long.
 
-    ``drawn`` gives the numbers by property, ``""`` for the others. ``enumerates``: properties whose covering
-    array is judged whole, shared out over ``chunks``; the others only draw from its rows. ``minutes``: how long
+    ``strength`` is that of the covering array, ``drawn`` the number of further cases per item by property,
+    ``""`` for the others, ``limit`` the hang limit in seconds. ``enumerates``: properties whose covering array
+    is judged whole, shared out over ``chunks``; other properties only draw from its rows. ``minutes``: how long
     ``conform run`` then goes on with further chunks.
     """
 
@@ -88,7 +89,7 @@ class Profile:
 
 
 # Cases of properties that make many calls each: ``state`` ten, for five ways of loading, ``variants`` twenty,
-# ``chain`` seventy-two; ``compile`` traces three times. What they look for does not hide in shapes, so that every
+# ``chain`` seventy-two; ``compile`` traces three times. Their faults do not hide in shapes, so that every
 # dtype has a case or two. One case of ``bias`` is a mean of thousands of numbers.
 FEW = {"scale": 4, "bias": 3, "chain": 1, "state": 2, "kept_results": 1, "threads": 2, "variants": 1, "compile": 1}
 FEW |= {"graph": 3, "stream": 3, "device": 3}
@@ -101,8 +102,8 @@ PROFILES = {
             "quick",
             strength=2,
             limit=20.0,
-            # a call takes Triton's interpreter 10 to 40 ms. What parity finds the values find as well; layouts,
-            # and the bits beside them, are where kernels go wrong
+            # Triton's interpreter takes 10 to 40 ms per call. The values find what parity finds as well; layouts,
+            # and the bits next to the arguments, are where kernels go wrong
             drawn={
                 "": 8,
                 "values": 10,
@@ -158,7 +159,7 @@ PROFILES = {
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One property of one operation in one dtype, or a numbered chunk of it: one of the profile, or one beyond."""
+    """One property of one operation in one dtype, or a numbered chunk of its cases, of the profile or beyond."""
 
     operation: str
     property: str
@@ -171,11 +172,11 @@ class Item:
         return f"{self.operation}/{self.property}/{self.dtype}/{self.chunk}"
 
     def draw_seed(self) -> int:
-        """What this item draws follows from the run's seed and the item's name."""
+        """Return the seed of the item's draws, which follows from the run's seed and the item's name."""
         return _number(f"{self.seed}/{self}")
 
     def array_seed(self) -> int:
-        """One covering array for all dtypes, chunks and properties: on a GPU they share what they compile."""
+        """Return one seed for all dtypes, chunks and properties: on a GPU they share what they compile."""
         return _number(f"{self.seed}/{self.operation}")
 
 
@@ -202,7 +203,7 @@ def items(
     properties: tuple[str, ...] = (),
     chunk: int | None = None,
 ) -> tuple[Item, ...]:
-    """Every item of a profile, or of one chunk of it or beyond it. Empty selections mean all."""
+    """Return every item of a profile, or of one chunk of it or beyond it. Empty selections mean all."""
     found = []
     for operation in OPERATIONS:
         for prop in PROPERTIES:
@@ -216,16 +217,16 @@ def items(
 
 
 def _chunks(prop: str, profile: Profile, wanted: int | None) -> list[int]:
-    """The chunks of a property: all of the profile, or the wanted one where the property has it."""
+    """Return the chunks of a property: all of the profile, or the wanted one where the property has it."""
     parts = range(profile.chunks if prop in profile.enumerates else 1)
     if wanted is None or wanted in parts:
         return list(parts) if wanted is None else [wanted]
-    # a list of given cases is judged whole, and has nothing more to draw
+    # a list of given cases is judged whole, and leaves nothing to draw
     return [wanted] if wanted >= profile.chunks and PROPERTIES[prop].given is None else []
 
 
 def scope_of(item: Item, subject: Subject, survey: Survey | None = None) -> Scope:
-    """Return what may be drawn for an item on this machine: within what is claimed, or what a survey found."""
+    """Return what may be drawn for an item on this machine: within the claim, or within the survey's result."""
     prop, operation = PROPERTIES[item.property], OPERATIONS[item.operation]
     traits = subject.traits(item.operation)
     scope = Scope(
@@ -289,14 +290,14 @@ def sized_cases(item: Item, subject: Subject, survey: Survey) -> Iterator[tuple[
 
 
 def more_cases(item: Item, subject: Subject, survey: Survey, count: int, number: int) -> Iterator[Case]:
-    """Yield cases in place of others that were declined; ``number`` tells one time from the next."""
+    """Yield cases in place of others that were declined; each ``number`` gives different cases."""
     scope = scope_of(item, subject, survey)
-    # another name, so that other cases follow; what compiles follows from the run's seed and the operation
+    # another chunk, so that other cases follow; what compiles follows from the run's seed and the operation
     yield from _drawn(replace(item, chunk=-1 - number - REPEATS * item.chunk), scope, count)
 
 
 def _sample(item: Item, cases: list[Case]) -> Iterator[Case]:
-    """As many cases as the profile grants the item, evenly over the list: it begins with the covering array."""
+    """Yield the profile's number of cases, evenly over the list, which begins with the covering array."""
     count = min(_count(item), len(cases))
     yield from (cases[place * len(cases) // count] for place in range(count))
 
@@ -304,7 +305,7 @@ def _sample(item: Item, cases: list[Case]) -> Iterator[Case]:
 def chosen_cases(item: Item, scope: Scope, more: int = 0) -> Iterator[Case]:
     """Yield constructed cases, the item's part of the covering array of a scope, then drawn ones.
 
-    Beyond the profile there are only the last. ``more`` are drawn besides.
+    Beyond the profile there are only drawn cases. ``more`` cases are drawn in addition.
     """
     yield from constructed_cases(item, scope)
     yield from _listed_and_drawn(item, scope, more)
@@ -313,7 +314,7 @@ def chosen_cases(item: Item, scope: Scope, more: int = 0) -> Iterator[Case]:
 def _listed_and_drawn(item: Item, scope: Scope, more: int = 0) -> Iterator[Case]:
     """Yield the item's part of the covering array, then drawn cases.
 
-    Where less is taken the array is smaller: as many more are drawn, and ``more`` besides.
+    Where fewer calls are taken the array is smaller: as many more cases are drawn, and ``more`` in addition.
     """
     listed = listed_cases(item, scope)
     whole = len(_rows_of(item, replace(scope, taken=EVERYTHING))) if scope.taken != EVERYTHING else len(listed)
@@ -322,7 +323,7 @@ def _listed_and_drawn(item: Item, scope: Scope, more: int = 0) -> Iterator[Case]
 
 
 def constructed_cases(item: Item, scope: Scope) -> tuple[Case, ...]:
-    """Return the cases that show the loss of each term, which ``values`` and its sample have in every profile."""
+    """Return the cases that show the loss of each term: part of ``values`` and its sample in every profile."""
     shown = item.property in {"values", "sensitivity"} and item.chunk == 0
     if not shown:
         return ()
@@ -349,13 +350,13 @@ def _rows_of(item: Item, scope: Scope, *, whole: bool = False) -> list[tuple[Ass
 
 
 def _count(item: Item) -> int:
-    """Cases that an item draws beside the listed ones."""
+    """Return the number of cases that an item draws in addition to the listed ones."""
     drawn = PROFILES[item.profile].drawn
     return drawn.get(item.property, drawn[""]) // _parts(item)
 
 
 def beyond(item: Item) -> bool:
-    """Whether an item's chunk comes after those of the profile: then it draws, and enumerates nothing."""
+    """Return whether an item's chunk comes after those of the profile: it then draws, and enumerates nothing."""
     return item.chunk >= PROFILES[item.profile].chunks
 
 
@@ -365,12 +366,12 @@ def _parts(item: Item) -> int:
 
 
 def strength(item: Item, device: str) -> int:
-    """Of the covering array. Every assignment may compile a kernel: pairs are what a GPU has the time for."""
+    """Return the strength of the covering array. Every assignment may compile a kernel: a GPU takes pairs only."""
     return PROFILES[item.profile].strength if device == "cpu" else 2
 
 
 def _known(item: Item, subject: Subject) -> Iterator[Case]:
-    """Saved cases, and the calls of real models."""
+    """Yield saved cases, and the calls of real models."""
     operation = OPERATIONS[item.operation]
     yield from (case for case in saved_cases() if case.operation == item.operation)
     for shape in model_shapes():
@@ -384,9 +385,9 @@ def _known(item: Item, subject: Subject) -> Iterator[Case]:
 
 
 def _drawn(item: Item, scope: Scope, count: int) -> Iterator[Case]:
-    """Cases drawn at random; on a GPU from the rows of the covering array, which bounds what compiles.
+    """Yield cases drawn at random; on a GPU from the rows of the covering array, which bounds what compiles.
 
-    Not by Hypothesis, which mixes constants of the modules that happen to be imported into what it draws: the
+    Hypothesis is not used: it mixes constants of the modules that happen to be imported into its draws, but the
     same seed must give the same cases under pytest, the command line, and whatever adapter is loaded.
     """
     levels = scope.levels(OPERATIONS[item.operation].factors)
@@ -403,7 +404,7 @@ def _drawn(item: Item, scope: Scope, count: int) -> Iterator[Case]:
 
 
 def _completed(item: Item, levels: Factors, rng: random.Random, scope: Scope) -> Case | None:
-    """Return a case of levels drawn from those given, inside of what is taken; None where none is found."""
+    """Return a case of levels drawn from those given, among the taken calls; None where none is found."""
     for _ in range(TRIES):
         picked = {name: rng.choice(choices) for name, choices in levels.items()}
         if clashes(picked, scope.taken.apart):

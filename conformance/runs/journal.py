@@ -1,4 +1,4 @@
-"""What happened, written while it happens: a file of JSON lines per worker, merged when a run has ended.
+"""Journal of a run, written as it happens: a file of JSON lines per worker, merged when the run has ended.
 
 Every write reaches the file at once. A worker that dies leaves all it had judged, and the name of the case that
 it was running; at most its last line is cut.
@@ -33,7 +33,7 @@ class Journal:
         self._named: tuple[Case | None, str] = (None, "")
 
     def started(self, item: Item, case: Case) -> None:
-        """Note a case before it runs, whole: it may be the last thing this worker does."""
+        """Note a whole case before it runs: the note may be the last act of this worker."""
         self._write("started", item, id=self._id(case), case=case.to_data())
 
     def smoked(self, item: Item, case: Case, crashed: Crashed) -> None:
@@ -41,7 +41,7 @@ class Journal:
         self._write("smoked", item, how=crashed.how, trace=crashed.trace, case=case.to_data())
 
     def judged(self, item: Item, verdict: Verdict, waivers: tuple[int, ...] = ()) -> None:
-        """Note a verdict: numbers where it passed, with its reason where it did not; places of waivers of it."""
+        """Note a verdict: numbers where it passed, else with its reason; and the places of waivers that apply."""
         comparison = verdict.comparison
         line: Line = {"property": verdict.property, "status": verdict.status, "id": self._id(verdict.case)}
         if comparison.elements:
@@ -60,7 +60,7 @@ class Journal:
         self._write("judged", item, property=item.property, status=status, reason=reason, waivers=waivers)
 
     def failed(self, failure: Failure, reproducer: Path) -> None:
-        """Note what became of a failure: the shrunk case, the first bad element, how to see it again."""
+        """Note a failure: the smallest case, the first bad element, how to reproduce it."""
         self._write("failed", failure.item, **_failure(failure, reproducer))
 
     def finished(self, item: Item, array: tuple[int, int] = (0, 0)) -> None:
@@ -76,14 +76,14 @@ class Journal:
         self._file.write(json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n")
 
     def _id(self, case: Case) -> str:
-        # several verdicts in a row are of the same case, and its id is a hash of its text
+        # several verdicts in a row are about the same case, and its id is a hash of its text
         if self._named[0] is not case:
             self._named = (case, case.id)
         return self._named[1]
 
 
 def number(value: float) -> float | str:
-    """A number as JSON can hold it: ``float()`` reads the strings back."""
+    """Return a number in a form that JSON can hold: ``float()`` reads the strings back."""
     return value if math.isfinite(value) else str(value)
 
 
@@ -131,10 +131,10 @@ class Tally:
     elements: int = 0
     exact: int = 0
     worst: float = 0.0
-    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)  # (status, reason) of what was not judged
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)  # (status, reason) of unjudged cases
     terms: dict[str, tuple[int, int]] = field(
         default_factory=dict
-    )  # cases that show a term, of those that have it
+    )  # cases that show a term, of the cases that have it
     array: tuple[int, int] = (0, 0)  # rows of the covering array that ran, of how many
 
     def add(self, line: Line) -> None:
@@ -164,11 +164,11 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """All that the workers of one run wrote.
+    """Merged journals of all workers of one run.
 
     ``unfinished`` maps an item to the case that ran last in it, ``waivers`` the place of a waiver to the numbers
-    of verdicts by status that it speaks of. ``rows`` has every judged case of the operations in which one fails,
-    ``judged_cases`` counts those of all.
+    of its verdicts by status. ``rows`` has every judged case of the operations in which one fails,
+    ``judged_cases`` counts the cases of all operations.
     """
 
     tallies: Mapping[Row, Tally]
@@ -183,11 +183,11 @@ class Records:
 
 
 class JournalDamaged(ValueError):
-    """A shard holds what no journal writes."""
+    """Error: a shard holds what no journal writes."""
 
 
 def prepare(directory: Path) -> None:
-    """Make the directory, without what an earlier run judged there.
+    """Make the directory, and remove the journals that an earlier run left there.
 
     Cases and reproducers stay: they are named by their content, so they are never out of date.
     """

@@ -1,4 +1,4 @@
-"""Judges the cases of an item one by one."""
+"""Judgement of the cases of an item, one by one."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from conformance.properties import PASSIVE, PROPERTIES, Property
 from conformance.runs.item import Item, beyond, cases_of, listed_cases, more_cases, scope_of, sized_cases
 from conformance.runs.survey import Survey, Tried, Try, budget_of, of_claim, survey
 
-# after so many in one item the rest of its cases is left out: it would only cost time
+# after this many in one item the rest of its cases is left out, as it would only cost time
 MOST_HANGS = 3
 MOST_CRASHES = 50
 CLAIM = "claim"
 CRASHES = frozenset({CLAIM, "values"})  # properties that judge calls which crashed while they were surveyed
 REPLACED = 2  # times that declined calls are replaced by others
-EVIDENCE = 4  # of so many cases one at least must have been judged
+EVIDENCE = 4  # at least one in this many cases must have been judged
 
 Answer = tuple[Verdict, ...] | Crashed | Hung
 Ask = Callable[[str, Case], Answer]
 
 
 def asked(ask: Ask, prop: Property, case: Case) -> tuple[Verdict, ...]:
-    """The verdicts on a case, whatever became of the process that judged it."""
+    """Return the verdicts on a case, whatever became of the process that judged it."""
     answer = ask(prop.name, case)
     if isinstance(answer, tuple):
         return answer
@@ -44,7 +44,7 @@ def asked(ask: Ask, prop: Property, case: Case) -> tuple[Verdict, ...]:
 
 
 def judge(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
-    """Judge one case in this process, where its memory is enough for that."""
+    """Judge one case in this process, if its memory suffices."""
     with state_guard.noticed() as changed:
         verdicts = _kept_claims(subject, _judged_within(subject, prop, case), prop)
     if changed:
@@ -56,13 +56,13 @@ def judge(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
 
 
 def _judged_within(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
-    """Judge one case, unless it takes more memory than this process has."""
+    """Judge one case, unless that takes more memory than this process has."""
     too_little = lacking(case, subject.memory) if subject.memory is not None else ""
     if not too_little:
         try:
             return PROPERTIES[prop].judge(subject, case)
         except torch.OutOfMemoryError:
-            # of the suite itself: of an implementation it is an outcome
+            # raised by the suite itself: an implementation's lack of memory is an outcome
             if subject.memory is None:
                 raise
             too_little = f"judging it takes more than the {gib(subject.memory)} of GPU memory that a worker has"
@@ -70,9 +70,9 @@ def _judged_within(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ..
 
 
 def _kept_claims(subject: Subject, verdicts: tuple[Verdict, ...], prop: str) -> tuple[Verdict, ...]:
-    """Return the verdicts with a failure in place of a refusal inside of what is claimed.
+    """Return the verdicts with a failure in place of a refusal inside the claim.
 
-    Only of properties that call a case as it is: others change its number of rows.
+    This applies only to properties that call a case as it is: others change its number of rows.
     """
     claim = subject.traits(verdicts[0].case.operation).claim if verdicts else None
     if claim is None or not PROPERTIES[prop].passive:
@@ -88,9 +88,9 @@ def _kept_claims(subject: Subject, verdicts: tuple[Verdict, ...], prop: str) -> 
 
 
 def tried(subject: Subject, case: Case) -> Tried:
-    """Call once, only to learn whether the call is taken; nothing is compared.
+    """Call once, only to find out whether the call is taken; nothing is compared.
 
-    A result in another dtype than the operation's, of a call whose tensors have several, is a refusal of the mix.
+    A call with tensors of several dtypes whose result has another dtype than the operation's refuses that mix.
     """
     made = perform(subject, case)
     programs = made.record.programs
@@ -111,7 +111,7 @@ def tried(subject: Subject, case: Case) -> Tried:
 
 
 def surveyed(operation: str, subject: Subject, attempt: Try, *, profile: str, seed: int) -> Survey:
-    """Return which calls of an operation are taken: what is claimed, or what a survey finds."""
+    """Return which calls of an operation are taken: the claim, or what a survey finds."""
     claim = subject.traits(operation).claim
     if claim is not None:
         return of_claim(operation, claim, attempt, device=subject.device, seed=seed)
@@ -149,8 +149,8 @@ def judge_item(
 ) -> Iterator[Verdict]:
     """Judge an item's cases one after the other; none where the item is :func:`unjudged`.
 
-    ``ask`` judges a case, by default in this process. ``begun`` hears of every case before it runs. ``found`` is
-    the survey of the item's operation, by default made here.
+    ``ask`` judges a case, by default in this process. ``begun`` is called with every case before it runs.
+    ``found`` is the survey of the item's operation, by default made here.
     """
     ask = ask or (lambda name, case: judge(subject, name, case))
     if unjudged(item, subject):
@@ -167,7 +167,7 @@ def judge_item(
         else:
             yield from run.judged([case])
     if item.property in CRASHES and not item.chunk:
-        # what crashed while it was surveyed is not drawn again, and must not be lost
+        # cases that crashed in the survey are not drawn again, and must not be lost
         yield from run.judged(case for case in found.crashes if case.dtype == item.dtype)
     yield from run.judged(cases_of(item, subject, found))
     if PROPERTIES[item.property].given is None:
@@ -178,8 +178,8 @@ def judge_item(
 def lacking_evidence(item: Item, verdicts: Collection[Verdict]) -> str:
     """Return why an item's verdicts are too few for its promise, or nothing.
 
-    A quarter of the cases must have been judged. What this machine cannot judge lacks for another reason, which is
-    shown as that.
+    A quarter of the cases must have been judged. Cases that this machine cannot judge do not count: they are shown
+    with a reason of their own.
     """
     own = [verdict for verdict in verdicts if verdict.property not in PASSIVE]
     judged = sum(verdict.status in {Status.PASSED, Status.WAIVED, *BAD} for verdict in own)
@@ -191,11 +191,11 @@ def lacking_evidence(item: Item, verdicts: Collection[Verdict]) -> str:
 
 
 def vacuous(item: Item, verdicts: Collection[Verdict]) -> str:
-    """Why all the verdicts on an item together are no evidence for its promise, or nothing."""
+    """Return why all the verdicts on an item together are no evidence for its promise, or nothing."""
     if not verdicts:
         return "no case was drawn"
     if beyond(item):
-        # it adds to what the profile has shown
+        # a chunk beyond the profile adds to the profile's evidence
         return ""
     return PROPERTIES[item.property].concluded(item.operation, verdicts)
 
@@ -223,7 +223,7 @@ def share_of_array(item: Item, subject: Subject, found: Survey, verdicts: Iterab
 
 
 class _Run:
-    """Cases of one item so far: which were seen, and what they cost."""
+    """Cases of one item so far: those already seen, and their hangs and crashes."""
 
     def __init__(self, item: Item, ask: Ask, begun: Callable[[Case], None] | None) -> None:
         self.item = item

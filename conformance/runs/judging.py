@@ -1,4 +1,4 @@
-"""Judging: items, one by one, in the process that has the implementation; every step goes into the journal."""
+"""Judgement of items, one by one, in the process that has the implementation; every step goes into the journal."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ INTERPRETED = 0.1  # seconds that a program of Triton's interpreter may take, in
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The outcome of an item: its failures, or why nothing was judged, or what the suite itself lacks."""
+    """Outcome of an item: its failures, or why nothing was judged, or what the suite itself lacks."""
 
     failures: tuple[Failure, ...] = ()
     skipped: str = ""
@@ -50,9 +50,9 @@ class Judged:
 
 @dataclass(slots=True, eq=False)
 class Judging:
-    """Judges items in the process of a host, journals every step, explains what fails.
+    """Judge of items in the process of a host, which journals every step and explains failures.
 
-    ``counts`` are those of the item that is judged, or was judged last.
+    ``counts`` belong to the item that is judged, or was judged last.
     """
 
     host: Host
@@ -71,17 +71,17 @@ class Judging:
         forbidden = self.waivers.forbidden(prop, case)
         if forbidden is not None:
             return (forbidden,)
-        # many interpreted programs take long, and have not hung
+        # many interpreted programs take long, which is no hang
         programs = self.surveys.of(case.operation).programs * count(case)
         answer: Answer = self.host.ask(Judge(prop, case), more=programs * INTERPRETED)
         return answer
 
     def _ask_unexpected(self, prop: str, case: Case) -> tuple[Verdict, ...]:
-        """As :meth:`ask`, with what is expected waived: nothing new is explained with what is known."""
+        """Return the verdicts of :meth:`ask`, expected failures waived: no known fault is to explain a new one."""
         return tuple(self.waivers.applied(verdict) for verdict in asked(self.ask, PROPERTIES[prop], case))
 
     def run(self, item: Item) -> Judged:
-        """Judge an item, where it can be judged here."""
+        """Judge an item, if it can be judged here."""
         self.counts = Counter()
         reason = unjudged(item, self.subject)
         found = self.surveys.of(item.operation) if reason is None else None
@@ -121,7 +121,7 @@ class Judging:
         return Judged(tuple(failures))
 
     def smoke(self, items: Sequence[Item]) -> None:
-        """Make the plainest call of the first item that can be judged: if that crashes, it is said first."""
+        """Make the plainest call of the first item that can be judged; a crash of that call is reported first."""
         item = next((item for item in items if unjudged(item, self.subject) is None), None)
         if item is not None:
             case = plainest(item, self.subject)
@@ -151,11 +151,11 @@ class Judging:
 
 
 def surveyed_by(host: Host, profile: str, seed: int, operation: str, waivers: Waivers = NONE) -> Survey:
-    """Return which calls of an operation are taken, asked of the process of a host; without forbidden ones."""
+    """Return the calls of an operation that are taken, asked of the process of a host; without forbidden ones."""
 
     def attempt(case: Case) -> Tried:
         if any(waivers.forbidden(name, case) for name in PROPERTIES):
-            # taken for granted: what is drawn of it is waived, and not called
+            # assumed to be taken: cases drawn of it are waived, and not called
             return Tried()
         answer: Tried | Crashed | Hung = host.ask(Try(case))
         if isinstance(answer, Tried):

@@ -1,4 +1,4 @@
-"""Scripts that show a failure again: a replay of its case and, of wrong numbers, one that needs torch alone."""
+"""Scripts that reproduce a failure: a replay of its case, and for wrong numbers a script that needs only torch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from conformance.properties import PROMISES, PROPERTIES
 from conformance.runs.excerpt import excerpt
 from conformance.runs.item import Failure
 
-LITERAL = 64  # elements of a buffer that are written out; a longer one goes into a file beside the script
+LITERAL = 64  # elements of a buffer that are written out; a longer buffer goes into a file next to the script
 WIDTH = 100
 NUMBERS = frozenset({"values", "layout", "specials", "contract"})
-ENVIRONMENT = ("NORMKERNELS_PATH",)  # decides, beside the case, what runs
+ENVIRONMENT = ("NORMKERNELS_PATH",)  # variables that, with the case, decide what runs
 REPLAY = '''\
 """{said}
 """
@@ -86,7 +86,7 @@ def write(failure: Failure, subject: Subject, directory: Path, target: str) -> P
 
 
 def _far(case: Case) -> bool:
-    """Return whether elements of a case lie too far apart for a file."""
+    """Return whether elements of a case are too far apart for a file."""
     own = (spec for name, spec in case.tensors if case.source(name) == name)
     return any(spread(spec, spec.layout.place(spec.shape, SHARED_PARTS)) for spec in own)
 
@@ -99,11 +99,11 @@ def _replay(failure: Failure, subject: Subject, directory: Path, target: str) ->
         needs, given = f"{beside}, from the folder of this file", f"{_beside(beside)} + ':{kind.__name__}'"
     elif target not in KNOWN:
         needs, given = f"the module {place}", repr(f"{place}:{kind.__name__}")
-    # as in the run, which imports what lies in its folder
+    # as in the run, which imports modules from its folder
     folders = [Path.cwd()] if target not in KNOWN and _file(subject).is_relative_to(Path.cwd()) else []
     judged = [verdict.property]
     if verdict.property not in PROPERTIES and not PROPERTIES[failure.item.property].passive:
-        judged.append(failure.item.property)  # which makes the calls that it showed in
+        judged.append(failure.item.property)  # makes the calls in which the failure showed
     options = ["--device", subject.device, *(part for name in judged for part in ("--property", name))]
     return REPLAY.format(
         said=_said(
@@ -152,7 +152,7 @@ def _file(subject: Subject) -> Path:
 
 
 def _from(directory: Path, path: Path) -> str:
-    # the parent of a link is that of the folder which it stands for
+    # the parent of a link is that of the folder to which the link points
     return os.path.relpath(path, os.path.realpath(directory))
 
 
@@ -175,11 +175,11 @@ def _standalone(failure: Failure, subject: Subject, bad: BadElement, script: Pat
     outputs = [output.name for output in operation.outputs(case)]
     place = ", ".join(map(str, bad.index))
     implementation = excerpt(subject.implementation(), case.operation)
-    # from where modules beside an adapter's file are imported, and those in the folder of the run
+    # folders from which modules next to an adapter's file are imported, and those in the folder of the run
     roots = [_file(subject).parent] * ("." not in type(subject.implementation()).__module__) + [Path.cwd()]
     folders = [folder for folder in dict.fromkeys(roots) if _holds(folder, implementation.packages)]
     needed = ", ".join(["torch", *implementation.packages, *([f"{script.stem}.pt"] if saved else [])])
-    # Triton's interpreter as it is shipped rounds low precision otherwise than a GPU does
+    # as shipped, Triton's interpreter rounds low precision differently from a GPU
     interpreted = implementation.packages and subject.device == "cpu" and "triton" in sys.modules
     return STANDALONE.format(
         said=_said(

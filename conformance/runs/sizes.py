@@ -1,7 +1,7 @@
 """Sizes that are drawn on purpose: widths of real models, many rows, and both sides of every declared threshold.
 
-A budget counts elements, and for kernels in Triton's interpreter programs; never a clock. A size that it leaves
-out is named, so that it is shown as not judged.
+A budget counts elements, and for kernels in Triton's interpreter programs; never a clock. Every size over the
+budget is named, so that it is shown as not judged.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from conformance.operations import Operation
 # hidden sizes of models past 5,120 columns, and neighbours of powers of two; dealt out in turns
 WIDE = (8193, 16385, 20480, 7168, 12288, 18432, 8192, 16384)
 LONG = (1024, 1030, 2051)
-# many rows that are wide as well: rows and columns
+# many rows that are also wide: rows and columns
 BOTH = ((64, 1025), (97, 2048), (130, 1536))
-# columns of many rows: as wide as a tile, or narrow where that would be too many elements
+# columns of many rows: as wide as a tile, or narrow where a tile would give too many elements
 NARROW = 16
 TILE = 128
-ROWS = 2  # that are wide
-HEAD = 64  # what a token of a rotation has at least, in elements
+ROWS = 2  # wide rows
+HEAD = 64  # least width of a token of a rotation, in elements
 
 # elements of one case, by profile and by whether a GPU judges them
 ELEMENTS = {("quick", False): 2**19, ("quick", True): 2**24}
 MORE_ELEMENTS = {False: 2**22, True: 2**27}
-# programs that every dtype may have interpreted, and that one dtype may have
+# interpreted programs granted to every dtype, and to one dtype
 PROGRAMS = 256
 ROTATED = 8  # programs of a norm that take as long as one of a rotation
 MOST_PROGRAMS = {"quick": 2200}
@@ -35,7 +35,7 @@ MORE_PROGRAMS = 9000
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Sizes of one case, by the names of ``Scope.exact``; ``left_out`` says why it is not judged, or nothing."""
+    """Sizes of one case, by the names of ``Scope.exact``; ``left_out``: why the case is not judged, or nothing."""
 
     rows: int
     columns: int | None
@@ -45,12 +45,12 @@ class Size:
 def sizes(
     operation: Operation, scope: Scope, profile: str, seed: int, programs: float, *, whole: bool = True
 ) -> Iterator[Size]:
-    """Yield the sizes of cases that one dtype is judged on besides what is drawn.
+    """Yield the sizes of cases that one dtype is judged on in addition to drawn cases.
 
-    ``programs``: how many an interpreted kernel has for a row, 0 where nothing is interpreted. Widths and numbers
-    of rows are dealt out over the dtypes; thresholds are every dtype's. ``whole``: all of them, otherwise one wide
-    case and one of many rows. In quick an interpreted kernel has fewer: one wide case, and of a threshold the last
-    number before it and the first behind.
+    ``programs``: how many an interpreted kernel has for a row, 0 where nothing is interpreted. Widths and
+    numbers of rows are dealt out over the dtypes; every dtype gets the thresholds. ``whole``: all sizes,
+    otherwise one wide case and one of many rows. In quick an interpreted kernel gets fewer: one wide case, and
+    around a threshold the last number before it and the first behind.
     """
     programs *= ROTATED if operation.token_axes else 1
     place = (DTYPES.index(scope.dtype) + seed) % len(DTYPES)
@@ -64,7 +64,7 @@ def sizes(
 
 
 def _nearest(scope: Scope, name: str, wanted: int) -> int:
-    """Return the number nearest to the wanted one that is taken; of columns, in a row that is one group."""
+    """Return the taken number nearest to the wanted one; for columns, in a row that is one group."""
     names = ("columns", "group_size") if name == "columns" else (name,)
     given = [numbers for name in names if (numbers := scope.taken.numbers(name)) is not None]
     fitting = {n for numbers in given for n in (wanted, *usual(numbers)) if all(n in each for each in given)}

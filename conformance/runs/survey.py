@@ -1,9 +1,9 @@
-"""Finds out which calls of an operation an implementation takes, where it claims nothing.
+"""Survey of the calls of an operation that an implementation takes, where it claims nothing.
 
 The calls of real models come first, then plain ones at usual widths, then a covering array over all factors.
-Outward from calls that ran, one factor, dtype or width at a time is changed until nothing new is found; of calls
-that did not run although each of their levels is taken, the pair of levels at fault is looked for. The ends of the
-widths are bisected. All of it takes at most ``budget`` calls.
+Starting from calls that ran, one factor, dtype or width at a time is changed until nothing new is found; for calls
+that did not run although each of their levels is taken, the survey searches the pair of levels at fault. The ends
+of the widths are bisected. A survey makes at most ``budget`` calls in all.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from conformance.operations.levels import effective_levels
 BUDGET = {"quick": 150}
 MORE = 400  # of every other profile
 MOST_CRASHES = 20  # of different kinds, after which a survey ends
-MOST_HANGS = 2  # after which it ends as well: each costs the limit of a call
+MOST_HANGS = 2  # after which a survey ends as well: each costs the limit of a call
 MODEL_TOKENS = 4
 # widths to try, the usual ones first
 COLUMNS = (128, 64, 256, 1024, 4096, 5120, 2560, 100, 7, 1, 2, 12, 24, 33, 769, 8192, 8193, 20480)
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 BASES = 3  # calls that ran, from which each step outward is tried
 REDRAWN = 12  # draws of sizes at which a level shows
-PASSES = 3  # over all levels that no call has run with
+PASSES = 3  # over all levels without a call that ran
 MOST_REFUSALS = 5  # reasons that are kept
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """Result of one call made only to learn whether it is taken.
+    """Result of one call made only to find out whether it is taken.
 
     ``reason`` says why it is not, nothing where it ran; ``crash``: it raised, and did not refuse; ``hung``: it did
     not return. ``programs`` counts those of Triton's interpreter.
@@ -65,11 +65,11 @@ Try = Callable[[Case], Tried]
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Calls that an implementation takes of an operation, and how that is known.
+    """Calls of an operation that an implementation takes, and how that is known.
 
-    ``calls`` were made for it, ``ran`` of them ran; none where it is ``claimed``. ``refusals`` are the reasons of
-    the others, the most frequent first; ``crashes`` are cases that raised, one of each kind. ``programs``: of
-    Triton's interpreter, for a row.
+    ``calls`` were made for the survey, ``ran`` of them ran; none where it is ``claimed``. ``refusals`` are the
+    reasons of the others, the most frequent first; ``crashes`` are cases that raised, one of each kind.
+    ``programs``: of Triton's interpreter, for a row.
     """
 
     taken: Taken = EVERYTHING
@@ -94,7 +94,7 @@ class Survey:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Survey:
-        """Read what :meth:`to_data` gave."""
+        """Return the survey that :meth:`to_data` wrote."""
         return cls(
             from_data(data["taken"]),
             data["claimed"],
@@ -120,7 +120,7 @@ def of_claim(operation: str, taken: Taken, attempt: Try, *, device: str, seed: i
 
 
 def survey(operation: str, attempt: Try, *, device: str, seed: int, budget: int) -> Survey:
-    """Return what is taken of an operation, learned from at most ``budget`` calls."""
+    """Return what is taken of an operation, found with at most ``budget`` calls."""
     search = _Search(operation, attempt, device, seed, budget)
     search.begin()
     taken = search.outward() if search.refused else EVERYTHING
@@ -206,7 +206,7 @@ class _Search:
                 return
 
     def outward(self) -> Taken:
-        """Change one thing at a time of calls that ran, and put together what was learned."""
+        """Change one thing at a time of calls that ran, and put the results together."""
         if not self.ran:
             return EVERYTHING
         every = {"dtype": DTYPES, **self.factors}
@@ -235,7 +235,7 @@ class _Search:
         return seen
 
     def _reached(self, changes: Assignment) -> bool:
-        """Return whether a call that ran still does with some levels changed; tries a few such calls."""
+        """Return whether a call that ran still does with some levels changed; try a few such calls."""
         bases = self.ran[:: max(1, len(self.ran) // BASES)][:BASES]
         return any(self._changed(base, changes) for base in bases)
 
@@ -276,7 +276,7 @@ class _Search:
         return numbers(ran, refused)
 
     def _bisect(self, taken: int, beyond: int, step: int, ran: set[int], refused: set[int]) -> None:
-        """Try widths in steps between one that is taken and one beyond, until the last that is taken is known."""
+        """Try widths in steps between a taken one and one beyond, until the last taken width is known."""
         while (between := len(range(taken, beyond, step)) - 1) > 0:
             middle = taken + step * ((between + 1) // 2)
             runs = self._widened(middle, ran, refused)
@@ -316,7 +316,7 @@ class _Search:
         return frozenset(found)
 
     def _levels(self, case: Case) -> dict[str, str]:
-        # one row cannot be transposed: what looks contiguous to the implementation shows nothing else
+        # one row cannot be transposed: a layout that looks contiguous to the implementation shows nothing else
         levels = {
             name: level for name, level in effective_levels(case).items() if name not in {"rows", *OF_VALUES}
         }
@@ -337,14 +337,14 @@ def _pairs(levels: Mapping[str, str]) -> Iterator[frozenset[Level]]:
 
 
 def _kind(reason: str) -> str:
-    """Return a reason without its numbers: crashes that are alike in all else are one."""
+    """Return a reason without its numbers: crashes that differ in numbers alone are one kind."""
     return "".join("" if character.isdigit() else character for character in reason)
 
 
 def numbers(taken: Iterable[int], refused: Iterable[int]) -> Numbers | None:
-    """Return the simplest set of numbers with all that are taken and none that is refused; None for all.
+    """Return the simplest set of numbers with all that are taken and none that is refused; None for all numbers.
 
-    A range in steps, powers of two, or the numbers themselves.
+    The set is a range in steps, powers of two, or the numbers themselves.
     """
     yes, no = sorted(set(taken)), set(refused)
     if not no:

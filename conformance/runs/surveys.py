@@ -1,4 +1,4 @@
-"""Surveys of one run: each is made once, by the worker that needs it first, and kept beside the journals."""
+"""Surveys of one run: each is made once, by the worker that needs it first, and kept with the journals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Surveys:
         self._known: dict[str, Survey] = {}
 
     def of(self, operation: str) -> Survey:
-        """Return the survey of an operation; waits where another worker is making it."""
+        """Return the survey of an operation; wait where another worker is making it."""
         if operation not in self._known:
             with _path(self._directory, operation).open("a+", encoding="utf-8") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)

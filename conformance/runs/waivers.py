@@ -22,8 +22,8 @@ profile   ``quick``, ``ci`` or ``nightly``
 version   a table of installed distributions: ``{ torch = "<2.12", triton = ">=3.6,<3.8" }``
 ========= ==================================================================================================
 
-A waiver of another device, version, profile, operation or property than those of a run is not held against it.
-``launches = false`` says that the calls it matches must not be made: they are never called.
+A waiver of another device, version, profile, operation or property than those of a run does not apply to it.
+``launches = false`` says that the calls that a waiver matches must not be made: they are never called.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.properties.passive import judge_call, property_of
 from conformance.runs.item import PROFILES
 
-Names = tuple[str, ...]  # that are allowed; none: all are
-Table = tuple[tuple[str, tuple[Any, ...]], ...]  # name -> values that are allowed
+Names = tuple[str, ...]  # allowed names; empty: all are allowed
+Table = tuple[tuple[str, tuple[Any, ...]], ...]  # name -> allowed values
 
 LINK = re.compile(r"https?://[^\s/]+/\S+")
 NAMED: Mapping[str, Collection[str]] = {
@@ -63,7 +63,7 @@ ANY = ""  # the name of a tensor that may be any
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a whole run has in common: its device and profile, and the operations and properties it judges."""
+    """Settings common to a whole run: its device and profile, and the operations and properties it judges."""
 
     device: str
     profile: str
@@ -73,7 +73,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Which verdicts a waiver speaks of. What is empty takes all."""
+    """Conditions for a waiver's verdicts. An empty field matches all."""
 
     operation: Names = ()
     property: Names = ()
@@ -86,7 +86,7 @@ class Where:
     version: tuple[tuple[str, SpecifierSet], ...] = ()
 
     def shows_in(self, run: Run) -> bool:
-        """Whether a run can have such verdicts at all."""
+        """Return whether a run can have such verdicts at all."""
         return (
             _among(run.device, self.device)
             and _among(run.profile, self.profile)
@@ -96,7 +96,7 @@ class Where:
         )
 
     def takes_call(self, case: Case) -> bool:
-        """Whether the call of a case is one of those it speaks of."""
+        """Return whether the conditions match the call of a case."""
         flags = dict(case.flags)
         return (
             _among(case.operation, self.operation)
@@ -107,7 +107,7 @@ class Where:
         )
 
     def takes(self, prop: str, case: Case) -> bool:
-        """Whether a verdict on a property of a case is one of those it speaks of."""
+        """Return whether the conditions match a verdict on a property of a case."""
         return _among(prop, self.property) and self.takes_call(case)
 
 
@@ -120,7 +120,7 @@ def _lies(case: Case, tensor: str, kinds: tuple[str, ...]) -> bool:
 
 
 def _judged_by(properties: Names) -> Names:
-    """The properties on which judging these gives verdicts: a call shows the passive ones as well."""
+    """Return the properties that get verdicts when these are judged: a call shows the passive ones as well."""
     passive = any(name in PROPERTIES and PROPERTIES[name].judge is judge_call for name in properties)
     return (*properties, *PASSIVE) if passive else properties
 
@@ -148,17 +148,17 @@ class Waiver:
 
 @dataclass(frozen=True, slots=True)
 class Waivers:
-    """The waivers of a file in its order; ``held`` are the places of those that a run is held against."""
+    """The waivers of a file in its order; ``held`` are the places of those that apply to a run."""
 
     every: tuple[Waiver, ...] = ()
     held: tuple[int, ...] = ()
 
     def of(self, verdict: Verdict) -> tuple[int, ...]:
-        """The places of those that speak of a verdict, whatever it says."""
+        """Return the places of waivers that match a verdict, whatever its status."""
         return tuple(i for i in self.held if self.every[i].where.takes(verdict.property, verdict.case))
 
     def of_item(self, operation: str, prop: str, dtype: str) -> tuple[int, ...]:
-        """The places of those that speak of some verdict that judging a property in a dtype gives."""
+        """Return the places of waivers that match some verdict of judging a property in a dtype."""
         return tuple(
             i
             for i in self.held
@@ -168,15 +168,15 @@ class Waivers:
         )
 
     def applied(self, verdict: Verdict) -> Verdict:
-        """The verdict; waived where it is bad and expected."""
+        """Return the verdict, waived where it is bad and expected."""
         places = self.of(verdict) if verdict.status in BAD else ()
         if not places:
             return verdict
         return replace(verdict, status=Status.WAIVED, reason=f"{verdict.status}: {self.every[places[0]]}")
 
     def forbidden(self, prop: str, case: Case) -> Verdict | None:
-        """The verdict on a case that must not be called to judge a property; None where it may be."""
-        # a call is judged as the property that its values are evidence for, whichever asked for it
+        """Return the verdict on a case that must not be called to judge a property; None where it may."""
+        # a call is judged as the property that its values are evidence for, whichever property asked for it
         names = (prop, property_of(case)) if PROPERTIES[prop].judge is judge_call else (prop,)
         for waiver in (self.every[i] for i in self.held):
             for name in names:
@@ -189,7 +189,7 @@ NONE = Waivers()
 
 
 def stale(counts: Mapping[str, int]) -> str:
-    """Why a waiver has to go, from the numbers of verdicts by status that it speaks of; or nothing."""
+    """Return why a waiver has to go, judging by its numbers of verdicts by status; or nothing."""
     if counts.get(Status.WAIVED):
         return ""
     if counts.get(Status.PASSED) or counts.get(Status.DECLINED):
@@ -201,7 +201,7 @@ def stale(counts: Mapping[str, int]) -> str:
 
 
 def load(path: Path, run: Run) -> Waivers:
-    """The waivers of a file. Raises ``UsageError`` with one line that says what is wrong with it."""
+    """Return the waivers of a file. Raises ``UsageError`` with one line that says what is wrong with the file."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         every = tuple(_waiver(table) for table in _tables(tables))
@@ -215,7 +215,7 @@ def load(path: Path, run: Run) -> Waivers:
 
 
 class _Wrong(Exception):
-    """What is wrong with a file, in a line."""
+    """An error in a file, in a line."""
 
 
 def _tables(read: dict[str, Any]) -> list[dict[str, Any]]:

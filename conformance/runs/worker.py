@@ -1,4 +1,4 @@
-"""What the child process of a run does: it judges within its memory, and knows when it can go on no longer."""
+"""The child process of a run: it judges within its memory, and reports when it can no longer go on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Said = TypeVar("Said")
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """Judges a subject in a process of its own, which keeps within ``allowance`` of its GPU.
+    """Judge of a subject in a process of its own, which keeps within ``allowance`` of its GPU.
 
     After a fault in a GPU's kernel every later call of the process fails, right ones too: then, or with memory
     that calls left behind, the process is not :meth:`healthy`, and another has to go on.
@@ -35,7 +35,7 @@ class Worker:
     _spoilt: bool = field(default=False, init=False)
 
     def judge(self, prop: str, case: Case) -> Answer:
-        """The verdicts on a case, or what its calls did to the process."""
+        """Return the verdicts on a case, or the harm that its calls did to the process."""
         subject = self._within_budget()
         answer = _crash_of_the_gpu(lambda: judge(subject, prop, case))
         crashes = _crashes(answer)
@@ -57,7 +57,7 @@ class Worker:
         try:
             said = _crash_of_the_gpu(lambda: follow(self._within_budget(), evidence))
         except torch.OutOfMemoryError:
-            # a case of gigabytes, which was judged with more than a worker has otherwise
+            # a case of gigabytes, which was judged with more memory than a worker usually has
             return ""
         self._spoilt = isinstance(said, Crashed)
         return "" if isinstance(said, Crashed) else said
@@ -69,7 +69,7 @@ class Worker:
         return outcome if isinstance(outcome, Crashed) else None
 
     def healthy(self) -> bool:
-        """Whether the process can go on."""
+        """Return whether the process can go on."""
         if self._spoilt or not state_guard.healthy():
             return False
         if self.subject.device == "cpu":
@@ -85,7 +85,7 @@ class Worker:
 
 
 def _crash_of_the_gpu(said: Callable[[], Said]) -> Said | Crashed:
-    """What is said; or a kernel's fault that showed only after its call, in the suite's own use of the GPU."""
+    """Return the result; or a kernel's fault that shows only after its call, in the suite's own use of the GPU."""
     try:
         return said()
     except RuntimeError as error:
@@ -96,18 +96,18 @@ def _crash_of_the_gpu(said: Callable[[], Said]) -> Said | Crashed:
 
 
 def _crashes(answer: Answer) -> list[str]:
-    """How the calls of an answer crashed, if they did."""
+    """Return how the calls of an answer crashed, if they did."""
     if isinstance(answer, tuple):
         return [verdict.reason for verdict in answer if verdict.status is Status.CRASHED]
     return [answer.how] if isinstance(answer, Crashed) else []
 
 
 def _left(memory: int | None) -> str:
-    """That calls which returned hold what the next one may need, of ``memory`` bytes of the GPU; or nothing."""
+    """Return that finished calls hold too much of the GPU's ``memory`` bytes for the next call, or nothing."""
     if memory is None:
         return ""
     if torch.cuda.memory_allocated() > left_behind(memory):
-        # what only hangs in a cycle is nobody's
+        # collect first: objects in unreachable cycles are not left behind
         gc.collect()
     left = torch.cuda.memory_allocated()
     return f"left {gib(left)} of GPU memory behind, of {gib(memory)}" if left > left_behind(memory) else ""

@@ -1,1 +1,1 @@
-"""Would the suite notice? Its own tests: fakes, golden values, the rules of the tree. Not in the wheel."""
+"""The suite's own tests: fakes, golden values and the rules of the tree. They are not in the wheel."""

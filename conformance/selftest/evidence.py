@@ -1,11 +1,11 @@
-"""Whether what takes little is judged as much: ``python -m conformance.selftest.evidence > evidence_cpu.json``.
+"""Comparison of evidence: ``python -m conformance.selftest.evidence > evidence_cpu.json``.
 
-Judges, in this process, right implementations that take every call, half of them, and one in fifty: all items of
-``rms_norm_gated``, in the profiles named (``quick`` and ``ci``). Prints, a row an item, how many cases were
-judged, then how many verdicts were bad, and the processor's time. Ends with 1 where there is a bad one, where a
-partial implementation has less than nine tenths of the cases of an item of the one that takes everything, or where
-it took over 1.3 times its time. ``errors`` is shown, but not demanded: an implementation that takes little refuses
-many a wrong call for another reason, which the report shows as declined.
+The script judges, in this process, right implementations that take every call, half of them, and one in fifty: all
+items of ``rms_norm_gated``, in the profiles named (``quick`` and ``ci``). It prints, a row an item, how many cases
+were judged, then how many verdicts were bad, and the processor's time. It ends with 1 where there is a bad one,
+where a partial implementation has less than nine tenths of the cases of an item of the one that takes everything,
+or where it took over 1.3 times its time. ``errors`` is shown, but not demanded: an implementation that takes
+little refuses many a wrong call for another reason, which the report shows as declined.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Found = Mapping[str, float]
 
 
 def judged(kind: type[Everything], profile: str) -> Found:
-    """Return how many cases of every item were judged, the bad verdicts, and the seconds, of the survey too."""
+    """Return how many cases of every item were judged, the bad verdicts, and the seconds, also of the survey."""
     began, subject = _time(), Subject(kind())
     found = surveyed(OPERATION, subject, partial(tried, subject), profile=profile, seed=0)
     counts, wrong = Counter[str](), 0
@@ -49,19 +49,19 @@ def judged(kind: type[Everything], profile: str) -> Found:
 
 
 def _time() -> float:
-    """Return the time of the processor, that of ended children too: clocks tell what else a machine did."""
+    """Return the processor time, including ended children: unlike clocks it excludes other processes."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def table(profile: str, found: Mapping[str, Found]) -> Iterator[dict[str, str | float]]:
-    """Yield the rows of a profile, of what was judged of implementations by name."""
+    """Yield the rows of a profile, for implementations by name."""
     for name in next(iter(found.values())):
         yield {"profile": profile, "item": name, **{kind: counts[name] for kind, counts in found.items()}}
 
 
 def lacking(found: Mapping[str, Found]) -> list[str]:
-    """Return what is amiss with the implementations, of which the first takes everything."""
+    """Return the faults of the implementations, of which the first takes everything."""
     (first, whole), *parts = found.items()
     amiss = [f"{kind}: {counts[WRONG]:g} bad verdicts" for kind, counts in found.items() if counts[WRONG]]
     for kind, counts in parts:

@@ -34,17 +34,17 @@ from conformance.runs.item import GPU_WIDTHS, Item, scope_of
 
 CASES = Path(__file__).parents[2] / "fixtures" / "cases"
 ADAPTERS = ("normkernels", "native", "torch", "transformers")
-# what every run replays should cost it little: few rows, none of them wide
+# every run replays these calls, so they must be cheap: few rows, none of them wide
 WIDTHS = tuple(n for n in GPU_WIDTHS if n <= 1024)
 MAX_ELEMENTS = 2**12
-# a smaller call that comes nearly as near its bound is the better one to keep
+# a smaller call that comes nearly as close to its bound is better to keep
 NEARLY = 0.9
 SHRINK_TRIES = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Worst:
-    """A call, and the share of the bound that explains its outputs; ``subject`` is whose."""
+    """A call, and the share of the bound that explains its outputs; ``subject`` names the implementation."""
 
     subject: Subject
     case: Case
@@ -52,7 +52,7 @@ class Worst:
 
 
 def share_of_bound(subject: Subject, case: Case) -> float:
-    """The largest share of the bound before the store that an output of the case needs; 0 where none ran.
+    """Return the largest share of the bound before the store that an output of the case needs; 0 if none ran.
 
     0 also for a case that is too large to keep: several wide groups can make one.
     """
@@ -66,7 +66,7 @@ def share_of_bound(subject: Subject, case: Case) -> float:
 
 
 def worst_case(subject: Subject, operation: str, dtype: str, examples: int) -> Worst | None:
-    """The best of so many examples; None where none ran."""
+    """Return the best of some examples; None if none ran."""
     scope = scope_of(Item(operation, "layout", dtype), subject)
     scope = replace(scope, widths=WIDTHS, max_elements=MAX_ELEMENTS)
     best: Worst | None = None
@@ -92,7 +92,7 @@ def worst_case(subject: Subject, operation: str, dtype: str, examples: int) -> W
 
 
 def smallest(worst: Worst) -> Worst:
-    """The smallest call found that comes nearly as near its bound."""
+    """Return the smallest call found that comes nearly as close to its bound."""
     case, _ = shrink(
         worst.case,
         OPERATIONS[worst.case.operation].simpler,
@@ -103,7 +103,7 @@ def smallest(worst: Worst) -> Worst:
 
 
 def worst_cases(subjects: tuple[Subject, ...], operation: str, dtype: str, examples: int) -> Iterator[Worst]:
-    """The worst call of an operation in a dtype under each contract that one of the subjects declares."""
+    """Return an operation's worst call in a dtype, for each contract that one of the subjects declares."""
     found: dict[Contract, Worst] = {}
     for subject in subjects:
         if not subject.traits(operation).implemented:
@@ -116,7 +116,7 @@ def worst_cases(subjects: tuple[Subject, ...], operation: str, dtype: str, examp
 
 
 def row(case: Case, found: Iterable[Worst], examples: int) -> str:
-    """Write a case; its row of ``fixtures/README.md``, with all of whose worst it is."""
+    """Write a case; return its row of ``fixtures/README.md``, with all contracts for which it is the worst."""
     text = case.to_json() + "\n"
     (CASES / f"{case.id}.json").write_text(text, encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The two launch shapes that this project began with: right in every value, but a row's bits depend on its batch.
+"""This project's first two launch shapes: right in every value, but a row's bits depend on its batch.
 
 One row of 128 a program with one warp, and from 65,536 rows on 32 rows a program with four warps. ``tl.sum``
 adds in an order that follows the tile, so the same row has other bits in a large batch than in a small one.
@@ -22,7 +22,7 @@ WIDTH = 128
 
 @triton.jit(do_not_specialize=["n_rows"])
 def one_row_kernel(x_ptr, gate_ptr, weight_ptr, out_ptr, n_rows, eps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """One row of 128 a program."""
+    """Normalise one row of 128 a program."""
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, 128)
     x = tl.load(x_ptr + row * 128 + cols).to(tl.float32)
@@ -35,7 +35,7 @@ def one_row_kernel(x_ptr, gate_ptr, weight_ptr, out_ptr, n_rows, eps):  # type: 
 
 @triton.jit(do_not_specialize=["n_rows"])
 def many_rows_kernel(x_ptr, gate_ptr, weight_ptr, out_ptr, n_rows, eps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """32 rows of 128 a program."""
+    """Normalise 32 rows of 128 a program."""
     row = tl.program_id(0).to(tl.int64) * 32 + tl.arange(0, 32)[:, None]
     cols = tl.arange(0, 128)[None, :]
     mask = row < n_rows
@@ -48,17 +48,17 @@ def many_rows_kernel(x_ptr, gate_ptr, weight_ptr, out_ptr, n_rows, eps):  # type
 
 
 class LaunchPair(Adapter):
-    """Gated norm of contiguous rows of 128, in two launch shapes."""
+    """The gated norm of contiguous rows of 128, in two launch shapes."""
 
     name = "launch_pair"
     contracts: ClassVar = {"rms_norm_gated": "fp32"}
 
     def row_thresholds(self, operation: str) -> tuple[int, ...]:
-        """Where the launch shape changes."""
+        """Return the number of rows at which the launch shape changes."""
         return (PREFILL_ROWS,)
 
     def path(self, operation: str, arguments: object) -> str:
-        """One of two kernels runs every call that is taken."""
+        """Return the path: one of two kernels runs every call that is taken."""
         return "triton"
 
     def rms_norm_gated(

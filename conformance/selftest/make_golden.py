@@ -1,6 +1,6 @@
-"""Makes ``fixtures/golden``.
+"""The generator of ``fixtures/golden``.
 
-Run by hand, each half in an environment that has what it needs:
+It is run by hand, each half in an environment with its requirements:
 ``python conformance/selftest/make_golden.py mpmath`` and ``... transformers``. The same versions give the
 same files; afterwards ``test_tree.py`` says which checksums in ``fixtures/README.md`` to renew.
 """
@@ -31,7 +31,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def gated_mpmath_cases() -> None:
-    """Gated RMSNorm of a few numbers, evaluated with 50 digits and written with 30."""
+    """Return gated RMSNorm of a few numbers, evaluated with 50 digits and written with 30."""
     import mpmath
 
     mpmath.mp.dps = 50
@@ -41,7 +41,7 @@ def gated_mpmath_cases() -> None:
     for gated, before, activation, grouped, dtype, values in itertools.product(
         (True, False), (True, False), ("silu", "sigmoid"), (False, True), DTYPES, ("ordinary", "wide")
     ):
-        # without a gate neither its place nor its activation means anything
+        # without a gate its place and its activation mean nothing
         if not gated and not (before and activation == "silu"):
             continue
         n, group_size = next(groups) if grouped else (next(widths), None)
@@ -68,7 +68,7 @@ def gated_mpmath_cases() -> None:
 
 
 def _gated_rms_norm(mp: Any, case: dict[str, Any]) -> list[list[str]]:
-    """The formula, as one reads it."""
+    """Return the formula's value, written as in a text."""
     weight, eps = [mp.mpf(float.fromhex(w)) for w in case["weight"]], mp.mpf(float.fromhex(case["eps"]))
     out = []
     for row, x_hex in enumerate(case["x"]):
@@ -99,7 +99,7 @@ OTHER = {"float32": "bfloat16", "bfloat16": "float32", "float16": "float32"}
 
 
 def norm_mpmath_cases() -> None:
-    """RMSNorm of a few numbers, with the sum of x and residual rounded before the norm, and not rounded."""
+    """Return RMSNorm of a few numbers, with the sum of x and residual rounded before the norm, and not rounded."""
     import mpmath
 
     mpmath.mp.dps = 50
@@ -139,7 +139,7 @@ def norm_mpmath_cases() -> None:
 
 
 def _rms_norm(mp: Any, case: dict[str, Any]) -> dict[str, Any]:
-    """The formula, as one reads it."""
+    """Return the formula's value, written as in a text."""
     exact, stored = [], []
     for row, x in enumerate(case["x"]):
         terms = [x] if case["residual"] is None else [x, case["residual"][row]]
@@ -174,7 +174,7 @@ CACHE = 7
 
 
 def mrope_mpmath_cases() -> None:
-    """Rotations of a few heads by the cosines and sines of a small table."""
+    """Return rotations of a few heads by the cosines and sines of a small table."""
     import mpmath
 
     mpmath.mp.dps = 50
@@ -215,7 +215,7 @@ def mrope_mpmath_cases() -> None:
 
 
 def _mrope(mp: Any, case: dict[str, Any], name: str) -> list[list[str]]:
-    """Every head as complex numbers, each times that of its angle."""
+    """Rotate every head as complex numbers, each multiplied by that of its angle."""
     size, half = case["head_dim"], len(case["cos"][0])
     axes = _axes(case["sections"], half, interleaved=case["interleaved"])
     out = []
@@ -238,7 +238,7 @@ def _mrope(mp: Any, case: dict[str, Any], name: str) -> list[list[str]]:
 
 
 def _axes(sections: tuple[int, ...], half: int, *, interleaved: bool) -> list[int]:
-    """Axis of every frequency: as Hugging Face's models write them, over those of time."""
+    """Return each frequency's axis: as Hugging Face's models write the other axes over those of time."""
     axes = [0] * half
     if interleaved:
         for axis in (1, 2):
@@ -276,7 +276,7 @@ QUANTISED = ("unrounded", "rounded", "power_of_two")
 
 
 def fp8_mpmath_cases() -> None:
-    """Scales and fp8 numbers of a few rows, the second of them all zero."""
+    """Return scales and fp8 numbers of a few rows, the second of which is all zero."""
     import mpmath
 
     mpmath.mp.dps = 50
@@ -316,7 +316,7 @@ def fp8_mpmath_cases() -> None:
 
 
 def _quantised(mp: Any, exact: list[list[str]], how: str, case: dict[str, Any]) -> dict[str, Any]:
-    """The formula, as one reads it."""
+    """Return the formula's values, written as in a text."""
     floor, scales, values = Fraction(_rounded(1e-10, "float32")), [], []
     for row in exact:
         y = [Fraction(v) if how == "unrounded" else Fraction(_nearest(Fraction(v), case["dtype"])) for v in row]
@@ -339,12 +339,12 @@ def _no_less(scale: Fraction) -> Fraction:
 
 
 def _rows(draw: random.Random, n: int, dtype: str, values: str, *, rows: int = 2) -> list[list[str]]:
-    """Numbers that the dtype holds exactly."""
+    """Return numbers that the dtype represents exactly."""
     return [[_hex(_rounded(_value(draw, values), dtype)) for _ in range(n)] for _ in range(rows)]
 
 
 def _value(draw: random.Random, values: str) -> float:
-    """``ordinary``: normal. ``wide``: magnitudes from 1/4096 to 32, and zeros of both signs."""
+    """Return a random number; ``ordinary``: normal; ``wide``: magnitudes of 1/4096 to 32, and signed zeros."""
     if values == "ordinary":
         return draw.gauss(0.0, 1.0)
     sign = draw.choice((-1.0, 1.0))
@@ -376,7 +376,7 @@ HF_WIDTHS = (7, 33, 96, 128, 256)
 
 
 def gated_transformers_cases() -> None:
-    """``Qwen3NextRMSNormGated`` of transformers on the CPU: inputs and outputs as bit patterns."""
+    """Return inputs and outputs of transformers' ``Qwen3NextRMSNormGated`` on the CPU, as bit patterns."""
     import torch
     import transformers
     from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated
@@ -421,7 +421,7 @@ def gated_transformers_cases() -> None:
 
 
 def norm_transformers_cases() -> None:
-    """``LlamaRMSNorm`` and ``Gemma3RMSNorm`` on the CPU, after the sum of a decoder layer and without it."""
+    """Return ``LlamaRMSNorm`` and ``Gemma3RMSNorm`` on the CPU, with and without a decoder layer's sum first."""
     from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -430,7 +430,7 @@ def norm_transformers_cases() -> None:
 
 
 def _norm_cases(file: str, norm: Any, mean_weight: float) -> None:
-    """One module's cases; the residual is added as decoder layers do, in the tensors' own dtype."""
+    """Return one module's cases; the residual is added as decoder layers do, in the tensors' own dtype."""
     import torch
     import transformers
 
@@ -477,7 +477,7 @@ def _norm_cases(file: str, norm: Any, mean_weight: float) -> None:
 
 
 def mrope_transformers_cases() -> None:
-    """Qwen2-VL's rotation and Qwen3.5's on the CPU, each with the tables of its own module."""
+    """Return Qwen2-VL's rotation and Qwen3.5's on the CPU, each with the tables of its own module."""
     from transformers.models.qwen2_vl import modeling_qwen2_vl
     from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
     from transformers.models.qwen3_5 import modeling_qwen3_5
@@ -509,7 +509,7 @@ def mrope_transformers_cases() -> None:
 
 
 def _rotation_cases(file: str, rotary: Any, apply: Any, *, head_dim: int, interleaved: bool) -> None:
-    """One model's cases: a table is what the module gives for text at every position."""
+    """Return one model's cases: the table has the module's values for text at every position."""
     import torch
     import transformers
 
@@ -555,7 +555,7 @@ def _rotation_cases(file: str, rotary: Any, apply: Any, *, head_dim: int, interl
 
 
 def _bits(tensor: Any) -> list[str]:
-    """The rows of a matrix as bit patterns, most significant digit first."""
+    """Return the rows of a matrix as bit patterns, most significant digit first."""
     import torch
 
     size = tensor.element_size()
@@ -568,13 +568,13 @@ def _bits(tensor: Any) -> list[str]:
 
 
 def _hex(value: float) -> str:
-    """What ``float.fromhex`` reads, without the zeros that fill a double."""
+    """Return a number for ``float.fromhex``, without the zeros that fill a double."""
     mantissa, exponent = value.hex().split("p")
     return f"{mantissa.rstrip('0').rstrip('.')}p{exponent}" if value else value.hex()
 
 
 def _write(name: str, cases: list[dict[str, Any]], **origin: object) -> None:
-    """One case a line, so that a difference is readable."""
+    """Write one case a line, so that a difference is readable."""
     origin |= {"date": DATE, "made_by": f"conformance/selftest/{Path(__file__).name}"}
     lines = ",\n".join(json.dumps(case) for case in cases)
     text = f'{{"origin": {json.dumps(origin, indent=1)},\n"cases": [\n{lines}\n]}}\n'

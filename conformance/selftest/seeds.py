@@ -1,11 +1,11 @@
-"""Whether runs that should agree do: ``python -m conformance.selftest.seeds REPORT… > seeds_cpu.json``.
+"""Comparison of runs that should agree: ``python -m conformance.selftest.seeds REPORT… > seeds_cpu.json``.
 
 Give the folders of finished runs of one adapter, profile and commit, named after their seeds and workers, as from
 
     for seed in 0 1 2 3 4; do conform run --profile ci --seed $seed -n 2 --report seed_${seed}_workers_2; done
     for n in 1 3 4; do conform run --profile ci --seed 0 -n $n --report seed_0_workers_$n; done
 
-Prints, as JSON, what they have in common, and of each its totals and a digest of its results: counts, elements,
+Prints, as JSON, their common header, and each run's totals and a digest of its results: counts, elements,
 worst errors and shares, row by row. Ends with 1 if something failed, or if runs of one seed differ in anything.
 """
 
@@ -22,7 +22,7 @@ Report = Mapping[str, Any]
 
 
 def summary(reports: Mapping[str, Report]) -> dict[str, Any]:
-    """The common header of some runs, and each one's seed, totals and digest."""
+    """Return the common header of some runs, and each run's seed, totals and digest."""
     headers = [{key: value for key, value in r["header"].items() if key != "seed"} for r in reports.values()]
     if any(header != headers[0] for header in headers):
         differing = sorted({key for h in headers for key in h if h[key] != headers[0].get(key)})
@@ -42,7 +42,7 @@ def _totals(report: Report) -> dict[str, Any]:
 
 
 def disagreements(made: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the runs of a summary: one that did not pass, or two of one seed that differ."""
+    """Return the faults of a summary's runs: a run that did not pass, or two of one seed that differ."""
     found = []
     first: dict[int, str] = {}
     for name, run in made["runs"].items():

@@ -1,4 +1,4 @@
-"""Right implementations keep the promises that need several calls: what fails is a fake's own mistake."""
+"""Right implementations keep the promises that need several calls, so failures are a fake's own mistake."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RIGHT = [(base, name) for base in BASES for name in base.operations]
 def test_a_right_implementation_passes(
     base: type[Correct | CorrectNorm | CorrectRotation | CorrectFp8], operation: str, name: str
 ) -> None:
-    """The quick profile finds nothing in it, and judges something wherever there is something to judge."""
+    """The quick profile finds no fault, and judges something wherever there is something to judge."""
     subject = Subject(base())
     chosen = items(subject, operations=(operation,), properties=(name,))
     (item,) = (item for item in chosen if item.dtype == "float16")
@@ -40,7 +40,7 @@ def test_a_right_implementation_passes(
 
 
 def test_a_kernel_without_constants_of_the_traffic_passes(request: pytest.FixtureRequest) -> None:
-    """Numbers of rows and eps at run time: no more kernels than kinds of numbers."""
+    """With row counts and eps at run time there are no more kernels than kinds of numbers."""
     device = request.config.getoption("device")
     assert device != "cpu" or not faithful_interpreter()
     subject = Subject(Kernel(), device)
@@ -62,7 +62,7 @@ def test_every_operation_states_what_a_factor_makes_of_it(operation: str) -> Non
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_what_a_property_fixes_are_levels_of_the_operation(name: str, operation: str) -> None:
-    """Of a factor whose fixed levels it all lacks every level would be drawn."""
+    """A factor without any of its fixed levels would have every level drawn."""
     factors = OPERATIONS[operation].factors
     wrong = {
         factor: levels

@@ -1,4 +1,4 @@
-"""The known adapters of other people's implementations are right, and declare what those do."""
+"""The known adapters of third-party implementations are right, and declare those implementations' behaviour."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ OPERATIONS_OF_OTHERS = (*FLAGS, "mrope")
 
 
 def _cases(name: str, dtype: str) -> list[Case]:
-    """The covering array of the quick profile."""
+    """Return the covering array of the quick profile."""
     operation, scope = OPERATIONS[name], Scope(dtype)
     strength = PROFILES["quick"].strength
     return list(enumerated_cases(operation.factors, operation.complete, scope, strength=strength, seed=1))
 
 
 def _telling(name: str, dtype: str) -> Case:
-    """Ordinary rows of real size, on which contracts differ in thousands of elements."""
+    """Return ordinary rows of real size, on which contracts differ in thousands of elements."""
     if name == "mrope":
         return _rotation(dtype)
     shape, companion = (32, 128), COMPANION[name]
@@ -51,7 +51,7 @@ def _telling(name: str, dtype: str) -> Case:
 
 
 def _rotation(dtype: str) -> Case:
-    """Angles in float32, which show where they are rounded."""
+    """Return a rotation with angles in float32, which show where they are rounded."""
     angles = {
         "cos": TensorSpec((64, 64), "float32", values="cos"),
         "sin": TensorSpec((64, 64), "float32", values="sin"),
@@ -69,7 +69,7 @@ def _rotation(dtype: str) -> Case:
 @pytest.mark.parametrize("name", OPERATIONS_OF_OTHERS)
 @pytest.mark.parametrize("target", ["torch", "transformers"])
 def test_nothing_that_a_known_implementation_does_fails(target: str, name: str, dtype: str) -> None:
-    """Every call that is claimed is right, or declined for a stated reason, and some are right."""
+    """Every claimed call is right, or declined for a stated reason, and some calls are right."""
     subject = Subject(load(target))
     claim = subject.traits(name).claim
     assert claim is not None
@@ -98,7 +98,7 @@ def test_the_declared_contract_is_the_one_that_discovery_finds(target: str, name
 
 
 def test_without_transformers_the_adapter_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asking for an implementation that is not there is bad usage, with one line of help."""
+    """Asking for a missing implementation is bad usage, with one line of help."""
     there = builtins.__import__
 
     def missing(name: str, *args: Any) -> Any:
@@ -124,12 +124,12 @@ def test_without_transformers_the_adapter_says_what_to_install(monkeypatch: pyte
     ],
 )
 def test_a_folder_may_have_colons(target: str, place: str, wanted: str) -> None:
-    """The class stands after the last one that follows a file, or after the only one."""
+    """The class follows the last colon after a file name, or the only colon."""
     assert (place, wanted) == split(target)
 
 
 def test_only_what_is_asked_for_needs_a_contract() -> None:
-    """A method that is inherited, and not judged, is nobody's promise."""
+    """An inherited method that is not judged needs no contract."""
     adapter = Native()
     adapter.contracts = {"rms_norm": "fp32"}  # type: ignore[misc]  # of this one
     check(adapter, ["rms_norm"])

@@ -1,4 +1,4 @@
-"""The bound of the bias is what it says: rounding stays within it, truncation does not."""
+"""The bound of the bias is right: rounding stays within it, truncation does not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _errors(outputs: torch.Tensor, exact: torch.Tensor) -> Errors:
 
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_rounding_to_nearest_leans_nowhere(dtype: torch.dtype) -> None:
-    """A hundred draws of 65,536 numbers, and their signed mean stays far within the bound."""
+    """In a hundred draws of 65,536 numbers the signed mean stays far within the bound."""
     for seed in range(100):
         errors = _errors(_exact(seed).to(dtype), _exact(seed))
 
@@ -45,7 +45,7 @@ def test_rounding_to_nearest_leans_nowhere(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_truncation_leans_towards_zero_by_half_a_place(dtype: torch.dtype) -> None:
-    """What every tolerance of a place accepts is a bias of half a place."""
+    """Truncation, which every tolerance of a place accepts, has a bias of half a place."""
     errors = _errors(_truncated(_exact(0), dtype), _exact(0))
 
     assert math.isclose(-0.5, errors.away / errors.count, abs_tol=0.01)
@@ -53,7 +53,7 @@ def test_truncation_leans_towards_zero_by_half_a_place(dtype: torch.dtype) -> No
 
 
 def test_a_few_truncated_elements_of_many_are_seen() -> None:
-    """Every tenth element truncated: a mean of a twentieth of a place."""
+    """Truncating every tenth element gives a mean of a twentieth of a place."""
     exact = _exact(0)
     outputs = exact.to(torch.bfloat16)
     outputs[:, ::10] = _truncated(exact, torch.bfloat16)[:, ::10]
@@ -62,7 +62,7 @@ def test_a_few_truncated_elements_of_many_are_seen() -> None:
 
 
 def test_rounding_upwards_is_seen_where_signs_cancel() -> None:
-    """Towards infinity is neither away from zero nor towards it on average."""
+    """Rounding towards infinity is on average neither away from zero nor towards it."""
     exact = _exact(0)
     nearest = exact.to(torch.bfloat16)
     up = torch.nextafter(nearest, torch.full_like(nearest, torch.inf))
@@ -81,21 +81,21 @@ def test_the_contracts_own_width_is_allowed() -> None:
 
 
 def test_without_elements_nothing_leans() -> None:
-    """No number, no mean."""
+    """Without numbers there is no mean."""
     assert "" == leaning(Errors())
     assert math.isinf(bound(Errors()))
     assert 2 * math.exp(-2 * ELEMENTS * bound(Errors(count=ELEMENTS)) ** 2) == pytest.approx(CHANCE)
 
 
 def test_what_is_no_ordinary_number_counts_for_nothing() -> None:
-    """NaN, infinities, zeros and subnormals have no last place to measure in."""
+    """NaN, infinities, zeros and subnormals have no last place to measure in, and do not count."""
     special = torch.tensor([[float("nan"), float("inf"), 0.0, 1e-40, 1.0]], dtype=torch.float64)
 
     assert 1 == _errors(special.to(torch.bfloat16), special).count
 
 
 def test_errors_of_eight_bits_and_of_float32_are_not_added_up() -> None:
-    """Of a norm that is quantised y and the sum are judged, not the values, nor the scales."""
+    """A quantised norm has y and the sum judged, but not the values and the scales."""
     cases = list(cases_of(Item("rms_norm_fp8", "bias", "bfloat16"), Subject(CorrectFp8())))
 
     assert {"y"} < frozenset().union(*map(telling, cases)) <= {"y", "s"}

@@ -1,4 +1,4 @@
-"""What a process may hold of a GPU, and that a call for which it is too little is shown as not judged."""
+"""GPU memory limits of processes: a call that needs more is reported as not judged."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ CASE = Case(
 
 
 class Greedy(Correct):
-    """Asks for more than there is."""
+    """An implementation that allocates more memory than exists."""
 
     def load(self, x: torch.Tensor) -> torch.Tensor:
-        """Say what PyTorch says."""
+        """Raise PyTorch's out-of-memory error."""
         raise torch.OutOfMemoryError(
             "CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has a capacity of 8 GiB"
         )
@@ -53,7 +53,7 @@ class Greedy(Correct):
 
 @pytest.mark.parametrize(("workers", "gpus", "sharers"), [(1, 1, 1), (8, 1, 8), (8, 8, 1), (3, 2, 2), (2, 4, 1)])
 def test_workers_divide_their_gpu_fairly(workers: int, gpus: int, sharers: int) -> None:
-    """Those of one GPU never hold all of it together, and all workers of a run may hold as much."""
+    """The workers of one GPU together never use all of it, and every worker of a run has the same share."""
     allowance = Allowance.of(workers, gpus)
 
     assert sharers == allowance.sharers
@@ -69,7 +69,7 @@ def test_workers_divide_their_gpu_fairly(workers: int, gpus: int, sharers: int) 
 def test_a_worker_and_who_started_it_know_the_same_share(
     known: dict[str, Any], seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five workers on two GPUs: three share one of them. Each worker sees its own alone; all count the same."""
+    """With five workers on two GPUs three share one. Each worker sees only its own; all compute the same share."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     option = SimpleNamespace(gpu_memory=1.5, device="cpu", tx=["popen"] * 5)
     config: Any = SimpleNamespace(option=option, stash=pytest.Stash(), **known)
@@ -80,13 +80,13 @@ def test_a_worker_and_who_started_it_know_the_same_share(
 
 
 def test_what_is_given_is_no_more_than_a_share() -> None:
-    """A limit of somebody's own narrows what a worker may hold, and never widens it."""
+    """A limit from the user can lower a worker's share, and never raises it."""
     assert 2 * GIB == Allowance.of(8, 1, 2 * GIB).bytes(H200)
     assert Allowance.of(8, 1).bytes(H200) == Allowance.of(8, 1, 2**60).bytes(H200)
 
 
 def test_a_process_is_held_to_its_share_of_every_gpu_that_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The allocator takes fractions; what is said is what the current GPU gives."""
+    """The allocator's limits are fractions; the reported limit is the current GPU's."""
     held: dict[int, float] = {}
     totals = {0: H200, 1: H200 // 2}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -106,7 +106,7 @@ def test_a_process_is_held_to_its_share_of_every_gpu_that_it_sees(monkeypatch: p
 
 
 def test_a_case_needs_more_than_its_tensors() -> None:
-    """Two calls hold arguments, their copies and results; what lies between them comes on top."""
+    """Two calls hold arguments, copies and results, plus the intermediate tensors."""
     tensors = 2 * 2 * 1000 * 4096 + 2 * 4096
     doubled = CASE.with_tensor("x", replace(X, dtype="float32"))
 
@@ -115,7 +115,7 @@ def test_a_case_needs_more_than_its_tensors() -> None:
 
 
 def test_memory_is_counted_once_and_where_it_is() -> None:
-    """Tensors that lie in one buffer, or are one, share it; the gaps of a layout are memory, deserts are not."""
+    """Tensors in one buffer, or the same tensor twice, count once; gaps of a layout count, huge ones do not."""
     gate = replace(X, values="gate")
     shared = CASE.with_tensor("x", replace(X, layout=Layout("shared", 0)))
     shared = shared.with_tensor("gate", replace(gate, layout=Layout("shared", 1)))
@@ -130,7 +130,7 @@ def test_memory_is_counted_once_and_where_it_is() -> None:
 
 
 def test_every_call_of_a_real_model_is_drawn_for_a_gpu() -> None:
-    """None is left out unseen: how many tokens a rank gets does not matter, only whether its memory is enough."""
+    """No call is dropped for its number of tokens; only the available memory can exclude one."""
     for operation in OPERATIONS:
         item = Item(operation, "layout", "bfloat16", "ci")
         subject = Subject(load("native"), "cuda")
@@ -148,7 +148,7 @@ def _before_the_array(item: Item, subject: Subject) -> list[Case]:
 
 
 def test_alone_on_a_large_gpu_every_real_call_is_judged() -> None:
-    """What a worker has of it decides, and nothing else: of eight some calls are too large."""
+    """Only the worker's share of the GPU decides: for eight workers some calls are too large."""
     calls = [OPERATIONS[s.operation].model_case(s, tokens) for s in model_shapes() for tokens in s.prefill]
     too_large = {n: sum(bool(lacking(case, Allowance(n).bytes(H200))) for case in calls) for n in (1, 8)}
 
@@ -157,7 +157,7 @@ def test_alone_on_a_large_gpu_every_real_call_is_judged() -> None:
 
 
 def test_a_call_that_does_not_fit_is_not_judged_and_says_so() -> None:
-    """With the numbers and the shape; nothing is materialised for it."""
+    """The reason has the sizes and the shape; no tensor is made for the call."""
     subject = Subject(Greedy(), memory=needed(CASE))
     (verdict,) = judge(subject, "values", CASE)
 
@@ -167,7 +167,7 @@ def test_a_call_that_does_not_fit_is_not_judged_and_says_so() -> None:
 
 
 def test_an_item_counts_what_does_not_fit() -> None:
-    """Beside the cases that fit, which are judged."""
+    """Cases that fit are judged, and the others count as not judged."""
     item = Item("rms_norm_gated", "determinism", "float32")
     verdicts = list(judge_item(item, Subject(Correct(), memory=2**22)))
     named = [v for v in verdicts if v.property == "determinism"]
@@ -179,7 +179,7 @@ def test_an_item_counts_what_does_not_fit() -> None:
 
 
 def test_an_implementation_that_runs_out_of_memory_crashes() -> None:
-    """Its verdict says what it might have held, and how much it asked for; the GPU is none the worse."""
+    """The verdict names the limit and the requested size; the GPU stays usable."""
     (verdict,) = judge(Subject(Greedy(), memory=8 * GIB), "values", CASE)
 
     assert Status.CRASHED is verdict.status
@@ -187,7 +187,7 @@ def test_an_implementation_that_runs_out_of_memory_crashes() -> None:
 
 
 def test_a_suite_that_runs_out_of_memory_does_not_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it needs itself for a case is a lack of this machine, and nobody's failure."""
+    """Memory that the suite itself lacks is a limit of the machine, and no failure of the implementation."""
 
     def judged(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -200,7 +200,7 @@ def test_a_suite_that_runs_out_of_memory_does_not_judge(monkeypatch: pytest.Monk
 
 
 def test_the_header_says_what_a_worker_might_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bytes for machines, in words for people; of a CPU nothing."""
+    """The header has the limit in bytes and as text; on a CPU it has none."""
     module = importlib.import_module("conformance.report.header")
     monkeypatch.setattr(module, "_gpu_of_a_child", lambda: ("Some GPU (capability 9.0)", H200))
 
@@ -216,14 +216,14 @@ def test_the_header_says_what_a_worker_might_hold(monkeypatch: pytest.MonkeyPatc
 
 
 class _Silent(Adapter):
-    """Declares nothing."""
+    """An adapter that declares nothing."""
 
     name = "silent"
 
 
 @pytest.mark.skipif(not gpus(), reason="needs a GPU: its driver says what there is")
 def test_a_gpu_says_what_it_has() -> None:
-    """To the header, without CUDA in this process; to a process that keeps within its share."""
+    """The header reads a GPU's memory without CUDA in this process; a limited process reads it itself."""
     made = report.header(Subject(_Silent(), "cuda"), profile="quick", seed=0, allowance=Allowance(4))
 
     assert "capability" in made["device"]

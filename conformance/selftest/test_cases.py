@@ -1,4 +1,4 @@
-"""Cases are data: they survive JSON, keep their ids, and the same seed draws the same ones."""
+"""Cases are data: they survive JSON, keep their ids, and the same seed draws the same cases."""
 
 import math
 from collections import Counter
@@ -38,11 +38,11 @@ class _Nothing(Adapter):
     contracts: ClassVar = {"rms_norm_gated": "fp32"}
 
     def rms_norm_gated(self) -> None:
-        """Never called: only cases are drawn."""
+        """Do nothing: this file only draws cases, and never calls the method."""
 
 
 def test_a_case_survives_json() -> None:
-    """Reading what was written gives an equal case with the same id."""
+    """Reading a written case gives an equal case with the same id."""
     again = Case.from_json(CASE.to_json())
 
     assert CASE == again
@@ -63,7 +63,7 @@ ROTATION = Case(
 
 
 def test_a_case_of_integers_slices_and_tuples_survives_json() -> None:
-    """So do its layouts' widths, and flags of several numbers, which JSON has as lists."""
+    """Widths of layouts and tuple flags, which JSON writes as lists, survive too."""
     again = Case.from_json(ROTATION.to_json())
 
     assert ROTATION == again
@@ -80,7 +80,7 @@ def test_the_order_of_tensors_and_flags_means_nothing() -> None:
 
 
 def test_what_is_no_case_says_so() -> None:
-    """JSON of something else raises a ValueError that shows it."""
+    """JSON of something else raises a ValueError that shows the text."""
     with pytest.raises(ValueError, match="not a case"):
         Case.from_json('{"operation": "rms_norm_gated"}')
 
@@ -91,7 +91,7 @@ SHAPES = ((5,), (4, 6), (2, 3, 4), (2, 2, 3, 4), (1, 1), (1,), (0, 4), (3, 0))
 @pytest.mark.parametrize("kind", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_layout_places_every_element_inside_its_buffer(kind: str, shape: tuple[int, ...]) -> None:
-    """Addresses lie within the extent, and only ``expanded`` gives two elements the same one."""
+    """Addresses are within the extent, and only ``expanded`` gives two elements the same address."""
     amount = {"row_gap": 3, "step": 2, "offset": 1, "shared": 1}.get(kind, 0)
     place = Layout(kind, amount).place(shape, 2)
     addresses = [
@@ -106,7 +106,7 @@ def test_a_layout_places_every_element_inside_its_buffer(kind: str, shape: tuple
 
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_the_layout_drawn_is_the_layout_made(kind: str) -> None:
-    """Strides and values of a materialised tensor are the case's, whatever lies around it."""
+    """A materialised tensor has the case's strides and values, with any surroundings in memory."""
     amount = {"row_gap": 3, "step": 2, "offset": 1}.get(kind, 0)
     spec = TensorSpec((3, 2, 6), "bfloat16", Layout(kind, amount), "normal")
     case = CASE.with_tensor("x", spec)
@@ -119,7 +119,7 @@ def test_the_layout_drawn_is_the_layout_made(kind: str) -> None:
 
 
 def test_shared_tensors_are_slices_of_one_buffer() -> None:
-    """Slices x and gate of a projection lie in one storage, one after the other in every row."""
+    """Slices x and gate of a projection are in one storage, one after the other in every row."""
     spec = TensorSpec((4, 8), "float32", Layout("shared", 0))
     case = CASE.with_tensor("x", spec)
     case = Case(
@@ -135,7 +135,7 @@ def test_shared_tensors_are_slices_of_one_buffer() -> None:
 
 
 def test_slices_of_one_width_lie_in_one_buffer() -> None:
-    """Slices q and k of a projection lie in one storage beside each other, halves of a cache in another."""
+    """Slices q and k of a projection are adjacent in one storage, halves of a cache in another."""
     case = ROTATION
     call = materialize(case, values_of(case), "cpu", POISONS[0]).arguments
     place = {
@@ -158,7 +158,7 @@ def test_slices_of_one_width_lie_in_one_buffer() -> None:
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
 @pytest.mark.parametrize("profile", POSITIONS)
 def test_positions_are_rows_of_a_table(profile: str, rows: int, bound: int, dtype: torch.dtype) -> None:
-    """Integers below the bound, the last row first and the first one last, axes alike as the profile says."""
+    """Positions are integers below the bound, from the last row to the first, with the profile's equal axes."""
     drawn = draw(f"{profile}<{bound}", (rows, 40), dtype, torch.Generator().manual_seed(2))
     patterns = POSITIONS[profile]
 
@@ -169,7 +169,7 @@ def test_positions_are_rows_of_a_table(profile: str, rows: int, bound: int, dtyp
 
 
 def test_a_tensor_may_be_the_first_one() -> None:
-    """Gate is x then, the very object, and the case says so in one way: equal calls are equal cases."""
+    """The gate may be the same object as x, and the case has one way to write it: equal calls are equal cases."""
     x = TensorSpec((4, 8), "bfloat16", Layout("row_gap", 3), "rows")
     gates = (TensorSpec((4, 8), "bfloat16", Layout("same"), "gate"), TensorSpec((2,), "float32", Layout("same")))
     case, other = (Case(CASE.operation, (("gate", gate), ("x", x)), CASE.flags) for gate in gates)
@@ -186,7 +186,7 @@ def test_a_tensor_may_be_the_first_one() -> None:
 
 @pytest.mark.parametrize("strength", [2, 3])
 def test_a_covering_array_covers(strength: int) -> None:
-    """Every combination of so many levels of different factors stands in some row."""
+    """Every combination of that many levels of different factors is in some row."""
     factors = {"a": ("1", "2", "3"), "b": ("1", "2"), "c": ("1", "2", "3", "4"), "d": ("1", "2")}
     rows = covering_array(factors, strength, seed=3)
     for names in combinations(factors, strength):
@@ -196,7 +196,7 @@ def test_a_covering_array_covers(strength: int) -> None:
 
 
 def test_a_covering_array_is_much_smaller_than_the_product() -> None:
-    """Pairs of the gated norm's factors need under a hundred cases of some millions."""
+    """All pairs of the gated norm's factors need under a hundred cases of millions."""
     factors = OPERATIONS["rms_norm_gated"].factors
 
     assert len(covering_array(factors, 2, seed=0)) < 100
@@ -204,7 +204,7 @@ def test_a_covering_array_is_much_smaller_than_the_product() -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_dtypes_share_out_the_covering_array(operation: str) -> None:
-    """Every pair of levels occurs in some dtype, and every level in each; no dtype pays for all pairs."""
+    """Every pair of levels occurs in some dtype, and every level in each; no dtype has all pairs."""
     factors = OPERATIONS[operation].factors
     by_dtype = {d: [row for row, _ in pinned_rows(factors, Scope(d), strength=2, seed=1)] for d in DTYPES}
     rows = [row for part in by_dtype.values() for row in part]
@@ -217,7 +217,7 @@ def test_dtypes_share_out_the_covering_array(operation: str) -> None:
 
 
 def test_the_same_seed_gives_the_same_cases() -> None:
-    """An item's cases depend on its name and the run's seed alone, and another seed gives others."""
+    """An item's cases depend only on its name and the run's seed, and another seed gives others."""
     subject = Subject(_Nothing())
     item = Item("rms_norm_gated", "layout", "float16", "quick", seed=5)
     first, again = list(cases_of(item, subject)), list(cases_of(item, subject))
@@ -229,7 +229,7 @@ def test_the_same_seed_gives_the_same_cases() -> None:
 
 @pytest.mark.parametrize("profile", DEPTHS)
 def test_every_profile_replays_every_saved_case(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What once failed, and what came nearest to its bound, is judged once in each run."""
+    """Earlier failures, and the calls nearest to their bounds, are judged once in each run."""
     monkeypatch.setattr("conformance.runs.item.chosen_cases", lambda *_: ())
     layouts = items(Subject(load("native")), profile, properties=("layout",))
     judged = Counter(case for item in layouts for case in cases_of(item, Subject(load("native"))))
@@ -239,7 +239,7 @@ def test_every_profile_replays_every_saved_case(profile: str, monkeypatch: pytes
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_operation_has_its_worst_case_in_every_dtype(operation: str) -> None:
-    """A small one, that every run can afford; and the native form stays within its bounds on all of them."""
+    """The saved worst case is small enough for every run; the native form is within bounds on all of them."""
     worst = [case for case in saved_cases() if case.operation == operation]
     verdicts = [verdict for case in worst for verdict in judge_call(Subject(load("native")), case)]
     fraction = max(verdict.comparison.worst for verdict in verdicts)
@@ -251,7 +251,7 @@ def test_every_operation_has_its_worst_case_in_every_dtype(operation: str) -> No
 
 
 def test_chunks_share_out_the_covering_array() -> None:
-    """The chunks of an item judge the whole array between them, each its own part."""
+    """The chunks of an item together judge the whole array, each chunk its own part."""
     subject = Subject(_Nothing())
     operation = OPERATIONS["rms_norm_gated"]
     found = items(subject, "ci", 0, operations=(operation.name,), properties=("values",))
@@ -269,7 +269,7 @@ def test_chunks_share_out_the_covering_array() -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_values_are_the_same_every_time_and_ordinary_ones_are_finite(profile: str, dtype: torch.dtype) -> None:
-    """A profile and a seed give the same bits; only profiles called special hold what is not finite."""
+    """A profile and a seed give the same bits; only special profiles have non-finite values."""
     first, again = (draw(profile, (9, 40), dtype, torch.Generator().manual_seed(1)) for _ in range(2))
 
     assert torch.equal(first.view(torch.uint8), again.view(torch.uint8))

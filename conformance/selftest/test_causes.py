@@ -28,7 +28,7 @@ PROPERTIES = ("values", "layout", "specials", "contract", "determinism", "row_in
 
 
 class FourMistakes(CorrectNorm):
-    """Wrong in four ways that have nothing to do with each other."""
+    """An implementation with four unrelated mistakes."""
 
     def check(self, x: torch.Tensor, weight: torch.Tensor | None, residual: torch.Tensor | None) -> None:
         """Raise for a weight of another dtype."""
@@ -37,21 +37,21 @@ class FourMistakes(CorrectNorm):
             raise TypeError(f"a weight of {weight.dtype} beside {tuple(x.shape)}")
 
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Read every second column of a residual for its columns."""
+        """Read every second column of a strided residual as its columns."""
         strided = residual.stride(-1) != 1 and residual is not x
         return super().add(x, residual.flip(-1) + 1 if strided else residual)
 
     def scale(self, weight: torch.Tensor, offset: float) -> torch.Tensor:
-        """Take no negative offset."""
+        """Clamp negative offsets to zero."""
         return super().scale(weight, max(offset, 0.0))
 
     def pair(self, y: torch.Tensor, s: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Give the sum in strides of its own where it has three dimensions."""
+        """Return the sum in other strides if it has three dimensions."""
         return y, torch.cat((s, s), -1)[..., : s.shape[-1]] if s.dim() == 3 else s
 
 
 def _records(kind: type[CorrectNorm], properties: Iterable[str], dtypes: Iterable[str]) -> Records:
-    """The records of a run over some items in this process, explained."""
+    """Return the explained records of a run over some items in this process."""
     subject = Subject(kind())
     with TemporaryDirectory() as folder, closing(journal.Journal(Path(folder), "gw0")) as shard:
         for prop in properties:
@@ -85,7 +85,7 @@ def _four() -> list[dict[str, Any]]:
 
 
 def test_four_mistakes_are_four_causes() -> None:
-    """Whatever number of properties each shows in."""
+    """Each mistake is one cause, in any number of properties."""
     found: dict[str, list[list[str]]] = {}
     for cause in _four():
         found.setdefault(cause["says"], []).append([rate["factor"] for rate in cause["rates"]])
@@ -98,7 +98,7 @@ def test_four_mistakes_are_four_causes() -> None:
 
 
 def test_what_is_silently_wrong_comes_before_what_raises_and_what_is_formal() -> None:
-    """The order of the cards is that of their harm, and then of their number."""
+    """Cards are ordered by severity, and then by the number of failures."""
     order = [cause["says"] for cause in _four()]
 
     assert [WRONG_VALUES, WRONG_VALUES] == order[:2]
@@ -107,7 +107,7 @@ def test_what_is_silently_wrong_comes_before_what_raises_and_what_is_formal() ->
 
 
 def test_a_cause_has_rates_its_properties_and_its_smallest_case() -> None:
-    """The level at which all fail has a rate of its own beside those at which none does."""
+    """The failing level has its own rate, next to the rates of passing levels."""
     offset = next(cause for cause in _four() if cause["rates"][0]["factor"] == "offset")
     (rate,) = offset["rates"]
     by_level = {entry["level"]: (entry["failing"], entry["judged"]) for entry in rate["levels"]}
@@ -120,11 +120,11 @@ def test_a_cause_has_rates_its_properties_and_its_smallest_case() -> None:
 
 
 class Right(CorrectNorm):
-    """Has no mistake."""
+    """An implementation without a mistake."""
 
 
 def test_a_right_implementation_has_no_causes() -> None:
-    """No failure, no rows are kept, no card."""
+    """Without a failure no rows are kept and there is no card."""
     records = _records(Right, ("values",), ("bfloat16",))
 
     assert () == tuple(records.rows)
@@ -132,10 +132,10 @@ def test_a_right_implementation_has_no_causes() -> None:
 
 
 class AlwaysWrong(CorrectNorm):
-    """Wrong everywhere."""
+    """An implementation that is wrong in every call."""
 
     def norm(self, *given: Any) -> Result:
-        """Double."""
+        """Return twice the right result."""
         result = super().norm(*given)
         return result * 2 if isinstance(result, torch.Tensor) else (result[0] * 2, *result[1:])
 
@@ -167,11 +167,11 @@ SIGNATURES = [
 
 @pytest.mark.parametrize(("status", "reason", "says"), SIGNATURES)
 def test_reasons_of_one_cause_have_one_signature(status: str, reason: str, says: str | None) -> None:
-    """Numbers and elements are stripped; crashes are told apart by exception and place."""
+    """Numbers and elements are removed; crashes are distinguished by exception and place."""
     found = signature(status, reason)
 
     assert says in {None, found}
-    # other numbers are the same signature, but for the line of a crash
+    # other numbers give the same signature, except in the line of a crash
     other = reason.translate(str.maketrans("12", "34")) if ".py" not in reason else reason
     assert found.replace("torch.float34", "torch.float32") == signature(status, other).replace(
         "torch.float34", "torch.float32"
@@ -179,7 +179,7 @@ def test_reasons_of_one_cause_have_one_signature(status: str, reason: str, says:
 
 
 def _rows(count: int, fails: Any, seed: int = 0) -> tuple[list[Judged], list[Judged]]:
-    """Return random rows of three factors, and those of them that fail."""
+    """Return random rows of three factors, and the failing ones among them."""
     rng = random.Random(seed)  # noqa: S311
     rows = [
         Judged("rms_norm", "layout", str(place), {f: rng.choice("abcd") for f in ("one", "two", "three")})
@@ -206,7 +206,7 @@ def test_a_rule_has_the_levels_that_matter_and_no_others(fails: Any, expected: d
 
 @pytest.mark.parametrize("seed", range(5))
 def test_two_rules_are_told_apart(seed: int) -> None:
-    """A mistake of one factor and a mistake of another, in the same words, are two causes."""
+    """Mistakes of two different factors with the same message are two causes."""
     rows, failing = _rows(400, lambda at: at["one"] == "a" or (at["two"] == "b" and at["three"] != "c"), seed)
     found = causes._split(WRONG_VALUES, failing, rows)
 

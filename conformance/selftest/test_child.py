@@ -1,4 +1,4 @@
-"""A child that dies or hangs costs one answer; the next question is answered as if nothing had been."""
+"""A child that dies or hangs loses one answer; the next question is answered normally."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from conformance.calls.budget import fair_memory
 from conformance.calls.child import Child, Prepared, Unprepared
 
 HOARD: list[bytes] = []  # in the child
-PREPARED: list[int] = []  # there as well: the process that prepared
+PREPARED: list[int] = []  # in the child: the process that prepared
 
 
 def _work(question: str) -> str:
@@ -96,7 +96,7 @@ def test_answers_come_from_one_child(prepare: Callable[[], Prepared[str, str, st
 def test_a_death_is_reported_and_survived(
     question: str, how: str, prepare: Callable[[], Prepared[str, str, str]]
 ) -> None:
-    """The answer says how the process ended, and where; the next one comes from a fresh process."""
+    """The answer names the process's end and place; a fresh process gives the next answer."""
     child = Questions(prepare, 10.0)
     died, again = child.ask(question), child.ask("again")
     child.close()
@@ -109,7 +109,7 @@ def test_a_death_is_reported_and_survived(
 
 
 def test_a_fork_does_not_prepare_again() -> None:
-    """A process with a thread of its own cannot be forked: after its death another one prepares."""
+    """A process with its own thread cannot be forked: after its death another process prepares."""
     forks, prepares = Questions(_prepare, 10.0), Questions(_prepare_with_a_thread, 10.0)
     for child in (forks, prepares):
         child.ask("exit")
@@ -122,7 +122,7 @@ def test_a_fork_does_not_prepare_again() -> None:
 
 @pytest.mark.parametrize("question", ["hang up", "end the host"])
 def test_a_child_that_cuts_its_pipe_is_replaced(question: str) -> None:
-    """Whether it lives on without one, or ends the process that it was forked from."""
+    """A child is replaced if it closes its pipe and lives on, or ends the process that it was forked from."""
     child = Questions(_prepare, 10.0)
     cut, again = child.ask(question), child.ask("again")
     child.close()
@@ -144,7 +144,7 @@ def test_a_hang_is_killed_in_time(prepare: Callable[[], Prepared[str, str, str]]
 
 
 def test_closing_leaves_no_process() -> None:
-    """Neither the one that answers nor the one that it was forked from, even if both hang."""
+    """Neither the answering process nor its parent is left, even if both hang."""
     child = Questions(_prepare, 0.1)
     pids = [int(str(child.ask("a")).split()[-1])]
     assert child._host is not None
@@ -157,7 +157,7 @@ def test_closing_leaves_no_process() -> None:
 
 
 def test_a_child_that_takes_too_much_memory_is_ended() -> None:
-    """Without waiting for its answer, and the next one begins with nothing of it."""
+    """The child is killed before it answers, and the next one starts with none of its memory."""
     child = Questions(_prepare, 60.0, memory=2**29)
 
     assert isinstance(child.ask("before"), str)
@@ -168,7 +168,7 @@ def test_a_child_that_takes_too_much_memory_is_ended() -> None:
 
 
 def test_memory_that_answers_leave_behind_adds_up() -> None:
-    """A little at each question is too much after some, although every one is answered at once."""
+    """Small leaks of several questions reach the limit, although each question is answered immediately."""
     child = Questions(_prepare, 60.0, memory=2**29)
     answers = [child.ask("hoard") for _ in range(9)]
     child.close()
@@ -178,7 +178,7 @@ def test_memory_that_answers_leave_behind_adds_up() -> None:
 
 
 def test_address_space_that_is_only_reserved_is_no_memory() -> None:
-    """A sparse buffer of many GiB, as of large offsets, is the size of what is touched."""
+    """A sparse buffer of many GiB, as for large offsets, counts only the touched memory."""
     child = Questions(_prepare, 60.0, memory=2**29)
 
     assert isinstance(child.ask("reserve"), str)
@@ -187,12 +187,12 @@ def test_address_space_that_is_only_reserved_is_no_memory() -> None:
 
 
 def test_workers_share_the_memory_of_the_machine() -> None:
-    """All of them together leave a part of it to everybody else."""
+    """All workers together leave a part of it to other processes."""
     assert 0 < 8 * fair_memory(8) <= fair_memory(1) < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
 
 
 def test_an_exception_of_the_work_is_raised_here() -> None:
-    """An error of the suite's own code is no verdict on an implementation."""
+    """An error in the suite's own code is not a verdict on an implementation."""
     child = Questions(_prepare, 10.0)
     with pytest.raises(ValueError, match="no such thing"):
         child.ask("raise")
@@ -200,7 +200,7 @@ def test_an_exception_of_the_work_is_raised_here() -> None:
 
 
 def test_an_unhealthy_child_is_replaced() -> None:
-    """An answer is kept, and the process that can no longer be trusted is not asked again."""
+    """The answer is kept, and a process that cannot be trusted gets no more questions."""
     child = Questions(lambda: Prepared("hello", _work, lambda: False), 10.0)
     first, second = child.ask("a"), child.ask("b")
     child.close()
@@ -243,7 +243,7 @@ def _leaves() -> Prepared[str, str, str]:
 def test_a_process_that_cannot_prepare_says_so(
     prepare: Callable[[], Prepared[str, str, str]], error: type[BaseException], said: str
 ) -> None:
-    """Its end, its slowness or its exception reaches the process that asked."""
+    """The asking process receives the other one's end, timeout or exception."""
     child = Questions(prepare, 10.0, start=0.3)
     with pytest.raises(error, match=said):
         child.greeting()
@@ -251,7 +251,7 @@ def test_a_process_that_cannot_prepare_says_so(
 
 
 def test_what_is_printed_goes_into_a_file_once_there_is_something(tmp_path: Path) -> None:
-    """Python's words and others, and none to this process's own streams; a silent child makes no file."""
+    """Output of Python and of C goes to a file, not to this process's streams; a silent child makes no file."""
     log = tmp_path / "output.log"
     child = Questions(_prepare, 10.0, log=log)
     child.ask("a")

@@ -1,4 +1,4 @@
-"""Claims are data: words that are known, calls inside and outside, edges judged from both sides."""
+"""Claims are data: known words, calls inside and outside, and edges judged from both sides."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CASE = Case(
 
 
 class Plain(Adapter):
-    """A gated norm that does nothing: it is never called."""
+    """A gated norm that is never called."""
 
     contracts: ClassVar[Mapping[str, Any]] = {GATED: "fp32"}
 
@@ -42,7 +42,7 @@ class Plain(Adapter):
 
 
 class Misspelt(Plain):
-    """A method is named almost like an operation."""
+    """An adapter with a method named almost like an operation."""
 
     def rmsnorm(self, x: Any) -> Any:
         """Return x."""
@@ -50,7 +50,7 @@ class Misspelt(Plain):
 
 
 class Unsigned(Plain):
-    """A method lacks an argument."""
+    """An adapter with a method that lacks an argument."""
 
     def rms_norm_gated(self, x: Any, gate: Any) -> Any:  # type: ignore[override]  # on purpose
         """Return x."""
@@ -75,7 +75,7 @@ class Unsigned(Plain):
     ],
 )
 def test_an_unknown_word_is_one_line_with_the_nearest_known_one(changes: dict[str, Any], words: str) -> None:
-    """Whatever is misspelt in an adapter, and wherever."""
+    """The message is the same for any misspelt word in an adapter, in any place."""
     adapter = type("Wrong", (Plain,), changes)()
 
     with pytest.raises(UsageError) as caught:
@@ -97,7 +97,7 @@ def test_an_unknown_word_is_one_line_with_the_nearest_known_one(changes: dict[st
     ],
 )
 def test_methods_that_cannot_be_called_are_told_before_any_call(kind: type[Adapter], words: str) -> None:
-    """A misspelt name, a wrong signature, no operation at all."""
+    """A misspelt name, a wrong signature or a missing operation is reported first."""
     with pytest.raises(UsageError) as caught:
         check(kind())
 
@@ -123,12 +123,12 @@ def test_methods_that_cannot_be_called_are_told_before_any_call(kind: type[Adapt
     ],
 )
 def test_a_call_lies_inside_of_a_claim_or_the_reason_is_told(given: dict[str, Any], words: str) -> None:
-    """Levels, dtypes, numbers and pairs."""
+    """Claims restrict levels, dtypes, numbers and pairs."""
     assert words == outside(claim("takes", GATED, given), CASE)
 
 
 def test_a_claim_survives_json_and_is_told_in_words() -> None:
-    """A report has it as data and as a sentence."""
+    """A report has the claim as data and as a sentence."""
     given = {"rank": "3", "columns": 128, "x_layout": "contiguous", "gate_layout": "contiguous"}
     taken = claim("takes", GATED, {**given, "norm_before_gate": "yes", "dtype": ("bfloat16", "float16")})
 
@@ -140,7 +140,7 @@ def test_a_claim_survives_json_and_is_told_in_words() -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_everything_that_a_claim_may_say_is_listed(operation: str) -> None:
-    """The words that an operation lists make a claim, and the method that it lists is the one that is called."""
+    """The listed words of an operation make a claim, and the listed method is the one called."""
     words = claimed_with(operation)
     levels = {name: text.split(", ") for name, text in words.items() if "a number" not in text and name != "apart"}
     text = method(operation)
@@ -151,7 +151,7 @@ def test_everything_that_a_claim_may_say_is_listed(operation: str) -> None:
 
 
 class Narrow(CorrectNorm):
-    """It claims two ranks and some widths, and takes everything."""
+    """An adapter that claims two ranks and some widths, and takes everything."""
 
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "rms_norm": {
@@ -164,7 +164,7 @@ class Narrow(CorrectNorm):
 
 
 def test_all_that_is_drawn_lies_inside_of_a_claim() -> None:
-    """Cases of every property but those that look past the edge."""
+    """Cases of every property are inside, except of those that test calls past the edge."""
     subject = Subject(Narrow())
     taken = Traits.of(Narrow(), "rms_norm").claim
     assert taken is not None
@@ -180,7 +180,7 @@ def test_all_that_is_drawn_lies_inside_of_a_claim() -> None:
 
 
 def test_both_sides_of_every_edge_are_judged() -> None:
-    """Ends of ranges, their neighbours, and layouts that are not claimed."""
+    """Ends of ranges, their neighbours, and unclaimed layouts are judged."""
     subject = Subject(Narrow())
     cases = list(cases_of(Item("rms_norm", "claim", "float32"), subject))
     columns = {case.tensors[0][1].shape[-1] for case in cases}
@@ -192,14 +192,14 @@ def test_both_sides_of_every_edge_are_judged() -> None:
 
 
 class ReadsStridedWeightsAsContiguous(Correct):
-    """Its guards let a weight with a stride through, which its claim does not name."""
+    """A norm whose guards accept a strided weight, which its claim does not name."""
 
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {GATED: {"weight_layout": "contiguous"}}
 
     def rms_norm_gated(
         self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **flags: Any
     ) -> torch.Tensor:
-        """Read elements of the weight that lie beside each other."""
+        """Read adjacent elements of the weight, whatever its strides."""
         read = weight.as_strided(weight.shape, (1,)) if weight.stride(0) == 1 else weight[:1].expand(weight.shape)
         return super().rms_norm_gated(x, gate, read, **flags)
 
@@ -210,7 +210,7 @@ class ReadsStridedWeightsAsContiguous(Correct):
 def test_just_outside_of_a_claim_a_call_is_refused_or_right(
     kind: type[Adapter], operation: str, wrong: int
 ) -> None:
-    """A silent mistake past the edge fails; what is right there passes."""
+    """A silent mistake past the edge fails; a right result there passes."""
     subject = Subject(kind())
     verdicts = list(judge_item(Item(operation, "claim", "float32"), subject))
     bad = [verdict for verdict in verdicts if verdict.status in BAD]
@@ -221,7 +221,7 @@ def test_just_outside_of_a_claim_a_call_is_refused_or_right(
 
 
 class SmallGroups(Correct):
-    """Its groups have at most 100 columns, and a row without groups is one."""
+    """A norm with groups of at most 100 columns; a row without groups is one group."""
 
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {GATED: {"group_size": range(1, 101)}}
 
@@ -237,7 +237,7 @@ class SmallGroups(Correct):
 
 @pytest.mark.parametrize("prop", ["values", "layout", "claim", "empty", "determinism"])
 def test_a_row_without_groups_is_one_group(prop: str) -> None:
-    """A claim of groups holds for such rows too: none is judged that is wider, and rows of several groups are."""
+    """A claim about groups covers such rows: no wider row is judged, and rows of several groups are."""
     subject, item = Subject(SmallGroups()), Item(GATED, prop, "float32")
     claimed = claim("takes", GATED, SmallGroups.takes[GATED])
     verdicts = list(judge_item(item, subject))
@@ -261,7 +261,7 @@ def test_a_row_without_groups_is_one_group(prop: str) -> None:
     ],
 )
 def test_strides_of_outputs_are_what_is_declared(strides: str, kind: str, fits: bool) -> None:  # noqa: FBT001
-    """Contiguous, dense in any order, or as elementwise operations give them."""
+    """Outputs are contiguous, dense in any order, or laid out as by elementwise operations."""
     [want] = OPERATIONS[GATED].outputs(CASE)
     place = Layout(kind, 1 if kind == "row_gap" else 0).place(want.shape)
     got = torch.empty(place.extent).as_strided(want.shape, place.strides)

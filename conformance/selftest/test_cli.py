@@ -1,10 +1,11 @@
-"""The command line: what it writes, what it says, how it ends."""
+"""The command line: its files, its output, and its exit status."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ PLAIN = Case("rms_norm", (("x", TensorSpec((4, 8), "float32")),), FLAGS).to_json
 
 
 def _conform(folder: Path, *arguments: str, code: str = "-m conformance") -> subprocess.CompletedProcess[str]:
-    """Run ``conform`` in a process of its own, in ``folder``."""
+    """Run ``conform`` in a separate process, in ``folder``."""
     outside = {n: v for n, v in os.environ.items() if not n.startswith(("PYTEST", "TRITON_", "COV_"))}
     return subprocess.run(
         [sys.executable, *code.split(), *arguments],
@@ -70,7 +71,7 @@ def _rows(report: dict[str, Any]) -> dict[tuple[str, str], dict[str, int]]:
 
 
 def test_a_new_adapter_passes_as_it_stands(tmp_path: Path) -> None:
-    """``init`` and then ``run`` on several workers: exit 0, a whole report, junit.xml, and a summary."""
+    """``init`` and ``run`` on several workers give exit 0, a whole report, junit.xml, and a summary."""
     assert 0 == _conform(tmp_path, "init", "mine.py").returncode
     run = _conform(
         tmp_path, "run", "mine.py", "--property", "values", "--property", "empty", "-n", "2", "--report", "out"
@@ -90,7 +91,7 @@ def test_a_new_adapter_passes_as_it_stands(tmp_path: Path) -> None:
 
 
 def test_a_wrong_adapter_fails_with_a_case_and_a_script(tmp_path: Path) -> None:
-    """Exit 1; the failure's case replays by its id, its script runs, and pytest alone gives the same verdicts."""
+    """Exit 1; the failing case replays by its id, its script runs, and pytest alone gives the same verdicts."""
     (tmp_path / "mine.py").write_text(WRONG, encoding="utf-8")
     run = _conform(tmp_path, "run", "mine.py", *VALUES)
     report = _report(tmp_path / "build" / "conformance")
@@ -111,12 +112,14 @@ def test_a_wrong_adapter_fails_with_a_case_and_a_script(tmp_path: Path) -> None:
     plain = "-m pytest -q -p conformance.plugin --pyargs conformance.suite --adapter mine.py"
     again = _conform(tmp_path, "--property", "values", "--report", "plain", code=plain)
     assert 1 == again.returncode, again.stderr
+    # pytest fails the tests of the items, each with what broke
+    assert re.search(r"^FAILED .*test_item\[", again.stdout, re.MULTILINE), again.stdout
     assert _rows(report) == _rows(_report(tmp_path / "plain"))
     assert 0 == _conform(tmp_path, "compare", "build/conformance", "plain").returncode
 
 
 def test_an_adapter_that_declines_everything_is_not_right(tmp_path: Path) -> None:
-    """Exit 3: nothing was judged, which is no pass; every cell says what was declined, and why."""
+    """Exit 3: without a judged call there is no pass; every cell has the declined calls and their reason."""
     (tmp_path / "mine.py").write_text(DECLINES, encoding="utf-8")
     run = _conform(tmp_path, "run", "mine.py", *VALUES)
 
@@ -130,7 +133,7 @@ def test_an_adapter_that_declines_everything_is_not_right(tmp_path: Path) -> Non
 
 
 def test_a_suite_that_breaks_decides_nothing(tmp_path: Path) -> None:
-    """Exit 4 and the traceback, whatever was judged before; here the drawing of cases breaks."""
+    """A broken drawing of cases gives exit 4 and the traceback, whatever verdicts came before."""
     (tmp_path / "mine.py").write_text(cli.SKELETON, encoding="utf-8")
     draws = f"def broken(*_):\n    {BROKEN}\n\n\njudging.cases_of = broken\ncli.main()\n"
     (tmp_path / "broken_suite.py").write_text(
@@ -147,10 +150,10 @@ def test_a_suite_that_breaks_decides_nothing(tmp_path: Path) -> None:
 
 
 def _called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The exit status of ``conform`` with these arguments, run in this process."""
+    """Return the exit status of ``conform`` with these arguments, run in this process."""
     monkeypatch.setattr(sys, "argv", ["conform", *arguments])
     monkeypatch.setattr(sys, "path", sys.path.copy())
-    # put back afterwards: where it finds no GPU, or is told so, the command has this process interpret kernels
+    # restored afterwards: without a GPU, or with --device cpu, the command makes this process interpret kernels
     monkeypatch.setenv("TRITON_INTERPRET", os.environ.get("TRITON_INTERPRET", ""))
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -214,7 +217,7 @@ def test_bad_usage_is_one_line_that_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Exit 2, a single line on stderr, nothing on stdout, and not a file written."""
+    """Exit 2, a single line on stderr, nothing on stdout, and no file written."""
     two = "from conformance import Adapter\nclass A(Adapter): pass\nclass B(Adapter): pass\n"
     vague = cli.SKELETON.replace('contracts = {"rms_norm_gated": "fp32"}', "")
     files = {"right.py": cli.SKELETON, "empty.py": "", "broken.py": "1 / 0", "two.py": two, "vague.py": vague}
@@ -246,7 +249,7 @@ def test_bad_usage_is_one_line_that_says_what_to_do(
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_the_skeleton_is_right(dtype: str, tmp_path: Path) -> None:
-    """What ``init`` writes fails nowhere, so that every failure is the newcomer's own."""
+    """The file of ``init`` fails nowhere, so that every later failure is the user's own."""
     (tmp_path / "mine.py").write_text(cli.SKELETON, encoding="utf-8")
     subject = Subject(load(str(tmp_path / "mine.py")))
     operation = OPERATIONS["rms_norm_gated"]
@@ -260,7 +263,7 @@ def test_the_skeleton_is_right(dtype: str, tmp_path: Path) -> None:
 def test_list_names_everything_that_can_be_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Operations, properties with their promises, adapters, contracts, profiles."""
+    """The list has operations, properties with their promises, adapters, contracts and profiles."""
     assert 0 == _called(monkeypatch, "list")
     shown = capsys.readouterr().out
 
@@ -271,7 +274,7 @@ def test_list_names_everything_that_can_be_asked_for(
 def test_help_has_examples_and_the_exit_codes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A newcomer needs no other page to begin."""
+    """A new user needs no other page to begin."""
     assert 0 == _called(monkeypatch, "--help")
     shown = capsys.readouterr().out
 
@@ -280,7 +283,7 @@ def test_help_has_examples_and_the_exit_codes(
 
 
 def _saved(file: Path, commit: str, worst: float, **counts: int) -> None:
-    """A report with two rows, of which one is the same in all."""
+    """Write a report with two rows, one of which is the same in all reports."""
     row = {"operation": "rms_norm_gated", "dtype": "float16", "exact": None}
     results = [
         {**row, "property": "values", "counts": counts, "worst": worst, "exact": 0.5},
@@ -293,7 +296,7 @@ def _saved(file: Path, commit: str, worst: float, **counts: int) -> None:
 def test_compare_shows_the_rows_that_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit 1 where a row has other verdicts or another worst error; what both say alike is not shown."""
+    """Exit 1 if a row has other verdicts or another worst error; equal rows are not shown."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     _saved(Path("a.json"), "c0ffee", 0.25, passed=5)
@@ -311,7 +314,7 @@ def test_compare_shows_the_rows_that_differ(
 def test_compare_shows_other_headers_and_decides_by_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same verdicts at another commit are the same verdicts."""
+    """Equal verdicts at another commit count as equal."""
     monkeypatch.chdir(tmp_path)
     _saved(Path("a.json"), "c0ffee", 0.25, passed=5)
     _saved(Path("b.json"), "decade", 0.25, passed=5)
@@ -326,7 +329,7 @@ def test_compare_shows_other_headers_and_decides_by_rows(
 def test_a_case_is_replayed_from_its_json(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit 0 or 1, a line per property, and for a wrong value what discovery makes of it."""
+    """Exit 0 or 1, a line per property, and for a wrong value the contract that discovery finds."""
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")
     plain = {name: levels[0] for name, levels in OPERATIONS["rms_norm_gated"].factors.items()}
     case = next(
@@ -362,7 +365,7 @@ class Bare(Adapter):
 def test_a_call_without_parameters_is_replayed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A property that says nothing of the call, or of the operation, is not judged, and says why."""
+    """A property that does not cover the call, or the operation, is not judged, with a reason."""
     (tmp_path / "bare.py").write_text(BARE, encoding="utf-8")
     x = ("x", TensorSpec((4, 16), "float32"))
     case = Case("rms_norm", (x,), (("eps", 1e-6), ("weight_offset", 0.0)))
@@ -384,7 +387,7 @@ def test_a_case_is_replayed_for_one_property(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Only what was asked for is shown and counts; where nothing speaks of it, what else is wrong does."""
+    """Only the requested property is shown and counts; if it cannot be judged, other failures count."""
     (tmp_path / "mine.py").write_text(WRONG, encoding="utf-8")
     plain = {name: levels[0] for name, levels in OPERATIONS["rms_norm_gated"].factors.items()}
     case = OPERATIONS["rms_norm_gated"].complete(plain, random.Random(1), Scope("float16"))  # noqa: S311
@@ -397,7 +400,7 @@ def test_a_case_is_replayed_for_one_property(
 
 
 def test_help_keeps_its_examples_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is shown of a command can be copied: click does not fill the lines into a paragraph."""
+    """Examples can be copied: click does not fill their lines into a paragraph."""
     with pytest.raises(SystemExit):
         cli.cli(["--help"], prog_name="conform")
     lines = capsys.readouterr().out.splitlines()
@@ -431,7 +434,7 @@ STARTS = ("runpy.run_module('conformance', run_name='__main__')", "from conforma
 def test_a_missing_package_is_one_line(
     hidden: str, arguments: list[str], wanted: str, start: str, tmp_path: Path
 ) -> None:
-    """It says what is missing and what to do, whatever the command and however it was started."""
+    """The line names the package and the remedy, for every command and way to start it."""
     (tmp_path / "start.py").write_text(f"{HIDDEN}{start}\n", encoding="utf-8")
     done = _conform(tmp_path, hidden, *arguments, code="start.py")
 
@@ -440,7 +443,7 @@ def test_a_missing_package_is_one_line(
 
 
 def test_pytest_shows_the_options_of_the_suite() -> None:
-    """Those who prefer pytest find them in its help, where a percent sign would be a format."""
+    """The help of pytest shows them; a percent sign in their text is not taken for a format."""
     command = [sys.executable, "-m", "pytest", "-p", "conformance.plugin", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
 

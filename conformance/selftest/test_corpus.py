@@ -29,12 +29,12 @@ def _rows(model: str, tp: int, tokens: int) -> tuple[int, ...]:
     ],
 )
 def test_tensor_parallelism_divides_heads_or_the_row(model: str, tp: int, shape: tuple[int, ...]) -> None:
-    """A rank holds whole heads; where the row is normalised at once, a part of the row."""
+    """A rank has whole heads; if the row is normalised as a whole, a part of the row."""
     assert shape == _rows(model, tp, 60381)
 
 
 def test_norms_between_layers_are_whole_on_every_rank() -> None:
-    """Rows of the hidden size whatever the tensor parallelism, with and without a residual; heads divide."""
+    """Rows have the hidden size under any tensor parallelism, with and without a residual; heads divide."""
     norms = [s for s in SHAPES if s.operation in {"rms_norm", "gemma_rms_norm"}]
     between = [s for s in norms if s.heads is None]
 
@@ -50,7 +50,7 @@ def test_norms_between_layers_are_whole_on_every_rank() -> None:
 
 
 def test_rows_of_fp8_outputs_are_quantised_in_groups_of_128() -> None:
-    """Of the hidden row, of a row that no rank divides, and of heads."""
+    """Hidden rows, rows that no rank divides, and heads have such groups."""
     fp8 = [s for s in SHAPES if s.operation.endswith("_fp8") and s.tp == 4]
 
     assert {128} == {dict(s.flags)["quant_group"] for s in fp8}
@@ -58,7 +58,7 @@ def test_rows_of_fp8_outputs_are_quantised_in_groups_of_128() -> None:
 
 
 def test_every_model_is_there_at_every_tensor_parallelism() -> None:
-    """The models of the milestone, each on 1, 2, 4 and 8 ranks, with their decode batches."""
+    """The corpus has the milestone's models on 1, 2, 4 and 8 ranks, with their decode batches."""
     for model in ("Qwen3-Next-80B-A3B", "Qwen3.5-27B"):
         shapes = [s for s in GATED if s.model == model]
 
@@ -68,7 +68,7 @@ def test_every_model_is_there_at_every_tensor_parallelism() -> None:
 
 
 def test_groups_stay_whole_on_every_rank() -> None:
-    """The group size does not shrink with the row, so it divides what a rank holds."""
+    """The group size does not shrink with the row, so it divides each rank's part."""
     for shape in SHAPES:
         group_size = dict(shape.flags).get("group_size", shape.head_dim)
 
@@ -77,18 +77,18 @@ def test_groups_stay_whole_on_every_rank() -> None:
 
 
 def test_every_shape_says_where_it_is_from() -> None:
-    """No number without a source."""
+    """Every number has a source."""
     assert all(s.source for s in SHAPES)
 
 
 def test_shapes_are_frozen() -> None:
-    """What one test reads, no other has changed."""
+    """No test can change the shapes that another test reads."""
     with pytest.raises(FrozenInstanceError):
         SHAPES[0].tp = 3  # type: ignore[misc]
 
 
 def test_saved_cases_are_cases() -> None:
-    """Every file of fixtures/cases can be read, and none twice."""
+    """Every file of fixtures/cases can be read, and no case is there twice."""
     cases = corpus.saved_cases()
 
     assert len(set(cases)) == len(cases)

@@ -1,4 +1,4 @@
-"""Discovery says which contract outputs follow that break the declared one, from all failing cases together."""
+"""Discovery names the contract that outputs follow if they break the declared one, from all failing cases."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FLAGS: dict[str, dict[str, Flag]] = {
     "rms_norm_fp8": {"weight_offset": 0.0, **FP8},
     "rms_norm_gated_fp8": {**GATED, **FP8},
 }
-# what is declared in place of what the native form does, and the set that explains all of its outputs
+# a contract declared instead of the native form's own, and the set that explains all outputs
 DECLARED = {
     "rms_norm": (frozenset({"sum", "normalised", "weighted"}), "{sum}"),
     "gemma_rms_norm": (frozenset({"sum", "offset"}), "{sum}"),
@@ -47,7 +47,7 @@ DECLARED = {
 
 
 def _case(operation: str, dtype: str) -> Case:
-    """Ordinary rows, on which rounding points show in many elements."""
+    """Return ordinary rows, on which rounding points show in many elements."""
     if operation == "mrope":
         return _rotation(dtype)
     companion = ("gate", "gate") if "gated" in operation else ("residual", "normal")
@@ -76,7 +76,7 @@ def _rotation(dtype: str) -> Case:
 
 
 def _declaring(operation: str, rounds: frozenset[str], kind: type[Native] = Native) -> Subject:
-    """The native form with another contract to its name."""
+    """Return the native form with another declared contract."""
     adapter = kind()
     declared = {**adapter.contracts, operation: Contract(rounds, "lanes")}
     adapter.contracts = declared  # type: ignore[misc]  # of this one alone
@@ -86,7 +86,7 @@ def _declaring(operation: str, rounds: frozenset[str], kind: type[Native] = Nati
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_contract_that_is_not_followed_is_told_from_the_one_that_is(operation: str, dtype: str) -> None:
-    """The case fails, and the sentence about it has both sets and the share that the declared one explains."""
+    """The case fails, and its sentence has both sets and the share that the declared one explains."""
     rounds, followed = DECLARED[operation]
     subject, case = _declaring(operation, rounds), _case(operation, dtype)
     (verdict,) = contract.judge(subject, case)
@@ -101,7 +101,7 @@ def test_a_contract_that_is_not_followed_is_told_from_the_one_that_is(operation:
 
 
 class Lossy(Native):
-    """Loses the last bit of every fourth column: no rounding of the formula does that."""
+    """An implementation that loses the last bit of every fourth column, as no rounding of the formula does."""
 
     def _lost(self, results: Any) -> Any:
         first = (results if isinstance(results, torch.Tensor) else results[0]).clone()
@@ -110,33 +110,33 @@ class Lossy(Native):
         return first if isinstance(results, torch.Tensor) else (first, *results[1:])
 
     def rms_norm(self, *given: Any, **flags: Any) -> Any:
-        """Give what is left."""
+        """Return the damaged result."""
         return self._lost(super().rms_norm(*given, **flags))
 
     def gemma_rms_norm(self, *given: Any, **flags: Any) -> Any:
-        """Give what is left."""
+        """Return the damaged result."""
         return self._lost(super().gemma_rms_norm(*given, **flags))
 
     def rms_norm_gated(self, *given: Any, **flags: Any) -> Any:
-        """Give what is left."""
+        """Return the damaged result."""
         return self._lost(super().rms_norm_gated(*given, **flags))
 
     def mrope(self, *given: Any, **flags: Any) -> Any:
-        """Give what is left."""
+        """Return the damaged result."""
         return self._lost(super().mrope(*given, **flags))
 
     def rms_norm_fp8(self, *given: Any, **flags: Any) -> Any:
-        """Give what is left."""
+        """Return the damaged result."""
         return self._lost(super().rms_norm_fp8(*given, **flags))
 
     def rms_norm_gated_fp8(self, *given: Any, **flags: Any) -> Any:
-        """Give what is left."""
+        """Return the damaged result."""
         return self._lost(super().rms_norm_gated_fp8(*given, **flags))
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_what_no_contract_explains_is_said_to_be_that(operation: str) -> None:
-    """With the best set and its share, which the damage bounds."""
+    """The sentence has the best set and its share, which the damage bounds."""
     rounds = Native.contracts[operation]
     honest = rounds.rounds if isinstance(rounds, Contract) else frozenset[str]()
     subject = _declaring(operation, honest, Lossy)
@@ -148,14 +148,14 @@ def test_what_no_contract_explains_is_said_to_be_that(operation: str) -> None:
 
 
 def test_float32_outputs_show_no_rounding() -> None:
-    """Nothing is said of them."""
+    """Discovery says nothing about float32 outputs."""
     case = _case("rms_norm", "float32")
 
     assert "" == follow(_declaring("rms_norm", frozenset({"sum", "normalised"})), Evidence((case,)))
 
 
 class _Norm(CorrectNorm):
-    """A norm of which a test replaces one step, under a contract of the test's choice."""
+    """A norm with one step replaced by a test, under a contract of the test's choice."""
 
     def __init__(self, contract: str | Contract) -> None:
         self.contracts = {"rms_norm": contract}  # type: ignore[misc]  # of this one alone
@@ -169,7 +169,7 @@ def _row(n: int, dtype: str, *, weight: bool = True, residual: bool = True, seed
 
 
 class _Serial(_Norm):
-    """One running sum of squares along the row."""
+    """A norm with one running sum of squares along the row."""
 
     def mean_square(self, stream: torch.Tensor) -> torch.Tensor:
         """Add one column after another in fp32."""
@@ -177,15 +177,15 @@ class _Serial(_Norm):
 
 
 class _Inexact(_Norm):
-    """A variance that is off by as much as a serial sum of a wide row may be, in every row."""
+    """A norm whose variance is off, in every row, by as much as a serial sum of a wide row may be."""
 
     def mean_square(self, stream: torch.Tensor) -> torch.Tensor:
-        """Lose some bits."""
+        """Return a slightly wrong mean."""
         return super().mean_square(stream) * (1 + 5e-5)
 
 
 def _constant(n: int, dtype: str) -> Case:
-    """Rows of one number, of which the rounding errors of a serial sum add up."""
+    """Return rows of one repeated number, in which the rounding errors of a serial sum accumulate."""
     case = _row(n, dtype)
     for name in ("x", "residual"):
         case = case.with_tensor(name, replace(dict(case.tensors)[name], values="constant"))
@@ -197,7 +197,7 @@ def _constant(n: int, dtype: str) -> Case:
     [(_Serial, "with a serial sum it explains all: declare depth='serial'"), (_Inexact, "")],
 )
 def test_an_error_of_narrow_rows_is_no_serial_sum(kind: type[_Norm], said: str) -> None:
-    """Both are inside what a serial sum of 4,096 columns allows; only one is inside in narrow rows too."""
+    """Both are within a serial sum's bound for 4,096 columns; only one is within it in narrow rows too."""
     subject, case = Subject(kind(Contract(frozenset({"sum"}), "tile"))), _constant(4096, "float32")
     (verdict,) = contract.judge(subject, case)
     found = follow(subject, Evidence((case,)))
@@ -207,16 +207,16 @@ def test_an_error_of_narrow_rows_is_no_serial_sum(kind: type[_Norm], said: str) 
 
 
 class _SometimesTwoStep(_Norm):
-    """Rounds the normalised value before the weight in narrow rows alone."""
+    """A norm that rounds the normalised value before the weight only in narrow rows."""
 
     def normalise(self, stream: torch.Tensor, eps: float, x: torch.Tensor) -> torch.Tensor:
-        """Round where the row is narrow."""
+        """Round if the row is narrow."""
         y = super().normalise(stream, eps, x)
         return y.to(x.dtype).float() if x.shape[-1] < 200 else y
 
 
 def test_a_contract_that_some_failing_case_contradicts_is_not_advised() -> None:
-    """A set of rounding points that explains one failing case is not declared for all."""
+    """Rounding points that explain one failing case are not advised for all."""
     subject = Subject(_SometimesTwoStep(Contract(frozenset({"normalised"}), "tile")))
     narrow, wide = _row(128, "bfloat16"), _row(512, "bfloat16")
     alone, together = (follow(subject, Evidence(cases)) for cases in ((narrow,), (narrow, wide)))
@@ -226,7 +226,7 @@ def test_a_contract_that_some_failing_case_contradicts_is_not_advised() -> None:
 
 
 def test_passing_cases_are_explained_as_well() -> None:
-    """A contract is not advised that breaks a case which follows the declared one."""
+    """A contract is not advised if it fails a case that follows the declared one."""
     subject = Subject(_SometimesTwoStep(Contract(frozenset({"sum"}), "tile")))
     narrow, wide = _row(128, "bfloat16"), _row(512, "bfloat16")
 
@@ -235,7 +235,7 @@ def test_passing_cases_are_explained_as_well() -> None:
 
 
 class _Eager(_Norm):
-    """Rounds nothing but the normalised value."""
+    """A norm that rounds only the normalised value."""
 
     def normalise(self, stream: torch.Tensor, eps: float, x: torch.Tensor) -> torch.Tensor:
         """Round once more."""
@@ -245,13 +245,13 @@ class _Eager(_Norm):
 @pytest.mark.parametrize(
     ("weight", "said"),
     [
-        # without a weight the normalised value is the result, and rounded at its store
+        # without a weight the normalised value is the result, which the store rounds
         (False, "; {} explains all: declare it"),
         (True, "; {normalised} explains all (named: hf): declare it"),
     ],
 )
 def test_a_contract_is_shown_with_the_points_that_the_calls_have(weight: bool, said: str) -> None:  # noqa: FBT001
-    """Points of other operations are not named, nor contracts that the calls cannot tell apart."""
+    """Points of other operations are not named, nor contracts that the calls cannot distinguish."""
     cases = tuple(_row(n, "bfloat16", weight=weight, residual=False) for n in (128, 512))
     found = follow(Subject(_Eager("eager")), Evidence(cases))
 
@@ -260,7 +260,7 @@ def test_a_contract_is_shown_with_the_points_that_the_calls_have(weight: bool, s
 
 
 class _Strided(_Eager):
-    """Returns outputs in strides of their own."""
+    """A norm that returns outputs with strides of its own."""
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Store column by column."""
@@ -275,7 +275,7 @@ def test_outputs_in_other_strides_are_compared_all_the_same() -> None:
 
 
 class _OverwritesX(_Norm):
-    """Leaves its result in x, whose memory is then alike."""
+    """A norm that leaves its result in x, so that both have equal values."""
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Write over the argument as well."""
@@ -294,15 +294,15 @@ def test_an_argument_that_was_overwritten_is_not_returned_as_it_came() -> None:
 
 
 class _Returns(_Norm):
-    """Returns x where there are few columns, and what is right elsewhere."""
+    """A norm that returns x if there are few columns, and the right result otherwise."""
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Forget to compute."""
+        """Return x for few columns."""
         return x.clone() if x.shape[-1] < 200 else super().store(y * 2, x)
 
 
 def test_what_only_some_cases_return_is_not_said_of_the_item() -> None:
-    """An argument as it came is the explanation where it comes back in every failing case."""
+    """A returned argument is the explanation only if every failing case returns it."""
     subject = Subject(_Returns(Contract(frozenset({"sum"}), "tile")))
     narrow, wide = (_row(n, "bfloat16", residual=False) for n in (128, 512))
 
@@ -311,5 +311,5 @@ def test_what_only_some_cases_return_is_not_said_of_the_item() -> None:
 
 
 def test_where_nothing_is_wrong_nothing_is_said() -> None:
-    """Cases that follow the declared contract are no evidence against it."""
+    """Cases that follow the declared contract are not evidence against it."""
     assert "" == follow(Subject(_Norm(Contract(frozenset({"sum"})))), Evidence((_row(128, "bfloat16"),)))

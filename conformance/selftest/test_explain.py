@@ -1,4 +1,4 @@
-"""An explanation keeps the cause of a failure, and claims only what was judged."""
+"""An explanation keeps the cause of a failure, and claims only judged results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _item(prop: str, dtype: str = "bfloat16") -> Item:
 
 
 def _explained(item: Item, subject: Subject, cases: Iterable[Case] | None = None) -> list[Failure]:
-    """The failures of an item, or of some cases of it, without a child and without discovery."""
+    """Return the failures of an item, or of some of its cases, without a child and without discovery."""
 
     def again(case: Case) -> tuple[Verdict, ...]:
         return asked(lambda name, about: judge(subject, name, about), PROPERTIES[item.property], case)
@@ -49,7 +49,7 @@ def _drawn(**levels: str) -> Case:
 
 
 def test_every_layout_has_words() -> None:
-    """Whatever fails in whichever layout, the explanation can name it."""
+    """The explanation can name every layout in which something fails."""
     assert {*LAYOUTS, *BESIDE, "slice"} == set(MEANING)
     for kind in LAYOUTS:
         case = _drawn(x_layout=kind)
@@ -59,7 +59,7 @@ def test_every_layout_has_words() -> None:
 
 
 def test_a_residual_that_is_x_is_explained_as_that() -> None:
-    """A fake that is wrong there alone keeps it to the smallest case, and the remark says so."""
+    """A fake that is wrong only there keeps it down to the smallest case, and the remark says so."""
     failures = _explained(_item("layout"), Subject(ResidualThatIsXIgnored()))
     (failure,) = (f for f in failures if f.verdict.property == "layout")
 
@@ -69,7 +69,7 @@ def test_a_residual_that_is_x_is_explained_as_that() -> None:
 
 
 class _Wrong(CorrectNorm):
-    """Wrong where ``wrong`` says so, and declines, crashes or fails elsewhere in another way."""
+    """A norm that is wrong where ``wrong`` is true, and elsewhere declines, crashes or fails in another way."""
 
     wrong: Callable[[torch.Tensor, torch.Tensor | None], bool] = staticmethod(lambda x, residual: False)
     otherwise: Callable[[torch.Tensor, torch.Tensor | None], None] = staticmethod(lambda x, residual: None)
@@ -82,7 +82,7 @@ class _Wrong(CorrectNorm):
         offset: float,
         eps: float,
     ) -> Result:
-        """Return twice the right result where it is wrong."""
+        """Return twice the right result if ``wrong`` is true."""
         result = super().norm(x, weight, residual, offset, eps)
         if self.wrong(x, residual):
             return result * 2 if isinstance(result, torch.Tensor) else tuple(part * 2 for part in result)
@@ -104,7 +104,7 @@ def _crash(x: torch.Tensor, residual: torch.Tensor | None) -> None:
     ids=["passes", "declined", "crashes"],
 )
 def test_what_was_not_judged_is_not_said_to_pass(otherwise: Any, said: str) -> None:
-    """A simpler case that was declined, or failed in another way, shows nothing about the factor it lacks."""
+    """A simpler case that was declined, or failed differently, is no evidence about the factor it lacks."""
 
     class Strided(_Wrong):
         wrong = staticmethod(lambda x, residual: x.stride(-1) != 1)
@@ -121,7 +121,7 @@ def test_what_was_not_judged_is_not_said_to_pass(otherwise: Any, said: str) -> N
     assert "step" == failure.verdict.case.tensors[0][1].layout.kind
 
 
-# where the adapter is wrong; another mistake of small, plain calls; what the smallest case must still have
+# where the adapter is wrong; another mistake in small, plain calls; the smallest case's required feature
 CAUSES: list[tuple[dict[str, str], Any, Any, Callable[[Case], bool]]] = [
     (
         {"x_layout": "transposed", "rows": "few"},
@@ -157,7 +157,7 @@ def test_shrinking_does_not_slide_to_another_mistake(
     other: Any,
     kept: Callable[[Case], bool],
 ) -> None:
-    """A second mistake of small calls does not take the place of the first one's cause."""
+    """A second mistake in small calls does not replace the first one's cause."""
 
     class Two(_Wrong):
         wrong = staticmethod(lambda x, residual: cause(x, residual) or other(x))
@@ -172,16 +172,16 @@ def test_shrinking_does_not_slide_to_another_mistake(
 
 
 class _Far(CorrectNorm):
-    """Wrong where x reaches far, and for a single element."""
+    """A norm that is wrong if x spans much memory, and for a single element."""
 
     def normalise(self, stream: torch.Tensor, eps: float, x: torch.Tensor) -> torch.Tensor:
-        """Lose what is far away."""
+        """Drop values that are far away."""
         far = any(abs(stride) > 2**20 for stride in x.stride())
         return super().normalise(stream, eps, x) * (0.5 if far or x.numel() == 1 else 1.0)
 
 
 def test_a_large_index_stays_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The smallest case of an offset that overflows has the stride that makes it overflow."""
+    """The smallest case of an overflowing offset keeps the stride that makes it overflow."""
     # every call maps gigabytes
     monkeypatch.setitem(TRIES, Status.FAILED, 20)
     subject = Subject(_Far())
@@ -193,19 +193,19 @@ def test_a_large_index_stays_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class _ByChance(CorrectNorm):
-    """Wrong at its first call."""
+    """A norm that is wrong in its first call."""
 
     def __init__(self) -> None:
         self.calls = 0
 
     def normalise(self, stream: torch.Tensor, eps: float, x: torch.Tensor) -> torch.Tensor:
-        """Count."""
+        """Count the calls, and be wrong in the first."""
         self.calls += 1
         return super().normalise(stream, eps, x) * (0.5 if self.calls <= 1 else 1.0)
 
 
 def test_a_failure_that_does_not_come_back_is_said_to_be_that() -> None:
-    """Nothing is shrunk, and nothing is said to pass without something."""
+    """Such a failure is not shrunk, and no case is said to pass without something."""
     failures = _explained(_item("values"), Subject(_ByChance()), [_drawn(width="wide")])
 
     assert ["the same case passes when it is judged again: it fails by chance, or for calls before it"] == list(
@@ -214,7 +214,7 @@ def test_a_failure_that_does_not_come_back_is_said_to_be_that() -> None:
 
 
 def test_what_was_lost_together_is_the_cause_together() -> None:
-    """A simplification that takes two things away says of none of them alone that it is needed."""
+    """A simplification that removes two features shows of neither that it is needed alone."""
     case = _drawn(x_layout="step", weight_layout="step")
     x, weight = dict(case.tensors)["x"], dict(case.tensors)["weight"]
     plain_x = case.with_tensor("x", replace(x, layout=Layout()))
@@ -226,7 +226,7 @@ def test_what_was_lost_together_is_the_cause_together() -> None:
 
 
 def test_discovery_is_asked_once_for_an_item() -> None:
-    """With all cases that failed and some that did not; the first failure with wrong outputs has the sentence."""
+    """Discovery gets all failing and some passing cases; the first failure with wrong outputs has its sentence."""
 
     class Strided(_Wrong):
         wrong = staticmethod(lambda x, residual: not x.is_contiguous() or x.dim() == 3)
@@ -250,7 +250,7 @@ def test_discovery_is_asked_once_for_an_item() -> None:
 
 
 def test_an_adapter_that_is_right_has_nothing_to_explain() -> None:
-    """No failure, no question."""
+    """Without a failure no question is asked."""
 
     def never(evidence: Evidence) -> str:
         raise AssertionError(evidence)

@@ -1,4 +1,4 @@
-"""Would the suite notice? Every fake runs as any implementation would, until its first failed verdict."""
+"""The suite notices every fake, which runs like any implementation until its first failed verdict."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from conformance.selftest.fakes.kernels import Kernel
 
 @pytest.fixture(name="kernel_device", scope="module")
 def _kernel_device(request: pytest.FixtureRequest) -> str:
-    """Where Triton runs in this process: a GPU, or the CPU in a faithful interpreter."""
+    """Return where Triton runs in this process: a GPU, or the CPU in a faithful interpreter."""
     device: str = request.config.getoption("device")
     if device == "cpu":
         unfaithful = faithful_interpreter()
@@ -43,7 +43,7 @@ def _subject(kind: Fake, kernel_device: str) -> Subject:
 
 
 def _cheapest_first(subject: Subject, operation: str, claimed: tuple[str, ...]) -> list[Item]:
-    """The quick profile's items, the ones first in which the fake is said to be caught."""
+    """Return the quick profile's items, first those that the fake says catch it."""
     passive = set(claimed) & set(PASSIVE)
     order = [*claimed, *(("layout",) if passive else ()), *PROPERTIES]
     return sorted(items(subject, operations=(operation,)), key=lambda item: order.index(item.property))
@@ -66,7 +66,7 @@ def test_fake_is_caught(fake: Fake, operation: str, kernel_device: str) -> None:
 
 @pytest.mark.parametrize(("base", "operation"), RIGHT)
 def test_base_of_the_fakes_is_right(base: Fake, operation: str, kernel_device: str) -> None:
-    """Without its one mistake a fake passes: every failure above is the mistake's."""
+    """Without its one mistake a fake passes, so every failure above is the mistake's."""
     subject = _subject(base, kernel_device)
     values = items(subject, operations=(operation,), properties=("values", "in_place"))
     cheap = [item for item in values if item.dtype == "float16"]
@@ -77,7 +77,7 @@ def test_base_of_the_fakes_is_right(base: Fake, operation: str, kernel_device: s
 
 
 def test_fakes_make_one_mistake_each() -> None:
-    """No fake stands in the list twice; each says its mistake and names properties that exist."""
+    """No fake is listed twice; each describes its mistake and names existing properties."""
     assert len(FAKES) == len(set(FAKES))
     assert len(FAKES) == len({fake.__doc__ for fake in FAKES})
     assert all(fake.caught_by and set(fake.caught_by) <= {*PROPERTIES, *PASSIVE} for fake in FAKES)
@@ -85,5 +85,5 @@ def test_fakes_make_one_mistake_each() -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_operation_has_fakes(operation: str) -> None:
-    """Fifteen mistakes at least were tried on every operation."""
+    """At least fifteen mistakes are tried on every operation."""
     assert sum(operation in fake.operations for fake in FAKES) >= 15

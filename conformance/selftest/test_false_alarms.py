@@ -1,4 +1,4 @@
-"""The suite is never wrong about a right implementation, and sharp where it is right."""
+"""The suite never fails a right implementation, and its bounds are tight."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _run(adapter: Correct, case: Case, values: dict[str, torch.Tensor]) -> torch
 
 
 def _compared(case: Case) -> Iterator[Comparison]:
-    """Every right implementation on a case; those that declare the same sums share the interval."""
+    """Compare every right implementation on a case; those that declare the same sums share the interval."""
     values = values_of(case)
     n = case.tensors[0][1].shape[-1]
     allowed = {}
@@ -60,7 +60,7 @@ def _compared(case: Case) -> Iterator[Comparison]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_no_element_of_a_right_implementation_is_outside(dtype: str) -> None:
-    """Not one of 10**8 elements, over widths, value profiles and both gate orders, is called wrong."""
+    """No element of 10**8, over widths, value profiles and both gate orders, is judged wrong."""
     drawn = itertools.product((3, 128, 769, 5120), ("normal", "rows", "constant", "large"), (True, False))
     cases = [_case(dtype, n, profile, gate_last=last) for n, profile, last in drawn]
     total = reduce(add, (comparison for case in cases for comparison in _compared(case)))
@@ -71,7 +71,7 @@ def test_no_element_of_a_right_implementation_is_outside(dtype: str) -> None:
 
 @pytest.mark.parametrize("kind", RIGHT)
 def test_right_implementation_never_fails(kind: type[Correct]) -> None:
-    """No verdict of the quick profile is against an implementation that does what it declares."""
+    """No verdict of the quick profile is against an implementation that follows its declaration."""
     subject = Subject(kind())
     chosen = items(subject, properties=PROPERTIES)
     verdicts = [verdict for item in chosen for verdict in judge_item(item, subject)]

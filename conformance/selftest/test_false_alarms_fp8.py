@@ -1,4 +1,4 @@
-"""The suite is never wrong about a right implementation of fp8 outputs, and sharp where it is right."""
+"""The suite never fails a right implementation of fp8 outputs, and its bounds are tight."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _compared(kind: type[CorrectFp8], case: Case) -> Comparison:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("operation", CorrectFp8.operations)
 def test_no_element_of_a_right_implementation_is_outside(operation: str, dtype: str) -> None:
-    """Not one of 10**7 elements, over widths, groups, both types and value profiles, is called wrong."""
+    """No element of 10**7, over widths, groups, both types and value profiles, is judged wrong."""
     total = Comparison()
     for kind, shape in itertools.product(RIGHT, SHAPES):
         total += _compared(kind, _case(operation, dtype, *shape))
@@ -68,13 +68,13 @@ def test_no_element_of_a_right_implementation_is_outside(operation: str, dtype: 
     assert total.elements >= ELEMENTS
 
 
-# every implementation as one operation in one dtype: the elements above are of all
+# every implementation as one operation in one dtype; the test above covers all of them
 JUDGED = list(zip(RIGHT, itertools.cycle(CorrectFp8.operations), itertools.cycle(LOW[:1] + LOW), strict=False))
 
 
 @pytest.mark.parametrize(("kind", "operation", "dtype"), JUDGED)
 def test_right_implementation_never_fails(kind: type[CorrectFp8], operation: str, dtype: str) -> None:
-    """No verdict of the quick profile is against an implementation that does what it declares."""
+    """No verdict of the quick profile is against an implementation that follows its declaration."""
     subject = Subject(kind())
     every = items(subject, operations=(operation,), properties=PROPERTIES)
     chosen = [item for item in every if item.dtype == dtype]
@@ -87,23 +87,23 @@ def test_right_implementation_never_fails(kind: type[CorrectFp8], operation: str
 @pytest.mark.parametrize("dtype", LOW)
 @pytest.mark.parametrize("operation", CorrectFp8.operations)
 def test_almost_every_fp8_number_has_one_right_value(operation: str, dtype: str) -> None:
-    """Two in a hundred may have a neighbour as well: scales, and ties."""
+    """In two of a hundred a neighbour is allowed too, because of scales and ties."""
     for fp8, profile in itertools.product(("float8_e4m3fn", "float8_e4m3fnuz"), ("normal", "rows")):
         comparison = _compared(CorrectFp8, _case(operation, dtype, 128, 128, fp8, profile))
 
-        # one output of 129 is a scale, in fp32 and never known to the last bit
+        # one output of 129 is a scale, in fp32 and never determined to the last bit
         assert comparison.exact / comparison.elements >= 0.98
 
 
 def test_powers_of_two_leave_less_choice() -> None:
-    """A quotient by a power of two is exact: ties of bf16 numbers have one right value, too."""
+    """A quotient by a power of two is exact, so ties of bf16 numbers have one right value too."""
     comparison = _compared(PowersOfTwo, _case("rms_norm_fp8", "bfloat16", 128, 128, "float8_e4m3fn", "normal"))
 
     assert comparison.exact / comparison.elements >= 0.998
 
 
 def test_elements_are_of_three_outputs() -> None:
-    """What was counted above are values, scales and sums."""
+    """The elements counted above are values, scales and sums."""
     case = _case("rms_norm_fp8", "float32", 128, 64, "float8_e4m3fn", "normal")
 
     assert case.rows * (128 + 2 + 128) == _compared(CorrectFp8, case).elements

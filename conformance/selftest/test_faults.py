@@ -1,4 +1,4 @@
-"""A kernel that ends its process, never returns or eats memory costs its own verdicts; the run goes on."""
+"""A kernel that ends its process, never returns or uses up memory loses its own verdicts; the run goes on."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from conformance.runs.host import gpus
 
-# a right implementation, but for what it does to wide rows: another fault in each dtype
+# a right implementation except for wide rows, which have another fault in each dtype
 ADAPTER = """
     import ctypes, os, sys, time
     import torch
@@ -68,7 +68,7 @@ ADAPTER = """
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A line of Python, what the suite must say of it, and how its reproducer ends."""
+    """A line of Python, the suite's expected message, and the expected end of its reproducer."""
 
     line: str
     status: str
@@ -90,11 +90,11 @@ FAULTS = {
     "memory that every call leaves behind": Fault(
         "KEPT.append(b'x' * 2**28)", "crashed", "held more than 1 GiB of memory", 0
     ),
-    # its script would eat all memory, or wait for a minute
+    # its script would use up all memory, or wait for a minute
     "a call that takes all memory": Fault("leaks_for_ever()", "crashed", "held more than 1 GiB of memory", None),
     "a hang": Fault("time.sleep(600)", "hung", "no answer within 8 s", None),
 }
-# what a kernel does to the GPU of its process: whoever leaves Python with a context beyond use may be aborted
+# faults of a kernel on its process's GPU: Python may be aborted at its end if the context is broken
 GPU_FAULTS = {
     "a kernel that writes to an illegal address": Fault(
         "strays[(1,)](out, DISTANCE=2**40)", "crashed", "an illegal memory access was encountered", None
@@ -121,7 +121,7 @@ TRIOS = [tuple(FAULTS)[i : i + 3] for i in range(0, len(FAULTS), 3)]
 
 
 def _run(folder: Path, lines: dict[str, str], *options: str) -> tuple[int, str, dict[str, Any]]:
-    """Judge an implementation with a fault in each dtype: exit status, what was shown, the report."""
+    """Judge an implementation with a fault in each dtype; return exit status, output and report."""
     fault = "; ".join(f"exec({{torch.{d}: {line!r}}}.get(x.dtype, ''))" for d, line in lines.items())
     file = folder / "faulty.py"
     file.write_text(textwrap.dedent(ADAPTER).replace("FAULT", fault))
@@ -142,7 +142,7 @@ def _run(folder: Path, lines: dict[str, str], *options: str) -> tuple[int, str, 
 
 @pytest.mark.parametrize("names", TRIOS, ids=" & ".join)
 def test_a_fault_costs_its_own_verdicts_only(names: tuple[str, ...], tmp_path: Path) -> None:
-    """Exit 1, each case named with what became of it, a script that shows it, and every other verdict stands."""
+    """Exit 1; each case has its fate and a script that shows it, and every other verdict stands."""
     faults = dict(zip(DTYPES, (FAULTS[name] for name in names), strict=True))
     code, shown, report = _run(tmp_path, {dtype: fault.line for dtype, fault in faults.items()}, *ON_THE_CPU)
     _costs_its_own_verdicts(faults, code, shown, report)
@@ -150,7 +150,7 @@ def test_a_fault_costs_its_own_verdicts_only(names: tuple[str, ...], tmp_path: P
 
 @pytest.mark.skipif(not gpus(), reason="needs a GPU: only its driver poisons a context and counts its memory")
 def test_a_fault_on_a_gpu_costs_its_own_verdicts_only(tmp_path: Path) -> None:
-    """The context that a kernel spoils, and the memory that it takes, are those of one process."""
+    """A context that a kernel breaks, and memory that it takes, belong to one process."""
     faults = dict(zip(DTYPES, GPU_FAULTS.values(), strict=True))
     code, shown, report = _run(tmp_path, {dtype: fault.line for dtype, fault in faults.items()}, *ON_A_GPU)
 
@@ -161,12 +161,12 @@ def test_a_fault_on_a_gpu_costs_its_own_verdicts_only(tmp_path: Path) -> None:
 
 
 def test_a_poisoned_context_spoils_no_later_verdict(tmp_path: Path) -> None:
-    """Every case after the one with the fault is judged in a fresh process: narrow rows pass, wide ones crash."""
+    """Every case after the fault runs in a fresh process: narrow rows pass, wide ones crash."""
     code, shown, report = _run(tmp_path, {"bfloat16": "poisons_the_context()"}, *ON_THE_CPU)
     rows = {row["dtype"]: row["counts"] for row in report["results"] if row["property"] == "values"}
 
     assert code == 1, shown
-    # nearly all of what followed would crash if the process went on
+    # nearly all later cases would crash if the process went on
     assert 0 < rows["bfloat16"]["crashed"] < rows["bfloat16"]["passed"]
     for dtype in ("float16", "float32"):
         assert "crashed" not in rows[dtype]

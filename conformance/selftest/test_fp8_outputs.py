@@ -1,4 +1,4 @@
-"""What the suite does with fp8 outputs beside the oracle: bits, poison, parity, cases."""
+"""The suite's handling of fp8 outputs outside the oracle: bits, poison, parity, cases."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _case(**flags: Any) -> Case:
 
 @pytest.mark.parametrize("dtype", FP8, ids=str)
 def test_bits_of_fp8_are_compared(dtype: torch.dtype) -> None:
-    """Signs of zero and neighbouring numbers differ, every NaN is like every other."""
+    """Signs of zero and neighbouring numbers differ, and every NaN equals every other."""
     numbers = torch.tensor([0.0, 1.0, NAN, 448.0 if dtype == torch.float8_e4m3fn else 240.0], dtype=dtype)
     below = (numbers.view(torch.uint8) - torch.tensor([0, 0, 0, 1], dtype=torch.uint8)).view(dtype)
 
@@ -53,7 +53,7 @@ def test_bits_of_fp8_are_compared(dtype: torch.dtype) -> None:
 
 
 class _Unwritten(CorrectFp8):
-    """Leaves one number of one output as allocated."""
+    """An implementation that leaves one number of one output as allocated."""
 
     def __init__(self, output: int) -> None:
         self.output = output
@@ -61,7 +61,7 @@ class _Unwritten(CorrectFp8):
     def together(
         self, values: torch.Tensor, scales: torch.Tensor, beside: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor, ...]:
-        """Put back what memory held."""
+        """Restore the number that memory had."""
         made = [values, scales, *beside]
         fresh = torch.empty(1, dtype=made[self.output].dtype)
         made[self.output][1, 2] = fresh[0]
@@ -71,7 +71,7 @@ class _Unwritten(CorrectFp8):
 @pytest.mark.parametrize("output", [0, 1, 2], ids=["values", "scales", "y"])
 @pytest.mark.parametrize("fp8", FACTORS["fp8"])
 def test_an_element_that_is_not_written_is_seen(fp8: str, output: int) -> None:
-    """One poison is a number in e4m3fnuz: both calls together tell it from a result."""
+    """One poison is a number in e4m3fnuz: only both calls together distinguish it from a result."""
     (written,) = [
         verdict
         for verdict in judge_call(Subject(_Unwritten(output)), _case(fp8_dtype=fp8))
@@ -84,7 +84,7 @@ def test_an_element_that_is_not_written_is_seen(fp8: str, output: int) -> None:
 
 @pytest.mark.parametrize("fp8", FACTORS["fp8"])
 def test_numbers_that_look_like_poison_are_written(fp8: str) -> None:
-    """0xFF and 0x7B are results as well: an element counts as unwritten where each call left its own."""
+    """0xFF and 0x7B may be results: an element counts as unwritten only if each call left its own poison."""
     verdicts = judge_call(Subject(CorrectFp8()), _case(fp8_dtype=fp8))
     codes = CorrectFp8().rms_norm_fp8(**_arguments(fp8))[0].view(torch.uint8)
 
@@ -104,7 +104,7 @@ def _arguments(fp8: str) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", FP8, ids=str)
 @pytest.mark.parametrize(("steps", "alike"), [(0, True), (1, True), (2, False)])
 def test_fp8_numbers_agree_within_one_step(dtype: torch.dtype, steps: int, alike: bool) -> None:  # noqa: FBT001
-    """A step up or down is close, two are not, at either end of the range and around zero."""
+    """One step up or down is close and two are not, at both ends of the range and around zero."""
     codes = torch.tensor([2, 16, 100, 130, 200], dtype=torch.uint8)
     other = codes + steps
 
@@ -127,7 +127,7 @@ def test_zero_has_a_neighbour_on_either_side() -> None:
 
 
 def test_nan_is_like_nan_alone() -> None:
-    """In fp8 NaN stands beside the largest numbers, and is none of them."""
+    """In fp8 the code of NaN is next to the largest numbers, and is not close to them."""
     numbers = torch.tensor([NAN, 448.0]).to(torch.float8_e4m3fn)
 
     assert_alike((numbers,), (numbers.clone(),), torch.bfloat16)
@@ -136,7 +136,7 @@ def test_nan_is_like_nan_alone() -> None:
 
 
 def test_scales_are_as_close_as_what_they_are_of() -> None:
-    """A bfloat16 step apart is close where x is bfloat16, and not where x is float32."""
+    """A difference of one bfloat16 step is close if x is bfloat16, and not if x is float32."""
     scales = torch.tensor([0.5, 0.25])
 
     assert_alike((scales,), (scales * (1 + 2.0**-8),), torch.bfloat16)
@@ -151,7 +151,7 @@ def test_scales_are_as_close_as_what_they_are_of() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_levels_mean_what_they_say(name: str) -> None:
-    """Ragged groups leave a shorter one, larger ones hold the whole row, None is the row."""
+    """Ragged groups leave a shorter one, larger groups contain the whole row, and None is the row."""
     operation, scope = OPERATIONS[name], Scope("bfloat16")
     plain = {factor: levels[0] for factor, levels in operation.factors.items()}
     for width in operation.factors["width"]:
@@ -170,7 +170,7 @@ def test_levels_mean_what_they_say(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_norm_within_is_the_norm_alone(name: str) -> None:
-    """But for what quantising adds, an operation has the arguments, mistakes, terms and flags of its norm."""
+    """Apart from quantisation an operation has the arguments, mistakes, terms and flags of its norm."""
     fp8, norm = OPERATIONS[name], OPERATIONS[name.removesuffix("_fp8")]
     plain = {factor: levels[0] for factor, levels in fp8.factors.items()}
     case = fp8.complete(plain, random.Random(2), Scope("float16"))  # noqa: S311
@@ -184,7 +184,7 @@ def test_the_norm_within_is_the_norm_alone(name: str) -> None:
 
 
 def test_a_call_is_passed_a_dtype_where_the_case_names_one() -> None:
-    """Cases are JSON; implementations are given what torch has."""
+    """Cases are JSON; implementations get torch's objects."""
     case = _case()
 
     assert Case.from_json(json.dumps(case.to_data())) == case
@@ -192,7 +192,7 @@ def test_a_call_is_passed_a_dtype_where_the_case_names_one() -> None:
 
 
 def test_blocks_of_columns_have_scales_of_their_own() -> None:
-    """Some groups of a row that is not zero are: what one scale for the row would never show."""
+    """Some groups of a non-zero row are zero, which one scale for the row would never show."""
     case = _case().with_tensor("x", TensorSpec((16, 640), "bfloat16", values="blocks"))
     blocks = values_of(case)["x"].float().reshape(16, 10, 64).abs().amax(-1)
 

@@ -1,4 +1,4 @@
-"""What only a GPU judges: here the judges themselves are tried, with stand-ins for graphs, streams and devices."""
+"""The judges of GPU-only properties, tried with stand-ins for graphs, streams and devices."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CASE = Case(
 
 
 def record_here(call: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], None]]:
-    """A graph that calls again and writes what comes of it where the first outputs lie."""
+    """Return a graph that calls again and writes its results into the first outputs."""
     first = call()
 
     def replay() -> None:
@@ -46,34 +46,34 @@ def record_here(call: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], None
 
 
 def record_nothing(call: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], None]]:
-    """A graph that recorded nothing: the call ran on a stream that was not recorded."""
+    """Return a graph that recorded nothing: the call ran on a stream that was not recorded."""
     return call(), lambda: None
 
 
 @contextlib.contextmanager
 def this_stream() -> Iterator[None]:
-    """No other stream."""
+    """Return a context without another stream."""
     yield
 
 
 class Early(Correct):
-    """Normalises what x held at the call before: launched on a stream that runs ahead."""
+    """A norm of the values that x had in the previous call: it is launched on a stream that runs ahead."""
 
     before: torch.Tensor | None = None
 
     def rms_norm_gated(self, x: torch.Tensor, *tensors: Any, **flags: Any) -> torch.Tensor:
-        """Take the last call's x."""
+        """Use the last call's x."""
         given, self.before = x if self.before is None else self.before, x.clone()
         return super().rms_norm_gated(given, *tensors, **flags)
 
 
 class KeptPerProcess(Correct):
-    """What the first call made serves the second, on whichever device that is."""
+    """A norm whose first call makes a tensor for all later calls, on any device."""
 
     kept: torch.Tensor | None = None
 
     def rms_norm_gated(self, *tensors: Any, **flags: Any) -> torch.Tensor:
-        """Give one tensor for all calls, moved at the second."""
+        """Return one tensor in all calls, moved in the second."""
         if self.kept is None:
             self.kept = super().rms_norm_gated(*tensors, **flags)
             return self.kept
@@ -81,32 +81,32 @@ class KeptPerProcess(Correct):
 
 
 class Breaks(Correct):
-    """Reads a number from a tensor to decide: no graph holds that."""
+    """A norm that reads a number from a tensor to decide, which no graph can record."""
 
     compiles = True
 
     def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
-        """Look at the largest."""
+        """Read the largest value."""
         return super().mean_square(grouped) * (1.0 if grouped.amax().item() > -1.0 else 2.0)
 
 
 class AnotherWhenCompiled(Correct):
-    """The compiled call leaves eps out."""
+    """A norm that omits eps when it is compiled."""
 
     compiles = True
 
     def inverse_rms(self, grouped: torch.Tensor, eps: float) -> torch.Tensor:
-        """Ask who calls."""
+        """Check whether the call is compiled."""
         return super().inverse_rms(grouped, 0.0 if torch.compiler.is_compiling() else 0.25)
 
 
 class GraphPerSize(Correct):
-    """The number of rows decides in Python: every size has a graph of its own."""
+    """A norm that decides by the number of rows in Python, so that every size has its own graph."""
 
     compiles = True
 
     def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
-        """Use the number as a number."""
+        """Use the number of rows as a number."""
         return super().mean_square(grouped) * (int(grouped.shape[0]) ** 0)
 
     def load(self, x: torch.Tensor) -> torch.Tensor:
@@ -118,7 +118,7 @@ class GraphPerSize(Correct):
 
 
 class Compiles(Correct):
-    """Right, compiled too."""
+    """A right norm, also when compiled."""
 
     compiles = True
 
@@ -143,13 +143,13 @@ def test_a_graph_must_see_new_weights(adapter: type[Correct], record: graph.Reco
 
 @pytest.mark.parametrize(("adapter", "status"), [(Correct, Status.PASSED), (Early, Status.FAILED)])
 def test_a_call_that_runs_ahead_of_its_stream_is_seen(adapter: type[Correct], status: Status) -> None:
-    """What was in the inputs before the stream filled them must not come out."""
+    """Values from before the stream filled the inputs must not reach the outputs."""
     assert [status] == _status(stream.judge(Subject(adapter()), CASE, this_stream))
 
 
 @pytest.mark.parametrize(("adapter", "status"), [(Correct, Status.PASSED), (KeptPerProcess, Status.FAILED)])
 def test_the_second_device_is_judged(adapter: type[Correct], status: Status) -> None:
-    """What serves the first device alone fails on the second."""
+    """An implementation that serves only the first device fails on the second."""
     assert status is device.judge_on(Subject(adapter()), CASE, ("cpu", "cpu")).status
 
 
@@ -165,7 +165,7 @@ def test_outputs_must_lie_with_their_inputs() -> None:
 
 @pytest.mark.parametrize("fake", [Breaks, AnotherWhenCompiled, GraphPerSize])
 def test_what_does_not_compile_whole_and_once_is_seen(fake: type[Correct]) -> None:
-    """A break in the graph, other bits when compiled, a graph for every size."""
+    """A graph break, other bits when compiled, and a graph for every size are seen."""
     case = replace(CASE, seed=5)
 
     assert [Status.PASSED] == _status(judge_compiled(Subject(Compiles()), case))
@@ -173,7 +173,7 @@ def test_what_does_not_compile_whole_and_once_is_seen(fake: type[Correct]) -> No
 
 
 def test_where_the_suites_buffers_begin_needs_no_graph() -> None:
-    """Tensors of two dtypes begin at other offsets of their buffers with every number of rows."""
+    """Tensors of two dtypes have other offsets in their buffers for every number of rows."""
     case = CASE
     for name, dtype in (("x", "float32"), ("gate", "bfloat16"), ("weight", "float32")):
         spec = dict(CASE.tensors)[name]
@@ -184,7 +184,7 @@ def test_where_the_suites_buffers_begin_needs_no_graph() -> None:
 
 @pytest.mark.parametrize("name", ["graph", "stream", "device"])
 def test_without_a_gpu_it_is_not_judged(name: str) -> None:
-    """A machine that cannot judge says what it needs."""
+    """A machine that cannot judge names its missing requirement."""
     adapter = Correct()
     adapter.graphs = True
 
@@ -203,7 +203,7 @@ def test_without_a_gpu_it_is_not_judged(name: str) -> None:
     ],
 )
 def test_only_what_is_declared_is_demanded(name: str, declared: str) -> None:
-    """Without the declaration nothing is judged, and the reason says so."""
+    """Without the declaration the property is not judged, with a reason."""
     adapter = Correct()
     setattr(adapter, declared, False)
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A module may import itself and those before it. A folder stands here as one module.
+# A module may import itself and earlier modules. A folder counts as one module.
 ORDER = (
     "cases",
     "oracle",
@@ -31,12 +31,12 @@ ORDER = (
 )
 # Tests of this repository: they may import everything, and nothing imports them.
 TESTS = ("package", "selftest")
-# Everything else judges any implementation, so it must not know ours; codegen judges only ours.
+# All other modules judge any implementation, so they must not import ours; codegen judges only ours.
 KNOW_OURS = ("adapters", "codegen", *TESTS)
 
 
 def _modules() -> dict[str, list[Path]]:
-    """The files of each module of ``conformance``."""
+    """Return the files of each module of ``conformance``."""
     modules: dict[str, list[Path]] = {}
     for file in sorted((ROOT / "conformance").rglob("*.py")):
         top = file.relative_to(ROOT / "conformance").parts[0].removesuffix(".py")
@@ -45,7 +45,7 @@ def _modules() -> dict[str, list[Path]]:
 
 
 def _imported(source: str, package: tuple[str, ...]) -> set[str]:
-    """Dotted names that a file of ``package`` imports: inside functions and for type checkers too."""
+    """Return the dotted names that a file of ``package`` imports, also inside functions and for type checkers."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -62,7 +62,7 @@ def _imports_of(file: Path) -> set[str]:
 
 
 def _used(file: Path, modules: dict[str, list[Path]]) -> set[str]:
-    """The modules of ``conformance`` that a file imports; the package's own names are __init__'s."""
+    """Return the modules of ``conformance`` that a file imports; the package's own names are __init__'s."""
     used = set()
     for name in _imports_of(file):
         package, _, rest = name.partition(".")
@@ -73,7 +73,7 @@ def _used(file: Path, modules: dict[str, list[Path]]) -> set[str]:
 
 
 def _not_before(module: str, used: set[str]) -> set[str]:
-    """What ``module`` uses and may not."""
+    """Return the modules that ``module`` imports and must not."""
     return used - set(ORDER[: ORDER.index(module) + 1])
 
 
@@ -82,13 +82,13 @@ MODULES = _modules()
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_every_module_has_a_place_in_the_order(module: str) -> None:
-    """A module that the architecture does not know is a decision to be made, not an accident."""
+    """A module outside the architecture's order needs a decision."""
     assert module in (*ORDER, *TESTS)
 
 
 @pytest.mark.parametrize("module", [m for m in ORDER if m in MODULES])
 def test_a_module_imports_only_earlier_ones(module: str) -> None:
-    """No file imports a later module, wherever in the file the import stands."""
+    """No file imports a later module, at any place in the file."""
     wrong = {str(f.relative_to(ROOT)): _not_before(module, _used(f, MODULES)) for f in MODULES[module]}
 
     assert {} == {file: later for file, later in wrong.items() if later}
@@ -107,7 +107,7 @@ def test_the_suite_does_not_know_the_package_that_it_judges(module: str) -> None
 
 
 def test_the_package_does_not_know_the_suite() -> None:
-    """Installing and importing normkernels takes nothing of conformance."""
+    """Installing and importing normkernels needs nothing of conformance."""
     knowing = {
         str(f.relative_to(ROOT))
         for f in (ROOT / "normkernels").rglob("*.py")
@@ -139,7 +139,7 @@ def test_a_later_module_is_noticed() -> None:
 
 
 def _files(package: str) -> dict[str, Path]:
-    """The files of a package by their dotted names."""
+    """Return the files of a package by their dotted names."""
     found = {}
     for file in sorted((ROOT / package).rglob("*.py")):
         parts = file.relative_to(ROOT).with_suffix("").parts
@@ -148,7 +148,7 @@ def _files(package: str) -> dict[str, Path]:
 
 
 def _graph(files: dict[str, Path]) -> dict[str, set[str]]:
-    """Every file with the files that it imports; a name stands for the file that defines it."""
+    """Return every file with the files that it imports; a name counts as the file that defines it."""
     graph: dict[str, set[str]] = {}
     for name, file in files.items():
         used = set()
@@ -162,7 +162,7 @@ def _graph(files: dict[str, Path]) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("package", ["conformance", "normkernels"])
 def test_no_imports_go_in_a_circle(package: str) -> None:
-    """Files can be read in an order in which each one knows only those before it."""
+    """Files can be read in an order in which each file imports only earlier ones."""
     assert len(tuple(TopologicalSorter(_graph(_files(package))).static_order())) >= len(_files(package))
 
 
@@ -173,5 +173,5 @@ def test_a_circle_is_noticed() -> None:
 
 
 def test_the_top_of_the_suite_shows_the_way() -> None:
-    """At most sixteen files and folders, besides those that Python itself runs."""
+    """There are at most sixteen files and folders, besides those that Python itself runs."""
     assert len(set(MODULES) - {"__init__", "__main__"}) <= 16

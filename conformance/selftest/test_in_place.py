@@ -1,4 +1,4 @@
-"""The in-place forms: who is judged, of which calls, and what the form may return."""
+"""The in-place forms: which adapters and calls are judged, and what the form may return."""
 
 import random
 from collections.abc import Callable
@@ -28,7 +28,7 @@ IN_PLACE = [name for name, operation in OPERATIONS.items() if operation.in_place
 
 
 class ReturnsNothing(CorrectNorm):
-    """Writes as it should, and leaves it at that."""
+    """An implementation that writes correctly and returns None."""
 
     def overwrite(self, result: Result, x: torch.Tensor, residual: torch.Tensor | None) -> Result | None:
         """Return nothing."""
@@ -37,7 +37,7 @@ class ReturnsNothing(CorrectNorm):
 
 
 class ReturnsViews(CorrectNorm):
-    """Returns new tensor objects of the same memory, as a registered op does."""
+    """An implementation that returns new tensor objects of the same memory, as a registered op does."""
 
     def write(self, over: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         """Return a view of the whole."""
@@ -47,21 +47,21 @@ class ReturnsViews(CorrectNorm):
 
 
 class Declines(CorrectNorm):
-    """Offers the form for some calls alone."""
+    """An implementation that has the form for some calls only."""
 
     def overwrite(self, result: Result, x: torch.Tensor, residual: torch.Tensor | None) -> Result | None:
-        """Say no."""
+        """Decline."""
         raise Declined("not in place")
 
 
 class NoPromiseOfBits(InPlaceSumsInAnotherOrder):
-    """Two kernels, and no promise that they agree to the bit."""
+    """An implementation with two kernels and no promise that their bits agree."""
 
     deterministic = False
 
 
 class NoPromiseButNumbers(InPlaceSaysNothing):
-    """The sum is not written, where no promise of bits would show it."""
+    """An implementation that does not write the sum, and promises no bits that would show it."""
 
     deterministic = False
 
@@ -85,21 +85,21 @@ def _case(name: str, dtype: str = "float32") -> Case:
     ],
 )
 def test_a_form_is_held_to_what_is_promised(kind: Callable[[], CorrectNorm], status: Status) -> None:
-    """Nothing, the arguments or views of them may come back; bits count where an adapter is deterministic."""
+    """The form may return None, the arguments or views; bits count only if an adapter is deterministic."""
     assert [status] == [verdict.status for verdict in JUDGE(Subject(kind()), _case("rms_norm"))]
 
 
 class ScalesInFloat64(CorrectFp8):
-    """Of the form in place the scales are wider: the same numbers."""
+    """An implementation whose in-place form returns wider scales with the same numbers."""
 
     def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Convert them."""
+        """Convert the scales."""
         values, scales, *rest = super().overwrite(results, residual)
         return (values, scales.double(), *rest)
 
 
 class NothingReturned(CorrectFp8):
-    """The form in place returns nothing, as it may where every output lies over an argument."""
+    """An implementation whose in-place form returns None, as allowed if arguments hold every output."""
 
     def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Write the sum."""
@@ -107,10 +107,10 @@ class NothingReturned(CorrectFp8):
 
 
 class ScalesHalved(CorrectFp8):
-    """Of the form in place the scales are other numbers."""
+    """An implementation whose in-place form returns other scales."""
 
     def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Divide them."""
+        """Halve the scales."""
         values, scales, *rest = super().overwrite(results, residual)
         return (values, scales / 2, *rest)
 
@@ -125,7 +125,7 @@ class ScalesHalved(CorrectFp8):
     ],
 )
 def test_what_lies_over_no_argument_is_judged_as_returned(kind: Callable[[], CorrectFp8], reason: str) -> None:
-    """Beside a sum in the residual there are values and scales, fresh and held to shape, dtype and contract."""
+    """Besides a sum in the residual, fresh values and scales are checked for shape, dtype and contract."""
     (verdict,) = JUDGE(Subject(kind()), _case("rms_norm_fp8"))
 
     assert (Status.FAILED if reason else Status.PASSED) is verdict.status
@@ -153,7 +153,7 @@ def _hidden(name: str) -> Callable[[object, str], object]:
 
 
 def test_an_operation_without_the_form_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever an adapter may call so: the suite would not know where to look."""
+    """The suite would not know where such a form writes, under any name."""
     monkeypatch.setitem(OPERATIONS, "rms_norm", replace(OPERATIONS["rms_norm"], in_place={}))
     item = Item("rms_norm", "in_place", "bfloat16")
 
@@ -163,7 +163,7 @@ def test_an_operation_without_the_form_is_not_judged(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_what_is_written_over_can_hold_the_result(name: str, dtype: str) -> None:
-    """It has the output's dtype and memory for every element, of its own; and some cases have gaps."""
+    """The argument has the output's dtype and separate memory for every element, and some cases have gaps."""
     subject = Subject(Correct() if name == "rms_norm_gated" else CorrectNorm())
     gaps = 0
     for case in cases_of(Item(name, "in_place", dtype), subject):

@@ -1,4 +1,4 @@
-"""What is kept of Triton's interpreter is what Triton would have made anew."""
+"""Objects cached from Triton's interpreter equal those that Triton would make anew."""
 
 import os
 from typing import Any
@@ -37,7 +37,7 @@ def _installed() -> None:
 
 
 def as_shipped(kind: Any, *given: Any) -> dict[str, Any]:
-    """Return what Triton itself gives to an object."""
+    """Return the attributes that Triton itself gives to an object."""
     made = object.__new__(kind)
     kind.__init__.__wrapped__(made, *given)
     attributes: dict[str, Any] = vars(made)
@@ -45,12 +45,12 @@ def as_shipped(kind: Any, *given: Any) -> dict[str, Any]:
 
 
 def of(ty: Any) -> Any:
-    """Return a tensor without elements to speak of."""
+    """Return a tensor with dummy elements."""
     return tl.tensor(None, ty)
 
 
 def test_everything_is_in_place() -> None:
-    """This Triton is one whose every part is known: nothing was left as it is."""
+    """Every replaced part of this Triton is known, so each replacement was made."""
     classes = (tl.block_type, tl.tensor)
 
     assert all(hasattr(kind.__init__, "__wrapped__") for kind in classes)
@@ -62,7 +62,7 @@ def test_everything_is_in_place() -> None:
 @pytest.mark.parametrize("element", ELEMENTS, ids=NAMES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_type_is_as_triton_makes_it(element: Any, shape: Any) -> None:
-    """The first and the second of its kind, whatever came between."""
+    """The first and the second object of its kind are right, with others made in between."""
     first, between, second = (tl.block_type(ty, shape) for ty in (element, tl.int64, element))
 
     assert as_shipped(tl.block_type, element, shape) == vars(first) == vars(second)
@@ -75,7 +75,7 @@ def test_a_type_is_as_triton_makes_it(element: Any, shape: Any) -> None:
 
 @pytest.mark.parametrize("shape", [[], [3], [16.0], [1.0], [tl.constexpr(16.0)], [2**20, 2], (16,)], ids=str)
 def test_what_triton_refuses_stays_refused(shape: Any) -> None:
-    """Also where an equal size was kept, and when it is asked for again."""
+    """A refusal holds also if an equal size was cached, and when it is requested again."""
     tl.block_type(tl.float32, [1])
     tl.block_type(tl.float32, [16])
     for _ in range(2):
@@ -85,7 +85,7 @@ def test_what_triton_refuses_stays_refused(shape: Any) -> None:
 
 @pytest.mark.parametrize("element", ELEMENTS, ids=NAMES)
 def test_a_tensor_is_as_triton_makes_it(element: Any) -> None:
-    """Of scalars and blocks, with what it was given and what follows from its sizes."""
+    """Scalars and blocks have their given attributes, and those derived from their sizes."""
     for ty in (element, tl.block_type(element, [4, 8]), tl.block_type(element, [8, 4])):
         for handle in ("one", "two"):
             made, want = vars(tl.tensor(handle, ty)), as_shipped(tl.tensor, handle, ty)
@@ -97,7 +97,7 @@ def test_a_tensor_is_as_triton_makes_it(element: Any) -> None:
 
 
 def test_one_shape_is_one_object_and_another_is_not() -> None:
-    """Whatever the elements: the shortcut of a broadcast asks for nothing else."""
+    """The element type does not matter: the shortcut of a broadcast compares only shapes."""
     four, other = of(tl.block_type(tl.int32, [4])), of(tl.block_type(tl.float32, [4]))
     wide = of(tl.block_type(tl.int32, [4, 1]))
 
@@ -108,7 +108,7 @@ def test_one_shape_is_one_object_and_another_is_not() -> None:
 
 @pytest.mark.parametrize("shapes", [((4,), (4,)), ((4, 1), (1, 8)), ((4, 8), (8,)), ((4,), ()), ((), ())], ids=str)
 def test_operands_are_broadcast_as_triton_does_it(shapes: tuple[tuple[int, ...], ...]) -> None:
-    """Operands of one shape, of two, of unlike ranks, a block and a scalar."""
+    """Operands may have one shape, two shapes or unlike ranks, or be a block and a scalar."""
     builder = shipped.interpreter_builder
     lhs, rhs = (
         tl.full(list(shape), 3, tl.int32) if shape else tl.tensor(builder.get_int32(3), tl.int32)
@@ -135,7 +135,7 @@ def test_only_what_has_the_type_is_not_cast() -> None:
 
 
 def test_numpy_types_are_those_of_triton() -> None:
-    """Of elements, of blocks of them and of pointers, the first time and later."""
+    """The types of elements, blocks and pointers are right, the first time and later."""
     lookup = shipped._get_np_dtype
     for element in (*ELEMENTS, *ELEMENTS):
         for ty in (element, tl.block_type(element, [2])):
@@ -149,7 +149,7 @@ def double_kernel(out_ptr: Any, number: Any) -> None:
 
 
 def test_integers_wrap() -> None:
-    """As on a GPU, and as the interpreter did when it looked for overflows and told nobody."""
+    """Integers wrap as on a GPU, and as in the interpreter when it checked overflows without reporting them."""
     out = torch.zeros(1, dtype=torch.int32)
     double_kernel[(1,)](out, 2**30)
 

@@ -1,4 +1,4 @@
-"""The interpreter that judges low precision on a CPU: is it faithful, and would we know."""
+"""The interpreter that judges low precision on a CPU is faithful, and a fault in it would be noticed."""
 
 import ctypes
 import mmap
@@ -91,7 +91,7 @@ def tree_kernel(x_ptr: Any, out_ptr: Any, ROWS: tl.constexpr, BLOCK: tl.constexp
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process of its own."""
+    """Run Python in a separate process."""
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-c", code]
     return subprocess.run(
@@ -100,14 +100,14 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_installed_interpreter_is_faithful() -> None:
-    """Every cast, operator and reduction of the self-test is right here; so is its quick part."""
+    """Every cast, operator and reduction of the self-test is right here, and so is its quick part."""
     assert interpreter.self_test() == ()
     assert interpreter.cast_test() == ()
     assert interpreter.unfaithful() is None
 
 
 def test_the_shipped_interpreter_is_not() -> None:
-    """Without installing, the self-test names what Triton's own interpreter gets wrong, of each kind."""
+    """The self-test, before installing, names each kind of error in Triton's own interpreter."""
     done = run(
         "from conformance.interpreter import self_test, unfaithful\nprint(*self_test(), unfaithful(), sep='\\n')",
         TRITON_INTERPRET="1",
@@ -121,7 +121,7 @@ def test_the_shipped_interpreter_is_not() -> None:
 
 @pytest.mark.parametrize("value", [{}, {"TRITON_INTERPRET": "0"}], ids=["unset", "zero"])
 def test_install_needs_an_interpreting_triton(value: dict[str, str]) -> None:
-    """Where Triton was imported to compile, installing raises and says what must be set."""
+    """If Triton was imported to compile, installing raises and names the required setting."""
     done = run("from conformance import interpreter; interpreter.install()", **value)
 
     assert done.returncode == 1
@@ -142,7 +142,7 @@ ENCODE = rounding.encode
 
 
 def truncate(numbers: Any, ty: Any) -> Any:
-    """Encode bf16 by cutting bits off."""
+    """Encode bf16 by truncation."""
     if ty == tl.bfloat16:
         return (np.asarray(numbers, "f4").view("u4") >> 16).astype("u2")
     return ENCODE(numbers, ty)
@@ -170,7 +170,7 @@ def round_away(numbers: Any, ty: Any) -> Any:
 def test_a_planted_fault_is_noticed(
     monkeypatch: pytest.MonkeyPatch, home: ModuleType, name: str, fault: Any, noticed: str
 ) -> None:
-    """A conversion that is wrong in one way fails the check that is about it."""
+    """A conversion with one fault fails the check of that fault."""
     monkeypatch.setattr(home, name, fault)
     if f"_{name}" in faithful.REPLACEMENTS:
         monkeypatch.setattr(shipped, f"_{name}", fault)
@@ -194,7 +194,7 @@ def test_a_planted_fault_is_noticed(
 def test_a_method_left_as_shipped_is_noticed(
     monkeypatch: pytest.MonkeyPatch, replacement: type, method: str, noticed: str, since: str
 ) -> None:
-    """Each replaced method is needed, from the version on that reaches it: without it the self-test fails."""
+    """From the first version that calls it, each replaced method is needed: without it the self-test fails."""
     monkeypatch.delattr(replacement, method)
     reached = [int(part) for part in triton.__version__.split(".")[:2]] >= [int(part) for part in since.split(".")]
 
@@ -202,7 +202,7 @@ def test_a_method_left_as_shipped_is_noticed(
 
 
 def test_a_method_that_triton_does_not_have_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replacing what is not there replaces nothing, so the self-test says so."""
+    """Replacing a missing method replaces nothing, so the self-test reports it."""
     monkeypatch.delattr(faithful.FaithfulExecutor.__base__, "_restore_args_dev")
 
     assert interpreter.self_test() == ("GridExecutor._restore_args_dev is missing",)
@@ -224,7 +224,7 @@ def views() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("layout", views())
 def test_any_layout_is_read(layout: str) -> None:
-    """An argument is read where its strides say, and left as it is."""
+    """An argument is read at its strides, and left unchanged."""
     x = views()[layout]
 
     assert torch.equal(x, copy(x, torch.empty(ROWS, COLS, dtype=x.dtype)))
@@ -233,7 +233,7 @@ def test_any_layout_is_read(layout: str) -> None:
 
 @pytest.mark.parametrize("layout", sorted(views().keys() - {"expanded", "overlapping"}))
 def test_any_layout_is_written_in_place(layout: str) -> None:
-    """A result lands in the caller's memory, and nothing beside it changes."""
+    """A result is written to the caller's memory, and no other memory changes."""
     out, x = views()[layout], -torch.arange(32.0).view(ROWS, COLS)
     beside = views()[layout].untyped_storage()
     expected = torch.empty(0, dtype=out.dtype).set_(beside, out.storage_offset(), out.shape, out.stride())
@@ -246,7 +246,7 @@ def test_any_layout_is_written_in_place(layout: str) -> None:
 
 @pytest.fixture
 def fenced() -> Iterator[torch.Tensor]:
-    """A [4, 8] fp32 tensor in a page that can only be read, between two that cannot."""
+    """Return a [4, 8] fp32 tensor in a read-only page, between two unreadable ones."""
     page = mmap.PAGESIZE
     memory = mmap.mmap(-1, 3 * page)
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
@@ -260,14 +260,14 @@ def fenced() -> Iterator[torch.Tensor]:
 
 
 def test_an_argument_may_lie_in_read_only_memory_between_unreadable_pages(fenced: torch.Tensor) -> None:
-    """Nothing but the kernel touches an argument's memory: neither beside it nor by writing back."""
+    """Only the kernel accesses an argument's memory, never its neighbourhood, and nothing is written back."""
     out = copy(fenced, torch.empty(ROWS, COLS))
 
     assert torch.equal(torch.arange(32.0).view(ROWS, COLS), out)
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # nor has torch here
-    """Keeps the name of every operation."""
+    """A dispatch mode that keeps the name of every operation."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -282,7 +282,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # nor has t
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
 def test_a_launch_is_not_seen_by_who_watches_the_caller(dtype: torch.dtype) -> None:
-    """A dispatch mode sees what the caller does before and after, and nothing of the interpreter."""
+    """A dispatch mode sees the caller's operations before and after, and none of the interpreter's."""
     x, out = torch.ones(ROWS, COLS), torch.empty(ROWS, COLS, dtype=dtype)
     with Recorder() as recorder:
         torch.ones(1)
@@ -293,7 +293,7 @@ def test_a_launch_is_not_seen_by_who_watches_the_caller(dtype: torch.dtype) -> N
 
 
 def test_a_failing_launch_leaves_the_watcher_in_place() -> None:
-    """The mode is back after a kernel raised."""
+    """The dispatch mode is active again after a kernel raised."""
     x, out = torch.ones(ROWS, COLS), torch.empty(ROWS, COLS, dtype=torch.bfloat16)
     with Recorder() as recorder:
         with pytest.raises(InterpreterError, match="Invalid rounding mode"):
@@ -304,7 +304,7 @@ def test_a_failing_launch_leaves_the_watcher_in_place() -> None:
 
 
 def test_what_a_gpu_computes_in_silence_does_not_warn() -> None:
-    """An exp that overflows gives infinity, a maximum of NaN alone NaN; a scalar comparison is a mask."""
+    """An overflowing exp gives infinity, a maximum of only NaN gives NaN; a scalar comparison is a mask."""
     out = torch.zeros(2, 5)
     edge_kernel[(1,)](torch.tensor([1000.0, torch.nan]), out[0], 25, BLOCK=2)
     edge_kernel[(1,)](torch.full((2,), torch.nan), out[1], 25, BLOCK=2)
@@ -314,7 +314,7 @@ def test_what_a_gpu_computes_in_silence_does_not_warn() -> None:
 
 
 def test_a_float_argument_is_fp32() -> None:
-    """Arithmetic on scalar arguments underflows where it does on a GPU."""
+    """Arithmetic on scalar arguments underflows as on a GPU."""
     out = torch.ones(1, dtype=torch.float64)
     square_kernel[(1,)](out, 1e-30)
 
@@ -323,7 +323,7 @@ def test_a_float_argument_is_fp32() -> None:
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
 def loop_kernel(out_ptr: Any, n: Any, STEP: tl.constexpr) -> None:
-    """Count the turns of loops whose bounds are an argument, a program's number and what comes of both."""
+    """Count the iterations of loops bounded by an argument, a program's number and numbers computed from both."""
     turns = 0
     for _ in range(tl.program_id(0).to(tl.int64), tl.cdiv(n, STEP), tl.num_programs(0)):
         turns += 1
@@ -333,7 +333,7 @@ def loop_kernel(out_ptr: Any, n: Any, STEP: tl.constexpr) -> None:
 
 
 def test_a_loop_may_have_bounds_that_only_a_launch_knows() -> None:
-    """Scalars are integers where Python asks for one, whatever NumPy thinks of their dimension."""
+    """Scalars are integers where Python needs one, whatever dimension NumPy gives them."""
     out = torch.zeros(3, dtype=torch.int32)
     loop_kernel[(3,)](out, 16, STEP=4)
 
@@ -341,7 +341,7 @@ def test_a_loop_may_have_bounds_that_only_a_launch_knows() -> None:
 
 
 def test_fp8_saturates_unless_told_otherwise() -> None:
-    """A cast past the largest number is that number; in the scope that asks for it, NaN or infinity."""
+    """A cast past the largest number gives that number; in a non-saturating scope, NaN or infinity."""
     x = torch.full((ROWS, COLS), 1e6)
     e4m3, e5m2 = torch.float8_e4m3fn, torch.float8_e5m2
 
@@ -357,7 +357,7 @@ def test_fp8_saturates_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_rounding_towards_zero_is_honoured(dtype: torch.dtype) -> None:
-    """A cast that asks for it never grows a number, and is at most one code from the nearest."""
+    """A cast with this rounding never increases a magnitude, and is at most one code from the nearest."""
     x = torch.randn(ROWS, COLS, generator=torch.Generator().manual_seed(0))
     out = copy(x, torch.empty(ROWS, COLS, dtype=dtype), rounding="rtz")
     behind = x.to(dtype).view(torch.int16) - out.view(torch.int16)

@@ -1,4 +1,4 @@
-"""Launches that need a GPU or a compiler elsewhere: tuned kernels, drivers, masked loads, what cannot be run."""
+"""Launches that elsewhere need a GPU or a compiler: tuned kernels, drivers, masked loads, unsupported calls."""
 
 import os
 import subprocess
@@ -69,14 +69,14 @@ def grid_kernel(out_ptr: Any, n: Any, BLOCK: tl.constexpr) -> None:
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
 def masked_kernel(x_ptr: Any, out_ptr: Any, n: Any, OTHER: tl.constexpr, BLOCK: tl.constexpr) -> None:
-    """Store elements, with those that are masked."""
+    """Store elements, including masked ones."""
     i = tl.arange(0, BLOCK)
     tl.store(out_ptr + i, tl.load(x_ptr + i, mask=i < n, other=OTHER))
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
 def sum_kernel(x_ptr: Any, out_ptr: Any, n: Any, BLOCK: tl.constexpr) -> None:
-    """Store a sum, to which masked elements contribute whatever they are."""
+    """Store a sum that includes masked elements, whatever their values."""
     i = tl.arange(0, BLOCK)
     tl.store(out_ptr, tl.sum(tl.load(x_ptr + i, mask=i < n), axis=0))
 
@@ -89,7 +89,7 @@ def assembly(x: Any) -> Any:
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
 def assembly_kernel(out_ptr: Any) -> None:
-    """Store a number by way of a function in assembly."""
+    """Store a number after calling a function in assembly."""
     tl.store(out_ptr, assembly(tl.full([1], 1.0, tl.float32)))
 
 
@@ -101,7 +101,7 @@ def timer_kernel(out_ptr: Any) -> None:
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
 def unknown_kernel(out_ptr: Any) -> None:
-    """Ask the interpreter for an operation of which there is none."""
+    """Call an operation that the interpreter does not have."""
     tl.store(out_ptr, interpreter_builder.create_something_new(1))  # type: ignore[name-defined]  # noqa: F821 - Triton's
 
 
@@ -112,7 +112,7 @@ def wrong_kernel(out_ptr: Any) -> None:
 
 
 def test_a_tuned_kernel_takes_its_first_configuration() -> None:
-    """The first that pruning leaves, run once, after its own preparations; without a driver."""
+    """The first configuration after pruning runs once, after its own hooks, without a driver."""
     out = torch.full((1,), 5.0)
     tuned_kernel[(1,)](out, 2)
 
@@ -122,13 +122,13 @@ def test_a_tuned_kernel_takes_its_first_configuration() -> None:
 
 
 def test_a_tuned_kernel_refuses_what_it_tunes() -> None:
-    """As Triton does where it measures."""
+    """The kernel refuses a tuned argument, as Triton does when it measures."""
     with pytest.raises(ValueError, match="BLOCK"):
         tuned_kernel[(1,)](torch.zeros(1), 8, BLOCK=8)
 
 
 def test_heuristics_choose() -> None:
-    """From the arguments as they were given."""
+    """Heuristics see the arguments as given."""
     out = torch.zeros(2, dtype=torch.int32)
     heuristic_kernel[(1,)](None, out[:1], 5)
     heuristic_kernel[(1,)](out, out[1:], 9)
@@ -148,7 +148,7 @@ def test_heuristics_choose() -> None:
     ids=["tuple", "list", "size", "function", "function of a list"],
 )
 def test_a_grid_is_what_a_launch_takes(grid: Any) -> None:
-    """Any sequence of integers, or a function of the arguments."""
+    """A grid is any sequence of integers, or a function of the arguments."""
     out = torch.zeros(4, dtype=torch.int32)
     grid_kernel[grid](out, 12, BLOCK=4)
 
@@ -157,7 +157,7 @@ def test_a_grid_is_what_a_launch_takes(grid: Any) -> None:
 
 @pytest.mark.parametrize("device", [None, -1, 0, "cpu", torch.device("cpu", 0)], ids=str)
 def test_a_device_is_selected_where_there_is_none(device: Any) -> None:
-    """The launchers' guard lets every tensor's device pass."""
+    """The launchers' device guard accepts every tensor's device."""
     with torch.cuda.device(device):
         torch.cuda.set_device(0)
         torch.cuda.synchronize()
@@ -166,7 +166,7 @@ def test_a_device_is_selected_where_there_is_none(device: Any) -> None:
 
 
 def test_a_gpu_answers() -> None:
-    """PyTorch and Triton say the same of it; what it cannot say is unsupported."""
+    """PyTorch and Triton give the same properties of the simulated GPU; unknown ones are unsupported."""
     properties, driver = torch.cuda.get_device_properties("cuda"), triton.runtime.driver.active
 
     assert (9, 0) == torch.cuda.get_device_capability() == driver.get_device_capability(0)
@@ -182,14 +182,14 @@ def test_a_gpu_answers() -> None:
 
 
 def test_what_is_true_without_a_gpu_stays_true() -> None:
-    """Nothing is told that there are GPUs, which PyTorch itself would then ask for."""
+    """No function reports a GPU, because PyTorch itself would then use it."""
     done = _run("print(torch.cuda.is_available(), torch.cuda.device_count())", CUDA_VISIBLE_DEVICES="")
 
     assert "False 0\n" == done.stdout, done.stderr
 
 
 def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process of its own, where the interpreter is installed."""
+    """Run Python in a separate process with the interpreter installed."""
     start = "import torch\nfrom conformance import interpreter\ninterpreter.install()\n"
     variables = {**os.environ, "TRITON_INTERPRET": "1", **environment}
     command = [sys.executable, "-c", start + code]
@@ -201,7 +201,7 @@ MASKED = {torch.float32: "nan", torch.bfloat16: "nan", torch.float8_e4m3fn: "nan
 
 @pytest.mark.parametrize("dtype", MASKED, ids=str)
 def test_a_masked_load_without_other_is_poison(dtype: torch.dtype) -> None:
-    """Undefined elements show: NaN, or a large number; with ``other``, or where asked for, they do not."""
+    """Undefined elements are NaN or a large number, except with ``other`` or with the setting for zeros."""
 
     def fourth(other: float | None) -> str:
         out = torch.zeros(4, dtype=dtype)
@@ -217,7 +217,7 @@ def test_a_masked_load_without_other_is_poison(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("other", [0.0, 1.0])
 def test_one_masked_element_is_what_was_given(other: float) -> None:
-    """Also where that is zero and the block has one element, which Triton takes for no value."""
+    """A zero ``other`` counts too, for a block of one element, which Triton takes for no value."""
     out = torch.full((1,), 5.0)
     masked_kernel[(1,)](torch.ones(1), out, 0, OTHER=other, BLOCK=1)
 
@@ -225,7 +225,7 @@ def test_one_masked_element_is_what_was_given(other: float) -> None:
 
 
 def test_a_sum_of_masked_loads_is_seen() -> None:
-    """A kernel that adds up undefined elements is right by the shipped interpreter's zeros alone."""
+    """A kernel that sums undefined elements is right only with the shipped interpreter's zeros."""
     out = torch.zeros(1)
     sum_kernel[(1,)](torch.ones(3), out, 3, BLOCK=4)
 
@@ -236,7 +236,7 @@ def test_a_sum_of_masked_loads_is_seen() -> None:
 
 
 def test_the_environment_chooses_for_a_run() -> None:
-    """``zero`` is Triton's own; another word is refused with those that mean something."""
+    """``zero`` is Triton's own behaviour; an unknown word is refused with the list of known ones."""
     code = "from conformance.interpreter import faithful; print(faithful._masked.get())"
 
     assert "poison\n" == _run(code).stdout
@@ -254,7 +254,7 @@ class Norm(Adapter):
         self.launch = launch
 
     def rms_norm(self, x: Any, weight: Any, **flags: Any) -> Any:
-        """Launch."""
+        """Launch the kernel."""
         self.launch(torch.zeros(1))
 
 
@@ -277,7 +277,7 @@ LIMITS = {
 
 @pytest.mark.parametrize("limit", LIMITS)
 def test_a_limit_of_the_interpreter_is_not_judged(limit: str) -> None:
-    """By its cause, and never the implementation's failure."""
+    """The reason names the limit, which is never the implementation's failure."""
     launch, reason = LIMITS[limit]
     outcome = perform(Subject(Norm(launch)), CASE).outcome
 
@@ -298,7 +298,7 @@ def test_a_limit_of_the_interpreter_is_not_judged(limit: str) -> None:
     ids=["a kernel that raises", "a grid of fractions"],
 )
 def test_a_failure_stays_one(launch: Any, how: str) -> None:
-    """A kernel's own errors, and its launcher's, are the implementation's."""
+    """A kernel's own errors, and its launcher's, are failures of the implementation."""
     outcome = perform(Subject(Norm(launch)), CASE).outcome
 
     assert isinstance(outcome, Crashed)
@@ -306,7 +306,7 @@ def test_a_failure_stays_one(launch: Any, how: str) -> None:
 
 
 def test_wrapped_kernels_launch() -> None:
-    """A custom operator of PyTorch may name the kernels that it launches."""
+    """A custom operator of PyTorch may declare the kernels that it launches."""
     out = torch.zeros(1, dtype=torch.int32)
     torch.library.wrap_triton(grid_kernel)[(1,)](out, 1, BLOCK=1)
 
@@ -314,7 +314,7 @@ def test_wrapped_kernels_launch() -> None:
 
 
 def test_grids_are_in_order() -> None:
-    """Functions that order grids have nothing to do."""
+    """Functions that order grids do nothing."""
     for module in (tl.extra.cuda, tl.extra.cuda.gdc):
         module.gdc_wait()
         module.gdc_launch_dependents()

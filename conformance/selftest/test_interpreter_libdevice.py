@@ -1,4 +1,4 @@
-"""Device functions of libraries in the interpreter: formulas against another source, and ways to a function."""
+"""Device functions of libraries in the interpreter: formulas checked against another source, and imports."""
 
 import importlib.util
 import inspect
@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from triton.language.extra import cuda, libdevice
 
-# as a kernel's module does, which may be imported before the interpreter is installed
+# as in a kernel's module, which may be imported before the interpreter is installed
 from triton.language.extra.libdevice import rsqrt
 from triton.runtime import interpreter as shipped
 
@@ -27,7 +27,7 @@ from conformance.adapter import Unsupported
 from conformance.interpreter.libdevice import compute, fuses
 
 SYMBOLS = sorted(set(re.findall(r'"(__nv_\w+)"', inspect.getsource(cuda.libdevice))))
-# Without a formula in NumPy or PyTorch: directed roundings of what is inexact, and these.
+# Functions without a formula in NumPy or PyTorch: directed roundings of inexact results, and these.
 DIRECTED = re.compile(r"_r[dzu]$")
 WITHOUT = {
     "__nv_brev",
@@ -69,7 +69,7 @@ WITHOUT = {
 ORDINARY = (-3.7, -1.0, -0.4, -1e-5, 1e-5, 0.3, 0.999, 1.0, 2.5, 9.25)
 POSITIVE = (1e-30, 1e-5, 0.3, 0.999, 1.0, 2.5, 9.25, 1e20)
 INSIDE = (-0.999, -0.4, -1e-5, 1e-5, 0.3, 0.75)
-# Names of the stubs, what they mean, where.
+# Names of the stubs, their formulas, and their arguments.
 UNARY: dict[str, tuple[Any, tuple[float, ...]]] = {
     "acos": (mpmath.acos, INSIDE),
     "asin": (mpmath.asin, INSIDE),
@@ -129,13 +129,13 @@ def _installed() -> None:
 
 
 def tensor(numbers: Any, ty: Any = tl.float32) -> Any:
-    """Return a block as a kernel holds it."""
+    """Return a block as a kernel represents it."""
     data = np.asarray(numbers, "f4" if ty == tl.float32 else "i4")
     return tl.tensor(shipped.TensorHandle(data, ty), tl.block_type(ty, [data.size]))
 
 
 def exact_within_rounding(got: Any, want: list[Any]) -> bool:
-    """Say whether each number is the fp32 next to the exact one, ties and what fp64 cannot tell apart."""
+    """Return whether each number is the fp32 nearest to the exact one, but for ties and fp64's own error."""
     return all(
         abs(mpmath.mpf(float(number)) - exact) <= 0.5001 * float(np.spacing(np.abs(np.float32(number))))
         for number, exact in zip(got, want, strict=True)
@@ -155,7 +155,7 @@ def test_a_function_is_its_formula_rounded_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", BINARY)
 def test_a_function_of_two_is_its_formula_rounded_once(name: str) -> None:
-    """As above, of every pair of a few numbers."""
+    """The stub gives the fp32 number nearest to 50 digits, for every pair of a few numbers."""
     x, y = (grid.ravel() for grid in np.meshgrid(*np.array([[0.3, 1.0, 2.5, 9.25], [0.7, 1, 3, 5]], "f4")))
     with mpmath.workdps(50):
         want = [BINARY[name](mpmath.mpf(float(a)), mpmath.mpf(float(b))) for a, b in zip(x, y, strict=True)]
@@ -164,7 +164,7 @@ def test_a_function_of_two_is_its_formula_rounded_once(name: str) -> None:
 
 
 def test_every_symbol_computes_or_says_that_it_cannot() -> None:
-    """None of CUDA's library is silently nothing; what has no formula is known by name."""
+    """No symbol of CUDA's library does nothing silently; symbols without a formula are listed by name."""
     without = set()
     for symbol in SYMBOLS:
         try:
@@ -177,7 +177,7 @@ def test_every_symbol_computes_or_says_that_it_cannot() -> None:
 
 
 def _computes(symbol: str) -> None:
-    """Call a symbol with as many numbers as it takes, integers where it wants them."""
+    """Call a symbol with the numbers that it takes, integers where it needs them."""
     if fuses(symbol):
         return
     for given in ("f", "ff", "fff", "ffff", "i", "fi", "ii"):
@@ -209,26 +209,26 @@ def _computes(symbol: str) -> None:
     ],
 )
 def test_what_is_no_formula_is_as_cuda_says(name: str, given: list[float], want: list[float]) -> None:
-    """Conversions round as they are told and saturate, tests give integers, bits are reinterpreted."""
+    """Conversions round as requested and saturate, tests return integers, bits are reinterpreted."""
     assert want == getattr(libdevice, name)(tensor(given)).handle.data.tolist()
 
 
 def test_every_stub_computes() -> None:
-    """No name of the language's own module stays a function that returns None."""
+    """No name of the language's own module stays a stub that returns None."""
     assert not [
         name for name, member in vars(libdevice).items() if getattr(member, "__module__", "") == libdevice.__name__
     ]
 
 
 def test_fma_rounds_once() -> None:
-    """Also where the product alone does not fit."""
+    """The result is right also if the product alone overflows."""
     x = tensor([1 + 2**-12] * 4)
 
     assert [2.0**-24] * 4 == libdevice.fma(x, x, tensor([-1 - 2**-11] * 4)).handle.data.tolist()
 
 
 def test_a_type_that_the_library_does_not_have_is_refused() -> None:
-    """As the compiler refuses it: bf16 has no function of CUDA's library."""
+    """The interpreter refuses bf16 as the compiler does: CUDA's library has no bf16 functions."""
     with pytest.raises((KeyError, ValueError)):
         libdevice.rsqrt(tensor([1.0, 2.0]).to(tl.bfloat16))
 
@@ -255,7 +255,7 @@ def cuda_kernel(x_ptr: Any, out_ptr: Any, BLOCK: tl.constexpr) -> None:
 
 
 def _from_a_copy(name: str) -> Any:
-    """Take a function of a module that is executed once more, as a library does that looks for one."""
+    """Return a function of a module that is executed again, as a library does that searches for one."""
     spec = importlib.util.find_spec("triton.language.extra.libdevice")
     assert spec is not None
     assert spec.loader is not None
@@ -276,7 +276,7 @@ def copied_kernel(x_ptr: Any, out_ptr: Any, BLOCK: tl.constexpr) -> None:
 
 @tl.core.extern  # type: ignore[untyped-decorator]  # triton has no types
 def own_rsqrt(x: Any, _semantic: Any = None) -> Any:
-    """Name a symbol, as a library does that declares what it needs."""
+    """Name a symbol, as a library does that declares its own externs."""
     symbols = {(tl.core.dtype("fp32"),): ("__nv_rsqrtf", tl.core.dtype("fp32"))}
     return tl.core.extern_elementwise("", "", [x], symbols, is_pure=True, _semantic=_semantic)
 
@@ -292,7 +292,7 @@ def own_kernel(x_ptr: Any, out_ptr: Any, BLOCK: tl.constexpr) -> None:
     "kernel", [stub_kernel, module_kernel, cuda_kernel, copied_kernel, own_kernel], ids=lambda k: k.__name__
 )
 def test_a_kernel_finds_the_function(kernel: Any) -> None:
-    """However its module came by it: a name, a module, CUDA's own, a copy of the module, a declaration."""
+    """Every import works: a name, a module, CUDA's own, a copy of the module, a declaration."""
     x, out = torch.tensor([0.25, 1.0, 4.0, 16.0]), torch.zeros(4)
     kernel[(1,)](x, out, BLOCK=4)
 

@@ -1,4 +1,4 @@
-"""Invariance of bits is seen to be broken. Only a GPU judges that; here the judges themselves are tried."""
+"""Violations of bit invariance are seen. Only a GPU judges it; here the judges themselves are tried."""
 
 import random
 from itertools import islice
@@ -22,29 +22,29 @@ from conformance.selftest.fakes.state import NanSpreadsToOtherRows
 
 
 class DependsOnTheBatch(Correct):
-    """One unit in the last place more for every row of a large batch."""
+    """A norm whose rows are one unit in the last place larger in a large batch."""
 
     def rms_norm_gated(self, *tensors: Any, **flags: Any) -> torch.Tensor:
-        """Give the right result, moved where the batch is large."""
+        """Return the right result, moved in a large batch."""
         y = super().rms_norm_gated(*tensors, **flags)
         return y * (1 + 2**-22) if y.shape[0] > 4 else y
 
 
 class DependsOnThePlace(Correct):
-    """One unit in the last place more for the first row."""
+    """A norm whose first row is one unit in the last place larger."""
 
     def rms_norm_gated(self, *tensors: Any, **flags: Any) -> torch.Tensor:
-        """Give the right result, its first row moved."""
+        """Return the right result with its first row moved."""
         y = super().rms_norm_gated(*tensors, **flags)
         y[0] *= 1 + 2**-22
         return y
 
 
 class DependsOnThePadding(Correct):
-    """Batches of whole tiles take a kernel that is one unit in the last place off."""
+    """A norm whose kernel for whole tiles is one unit in the last place off."""
 
     def rms_norm_gated(self, *tensors: Any, **flags: Any) -> torch.Tensor:
-        """Give the right result, moved where no tile is partial."""
+        """Return the right result, moved if no tile is partial."""
         y = super().rms_norm_gated(*tensors, **flags)
         return y * (1 + 2**-22) if y.shape[0] % 16 == 0 else y
 
@@ -78,7 +78,7 @@ RIGHT = {name: base for base in (Correct, CorrectNorm, CorrectRotation, CorrectF
 @pytest.mark.parametrize("prop", ["position_invariance", "padding_invariance"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_rows_are_those_of_the_operation(operation: str, prop: str) -> None:
-    """Whatever a row is, a token of a rotation or a vector, it is moved and padded in every argument at once."""
+    """A row, a token of a rotation or a vector is moved and padded in all arguments together."""
     subject = Subject(RIGHT[operation]())
     cases = list(islice(cases_of(Item(operation, prop, "bfloat16"), subject), 4))
     verdicts = [verdict for case in cases for verdict in PROPERTIES[prop].judge(subject, case)]

@@ -1,4 +1,4 @@
-"""Two calls that differ in one element, or in the order of two: what is changed, and that it must show."""
+"""Pairs of calls that differ in one element, or in the order of two, must differ in their results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _cases(operation: str, dtype: str, profile: str = "quick") -> list[Case]:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_argument_changes_in_one_element_and_in_the_order_of_two(operation: str, dtype: str) -> None:
-    """None is left out, because a change shows somewhere in each; and each step changes nothing else."""
+    """Every argument changes, so that each change shows somewhere; each step changes nothing else."""
     for case in _cases(operation, dtype):
         before = values_of(case)
         changes = list(steps(Subject(RIGHT[operation]()), case))
@@ -60,7 +60,7 @@ def _sorted(values: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_neither_ends_nor_middles_change(operation: str) -> None:
-    """A key made of such numbers alone stays the same."""
+    """A cache key of only the first, middle and last elements stays the same."""
     for case in _cases(operation, "float32"):
         for step in steps(Subject(RIGHT[operation]()), case):
             for place in step.places:
@@ -74,7 +74,7 @@ def test_neither_ends_nor_middles_change(operation: str) -> None:
     ("kind", "said"), [(ResultKeptByThreeNumbers, "changed"), (ResultKeptBySums, "exchanged")]
 )
 def test_a_failure_says_what_had_changed(kind: type[CorrectNorm], said: str) -> None:
-    """The argument, the place, and the first element that does not follow."""
+    """The message has the argument, the place, and the first element that does not follow."""
     (case, *_) = _cases("rms_norm", "bfloat16")
     (verdict,) = JUDGE(Subject(kind()), case)
 

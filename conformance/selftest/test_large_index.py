@@ -1,4 +1,4 @@
-"""Offsets that lose their high bits are seen, also where they lead out of all memory."""
+"""Offsets that lose their high bits are seen, also if they point outside all memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _reach(spec: TensorSpec) -> int:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_tensor_reaches_past_32_bits(operation: str) -> None:
-    """Rows in strides that 31 bits hold, and elements: of each tensor of the call in its own case."""
+    """Each tensor of a call has a case with many rows (strides fit 31 bits) and one with far elements."""
     cases = _cases(operation)
     far = {(name, spec.layout.kind) for case in cases for name, spec in case.tensors if _reach(spec) > 2**32}
     names = {name for case in cases for name, _ in case.tensors}
@@ -47,7 +47,7 @@ def test_every_tensor_reaches_past_32_bits(operation: str) -> None:
 
 
 def test_offsets_of_31_bits_leave_all_memory(request: pytest.FixtureRequest) -> None:
-    """A kernel that multiplies in 32 bits dies of it in the child; the right one passes."""
+    """A kernel that multiplies in 32 bits crashes in the child; the right one passes."""
     if request.config.getoption("device") != "cpu":
         pytest.skip(
             "this process compiles its kernels: none runs between unreadable pages, with --device cpu they do"
@@ -66,7 +66,7 @@ def test_offsets_of_31_bits_leave_all_memory(request: pytest.FixtureRequest) -> 
 
 
 def test_what_lies_beside_far_elements_is_watched() -> None:
-    """A page that holds an element is poisoned elsewhere, and a change of it is seen."""
+    """The rest of a page with an element is poisoned, and a change to it is seen."""
     case = _cases("rms_norm")[0]
     made = materialize(case, values_of(case), "cpu", POISONS[0])
     x = made.arguments["x"]
@@ -77,7 +77,7 @@ def test_what_lies_beside_far_elements_is_watched() -> None:
 
 
 def test_a_spread_room_holds_its_pages_only() -> None:
-    """Elements that lie close share an island; what is between islands costs no memory."""
+    """Elements close together share an island; the space between islands uses no memory."""
     owner = Owner.spread(torch.tensor([0, 8, PAGE, 2**34]), 2**34 + 8, "cpu", POISONS[1])
 
     assert (slice(0, 2 * PAGE), slice(2**34, 2**34 + PAGE)) == owner.islands
@@ -96,12 +96,12 @@ def test_a_spread_room_holds_its_pages_only() -> None:
     ],
 )
 def test_only_next_to_empty_buffers_are_spread(spec: TensorSpec, is_spread: bool) -> None:  # noqa: FBT001
-    """A tensor that fills its buffer gets memory, however large it is."""
+    """A tensor that fills its buffer gets real memory at any size."""
     assert is_spread == spread(spec, spec.layout.place(spec.shape))
 
 
 def test_addresses_that_cannot_be_had_are_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that promises no such room cannot judge, and says so."""
+    """A machine without such address space cannot judge, and the reason says so."""
 
     def refused(*_: object) -> Owner:
         raise OSError(12, "Cannot allocate memory")

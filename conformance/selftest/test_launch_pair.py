@@ -1,4 +1,4 @@
-"""The pair of kernels that this project began with fails batch invariance on a GPU, and nothing else."""
+"""The pair of kernels that this project began with fails only batch invariance, and only on a GPU."""
 
 from conformance.calls.call import Subject
 from conformance.calls.verdict import BAD
@@ -11,9 +11,9 @@ PROPERTIES = ("values", "determinism", "batch_invariance", "position_invariance"
 
 
 def test_only_batch_invariance_fails_and_only_on_a_gpu() -> None:
-    """In the interpreter a sum does not depend on its tile: there nothing fails, and invariance is not judged."""
+    """In the interpreter a sum does not depend on its tile: no property fails, and invariance is not judged."""
     subject = Subject(LaunchPair(), choose_device())
-    # where kernels are compiled there is none to teach
+    # where kernels are compiled there is no interpreter to set up
     assert subject.device == "cuda" or not faithful_interpreter()
     passed: set[str] = set()
     failed: set[str] = set()

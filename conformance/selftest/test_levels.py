@@ -1,4 +1,4 @@
-"""The levels of a case are those that it was completed from."""
+"""The levels read from a case are those that it was completed from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _ambiguous(assignment: Mapping[str, str], case: Case) -> set[str]:
             lost |= {name, "values"}
     if case.dtype == "float32":
         lost |= {"weight", "dtypes"} - ({"dtypes"} if assignment.get("dtypes") == "other_k" else set())
-    # a vector is one row; few rows may be all that memory has room for; widths are in several classes
+    # a vector is one row; memory may limit a case to few rows; widths are in several classes
     lost |= {"rows", "width", "sections", "quant_group"}
     return lost
 
@@ -36,7 +36,7 @@ def _ambiguous(assignment: Mapping[str, str], case: Case) -> set[str]:
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_levels_of_a_completed_assignment_are_the_assignment(operation: str, dtype: str) -> None:
-    """Every factor has a reader, and reads the level that was drawn wherever the call shows it."""
+    """Every factor has a reader, which returns the drawn level wherever the call shows it."""
     given, rng = OPERATIONS[operation], random.Random(f"{operation} {dtype}")  # noqa: S311 - reproducible
     for _ in range(DRAWN):
         drawn = {factor: rng.choice(levels) for factor, levels in given.factors.items()}
@@ -52,7 +52,7 @@ def test_the_levels_of_a_completed_assignment_are_the_assignment(operation: str,
 
 @pytest.mark.parametrize("level", ["one", "few", "many"])
 def test_a_number_of_rows_is_read_as_it_was_drawn(level: str) -> None:
-    """Narrow calls have room for many rows; a vector has one, whatever was drawn."""
+    """Narrow calls can have many rows; a vector has one, whatever was drawn."""
     given, rng = OPERATIONS["rms_norm"], random.Random(level)  # noqa: S311
     plain = {factor: levels[0] for factor, levels in given.factors.items()}
     cases = [given.complete({**plain, "rows": level}, rng, Scope("float16")) for _ in range(50)]
@@ -64,7 +64,7 @@ def test_a_number_of_rows_is_read_as_it_was_drawn(level: str) -> None:
 
 @pytest.mark.parametrize("level", OPERATIONS["rms_norm"].factors["width"])
 def test_a_width_is_read_as_a_class_that_draws_it(level: str) -> None:
-    """Classes overlap: 16 is narrow and beside a power of two."""
+    """Classes overlap: 16 is narrow, and next to a power of two."""
     given, scope = OPERATIONS["rms_norm"], Scope("float16")
     plain = {factor: levels[0] for factor, levels in given.factors.items()}
     possible = {
@@ -79,7 +79,7 @@ def test_a_width_is_read_as_a_class_that_draws_it(level: str) -> None:
 
 
 def test_cases_of_models_and_saved_ones_have_levels() -> None:
-    """Nothing that is judged is without a rank, rows and a first layout."""
+    """Every judged case has a rank, rows and a first layout."""
     shapes = [(shape, OPERATIONS[shape.operation]) for shape in model_shapes()]
     cases = [operation.model_case(shape, 1) for shape, operation in shapes] + list(saved_cases())
     for case in cases:
@@ -105,7 +105,7 @@ EFFECTIVE = [
 
 @pytest.mark.parametrize(("shape", "given", "effective"), EFFECTIVE)
 def test_a_layout_is_named_as_it_is_in_memory(shape: tuple[int, ...], given: Layout, effective: str) -> None:
-    """A name that makes no difference for a shape is that of the plainer layout."""
+    """A layout that makes no difference for a shape has the name of the plainer layout."""
     case = Case("rms_norm", (("x", TensorSpec(shape, "float32", given)),), (("eps", 1e-6), ("weight_offset", 0.0)))
 
     assert given.kind == levels_of(case)["x_layout"]
@@ -124,7 +124,7 @@ def test_an_empty_call_has_a_rank_and_no_level_that_needs_elements(operation: st
 
 @pytest.mark.parametrize("level", OPERATIONS["mrope"].factors["sections"])
 def test_sections_are_read_as_a_level_that_gives_them(level: str) -> None:
-    """Of few frequencies several levels give the same sections."""
+    """With few frequencies several levels give the same sections."""
     given = OPERATIONS["mrope"]
     plain = {factor: levels[0] for factor, levels in given.factors.items()}
     for dims in given.factors["dims"]:

@@ -1,4 +1,4 @@
-"""Crashes name the frame nearest to the implementation, however deep in a library they happen."""
+"""Crashes name the frame nearest to the implementation, at any depth in a library."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ HERE = "(adapter.py:9, in deep)"
     ],
 )
 def test_an_exception_says_where(body: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The innermost frame that is neither a library's, nor Python's, nor the suite's; and a short traceback."""
+    """The place is the innermost frame outside libraries, Python and the suite; the traceback is short."""
     monkeypatch.chdir(tmp_path)
     Path("adapter.py").write_text(FILE.format(body=body), encoding="utf-8")
     outcome = perform(Subject(load("adapter.py")), CASE).outcome
@@ -63,7 +63,7 @@ def test_an_exception_says_where(body: str, how: str, tmp_path: Path, monkeypatc
 
 
 def test_a_fault_says_where() -> None:
-    """From what Python's fault handler writes: the thread that died, from the inside out."""
+    """The place comes from Python's fault handler: the thread that died, from the inside out."""
     text = f"""Fatal Python error: Segmentation fault
 
 Thread 0x1 (most recent call first):
@@ -97,7 +97,7 @@ RETURNED: dict[str, Any] = {
 
 
 class Returns(Adapter):
-    """A right result, turned into something else."""
+    """A norm whose right result is turned into something else."""
 
     contracts = {"rms_norm": "fp32"}  # noqa: RUF012 - as an adapter declares it
     validates = compiles = True
@@ -109,16 +109,16 @@ class Returns(Adapter):
     def rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor | None, residual: None, *, eps: float, weight_offset: float
     ) -> Any:
-        """Compute, and turn it into something else."""
+        """Return the converted result."""
         y = x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps)
         return self.made((y * (weight_offset + (1.0 if weight is None else weight.float()))).to(x.dtype))
 
     def rms_norm_(self, *arguments: Any, **flags: Any) -> Any:
-        """Compute anew, and turn it into something else."""
+        """Compute anew, and return the converted result."""
         return self.rms_norm(*arguments, **flags)
 
 
-# on any machine, of this case
+# properties that any machine judges on this case
 JUDGED = [
     name
     for name, prop in PROPERTIES.items()
@@ -132,7 +132,7 @@ def _outcome(made: Any) -> Outcome:
 
 @pytest.mark.parametrize("what", RETURNED)
 def test_what_is_no_tensor_in_memory_is_said(what: str) -> None:
-    """The words name the output, what it is, and what it must be."""
+    """The message names the output, its kind, and the required kind."""
     outcome = _outcome(RETURNED[what])
 
     assert isinstance(outcome, Misreturned)
@@ -144,7 +144,7 @@ def test_what_is_no_tensor_in_memory_is_said(what: str) -> None:
 @pytest.mark.parametrize("what", RETURNED)
 @pytest.mark.parametrize("name", JUDGED)
 def test_every_property_survives_it(name: str, what: str) -> None:
-    """None passes, and none breaks."""
+    """No property passes, and no property breaks."""
     verdicts = PROPERTIES[name].judge(Subject(Returns(RETURNED[what])), CASE)
 
     assert not [verdict for verdict in verdicts if verdict.status is Status.PASSED]
@@ -152,7 +152,7 @@ def test_every_property_survives_it(name: str, what: str) -> None:
 
 
 def test_what_has_a_gradient_is_judged() -> None:
-    """A result that autograd follows is a result."""
+    """A result that autograd tracks is a valid result."""
     verdicts = PROPERTIES["values"].judge(Subject(Returns(lambda y: y.requires_grad_())), CASE)
 
     assert {Status.PASSED, Status.NOT_JUDGED} == {verdict.status for verdict in verdicts}

@@ -1,4 +1,4 @@
-"""Guarded memory notices every touch beside the elements, near and far."""
+"""Guarded memory detects every access outside the elements, near and far."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def _owner() -> tuple[Owner, torch.Tensor]:
 
 
 def test_untouched_guards_are_intact() -> None:
-    """Writing every element leaves the guards as they were."""
+    """Writing every element leaves the guards unchanged."""
     owner, _ = _owner()
 
     assert owner.guards_intact(POISONS[0])
@@ -37,7 +37,7 @@ def test_a_store_beside_the_elements_is_seen(place: int) -> None:
 
 
 def _reach(bytes_away: int) -> float:
-    """Read memory so many bytes past the last element; a fresh child does this, for it may die."""
+    """Read memory some bytes past the last element, in a fresh child, which may die."""
     import ctypes
 
     _, tensor = _owner()
@@ -47,7 +47,7 @@ def _reach(bytes_away: int) -> float:
 
 @pytest.mark.parametrize("distance", [4096, 2**20, 12 * 2**20])
 def test_a_load_far_outside_ends_its_own_process(distance: int) -> None:
-    """Between 4 kB and 12 MB past the end lie unreadable pages."""
+    """Between 4 kB and 12 MB past the end pages are unreadable."""
     child: Child[None, int, float] = Child(lambda: Prepared(None, _reach), 10.0)
     died = child.ask(distance)
     child.close()
@@ -57,7 +57,7 @@ def test_a_load_far_outside_ends_its_own_process(distance: int) -> None:
 
 
 def test_fresh_memory_is_poisoned_and_guarded() -> None:
-    """What a call allocates without filling holds the poison, and has guards of its own."""
+    """Memory that a call allocates without filling has the poison, and its own guards."""
     with watched("cpu", POISONS[1]) as record:
         made = torch.empty((3, 5), dtype=torch.bfloat16)
         like = torch.empty_like(made)

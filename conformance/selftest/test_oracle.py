@@ -1,4 +1,4 @@
-"""The oracle is right: so say fractions, 50 digits and other people's code."""
+"""The oracle is right by fractions, 50 digits and third-party code."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: 
 
 
 def _codes(dtype: torch.dtype) -> torch.Tensor:
-    """Bit patterns of positive finite numbers: all of a 16-bit type, every binade of float32."""
+    """Return bit patterns of positive finite numbers: all of a 16-bit type, every binade of float32."""
     if dtype != torch.float32:
         return torch.arange(int(torch.tensor(INF, dtype=dtype).view(torch.int16)), dtype=torch.int64)
     generator = torch.Generator().manual_seed(0)
@@ -50,14 +50,14 @@ def _codes(dtype: torch.dtype) -> torch.Tensor:
 
 
 def _number(codes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The numbers of bit patterns; infinity is taken for the number that would come next."""
+    """Return the numbers of bit patterns; infinity counts as the number that would come next."""
     numbers = codes.to(BITS[dtype]).view(dtype).double()
     digits, _ = FORMATS[dtype]
     return torch.where(numbers.isinf(), 2.0 ** math.frexp(torch.finfo(dtype).max)[1] * (digits > 0), numbers)
 
 
 def _nearest_even(value: float, dtype: torch.dtype) -> float:
-    """The definition, in fractions."""
+    """Round by the definition, in fractions."""
     digits, smallest = FORMATS[dtype]
     exact = Fraction(value)
     if not exact:
@@ -71,7 +71,7 @@ def _nearest_even(value: float, dtype: torch.dtype) -> float:
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_midpoints_go_to_even_and_their_neighbours_to_the_nearest(dtype: torch.dtype) -> None:
-    """Between every two numbers the tie goes to the even one, and the next float64 beside it to its own side."""
+    """Between two numbers the tie rounds to even, and the adjacent float64 numbers round to their own sides."""
     codes = _codes(dtype)
     low, high = _number(codes, dtype), _number(codes + 1, dtype)
     tie = (low + high) / 2
@@ -88,7 +88,7 @@ def test_midpoints_go_to_even_and_their_neighbours_to_the_nearest(dtype: torch.d
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_rounding_agrees_with_fractions(dtype: torch.dtype) -> None:
-    """Random float64 over every binade, and short ones that make ties, round as the definition says."""
+    """Random float64 over every binade, and short ones that make ties, round by the definition."""
     draw = random.Random(0)  # noqa: S311 - test data
     digits, smallest = FORMATS[dtype]
     top = math.frexp(torch.finfo(dtype).max)[1]
@@ -117,7 +117,7 @@ def test_zeros_infinities_and_nan_keep_what_they_are(dtype: torch.dtype) -> None
 
 
 def test_a_plain_cast_rounds_twice() -> None:
-    """``.to(bfloat16)`` is wrong beside a midpoint: it goes through float32, where it becomes the midpoint."""
+    """``.to(bfloat16)`` is wrong next to a midpoint: it goes through float32, where it becomes the midpoint."""
     codes = torch.arange(0, 0x7F00, 2)
     low, high = _number(codes, torch.bfloat16), _number(codes + 1, torch.bfloat16)
     beside = torch.nextafter((low + high) / 2, high)
@@ -134,7 +134,7 @@ EDGES = (0.0, -0.0, 1.0, -1.0, 2.0**-149, -(2.0**-149), 2.0**-126, 3.0, MAX, -MA
 
 
 def _operands(low: float, high: float, count: int, seed: int) -> list[float]:
-    """float32 numbers with magnitudes between powers of ten, of both signs, beside the edges."""
+    """Return float32 numbers with magnitudes between powers of ten, of both signs, and the edges."""
     draw = random.Random(seed)  # noqa: S311 - test data
     drawn = [draw.choice((-1, 1)) * 10 ** draw.uniform(low, high) for _ in range(count)]
     return [float(value) for value in torch.tensor([*EDGES, *drawn], dtype=torch.float32)]
@@ -145,7 +145,7 @@ def _exact(*columns: list[float]) -> list[Interval]:
 
 
 def _assert_holds(got: Interval, expected: list[Any], error: Callable[[int], float] | None) -> None:
-    """Each interval holds the true value and its float32, and is at most ``error(place)`` U wide on each side."""
+    """Check that each interval contains the true value and its float32, within ``error(place)`` U on each side."""
     for place, true in enumerate(expected):
         lo, hi = float(got.lo[place]), float(got.hi[place])
         single = _single(true)
@@ -156,7 +156,7 @@ def _assert_holds(got: Interval, expected: list[Any], error: Callable[[int], flo
 
 
 def _single(true: Any) -> float:
-    """A real number in float32, rounded once."""
+    """Return a real number in float32, rounded once."""
     if abs(true) < MIN_NORMAL:
         return float(mpmath.nint(true * 2**149)) * 2.0**-149
     with mpmath.workprec(24):
@@ -176,7 +176,7 @@ def _pairs(low: float, high: float) -> tuple[list[float], list[float]]:
 
 
 def test_sums_hold_the_true_sum() -> None:
-    """``a + b`` lies inside, and the interval is half an ulp wide on each side."""
+    """``a + b`` is inside, and the interval is half an ulp wide on each side."""
     a, b = _pairs(-38, 38)
     true = [mpmath.mpf(x) + mpmath.mpf(y) for x, y in zip(a, b, strict=True)]
 
@@ -184,7 +184,7 @@ def test_sums_hold_the_true_sum() -> None:
 
 
 def test_products_hold_the_true_product() -> None:
-    """Products of two and three factors lie inside, also where they underflow and overflow."""
+    """Products of two and three factors are inside, also with underflow and overflow."""
     a, b = _pairs(-38, 38)
     two = [mpmath.mpf(x) * mpmath.mpf(y) for x, y in zip(a, b, strict=True)]
     c = list(reversed(a))
@@ -205,7 +205,7 @@ def test_products_hold_the_true_product() -> None:
 
 
 def test_squares_hold_the_true_square() -> None:
-    """``x * x`` lies inside."""
+    """``x * x`` is inside."""
     x = _operands(-30, 30, 2000, 3)
 
     _assert_holds(MACHINE.square(*_exact(x)), [mpmath.mpf(v) ** 2 for v in x], lambda place: 1.0)
@@ -213,7 +213,7 @@ def test_squares_hold_the_true_square() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 16, 257])
 def test_means_hold_the_true_mean_and_a_serial_sum(n: int) -> None:
-    """The mean of squares lies inside, and so does the worst order that the depth allows."""
+    """The mean of squares is inside, and so is the worst order that the depth allows."""
     generator = torch.Generator().manual_seed(n)
     squares = (torch.randn((200, n), generator=generator) * 10).square()
     got = MACHINE.mean(Interval.exactly(squares), max(n - 1, 1))
@@ -237,7 +237,7 @@ STEPS: dict[str, tuple[Callable[[Interval], Interval], Callable[[Any], Any], flo
 
 @pytest.mark.parametrize("step", STEPS)
 def test_roots_and_reciprocals_hold_the_true_value(step: str) -> None:
-    """Of every positive float32, subnormal ones included, the true value and torch's own lie inside."""
+    """The true value and torch's own are inside for every positive float32, also subnormal ones."""
     machine, true, error = STEPS[step]
     values = [abs(v) for v in _operands(-44, 38, 2000, 4) if v]
     got = machine(*_exact(values))
@@ -249,7 +249,7 @@ def test_roots_and_reciprocals_hold_the_true_value(step: str) -> None:
 
 @pytest.mark.parametrize("name", ["sigmoid", "silu"])
 def test_activations_hold_the_true_value(name: str) -> None:
-    """From -200 to 200 the true value lies inside, and so does torch's; within 16 the interval is narrow."""
+    """From -200 to 200 the true value and torch's are inside; within 16 the interval is narrow."""
     draw = random.Random(5)  # noqa: S311 - test data
     drawn = [draw.uniform(-200, 200) for _ in range(1000)] + [draw.gauss(0, 3) for _ in range(1000)]
     z = [float(v) for v in torch.tensor([*drawn, *EDGES[:8], *_operands(-30, 2, 100, 6)], dtype=torch.float32)]
@@ -259,7 +259,7 @@ def test_activations_hold_the_true_value(name: str) -> None:
     got = getattr(MACHINE, name)(*_exact(z))
     single = torch.tensor(z, dtype=torch.float32)
     by_torch = getattr(F, name)(single)
-    # as kernels do it: a power of two, whose argument is rounded
+    # as in kernels: a power of two, whose argument is rounded
     by_exp2 = 1 / (1 + torch.exp2(-single * math.log2(math.e)))
     by_exp2 = by_exp2 if name == "sigmoid" else single * by_exp2
 
@@ -316,7 +316,7 @@ RULES: list[tuple[str, tuple[Interval, ...], tuple[float, ...], tuple[float, ...
 def test_zeros_infinities_and_nan_follow_ieee(
     step: str, operands: tuple[Interval, ...], members: tuple[float, ...], others: tuple[float, ...]
 ) -> None:
-    """Each rule names what must be allowed and what must not."""
+    """Each rule lists required and forbidden members."""
     got = getattr(MACHINE, step)(*operands)
 
     for values, inside in ((members, True), (others, False)):
@@ -339,7 +339,7 @@ def test_an_interval_holds_every_result_of_its_members_and_nan_where_one_is_nan(
     step: str,
     exact: tuple[bool, bool],
 ) -> None:
-    """Of any two intervals between these ends every member counts; NaN belongs exactly where one gives it."""
+    """The result contains every result of two members, and NaN exactly if one result is NaN."""
     pairs = [(lo, hi) for lo in ENDS for hi in ENDS if lo <= hi]
     sides = [[(e, e) for e in ENDS] if point else pairs for point in exact]
     if step == "quotient":
@@ -364,7 +364,7 @@ def test_an_interval_holds_every_result_of_its_members_and_nan_where_one_is_nan(
 
 @pytest.mark.parametrize("step", ["product", "square", "add"])
 def test_only_a_flushing_machine_may_return_zero_for_a_subnormal(step: str) -> None:
-    """Below 2**-126 zero is allowed where the device flushes, and nowhere else."""
+    """Below 2**-126 zero is allowed if the device flushes, and otherwise not."""
     operands = {
         "product": _exact([2.0**-70], [2.0**-70]),
         "square": _exact([2.0**-70]),
@@ -377,7 +377,7 @@ def test_only_a_flushing_machine_may_return_zero_for_a_subnormal(step: str) -> N
 
 
 def test_a_rounding_point_keeps_every_member() -> None:
-    """Rounding both ends of an interval gives a set that holds every member, rounded."""
+    """Rounding both ends of an interval gives an interval with every rounded member."""
     generator = torch.Generator().manual_seed(0)
     lo = torch.randn(2000, generator=generator, dtype=torch.float64)
     hi = lo + torch.rand(2000, generator=generator, dtype=torch.float64) * 2.0**-7
@@ -414,7 +414,7 @@ def _numbers(rows: Any, dtype: torch.dtype) -> torch.Tensor:
 
 @pytest.mark.parametrize("golden", _golden("rms_norm_gated_mpmath.json"))
 def test_formula_holds_the_value_at_50_digits(golden: dict[str, Any]) -> None:
-    """The true result lies inside the unrounded interval of one rounding, which is narrow."""
+    """The true result is inside the narrow unrounded interval of a single rounding."""
     dtype = getattr(torch, golden["dtype"])
     given = {name: _numbers(golden[name], dtype) for name in ("x", "gate", "weight") if golden[name] is not None}
     got = _interval(Contract(depth="tile"), given, golden)
@@ -445,7 +445,7 @@ QWEN = _golden("rms_norm_gated_qwen3_next.json")
 
 @pytest.mark.parametrize("golden", QWEN)
 def test_hugging_face_follows_hf(golden: dict[str, Any]) -> None:
-    """Every bit of ``Qwen3NextRMSNormGated`` lies inside the contract named after it."""
+    """Every bit of ``Qwen3NextRMSNormGated`` is inside the contract named after it."""
     given, out = _qwen(golden)
     allowed = rounded(_interval(Contract(NAMED["hf"]), given, golden), out.dtype)
 
@@ -457,7 +457,7 @@ LOW = [golden for golden in QWEN if golden.values[0]["dtype"] != "float32"]
 
 @pytest.mark.parametrize("golden", LOW)
 def test_hugging_face_does_not_follow_fp32(golden: dict[str, Any]) -> None:
-    """One rounding in place of three forbids at least a tenth of its elements."""
+    """One rounding instead of three forbids at least a tenth of its elements."""
     given, out = _qwen(golden)
     allowed = rounded(_interval(Contract(NAMED["fp32"]), given, golden), out.dtype)
     forbidden = ~allowed.contains(out.double())
@@ -469,10 +469,10 @@ def test_hugging_face_does_not_follow_fp32(golden: dict[str, Any]) -> None:
 
 
 class Hf(Correct):
-    """Rounds the normalised and the weighted values."""
+    """A norm that rounds the normalised and the weighted values."""
 
     def normalise(self, stream: torch.Tensor, group: int, eps: float, x: torch.Tensor) -> torch.Tensor:
-        """Keep x's dtype."""
+        """Convert to x's dtype."""
         return super().normalise(stream, group, eps, x).to(x.dtype)
 
     def weigh(self, y: torch.Tensor, weight: torch.Tensor, group: int) -> torch.Tensor:
@@ -481,23 +481,23 @@ class Hf(Correct):
 
 
 class TwoStep(Correct):
-    """Torch's norm, torch's activation, their product."""
+    """A norm of three steps: torch's norm, torch's activation, and their product."""
 
     def rms_norm_gated(
         self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **flags: Any
     ) -> torch.Tensor:
-        """Three operations."""
+        """Run the three operations."""
         assert gate is not None
         return F.rms_norm(x, x.shape[-1:], weight, flags["eps"]) * F.silu(gate)
 
 
 class Eager(Correct):
-    """The formula as one types it."""
+    """The formula as users write it."""
 
     def rms_norm_gated(
         self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **flags: Any
     ) -> torch.Tensor:
-        """Every step in the tensors' dtype."""
+        """Compute every step in the tensors' dtype."""
         assert gate is not None
         dtype = x.dtype
         if not flags["norm_before_gate"]:
@@ -510,7 +510,7 @@ FOLLOWS: dict[str, Any] = {"fp32": Correct(), "hf": Hf(), "two_step": TwoStep(),
 
 
 def _case(shape: tuple[int, int], dtype: torch.dtype, profile: str = "normal") -> Case:
-    """An ordinary call: one dtype, no groups, the gate last."""
+    """Return an ordinary call: one dtype, no groups, the gate last."""
     name = str(dtype).split(".")[1]
     tensors = {
         "x": TensorSpec(shape, name, values=profile),
@@ -522,7 +522,7 @@ def _case(shape: tuple[int, int], dtype: torch.dtype, profile: str = "normal") -
 
 
 def _judged(follows: str, declares: str, case: Case) -> Comparison:
-    """An implementation of one contract, measured by another."""
+    """Compare an implementation of one contract with another contract."""
     values = values_of(case)
     adapter = FOLLOWS[follows]
     out = adapter.rms_norm_gated(*(values[name] for name in OPERATION.positional), **dict(case.flags))
@@ -533,7 +533,7 @@ def _judged(follows: str, declares: str, case: Case) -> Comparison:
 @pytest.mark.parametrize("n", [16, 128, 769])
 @pytest.mark.parametrize(("follows", "declares"), list(permutations(FOLLOWS, 2)))
 def test_contracts_are_told_apart(follows: str, declares: str, n: int, dtype: torch.dtype) -> None:
-    """Who follows one contract and declares another is outside with some element, in rows of 16 and more."""
+    """An implementation of another contract has an element outside, in rows of 16 and more."""
     assert _judged(follows, declares, _case((4, n), dtype)).outside > 0
 
 
@@ -542,7 +542,7 @@ def test_contracts_are_told_apart(follows: str, declares: str, n: int, dtype: to
 @pytest.mark.parametrize("n", [1, 3, 16, 128, 769, 5120])
 @pytest.mark.parametrize("name", FOLLOWS)
 def test_who_follows_a_contract_is_inside(name: str, n: int, profile: str, dtype: torch.dtype) -> None:
-    """Each implementation lies inside its own contract; eager and two_step are torch's own operations."""
+    """Each implementation is inside its own contract; eager and two_step are torch's own operations."""
     found = _judged(name, name, _case((max(8, 2**15 // n), n), dtype, profile))
 
     assert found.outside == 0, found.first
@@ -553,7 +553,7 @@ def test_who_follows_a_contract_is_inside(name: str, n: int, profile: str, dtype
 @pytest.mark.parametrize("n", [3, 128, 769])
 @pytest.mark.parametrize("name", ["fp32", "eager"])
 def test_a_gate_before_the_norm_is_inside(name: str, n: int, dtype: torch.dtype, gate_dtype: str) -> None:
-    """The same with the gate first, where its product rounds to the promoted dtype."""
+    """The same holds with the gate first, where its product rounds to the promoted dtype."""
     case = _case((2**15 // n, n), dtype).with_flag("norm_before_gate", value=False)
     gate = TensorSpec((2**15 // n, n), gate_dtype, values="gate")
     found = _judged(name, name, case.with_tensor("gate", gate))
@@ -562,7 +562,7 @@ def test_a_gate_before_the_norm_is_inside(name: str, n: int, dtype: torch.dtype,
 
 
 def test_a_running_variance_overflows_early_and_only_where_declared() -> None:
-    """From a quarter of the largest number on it may be infinite or NaN, and in no other row."""
+    """A mean from a quarter of the largest number on may be infinite or NaN, and no other may."""
     squares = torch.tensor([[1.0, 4.0], [torch.inf, 1.0], [3e38, 3e38], [5e37, 5e37]], dtype=torch.float64)
     plain = Machine().mean(Interval.exactly(squares), 2)
     running = Machine(running_variance=True).mean(Interval.exactly(squares), 2)

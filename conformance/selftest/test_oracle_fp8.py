@@ -1,4 +1,4 @@
-"""The formula of fp8 outputs is right: so say fractions, 50 digits, and IEEE 754 where numbers end."""
+"""The formula of fp8 outputs is right by fractions, 50 digits, and IEEE 754 at the ends of the range."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FORMATS = {torch.float8_e4m3fn: (7, 448.0), torch.float8_e4m3fnuz: (8, 240.0)}
 
 
 def _number(code: int, dtype: torch.dtype) -> Fraction:
-    """What seven bits stand for, by the definition of the formats."""
+    """Return the number of seven bits, by the definition of the formats."""
     bias, _ = FORMATS[dtype]
     exponent, mantissa = code >> 3, code & 7
     if exponent == 0:
@@ -45,14 +45,14 @@ def _number(code: int, dtype: torch.dtype) -> Fraction:
 
 
 def _positive(dtype: torch.dtype) -> list[float]:
-    """Every number of the type that is not negative, in order."""
+    """Return every non-negative number of the type, in order."""
     numbers = [float(_number(code, dtype)) for code in range(128)]
     return [number for number in numbers if number <= FORMATS[dtype][1]]
 
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_numbers_of_the_type_are_those_of_its_definition(dtype: torch.dtype) -> None:
-    """Decoded by PyTorch and by the formula, every code is the same number."""
+    """PyTorch and the formula decode every code to the same number."""
     numbers = _positive(dtype)
     codes = torch.arange(len(numbers), dtype=torch.uint8)
 
@@ -62,7 +62,7 @@ def test_numbers_of_the_type_are_those_of_its_definition(dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_midpoints_go_to_even_and_their_neighbours_to_the_nearest(dtype: torch.dtype) -> None:
-    """Between every two numbers the tie goes to the even code, the next float64 beside it to its own side."""
+    """Between two numbers the tie rounds to the even code, and the adjacent float64 to their own sides."""
     numbers = torch.tensor(_positive(dtype), dtype=torch.float64)
     low, high = numbers[:-1], numbers[1:]
     tie = (low + high) / 2
@@ -76,7 +76,7 @@ def test_midpoints_go_to_even_and_their_neighbours_to_the_nearest(dtype: torch.d
 
 
 def _nearest_even(value: float, dtype: torch.dtype) -> float:
-    """The definition, in fractions: four digits, or multiples of the smallest number."""
+    """Round by the definition, in fractions: four digits, or multiples of the smallest number."""
     bias, largest = FORMATS[dtype]
     step = Fraction(2) ** max(math.frexp(value)[1] - 4, -2 - bias)
     # Python rounds a fraction's half to even
@@ -85,7 +85,7 @@ def _nearest_even(value: float, dtype: torch.dtype) -> float:
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_rounding_agrees_with_fractions(dtype: torch.dtype) -> None:
-    """Random float64 over every binade and below, and short ones that make ties, round as the definition says."""
+    """Random float64 over every binade and below, and short ones that make ties, round by the definition."""
     draw = random.Random(0)  # noqa: S311 - test data
     values = [
         math.ldexp(draw.getrandbits(bits) | 1, draw.randint(-13, 10) - bits)
@@ -100,7 +100,7 @@ def test_rounding_agrees_with_fractions(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_rounding_saturates_and_keeps_nan(dtype: torch.dtype) -> None:
-    """Whatever is past the largest number is the largest number, infinity too; NaN stays NaN, zero is zero."""
+    """Numbers past the largest round to it, infinity too; NaN stays NaN, zero stays zero."""
     largest = FORMATS[dtype][1]
     values = torch.tensor([largest * 1.01, 1e300, INF, -INF, 0.0, -0.0, 1e-300, NAN], dtype=torch.float64)
     got = round_once(values, dtype)
@@ -117,7 +117,7 @@ def _exact(*values: float) -> Interval:
 
 
 def test_a_quotient_holds_the_division_and_the_product_with_a_reciprocal() -> None:
-    """``a / b`` and ``a * (1 / b)`` in fp32 lie inside, and the interval is ten roundings wide at most."""
+    """In fp32 ``a / b`` and ``a * (1 / b)`` are inside, and the interval is at most ten roundings wide."""
     draw = torch.Generator().manual_seed(0)
     a = torch.randn(4096, generator=draw) * torch.pow(10.0, 12 * torch.rand(4096, generator=draw) - 6)
     b = torch.rand(4096, generator=draw) * torch.pow(10.0, 12 * torch.rand(4096, generator=draw) - 6)
@@ -129,7 +129,7 @@ def test_a_quotient_holds_the_division_and_the_product_with_a_reciprocal() -> No
 
 
 def test_a_quotient_by_a_power_of_two_is_exact() -> None:
-    """No choice is left where float32 holds the quotient, and there alone."""
+    """There is no choice exactly if float32 represents the quotient."""
     got = MACHINE.quotient(_exact(3.0, 1.5, 2.0**-148, 3.0), _exact(0.25, 2.0**40, 4.0, 3.0))
 
     assert [True, True, False, False] == (got.lo == got.hi).tolist()
@@ -157,7 +157,7 @@ def test_quotients_of_special_numbers_are_ieee(a: float, b: float, number: float
 
 
 def test_the_largest_magnitude_keeps_or_ignores_nan() -> None:
-    """NaN is allowed beside the largest of the numbers; without NaN there is no choice."""
+    """NaN is allowed as well as the largest of the numbers; without NaN there is no choice."""
     some = MACHINE.largest(_exact(1.0, -3.0, NAN, 2.0))
     none = MACHINE.largest(_exact(1.0, -3.0, 0.0))
 
@@ -167,7 +167,7 @@ def test_the_largest_magnitude_keeps_or_ignores_nan() -> None:
 
 
 def test_powers_of_two_are_rounded_up() -> None:
-    """The least power that is no less; at a power itself the logarithm's error may reach the next."""
+    """The result is the least power not below; at a power itself the logarithm's error may give the next one."""
     got = MACHINE.power_of_two(_exact(0.3, 1.01, 2.0**-42 * 0.98, 1e30, INF))
 
     assert [0.5, 2.0, 2.0**-42, 2.0**100, INF] == got.lo.tolist() == got.hi.tolist()
@@ -197,7 +197,7 @@ def _matrix(rows: list[list[str]]) -> torch.Tensor:
 
 
 def _call(golden: dict[str, Any]) -> tuple[Case, dict[str, torch.Tensor]]:
-    """The case of a golden call, and its tensors."""
+    """Return the case of a golden call, and its tensors."""
     dtype = getattr(torch, golden["dtype"])
     gated = "gate" in golden
     rows = ["x", "gate"] if gated else ["x"]
@@ -214,7 +214,7 @@ def _call(golden: dict[str, Any]) -> tuple[Case, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("how", ROUNDS)
 @pytest.mark.parametrize("golden", _golden())
 def test_formula_holds_the_quantisation_at_50_digits(golden: dict[str, Any], how: str) -> None:
-    """The true scales lie in narrow intervals, and the true fp8 numbers are allowed, nearly always alone."""
+    """The true scales are in narrow intervals, and the true fp8 numbers are allowed, nearly always alone."""
     case, given = _call(golden)
     allowed = OPERATIONS[case.operation].formula(MACHINE, ROUNDS[how], given, case)
     true = torch.tensor([[float(v) for v in row] for row in golden[how]["scales"]], dtype=torch.float64)
@@ -227,7 +227,7 @@ def test_formula_holds_the_quantisation_at_50_digits(golden: dict[str, Any], how
 
 
 def test_a_scale_of_other_numbers_is_outside() -> None:
-    """The scales of y before and after its rounding are told apart in most groups of 16-bit types."""
+    """Scales of y before and after its rounding differ in most groups of 16-bit types."""
     told, of = 0, 0
     for param in _golden():
         (golden,) = param.values
@@ -244,7 +244,7 @@ def test_a_scale_of_other_numbers_is_outside() -> None:
 
 
 def test_the_exact_scale_beside_a_tie_is_at_the_end_of_its_bound() -> None:
-    """A group's largest y lies beside a tie of float16, whose other side is allowed as well: 50 digits say so."""
+    """A group's largest y next to a tie of float16 may round either way: 50 digits show it."""
     case = Case.from_json((GOLDEN.parent / "cases" / "dc1db6c49d.json").read_text(encoding="utf-8"))
     given = values_of(case)
     with mpmath.workdps(50):
@@ -288,7 +288,7 @@ def _compared(outputs: tuple[torch.Tensor, ...], case: Case, values: dict[str, t
 
 
 def test_values_are_judged_given_the_scales_returned() -> None:
-    """A scale that is wrong is one wrong scale: what was divided by it is right."""
+    """A wrong scale counts as one wrong scale: the values divided by it are right."""
     case = _drawn()
     values = values_of(case)
     right = _outputs(CorrectFp8(), case, values)
@@ -306,7 +306,7 @@ def test_values_are_judged_given_the_scales_returned() -> None:
 
 
 def test_the_output_that_others_follow_from_is_named_first() -> None:
-    """A wrong sum is reported before the scales that no longer follow from it."""
+    """A wrong sum is reported before the scales that depend on it."""
     case = _drawn()
     values = values_of(case)
     q, scales, y, s = _outputs(CorrectFp8(), case, values)
@@ -317,7 +317,7 @@ def test_the_output_that_others_follow_from_is_named_first() -> None:
 
 
 def test_scales_are_read_through_their_strides() -> None:
-    """Column scales, padded or not, hold what row scales hold; the same memory with other strides does not."""
+    """Column scales, padded or not, equal row scales; the same memory with other strides does not."""
     case = _drawn(scale_layout="column")
     values = values_of(case)
     q, scales, y, s = _outputs(CorrectFp8(), case, values)
@@ -349,7 +349,7 @@ def test_scales_are_read_through_their_strides() -> None:
     ],
 )
 def test_columns_lie_whole_in_memory(shape: tuple[int, ...], strides: tuple[int, ...], fits: bool) -> None:  # noqa: FBT001
-    """Leading dimensions are dense from stride 1 on; columns may have room between them, and may not overlap."""
+    """Leading dimensions are dense from stride 1 on; columns may have gaps between them, and no overlap."""
     output = OPERATIONS["rms_norm_fp8"].outputs(_drawn(scale_layout="column"))[1]
 
     assert fits == (not output.misplaced(torch.empty(128).as_strided(shape, strides), "contiguous", strides))
@@ -359,7 +359,7 @@ def test_columns_lie_whole_in_memory(shape: tuple[int, ...], strides: tuple[int,
 
 
 class Following(CorrectFp8):
-    """Rounds at the points it is given, of ``unquantised`` and ``power_of_two``."""
+    """An implementation that rounds at the given points, of ``unquantised`` and ``power_of_two``."""
 
     def __init__(self, rounds: frozenset[str]) -> None:
         self.rounds = rounds
@@ -381,7 +381,7 @@ CONTRACTS.append(frozenset({"sum", "unquantised", "power_of_two"}))
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("follows", CONTRACTS, ids=sorted)
 def test_contracts_are_told_apart(follows: frozenset[str], dtype: str) -> None:
-    """With and without ``unquantised`` and ``power_of_two``: who follows one is inside it, and no other."""
+    """Each choice of ``unquantised`` and ``power_of_two`` is inside its own contract, and no other."""
     case = _drawn(dtype)
     values = values_of(case)
     adapter = Following(follows)
@@ -404,7 +404,7 @@ def test_either_maximum_of_ieee_754_is_allowed(ignoring: bool) -> None:  # noqa:
 
     class Maximum(CorrectFp8):
         def amax(self, groups: torch.Tensor) -> torch.Tensor:
-            """Take one maximum or the other."""
+            """Return one maximum or the other."""
             return super().amax(torch.where(groups.isnan(), 0.0, groups) if ignoring else groups)
 
     case = _drawn()
@@ -420,14 +420,14 @@ def test_either_maximum_of_ieee_754_is_allowed(ignoring: bool) -> None:  # noqa:
     assert out[0][:, 5].isnan().all()
     assert out[0][1].isnan().all()
     assert ignoring == bool(out[1][0, 0].isfinite())
-    # an infinity divided by an infinite scale is NaN, everything beside it zero
+    # an infinity divided by an infinite scale is NaN, all other values are zero
     assert out[1][0, 1].isinf()
     assert out[0][0, 200].isnan()
     assert (out[0][0, 128:200].float() == 0).all()
 
 
 def test_the_floor_is_under_the_magnitude() -> None:
-    """A row of zeros has the scale of 1e-10, of zeros and numbers below it too."""
+    """A row of zeros, or of numbers below 1e-10, has the scale of 1e-10."""
     case = _drawn()
     values = values_of(case)
     for name in ("x", "residual"):

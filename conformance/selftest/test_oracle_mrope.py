@@ -1,4 +1,4 @@
-"""The formula of ``mrope`` is right: so say 50 digits and other people's code; and its cases show what matters."""
+"""The formula of ``mrope`` is right by 50 digits and third-party code, and its cases show all mistakes."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def _numbers(rows: list[list[str]], dtype: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("golden", _golden("mrope_mpmath.json"))
 def test_formula_holds_the_value_at_50_digits(golden: dict[str, Any]) -> None:
-    """The true result lies inside the interval, which is a few fp32 roundings of the larger product wide."""
+    """The true result is inside the interval, a few fp32 roundings of the larger product wide."""
     given = {name: _numbers(golden[name], golden["dtype"]) for name in ("q", "k")}
     given |= {name: _numbers(golden[name], golden["angle_dtype"]) for name in ("cos", "sin")}
     given["positions"] = torch.tensor(golden["positions"])
     for output, got in _intervals(Contract(), given, golden).items():
         largest = float(given[OUTPUTS[output]].abs().max())
-        # to the nearest float64, which keeps what lies between two of them there; 30 digits do not hold a copy
+        # to the nearest float64, which keeps values between two of them there; 30 digits do not represent a copy
         true = [float(value) for row in golden[output] for value in row]
         for lo, value, hi in zip(got.lo.flatten().tolist(), true, got.hi.flatten().tolist(), strict=True):
             assert lo <= value <= hi
@@ -88,7 +88,7 @@ def _from_bits(rows: list[str], dtype: torch.dtype) -> torch.Tensor:
 
 
 def _forbidden(rounds: frozenset[str], golden: dict[str, Any]) -> float:
-    """The share of a model's elements outside a contract, of those that it rotates."""
+    """Return the share of a model's rotated elements that are outside a contract."""
     dtype = getattr(torch, golden["dtype"])
     given = {name: _from_bits(golden[name], dtype) for name in ("q", "k", "cos", "sin")}
     given["positions"] = torch.tensor(golden["positions"])
@@ -109,13 +109,13 @@ LOW = [param for param in MODELS if param.values[0]["dtype"] != "float32"]
 @pytest.mark.parametrize("golden", MODELS)
 @pytest.mark.parametrize("name", ["low", "eager"])
 def test_models_follow_the_arithmetic_of_their_tensors(name: str, golden: dict[str, Any]) -> None:
-    """Every bit of Qwen2-VL's and Qwen3.5's rotations lies inside ``eager``, and ``low``: their tables are low."""
+    """Every bit of Qwen2-VL's and Qwen3.5's rotations is inside ``eager`` and, with their low tables, ``low``."""
     assert 0.0 == _forbidden(NAMED[name], golden)
 
 
 @pytest.mark.parametrize("golden", LOW)
 def test_models_do_not_follow_fp32(golden: dict[str, Any]) -> None:
-    """One rounding in place of two forbids at least a tenth of the rotated elements."""
+    """One rounding instead of two forbids at least a tenth of the rotated elements."""
     assert _forbidden(NAMED["fp32"], golden) >= 0.1
 
 
@@ -131,7 +131,7 @@ def test_models_do_not_follow_the_other_order(golden: dict[str, Any]) -> None:
 
 
 def test_axes_of_real_models() -> None:
-    """Qwen3.5's frequencies take turns and end with time; Qwen2-VL's stand section by section."""
+    """Qwen3.5's frequencies are interleaved and end with time; Qwen2-VL's go section by section."""
     interleaved = axis_of_frequency((11, 11, 10), interleaved=True)
 
     assert [0, 1, 2, 0, 1, 2] == interleaved[:6]
@@ -141,14 +141,14 @@ def test_axes_of_real_models() -> None:
 
 
 def test_short_sections_leave_their_turns_to_time() -> None:
-    """An axis has its turns among the first three times its section; time has all others."""
+    """An axis is among the first three times its section; time has all other frequencies."""
     assert [0, 0, 2, 0, 0, 2, 0, 0] == axis_of_frequency((6, 0, 2), interleaved=True)
     assert [0, 1, 0, 0, 1, 0] == axis_of_frequency((1, 5, 0), interleaved=True)
 
 
 @pytest.mark.parametrize("level", ["even", "uneven", "two", "text"])
 def test_sections_give_every_frequency_an_axis(level: str) -> None:
-    """For every number of frequencies that is drawn; three axes occur where there are three frequencies."""
+    """Every drawn number of frequencies gives axes to all; three axes occur if there are three frequencies."""
     halves = {half for sizes in DIMS.values() for _, half in sizes}
     for half in halves:
         given = sections(level, half)
@@ -162,13 +162,13 @@ def test_sections_give_every_frequency_an_axis(level: str) -> None:
 
 
 def _drawn(prop: str) -> Iterator[Case]:
-    """The cases of the quick profile, as a property draws them."""
+    """Return the cases of the quick profile, as a property draws them."""
     subject = Subject(CorrectRotation())
     for item in items(subject, operations=(OPERATION.name,), properties=(prop,)):
         yield from cases_of(item, subject)
 
 
-# which pairs of axes tokens may have alike, and no others, by profile of positions: t and h, h and w, t and w
+# pairs of axes that tokens may have equal, and no others, by profile of positions: t and h, h and w, t and w
 ALIKE = {
     "positions": {(False, False, False)},
     "time_is_height": {(True, False, False)},
@@ -180,7 +180,7 @@ ALIKE = {
 
 @pytest.mark.parametrize("prop", ["values", "specials"])
 def test_any_two_axes_may_be_alike(prop: str) -> None:
-    """There are calls with all axes unlike, with each pair alike and with all, and all are in the tables."""
+    """Calls have all axes different, each pair equal, and all equal, and every position is in the tables."""
     seen = set()
     for case in _drawn(prop):
         values, profile = values_of(case), spec_of(case, "positions").values.partition("<")[0]
@@ -197,8 +197,8 @@ def test_any_two_axes_may_be_alike(prop: str) -> None:
 
 
 def test_layouts_reach_every_argument() -> None:
-    """Slices of one buffer for q and k, halves of one cache, every layout of positions, both ranks and indices."""
-    # without those of real models, which are slices and halves whatever is drawn
+    """Cases have slices of one buffer for q and k, halves of a cache, and every form of positions."""
+    # without calls of real models, which are slices and halves for any drawn level
     cases = [case for case in _drawn("layout") if Sizes.of(case).cache != MODEL_CACHE]
     together = [case for case in cases if _kinds(case, "q", "k") == ("slice", "slice") and _one_dtype(case)]
     chunked = [case for case in cases if _kinds(case, "cos", "sin") == ("shared", "shared")]
@@ -221,7 +221,7 @@ def _one_dtype(case: Case) -> bool:
 
 
 def test_simpler_cases_are_calls() -> None:
-    """Whatever shrinking tries in place of a case is a call with a meaning: a right implementation takes it."""
+    """Every case that shrinking tries is a valid call: a right implementation takes it."""
     tried = [(case, simpler) for case in _drawn("layout") for simpler in OPERATION.simpler(case)]
     assert 1000 < len(tried)
 
@@ -266,7 +266,7 @@ def _compared(kind: type[CorrectRotation], declared: str, case: Case) -> Compari
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_no_element_of_a_right_rotation_is_outside(dtype: str) -> None:
-    """Not one of 10**7 elements, over value profiles, orders and float32 tables, is called wrong."""
+    """No element of 10**7, over value profiles, orders and float32 tables, is judged wrong."""
     total = Comparison()
     for order, profile, tables in product((True, False), ("normal", "rows", "large"), (dtype, "float32")):
         case = _large(dtype, order, profile)
@@ -294,7 +294,7 @@ def test_almost_every_bfloat16_element_has_one_right_value() -> None:
 def test_contracts_are_told_apart(
     follows: tuple[str, type[CorrectRotation]], declares: tuple[str, type[CorrectRotation]], dtype: str
 ) -> None:
-    """With tables in q's dtype fp32 from the others, with float32 tables eager from the others."""
+    """Tables in q's dtype distinguish fp32 from the others, float32 tables distinguish eager."""
     case = _large(dtype, order=True, profile="normal")
     names = {follows[0], declares[0]}
     if "eager" in names:
@@ -305,11 +305,11 @@ def test_contracts_are_told_apart(
 
 
 def test_a_right_rotation_never_fails() -> None:
-    """No verdict of the quick profile is against it, and every property has something to pass."""
+    """No verdict of the quick profile is against it, and every property passes some case."""
     subject = Subject(CorrectRotation())
     verdicts = [v for item in items(subject, operations=(OPERATION.name,)) for v in judge_item(item, subject)]
     passed = {verdict.property for verdict in verdicts if verdict.status is Status.PASSED}
-    # infinite where float16 overflows, which says nothing of the bound
+    # infinite if float16 overflows, which says nothing about the bound
     worst = max(verdict.comparison.worst for verdict in verdicts)
 
     assert [] == [str(verdict) for verdict in verdicts if verdict.status in BAD]

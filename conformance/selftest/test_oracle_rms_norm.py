@@ -1,4 +1,4 @@
-"""The formula of ``rms_norm`` and ``gemma_rms_norm`` is right: so say 50 digits and other people's code."""
+"""The formula of ``rms_norm`` and ``gemma_rms_norm`` is right by 50 digits and third-party code."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _params(operation: str, cases: list[dict[str, Any]]) -> list[Any]:
 def _intervals(
     operation: str, contract: Contract, given: dict[str, torch.Tensor], golden: dict[str, Any]
 ) -> dict[str, Interval]:
-    """What a contract allows before the stores; ``s`` is among ``given`` where y is to be judged given it."""
+    """Return a contract's intervals before the stores; ``s`` is among ``given`` if y is judged given it."""
     named = {name: tensor for name, tensor in given.items() if name != "s"}
     tensors = tuple((name, TensorSpec(tuple(t.shape), str(t.dtype).split(".")[1])) for name, t in named.items())
     flags: dict[str, float] = {"eps": float.fromhex(golden["eps"])}
@@ -82,7 +82,7 @@ def _assert_holds(got: Interval, rows: list[list[str]], share: float) -> None:
 
 @pytest.mark.parametrize(("operation", "golden"), EXACT)
 def test_formula_holds_the_value_at_50_digits(operation: str, golden: dict[str, Any]) -> None:
-    """With the sum rounded, and given that sum, the true result lies inside the narrow unrounded interval."""
+    """With the sum rounded, and given that sum, the true result is in the narrow unrounded interval."""
     given = _at_50_digits(golden)
     if golden["residual"] is not None:
         given["s"] = _numbers(golden["sum"], given["x"].dtype)
@@ -95,7 +95,7 @@ SUMS = [param for param in EXACT if param.values[1]["residual"] is not None]
 
 @pytest.mark.parametrize(("operation", "golden"), SUMS)
 def test_formula_holds_the_rounded_sum(operation: str, golden: dict[str, Any]) -> None:
-    """The exact sum rounded once is allowed, nearly always alone, whether or not the norm is of it."""
+    """The exact sum rounded once is allowed, nearly always alone, whether the norm uses it or not."""
     given = _at_50_digits(golden)
     dtype = given["x"].dtype
     true = _numbers(golden["sum"], dtype).double()
@@ -103,13 +103,13 @@ def test_formula_holds_the_rounded_sum(operation: str, golden: dict[str, Any]) -
         got = rounded(_intervals(operation, contract, given, golden)["s"], dtype)
 
         assert got.contains(true).all()
-        # two ends where a float32 sum of other operands lies at a tie of dtype
+        # two ends if a float32 sum of other operands is at a tie of dtype
         assert (got.lo == got.hi).double().mean() >= (0.9 if dtype == torch.float32 else 1.0)
 
 
 @pytest.mark.parametrize(("operation", "golden"), SUMS)
 def test_formula_holds_the_norm_of_the_unrounded_sum(operation: str, golden: dict[str, Any]) -> None:
-    """Without the point ``sum`` the norm is of what was added, not of what was stored."""
+    """Without the point ``sum`` the norm uses the exact sum, and not the stored one."""
     given = _at_50_digits(golden)
     got = _intervals(operation, Contract(depth="tile"), given, golden)["y"]
 
@@ -118,7 +118,7 @@ def test_formula_holds_the_norm_of_the_unrounded_sum(operation: str, golden: dic
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_rounding_the_sum_shows(dtype: str) -> None:
-    """The norms of the rounded and of the exact sum are told apart in most elements, at 50 digits already."""
+    """The norms of the rounded and of the exact sum differ in most elements, at 50 digits already."""
     told, of = 0, 0
     for golden in DIGITS:
         if golden["dtype"] != dtype or golden["residual"] is None or len(golden["x"][0]) == 1:
@@ -144,7 +144,7 @@ def _from_bits(rows: list[str] | str, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _from_module(golden: dict[str, Any]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Arguments, the sum a decoder layer formed among them, and the module's output."""
+    """Return arguments, including the sum of a decoder layer, and the module's output."""
     dtype = getattr(torch, golden["dtype"])
     dtypes = {"x": dtype, "residual": dtype, "s": dtype, "weight": getattr(torch, golden["weight_dtype"])}
     bits = {**golden, "s": golden["sum"]}
@@ -153,7 +153,7 @@ def _from_module(golden: dict[str, Any]) -> tuple[dict[str, torch.Tensor], torch
 
 
 def _forbidden(operation: str, rounds: frozenset[str], golden: dict[str, Any]) -> float:
-    """The share of a module's elements outside a contract."""
+    """Return the share of a module's elements outside a contract."""
     given, out = _from_module(golden)
     allowed = rounded(_intervals(operation, Contract(rounds), given, golden)["y"], out.dtype)
     return float((~allowed.contains(out.double())).double().mean())
@@ -169,13 +169,13 @@ def _low(params: list[Any]) -> list[Any]:
 
 @pytest.mark.parametrize(("operation", "golden"), LLAMA)
 def test_llama_follows_hf(operation: str, golden: dict[str, Any]) -> None:
-    """Every bit of ``LlamaRMSNorm``, and of the sum before it, lies inside the contract named after it."""
+    """Every bit of ``LlamaRMSNorm``, and of the sum before it, is inside the contract named after it."""
     assert 0.0 == _forbidden(operation, NAMED["hf"] | SUM, golden)
 
 
 @pytest.mark.parametrize(("operation", "golden"), _low(LLAMA))
 def test_llama_does_not_follow_fp32(operation: str, golden: dict[str, Any]) -> None:
-    """One rounding in place of two forbids at least a tenth of its elements."""
+    """One rounding instead of two forbids at least a tenth of its elements."""
     assert _forbidden(operation, NAMED["fp32"] | SUM, golden) >= 0.1
 
 
@@ -219,7 +219,7 @@ def test_the_sum_of_a_decoder_layer_is_the_rounded_one(operation: str, golden: d
 
 
 class Following(CorrectNorm):
-    """Rounds at the points it is given, of ``sum``, ``offset`` and ``normalised``."""
+    """An implementation that rounds at the given points, of ``sum``, ``offset`` and ``normalised``."""
 
     def __init__(self, rounds: frozenset[str]) -> None:
         self.rounds = rounds
@@ -245,7 +245,7 @@ FOLLOWED = [("rms_norm", rounds) for rounds in CONTRACTS] + [("gemma_rms_norm", 
 
 
 def _judged(operation: str, follows: frozenset[str], declares: frozenset[str], dtype: torch.dtype) -> Comparison:
-    """Rows of 128 from an implementation of one contract, measured by another."""
+    """Compare rows of 128 of an implementation of one contract with another contract."""
     name = str(dtype).removeprefix("torch.")
     tensors = {
         "x": TensorSpec((8, 128), name),
@@ -262,7 +262,7 @@ def _judged(operation: str, follows: frozenset[str], declares: frozenset[str], d
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("operation", "follows"), FOLLOWED)
 def test_contracts_are_told_apart(operation: str, follows: frozenset[str], dtype: torch.dtype) -> None:
-    """With and without ``sum``, ``normalised`` and ``offset``: who follows one is inside it, and no other."""
+    """Each choice of ``sum``, ``normalised`` and ``offset`` is inside its own contract, and no other."""
     others = [rounds for name, rounds in FOLLOWED if name == operation and rounds != follows]
 
     assert 0 == _judged(operation, follows, follows, dtype).outside

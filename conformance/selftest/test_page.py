@@ -1,4 +1,4 @@
-"""The page says all that the terminal says, from report.json alone, and needs nothing beside it."""
+"""The page has everything that the terminal shows, from report.json alone, in a single file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPORTS = Path(__file__).resolve().parents[2] / "fixtures" / "reports"
 
 
 class _Page(HTMLParser):
-    """The words of a page, what it would load, its anchors, and tags that are left open."""
+    """The words of a page, the resources that it would load, its anchors, and unclosed tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class _Page(HTMLParser):
 
 @pytest.fixture(name="built")
 def _built(tmp_path: Path) -> report.Report:
-    """A report with every kind of cell, a failure that is full of markup, and waivers."""
+    """Return a report with every kind of cell, a failure with much markup, and waivers."""
     crashed = Verdict("layout", replace(CASE, seed=4), Status.CRASHED, "killed by SIGSEGV")
     evil = replace(FAILED, reason="y[1, 2] = <script>alert(1)</script> & more", comparison=FAILED.comparison)
     waived = Verdict("layout", CASE, Status.WAIVED, f"failed: known ({ISSUE})")
@@ -97,7 +97,7 @@ def _built(tmp_path: Path) -> report.Report:
 
 @pytest.fixture(name="page")
 def _page(built: report.Report, tmp_path: Path) -> Iterator[_Page]:
-    """The page of that report, made of nothing but the file."""
+    """Return the page of that report, made from the file alone."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     (folder / "report.json").write_text(json.dumps(built), encoding="utf-8")
@@ -107,11 +107,11 @@ def _page(built: report.Report, tmp_path: Path) -> Iterator[_Page]:
 
 
 def test_the_page_says_all_that_the_terminal_says(built: report.Report, page: _Page) -> None:
-    """Word by word, but for the brackets of footnotes, the place of the report, and what is cut on a terminal."""
+    """The words agree, except footnote brackets, the report's place, and text cut on a terminal."""
     console = Console(file=io.StringIO(), width=1000, highlight=False)
     console.print(report.summary(built, ""))
     shown = console.file.getvalue()  # type: ignore[attr-defined]  # the file is the StringIO above
-    # footnotes are numbers in brackets there, and links here
+    # footnotes are numbers in brackets on the terminal, and links on the page
     lines = (re.sub(r" \[[\d,…]+\]", "", line).strip() for line in shown.splitlines() if "─" not in line)
     phrases = [part for line in lines for part in re.split(r"  +", re.sub(r"^\[\d+\] ", "", line)) if part]
     said = "".join(page.text.split())
@@ -122,14 +122,14 @@ def test_the_page_says_all_that_the_terminal_says(built: report.Report, page: _P
 
 
 def test_the_page_needs_nothing_beside_it(page: _Page) -> None:
-    """No script, picture, style sheet or font is loaded; a footnote's number leads to its reason."""
+    """The page loads no script, picture, style sheet or font; a footnote's number leads to its reason."""
     assert [] == page.loads
     assert page.linked
     assert page.linked <= page.named
 
 
 def test_every_failure_is_on_the_page(page: _Page) -> None:
-    """With its smallest case, its first bad element, the remark, the script, and a command that replays it."""
+    """A failure has its smallest case, first bad element, remark, script, and a command that replays it."""
     for seed in range(12):
         assert f"repro_2{seed}.py" in page.text
     assert CASE.id in page.text
@@ -139,7 +139,7 @@ def test_every_failure_is_on_the_page(page: _Page) -> None:
     assert "a note" in page.text
     assert str(replace(CASE, seed=9)) in page.text
     assert f"conform replay '{CASE.to_json()}'" in page.text
-    # as a shell reads it
+    # split as a shell splits it
     assert """b'"'"'s/repro_1.py'""" in page.text
 
 
@@ -152,13 +152,13 @@ def test_a_cell_leads_to_the_cause_of_its_failures(built: report.Report, page: _
 
 
 def test_lines_of_which_nothing_was_judged_can_be_hidden(page: _Page) -> None:
-    """A box does it, without a script: the lines are marked, and those with a verdict are not."""
+    """A box hides them without a script: these lines are marked, and lines with a verdict are not."""
     assert "hide" in page.named
     assert [True, False] == [name in page.idle for name in ("determinism", "values")]
 
 
 def test_a_cause_shows_its_rates_and_a_traceback(built: report.Report) -> None:
-    """Level by level; and how a call raised, where the report has that."""
+    """A card shows the rate of each level, and the traceback of a raising call if the report has one."""
     rate = {"factor": "gate_layout", "where": ["step"], "levels": [{"level": "step", "failing": 3, "judged": 4}]}
     built["causes"][0]["rates"] = [rate]
     built["failures"][built["causes"][0]["failures"][0]]["trace"] = "in norm: 1 / 0"
@@ -170,25 +170,25 @@ def test_a_cause_shows_its_rates_and_a_traceback(built: report.Report) -> None:
 
 
 def test_what_an_implementation_says_is_text(page: _Page) -> None:
-    """Its words cannot become a part of the page."""
+    """An implementation's words cannot become markup of the page."""
     assert "<script>alert(1)</script> & more" in page.text
 
 
 def test_waivers_are_on_the_page(page: _Page) -> None:
-    """What each waives, and why one has to go."""
+    """The page shows the failures that each waives, and why one must be removed."""
     assert "1 waived" in page.text
     assert "matches nothing" in page.text
     assert f"the waiver of {ISSUE}1 where n = 77777: matches nothing, take it out" in page.text
 
 
 def test_colours_add_to_words_and_nothing_else(page: _Page) -> None:
-    """Every tone is styled, in light and in dark."""
+    """Every tone has a style, in light and in dark."""
     assert {"good", "wrong", "aside"} <= page.classes
     assert {str(tone) for tone in table.Tone} <= page.classes
 
 
 def test_the_page_says_what_is_taken_and_has_the_claim_to_paste(tmp_path: Path) -> None:
-    """A table of capabilities, which authors of libraries want for itself."""
+    """The page has a table of capabilities, which library authors need."""
     read = json.loads((REPORTS / "original_h200.json").read_text(encoding="utf-8"))
     (tmp_path / "report.json").write_text(json.dumps(read), encoding="utf-8")
     page = report.write_page(tmp_path / "report.json").read_text(encoding="utf-8")

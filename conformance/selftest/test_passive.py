@@ -20,10 +20,10 @@ def _case(dtype: str) -> Case:
 
 
 class _ReadsTheGap(CorrectNorm):
-    """Writes what stands after each row into its last column: with poison there, the very bits of poison."""
+    """A norm that writes the value after each row into its last column: with poison there, poison's bits."""
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Take one element too many."""
+        """Read one element too many."""
         out = super().store(y, x)
         wider = x.as_strided((*x.shape[:-1], x.shape[-1] + 1), x.stride())
         out[..., -1] = wider[..., -1]
@@ -31,10 +31,10 @@ class _ReadsTheGap(CorrectNorm):
 
 
 class _SkipsTheLastColumn(CorrectNorm):
-    """Never writes the last column."""
+    """A norm that never writes the last column."""
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Stop before it."""
+        """Stop before the last column."""
         out = torch.empty(x.shape, dtype=x.dtype)
         out[..., :-1] = y[..., :-1].to(x.dtype)
         return out
@@ -51,7 +51,7 @@ class _SkipsTheLastColumn(CorrectNorm):
 def test_poison_that_was_read_is_not_memory_that_was_not_written(
     kind: type[CorrectNorm], written: str, dtype: str
 ) -> None:
-    """Both fakes return poison; what the first does is a fault of memory alone."""
+    """Both fakes return poison; the first one's fault is an invalid read only."""
     verdicts = {verdict.property: verdict for verdict in judge_call(Subject(kind()), _case(dtype))}
 
     assert written == verdicts["written"].reason

@@ -1,4 +1,4 @@
-"""Adapters of other people's packages: what they need, what they claim, and that nothing in it fails."""
+"""Adapters of third-party packages: their requirements and claims, and that no claimed call fails."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from conformance.operations import OPERATIONS
 from conformance.oracle.contract import Contract
 from conformance.properties.passive import judge_call
 
-# The module that an adapter imports first, and what pip calls it.
+# The module that an adapter imports first, and its name for pip.
 PACKAGES = {
     "liger": ("liger_kernel", "liger-kernel"),
     "fla": ("fla", "fla-core"),
@@ -33,7 +33,7 @@ PACKAGES = {
     "unsloth": ("unsloth_zoo", "unsloth"),
     "xformers": ("xformers", "xformers"),
 }
-# Words of a claim that are no factors of an operation.
+# Words of a claim that are not factors of an operation.
 # Calls in which a package is known to be wrong: a sum whose variance is that of the unrounded one, and one column
 # with a strided weight.
 WRONG: dict[str, Callable[[Case], bool]] = {
@@ -45,7 +45,7 @@ WRONG: dict[str, Callable[[Case], bool]] = {
 
 @pytest.mark.parametrize("target", PACKAGES)
 def test_without_its_package_an_adapter_says_what_to_install(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
-    """Asking for an implementation that is not there is bad usage, with one line of help."""
+    """Asking for a missing implementation is bad usage, with one line of help."""
     module, package = PACKAGES[target]
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
@@ -56,7 +56,7 @@ def test_without_its_package_an_adapter_says_what_to_install(monkeypatch: pytest
 
 
 def _claims() -> dict[tuple[str, str], dict[str, Any]]:
-    """Return what known adapters take, by adapter and operation."""
+    """Return the claims of known adapters, by adapter and operation."""
     claims = {}
     for target in PACKAGES | {"compile": ()}:
         place, kind = KNOWN[target].split(":")
@@ -70,19 +70,19 @@ CLAIMS = _claims()
 
 @pytest.mark.parametrize(("target", "operation"), CLAIMS)
 def test_a_claim_is_made_in_the_words_of_the_operation(target: str, operation: str) -> None:
-    """Each word is a factor with some of its levels, a size with numbers, or pairs that are apart."""
+    """Each word is a factor with some of its levels, a size with numbers, or pairs of levels."""
     taken = claim(target, operation, CLAIMS[target, operation])
 
     assert set(dict(taken.levels)) <= {"dtype", *OPERATIONS[operation].factors}
     assert said(operation, taken).startswith("takes ")
 
 
-# packages warn of each other
+# packages warn about each other
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize(("target", "operation"), [made for made in CLAIMS if made[0] in PACKAGES])
 def test_nothing_that_a_package_claims_fails(target: str, operation: str, dtype: str) -> None:
-    """Every call of the covering array inside a claim is right, in the interpreter too, but for known bugs."""
+    """Every claimed call of the covering array is right, also in the interpreter, except known bugs."""
     module = PACKAGES[target][0]
     if importlib.util.find_spec(module) is None or os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip(f"{module} is not installed, or its kernels are compiled here")
@@ -101,7 +101,7 @@ def test_nothing_that_a_package_claims_fails(target: str, operation: str, dtype:
 
 
 def test_a_module_is_imported_without_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its own imports work as ever; of a package that is there no line has run."""
+    """The module's own imports work as usual; no line of its installed package has run."""
     inner = tmp_path / "needs_a_gpu" / "inner"
     inner.mkdir(parents=True)
     (tmp_path / "needs_a_gpu" / "__init__.py").write_text("raise RuntimeError('You need a GPU')\n")
@@ -127,7 +127,7 @@ def test_a_compiled_function_is_judged_compiled() -> None:
 
 
 class _Doubled(Adapter):
-    """A function in place of a norm."""
+    """A norm that calls a given function."""
 
     contracts: ClassVar[dict[str, str | Contract]] = {"rms_norm": "fp32"}
 
@@ -135,5 +135,5 @@ class _Doubled(Adapter):
         self._function = function
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor | None, **flags: Any) -> Any:
-        """Call it."""
+        """Call the function."""
         return self._function(x, weight, **flags)

@@ -1,4 +1,4 @@
-"""What is written while a run goes on is what the report says when it has ended."""
+"""The records written during a run give the report at its end."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ PASSED = Verdict("values", CASE, Status.PASSED, "", Comparison(6, 0, 5, 0.25))
 
 @pytest.fixture(name="shard")
 def _shard(tmp_path: Path) -> Iterator[journal.Journal]:
-    """The journal of a second worker."""
+    """Return the journal of a second worker."""
     with closing(journal.Journal(tmp_path, "gw1")) as shard:
         yield shard
 
 
 def _written(directory: Path, *verdicts: Verdict, worker: str = "gw0", item: Item = ITEM) -> journal.Records:
-    """The records of a worker that gave these verdicts on one case, and finished."""
+    """Return the records of a worker that gave these verdicts on one case, and finished."""
     with closing(journal.Journal(directory, worker)) as shard:
         shard.started(item, CASE)
         for verdict in verdicts:
@@ -59,14 +59,14 @@ def _built(records: journal.Records, *planned: Item) -> report.Report:
 
 
 class Named(Adapter):
-    """An adapter with a name and a contract, which is all that a header shows."""
+    """An adapter with only a name and a contract, which a header shows."""
 
     name = "named"
     contracts = {"rms_norm_gated": "hf"}  # noqa: RUF012 - read only
 
 
 def test_verdicts_add_up_over_workers(tmp_path: Path) -> None:
-    """Counts, elements and exact ones are sums, the worst share is the largest."""
+    """Counts, elements and exact elements are summed, and the worst share is the largest."""
     _written(tmp_path, PASSED, PASSED)
     records = _written(tmp_path, FAILED, worker="gw1")
     tally = records.tallies["rms_norm_gated", "values", "bfloat16"]
@@ -76,7 +76,7 @@ def test_verdicts_add_up_over_workers(tmp_path: Path) -> None:
 
 
 def test_a_cut_last_line_costs_only_itself(tmp_path: Path) -> None:
-    """A worker killed in the middle of a write loses that line alone."""
+    """A worker killed in the middle of a write loses only that line."""
     _written(tmp_path, PASSED)
     file = tmp_path / "journal-gw0.jsonl"
     with file.open("ab") as end:
@@ -86,7 +86,7 @@ def test_a_cut_last_line_costs_only_itself(tmp_path: Path) -> None:
 
 
 def test_a_damaged_line_is_not_skipped(tmp_path: Path) -> None:
-    """What is unreadable in the middle of a shard would be verdicts lost in silence."""
+    """An unreadable line in the middle of a shard raises, because verdicts would be lost silently."""
     _written(tmp_path, PASSED)
     file = tmp_path / "journal-gw0.jsonl"
     file.write_bytes(b"not a line\n" + file.read_bytes())
@@ -96,7 +96,7 @@ def test_a_damaged_line_is_not_skipped(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_item_names_the_case_that_ran(tmp_path: Path, shard: journal.Journal) -> None:
-    """When a worker is killed the report says what it was doing, and that the run decides nothing."""
+    """If a worker is killed, the report names its last case and says that the run decides nothing."""
     shard.started(ITEM, CASE)
     shard.started(ITEM, replace(CASE, seed=7))
     built = _built(journal.read(tmp_path), ITEM, OTHER)
@@ -107,7 +107,7 @@ def test_an_unfinished_item_names_the_case_that_ran(tmp_path: Path, shard: journ
 
 
 def test_preparing_removes_an_earlier_run_and_nothing_else(tmp_path: Path) -> None:
-    """A report of yesterday is not mistaken for today's, and nobody's notes are lost."""
+    """An old report is not mistaken for a new one, and other files are kept."""
     ours = ["journal-gw3.jsonl", "report.json", "junit.xml"]
     kept = ["notes.txt", "journal.jsonl", "repro_0123456789.py"]
     for name in (*ours, *kept):
@@ -133,18 +133,18 @@ def test_preparing_removes_an_earlier_run_and_nothing_else(tmp_path: Path) -> No
     ],
 )
 def test_the_exit_code_says_what_the_run_decided(totals: dict[str, int], complete: bool, expected: Exit) -> None:  # noqa: FBT001
-    """Only a complete run whose judged properties all hold ends with 0; one that judged nothing does not."""
+    """Only a complete run whose judged properties all hold ends with 0; a run without judged ones does not."""
     assert expected is report.exit_code(totals, complete=complete)
 
 
 @pytest.mark.parametrize("totals", [{"passed": 3}, {"passed": 3, "failed": 1}, {"declined": 9}])
 def test_a_waiver_that_is_out_of_date_fails_what_would_hold(totals: dict[str, int]) -> None:
-    """A stale waiver is a failure like any other, whatever else was judged."""
+    """A stale waiver is a failure like any other, whatever the verdicts."""
     assert Exit.FAILED is report.exit_code(totals, complete=True, stale=1)
 
 
 def test_an_interrupted_run_is_neither_right_nor_broken(tmp_path: Path, shard: journal.Journal) -> None:
-    """It keeps its verdicts and what failed, says that it is not complete, and lists nothing line by line."""
+    """The run keeps its verdicts and failures, is marked incomplete, and lists nothing line by line."""
     shard.started(OTHER, CASE)
     subject = Subject(Named())
     header, items = report.header(subject, profile="quick", seed=0), [str(ITEM), str(OTHER)]
@@ -160,7 +160,7 @@ def test_an_interrupted_run_is_neither_right_nor_broken(tmp_path: Path, shard: j
 
 
 def test_what_did_not_finish_is_listed_up_to_a_length(tmp_path: Path) -> None:
-    """A suite that breaks at once names some of the items, and counts the others."""
+    """A suite that breaks immediately names some of the items, and counts the others."""
     items = [Item("rms_norm", "values", "float32", chunk=number) for number in range(30)]
     shown = _summary(_built(_written(tmp_path, PASSED), ITEM, *items), 120)
 
@@ -169,7 +169,7 @@ def test_what_did_not_finish_is_listed_up_to_a_length(tmp_path: Path) -> None:
 
 
 def test_a_report_is_json_whatever_the_numbers_are(tmp_path: Path, shard: journal.Journal) -> None:
-    """NaN and infinities are in no JSON: they are written as text that float() reads."""
+    """NaN and infinities, which JSON lacks, are written as text for float()."""
     shard.failed(Failure(ITEM, FAILED, CASE, "a note"), tmp_path / "repro.py")
     path = report.write(tmp_path, _built(_written(tmp_path, FAILED), ITEM))
     (failure,) = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)["failures"]
@@ -181,7 +181,7 @@ def test_a_report_is_json_whatever_the_numbers_are(tmp_path: Path, shard: journa
 
 
 def test_the_cases_of_failures_lie_beside_the_report(tmp_path: Path, shard: journal.Journal) -> None:
-    """Both the shrunk case and the drawn one can be run again from their files."""
+    """Files have both the shrunk case and the drawn one, and both can be replayed."""
     drawn = replace(CASE, seed=9)
     shard.failed(Failure(ITEM, FAILED, drawn, ""), tmp_path / "repro.py")
     report.write(tmp_path, _built(_written(tmp_path, FAILED), ITEM))
@@ -191,7 +191,7 @@ def test_the_cases_of_failures_lie_beside_the_report(tmp_path: Path, shard: jour
 
 
 def test_a_row_has_an_exact_share_only_where_elements_were_compared(tmp_path: Path) -> None:
-    """Nothing compared is not the same as nothing exact."""
+    """A row without compared elements differs from one without exact elements."""
     records = _written(tmp_path, PASSED, Verdict("memory", CASE, Status.PASSED))
     rows = {row["property"]: row for row in _built(records, ITEM)["results"]}
 
@@ -200,7 +200,7 @@ def test_a_row_has_an_exact_share_only_where_elements_were_compared(tmp_path: Pa
 
 
 def test_the_header_names_what_the_numbers_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Versions, device, contract and numerics switches are in the report, forced paths included."""
+    """The report has versions, device, contract and numerics switches, forced paths included."""
     monkeypatch.setenv("NORMKERNELS_PATH", "native")
     made = report.header(Subject(Named()), profile="ci", seed=3)
 
@@ -217,7 +217,7 @@ def _summary(built: report.Report, width: int, **options: Any) -> str:
 
 
 def _mixed(directory: Path) -> report.Report:
-    """A report with every kind of cell."""
+    """Return a report with every kind of cell."""
     with closing(journal.Journal(directory, "gw1")) as shard:
         shard.failed(Failure(ITEM, FAILED, CASE, "a note"), directory / "the repro.py")
         shard.settled(OTHER, Status.NOT_JUDGED, "the adapter does not declare it")
@@ -227,7 +227,7 @@ def _mixed(directory: Path) -> report.Report:
 
 
 def test_the_summary_shows_what_failed_and_how_to_see_it(tmp_path: Path) -> None:
-    """Property, case, bad element, remark, reproducer, totals, and where the report lies."""
+    """The summary has property, case, bad element, remark, reproducer, totals, and the report's path."""
     shown = " ".join(_summary(_mixed(tmp_path), 200).split())
 
     for part in ("1 failed of 2", CASE.id, "y[1, 2] = nan", "a note", f"python '{tmp_path / 'the repro.py'}'"):
@@ -237,7 +237,7 @@ def test_the_summary_shows_what_failed_and_how_to_see_it(tmp_path: Path) -> None
 
 
 def test_no_cell_of_the_summary_is_empty_without_a_reason(tmp_path: Path) -> None:
-    """What was declined, could not be judged or was not asked for says so, with a footnote for every reason."""
+    """Cells that were declined, not judged or not requested say so, with a footnote for each reason."""
     shown = _summary(_mixed(tmp_path), 120)
 
     assert "5 declined [1,2,3,…]" in shown
@@ -248,9 +248,9 @@ def test_no_cell_of_the_summary_is_empty_without_a_reason(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_summary_fits_and_needs_no_colour(tmp_path: Path, width: int) -> None:
-    """Where the terminal cannot colour there are no escape sequences, and words carry the meaning."""
+    """On a terminal without colours there are no escape sequences, and words carry the meaning."""
     shown = _summary(_mixed(tmp_path), width)
-    # a path is never broken into lines, because it could not be copied then
+    # a path is never broken into lines, because a broken path cannot be copied
     script = str(tmp_path)
 
     assert "\x1b" not in shown
@@ -278,7 +278,7 @@ def test_progress_rewrites_one_line_on_a_terminal() -> None:
 
 
 def test_progress_is_silent_where_lines_cannot_be_rewritten() -> None:
-    """A log of a short run has no line of progress at all."""
+    """The log of a short run has no line of progress."""
     console = Console(file=io.StringIO(), force_terminal=False)
     progress = report.Progress(console, 3)
     progress.item({"passed": 5})
@@ -288,7 +288,7 @@ def test_progress_is_silent_where_lines_cannot_be_rewritten() -> None:
 
 
 def test_what_a_terminal_would_execute_is_written_out(tmp_path: Path) -> None:
-    """Words of an implementation, wherever they stand; a command is one that a shell takes, spaces and all."""
+    """Control characters in an implementation's words are escaped; commands are quoted for a shell."""
     crash = Verdict("values", CASE, Status.CRASHED, "\033[31mred\a", trace="line\r")
     with closing(journal.Journal(tmp_path, "gw0")) as shard:
         shard.smoked(ITEM, CASE, Crashed("\033[2J", "\N{RIGHT-TO-LEFT OVERRIDE}"))
@@ -312,7 +312,7 @@ def test_what_a_terminal_would_execute_is_written_out(tmp_path: Path) -> None:
 
 
 def test_what_importing_changed_is_said(tmp_path: Path) -> None:
-    """In the header, and at the head of the summary."""
+    """The header and the top of the summary name the changes."""
     subject = Subject(Named())
     greeting = Greeting(subject.declared, "", {"threads": 1}, ("the default dtype from float32 to float64",))
     made = report.header(subject, profile="quick", seed=0, greeting=greeting)

@@ -1,4 +1,4 @@
-"""Scripts that replay a failure, and those that need torch alone: 1 while it shows, 0 once it does not."""
+"""Scripts that replay a failure, and those that need torch alone: exit 1 while it shows, 0 afterwards."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _failure(verdict: Verdict, item: str = "values") -> Failure:
 
 
 def _found(target: str, name: str, case: Case) -> tuple[Failure, Subject]:
-    """Return the failure that a property finds itself."""
+    """Return the failure that a property itself finds."""
     subject = Subject(load(target))
     judged = PROPERTIES[name].judge if name in PROPERTIES else PROPERTIES["values"].judge
     (bad,) = (verdict for verdict in judged(subject, case) if verdict.status in BAD and verdict.property == name)
@@ -86,7 +86,7 @@ def _status(script: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A line that makes a right norm wrong, and a case that shows it; the verdict, where finding it would hurt."""
+    """A line that breaks a right norm, and a case that shows it; the verdict, if finding it would be harmful."""
 
     line: str
     case: Case = PLAIN
@@ -115,7 +115,7 @@ MISTAKES = {
 def test_a_replay_fails_while_the_mistake_is_there(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The script says what it saw of that property alone, also of a process that died or never answered."""
+    """The script reports that property's result alone, also for a process that died or never answered."""
     mistake = MISTAKES[name]
     monkeypatch.setitem(PROFILES, "ci", replace(PROFILES["ci"], limit=2.0))
     target = _written(tmp_path, mistake.line)
@@ -138,7 +138,7 @@ def test_a_replay_fails_while_the_mistake_is_there(
 def test_a_replay_of_a_call_that_is_declined_holds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit 3: a mistake that can no longer be reached is not shown to be mended."""
+    """Exit 3: a mistake that the script cannot reach is not shown to be fixed."""
     target = _written(tmp_path, "y = y * 1.5", ADAPTER.replace("takes", "taken"))
     script = reproducer.write(*_found(target, "values", PLAIN), tmp_path, target)
     _written(tmp_path, "raise Declined('not today')", ADAPTER.replace("takes", "taken"))
@@ -147,7 +147,7 @@ def test_a_replay_of_a_call_that_is_declined_holds_nothing(
 
 
 def test_every_promise_has_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever fails can be replayed; a passive promise of a call that only its item makes, with that item."""
+    """Every failure can be replayed; a passive promise about a call that only an item makes replays that item."""
     monkeypatch.setitem(PASSIVE, "left_behind", "nothing is left behind")
     monkeypatch.setitem(PROMISES, "left_behind", "nothing is left behind")
     target = _written(tmp_path)
@@ -166,7 +166,7 @@ def test_every_promise_has_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_properties_that_fail_in_one_case_have_scripts_of_their_own(tmp_path: Path) -> None:
-    """The first is named after the case, others end with theirs; what is found again is written again."""
+    """The first script is named after the case, others add their property; a repeated one is rewritten."""
     target = _written(tmp_path, "y = y * 1.5; x.zero_()")
     scripts = {
         name: reproducer.write(*_found(target, name, PLAIN), tmp_path, target) for name in ("values", "memory")
@@ -179,7 +179,7 @@ def test_properties_that_fail_in_one_case_have_scripts_of_their_own(tmp_path: Pa
 
 
 def test_an_implementations_words_cannot_break_a_script(tmp_path: Path) -> None:
-    """Quotes, backslashes, control characters and lone surrogates end up in the docstring as text."""
+    """Quotes, backslashes, control characters and lone surrogates are text in the docstring."""
     target = _written(tmp_path)
     said = 'ValueError: """ \\N{nonsense} \x1b[31m \x00 \udc80 é \\'
     failure = _failure(Verdict("values", PLAIN, Status.CRASHED, said))
@@ -192,7 +192,7 @@ def test_an_implementations_words_cannot_break_a_script(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("standalone", [False, True], ids=["replay", "standalone"])
 def test_a_script_runs_by_itself_from_anywhere(standalone: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    """A process far away runs what lies in folders whose names have blanks, colons, quotes and letters."""
+    """Another process runs scripts in folders whose names have blanks, colons, quotes and letters."""
     folder = tmp_path / "a:b c'd\"é.py:x"
     target = _written(folder, "y = y * 1.5")
     script = reproducer.write(*_found(target, "values", PLAIN), folder, target)
@@ -213,7 +213,7 @@ def test_a_script_runs_by_itself_from_anywhere(standalone: bool, tmp_path: Path)
 
 
 def test_a_module_is_found_where_the_run_found_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script names the run's folder from its own where an adapter in there is judged, and no other folder."""
+    """The script names the run's folder relative to its own only if the folder has the judged adapter."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     _written(tmp_path / "their_package", "y = y * 1.5")
@@ -274,7 +274,7 @@ class Theirs(Adapter):
 
 
 def _standalone(case: Case, folder: Path, target: str, bad: BadElement) -> Path:
-    """Return the script of an element that is said to be outside of what is allowed."""
+    """Return the script of an element that is reported as outside its bounds."""
     verdict = Verdict("layout", case, Status.FAILED, str(bad), Comparison(1, 1, 0, 0.0, bad))
     script = reproducer.write(_failure(verdict), Subject(load(target)), folder, target)
     return script.with_stem(f"{script.stem}_standalone")
@@ -302,7 +302,7 @@ def test_a_standalone_script_makes_the_very_same_call(
     beside: bool,  # noqa: FBT001
     tmp_path: Path,
 ) -> None:
-    """Values bit for bit, strides, flags, and shared memory are the case's; long buffers lie beside the script."""
+    """Values, strides, flags and shared memory are the case's; long buffers are files next to the script."""
     target = _written(tmp_path, text=SPY.replace("SPIED", case.operation))
     operation = OPERATIONS[case.operation]
     output = operation.outputs(case)[0]
@@ -347,7 +347,7 @@ def _together(a: torch.Tensor, b: torch.Tensor) -> bool:
 def test_a_standalone_script_knows_what_is_allowed(
     allowed: tuple[float, float, bool], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit 1 where 4 lies outside of the interval; ends may be infinite, and one that must be NaN is no number."""
+    """Exit 1 if 4 is outside the interval; ends may be infinite, and a required NaN is not a number."""
     (lo, hi, also_nan), target = allowed, _written(tmp_path, "y = torch.full_like(y, 4.0)")
     script = _standalone(PLAIN, tmp_path, target, BadElement("y", (3, 11), 4.0, lo, hi, 1.0, also_nan))
 
@@ -420,7 +420,7 @@ class Theirs(CorrectNorm):
 def test_an_excerpt_has_what_the_method_reaches(
     text: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bases, helpers and constants of its file come along; what needs the suite is a place for a direct call."""
+    """The excerpt has bases, helpers and constants of its file; code that needs the suite is a placeholder."""
     target = _written(tmp_path, text=text.replace("{", "{{").replace("}", "}}"))
     script = _standalone(PLAIN, tmp_path, target, BadElement("y", (0, 0), 2.0, 0.0, 0.0, 1.0))
     made = script.read_text(encoding="utf-8")
@@ -434,7 +434,7 @@ def test_an_excerpt_has_what_the_method_reaches(
 def test_a_standalone_script_finds_what_lies_beside_the_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder of an adapter's file is searched where the file imports from it, and otherwise not named."""
+    """The folder of an adapter's file is searched if the file imports from it, and otherwise not named."""
     text = ADAPTER.replace("import torch\n", "import torch\nfrom their_maths import FACTOR\n", 1)
     (tmp_path / "their_maths.py").write_text("FACTOR = 1.5", encoding="utf-8")
     target = _written(tmp_path, "y = y * FACTOR", text)
@@ -450,7 +450,7 @@ def test_a_standalone_script_finds_what_lies_beside_the_adapter(
 
 
 def test_a_plain_method_is_a_function(tmp_path: Path) -> None:
-    """A method that does without its object has none; imports of a package are absolute."""
+    """A method that does not use its object becomes a function without one; package imports are absolute."""
     package = tmp_path / "plain_norms"
     text = SPY.replace("def SPIED(self,", "def rms_norm(self,").replace(
         "SEEN.append((tensors, named))", "SEEN.clear()"

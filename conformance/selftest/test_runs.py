@@ -26,20 +26,20 @@ from conformance.runs.item import PROFILES, Item, cases_of, items
 from conformance.runs.judge import judge_item
 
 ROOT = Path(__file__).resolve().parents[2]
-# Ctrl-C reaches it also where whoever runs the tests is in the background, and ignores it
+# Ctrl-C reaches the run also if the tests run in the background, where it is ignored
 CONFORM = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "from conformance import cli; cli.main()"
 )
 VALUES = ("--op", "rms_norm_gated", "--property", "values")
-# its bfloat16 rows are wrong, and every width that it is called with is noted
+# its bfloat16 rows are wrong, and it records the width of every call
 WRONG = SKELETON.replace(
     "        y = x.float()\n",
     "        with open('called', 'a') as called:\n"
     "            print(x.shape[-1], file=called)\n"
     "        y = x.float() * (2 if x.dtype == torch.bfloat16 else 1)\n",
 ).replace("(x.dtype).contiguous()", "(x.dtype).contiguous() * (2 if x.dtype == torch.bfloat16 else 1)")
-# every child answers a few calls, whatever they are, and then no more
+# every child answers a few calls of any kind, and then hangs
 HANGS = SKELETON.replace(
     "        y = x.float()\n",
     "        self.calls = getattr(self, 'calls', 0) + 1\n"
@@ -49,7 +49,7 @@ HANGS = SKELETON.replace(
 
 
 def _started(folder: Path, text: str, *arguments: str, code: str = CONFORM) -> subprocess.Popen[str]:
-    """``conform run`` on an adapter, in a process of its own, and on the CPU whatever there is beside it."""
+    """Start ``conform run`` on an adapter, in a separate process, and always on the CPU."""
     (folder / "mine.py").write_text(text, encoding="utf-8")
     outside = {n: v for n, v in os.environ.items() if not n.startswith(("PYTEST", "TRITON_", "COV_"))}
     return subprocess.Popen(
@@ -59,13 +59,13 @@ def _started(folder: Path, text: str, *arguments: str, code: str = CONFORM) -> s
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # a process group of its own, as a shell makes one, so that Ctrl-C reaches it and nobody else
+        # a separate process group, as a shell makes one, so that Ctrl-C reaches only this process
         start_new_session=True,
     )
 
 
 def _ran(folder: Path, text: str, *arguments: str, code: str = CONFORM) -> tuple[int, str, dict[str, Any]]:
-    """The exit status of a run, what it showed, and its report."""
+    """Return the exit status of a run, its output, and its report."""
     process = _started(folder, text, *arguments, code=code)
     out, err = process.communicate(timeout=300)
     report: dict[str, Any] = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ where = { operation = "rms_norm_gated", n = 77777 }
 
 
 def test_what_is_known_does_not_fail_a_run(tmp_path: Path) -> None:
-    """Exit 0 although bfloat16 is wrong everywhere; what must not be called is not; all of it is shown."""
+    """The run exits with 0 although bfloat16 is always wrong; forbidden calls are not made; waivers are shown."""
     (tmp_path / "known.toml").write_text(KNOWN, encoding="utf-8")
     code, shown, report = _ran(tmp_path, WRONG, *VALUES, "--waivers", "known.toml", "-n", "2")
     wrong, forbidden, elsewhere = report["waivers"]
@@ -126,7 +126,7 @@ def test_what_is_known_does_not_fail_a_run(tmp_path: Path) -> None:
 
 
 def test_a_waiver_that_is_out_of_date_fails_a_run(tmp_path: Path) -> None:
-    """Exit 1 with nothing else wrong, under pytest as well; each waiver is named with why it has to go."""
+    """The run exits with 1 and nothing else wrong, also under pytest; each stale waiver has its reason."""
     (tmp_path / "known.toml").write_text(KNOWN + STALE, encoding="utf-8")
     plain = "import pytest, sys; sys.exit(pytest.main([*'-q -p conformance.plugin --pyargs conformance.suite "
     plain += "-p no:cacheprovider --adapter mine.py'.split(), *sys.argv[3:]]))"
@@ -146,7 +146,7 @@ def test_a_waiver_that_is_out_of_date_fails_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_chunks_beyond_a_profile_draw_as_much_again(profile: str) -> None:
-    """Each has an item per property that draws, cases of its own, and the same ones every time."""
+    """Each chunk has an item per drawing property and cases of its own, the same in every run."""
     subject = Subject(load("native"))
     number = PROFILES[profile].chunks
     drawing = [name for name, prop in PROPERTIES.items() if prop.given is None]
@@ -167,7 +167,7 @@ def test_chunks_beyond_a_profile_draw_as_much_again(profile: str) -> None:
 
 
 def test_a_chunk_of_a_profile_is_a_part_of_it() -> None:
-    """The numbers from 0 on name the profile's own items, so that each of them can be judged alone."""
+    """Numbers from 0 on name the profile's own items, so that each item can be judged alone."""
     subject = Subject(load("native"))
     parts = [items(subject, "ci", chunk=number) for number in range(PROFILES["ci"].chunks)]
 
@@ -175,7 +175,7 @@ def test_a_chunk_of_a_profile_is_a_part_of_it() -> None:
 
 
 def test_chunks_go_on_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The profile first, whatever the time; then chunk after chunk, of which none begins too late."""
+    """The whole profile comes first; then chunk after chunk, none of which begins too late."""
     now = [0.0]
     monkeypatch.setattr("conformance.cli.time.monotonic", lambda: now[0])
 
@@ -195,7 +195,7 @@ def test_chunks_go_on_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_chunk_is_the_same_alone_and_in_a_run(tmp_path: Path) -> None:
-    """Two chunks of one run on two workers are what each is elsewhere; name and header have their numbers."""
+    """Two chunks of one run on two workers equal separate ones; name and header have their numbers."""
     both = "from conformance import cli; cli._chunks = lambda *given: [1, 2]; cli.main()"
     code, shown, report = _ran(tmp_path, SKELETON, *VALUES, "-n", "2", "--seed", "5", code=both)
     one, _, alone = _ran(tmp_path, SKELETON, *VALUES, "-n", "1", "--seed", "5", "--chunk", "2")
@@ -237,7 +237,7 @@ def _wait_for_a_verdict(folder: Path) -> None:
 def test_an_interrupted_run_leaves_what_it_judged(
     workers: str, kill: Callable[[int, int], None], number: signal.Signals, tmp_path: Path
 ) -> None:
-    """While calls hang: 130, a report marked incomplete with its verdicts, a line about the rest, no process."""
+    """A run of hanging calls exits with 130, an incomplete report, a line about the rest, and no process."""
     process = _started(tmp_path, HANGS, *VALUES, "-n", workers)
     _wait_for_a_verdict(tmp_path)
     kill(process.pid, number)
@@ -261,7 +261,7 @@ def test_an_interrupted_run_leaves_what_it_judged(
 
 # --- one process has the implementation ---------------------------------------------------------------------
 
-# notes who imports it; and of a call, whether the processes above have Triton: what judges, its host, a worker
+# records importing processes and, for a call, whether its parents have Triton: the judge, its host, a worker
 WHO = """import os
 from pathlib import Path
 
@@ -289,7 +289,7 @@ def note():
 
 @pytest.mark.parametrize(("workers", "printed", "every"), [(1, 1, 1), (2, 2, 3)])
 def test_only_hosts_import_an_adapter(workers: int, printed: int, every: int, tmp_path: Path) -> None:
-    """One a worker, and one for the command line; no worker has Triton, and what is printed is in a file."""
+    """One host a worker and one for the command line import it; no worker has Triton, and output is in a file."""
     code, shown, _ = _ran(tmp_path, WHO, *VALUES, "-n", str(workers))
     imported = [line.split() for line in (tmp_path / "imported").read_text(encoding="utf-8").splitlines()]
     hosts, parents = ({pids[i] for pids in imported} for i in (0, 1))
@@ -312,7 +312,7 @@ CRASHES = SKELETON.replace("        y = x.float()\n", "        raise ValueError(
 
 
 def test_a_call_that_crashes_is_said_first_and_once(tmp_path: Path) -> None:
-    """Its traceback comes before everything else, and every call that crashes alike is one failure."""
+    """The traceback comes before all else, and all calls that crash alike are one failure."""
     code, shown, report = _ran(tmp_path, CRASHES, "--op", "rms_norm_gated", "--property", "values", "-n", "1")
     how = "ValueError: \\x1b[31mred (mine.py:20, in rms_norm_gated)"
 

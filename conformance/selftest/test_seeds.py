@@ -1,4 +1,4 @@
-"""Runs of one seed must agree in everything, and runs of all seeds must pass: the check of it can fail."""
+"""Runs of one seed must agree in everything, and runs of all seeds must pass: the check can fail."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conformance.selftest.seeds import disagreements, main, summary
 
 
 def report(seed: int, worst: float = 0.5, code: int = 0, commit: str = "c0ffee") -> dict[str, Any]:
-    """A run's report, as far as it is looked at."""
+    """Return a run's report, with only the parts that are read."""
     return {
         "header": {"commit": commit, "seed": seed},
         "results": [{"operation": "rms_norm", "counts": {"passed": 3}, "worst": worst}],
@@ -19,7 +19,7 @@ def report(seed: int, worst: float = 0.5, code: int = 0, commit: str = "c0ffee")
 
 
 def test_runs_that_agree_are_summed_up() -> None:
-    """Other seeds have other cases; the seed stands with its run, all else in the common header."""
+    """Other seeds have other cases; a run has its seed, and all else is in the common header."""
     made = summary({"a": report(0), "b": report(0), "c": report(1, worst=0.25)})
 
     assert [] == disagreements(made)
@@ -34,19 +34,19 @@ def test_runs_that_agree_are_summed_up() -> None:
     ids=["another worst error", "a failure"],
 )
 def test_a_disagreement_is_noticed(other: dict[str, Any], said: str) -> None:
-    """One digit of one row is enough, and so is one run that found something."""
+    """One digit of one row is enough, and so is one run with a failure."""
     (found,) = disagreements(summary({"a": report(0), "b": other}))
 
     assert found.startswith(said)
 
 
 def test_runs_of_two_commits_are_not_compared() -> None:
-    """What differs in them says nothing about seeds."""
+    """Differences between commits say nothing about seeds."""
     with pytest.raises(ValueError, match="runs differ in commit"):
         summary({"a": report(0), "b": report(0, commit="decade")})
 
 
 def test_folders_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without any there is nothing to agree, and no summary."""
+    """Without folders there is no summary."""
     assert 2 == main([])
     assert "must be those of finished runs" in capsys.readouterr().err

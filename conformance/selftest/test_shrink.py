@@ -1,4 +1,4 @@
-"""Shrinking ends at a case that still fails, and that nothing simpler replaces."""
+"""Shrinking ends at a failing case that no simpler failing case replaces."""
 
 import random
 
@@ -17,7 +17,7 @@ def _drawn(**levels: str) -> Case:
 
 
 def test_only_what_matters_is_left() -> None:
-    """A failure that needs a strided gate keeps that, and loses every other peculiarity."""
+    """A failure that needs a strided gate keeps it, and loses every other peculiarity."""
     case = _drawn(gate_layout="step", x_layout="transposed", rank="4", group="several", activation="sigmoid")
 
     def fails(candidate: Case) -> bool:
@@ -48,7 +48,7 @@ def test_a_size_shrinks_to_its_threshold() -> None:
 
 
 def test_the_number_of_tries_is_kept() -> None:
-    """No more cases are run than allowed."""
+    """Shrinking runs no more cases than allowed."""
     tried = []
 
     def fails(candidate: Case) -> bool:
@@ -62,7 +62,7 @@ def test_the_number_of_tries_is_kept() -> None:
 
 
 def test_what_a_case_cannot_do_without_is_said_in_words() -> None:
-    """Each thing that a smallest case has for a reason is named, and nothing else."""
+    """Each feature that a smallest case needs is named, and no other."""
     case = _drawn(gate_layout="step", weight="float32", norm_before_gate="no", rows="few", rank="2")
 
     def fails(candidate: Case) -> bool:
@@ -77,7 +77,7 @@ def test_what_a_case_cannot_do_without_is_said_in_words() -> None:
 
 
 def test_every_simplification_is_a_valid_call() -> None:
-    """Shapes fit, groups divide: the simpler cases of a grouped call complete its promises."""
+    """Shapes fit and groups divide: simpler cases of a grouped call fill in all requirements."""
     case = _drawn(group="several", rank="3", width="odd")
     for candidate in OPERATION.simpler(case):
         n = candidate.tensors[0][1].shape[-1]
@@ -88,7 +88,7 @@ def test_every_simplification_is_a_valid_call() -> None:
 
 
 def test_drawn_cases_shrink_towards_plain_levels() -> None:
-    """The stated target: the first level of every factor."""
+    """Shrinking aims at the first level of every factor."""
     from hypothesis import find, settings
 
     smallest = find(

@@ -1,4 +1,4 @@
-"""Sizes that drawing hardly reaches: thresholds, widths of real models, many rows, within a budget."""
+"""Sizes that drawing rarely reaches: thresholds, widths of real models, many rows, within a budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NORMS = [name for name, operation in OPERATIONS.items() if not operation.token_a
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_both_sides_of_every_threshold_are_judged(operation: str, dtype: str, programs: float) -> None:
-    """In every dtype, in quick and in the interpreter too: the last number before, and the first behind."""
+    """Every dtype, also in quick and in the interpreter, has the last number before and the first after."""
     scope = Scope(dtype, row_edges=(16, 128), column_edges=(512, 8192))
     found = [s for s in sizes(OPERATIONS[operation], scope, "quick", 0, programs) if not s.left_out]
     rows = {size.rows for size in found}
@@ -29,7 +29,7 @@ def test_both_sides_of_every_threshold_are_judged(operation: str, dtype: str, pr
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("operation", NORMS)
 def test_the_dtypes_share_the_widths_of_models_and_the_numbers_of_rows(operation: str, seed: int) -> None:
-    """Each width and each large number of rows occurs in one of them, whatever the seed."""
+    """Each width and each large number of rows occurs in one dtype, for any seed."""
     every = [s for dtype in DTYPES for s in sizes(OPERATIONS[operation], Scope(dtype), "quick", seed, 0.0)]
 
     assert set(WIDE) <= {size.columns for size in every if not size.left_out}
@@ -39,7 +39,7 @@ def test_the_dtypes_share_the_widths_of_models_and_the_numbers_of_rows(operation
 
 @pytest.mark.parametrize(("profile", "programs"), [("quick", 40.0), ("ci", 400.0)])
 def test_what_is_over_the_budget_is_named(profile: str, programs: float) -> None:
-    """A size is left out with its numbers, and never silently."""
+    """A size that is left out is reported with its numbers, never silently."""
     scope = Scope("float32", row_edges=(2**22,))
     left_out = [s for s in sizes(OPERATIONS["rms_norm"], scope, profile, 0, programs) if s.left_out]
 
@@ -48,7 +48,7 @@ def test_what_is_over_the_budget_is_named(profile: str, programs: float) -> None
 
 
 def test_sizes_lie_inside_of_what_is_taken() -> None:
-    """The nearest numbers that are taken stand for those that are not."""
+    """Numbers that are not taken are replaced by the nearest ones that are."""
     scope = Scope("float32", taken=Taken(sizes=(("columns", (128, 4096)), ("rows", range(1, 65)))))
     found = list(sizes(OPERATIONS["rms_norm"], scope, "quick", 0, 0.0))
 

@@ -1,4 +1,4 @@
-"""A call has the global state that its import left, and leaves the suite's as it was, whatever it changes."""
+"""A call has its import's global state, and leaves the suite's state unchanged, whatever it changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from conformance.selftest.test_budget import CASE
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> Iterator[None]:
-    """Begin without an import, and leave nothing of this file's."""
+    """Begin without an import, and restore the state after each test."""
     monkeypatch.setattr(state_guard, "_PROCESS", state_guard._Process())
     monkeypatch.setenv("SET_BEFORE", "1")
     with guarded():
@@ -61,7 +61,7 @@ CHANGES: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("words", CHANGES)
 def test_a_change_is_noticed_and_put_back(words: str) -> None:
-    """In words that say what changed; afterwards the suite computes as before."""
+    """The message names the change; afterwards the suite computes as before."""
     before = captured()
     with noticed() as changed, guarded():
         CHANGES[words]()
@@ -74,7 +74,7 @@ def test_a_change_is_noticed_and_put_back(words: str) -> None:
 
 
 def test_threads_and_random_numbers_are_no_change() -> None:
-    """The number of threads is put back without a word; numbers that were drawn stay drawn."""
+    """The number of threads is restored without a message; the random state stays advanced."""
     before, drawn = torch.get_num_threads(), torch.get_rng_state()
     with noticed() as changed, guarded():
         torch.set_num_threads(before + 1)
@@ -99,7 +99,7 @@ assert () == differences(before, captured())
 
 
 def test_a_call_has_what_its_import_left() -> None:
-    """The suite's state stands between calls; what the import changed is no change of a call."""
+    """Between calls the suite's state holds; changes by the import are not changes of a call."""
     before = captured()
     torch.set_default_dtype(torch.float64)
     theirs: Any = print
@@ -116,7 +116,7 @@ def test_a_call_has_what_its_import_left() -> None:
 
 
 def test_what_cannot_be_put_back_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such a process is not healthy, and another one goes on."""
+    """Such a process is not healthy, and another process goes on."""
     stuck = state_guard.Setting("a switch", lambda: len(seen), lambda _: None)
     seen: list[int] = []
     with monkeypatch.context() as patch:
@@ -129,7 +129,7 @@ def test_what_cannot_be_put_back_ends_the_process(monkeypatch: pytest.MonkeyPatc
 
 
 def test_calls_of_several_threads_are_one() -> None:
-    """Around all of them, so that no call is blamed for another's."""
+    """State is compared around all of them, so that no call is blamed for another's change."""
     with noticed() as changed, guarded():
         thread = threading.Thread(target=lambda: guarded().__enter__())
         thread.start()
@@ -144,17 +144,17 @@ def test_calls_of_several_threads_are_one() -> None:
 
 
 class Switches(Correct):
-    """Leaves another default dtype."""
+    """A norm that changes the default dtype."""
 
     def rms_norm_gated(self, *arguments: Any, **flags: Any) -> torch.Tensor:
-        """Set it, and compute as it must be."""
+        """Change the default dtype, and return the right result."""
         torch.set_default_dtype(torch.bfloat16)
         return super().rms_norm_gated(*arguments, **flags)
 
 
 @pytest.mark.parametrize("prop", ["values", "determinism"])
 def test_a_change_is_a_verdict_of_its_own(prop: str) -> None:
-    """Calls of every property show it; the property itself is judged as if nothing had changed."""
+    """Calls of every property show the change; the property itself is judged as without it."""
     verdicts = {verdict.property: verdict for verdict in judge(Subject(Switches()), prop, CASE)}
     left = verdicts.pop("state_left_behind")
 

@@ -1,4 +1,4 @@
-"""What is taken is found out, and judged as thoroughly as if everything were."""
+"""The survey finds the calls that an implementation takes; these are judged as thoroughly as a whole profile."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _found(kind: type[Correct], seed: int = 0) -> Survey:
 )
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_conjunction_is_found(kind: type[Correct], words: str, seed: int) -> None:
-    """Few calls tell which levels and widths go together, whatever the seed."""
+    """A few calls show which levels and widths go together, for any seed."""
     found = _found(kind, seed)
 
     assert words == said(OPERATION, found.taken)
@@ -65,7 +65,7 @@ def test_a_partial_implementation_is_judged_on_as_many_calls() -> None:
 
 
 def test_a_sample_is_as_large_where_little_is_taken() -> None:
-    """What samples the cases of values has as many of them in ci as well, where most are a covering array's."""
+    """Properties that sample cases of values have as many in ci too, most of them of a covering array."""
     item = Item(OPERATION, "sensitivity", "float32", "ci")
     whole = set(cases_of(item, Subject(Everything()), Survey()))
     part = set(cases_of(item, Subject(OneInFifty()), _found(OneInFifty)))
@@ -84,7 +84,7 @@ def test_a_sample_is_as_large_where_little_is_taken() -> None:
     ],
 )
 def test_a_lack_of_evidence_is_told(changes: dict[str, float], said: list[str]) -> None:
-    """Fewer cases, more time, anything bad; a wrong call may be refused."""
+    """Fewer cases, more time and bad verdicts are reported; a wrong call may be refused."""
     whole = {"values float32": 10, "errors float32": 10, "bad verdicts": 0, "seconds": 10.0}
 
     assert said == evidence.lacking({"Everything": whole, "Half": {**whole, **changes}})
@@ -117,7 +117,7 @@ PLANTED = (
 
 @pytest.mark.parametrize("fake", PLANTED, ids=lambda fake: fake.__name__)
 def test_a_mistake_inside_of_a_narrow_claim_is_found(fake: type[Correct]) -> None:
-    """A mistake is caught in an implementation that takes one call in fifty as in one that takes all."""
+    """A mistake is caught if one call in fifty is taken, as if all are."""
     narrow = type(f"Narrow{fake.__name__}", (OneInFifty, fake), {"caught_by": fake.caught_by})
     subject = Subject(narrow())
     chosen = items(subject, operations=(OPERATION,), properties=("values", "layout", "specials"))
@@ -130,7 +130,7 @@ def test_a_mistake_inside_of_a_narrow_claim_is_found(fake: type[Correct]) -> Non
 
 
 def test_a_claim_that_was_learned_can_be_pasted() -> None:
-    """The text of a claim, read as an adapter's, is what the survey found."""
+    """The text of a claim, read as an adapter's, equals the survey's result."""
     for kind in (Half, OneInFifty, Pairs):
         taken = _found(kind).taken
         given = eval(f"{{{pasted(OPERATION, taken)}}}")  # noqa: S307 - text that was made here
@@ -159,7 +159,7 @@ def test_a_survey_survives_json() -> None:
 def test_widths_are_told_in_the_simplest_way(
     taken: list[int], refused: list[int], expected: Numbers | None
 ) -> None:
-    """Steps, powers of two, or the numbers themselves."""
+    """Widths are described as steps, powers of two, or the numbers themselves."""
     assert expected == numbers(taken, refused)
 
 
@@ -170,7 +170,7 @@ def test_widths_are_told_in_the_simplest_way(
     ids=str,
 )
 def test_the_narrowest_and_the_widest_row_are_found(widths: range, seed: int) -> None:
-    """Whatever is between the widths that are tried first, within the budget."""
+    """The survey finds both between the widths that it tries first, within the budget."""
 
     def attempt(case: Case) -> Tried:
         columns = sizes_of(case)["columns"]
@@ -198,10 +198,10 @@ def test_nothing_taken_costs_no_more_than_the_budget() -> None:
 
 
 def test_crashes_of_a_survey_are_kept_one_of_a_kind() -> None:
-    """A call that raises is not taken; the case is judged, so that it is no silent gap."""
+    """A raising call is not taken, but its case is judged, so that no gap is silent."""
 
     class Raises(Everything):
-        """It raises for one rank."""
+        """An implementation that raises for one rank."""
 
         def accepts(self, x: object, *rest: object, **flags: object) -> bool:
             """Raise where x has one dimension."""
@@ -221,7 +221,7 @@ def test_crashes_of_a_survey_are_kept_one_of_a_kind() -> None:
 
 
 class Refuses(Correct):
-    """It refuses most of what it claims."""
+    """An implementation that refuses most of its claimed calls."""
 
     def rms_norm_gated(self, *given: object, **flags: object) -> object:  # type: ignore[override]  # on purpose
         """Refuse."""
@@ -229,7 +229,7 @@ class Refuses(Correct):
 
 
 def test_a_refusal_inside_of_a_claim_fails() -> None:
-    """Every call inside of a claim must run."""
+    """Every call inside a claim must run."""
     subject = Subject(Refuses())
     [first] = [i for i in items(subject, operations=(OPERATION,), properties=("values",)) if i.dtype == "float32"]
     verdicts = list(judge_item(first, subject))
@@ -242,7 +242,7 @@ def test_a_refusal_inside_of_a_claim_fails() -> None:
     ("passed", "declined", "lacks"), [(10, 0, False), (0, 10, True), (1, 9, True), (5, 5, False), (0, 0, False)]
 )
 def test_too_few_judged_calls_are_no_evidence(passed: int, declined: int, lacks: bool) -> None:  # noqa: FBT001
-    """A declined call is none, and what is hardly judged does not hold."""
+    """Declined calls do not count, and an item with too few judged calls does not hold."""
     item = Item(OPERATION, "values", "float32")
     plain = next(cases_of(item, Subject(Correct())))
     verdicts = [Verdict("values", plain, Status.PASSED)] * passed

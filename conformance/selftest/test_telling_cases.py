@@ -1,4 +1,4 @@
-"""What must show is constructed: no seed, no claim of an implementation and no contract leaves a term unseen."""
+"""Constructed cases show every term of a formula, for every seed, claim and contract."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WIDEST = Contract(NAMED["eager"], "serial")
 
 
 def _subject(contract: Contract, device: str = "cpu") -> Subject:
-    """Return a subject that declares everything and has no implementation: nothing here is called."""
+    """Return a subject that declares everything and has no implementation: no test calls it."""
     traits = Traits(contract, in_place=True, validates=True, compiles=True, graphs=True)
     return Subject(None, device, known=Declared("anything", "native", dict.fromkeys(OPERATIONS, traits)))
 
@@ -43,7 +43,7 @@ def _seen(case: Case, contract: Contract) -> tuple[tuple[str, bool], ...]:
 
 
 def _evidence(operation: str, scope: Scope, contract: Contract) -> dict[str, bool]:
-    """Return the terms that constructed cases have, and whether the loss of each shows in one of them."""
+    """Return the terms of the constructed cases, with whether the loss of each term shows in one of them."""
     found = [term for case in telling_cases(OPERATIONS[operation], scope) for term in _seen(case, contract)]
     return {name: (name, True) in found for name, _ in found}
 
@@ -51,7 +51,7 @@ def _evidence(operation: str, scope: Scope, contract: Contract) -> dict[str, boo
 @pytest.mark.parametrize("widths", [(), GPU_WIDTHS], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_term_shows_in_a_constructed_case(operation: str, widths: tuple[int, ...]) -> None:
-    """In every dtype and under every contract the loss of each term is noticed."""
+    """The loss of each term is noticed in every dtype and under every contract."""
     every = {term.name: True for term in OPERATIONS[operation].terms}
     for dtype in DTYPES:
         for contract in CONTRACTS:
@@ -60,9 +60,9 @@ def test_every_term_shows_in_a_constructed_case(operation: str, widths: tuple[in
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_term_shows_in_what_an_implementation_takes(operation: str) -> None:
-    """One level of a factor may be all that is taken. float16 under the widest contract hides most."""
+    """An implementation may take one level of a factor. float16 under the widest contract hides most."""
     for factor, levels in OPERATIONS[operation].factors.items():
-        # what stands in tensors is not for an implementation to choose
+        # an implementation cannot choose the values of tensors
         for level in () if factor in {"values", "two_alike"} or factor.endswith("layout") else levels:
             found = _evidence(operation, Scope("float16", fixed=((factor, (level,)),)), WIDEST)
 
@@ -71,7 +71,7 @@ def test_every_term_shows_in_what_an_implementation_takes(operation: str) -> Non
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_no_seed_is_without_evidence(operation: str) -> None:
-    """Whatever the seed, constructed cases come first, and those drawn have what their property is about."""
+    """Under any seed constructed cases come first, and drawn ones contain what their property is about."""
     subject = _subject(Contract())
     drawing = [
         name for name, prop in PROPERTIES.items() if prop.given is None and name not in {"layout", "specials"}
@@ -89,13 +89,13 @@ def test_no_seed_is_without_evidence(operation: str) -> None:
 
 
 def _least(case: Case) -> Errors:
-    """Return how many errors a case adds up, were all numbers exact before they are stored."""
+    """Return how many errors a case adds up, if all numbers were exact before they are stored."""
     return Errors(count=math.prod(case.tensors[0][1].shape))
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_no_item_is_without_cases(operation: str) -> None:
-    """Every item of the quick profile has one at least, where it can be judged."""
+    """Every item of the quick profile that can be judged has at least one case."""
     subject = _subject(Contract())
     # a claim of everything has no edge
     for item in (item for item in items(subject, operations=(operation,)) if item.property != "claim"):

@@ -1,4 +1,4 @@
-"""Rules of the tree: names, docstrings, fixtures and what must not be written into a file."""
+"""Rules of the tree: names, docstrings, fixtures and forbidden text."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "fixtures"
 
-# Names that say nothing about what a file holds.
+# Names that say nothing about a file's contents.
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}
-# A directory of somebody's machine. URLs do not match: there a host stands before the slash.
+# A directory of a particular machine. URLs do not match: they have a host before the slash.
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|opt|mnt|private|workspace)/\w")
 # A line of the table in fixtures/README.md: file, origin, checksum.
 ROW = re.compile(r"^\| `(?P<file>[^`]+)` \| (?P<origin>[^|]+) \| `(?P<sha256>[0-9a-f]{64})` \|$", re.MULTILINE)
 
 
 def _files() -> list[Path]:
-    """What git tracks or would add."""
+    """Return the files that git tracks or would add."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],  # noqa: S607 - the user's git
         cwd=ROOT,
@@ -34,13 +34,13 @@ def _files() -> list[Path]:
 
 
 def _fixtures() -> dict[str, Path]:
-    """Every fixture by its name in fixtures/README.md."""
+    """Return every fixture by its name in fixtures/README.md."""
     files = (f for f in _files() if f.is_relative_to(FIXTURES) and f != FIXTURES / "README.md")
     return {f.relative_to(FIXTURES).as_posix(): f for f in files}
 
 
 def _listed() -> dict[str, str]:
-    """Checksums in fixtures/README.md."""
+    """Return the checksums in fixtures/README.md."""
     text = (FIXTURES / "README.md").read_text(encoding="utf-8")
     return {row["file"]: row["sha256"] for row in ROW.finditer(text)}
 
@@ -54,24 +54,24 @@ PYTHON = [f for f in FILES if f.suffix == ".py"]
 
 
 def test_every_file_is_called_what_it_holds() -> None:
-    """No file is a drawer for everything else."""
+    """No file has a catch-all name."""
     assert [] == [str(f.relative_to(ROOT)) for f in FILES if f.stem in NAMELESS]
 
 
 def test_every_module_has_a_docstring() -> None:
-    """The first thing in a file says what it is for."""
+    """The first statement in a file describes it."""
     silent = [f for f in PYTHON if not ast.get_docstring(ast.parse(f.read_text(encoding="utf-8")))]
 
     assert [] == [str(f.relative_to(ROOT)) for f in silent]
 
 
 def test_fixtures_are_data() -> None:
-    """Nothing under fixtures can be imported or run."""
+    """No file under fixtures can be imported or run."""
     assert [] == [name for name, file in _fixtures().items() if file.suffix in {".py", ".sh"}]
 
 
 def test_every_fixture_is_listed_with_its_checksum() -> None:
-    """fixtures/README.md has a row for every file, and for no other; a wrong row is printed as it must be."""
+    """fixtures/README.md has a row for exactly every file; the right row is printed for a wrong one."""
     is_ = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in _fixtures().items()}
     listed = _listed()
     wrong = [f"| `{name}` | <origin> | `{sha}` |" for name, sha in is_.items() if listed.get(name) != sha]
@@ -81,7 +81,7 @@ def test_every_fixture_is_listed_with_its_checksum() -> None:
 
 
 def test_no_file_names_a_path_of_a_machine() -> None:
-    """What is committed reads the same everywhere."""
+    """Committed text reads the same on every machine."""
     named = {}
     for file in FILES:
         try:

@@ -1,4 +1,4 @@
-"""A run that could not have failed is red: blind cases or none, collapsed factors, operations wholly declined."""
+"""A run that could not have failed is red: blind or missing cases, collapsed factors, declined operations."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_every_term_of_every_operation_shows(operation: str, dtype: str) -> None
 
 
 def test_cases_that_are_blind_to_a_term_are_no_evidence() -> None:
-    """Where no case shows a term, the item says which: passing would prove nothing of it."""
+    """If no case shows a term, the item names it: passing would prove nothing about the term."""
     item, verdicts = _sensitivity("rms_norm_gated", "bfloat16")
     blinded = [
         replace(verdict, terms=tuple((name, shows and name != "eps") for name, shows in verdict.terms))
@@ -65,7 +65,7 @@ def test_cases_that_are_blind_to_a_term_are_no_evidence() -> None:
 
 
 def test_large_values_hide_eps() -> None:
-    """At values around 1e4 nothing shows whether 1e-9 was added to the mean of their squares."""
+    """At values around 1e4 adding 1e-9 to the mean of their squares does not show."""
     judge = PROPERTIES["sensitivity"].judge
     operation = OPERATIONS["rms_norm_gated"]
     plain = {name: levels[0] for name, levels in operation.factors.items()}
@@ -79,16 +79,16 @@ def test_large_values_hide_eps() -> None:
 
 
 def test_no_case_is_no_evidence() -> None:
-    """An item that drew nothing does not hold."""
+    """An item without drawn cases does not hold."""
     assert "no case was drawn" == vacuous(Item("rms_norm", "values", "float32"), [])
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_no_factor_collapses(operation: str) -> None:
-    """Every two levels of every factor make different calls."""
+    """Every two levels of a factor make different calls."""
     factors = OPERATIONS[operation].factors
     scope = Scope("bfloat16")
-    # what a level changes must not hide behind another factor: a gate's layout needs a gate
+    # another factor must not hide a level's change: a gate's layout needs a gate
     bases = [{name: levels[place % len(levels)] for name, levels in factors.items()} for place in range(3)] + [
         dict.fromkeys(factors, "")
     ]
@@ -107,7 +107,7 @@ def test_no_factor_collapses(operation: str) -> None:
 
 
 class Half(CorrectNorm):
-    """Takes every call of the norms, and none of the gated one, which it has a method for."""
+    """An implementation that takes every call of the norms, and declines every gated call."""
 
     def rms_norm_gated(self, x: torch.Tensor, *rest: object, **flags: object) -> torch.Tensor:
         """Say no."""
@@ -115,7 +115,7 @@ class Half(CorrectNorm):
 
 
 def test_an_operation_declined_as_a_whole_is_an_alarm() -> None:
-    """What passes is of the other operations: the run is red, and says which operation it did not judge."""
+    """Other operations pass, but the run is red, and names the operation that was not judged."""
     subject = Subject(Half())
     lines: list[journal.Line] = []
     for operation in ("rms_norm", "rms_norm_gated"):
@@ -136,7 +136,7 @@ def test_an_operation_declined_as_a_whole_is_an_alarm() -> None:
 
 
 class NoFloat32Weight(Correct):
-    """It declines one level of one factor."""
+    """An implementation that declines one level of one factor."""
 
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 
@@ -150,7 +150,7 @@ class NoFloat32Weight(Correct):
 
 
 def test_the_share_of_the_covering_array_counts_what_ran() -> None:
-    """The array is of what is taken, and all of its rows run."""
+    """The array covers only calls that are taken, and all of its rows run."""
     item = Item("rms_norm_gated", "values", "bfloat16")
     subject = Subject(NoFloat32Weight())
     listed = listed_cases(item, scope_of(item, subject))
@@ -170,7 +170,7 @@ def test_the_share_of_the_covering_array_counts_what_ran() -> None:
     [(ReturnsX, "an output is x as it came"), (ConstantReturned, "an output is 0 everywhere")],
 )
 def test_an_output_that_was_not_computed_is_recognised(fake: type[Adapter], said: str) -> None:
-    """The explanation of a failure says when the argument came back, or one number."""
+    """A failure's explanation says if the output is an argument, or a single number."""
     subject = Subject(fake())
     item = next(item for item in items(subject, operations=("rms_norm_gated",), properties=("values",)))
 
@@ -178,7 +178,7 @@ def test_an_output_that_was_not_computed_is_recognised(fake: type[Adapter], said
 
 
 def test_the_sample_of_sensitivity_is_of_the_cases_of_values() -> None:
-    """Evidence is about the cases that values judges, not about others."""
+    """The sample has only cases of ``values``, so that its evidence is about them."""
     subject = Subject(Correct())
     values = set(cases_of(Item("rms_norm_gated", "values", "float16"), subject))
     sample = list(cases_of(Item("rms_norm_gated", "sensitivity", "float16"), subject))
@@ -203,7 +203,7 @@ def test_an_error_is_neither_a_pass_nor_a_failure_of_the_implementation() -> Non
     ],
 )
 def test_an_item_in_which_nothing_is_judged_is_not_green(statuses: str, said: str) -> None:
-    """It has a reason to be skipped, the most frequent one; a single judged case is enough."""
+    """Such an item is skipped with its most frequent reason; a single judged case is enough."""
     case = Case("rms_norm", (("x", TensorSpec((1, 2), "float32")),), (("eps", 1e-6), ("weight_offset", 0.0)))
     verdicts = [Verdict("threads", case, Status(status), "no") for status in statuses.split()]
 

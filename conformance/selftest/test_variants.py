@@ -1,4 +1,4 @@
-"""What Triton compiles a launch for is told from the launch alone."""
+"""The variant that Triton compiles is determined from the launch alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PLAIN = {"x_ptr": ROOM, "n_rows": 5, "stride": 48, "eps": 1e-6, "BLOCK": 128, "g
     ids=str,
 )
 def test_what_needs_no_kernel_of_its_own(change: dict[str, Any]) -> None:
-    """Values of numbers that are alike in kind, grids, and other memory of the same alignment."""
+    """Numbers of the same kind, other grids, and other memory of the same alignment share a kernel."""
     assert variant(KERNEL, (), PLAIN) == variant(KERNEL, (), {**PLAIN, **change})
 
 
@@ -54,12 +54,12 @@ def test_what_needs_no_kernel_of_its_own(change: dict[str, Any]) -> None:
     ids=str,
 )
 def test_what_compiles_another_kernel(change: dict[str, Any]) -> None:
-    """Kinds of numbers, their size, constexprs, options, alignment, dtype, and nothing in place of a tensor."""
+    """Kinds and sizes of numbers, constexprs, options, alignment, dtypes and None for a tensor have their own."""
     assert variant(KERNEL, (), PLAIN) != variant(KERNEL, (), {**PLAIN, **change})
 
 
 def test_arguments_by_position_are_the_same_launch() -> None:
-    """A name or a place: Triton compiles once."""
+    """Arguments by name and by position are compiled once."""
     named = dict(PLAIN)
     placed = (named.pop("x_ptr"), named.pop("n_rows"))
 

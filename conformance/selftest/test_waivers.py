@@ -1,4 +1,4 @@
-"""What is known to fail is waived while it fails, and the run is red as soon as it does not."""
+"""Known failures are waived while they fail, and the run is red as soon as they pass."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAILED = Verdict("layout", CASE, Status.FAILED, "y[0, 0] = 1, must be exactly 2"
 
 
 def _read(folder: Path, where: str, run: Run = RUN, rest: str = "") -> Waivers:
-    """The waivers of a file with one, whose table ``where`` is given in TOML."""
+    """Return the waivers of a file with one, whose table ``where`` is given in TOML."""
     file = folder / "waivers.toml"
     file.write_text(f'[[waiver]]\nissue = "{ISSUE}"\nwhere = {{ {where} }}\n{rest}\n', encoding="utf-8")
     return load(file, run)
@@ -68,7 +68,7 @@ def _read(folder: Path, where: str, run: Run = RUN, rest: str = "") -> Waivers:
     ],
 )
 def test_every_key_narrows(where: str, matches: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    """A failure is waived where all keys take it, and fails as before where one does not."""
+    """A failure is waived if all keys match it, and fails as usual if one does not."""
     verdict = _read(tmp_path, where).applied(FAILED)
 
     assert (Status.WAIVED if matches else Status.FAILED) == verdict.status
@@ -77,7 +77,7 @@ def test_every_key_narrows(where: str, matches: bool, tmp_path: Path) -> None:  
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.CRASHED, Status.HUNG])
 def test_a_waived_verdict_says_what_it_was(status: Status, tmp_path: Path) -> None:
-    """What happened, why it was expected, and the issue; nothing else of the verdict changes."""
+    """The reason has the original status, the waiver's reason and the issue; the rest of the verdict stays."""
     waivers = _read(tmp_path, 'property = "layout"', rest='reason = "reads its neighbour"')
     verdict = waivers.applied(replace(FAILED, status=status))
 
@@ -87,7 +87,7 @@ def test_a_waived_verdict_says_what_it_was(status: Status, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("status", [Status.PASSED, Status.DECLINED, Status.NOT_JUDGED, Status.ERROR])
 def test_only_what_is_bad_is_waived(status: Status, tmp_path: Path) -> None:
-    """A pass stays a pass, and is counted against the waiver."""
+    """A pass stays a pass, and counts against the waiver."""
     waivers = _read(tmp_path, 'property = "layout"')
     verdict = replace(FAILED, status=status)
 
@@ -96,14 +96,14 @@ def test_only_what_is_bad_is_waived(status: Status, tmp_path: Path) -> None:
 
 
 def test_what_must_not_run_is_known_before_it_runs(tmp_path: Path) -> None:
-    """``launches = false`` forbids the calls that it matches and no others; a waiver without it forbids none."""
+    """``launches = false`` forbids exactly the matching calls; a waiver without it forbids none."""
     waivers = _read(tmp_path, 'property = "layout", n = 48', rest="launches = false")
     other = replace(CASE, tensors=tuple((n, replace(s, shape=(*s.shape[:-1], 16))) for n, s in CASE.tensors))
     forbidden = waivers.forbidden("layout", CASE)
 
     assert forbidden is not None
     assert (Status.WAIVED, f"not called: {ISSUE}") == (forbidden.status, forbidden.reason)
-    # values of a strided case are evidence for layout, whoever asks
+    # values of a strided case are evidence for layout, in any property
     assert forbidden == waivers.forbidden("values", CASE)
     assert (0,) == waivers.of(forbidden)
     assert waivers.forbidden("layout", other) is None
@@ -124,7 +124,7 @@ def test_what_must_not_run_is_known_before_it_runs(tmp_path: Path) -> None:
     ],
 )
 def test_a_waiver_that_waives_nothing_has_to_go(counts: dict[str, int], why: str) -> None:
-    """Strict both ways; only a machine that cannot judge has nothing against it."""
+    """Both directions are strict; only a machine that cannot judge leaves it alone."""
     assert why == stale(counts)
 
 
@@ -134,7 +134,7 @@ def test_a_waiver_that_waives_nothing_has_to_go(counts: dict[str, int], why: str
         ('operation = "rms_norm"', True),
         ('operation = "gemma_rms_norm"', False),
         ('property = "parity"', False),
-        # seen in the same calls as values
+        # judged in the same calls as values
         ('property = "memory"', True),
         ('device = "cuda"', False),
         ('profile = "ci"', False),
@@ -142,14 +142,14 @@ def test_a_waiver_that_waives_nothing_has_to_go(counts: dict[str, int], why: str
     ],
 )
 def test_a_run_is_not_held_to_what_it_cannot_show(where: str, held: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    """Waivers of other operations, properties, devices, profiles and versions are neither used nor out of date."""
+    """Waivers of other operations, properties, devices, profiles and versions are neither used nor stale."""
     waivers = _read(tmp_path, where, Run("cpu", "quick", ("rms_norm",), ("values",)))
 
     assert ((0,) if held else ()) == waivers.held
 
 
 def test_an_item_that_cannot_be_judged_counts_for_its_waivers(tmp_path: Path) -> None:
-    """Operation, dtype and property are all that is known of it."""
+    """Only its operation, dtype and property are known."""
     waivers = _read(tmp_path, 'operation = "rms_norm", dtype = "float16", property = "memory", n = 3')
 
     assert (0,) == waivers.of_item("rms_norm", "values", "float16")
@@ -195,7 +195,7 @@ HEAD = f'[[waiver]]\nissue = "{ISSUE}"\n'
     ],
 )
 def test_a_bad_file_is_refused_with_what_is_wrong(text: str | None, said: str, tmp_path: Path) -> None:
-    """The file, the waiver by its issue, the key, its value, and what must hold, in a line."""
+    """One line has the file, the waiver by its issue, the key, its value, and the requirement."""
     file = tmp_path / "waivers.toml"
     if text is not None:
         file.write_text(text, encoding="utf-8")
@@ -208,7 +208,7 @@ def test_a_bad_file_is_refused_with_what_is_wrong(text: str | None, said: str, t
 
 
 def test_a_file_may_be_empty(tmp_path: Path) -> None:
-    """The last waiver can be taken out without changing the command."""
+    """Removing the last waiver does not change the command."""
     file = tmp_path / "waivers.toml"
     file.touch()
 

@@ -1,4 +1,4 @@
-"""A launch is seen whether Triton makes it or who has kept the compiled kernel, and counts as the same variant."""
+"""A launch is seen through Triton or through a kept compiled kernel, and counts as the same variant."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def _copy_kernel(n_rows: Any, BLOCK: tl.constexpr) -> None:
 
 
 class Compiled:
-    """Launches on its own, as Triton's compiled kernels do."""
+    """A kernel that launches directly, as Triton's compiled kernels do."""
 
     name = "_copy_kernel"
     hash = "5eed"
 
     def _launch(self, *_args: object) -> None:
-        """There is nothing to run."""
+        """Run nothing."""
 
     @property
     def run(self) -> Any:
-        """Return what launches."""
+        """Return the launcher."""
         return self._launch
 
 
 class Kernel:
-    """Compiles once for each block, and launches what it has."""
+    """A kernel that compiles once for each block, and launches the compiled kernels."""
 
     fn = staticmethod(_copy_kernel)
 
@@ -48,12 +48,12 @@ class Kernel:
 
 @pytest.fixture(autouse=True)
 def classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Watch the kernels above in place of Triton's."""
+    """Watch the kernels above instead of Triton's."""
     monkeypatch.setattr(watch, "_kernel_classes", lambda: [Kernel, Compiled])
 
 
 def test_a_kept_kernel_is_the_variant_that_triton_launched() -> None:
-    """One launch each, and one variant for both."""
+    """Both give one launch each, and share one variant."""
     kernel = Kernel()
     with watch.watched("cpu", 0) as record:
         kept = kernel.run(3, 128)
@@ -66,7 +66,7 @@ def test_a_kept_kernel_is_the_variant_that_triton_launched() -> None:
 
 @pytest.mark.parametrize("first", ["triton", "kept"])
 def test_variants_are_the_same_in_every_call(first: str) -> None:
-    """Whoever launches a kernel while somebody watches for the first time."""
+    """Variants do not depend on which launch is watched first."""
     kernel = Kernel()
     kept = kernel.run(3, 128)
     launches: list[Callable[[], object]] = [lambda: kernel.run(3, 128), lambda: kept.run(3)]
@@ -81,7 +81,7 @@ def test_variants_are_the_same_in_every_call(first: str) -> None:
 
 
 def test_another_kernel_is_another_variant() -> None:
-    """Kept kernels are told apart."""
+    """Kept kernels are distinguished."""
     kernel = Kernel()
     kept = [kernel.run(3, block) for block in (64, 128)]
     with watch.watched("cpu", 0) as record:
@@ -93,7 +93,7 @@ def test_another_kernel_is_another_variant() -> None:
 
 
 def test_nothing_is_left_behind() -> None:
-    """Afterwards launches are nobody's."""
+    """Afterwards launches are not watched."""
     shipped = vars(Kernel)["run"], vars(Compiled)["run"]
     with watch.watched("cpu", 0):
         pass

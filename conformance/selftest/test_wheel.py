@@ -1,4 +1,4 @@
-"""The wheel is what a third party gets: it judges their file far away from this checkout."""
+"""The wheel, as third parties get it, judges their file far away from this checkout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Right in every contract: it computes in float64 and rounds once.
+# This norm is right in every contract: it computes in float64 and rounds once.
 RIGHT = '''\
 """Somebody's gated RMSNorm."""
 
@@ -49,7 +49,7 @@ RUN = ("run", "theirs.py", "--op", "rms_norm_gated", "--property", "values", "--
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what would lead back here or steer a pytest within a pytest."""
+    """Return our environment without variables that lead back here or steer a nested pytest."""
     steering = ("PYTHON", "PYTEST", "COV_", "TRITON_", "VIRTUAL_ENV")
     return {name: value for name, value in os.environ.items() if not name.startswith(steering)}
 
@@ -67,7 +67,7 @@ def _run(command: Sequence[str | Path], cwd: Path) -> subprocess.CompletedProces
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the sources as they are."""
+    """Return the wheel, built from the current sources."""
     dist = tmp_path_factory.mktemp("dist")
     built = _run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", dist, ROOT], cwd=dist)
     assert built.returncode == 0, built.stdout + built.stderr
@@ -77,7 +77,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outside(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new environment with the wheel in it; to save half a gigabyte it sees the dependencies of this one.
+    """Return a new environment with the wheel in it; to save half a gigabyte it sees this one's dependencies.
 
     A path in a ``.pth`` file is only searched: the ``.pth`` file by which an editable install would lead to
     the checkout is not read.
@@ -101,7 +101,7 @@ def _names(wheel: Path) -> set[str]:
 
 
 def _sources(package: str, *but: str) -> set[str]:
-    """The files of a package in the checkout, without some of its folders."""
+    """Return the files of a package in the checkout, without some of its folders."""
     return {
         f.relative_to(ROOT).as_posix()
         for f in (ROOT / package).rglob("*")
@@ -110,7 +110,7 @@ def _sources(package: str, *but: str) -> set[str]:
 
 
 def test_the_wheel_holds_both_packages_whole(wheel: Path) -> None:
-    """Every file of normkernels and of the suite, type markers included, and no test of this repository."""
+    """The wheel has every file of normkernels and the suite, type markers included, and no test of ours."""
     packages = _sources("normkernels") | _sources("conformance", "package", "selftest")
     held = {n for n in _names(wheel) if n.startswith(("normkernels/", "conformance/"))}
 
@@ -119,14 +119,14 @@ def test_the_wheel_holds_both_packages_whole(wheel: Path) -> None:
 
 
 def test_the_wheel_holds_the_fixtures_that_a_run_reads(wheel: Path) -> None:
-    """Models, cases, golden values and waivers lie inside the suite; reports stay here."""
+    """Models, cases, golden values and waivers are inside the suite; reports are left out."""
     held = {n.removeprefix("conformance/") for n in _names(wheel) if n.startswith("conformance/fixtures/")}
 
     assert _sources("fixtures", "reports") == held
 
 
 def test_the_wheel_declares_its_names(wheel: Path) -> None:
-    """The command, the extra, no plugin that pytest would load by itself, no top-level name but the packages."""
+    """The wheel has the command, the extra, no automatic pytest plugin, and only the packages at its top."""
     with zipfile.ZipFile(wheel) as archive:
         (info,) = {n.partition("/")[0] for n in archive.namelist() if ".dist-info/" in n}
         entry_points = archive.read(f"{info}/entry_points.txt").decode()
@@ -139,7 +139,7 @@ def test_the_wheel_declares_its_names(wheel: Path) -> None:
 
 
 def test_the_installed_packages_are_not_this_checkout(outside: Path) -> None:
-    """What runs outside is the wheel: code and fixtures come from the new environment."""
+    """Code and fixtures come from the wheel in the new environment."""
     ask = (
         "import conformance.cases.corpus as c, normkernels; print(c.__file__, c.fixtures(), normkernels.__file__)"
     )
@@ -155,7 +155,7 @@ def test_the_installed_packages_are_not_this_checkout(outside: Path) -> None:
 def test_a_third_party_file_is_judged_outside(
     outside: Path, tmp_path: Path, source: str, workers: int, code: int
 ) -> None:
-    """A right implementation passes, and one without its gate fails, with a script that shows it."""
+    """A right implementation passes, and one that ignores its gate fails, with a script that shows it."""
     (tmp_path / "theirs.py").write_text(source, encoding="utf-8")
     run = _run([outside / "venv" / "bin" / "conform", *RUN, str(workers)], cwd=tmp_path)
 

@@ -1,4 +1,4 @@
-"""A process that a call has spoilt says so, and what spoilt it is the verdict on that call."""
+"""A process that a call has broken reports it, and the cause is the verdict on that call."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ HELD = (Verdict("values", CASE, Status.CRASHED, "held more than 8 GiB of GPU mem
 
 
 class Astray(Correct):
-    """Its kernel reads where nobody may."""
+    """An implementation whose kernel reads invalid memory."""
 
     validates = True
 
     def rms_norm_gated(self, *arguments: Any, **flags: Any) -> torch.Tensor:
-        """Say what PyTorch says."""
+        """Raise PyTorch's error of an invalid access."""
         raise torch.AcceleratorError(ILLEGAL)
 
 
 def _says(monkeypatch: pytest.MonkeyPatch, answer: Answer | Exception) -> None:
-    """Every case is judged so."""
+    """Make every judgement return, or raise, the given answer."""
 
     def judge(*_: Any) -> Answer:
         if isinstance(answer, Exception):
@@ -60,12 +60,12 @@ def _says(monkeypatch: pytest.MonkeyPatch, answer: Answer | Exception) -> None:
     ],
 )
 def test_what_leaves_a_context_beyond_use_is_told_by_its_words(how: str, *, poisoned: bool) -> None:
-    """Errors of the driver do, however they come; errors of a call, and too little memory, do not."""
+    """Errors of the driver are recognised in any form; errors of a call and lack of memory are not such."""
     assert poisoned is poisons(how)
 
 
 def test_a_poisoned_process_is_not_healthy() -> None:
-    """Its verdict stands; a process in which nothing happened goes on."""
+    """The verdict of a poisoned process stands; a process without such an error goes on."""
     worker, other = Worker(Subject(Astray())), Worker(Subject(Correct()))
     answer = worker.judge("values", CASE)
     other.judge("values", CASE)
@@ -78,7 +78,7 @@ def test_a_poisoned_process_is_not_healthy() -> None:
 
 
 def test_a_fault_that_shows_late_is_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The suite's own use of the GPU fails after it: no error of the suite."""
+    """A failure in the suite's own use of the GPU after a call is the call's crash, and no error of the suite."""
     worker = Worker(Subject(Correct()))
     _says(monkeypatch, torch.AcceleratorError(ILLEGAL))
 
@@ -87,7 +87,7 @@ def test_a_fault_that_shows_late_is_the_calls(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_error_of_the_suite_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What no driver says is raised."""
+    """An error that is not the driver's is raised."""
     worker = Worker(Subject(Correct()))
     _says(monkeypatch, RuntimeError("shapes do not match"))
 
@@ -97,7 +97,7 @@ def test_an_error_of_the_suite_stays_one(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_sentence_about_a_failure_may_cost_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The failure is known already; nothing is said, and another process goes on."""
+    """The failure is already known; the sentence is empty, and another process goes on."""
     worker = Worker(Subject(Astray()))
     monkeypatch.setattr("conformance.runs.worker.follow", Astray.rms_norm_gated)
 
@@ -110,7 +110,7 @@ def test_a_sentence_about_a_failure_may_cost_the_process(monkeypatch: pytest.Mon
     [
         (PASSED, GIB // 2, PASSED, True),
         (PASSED, 2 * GIB, (Crashed("left 2 GiB of GPU memory behind, of 8 GiB"),), False),
-        # what it crashed with says more
+        # the message of its crash says more
         (HELD, 2 * GIB, HELD, False),
         (HELD, 0, HELD, True),
     ],
@@ -118,7 +118,7 @@ def test_a_sentence_about_a_failure_may_cost_the_process(monkeypatch: pytest.Mon
 def test_what_calls_leave_behind_is_the_last_ones_crash(
     answer: Answer, left: int, said: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, *, healthy: bool
 ) -> None:
-    """A little is for tables and workspaces; more would be missing from the next call's share."""
+    """A little memory is for tables and workspaces; more would be missing from the next call's share."""
     worker = Worker(Subject(Correct(), memory=8 * GIB))
     _says(monkeypatch, answer)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: left)
@@ -129,7 +129,7 @@ def test_what_calls_leave_behind_is_the_last_ones_crash(
 
 
 def test_a_kernel_astray_is_no_way_to_refuse_a_call() -> None:
-    """An exception that the driver raises shows that nobody looked at the arguments."""
+    """An exception from the driver shows that the arguments were not checked."""
     subject = Subject(Astray())
     case = next(iter(cases_of(Item("rms_norm_gated", "errors", "float32"), subject)))
     (verdict,) = errors.judge(subject, case)

@@ -1,4 +1,4 @@
-"""Every property of every operation in every dtype, on the adapter that ``--adapter`` names."""
+"""Tests of every property of every operation in every dtype, on the adapter that ``--adapter`` names."""
 
 import pytest
 

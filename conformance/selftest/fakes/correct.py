@@ -24,7 +24,7 @@ class Correct(Adapter):
     zero_columns = True
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": Contract(depth="tile")}
     validates = True
-    # the properties of which one at least must catch the fake, and no other first
+    # the fake must be caught, and first by one of these properties
     caught_by: tuple[str, ...] = ()
 
     def rms_norm_gated(
@@ -76,7 +76,7 @@ class Correct(Adapter):
         return self.overwrite(y, x, gate)
 
     def overwrite(self, y: torch.Tensor, x: torch.Tensor, gate: torch.Tensor | None) -> torch.Tensor:
-        """Write the result over x, and return that."""
+        """Write the result over x, and return x."""
         return x.copy_(y)
 
     def check(
@@ -87,7 +87,7 @@ class Correct(Adapter):
         group_size: int | None,
         activation: str,
     ) -> None:
-        """Refuse a call that means nothing."""
+        """Refuse an invalid call."""
         tensors = [tensor for tensor in (x, gate, weight) if tensor is not None]
         valid = (
             x.dim() > 0

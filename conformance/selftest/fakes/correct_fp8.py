@@ -19,7 +19,7 @@ UNQUANTISED = Contract(frozenset({"sum", "unquantised"}), "tile")
 
 
 class _Norm(CorrectNorm):
-    """The norm as it stands in registers, before its store."""
+    """The norm in registers, before its store."""
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Keep fp32."""
@@ -27,7 +27,7 @@ class _Norm(CorrectNorm):
 
 
 class _GatedNorm(Correct):
-    """The gated norm as it stands in registers, before its store."""
+    """The gated norm in registers, before its store."""
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Keep fp32."""
@@ -44,7 +44,7 @@ class CorrectFp8(Adapter):
     zero_columns = True
     contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(operations, UNQUANTISED)
     validates = True
-    # the properties of which one at least must catch the fake, and no other first
+    # the fake must be caught, and first by one of these properties
     caught_by: tuple[str, ...] = ()
 
     def rms_norm_fp8(
@@ -74,7 +74,7 @@ class CorrectFp8(Adapter):
         return results if residual is None else self.overwrite(results, residual)
 
     def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Write the sum, which is the last result, and return the residual for it."""
+        """Write the sum, the last result, over the residual, and return the residual in its place."""
         return (*results[:-1], residual.copy_(results[-1]))
 
     def rms_norm_gated_fp8(
@@ -106,7 +106,7 @@ class CorrectFp8(Adapter):
         return self.quantised(y, x, quant_group, scale_layout, fp8_dtype, unquantised=also_unquantised)
 
     def check(self, quant_group: int | None, scale_layout: str, fp8_dtype: torch.dtype) -> None:
-        """Refuse what no quantisation is."""
+        """Refuse arguments that describe no quantisation."""
         if (quant_group is not None and quant_group <= 0) or scale_layout not in {"row", "column"}:
             raise ValueError("fp8: the call has no meaning")
         if fp8_dtype not in FP8:
@@ -143,11 +143,11 @@ class CorrectFp8(Adapter):
         return (x.new_empty(x.shape, dtype=fp8), scales, *beside)
 
     def unquantised(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Return in fp32 what is quantised: y as it is stored."""
+        """Return the numbers to quantise in fp32: y as it is stored."""
         return y.to(x.dtype).float()
 
     def groups(self, stream: torch.Tensor, group: int) -> torch.Tensor:
-        """Return ``(…, groups, group)``, the last group filled up with zeros."""
+        """Return a tensor ``(…, groups, group)``, the last group filled up with zeros."""
         group = min(group, stream.shape[-1])
         filled = torch.nn.functional.pad(stream, (0, -stream.shape[-1] % group))
         return filled.reshape(*stream.shape[:-1], -1, group)
@@ -161,7 +161,7 @@ class CorrectFp8(Adapter):
         return amax.clamp(min=FLOOR) / largest
 
     def divided(self, groups: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """Return what is rounded to fp8."""
+        """Return the quotients that are rounded to fp8."""
         return groups / scales
 
     def store_values(self, quotients: torch.Tensor, fp8: torch.dtype) -> torch.Tensor:

@@ -26,7 +26,7 @@ class CorrectNorm(Adapter):
     zero_columns = True
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm": SUM, "gemma_rms_norm": SUM}
     validates = True
-    # the properties of which one at least must catch the fake, and no other first
+    # the fake must be caught, and first by one of these properties
     caught_by: tuple[str, ...] = ()
 
     def rms_norm(
@@ -38,13 +38,13 @@ class CorrectNorm(Adapter):
         weight_offset: float,
         eps: float,
     ) -> Result:
-        """Any offset, and no weight at all."""
+        """Run with any offset, or without a weight."""
         return self.norm(x, weight, residual, weight_offset, eps)
 
     def gemma_rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
     ) -> Result:
-        """One added to the weight."""
+        """Run with one added to the weight."""
         return self.norm(x, weight, residual, 1.0, eps)
 
     def rms_norm_(
@@ -56,17 +56,17 @@ class CorrectNorm(Adapter):
         weight_offset: float,
         eps: float,
     ) -> Result | None:
-        """Any offset, and no weight at all, in place."""
+        """Run in place with any offset, or without a weight."""
         return self.overwrite(self.norm(x, weight, residual, weight_offset, eps), x, residual)
 
     def gemma_rms_norm_(
         self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
     ) -> Result | None:
-        """One added to the weight, in place."""
+        """Run in place with one added to the weight."""
         return self.overwrite(self.norm(x, weight, residual, 1.0, eps), x, residual)
 
     def overwrite(self, result: Result, x: torch.Tensor, residual: torch.Tensor | None) -> Result | None:
-        """Write y over x and the sum over the residual, and return those."""
+        """Write y over x and the sum over the residual, and return x and the residual."""
         if residual is None or isinstance(result, torch.Tensor):
             return self.write(x, result if isinstance(result, torch.Tensor) else result[0])
         return self.write(x, result[0]), self.write(residual, result[1])
@@ -93,7 +93,7 @@ class CorrectNorm(Adapter):
         return out if residual is None else self.pair(out, self.store_sum(s, x, residual))
 
     def check(self, x: torch.Tensor, weight: torch.Tensor | None, residual: torch.Tensor | None) -> None:
-        """Refuse a call that means nothing."""
+        """Refuse an invalid call."""
         valid = (
             x.dim() > 0
             and x.dtype in FLOATS
@@ -112,7 +112,7 @@ class CorrectNorm(Adapter):
         return (x.float() + residual.float()).to(x.dtype)
 
     def load(self, s: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        """Return in fp32 what is normalised: the rounded sum."""
+        """Return the rounded sum, which is normalised, in fp32."""
         return s.float()
 
     def normalise(self, stream: torch.Tensor, eps: float, x: torch.Tensor) -> torch.Tensor:

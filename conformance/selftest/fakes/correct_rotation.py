@@ -17,7 +17,7 @@ Sections = tuple[int, ...]
 
 
 class CorrectRotation(Adapter):
-    """Products and their sum in fp32, rounded once at the store; what is not rotated is copied."""
+    """A rotation whose products and sum are in fp32, rounded once at the store; the rest is copied."""
 
     name = "correct_rotation"
     operations: ClassVar[tuple[str, ...]] = ("mrope",)
@@ -26,7 +26,7 @@ class CorrectRotation(Adapter):
     zero_columns = True
     contracts: ClassVar[Mapping[str, str | Contract]] = {"mrope": "fp32"}
     validates = True
-    # the properties of which one at least must catch the fake, and no other first
+    # the fake must be caught, and first by one of these properties
     caught_by: tuple[str, ...] = ()
 
     def mrope(
@@ -58,7 +58,7 @@ class CorrectRotation(Adapter):
         sections: Sections,
         head_dim: int | None,
     ) -> None:
-        """Refuse a call that means nothing."""
+        """Refuse an invalid call."""
         size = head_dim or q.shape[-1]
         valid = (
             self.fitting_heads(q, k, head_dim)
@@ -72,7 +72,7 @@ class CorrectRotation(Adapter):
             raise ValueError("mrope: the call has no meaning")
 
     def fitting_heads(self, q: torch.Tensor, k: torch.Tensor, head_dim: int | None) -> bool:
-        """Whether q and k are whole heads of the same tokens."""
+        """Return whether q and k are whole heads of the same tokens."""
         if q.dim() != k.dim() or q.dtype not in FLOATS or k.dtype not in FLOATS or len(q) != len(k):
             return False
         if q.dim() == 3:
@@ -80,21 +80,21 @@ class CorrectRotation(Adapter):
         return q.dim() == 2 and head_dim is not None and q.shape[1] % head_dim == k.shape[1] % head_dim == 0
 
     def fitting_positions(self, positions: torch.Tensor, tokens: int) -> bool:
-        """Whether positions are integers, one a token or one a token and axis."""
+        """Return whether positions are integers, one per token or one per token and axis."""
         integers = positions.dtype in {torch.int32, torch.int64}
         return integers and tuple(positions.shape) in {(tokens,), (3, tokens)}
 
     def fitting_tables(self, cos: torch.Tensor, sin: torch.Tensor, size: int) -> bool:
-        """Whether cos and sin are tables alike that a head is wide enough for."""
+        """Return whether cos and sin are tables of one form that a head is wide enough for."""
         alike = cos.shape == sin.shape and cos.dtype == sin.dtype
         return alike and cos.dim() == 2 and 2 * cos.shape[1] <= size
 
     def fitting_sections(self, sections: Sections, half: int) -> bool:
-        """Whether every frequency has an axis."""
+        """Return whether every frequency has an axis."""
         return len(sections) == 3 and min(sections) >= 0 and sum(sections) == half
 
     def inside(self, positions: torch.Tensor, cache: int) -> bool:
-        """Whether the tables have every position."""
+        """Return whether the tables have every position."""
         return bool(((positions >= 0) & (positions < cache)).all())
 
     def axes(self, sections: Sections, *, interleaved: bool) -> list[int]:
@@ -127,7 +127,7 @@ class CorrectRotation(Adapter):
         return x.reshape(len(x), math.prod(x.shape[1:]) // size, size)
 
     def halves(self, heads: torch.Tensor, half: int) -> Halves:
-        """Return what is paired: the first half of the rotated dimensions with the second."""
+        """Return the pairs: the first half of the rotated dimensions with the second."""
         return heads[..., :half], heads[..., half : 2 * half]
 
     def load(self, parts: Halves) -> Halves:
@@ -148,7 +148,7 @@ class CorrectRotation(Adapter):
         return out.reshape(x.shape)
 
     def keep(self, rest: torch.Tensor) -> torch.Tensor:
-        """Return what is not rotated, as it is."""
+        """Return the unrotated dimensions unchanged."""
         return rest
 
     def pair(self, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -157,7 +157,7 @@ class CorrectRotation(Adapter):
 
 
 class RotationInFloat64(CorrectRotation):
-    """Everything in float64, rounded once."""
+    """The whole computation in float64, rounded once."""
 
     def look_up(self, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Return a table's numbers in float64."""
@@ -174,7 +174,7 @@ class RotationInFloat64(CorrectRotation):
 
 
 class FusedRotation(CorrectRotation):
-    """The first product of each sum is not rounded: fused multiply-adds."""
+    """A rotation by fused multiply-adds, which do not round the first product of each sum."""
 
     def rotate(self, parts: Halves, angles: Halves, x: torch.Tensor) -> Halves:
         """Add one exact product to a rounded one."""
@@ -184,7 +184,7 @@ class FusedRotation(CorrectRotation):
 
 
 class LowRotation(CorrectRotation):
-    """Arithmetic in the dtype of cos and sin, which it declares."""
+    """A rotation computed in the dtype of cos and sin, which it declares."""
 
     contracts: ClassVar[Mapping[str, str | Contract]] = {"mrope": "low"}
 
@@ -194,18 +194,18 @@ class LowRotation(CorrectRotation):
         return c.to(cos.dtype), s.to(sin.dtype)
 
     def rotate(self, parts: Halves, angles: Halves, x: torch.Tensor) -> Halves:
-        """Convert q or k to it."""
+        """Convert q or k to the tables' dtype."""
         kind = angles[0].dtype
         return super().rotate((parts[0].to(kind), parts[1].to(kind)), angles, x)
 
 
 class EagerRotation(CorrectRotation):
-    """Plain PyTorch on tensors of x's dtype, to which the tables are cast, as models do; which it declares."""
+    """Plain PyTorch on tensors of x's dtype, to which models cast the tables; the adapter declares it."""
 
     contracts: ClassVar[Mapping[str, str | Contract]] = {"mrope": "eager"}
 
     def rotate(self, parts: Halves, angles: Halves, x: torch.Tensor) -> Halves:
-        """``x * cos + rotate_half(x) * sin``."""
+        """Return ``x * cos + rotate_half(x) * sin``."""
         c, s = (torch.cat((angle, angle), -1).to(x.dtype) for angle in angles)
         x1, x2 = (part.to(x.dtype) for part in parts)
         y1, y2 = (torch.cat((x1, x2), -1) * c + torch.cat((-x2, x1), -1) * s).chunk(2, -1)

@@ -15,7 +15,7 @@ class OutputFloat32(Correct):
     caught_by = ("metadata",)
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Return what was computed."""
+        """Return the result without a cast."""
         return y.contiguous()
 
 
@@ -40,7 +40,7 @@ class OutputPromoted(Correct):
         return super().weigh(y, weight, group)
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Cast to what torch would promote to."""
+        """Cast to the dtype that torch would promote to."""
         return y.to(torch.promote_types(x.dtype, self.weight_dtype)).contiguous()
 
 

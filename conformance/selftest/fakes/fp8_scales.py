@@ -1,4 +1,4 @@
-"""Fakes that mistake the scales of fp8 outputs: what is measured, how it is rounded, where it lies."""
+"""Fakes that mistake the scales of fp8 outputs: the measured numbers, the rounding, the layout."""
 
 from __future__ import annotations
 
@@ -78,17 +78,17 @@ class LastColumnNotMeasured(CorrectFp8):
 
 
 class MeasuredBeforeRounding(CorrectFp8):
-    """The scale is of the norm in registers, the values are of what was rounded to x's dtype."""
+    """The scale is taken from the norm in registers, the values from the norm rounded to x's dtype."""
 
     caught_by = ALL
 
     def unquantised(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Remember what was not rounded."""
+        """Remember the unrounded norm."""
         self.registers = y
         return super().unquantised(y, x)
 
     def groups(self, stream: torch.Tensor, group: int) -> torch.Tensor:
-        """Remember it group by group."""
+        """Remember the unrounded norm group by group."""
         self.before = super().groups(self.registers, group)
         return super().groups(stream, group)
 
@@ -103,14 +103,14 @@ class MeasuredBeforeTheWeight(MeasuredBeforeRounding):
     def rms_norm_fp8(
         self, x: torch.Tensor, weight: torch.Tensor | None, *, weight_offset: float, **named: object
     ) -> tuple[torch.Tensor, ...]:
-        """Remember what multiplies each column."""
+        """Remember the factor of each column."""
         self.factor = weight_offset + (torch.ones(x.shape[-1:]) if weight is None else weight.float())
         return super().rms_norm_fp8(x, weight, weight_offset=weight_offset, **named)  # type: ignore[arg-type]
 
     def rms_norm_gated_fp8(
         self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **named: object
     ) -> tuple[torch.Tensor, ...]:
-        """Remember what multiplies each column."""
+        """Remember the factor of each column."""
         self.factor = weight.float()
         return super().rms_norm_gated_fp8(x, gate, weight, **named)  # type: ignore[arg-type]
 
@@ -127,7 +127,7 @@ class NoFloor(CorrectFp8):
     caught_by = ALL
 
     def scales(self, amax: torch.Tensor, largest: float) -> torch.Tensor:
-        """Divide what there is."""
+        """Divide without a floor."""
         return amax / largest
 
 
@@ -152,7 +152,7 @@ class ZeroGroupsHaveScaleOne(CorrectFp8):
 
 
 class LargestOfE4m3fn(CorrectFp8):
-    """448 for both types: what is e4m3fnuz overflows at 240."""
+    """448 is the bound of both types: e4m3fnuz overflows at 240."""
 
     caught_by = ALL
 
@@ -162,7 +162,7 @@ class LargestOfE4m3fn(CorrectFp8):
 
 
 class LargestOf224(CorrectFp8):
-    """224 for e4m3fnuz, the margin that some keep."""
+    """224 is the bound of e4m3fnuz, a margin that some implementations keep."""
 
     caught_by = ALL
 
@@ -172,7 +172,7 @@ class LargestOf224(CorrectFp8):
 
 
 class ReciprocalReturned(CorrectFp8):
-    """What multiplied is returned: one over the scale."""
+    """The multiplier is returned: one over the scale."""
 
     caught_by = ALL
 
@@ -187,22 +187,22 @@ class ScalesRoundedToBfloat16(CorrectFp8):
     caught_by = ALL
 
     def scales(self, amax: torch.Tensor, largest: float) -> torch.Tensor:
-        """Round it."""
+        """Round the scale."""
         return super().scales(amax, largest).bfloat16().float()
 
 
 class ScalesInDtypeOfX(CorrectFp8):
-    """Scales come out in bf16 whatever was asked for."""
+    """Scales come out in bf16, whichever dtype was asked for."""
 
     caught_by = ("metadata",)
 
     def store_scales(self, scales: torch.Tensor, scale_layout: str) -> torch.Tensor:
-        """Cast them."""
+        """Cast the scales."""
         return super().store_scales(scales, scale_layout).bfloat16()
 
 
 class PowerOfTwoUndeclared(CorrectFp8):
-    """Scales are rounded up to powers of two; nothing says so."""
+    """Scales are rounded up to powers of two, undeclared."""
 
     caught_by = ALL
 
@@ -248,7 +248,7 @@ class RaggedGroupReadsTheNextRow(CorrectFp8):
     caught_by = ("row_independence", *ALL)
 
     def amax(self, groups: torch.Tensor) -> torch.Tensor:
-        """Measure what follows in memory."""
+        """Measure the numbers that follow in memory."""
         return super().amax(self.unmasked)
 
     def groups(self, stream: torch.Tensor, group: int) -> torch.Tensor:
@@ -277,23 +277,23 @@ class RaggedGroupSharesAScale(CorrectFp8):
 
 
 class RaggedGroupHasNoScale(CorrectFp8):
-    """As many scales as whole groups."""
+    """Only whole groups get a scale."""
 
     caught_by = ("metadata",)
 
     def groups(self, stream: torch.Tensor, group: int) -> torch.Tensor:
-        """Remember how many fit."""
+        """Remember how many whole groups fit."""
         self.whole = stream.shape[-1] // min(group, stream.shape[-1])
         return super().groups(stream, group)
 
     def store_scales(self, scales: torch.Tensor, scale_layout: str) -> torch.Tensor:
-        """Return those of whole groups."""
+        """Return the scales of whole groups."""
         whole = self.whole if scales.numel() else scales.shape[-1]
         return super().store_scales(scales[..., :whole], scale_layout)
 
 
 class GroupHardCoded(CorrectFp8):
-    """Groups are 128 columns, whatever is asked for."""
+    """Groups are 128 columns, whichever size is asked for."""
 
     caught_by = ("metadata",)
 
@@ -317,7 +317,7 @@ class TransposedWithoutSayingSo(CorrectFp8):
 
 
 class ColumnsIgnored(CorrectFp8):
-    """Scales lie row by row, whatever is asked for."""
+    """Scales are stored row by row, whichever layout is asked for."""
 
     caught_by = ("metadata",)
 
@@ -327,7 +327,7 @@ class ColumnsIgnored(CorrectFp8):
 
 
 class RowsIgnored(CorrectFp8):
-    """Scales lie column by column, whatever is asked for."""
+    """Scales are stored column by column, whichever layout is asked for."""
 
     caught_by = ("metadata",)
 
@@ -337,7 +337,7 @@ class RowsIgnored(CorrectFp8):
 
 
 class ColumnsOfEachBatch(CorrectFp8):
-    """Of more than two dimensions the last two are swapped, as ``mT`` does; the first stays outermost."""
+    """The last two of more than two dimensions are swapped, as ``mT`` does; the first stays outermost."""
 
     caught_by = ("metadata",)
 
@@ -354,7 +354,7 @@ class MaximumOfUninitialisedScales(CorrectFp8):
     caught_by = ("memory", *ALL)
 
     def store_scales(self, scales: torch.Tensor, scale_layout: str) -> torch.Tensor:
-        """Keep what is larger."""
+        """Keep the larger number."""
         out = torch.empty_strided(scales.shape, super().store_scales(scales, scale_layout).stride())
         return torch.maximum(out, scales, out=out)
 
@@ -385,12 +385,12 @@ class ScaleStoredPastTheEnd(CorrectFp8):
 
 
 class NanGroupHasTheFloor(CorrectFp8):
-    """The maximum keeps NaN, the floor drops it: what else is in the group saturates."""
+    """The maximum keeps NaN, the floor drops it: other numbers of the group saturate."""
 
     caught_by = ("specials",)
 
     def amax(self, groups: torch.Tensor) -> torch.Tensor:
-        """Lose NaN, and the numbers beside it."""
+        """Lose NaN, and the other numbers of its group."""
         return super().amax(groups).nan_to_num(nan=0.0, posinf=torch.inf)
 
 

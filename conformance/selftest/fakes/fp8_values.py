@@ -1,4 +1,4 @@
-"""Fakes that mistake the fp8 numbers themselves, and the unquantised output beside them."""
+"""Fakes that mistake the fp8 numbers themselves, and the unquantised output returned with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TruncatedToFp8(CorrectFp8):
     caught_by = ALL
 
     def store_values(self, quotients: torch.Tensor, fp8: torch.dtype) -> torch.Tensor:
-        """Clear what an fp8 number does not hold."""
+        """Clear the bits that an fp8 number does not have."""
         cut = quotients.contiguous().view(torch.int32) & -0x100000
         return super().store_values(cut.view(torch.float32), fp8)
 
@@ -35,7 +35,7 @@ class RoundedThroughBfloat16(CorrectFp8):
 
 
 class TiesAwayFromZero(CorrectFp8):
-    """Ties go away from zero. With powers of two for scales every sixteenth bf16 number lies at one."""
+    """Ties go away from zero. With powers of two for scales every sixteenth bf16 number is a tie."""
 
     contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(
         CorrectFp8.operations, Contract(frozenset({"sum", "unquantised", "power_of_two"}), "tile")
@@ -47,12 +47,12 @@ class TiesAwayFromZero(CorrectFp8):
         return torch.exp2(torch.ceil(torch.log2(super().scales(amax, largest))))
 
     def store_values(self, quotients: torch.Tensor, fp8: torch.dtype) -> torch.Tensor:
-        """Move what lies at a tie or near it."""
+        """Move numbers at a tie or near one."""
         return super().store_values(quotients * (1 + 2.0**-12), fp8)
 
 
 class QuantisedBeforeRounding(CorrectFp8):
-    """Values and scales are of the norm in registers; the contract says ``unquantised``."""
+    """Values and scales are taken from the norm in registers; the contract says ``unquantised``."""
 
     caught_by = ALL
 
@@ -71,22 +71,22 @@ class RoundedBeforeUndeclared(CorrectFp8):
 
 
 class ValuesOfTheUnrounded(CorrectFp8):
-    """The scale is of what was rounded, the values are of the norm in registers."""
+    """The scale is taken from the rounded norm, the values from the norm in registers."""
 
     caught_by = ALL
 
     def unquantised(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Remember what was not rounded."""
+        """Remember the unrounded norm."""
         self.registers = y
         return super().unquantised(y, x)
 
     def groups(self, stream: torch.Tensor, group: int) -> torch.Tensor:
-        """Remember it group by group."""
+        """Remember the unrounded norm group by group."""
         self.before = super().groups(self.registers, group)
         return super().groups(stream, group)
 
     def divided(self, groups: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """Divide what is not returned."""
+        """Divide the numbers that are not returned."""
         return super().divided(self.before, scales)
 
 
@@ -96,12 +96,12 @@ class ReciprocalInHalf(CorrectFp8):
     caught_by = ALL
 
     def divided(self, groups: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """Multiply by what was rounded."""
+        """Multiply by the rounded reciprocal."""
         return groups * (1.0 / scales).bfloat16().float()
 
 
 class MultipliedByTheScale(CorrectFp8):
-    """Multiplies where it should divide."""
+    """The values are multiplied by the scale, not divided."""
 
     caught_by = ALL
 
@@ -121,12 +121,12 @@ class ScaleOfTheNeighbour(CorrectFp8):
 
 
 class SmallNumbersFlushed(CorrectFp8):
-    """fp8 has no subnormals here: what is below the smallest normal number becomes zero."""
+    """fp8 has no subnormals here: numbers below the smallest normal number become zero."""
 
     caught_by = ALL
 
     def store_values(self, quotients: torch.Tensor, fp8: torch.dtype) -> torch.Tensor:
-        """Flush."""
+        """Flush small numbers to zero."""
         small = quotients.abs() < torch.finfo(fp8).smallest_normal
         return super().store_values(torch.where(small, 0.0, quotients), fp8)
 
@@ -155,7 +155,7 @@ class CodesOfE4m3fn(CorrectFp8):
 
 
 class AlwaysE4m3fn(CorrectFp8):
-    """One fp8 type, whichever is asked for."""
+    """Values are e4m3fn, whichever fp8 type is asked for."""
 
     caught_by = ("metadata",)
 
@@ -165,7 +165,7 @@ class AlwaysE4m3fn(CorrectFp8):
 
 
 class NanSaturates(CorrectFp8):
-    """The clamp drops NaN: it becomes the largest number, and nobody sees what broke."""
+    """The clamp drops NaN: it becomes the largest number, which hides the fault."""
 
     caught_by = ("specials",)
 
@@ -203,7 +203,7 @@ class RaggedGroupNotStored(CorrectFp8):
 
 
 class Dequantised(CorrectFp8):
-    """The output beside is what the values stand for, not what was quantised."""
+    """The unquantised output holds the dequantised values, not the numbers before quantisation."""
 
     caught_by = ALL
 
@@ -219,12 +219,12 @@ class Dequantised(CorrectFp8):
 
 
 class BesideInFloat32(CorrectFp8):
-    """The output beside is in fp32."""
+    """The unquantised output is in fp32."""
 
     caught_by = ("metadata",)
 
     def beside(self, stream: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Return what stood in registers."""
+        """Return the norm in registers."""
         return y.contiguous()
 
 
@@ -241,12 +241,12 @@ class BesideForgotten(CorrectFp8):
 
 
 class BesideIsX(CorrectFp8):
-    """The output beside is the input: the norm stayed in registers."""
+    """The unquantised output is the input: the norm stayed in registers."""
 
     caught_by = ALL
 
     def beside(self, stream: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Return what came in."""
+        """Return the input."""
         return super().beside(x.float(), y, x)
 
 
@@ -265,7 +265,7 @@ class BesideAndSumSwapped(CorrectFp8):
 
 
 class ValuesKept(CorrectFp8):
-    """Every call of a shape returns the same fp8 buffer: the next call changes the last one's values."""
+    """Every call of a shape returns the same fp8 buffer: a later call changes the values of an earlier one."""
 
     caught_by = ("determinism", "memory")
 
@@ -316,5 +316,5 @@ class AnyFp8Dtype(CorrectFp8):
     caught_by = ("errors",)
 
     def check(self, quant_group: int | None, scale_layout: str, fp8_dtype: torch.dtype) -> None:
-        """Do not look at it."""
+        """Accept any dtype."""
         super().check(quant_group, scale_layout, torch.float8_e4m3fn)

@@ -1,4 +1,4 @@
-"""Fakes whose in-place form is wrong: what it writes, where, in which order, and what it returns."""
+"""Fakes whose in-place form is wrong: the written numbers, their place, the order, or the returned tensors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class InPlaceSwaps(CorrectNorm):
     caught_by = CAUGHT
 
     def overwrite(self, result: Result, x: torch.Tensor, residual: torch.Tensor | None) -> Result | None:
-        """Turn the pair."""
+        """Swap the pair."""
         return super().overwrite(result if residual is None else result[::-1], x, residual)
 
 
@@ -44,7 +44,7 @@ class InPlaceForgetsTheSum(CorrectNorm):
 
 
 class InPlaceSaysNothing(CorrectNorm):
-    """The form that returns nothing writes y alone: whoever looks at returned tensors sees no mistake."""
+    """The form that returns nothing writes y alone: a check of returned tensors sees no mistake."""
 
     caught_by = CAUGHT
 
@@ -65,12 +65,12 @@ class InPlaceNotAtAll(CorrectNorm):
 
 
 class InPlaceReturnsCopies(CorrectNorm):
-    """The arguments are right, and so are the tensors that it returns, which are others."""
+    """The arguments are right, and so are the returned tensors, which are other tensors."""
 
     caught_by = CAUGHT
 
     def write(self, over: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-        """Return what was written, not where."""
+        """Return the result, not the written argument."""
         over.copy_(result)
         return result
 
@@ -87,7 +87,7 @@ class InPlaceInACopy(CorrectNorm):
 
 
 class InPlaceTakenForContiguous(CorrectNorm):
-    """Writes in storage order: over the gaps of a view, whose rows stay what they were."""
+    """Writes in storage order: over the gaps of a view, whose rows do not change."""
 
     caught_by = CAUGHT
 
@@ -97,7 +97,7 @@ class InPlaceTakenForContiguous(CorrectNorm):
 
 
 class InPlaceFillsTheGap(CorrectNorm):
-    """Right, and one element of the gap after the last row is written with it."""
+    """The result is right, but one element of the gap after the last row is written as well."""
 
     caught_by = CAUGHT
 
@@ -121,7 +121,7 @@ class InPlaceReadsTheGap(CorrectNorm):
 
 
 class InPlaceUncounted(CorrectNorm):
-    """Writes through a raw pointer: right numbers, of whose change autograd hears nothing."""
+    """Writes through a raw pointer: the numbers are right, but autograd's version counter does not change."""
 
     caught_by = CAUGHT
 
@@ -145,7 +145,7 @@ class InPlaceReadsAfterWriting(CorrectNorm):
 
 
 class InPlaceSumsInAnotherOrder(CorrectNorm):
-    """A kernel of its own whose sum runs over the columns backwards: right, but not the functional form's bits."""
+    """A separate kernel sums the columns backwards: right, but without the functional form's bits."""
 
     caught_by = CAUGHT
     backwards = False
@@ -179,7 +179,7 @@ class InPlaceSumsInAnotherOrder(CorrectNorm):
 
 
 class InPlaceOverTheGate(Correct):
-    """The result is written over the gate, which nobody reads again either."""
+    """The result is written over the gate, which the kernel does not read again either."""
 
     caught_by = CAUGHT
 
@@ -234,18 +234,18 @@ class Fp8InPlaceForgetsTheSum(CorrectFp8):
 
 
 class Fp8InPlaceReturnsTheResidual(CorrectFp8):
-    """The residual is returned for the sum, and does not hold it: whoever compares addresses sees no mistake."""
+    """The residual is returned for the sum, which it does not hold: a check of addresses sees no mistake."""
 
     caught_by = CAUGHT
     operations = ("rms_norm_fp8",)
 
     def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return it all the same."""
+        """Return the residual although it is unchanged."""
         return (*results[:-1], residual)
 
 
 class Fp8InPlaceWritesXToo(CorrectFp8):
-    """As beside other norms, y is written over x, which is nobody's output here."""
+    """y is written over x, as other norms do, although x is no output here."""
 
     caught_by = CAUGHT
     operations = ("rms_norm_fp8",)
@@ -267,5 +267,5 @@ class Fp8InPlaceReturnsTheSumAlone(CorrectFp8):
     operations = ("rms_norm_fp8",)
 
     def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return what was written over, as beside other norms."""
+        """Return the overwritten arguments, as other norms do."""
         return super().overwrite(results, residual)[-1:]

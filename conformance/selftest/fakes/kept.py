@@ -1,4 +1,4 @@
-"""Fakes that keep what was true once: weights under a key that does not change with them, a scratch for all."""
+"""Fakes that keep stale data: weights under a key that does not change with them, one scratch for all calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conformance.selftest.fakes.correct_rotation import CorrectRotation
 
 
 class WeightKeptOnTheTensor(Correct):
-    """The converted weight is an attribute of the tensor that it came from, whatever becomes of that."""
+    """The converted weight is an attribute of its tensor, however the tensor changes."""
 
     caught_by = ("state",)
 
@@ -36,13 +36,13 @@ class WeightKeptByVersion(Correct):
     def weigh(self, y: torch.Tensor, weight: torch.Tensor, group: int) -> torch.Tensor:
         """Convert a version once."""
         key = (id(weight), weight._version, weight.data_ptr(), weight.dtype)
-        # with the tensor itself, so that its id is nobody else's
+        # with the tensor itself, so that no other tensor can get its id
         _, converted = self.kept.setdefault(key, (weight, weight.float().clone()))
         return super().weigh(y, converted, group)
 
 
 class WeightKeptByAddress(Correct):
-    """The converted weight is kept by address: another model's weight may come to lie there."""
+    """The converted weight is kept by address, which another model's weight may get."""
 
     caught_by = ("state",)
 
@@ -56,7 +56,7 @@ class WeightKeptByAddress(Correct):
 
 
 class OffsetKeptOnTheTensor(CorrectNorm):
-    """``1 + w`` is an attribute of the weight: a reloaded one is never seen."""
+    """``1 + w`` is an attribute of the weight: a reloaded weight is never seen."""
 
     caught_by = ("state",)
 
@@ -67,12 +67,12 @@ class OffsetKeptOnTheTensor(CorrectNorm):
 
 
 class ScratchForAll(Correct):
-    """What is normalised waits in a scratch that all calls share: two at once take each other's."""
+    """The normalised numbers wait in a scratch that all calls share: two simultaneous calls mix them up."""
 
     caught_by = ("threads",)
 
     def inverse_rms(self, grouped: torch.Tensor, eps: float) -> torch.Tensor:
-        """Leave it there for a moment, as long as a kernel takes."""
+        """Leave the numbers in the scratch for as long as a kernel takes."""
         self.scratch = grouped
         time.sleep(1e-4)
         return super().inverse_rms(self.scratch, eps)
@@ -84,7 +84,7 @@ class EpsRaised(Correct):
     caught_by = ("scale",)
 
     def inverse_rms(self, grouped: torch.Tensor, eps: float) -> torch.Tensor:
-        """Raise it."""
+        """Raise eps."""
         return super().inverse_rms(grouped, max(eps, 1e-9))
 
 
@@ -114,7 +114,7 @@ class ResultKeptByThreeNumbers(CorrectNorm):
         offset: float,
         eps: float,
     ) -> Result:
-        """Compute what is not known."""
+        """Compute results that are not cached."""
         key = (offset, eps, *map(self.known_by, (x, weight, residual)))
         if key not in self.kept:
             self.kept = {key: super().norm(x, weight, residual, offset, eps)}
@@ -148,7 +148,7 @@ class GateKeptByItsSum(Correct):
         self.kept: dict[object, torch.Tensor] = {}
 
     def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
-        """Activate what has another sum."""
+        """Activate a gate that has another sum."""
         key = (activation, gate.shape, gate.dtype, gate.double().sum().item())
         return self.kept.setdefault(key, super().activate(gate, activation, x))
 
@@ -162,7 +162,7 @@ class AnglesKeptByTheCorners(CorrectRotation):
         self.kept: dict[object, torch.Tensor] = {}
 
     def look_up(self, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """Look up what has other corners."""
+        """Look up numbers for other corners."""
         corners = [*table.flatten()[[0, -1]].tolist(), *index.flatten()[[0, -1]].tolist()] if index.numel() else []
         key = (table.shape, table.dtype, index.shape, index.stride(), *corners)
         return self.kept.setdefault(key, super().look_up(table, index))

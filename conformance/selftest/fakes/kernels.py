@@ -31,7 +31,7 @@ def normalise_rows_kernel(
     STORE_MASK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """``x / rms(x)``, one row a program, from the last row to the first."""
+    """Store ``x / rms(x)``, one row per program, from the last row to the first."""
     row = n_rows - 1 - tl.program_id(0)
     cols = tl.arange(0, BLOCK)
     offsets = row * n_cols + cols
@@ -51,7 +51,7 @@ def sigmoid_rows_kernel(
     n_cols,
     BLOCK: tl.constexpr,
 ):
-    """``sigmoid(gate)``, one row a program."""
+    """Store ``sigmoid(gate)``, one row per program."""
     row = tl.program_id(0)
     cols = tl.arange(0, BLOCK)
     mask = cols < n_cols
@@ -68,7 +68,7 @@ def inverse_rms_kernel(
     EPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """``1 / sqrt(mean + EPS)`` of each row, with sizes that the compiler knows."""
+    """Store ``1 / sqrt(mean + EPS)`` of each row, with sizes that the compiler knows."""
     row = tl.program_id(0)
     cols = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + row * n_cols + cols, mask=(cols < n_cols) & (row < N_ROWS), other=0.0)
@@ -76,7 +76,7 @@ def inverse_rms_kernel(
 
 
 class Kernel(Correct):
-    """Right: normalises in a kernel."""
+    """A right implementation that normalises in a kernel."""
 
     load_mask = ROW
     store_mask = ROW
@@ -120,7 +120,7 @@ class GateRowStrideIsWidth(Correct):
     def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
         """Launch with the width for a row stride."""
         n = gate.shape[-1]
-        # what the kernel could not read at all is copied; rows may only be farther apart than it thinks
+        # a gate that the kernel cannot read at all is copied; rows may only be farther apart than it assumes
         fits = gate.dim() == 2 and gate.stride(1) == 1 and gate.stride(0) >= n
         source = gate if fits else gate.contiguous()
         out = torch.empty(gate.shape, dtype=torch.float32, device=gate.device)
@@ -140,7 +140,7 @@ class SaysNativeLaunches(Kernel):
     caught_by = ("path",)
 
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
-        """Say what was asked for."""
+        """Report the path that was asked for."""
         return "native"
 
 
@@ -156,7 +156,7 @@ class HiddenCopy(Correct):
         return normkernels.rms_norm_gated(x.contiguous(), gate, weight, **flags)
 
     def path(self, operation: str, arguments: Mapping[str, Any]) -> str:
-        """Say what ran, without what it cost."""
+        """Report the path that ran, without the copy."""
         return normkernels.explain(operation, **{**arguments, "x": arguments["x"].contiguous()}).name
 
 
@@ -186,8 +186,8 @@ class RowsConstexpr(Correct):
 
 
 class EpsConstexpr(RowsConstexpr):
-    """eps is a constexpr: every model compiles a kernel of its own, and every change of it another."""
+    """eps is a constexpr: every model compiles a kernel of its own, and every change of eps another one."""
 
     def inverse_rms(self, grouped: torch.Tensor, eps: float) -> torch.Tensor:
-        """Tell the kernel no number of rows that it could know."""
+        """Pass the kernel a constant for the number of rows."""
         return self.launch(grouped, 2**30, eps)

@@ -1,4 +1,4 @@
-"""Fakes that touch memory that is not theirs, or hand out memory that is."""
+"""Fakes that touch memory outside their outputs, or return memory that is not fresh."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def spill(tensor: torch.Tensor, place: int) -> None:
 
 
 def writable(tensor: torch.Tensor) -> bool:
-    """Whether torch writes to it: not where elements share memory."""
+    """Return whether torch can write to the tensor: not where elements share memory."""
     return 0 not in tensor.stride()
 
 
@@ -50,7 +50,7 @@ class NormalisesInPlace(Correct):
     caught_by = ("memory",)
 
     def normalise(self, stream: torch.Tensor, group: int, eps: float, x: torch.Tensor) -> torch.Tensor:
-        """Save an allocation."""
+        """Reuse memory to save an allocation."""
         y = super().normalise(stream, group, eps, x)
         return stream.copy_(y) if writable(stream) else y
 
@@ -69,7 +69,7 @@ class ActivatesGateInPlace(Correct):
 
 
 class GateActivatedMeanwhile(Correct):
-    """The gate is activated in place and put back at the end: nobody sees it but a gate that is x."""
+    """The gate is activated in place and put back at the end, which shows only where the gate is x."""
 
     caught_by = ("layout",)
 
@@ -85,7 +85,7 @@ class GateActivatedMeanwhile(Correct):
         return act
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Clean up."""
+        """Put the gate's numbers back."""
         if self.put_back is not None:
             gate, kept = self.put_back
             gate.copy_(kept)
@@ -107,7 +107,7 @@ class WeightRoundedInPlace(Correct):
 
 
 class WritesTheGapOfX(Correct):
-    """Pads x's rows with zeros where they lie: what is between the rows of a view is lost."""
+    """Pads x's rows with zeros in place: data between the rows of a view is lost."""
 
     caught_by = ("memory",)
 
@@ -135,7 +135,7 @@ class PaddingUninitialised(Correct):
     caught_by = ("written", "values", "layout", "specials")
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Write the rows that have anything in them."""
+        """Write the rows that are not all zeros."""
         out = torch.empty(x.shape, dtype=x.dtype)
         live = (x != 0).any(-1)
         out[live] = y[live].to(x.dtype)
@@ -148,13 +148,13 @@ class UninitialisedScratch(Correct):
     caught_by = ("memory", "values", "layout", "specials")
 
     def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
-        """Add to what was there."""
+        """Add to the old contents."""
         total = torch.empty((*grouped.shape[:-1], 1))
         return total.add_(super().mean_square(grouped))
 
 
 class OutputBufferKept(Correct):
-    """Every call of a shape returns the same buffer: the next call changes the last one's result."""
+    """Every call of a shape returns the same buffer: a later call changes the result of an earlier one."""
 
     caught_by = ("determinism", "memory")
 

@@ -1,4 +1,4 @@
-"""Reading memory as a kernel with wrong strides would, without leaving the allocation."""
+"""Reads of memory as by a kernel with wrong strides, without leaving the allocation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def reread(tensor: torch.Tensor, strides: tuple[int, ...], back: int = 0) -> torch.Tensor:
-    """Return what other strides find from ``back`` elements before the tensor's first.
+    """Return the elements that other strides reach from ``back`` elements before the tensor's first.
 
     Addresses wrap inside the allocation: a fake reads wrong memory, and lives.
     """

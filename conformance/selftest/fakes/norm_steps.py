@@ -27,7 +27,7 @@ class NormEpsOutsideTheRoot(CorrectNorm):
 
 
 class NormEpsHardCoded(CorrectNorm):
-    """The kernel's own 1e-6, whatever the model says."""
+    """eps is the kernel's own 1e-6, whatever the model passes."""
 
     caught_by = ALL
 
@@ -57,7 +57,7 @@ class NormOneLess(CorrectNorm):
 
 
 class NormMeanSubtracted(CorrectNorm):
-    """A LayerNorm's variance: about the mean."""
+    """The variance is a LayerNorm's: about the mean."""
 
     caught_by = ALL
 
@@ -72,7 +72,7 @@ class NormLastColumnNotSummed(CorrectNorm):
     caught_by = ALL
 
     def mean_square(self, stream: torch.Tensor) -> torch.Tensor:
-        """Leave it out."""
+        """Leave the last column out."""
         n = stream.shape[-1]
         return stream[..., : max(n - 1, 1)].pow(2).sum(-1, keepdim=True) / n
 
@@ -91,7 +91,7 @@ class NormLastColumnNotWritten(CorrectNorm):
 
 
 class NormSquaresInDtypeOfX(CorrectNorm):
-    """Squares in x's own dtype: fp16 overflows from 256 on."""
+    """Forms the squares in x's own dtype: fp16 overflows from 256 on."""
 
     caught_by = ALL
 
@@ -106,7 +106,7 @@ class NormSquaresInDtypeOfX(CorrectNorm):
 
 
 class NormSerialSum(CorrectNorm):
-    """One running sum of squares along the row, undeclared."""
+    """Squares are added in one running sum along the row, undeclared."""
 
     caught_by = ALL
 
@@ -116,12 +116,12 @@ class NormSerialSum(CorrectNorm):
 
 
 class NormTruncatesAtTheStore(CorrectNorm):
-    """Cuts the low bits of y off in place of rounding."""
+    """The low bits of y are cut off instead of rounded."""
 
     caught_by = ALL
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Clear what a bf16 does not hold."""
+        """Clear the bits that a bf16 does not have."""
         cut = y.contiguous().view(torch.int32) & -0x10000
         return super().store(cut.view(torch.float32) if x.dtype == torch.bfloat16 else y, x)
 
@@ -132,7 +132,7 @@ class NormOutputFloat32(CorrectNorm):
     caught_by = ("metadata",)
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Return what was computed."""
+        """Return the result without a cast."""
         return y.contiguous()
 
 
@@ -147,7 +147,7 @@ class NormOutputPromoted(CorrectNorm):
         return super().weigh(y, weight, offset)
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Cast to what torch would promote to."""
+        """Cast to the dtype that torch would promote to."""
         return y.to(torch.promote_types(x.dtype, self.weight_dtype or x.dtype)).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Fakes whose offsets are too short: right until a tensor's elements lie far apart."""
+"""Fakes whose offsets have too few bits: right until a tensor's elements are far apart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conformance.selftest.fakes.kernels import sigmoid_rows_kernel
 
 
 class OffsetsOf32Bits(Correct):
-    """Offsets are unsigned and have 32 bits: what lies past 2**32 elements is read from the beginning."""
+    """Offsets are unsigned and have 32 bits: elements past 2**32 are read from the beginning."""
 
     caught_by = ("large_index",)
 
@@ -27,7 +27,7 @@ class OffsetsOf31Bits(Correct):
     """``row * stride`` is a product of 32-bit integers in the kernel: past 2**31 it points before the tensor."""
 
     def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
-        """Launch with the row stride, which itself is no large number."""
+        """Launch with the row stride, which by itself is small."""
         out = torch.empty(gate.shape, dtype=torch.float32)
         sigmoid_rows_kernel[(gate.shape[0],)](
             gate_ptr=gate,

@@ -12,14 +12,14 @@ from conformance.selftest.fakes.correct import Correct
 
 
 class Everything(Correct):
-    """It takes every call, and does not say so."""
+    """An implementation that takes every call, and claims nothing."""
 
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 
     def rms_norm_gated(
         self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **flags: Any
     ) -> torch.Tensor:
-        """Refuse what is not taken."""
+        """Refuse calls that are not taken."""
         if not self.accepts(x, gate, weight, **flags):
             raise Declined("not this one")
         return super().rms_norm_gated(x, gate, weight, **flags)
@@ -30,7 +30,7 @@ class Everything(Correct):
 
 
 class Half(Everything):
-    """It takes two ranks of four."""
+    """An implementation that takes two ranks of four."""
 
     def accepts(self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **flags: Any) -> bool:
         """Return whether a call has two or three dimensions."""
@@ -38,7 +38,7 @@ class Half(Everything):
 
 
 class OneInFifty(Everything):
-    """It takes one drawn call in more than fifty: a conjunction of four factors and a width."""
+    """An implementation that takes one drawn call in more than fifty: four factors and a width must agree."""
 
     def accepts(self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **flags: Any) -> bool:
         """Return whether a call has three dimensions, 128 columns, a weight like x, and silu after the norm."""
@@ -47,7 +47,7 @@ class OneInFifty(Everything):
 
 
 class Pairs(Everything):
-    """It takes every level of every factor, but not sigmoid before the norm."""
+    """An implementation that takes every level of every factor, but not sigmoid before the norm."""
 
     def accepts(self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **flags: Any) -> bool:
         """Return whether silu is used, or the gate comes after the norm."""

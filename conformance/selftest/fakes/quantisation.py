@@ -1,4 +1,4 @@
-"""Right implementations of fp8 outputs that measure, divide and store in other ways. None may ever fail."""
+"""Right implementations of fp8 outputs that measure, divide and store in different ways. None may ever fail."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def _declared(*rounds: str) -> Mapping[str, str | Contract]:
 
 
 class Reciprocals(CorrectFp8):
-    """Multiplies by reciprocals, of the largest number and of the scale."""
+    """Multiplication by reciprocals, of the largest number and of the scale."""
 
     def scales(self, amax: torch.Tensor, largest: float) -> torch.Tensor:
         """Multiply by a constant."""
         return amax.clamp(min=FLOOR) * (1.0 / largest)
 
     def divided(self, groups: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """Divide once a group."""
+        """Divide once per group."""
         return groups * (1.0 / scales)
 
 
@@ -35,7 +35,7 @@ class QuotientsInFloat64(CorrectFp8):
         return (amax.clamp(min=FLOOR).double() / largest).float()
 
     def divided(self, groups: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """Divide what was returned."""
+        """Divide by the returned scales."""
         return groups.double() / scales.double()
 
     def store_values(self, quotients: torch.Tensor, fp8: torch.dtype) -> torch.Tensor:
@@ -52,7 +52,7 @@ class IgnoresNan(CorrectFp8):
 
 
 class Unrounded(CorrectFp8):
-    """Quantises the norm as it stands in registers, and says so."""
+    """Quantisation of the norm in registers, as declared."""
 
     contracts: ClassVar[Mapping[str, str | Contract]] = _declared("sum")
 

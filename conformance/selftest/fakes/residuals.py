@@ -9,7 +9,7 @@ from conformance.selftest.fakes.memory import writable
 from conformance.selftest.fakes.memory_views import dense, reread
 
 ALL: tuple[str, ...] = ("values", "layout", "specials")
-# wrong memory may hold a poison, whose change between two calls is seen as well
+# wrong memory may hold a poison, and its change between two calls is noticed as well
 WRONG_MEMORY: tuple[str, ...] = ("layout", "specials", "memory")
 
 
@@ -44,12 +44,12 @@ class ResidualTakenForContiguous(CorrectNorm):
 
 
 class NormWithoutResidual(CorrectNorm):
-    """The residual reaches the returned sum, the norm is of x alone."""
+    """The residual is added to the returned sum, but x alone is normalised."""
 
     caught_by = ALL
 
     def load(self, s: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        """Normalise what came in."""
+        """Normalise x."""
         return x.float()
 
 
@@ -64,18 +64,18 @@ class StatisticsOfX(CorrectNorm):
 
 
 class SumLeftInX(CorrectNorm):
-    """The sum is formed in x: the caller finds other numbers there."""
+    """The sum is formed in x, which changes the caller's numbers."""
 
     caught_by = ("memory",)
 
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Save an allocation."""
+        """Reuse memory to save an allocation."""
         s = super().add(x, residual)
         return x.copy_(s) if writable(x) else s
 
 
 class OutputLeftInX(CorrectNorm):
-    """The norm is written over x and copied out: the in-place form runs although nobody asked for it."""
+    """The norm is written over x and copied out: the in-place form runs in a functional call."""
 
     caught_by = ("memory",)
 
@@ -88,7 +88,7 @@ class OutputLeftInX(CorrectNorm):
 
 
 class ResidualAddedAfterTheNorm(CorrectNorm):
-    """The norm of x, to which the residual is added: a post-norm where a pre-norm was asked for."""
+    """The residual is added to the norm of x: a post-norm where a pre-norm was asked for."""
 
     caught_by = ALL
 
@@ -109,7 +109,7 @@ class ResidualAddedAfterTheNorm(CorrectNorm):
 
 
 class ResidualAddedTwice(CorrectNorm):
-    """The caller's addition and the kernel's."""
+    """The residual is added by the caller and again by the kernel."""
 
     caught_by = ALL
 
@@ -119,7 +119,7 @@ class ResidualAddedTwice(CorrectNorm):
 
 
 class NanOfResidualRemoved(CorrectNorm):
-    """A NaN in the residual becomes zero: what broke before stays unseen."""
+    """A NaN in the residual becomes zero, which hides an earlier fault."""
 
     caught_by = ("specials",)
 

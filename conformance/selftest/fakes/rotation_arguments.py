@@ -1,4 +1,4 @@
-"""Fakes that mistake the dtype, the memory or the meaning of what a rotation is given."""
+"""Fakes that mistake the dtype, the memory or the meaning of a rotation's arguments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WRONG_MEMORY: tuple[str, ...] = ("layout", "specials", "memory")
 
 
 class PositionsTakenForContiguous(CorrectRotation):
-    """Positions are read at ``axis * tokens + token``: a slice or a transposed tensor gives others."""
+    """Positions are read at ``axis * tokens + token``: a slice or a transposed tensor gives other positions."""
 
     caught_by = WRONG_MEMORY
 
@@ -180,7 +180,7 @@ class LowArithmeticUndeclared(LowRotation):
 
 
 class EagerArithmeticUndeclared(EagerRotation):
-    """Everything happens in x's dtype, and arithmetic in the tables' is declared."""
+    """Everything happens in x's dtype, and arithmetic in the tables' dtype is declared."""
 
     contracts: ClassVar[Mapping[str, str | Contract]] = {"mrope": "low"}
     caught_by = ALL
@@ -199,7 +199,7 @@ class RotationTruncated(CorrectRotation):
     caught_by = ALL
 
     def rotate(self, parts: Halves, angles: Halves, x: torch.Tensor) -> Halves:
-        """Clear what a bf16 does not hold."""
+        """Clear the bits that a bf16 does not have."""
         y1, y2 = super().rotate(parts, angles, x)
         if x.dtype != torch.bfloat16:
             return y1, y2
@@ -213,7 +213,7 @@ class OutputsInFloat32(CorrectRotation):
     caught_by = ("metadata", *ALL)
 
     def store(self, heads: torch.Tensor, rotated: Halves, x: torch.Tensor) -> torch.Tensor:
-        """Return what promotion gives."""
+        """Return results in the promoted dtype."""
         return super().store(heads, rotated, x.float())
 
 
@@ -228,7 +228,7 @@ class KInDtypeOfQ(CorrectRotation):
 
 
 class RotationBuffersKept(CorrectRotation):
-    """Every call of a shape returns the same buffers: the next call changes the last one's result."""
+    """Every call of a shape returns the same buffers: a later call changes the result of an earlier one."""
 
     caught_by = ("determinism", "memory")
 
@@ -275,7 +275,7 @@ class PositionsWrap(CorrectRotation):
     caught_by = ("errors",)
 
     def inside(self, positions: torch.Tensor, cache: int) -> bool:
-        """Ask nothing."""
+        """Check nothing."""
         return True
 
     def look_up(self, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -284,37 +284,37 @@ class PositionsWrap(CorrectRotation):
 
 
 class SectionsUnchecked(CorrectRotation):
-    """Sections are taken as they come: frequencies without an axis take t."""
+    """Sections are not checked: frequencies without an axis take t."""
 
     caught_by = ("errors",)
 
     def fitting_sections(self, sections: Sections, half: int) -> bool:
-        """Ask nothing."""
+        """Check nothing."""
         self.half = half
         return True
 
     def axes(self, sections: Sections, *, interleaved: bool) -> list[int]:
-        """Cut, or fill up."""
+        """Cut the list of axes, or fill it up."""
         three = (*(max(length, 0) for length in sections), 0, 0)[:3]
         axes = super().axes(three, interleaved=interleaved)
         return [*axes, *[0] * self.half][: self.half]
 
 
 class HeadsRoundedDown(CorrectRotation):
-    """A width that is no whole number of heads is cut to one."""
+    """A width that is no whole number of heads is cut to a whole number."""
 
     caught_by = ("errors",)
 
     def fitting_heads(self, q: torch.Tensor, k: torch.Tensor, head_dim: int | None) -> bool:
-        """Believe the caller."""
+        """Trust the caller's sizes."""
         believed = q.dim() == 2 and k.dim() == 2 and q.is_floating_point() and k.is_floating_point()
         return super().fitting_heads(q, k, head_dim) or (believed and len(q) == len(k) and head_dim is not None)
 
     def heads(self, x: torch.Tensor, size: int) -> torch.Tensor:
-        """Cut."""
+        """Cut off the rest of the width."""
         return super().heads(x if x.dim() == 3 else x[:, : x.shape[1] // size * size], size)
 
     def store(self, heads: torch.Tensor, rotated: Halves, x: torch.Tensor) -> torch.Tensor:
-        """Shape what is left."""
+        """Shape the remaining heads."""
         shape = x.shape if x.numel() == heads.numel() else (len(x), heads[0].numel())
         return super().store(heads, rotated, x.new_empty(shape))

@@ -20,19 +20,19 @@ class TextPositions(CorrectRotation):
 
 
 class TwoAxesTakenForText(CorrectRotation):
-    """Text is told by its position in time being its height's, or its width's: so are tokens of an image."""
+    """Text is recognised by a position in time equal to that of height or width, which image tokens may have."""
 
     caught_by = ALL
 
     def index(self, positions: torch.Tensor, axes: list[int]) -> torch.Tensor:
-        """Take the shortcut of text where two axes are alike."""
+        """Take the shortcut of text where two axes are equal."""
         t, h, w = positions.expand(3, positions.shape[-1])
         apart = (t != h) & (t != w)
         return super().index(torch.where(apart, positions, t), axes)
 
 
 class FirstTokenTakenForAll(CorrectRotation):
-    """Whether a prompt is text is asked of its first token: the images that follow have no height and width."""
+    """The first token decides whether a prompt is text: the images that follow have no height and width."""
 
     caught_by = ALL
 
@@ -144,18 +144,18 @@ class PowerOfTwoHalves(CorrectRotation):
     caught_by = ALL
 
     def halves(self, heads: torch.Tensor, half: int) -> Halves:
-        """Pair with what stands one block further on."""
+        """Pair with the elements one block further on."""
         block = min(1 << (half - 1).bit_length(), heads.shape[-1] - half)
         return heads[..., :half], heads[..., block : block + half]
 
 
 class SecondHalfOfTheFirst(CorrectRotation):
-    """``x1`` is overwritten before ``x2`` is turned: the second sum takes the rotated one."""
+    """``x1`` is overwritten before ``x2`` is turned: the second sum takes the rotated ``x1``."""
 
     caught_by = ALL
 
     def rotate(self, parts: Halves, angles: Halves, x: torch.Tensor) -> Halves:
-        """Reuse a name."""
+        """Reuse the name of the first half."""
         (x1, x2), (c, s) = parts, angles
         x1 = x1 * c - x2 * s
         return x1, x2 * c + x1 * s
@@ -212,12 +212,12 @@ class KHasTheHeadsOfQ(CorrectRotation):
     caught_by = ALL
 
     def fitting_heads(self, q: torch.Tensor, k: torch.Tensor, head_dim: int | None) -> bool:
-        """Remember how many there are."""
+        """Remember how many heads q has."""
         self.q_heads = q[0].numel() // (head_dim or q.shape[-1]) if len(q) else 0
         return super().fitting_heads(q, k, head_dim)
 
     def store(self, heads: torch.Tensor, rotated: Halves, x: torch.Tensor) -> torch.Tensor:
-        """Leave the others."""
+        """Leave k's other heads."""
         out = super().store(heads, rotated, x).reshape(heads.shape)
         out[:, self.q_heads :] = heads[:, self.q_heads :]
         return out.reshape(x.shape)
@@ -229,7 +229,7 @@ class FirstHeadAlone(CorrectRotation):
     caught_by = ALL
 
     def rotate(self, parts: Halves, angles: Halves, x: torch.Tensor) -> Halves:
-        """Turn the others by the numbers of the first."""
+        """Turn the other heads by the numbers of the first."""
         y1, y2 = super().rotate(parts, angles, x)
         return torch.cat([y1[:, :1], y1[:, :1].expand_as(y1[:, 1:])], 1), y2
 
@@ -252,7 +252,7 @@ class PartialTileMasked(CorrectRotation):
     caught_by = ALL
 
     def store(self, heads: torch.Tensor, rotated: Halves, x: torch.Tensor) -> torch.Tensor:
-        """Copy what fills no tile."""
+        """Copy the tokens that fill no tile."""
         out = super().store(heads, rotated, x)
         if len(x) > 16:
             whole = len(x) // 16 * 16
@@ -293,7 +293,7 @@ class FirstTokensPositions(CorrectRotation):
 
 
 class TablesCached(CorrectRotation):
-    """Tables are kept by their size: another model's never arrive."""
+    """Tables are cached by their size: another model's tables are never used."""
 
     caught_by = ALL
 
@@ -301,13 +301,13 @@ class TablesCached(CorrectRotation):
         self.tables: dict[object, Halves] = {}
 
     def angles(self, cos: torch.Tensor, sin: torch.Tensor, index: torch.Tensor, q: torch.Tensor) -> Halves:
-        """Keep the first of each size."""
+        """Keep the first tables of each size."""
         cos, sin = self.tables.setdefault(cos.shape, (cos.clone(), sin.clone()))
         return super().angles(cos, sin, index, q)
 
 
 class RestLeftOut(CorrectRotation):
-    """What is not rotated is never written."""
+    """The unrotated dimensions are never written."""
 
     caught_by = ("written", "copied", *ALL)
 
@@ -320,7 +320,7 @@ class RestLeftOut(CorrectRotation):
 
 
 class RestCleared(CorrectRotation):
-    """What is not rotated comes back as zeros."""
+    """The unrotated dimensions come back as zeros."""
 
     caught_by = ("copied", *ALL)
 
@@ -330,7 +330,7 @@ class RestCleared(CorrectRotation):
 
 
 class RestInBfloat16(CorrectRotation):
-    """What is not rotated is copied through bf16, whatever dtype it has."""
+    """The unrotated dimensions are copied through bf16, whatever their dtype."""
 
     caught_by = ("copied", *ALL)
 
@@ -340,7 +340,7 @@ class RestInBfloat16(CorrectRotation):
 
 
 class RestThroughArithmetic(CorrectRotation):
-    """What is not rotated is turned by an angle of zero: a negative zero comes back positive."""
+    """The unrotated dimensions are turned by an angle of zero: a negative zero comes back positive."""
 
     caught_by = ("copied",)
 

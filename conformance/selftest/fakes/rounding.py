@@ -1,4 +1,4 @@
-"""Fakes that round elsewhere than their contract says, or otherwise than to nearest even."""
+"""Fakes that round in places other than their contract says, or not to nearest even."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class TruncatesAtTheStore(Correct):
     caught_by = ALL
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Clear what a bf16 does not hold."""
+        """Clear the bits that a bf16 does not have."""
         cut = y.contiguous().view(torch.int32) & -0x10000
         return super().store(cut.view(torch.float32) if x.dtype == torch.bfloat16 else y, x)
 
 
 class RoundsBeforeTheWeight(Correct):
-    """Hugging Face's order, declared as fp32."""
+    """Rounding follows Hugging Face's order, declared as fp32."""
 
     caught_by = ALL
 
@@ -78,7 +78,7 @@ class RoundsInverseRms(Correct):
 
 
 class CoarseRsqrt(Correct):
-    """An approximate reciprocal root of 12 bits without a Newton step."""
+    """The reciprocal root is an approximation of 12 bits without a Newton step."""
 
     caught_by = ALL
 
@@ -104,7 +104,7 @@ class SigmoidFromTanh(Correct):
     caught_by = ALL
 
     def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
-        """Cancel."""
+        """Compute the sigmoid from tanh, which cancels."""
         z = gate.float()
         sigmoid = 0.5 * torch.tanh(0.5 * z) + 0.5
         return sigmoid if activation == "sigmoid" else z * sigmoid

@@ -43,7 +43,7 @@ class ActivationIgnored(Correct):
 
 
 class ActivationsSwapped(Correct):
-    """Silu where sigmoid was asked for, and the reverse."""
+    """Silu and sigmoid are swapped."""
 
     caught_by = EVERYWHERE
 
@@ -58,7 +58,7 @@ class SigmoidIsSilu(Correct):
     caught_by = EVERYWHERE
 
     def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
-        """Silu for every name."""
+        """Apply silu for every name."""
         return F.silu(gate.float())
 
 
@@ -85,17 +85,17 @@ class NoGateIsZeros(Correct):
 
 
 class GroupIgnored(Correct):
-    """Statistics over the whole row although groups were asked for; one group hides it."""
+    """Statistics run over the whole row although groups were asked for; one group hides the mistake."""
 
     caught_by = EVERYWHERE
 
     def normalise(self, stream: torch.Tensor, group: int, eps: float, x: torch.Tensor) -> torch.Tensor:
-        """One group for the row."""
+        """Use one group for the row."""
         return super().normalise(stream, stream.shape[-1], eps, x)
 
 
 class StatisticsOfFirstGroup(Correct):
-    """Every group is divided by the first one's root mean square: an index of the group is missing."""
+    """Every group is divided by the first group's root mean square: an index of the group is missing."""
 
     caught_by = EVERYWHERE
 
@@ -105,7 +105,7 @@ class StatisticsOfFirstGroup(Correct):
 
 
 class WeightPerGroup(Correct):
-    """The weight is indexed inside the group: every group gets the first one's weights."""
+    """The weight is indexed inside the group: every group gets the weights of the first."""
 
     caught_by = EVERYWHERE
 
@@ -165,7 +165,7 @@ class EpsOutsideTheRoot(Correct):
 
 
 class EpsHardCoded(Correct):
-    """The kernel's own 1e-5, whatever the model says."""
+    """eps is the kernel's own 1e-5, whatever the model passes."""
 
     caught_by = EVERYWHERE
 

@@ -1,4 +1,4 @@
-"""Mistakes that only large calls show: very wide rows, many rows that are wide, both sides of a threshold."""
+"""Fakes whose mistakes only large calls show: very wide rows, many wide rows, both sides of a threshold."""
 
 from __future__ import annotations
 

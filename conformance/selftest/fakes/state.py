@@ -1,4 +1,4 @@
-"""Fakes whose result depends on other calls, other rows or chance, or that say what is not so."""
+"""Fakes whose result depends on other calls, other rows or chance, or that report a wrong path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALL: tuple[str, ...] = ("values", "layout", "specials")
 
 
 class WeightCached(Correct):
-    """The converted weight of the first call is kept: a reloaded one never arrives."""
+    """The converted weight of the first call is cached: a reloaded weight is never used."""
 
     caught_by = ALL
 
@@ -132,7 +132,7 @@ class EmptyLosesItsShape(Correct):
     caught_by = ("empty",)
 
     def empty(self, x: torch.Tensor) -> torch.Tensor:
-        """Return some empty tensor."""
+        """Return an empty tensor of another shape."""
         return x.new_empty(0)
 
 
@@ -142,7 +142,7 @@ class SaysRowsRunsTorch(Correct):
     caught_by = ("path",)
 
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
-        """Say what should have run."""
+        """Report the path that should have run."""
         return "rows/general"
 
 

@@ -1,4 +1,4 @@
-"""Fakes that believe a tensor lies in memory as another one does, or as they would like."""
+"""Fakes that assume the strides of another tensor, or strides that suit them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.memory_views import dense, reread
 
-# wrong memory may hold a poison, whose change between two calls is seen as well
+# wrong memory may hold a poison, and its change between two calls is noticed as well
 WRONG_MEMORY: tuple[str, ...] = ("layout", "specials", "memory")
 
 
@@ -52,7 +52,7 @@ class WeightTakenForContiguous(Correct):
 
 
 class UnitLastStride(Correct):
-    """Rows are addressed rightly, columns with step one."""
+    """Rows are addressed correctly, columns with step one."""
 
     caught_by = WRONG_MEMORY
 
@@ -74,7 +74,7 @@ class OneRowStride(Correct):
 
 
 class AddressRoundedDown(Correct):
-    """Vector loads from the address rounded down to 16 bytes: a shifted view reads its neighbours."""
+    """Vector loads start at the address rounded down to 16 bytes: a shifted view reads its neighbours."""
 
     caught_by = WRONG_MEMORY
 

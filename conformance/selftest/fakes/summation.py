@@ -19,7 +19,7 @@ def _padded(squares: torch.Tensor, multiple: int) -> torch.Tensor:
 
 
 def pairwise(squares: torch.Tensor) -> torch.Tensor:
-    """Return the sum of the last dimension, kept: neighbours, then neighbours of those."""
+    """Return the sum of the last dimension, kept: neighbours are added, then neighbouring sums."""
     squares = _padded(squares, 1 << (squares.shape[-1] - 1).bit_length())
     while squares.shape[-1] > 1:
         squares = squares[..., ::2] + squares[..., 1::2]
@@ -27,7 +27,7 @@ def pairwise(squares: torch.Tensor) -> torch.Tensor:
 
 
 class InFloat64(Correct):
-    """Everything in float64, rounded once."""
+    """The whole computation in float64, rounded once."""
 
     def load(self, x: torch.Tensor) -> torch.Tensor:
         """Return x in float64."""
@@ -53,7 +53,7 @@ class InFloat64(Correct):
 
 
 class Pairwise(Correct):
-    """An explicit tree of neighbours."""
+    """A sum as an explicit tree of neighbours."""
 
     def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
         """Sum as a tree."""
@@ -61,7 +61,7 @@ class Pairwise(Correct):
 
 
 class Blocked(Correct):
-    """128 lanes that each sum serially, then a tree over the lanes."""
+    """A sum of 128 lanes that each add serially, then a tree over the lanes."""
 
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": Contract(depth="lanes")}
 

@@ -1,4 +1,4 @@
-"""Fakes that mistake the sum of a norm's input and its residual: how it is rounded, and how it is returned."""
+"""Fakes that mistake the sum of a norm's input and residual: its rounding, or how it is returned."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SumHasStridesOfX(CorrectNorm):
 
 
 class XReturnedForTheSum(CorrectNorm):
-    """The norm is of the sum, the residual stream goes on without it."""
+    """The sum is normalised, but x is returned for the residual stream."""
 
     caught_by = ALL
 
@@ -35,7 +35,7 @@ class XReturnedForTheSum(CorrectNorm):
 
 
 class ResidualReturnedUnchanged(CorrectNorm):
-    """The sum is normalised and thrown away: the residual goes on as it came."""
+    """The sum is normalised and thrown away: the residual is returned unchanged."""
 
     caught_by = ALL
 
@@ -50,7 +50,7 @@ class ResidualReturnedItself(CorrectNorm):
     caught_by = ("memory", "metadata")
 
     def store_sum(self, s: torch.Tensor, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Write the sum where the residual lay."""
+        """Write the sum over the residual."""
         if residual.dtype != x.dtype or not writable(residual):
             return super().store_sum(s, x, residual)
         return residual.copy_(s)
@@ -67,7 +67,7 @@ class SumInFloat32(CorrectNorm):
 
 
 class SumInDtypeOfResidual(CorrectNorm):
-    """The sum has the residual's dtype: the buffer it came from was reused."""
+    """The sum has the residual's dtype: the residual's buffer was reused."""
 
     caught_by = ("metadata",)
 
@@ -77,7 +77,7 @@ class SumInDtypeOfResidual(CorrectNorm):
 
 
 class NormOfTheUnroundedSum(CorrectNorm):
-    """The norm is of the sum in fp32, not of what is returned; the contract says ``sum``."""
+    """The sum in fp32 is normalised, not the returned sum; the contract says ``sum``."""
 
     caught_by = ALL
 
@@ -87,7 +87,7 @@ class NormOfTheUnroundedSum(CorrectNorm):
 
 
 class RoundedSumUndeclared(CorrectNorm):
-    """The norm is of the rounded sum, the declared contract rounds only at the store."""
+    """The rounded sum is normalised, but the declared contract rounds only at the store."""
 
     contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(
         CorrectNorm.operations, Contract(depth=SUM.depth)
@@ -96,23 +96,23 @@ class RoundedSumUndeclared(CorrectNorm):
 
 
 class StatisticsOfTheUnroundedSum(NormOfTheUnroundedSum):
-    """Squares are summed before the sum is rounded, the rounded one is divided: two loops, two numbers."""
+    """Squares are summed before the sum is rounded, but the rounded sum is divided: two loops, two numbers."""
 
     def normalise(self, stream: torch.Tensor, eps: float, x: torch.Tensor) -> torch.Tensor:
-        """Divide what is returned."""
+        """Divide the returned sum."""
         return stream.to(x.dtype).float() * self.inverse_rms(stream, eps)
 
 
 class StatisticsOfTheRoundedSum(NormOfTheUnroundedSum):
-    """Squares are summed of what was stored, the sum in registers is divided."""
+    """Squares are taken of the stored sum, but the sum in registers is divided."""
 
     def normalise(self, stream: torch.Tensor, eps: float, x: torch.Tensor) -> torch.Tensor:
-        """Divide what is not returned."""
+        """Divide the numbers that are not returned."""
         return stream * self.inverse_rms(stream.to(x.dtype).float(), eps)
 
 
 class OverflowingSumNormalised(CorrectNorm):
-    """Where the rounded sum overflows the norm is of the exact one: its row comes out as if nothing was wrong."""
+    """Where the rounded sum overflows, the exact sum is normalised: the row hides the overflow."""
 
     caught_by = ("specials",)
 
@@ -150,7 +150,7 @@ class SumTruncated(CorrectNorm):
     caught_by = ALL
 
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Clear what a bf16 does not hold."""
+        """Clear the bits that a bf16 does not have."""
         exact = (x.float() + residual.float()).contiguous()
         cut = (exact.view(torch.int32) & -0x10000).view(torch.float32)
         return (cut if x.dtype == torch.bfloat16 else exact).to(x.dtype)
@@ -162,7 +162,7 @@ class SumSaturates(CorrectNorm):
     caught_by = ("specials",)
 
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Clamp."""
+        """Clamp to the largest number."""
         largest = torch.finfo(x.dtype).max
         return (x.float() + residual.float()).clamp(-largest, largest).to(x.dtype)
 
@@ -173,7 +173,7 @@ class ResultsSwapped(CorrectNorm):
     caught_by = ALL
 
     def pair(self, y: torch.Tensor, s: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return them the other way round."""
+        """Return the results in reverse order."""
         return s, y
 
 
@@ -188,7 +188,7 @@ class SumNotReturned(CorrectNorm):
 
 
 class SumAliasesOutput(CorrectNorm):
-    """Both results lie in one buffer, and the norm is written last."""
+    """Both results share one buffer, and the norm is written last."""
 
     caught_by = ALL
 
@@ -198,7 +198,7 @@ class SumAliasesOutput(CorrectNorm):
 
 
 class PairWithoutResidual(CorrectNorm):
-    """Returns a pair whether a residual came or not."""
+    """Returns a pair even without a residual."""
 
     caught_by = ("metadata",)
 
@@ -228,7 +228,7 @@ class SumOfLastRowNotWritten(CorrectNorm):
 
 
 class SumBufferKept(CorrectNorm):
-    """The sum lies in a buffer that every call of a shape shares: the next layer changes the last one's."""
+    """The sum is in a buffer that every call of a shape shares: a later layer changes an earlier layer's sum."""
 
     caught_by = ("determinism", "memory")
 

@@ -10,7 +10,7 @@ SPECIAL: tuple[str, ...] = ("specials", "values", "layout")
 
 
 class NanRemoved(Correct):
-    """NaN becomes zero: a broken layer before this one stays unseen."""
+    """NaN becomes zero, which hides a broken earlier layer."""
 
     caught_by = ("specials",)
 
@@ -25,7 +25,7 @@ class InfinityClamped(Correct):
     caught_by = SPECIAL
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Clamp."""
+        """Clamp to the largest number."""
         largest = torch.finfo(x.dtype).max
         return super().store(y.clamp(-largest, largest), x)
 
@@ -68,7 +68,7 @@ class SmallResultsFlushed(Correct):
     caught_by = SPECIAL
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Flush."""
+        """Flush small numbers to zero."""
         return super().store(torch.where(y.abs() < torch.finfo(x.dtype).tiny, 0.0, y), x)
 
 

@@ -1,4 +1,4 @@
-"""Fakes that mistake a norm's weight and what is added to it."""
+"""Fakes that mistake a norm's weight or its offset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WRONG_MEMORY: tuple[str, ...] = ("layout", "specials", "memory")
 
 
 class OffsetInDtypeOfWeight(CorrectNorm):
-    """``1 + w`` is formed in bf16: what a small weight says is lost."""
+    """``1 + w`` is formed in bf16: a small weight is lost."""
 
     caught_by = ALL
 
@@ -23,7 +23,7 @@ class OffsetInDtypeOfWeight(CorrectNorm):
 
 
 class OffsetOmitted(CorrectNorm):
-    """Llama's norm in place of Gemma's: nothing is added."""
+    """Llama's norm replaces Gemma's: nothing is added."""
 
     caught_by = ALL
 
@@ -58,7 +58,7 @@ class OffsetAfterRounding(CorrectNorm):
 
 
 class OffsetCached(CorrectNorm):
-    """``1 + w`` is kept from the first call: a reloaded weight never arrives."""
+    """``1 + w`` is cached by the first call: a reloaded weight is never used."""
 
     caught_by = ALL
 
@@ -71,7 +71,7 @@ class OffsetCached(CorrectNorm):
 
 
 class OffsetOnlyForDtypeOfX(CorrectNorm):
-    """An fp32 weight takes a branch in which the offset was forgotten."""
+    """An fp32 weight takes a branch without the offset."""
 
     caught_by = ALL
 
@@ -99,18 +99,18 @@ class OffsetLeftInTheWeight(CorrectNorm):
 
 
 class OffsetIsAFlag(CorrectNorm):
-    """Any offset but zero is taken for one."""
+    """Every offset but zero is taken for one."""
 
     operations = ("rms_norm",)
     caught_by = ALL
 
     def scale(self, weight: torch.Tensor, offset: float) -> torch.Tensor:
-        """Ask whether there is one."""
+        """Test only whether there is an offset."""
         return super().scale(weight, float(offset != 0.0))
 
 
 class OffsetAlwaysOne(CorrectNorm):
-    """One kernel for Llama and Gemma that adds one for both."""
+    """A single kernel for Llama and Gemma adds one for both."""
 
     operations = ("rms_norm",)
     caught_by = ALL
@@ -152,7 +152,7 @@ class NoWeightKeepsTheLastOne(CorrectNorm):
         self.last: dict[int, torch.Tensor] = {}
 
     def weigh(self, y: torch.Tensor, weight: torch.Tensor | None, offset: float) -> torch.Tensor:
-        """Use what is there."""
+        """Use the weight of the call before."""
         if weight is not None:
             self.last[len(weight)] = weight.clone()
         return super().weigh(y, self.last.get(y.shape[-1]), offset)
@@ -209,7 +209,7 @@ class NormWeightTakenForContiguous(CorrectNorm):
 
 
 class LlamaOrder(CorrectNorm):
-    """The normalised values are rounded before ``offset + weight``, undeclared: Llama's order for Gemma."""
+    """The normalised values are rounded before ``offset + weight``, undeclared: Llama's order in Gemma's norm."""
 
     caught_by = ALL
 
