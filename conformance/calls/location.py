@@ -12,7 +12,7 @@ from pathlib import Path
 
 Frame = tuple[str, int, str]  # file, line, function
 
-SUITE = Path(__file__).resolve().parent
+SUITE = Path(__file__).resolve().parents[1]
 IMPLEMENTATIONS = ("adapters", "package", "selftest")  # folders of the suite with implementations
 LIBRARIES = ("torch", "triton", "numpy")  # libraries that implementations use
 MOST_FRAMES = 12  # frames of a trace, to keep it readable

@@ -39,7 +39,7 @@ def fixtures() -> Traversable:
     installed = resources.files("conformance") / "fixtures"
     if installed.is_dir():
         return installed
-    return Path(__file__).resolve().parents[1] / "fixtures"
+    return Path(__file__).resolve().parents[2] / "fixtures"
 
 
 def model_shapes() -> tuple[ModelShape, ...]:
