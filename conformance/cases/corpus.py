@@ -35,11 +35,15 @@ class ModelShape:
 
 
 def fixtures() -> Traversable:
-    """Return the folder of fixtures: inside the package in an installed wheel, next to it in a checkout."""
-    installed = resources.files("conformance") / "fixtures"
-    if installed.is_dir():
-        return installed
-    return Path(__file__).resolve().parents[2] / "fixtures"
+    """Return the folder of fixtures: inside the package in an installed wheel, next to it in a checkout.
+
+    Raises ``FileNotFoundError`` without one: a run would judge no case of a real model, and say nothing.
+    """
+    places = resources.files("conformance") / "fixtures", Path(__file__).resolve().parents[2] / "fixtures"
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        raise FileNotFoundError(f"fixtures are in none of {', '.join(map(str, places))}: install the suite again")
+    return found
 
 
 def model_shapes() -> tuple[ModelShape, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,3 +101,12 @@ def test_heads_that_do_not_divide_are_refused() -> None:
 
     with pytest.raises(ValueError, match="odd: heads=6 does not divide among 4 ranks"):
         corpus._shape(model, "rms_norm_gated", model["rms_norm_gated"], 4)
+
+
+def test_a_suite_without_fixtures_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder that is not found ends a run, which would otherwise judge no case of a real model."""
+    monkeypatch.setattr(corpus, "__file__", str(tmp_path / "conformance" / "cases" / "corpus.py"))
+    monkeypatch.setattr(corpus.resources, "files", lambda _package: tmp_path)
+
+    with pytest.raises(FileNotFoundError, match="fixtures are in none of"):
+        corpus.saved_cases()
