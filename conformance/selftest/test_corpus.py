@@ -106,7 +106,7 @@ def test_heads_that_do_not_divide_are_refused() -> None:
 def test_a_suite_without_fixtures_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder that is not found ends a run, which would otherwise judge no case of a real model."""
     monkeypatch.setattr(corpus, "__file__", str(tmp_path / "conformance" / "cases" / "corpus.py"))
-    monkeypatch.setattr(corpus.resources, "files", lambda _package: tmp_path)
+    monkeypatch.setattr("importlib.resources.files", lambda _package: tmp_path)
 
     with pytest.raises(FileNotFoundError, match="fixtures are in none of"):
         corpus.saved_cases()
