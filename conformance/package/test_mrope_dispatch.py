@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.package.gated_calls import Arguments, values
+from conformance.package.gated_calls import DEVICE, Arguments, values
 from conformance.package.mrope_calls import (
     assert_right,
     bits,
@@ -190,6 +190,21 @@ def test_a_key_serves_no_other_call(name: str, launched: list[plans.Plan]) -> No
 
     assert ([decision.plan] if decision.plan else []) == launched[1:]
     assert_right(arguments, results)
+
+
+def test_strides_of_positions_decide_which_memory_they_share() -> None:
+    """Positions that begin at the same address are refused if they reach into q, and taken if they do not."""
+    tokens, heads, head_dim = 5, 2, 64
+    buffer = torch.zeros(tokens * heads * head_dim, dtype=torch.int64, device=DEVICE)
+    q = buffer.view(torch.float32)[-tokens * heads * head_dim :].view(tokens, heads, head_dim)
+    given = call(tokens, (heads, 1), head_dim, 32) | {"q": q, "positions": buffer[:tokens]}
+    run(given, "mrope_")
+    run(given, "mrope_")
+    # rotated zeros may be negative, which are no positions
+    buffer.zero_()
+
+    with pytest.raises(InvalidCall, match="q shares memory with positions"):
+        run(given | {"positions": buffer[:: buffer.numel() // tokens]}, "mrope_")
 
 
 def test_a_cached_call_still_looks_at_memory() -> None:

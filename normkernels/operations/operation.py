@@ -119,7 +119,7 @@ class Known:
     flags: Flags
     launches: Launches | None  # None: natively
     writes: bool  # into memory of the caller
-    checked: set[tuple[int, ...]]  # elements of the first tensor, and addresses, of calls whose memory was checked
+    checked: set[Hashable]  # elements of the first tensor, addresses and strides of calls whose memory was checked
 
 
 _known: dict[Hashable, Known] = {}
@@ -151,9 +151,9 @@ def run(name: str, tensors: Tensors, flags: tuple[object, ...]) -> Results:
 
 
 def _check_memory(operation: Operation, tensors: Tensors, known: Known) -> None:
-    """Check the memory of a call, unless a call of the same key had the same addresses."""
+    """Check the memory of a call, unless a call of the same key had the same addresses and strides."""
     given = [each for each in tensors if each is not None]
-    places = given[0].numel(), *(each.data_ptr() for each in given)
+    places = given[0].numel(), *((each.data_ptr(), each.stride()) for each in given)
     if places not in known.checked:
         operation.check_memory(tensors)
         if len(known.checked) >= _MAX_KNOWN:
