@@ -95,66 +95,46 @@ FEW = {"scale": 4, "bias": 3, "chain": 1, "state": 2, "kept_results": 1, "thread
 FEW |= {"graph": 3, "stream": 3, "device": 3}
 MANY = {name: 4 * count for name, count in FEW.items()}
 
-PROFILES = {
-    profile.name: profile
-    for profile in (
-        Profile(
-            "quick",
-            strength=2,
-            limit=20.0,
-            # Triton's interpreter takes 10 to 40 ms per call. The values find what parity finds as well; layouts,
-            # and the bits next to the arguments, are where kernels go wrong
-            drawn={
-                "": 8,
-                "values": 10,
-                "layout": 14,
-                "specials": 10,
-                "contract": 16,
-                "parity": 12,
-                "in_place": 12,
-                "sensitivity": 16,
-            }
-            | FEW,
-            enumerates=frozenset({"values", "layout", "specials"}),
-            chunks=1,
-        ),
-        Profile(
-            "ci",
-            strength=3,
-            limit=60.0,
-            drawn={
-                "": 40,
-                "values": 100,
-                "layout": 240,
-                "specials": 100,
-                "parity": 60,
-                "in_place": 60,
-                "sensitivity": 60,
-            }
-            | MANY,
-            enumerates=frozenset({"values", "layout", "specials"}),
-            chunks=4,
-        ),
-        Profile(
-            "nightly",
-            strength=3,
-            limit=60.0,
-            drawn={
-                "": 40,
-                "values": 100,
-                "layout": 240,
-                "specials": 100,
-                "parity": 60,
-                "in_place": 60,
-                "sensitivity": 60,
-            }
-            | MANY,
-            enumerates=frozenset({"values", "layout", "specials"}),
-            chunks=4,
-            minutes=60.0,
-        ),
-    )
-}
+_QUICK = Profile(
+    "quick",
+    strength=2,
+    limit=20.0,
+    # Triton's interpreter takes 10 to 40 ms per call. The values find what parity finds as well; layouts,
+    # and the bits next to the arguments, are where kernels go wrong
+    drawn={
+        "": 8,
+        "values": 10,
+        "layout": 14,
+        "specials": 10,
+        "contract": 16,
+        "parity": 12,
+        "in_place": 12,
+        "sensitivity": 16,
+    }
+    | FEW,
+    enumerates=frozenset({"values", "layout", "specials"}),
+    chunks=1,
+)
+_CI = Profile(
+    "ci",
+    strength=3,
+    limit=60.0,
+    drawn={
+        "": 40,
+        "values": 100,
+        "layout": 240,
+        "specials": 100,
+        "parity": 60,
+        "in_place": 60,
+        "sensitivity": 60,
+    }
+    | MANY,
+    enumerates=frozenset({"values", "layout", "specials"}),
+    chunks=4,
+)
+# Nightly goes on where ci ends.
+_NIGHTLY = replace(_CI, name="nightly", minutes=60.0)
+PROFILES = {profile.name: profile for profile in (_QUICK, _CI, _NIGHTLY)}
 
 
 @dataclass(frozen=True, slots=True)
