@@ -19,8 +19,8 @@ from conformance.calls.call import Subject
 from conformance.calls.state_guard import captured, differences, guarded, noticed, settle
 from conformance.calls.verdict import Status
 from conformance.runs.judge import judge
+from conformance.selftest.calls.test_budget import CASE
 from conformance.selftest.fakes.correct import Correct
-from conformance.selftest.test_budget import CASE
 
 
 @pytest.fixture(autouse=True)

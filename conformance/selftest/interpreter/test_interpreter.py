@@ -26,7 +26,7 @@ from triton.runtime.errors import InterpreterError
 from conformance import interpreter
 from conformance.interpreter import faithful, rounding
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROWS, COLS = 4, 8
 
 

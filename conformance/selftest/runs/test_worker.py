@@ -16,8 +16,8 @@ from conformance.properties.discovery import Evidence
 from conformance.runs.item import Item, cases_of
 from conformance.runs.judge import Answer
 from conformance.runs.worker import Worker
+from conformance.selftest.calls.test_budget import CASE
 from conformance.selftest.fakes.correct import Correct
-from conformance.selftest.test_budget import CASE
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered"
 PASSED = (Verdict("values", CASE, Status.PASSED),)
@@ -73,7 +73,7 @@ def test_a_poisoned_process_is_not_healthy() -> None:
     assert isinstance(answer, tuple)
     (verdict,) = answer
     assert Status.CRASHED is verdict.status
-    assert verdict.reason.startswith(f"AcceleratorError: {ILLEGAL} (conformance/selftest/test_worker.py:")
+    assert verdict.reason.startswith(f"AcceleratorError: {ILLEGAL} (conformance/selftest/runs/test_worker.py:")
     assert (False, True) == (worker.healthy(), other.healthy())
 
 

@@ -26,7 +26,7 @@ from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.runs import reproducer
 from conformance.runs.item import PROFILES, Failure, Item
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FLAGS = (("eps", 1e-6), ("weight_offset", 0.0))
 X, WEIGHT = TensorSpec((4, 12), "bfloat16"), TensorSpec((12,), "bfloat16", values="weight")
 PLAIN = Case("rms_norm", (("x", X), ("weight", WEIGHT)), FLAGS, seed=5)

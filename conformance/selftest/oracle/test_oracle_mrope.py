@@ -31,7 +31,7 @@ from conformance.runs.item import cases_of, items
 from conformance.runs.judge import judge_item
 from conformance.selftest.fakes.correct_rotation import RIGHT, CorrectRotation, EagerRotation, LowRotation
 
-GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden"
+GOLDEN = Path(__file__).resolve().parents[3] / "fixtures" / "golden"
 OPERATION = OPERATIONS["mrope"]
 OUTPUTS = {"rotated_q": "q", "rotated_k": "k"}
 CODES = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}

@@ -25,7 +25,7 @@ from conformance.oracle.interval import Interval
 from conformance.properties.measure import measure
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 
-GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden"
+GOLDEN = Path(__file__).resolve().parents[3] / "fixtures" / "golden"
 MACHINE = Machine()
 INF, NAN = math.inf, math.nan
 

@@ -21,7 +21,7 @@ from conformance.calls.call import Subject, perform
 from conformance.cases.case import Case, TensorSpec
 from conformance.interpreter import faithful, gpu
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 X = TensorSpec((2, 4), "float32")
 CASE = Case(
     "rms_norm", (("x", X), ("weight", TensorSpec((4,), "float32"))), (("eps", 1e-6), ("weight_offset", 0.0))

@@ -21,7 +21,7 @@ from conformance.oracle.interval import Interval
 from conformance.properties.measure import measure
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 
-GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden"
+GOLDEN = Path(__file__).resolve().parents[3] / "fixtures" / "golden"
 MACHINE = Machine()
 SUM = frozenset({"sum"})
 CODES = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}

@@ -21,12 +21,12 @@ from conformance.report import table
 from conformance.runs import journal
 from conformance.runs.item import Failure, Item
 from conformance.runs.waivers import Waiver, Waivers, Where
-from conformance.selftest.test_report import BAD, CASE, FAILED, ITEM, OTHER, PASSED, Named
+from conformance.selftest.report.test_report import BAD, CASE, FAILED, ITEM, OTHER, PASSED, Named
 
 ISSUE = "https://example.org/issues/7"
 VOID = {"meta", "br", "input"}
 
-REPORTS = Path(__file__).resolve().parents[2] / "fixtures" / "reports"
+REPORTS = Path(__file__).resolve().parents[3] / "fixtures" / "reports"
 
 
 class _Page(HTMLParser):

@@ -133,7 +133,7 @@ def _run(folder: Path, lines: dict[str, str], *options: str) -> tuple[int, str, 
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env={**os.environ, "COLUMNS": "200"},
     )
     report = json.loads((folder / "report" / "report.json").read_text())

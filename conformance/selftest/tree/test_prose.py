@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # First words of fragments and of clauses that stand for nouns.
 FRAGMENTS = frozenset({"By", "For", "How", "Of", "That", "What", "Whatever", "Whether", "Who", "Whoever"})
 

@@ -100,7 +100,7 @@ def test_a_death_is_reported_and_survived(
     child = Questions(prepare, 10.0)
     died, again = child.ask(question), child.ask("again")
     child.close()
-    where = " at conformance/selftest/test_child.py:" if how.startswith("killed") else ""
+    where = " at conformance/selftest/calls/test_child.py:" if how.startswith("killed") else ""
 
     assert isinstance(died, Crashed)
     assert died.how.startswith(f"{how}{where}")

@@ -25,7 +25,7 @@ from conformance.report import Exit
 from conformance.runs.item import PROFILES, Item, cases_of, items
 from conformance.runs.judge import judge_item
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # Ctrl-C reaches the run also if the tests run in the background, where it is ignored
 CONFORM = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "

@@ -27,7 +27,7 @@ from conformance.oracle.interval import Interval
 from conformance.properties.measure import measure
 from conformance.selftest.fakes.correct import Correct
 
-GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden"
+GOLDEN = Path(__file__).resolve().parents[3] / "fixtures" / "golden"
 OPERATION = OPERATIONS["rms_norm_gated"]
 HALVES = (torch.bfloat16, torch.float16)
 INF, NAN = math.inf, math.nan

@@ -1,0 +1,1 @@
+"""Tests of the cases: data, drawing, shrinking and the corpus."""

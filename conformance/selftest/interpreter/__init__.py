@@ -1,0 +1,1 @@
+"""Tests of the interpreter that judges kernels on a CPU."""

@@ -1,0 +1,1 @@
+"""Tests of the operations: their levels, cases and outputs."""

@@ -1,0 +1,1 @@
+"""Tests of the report: its rows, its page and its causes."""

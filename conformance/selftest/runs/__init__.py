@@ -1,0 +1,1 @@
+"""Tests of whole runs: items, surveys, waivers, workers and reproducers."""

@@ -1,0 +1,1 @@
+"""Tests of the tree: imports, names, prose and the wheel."""
