@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +14,7 @@ from conformance.properties import PASSIVE, PROPERTIES
 from conformance.runs.host import faithful_interpreter
 from conformance.runs.item import Item, items
 from conformance.runs.judge import judge_item
-from conformance.selftest.fakes import FAKES, kernels
+from conformance.selftest.fakes import CLASSES, FAKES, Fake, kernels
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm
@@ -31,7 +32,124 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
     return device
 
 
-Fake = type[Correct | CorrectNorm | CorrectRotation | CorrectFp8]
+# How many fakes of an operation name each property first. Whoever adds or removes a fake changes its number.
+NUMBER = 318
+COUNTS = {
+    "rms_norm_gated": {
+        "determinism": 2,
+        "empty": 2,
+        "errors": 3,
+        "in_place": 4,
+        "kept_results": 1,
+        "large_index": 1,
+        "layout": 9,
+        "memory": 8,
+        "metadata": 3,
+        "parity": 1,
+        "path": 3,
+        "row_independence": 2,
+        "scale": 1,
+        "specials": 7,
+        "state": 3,
+        "state_left_behind": 1,
+        "threads": 1,
+        "values": 50,
+        "variants": 2,
+        "written": 4,
+    },
+    "rms_norm_fp8": {
+        "determinism": 2,
+        "empty": 1,
+        "errors": 2,
+        "in_place": 4,
+        "memory": 2,
+        "metadata": 9,
+        "row_independence": 2,
+        "specials": 3,
+        "values": 36,
+        "written": 2,
+    },
+    "rms_norm_gated_fp8": {
+        "determinism": 2,
+        "empty": 1,
+        "errors": 2,
+        "memory": 2,
+        "metadata": 9,
+        "row_independence": 2,
+        "specials": 3,
+        "values": 35,
+        "written": 2,
+    },
+    "rms_norm": {
+        "chain": 2,
+        "determinism": 1,
+        "empty": 1,
+        "errors": 1,
+        "in_place": 12,
+        "kept_results": 2,
+        "layout": 6,
+        "memory": 4,
+        "metadata": 8,
+        "row_independence": 1,
+        "scale": 1,
+        "specials": 3,
+        "state": 1,
+        "values": 44,
+        "written": 2,
+    },
+    "gemma_rms_norm": {
+        "chain": 2,
+        "determinism": 1,
+        "empty": 1,
+        "errors": 1,
+        "in_place": 12,
+        "kept_results": 2,
+        "layout": 6,
+        "memory": 4,
+        "metadata": 8,
+        "row_independence": 1,
+        "scale": 1,
+        "specials": 3,
+        "state": 1,
+        "values": 39,
+        "written": 2,
+    },
+    "mrope": {
+        "copied": 3,
+        "determinism": 1,
+        "empty": 1,
+        "errors": 4,
+        "kept_results": 1,
+        "layout": 6,
+        "memory": 3,
+        "metadata": 4,
+        "row_independence": 2,
+        "values": 32,
+        "written": 1,
+    },
+}
+
+# Classes that name nothing that catches them: bases of the fakes, implementations that must pass, and one fake that
+# ends its process, so that only test_large_index.py calls it.
+OTHERS: dict[str, set[str]] = {
+    "correct": {"Correct"},
+    "correct_fp8": {"CorrectFp8", "_GatedNorm", "_Norm"},
+    "correct_norm": {"CorrectNorm"},
+    "correct_rotation": {"CorrectRotation", "EagerRotation", "FusedRotation", "LowRotation", "RotationInFloat64"},
+    "kernels": {"Kernel"},
+    "partial": {"Everything", "Half", "OneInFifty", "Pairs"},
+    "quantisation": {
+        "ExponentsIncremented",
+        "IgnoresNan",
+        "PowersOfTwo",
+        "QuotientsInFloat64",
+        "Reciprocals",
+        "Unrounded",
+    },
+    "summation": {"Blocked", "InFloat64", "Pairwise", "Serial"},
+    "offsets": {"OffsetsOf31Bits"},
+}
+
 # every fake as every operation that it names
 RUNS = [pytest.param(fake, name, id=f"{fake.__name__}-{name}") for fake in FAKES for name in fake.operations]
 BASES = (Correct, Kernel, CorrectNorm, CorrectRotation, CorrectFp8)
@@ -81,6 +199,25 @@ def test_fakes_make_one_mistake_each() -> None:
     assert len(FAKES) == len(set(FAKES))
     assert len(FAKES) == len({fake.__doc__ for fake in FAKES})
     assert all(fake.caught_by and set(fake.caught_by) <= {*PROPERTIES, *PASSIVE} for fake in FAKES)
+
+
+def test_no_fake_is_lost_unnoticed() -> None:
+    """There are as many fakes, of each operation and for each property, as the table says."""
+    found = {
+        operation: Counter(f.caught_by[0] for f in FAKES if operation in f.operations) for operation in COUNTS
+    }
+
+    assert found == COUNTS
+    assert len(FAKES) == NUMBER
+
+
+def test_every_class_is_a_fake_or_right_on_purpose() -> None:
+    """A class that forgets to name what catches it would otherwise be tried by nothing."""
+    silent: dict[str, set[str]] = {}
+    for kind in set(CLASSES) - set(FAKES):
+        silent.setdefault(kind.__module__.rpartition(".")[2], set()).add(kind.__name__)
+
+    assert silent == OTHERS
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
