@@ -129,8 +129,8 @@ COUNTS = {
     },
 }
 
-# Classes that name nothing that catches them: bases of the fakes, implementations that must pass, and one fake that
-# ends its process, so that only test_large_index.py calls it.
+# Classes that name nothing that catches them: bases of the fakes, implementations that must pass, and one fake
+# that ends its process, so that only test_large_index.py calls it.
 OTHERS: dict[str, set[str]] = {
     "correct": {"Correct"},
     "correct_fp8": {"CorrectFp8", "_GatedNorm", "_Norm"},
