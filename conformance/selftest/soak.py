@@ -1,4 +1,4 @@
-"""How many elements the soaks compare: all in a nightly run, which sets ``CONFORMANCE_NIGHTLY=1``, else an eighth.
+"""Number of elements that soaks compare: all in a nightly run (``CONFORMANCE_NIGHTLY=1``), else an eighth.
 
 A soak is a test whose promise is a number of elements. Its cases, implementations and bounds are the same in both.
 """

@@ -13,6 +13,7 @@ from conformance.calls.claim import claim, pasted, said, sizes_of
 from conformance.calls.verdict import BAD, Status, Verdict
 from conformance.cases.case import Case
 from conformance.cases.factors import Numbers
+from conformance.operations import OPERATIONS
 from conformance.runs import journal
 from conformance.runs.item import Item, cases_of, items
 from conformance.runs.judge import judge_item, lacking_evidence, surveyed, tried
@@ -62,6 +63,29 @@ def test_a_partial_implementation_is_judged_on_as_many_calls() -> None:
 
     assert [] == [said for said in evidence.lacking(found) if " took " not in said]
     assert len(judged) > 25
+
+
+@pytest.mark.parametrize(
+    ("kind", "declined"),
+    [
+        (Everything, set()),
+        (Half, {"x without a dimension"}),
+        (OneInFifty, {"x without a dimension", "x of integers", "weight of integers"}),
+    ],
+)
+def test_only_wrong_calls_that_are_not_taken_are_declined(kind: type[Correct], declined: set[str]) -> None:
+    """Every other wrong call is made of a call that is taken, and judged: evidence may leave out no more."""
+    subject, found = Subject(kind()), _found(kind)
+    errors = items(subject, operations=(OPERATION,), properties=("errors",))
+    verdicts = [verdict for item in errors for verdict in judge_item(item, subject, found=found)]
+    invalid = {str(verdict.case.invalid) for verdict in verdicts}
+
+    assert set(OPERATIONS[OPERATION].invalid) == invalid
+    for name in invalid:
+        expected = (Status.DECLINED, "not this one") if name in declined else (Status.PASSED, None)
+        of_it = [verdict for verdict in verdicts if verdict.case.invalid == name]
+        assert {expected[0]} == {verdict.status for verdict in of_it}, name
+        assert expected[1] in {None, *(verdict.reason for verdict in of_it)}
 
 
 def test_a_sample_is_as_large_where_little_is_taken() -> None:
