@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import normkernels
-from conformance.package.gated_calls import (
+from conformance.package.calls.rms_norm_gated import (
     DEVICE,
     Arguments,
     assert_right,

@@ -10,8 +10,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import normkernels
-from conformance.package import gated_calls, norm_calls
-from conformance.package.gated_calls import DEVICE, Arguments, strided, values
+from conformance.package.calls import rms_norm as norm_calls
+from conformance.package.calls import rms_norm_gated as gated_calls
+from conformance.package.calls.rms_norm_gated import DEVICE, Arguments, strided, values
 from normkernels import GemmaRMSNorm, InvalidCall, PathUnavailable, RMSNorm, RMSNormGated, library
 from normkernels.operations.operation import OPERATIONS
 

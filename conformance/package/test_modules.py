@@ -7,7 +7,7 @@ import inspect
 import pytest
 import torch
 
-from conformance.package.gated_calls import DEVICE, assert_right, values
+from conformance.package.calls.rms_norm_gated import DEVICE, assert_right, values
 from normkernels import RMSNormGated
 
 

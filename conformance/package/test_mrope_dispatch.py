@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.package.gated_calls import DEVICE, Arguments, values
-from conformance.package.mrope_calls import (
+from conformance.package.calls.mrope import (
     assert_right,
     bits,
     call,
@@ -21,6 +20,7 @@ from conformance.package.mrope_calls import (
     run,
     views_of_one_buffer,
 )
+from conformance.package.calls.rms_norm_gated import DEVICE, Arguments, values
 from normkernels import InvalidCall, Path, PathUnavailable, Reason, launch, plans
 from normkernels.operations.operation import ENVIRONMENT, _known, reread_environment
 from normkernels.plans import INTERPRETED, MEASURED, Plan

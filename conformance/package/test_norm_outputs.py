@@ -8,8 +8,8 @@ from typing import get_args
 import pytest
 import torch
 
-from conformance.package.gated_calls import Arguments, strided, values
-from conformance.package.norm_calls import OPERATIONS, added, assert_right, call, explain, run
+from conformance.package.calls.rms_norm import OPERATIONS, added, assert_right, call, explain, run
+from conformance.package.calls.rms_norm_gated import Arguments, strided, values
 from normkernels import plans
 from normkernels.operations.operation import reread_environment
 

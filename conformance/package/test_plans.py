@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from conformance.package.gated_calls import DEVICE, assert_right, call, explain, run, strided, values
+from conformance.package.calls.rms_norm_gated import DEVICE, assert_right, call, explain, run, strided, values
 from normkernels import plans
 from normkernels.call import Device
 from normkernels.operations.operation import reread_environment

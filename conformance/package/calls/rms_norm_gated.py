@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import normkernels
-from conformance.package.judged import by_the_oracle
+from conformance.package.calls.judged import by_the_oracle
 from normkernels.call import interpreting
 
 Arguments = dict[str, Any]
