@@ -166,7 +166,7 @@ def test_a_reason_does_not_fire_on_the_call_beside(reason: Reason, launched: lis
 
 @pytest.mark.parametrize("reason", ENVIRONMENTS, ids=lambda reason: reason.name)
 def test_an_environment_fires_a_reason(reason: Reason) -> None:
-    """In the environment that just does not qualify, every operation runs natively and says why; beside it, rows."""
+    """In the environment that just does not qualify, every operation runs natively and says why; beside it, not."""
     qualifies, misses = (in_environment(*variables.items()) for variables in ENVIRONMENTS[reason])
     named = {"rms_norm_gated": "rows/decode128", "mrope": "heads/decode"}
 
