@@ -15,16 +15,8 @@ import pytest
 import torch
 
 import normkernels
-from conformance.package.calls.rms_norm_gated import (
-    DEVICE,
-    Arguments,
-    assert_right,
-    call,
-    explain,
-    run,
-    strided,
-    values,
-)
+from conformance.package.calls.rms_norm_gated import assert_right, call, explain, run
+from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
 from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, Rejection, plans
 from normkernels.call import Call, Device, Gated
 from normkernels.dispatch import decide
@@ -166,7 +158,7 @@ def test_a_reason_does_not_fire_on_the_call_beside(reason: Reason, launched: lis
 
 @pytest.mark.parametrize("reason", ENVIRONMENTS, ids=lambda reason: reason.name)
 def test_an_environment_fires_a_reason(reason: Reason) -> None:
-    """In the environment that just does not qualify, every operation runs natively and says why; beside it, not."""
+    """In the environment that just does not qualify, each operation runs natively and says why; beside it, not."""
     qualifies, misses = (in_environment(*variables.items()) for variables in ENVIRONMENTS[reason])
     named = {"rms_norm_gated": "rows/decode128", "mrope": "heads/decode"}
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conformance.package.calls.fp8 import OPERATIONS, TYPES, assert_right, call, explain, full, run
-from conformance.package.calls.rms_norm_gated import DEVICE, Arguments, strided, values
+from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
 from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, dispatch, plans
 from normkernels.call import Call, Device, Quantised, conversions
 from normkernels.operations import quantisation

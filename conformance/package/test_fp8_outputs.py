@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from conformance.package.calls.fp8 import OPERATIONS, call, full, run, same
-from conformance.package.calls.rms_norm_gated import DEVICE, Arguments, values
-from conformance.package.test_norm_outputs import LAYOUTS, laid_out
+from conformance.package.calls.tensors import DEVICE, LAYOUTS, Arguments, laid_out, values
 
 SHAPE = (5, 3, 97)
 PATHS = ["rows", "native"]

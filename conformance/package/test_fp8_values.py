@@ -21,7 +21,7 @@ from conformance.package.calls.fp8 import (
     run,
     same,
 )
-from conformance.package.calls.rms_norm_gated import DEVICE, Arguments, strided, values
+from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 PATHS = ["rows", "native"]

@@ -20,7 +20,7 @@ from conformance.package.calls.mrope import (
     run,
     views_of_one_buffer,
 )
-from conformance.package.calls.rms_norm_gated import DEVICE, Arguments, values
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 from normkernels import InvalidCall, Path, PathUnavailable, Reason, launch, plans
 from normkernels.operations.operation import ENVIRONMENT, _known, reread_environment
 from normkernels.plans import INTERPRETED, MEASURED, Plan

@@ -21,7 +21,7 @@ from conformance.package.calls.mrope import (
     run,
     views_of_one_buffer,
 )
-from conformance.package.calls.rms_norm_gated import DEVICE, Arguments, strided, values
+from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
 from normkernels import plans
 from normkernels.call import Device
 from normkernels.launch import Launches

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conformance.package.calls.rms_norm import OPERATIONS, added, assert_right, call, explain, run
-from conformance.package.calls.rms_norm_gated import DEVICE, Arguments, values
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 from normkernels import InvalidCall, Path, PathUnavailable, Reason, plans
 from normkernels.operations import rms_norm as norm
 from normkernels.operations.operation import ENVIRONMENT, _known, reread_environment

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conformance.package.calls.rms_norm import OPERATIONS, added, assert_right, call, run
-from conformance.package.calls.rms_norm_gated import DEVICE, Arguments, values
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 from normkernels import InvalidCall
 
 HALF, FULL, DOUBLE = torch.float16, torch.float32, torch.float64

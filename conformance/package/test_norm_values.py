@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conformance.package.calls.rms_norm import OPERATIONS, added, assert_right, call, run
-from conformance.package.calls.rms_norm_gated import DEVICE, strided, values
+from conformance.package.calls.tensors import DEVICE, strided, values
 from normkernels import rms_norm_gated
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

@@ -12,7 +12,7 @@ import torch
 
 import normkernels
 from conformance.package.calls.judged import by_the_oracle
-from conformance.package.calls.rms_norm_gated import DEVICE, Arguments, values
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 from normkernels.call import Device, dtype_name
 
 Array = npt.NDArray[Any]

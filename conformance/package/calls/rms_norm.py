@@ -8,7 +8,8 @@ import torch
 
 import normkernels
 from conformance.package.calls.judged import by_the_oracle
-from conformance.package.calls.rms_norm_gated import DEVICE, FLOAT64, Arguments, values
+from conformance.package.calls.rms_norm_gated import FLOAT64
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 
 OPERATIONS = ("rms_norm", "gemma_rms_norm")
 

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from conformance.package.calls.fp8 import FLOOR, MAX
-from conformance.package.calls.rms_norm_gated import DEVICE
+from conformance.package.calls.tensors import DEVICE
 from normkernels.kernels.quantise import quotients, scales
 from normkernels.kernels.row_norm import DTYPES
 
