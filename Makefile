@@ -9,8 +9,9 @@ TRITON := triton==3.9.0
 NEWEST := torch==2.15.0
 NEWEST_TRITON := triton==3.9.0
 # The package's tests that a new torch breaks first, and that run within minutes.
-FAST := library fp8_library mrope_library modules norm_modules counterparts dispatch norm_dispatch fp8_dispatch \
-	mrope_dispatch launch launch_compiled keys plans public_names
+FAST := test_library.py test_fp8_library.py test_mrope_library.py test_modules.py test_norm_modules.py \
+	models/test_counterparts.py test_dispatch.py test_norm_dispatch.py test_fp8_dispatch.py \
+	test_mrope_dispatch.py launching test_plans.py test_public_names.py
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,7 +29,7 @@ test: lint  ## lint, types and all tests
 	$(BIN)/python -m pytest -n auto
 
 newest: $(NEWEST_INSTALLED)  ## the package's fast tests, and every kernel compiled, with the newest torch
-	$(NEWEST_BIN)/python -m pytest -n auto $(FAST:%=conformance/package/test_%.py)
+	$(NEWEST_BIN)/python -m pytest -n auto $(FAST:%=conformance/package/%)
 	$(NEWEST_BIN)/conform codegen --target sm_90 --report build/newest
 
 lint: $(INSTALLED)

@@ -8,7 +8,7 @@ import pytest
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from conformance.package.gated_calls import DEVICE
+from conformance.package.calls.tensors import DEVICE
 from normkernels import launch, plans
 from normkernels.call import interpreting
 from normkernels.operations.operation import ENVIRONMENT, reread_environment

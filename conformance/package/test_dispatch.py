@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -14,16 +15,8 @@ import pytest
 import torch
 
 import normkernels
-from conformance.package.gated_calls import (
-    DEVICE,
-    Arguments,
-    assert_right,
-    call,
-    explain,
-    run,
-    strided,
-    values,
-)
+from conformance.package.calls.rms_norm_gated import assert_right, call, explain, run
+from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
 from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, Rejection, plans
 from normkernels.call import Call, Device, Gated
 from normkernels.dispatch import decide
@@ -79,39 +72,47 @@ if "TRITON_INTERPRET" in os.environ and "WITHOUT" not in os.environ:
     # as shipped, Triton 3.6 takes no loop's bounds with NumPy 2.4 on
     from conformance import interpreter
     interpreter.install()
-operation = sys.argv[1]
 x = torch.linspace(-2, 2, 256).reshape(2, 128)
-given = (x, x, x[0]) if "gated" in operation else (x, x[0])
-flags = {"eps": 1e-6} | ({"fp8_dtype": torch.float8_e4m3fn} if "fp8" in operation else {})
-if operation == "mrope":
-    given, flags = (x[:, None], x[:, None], torch.arange(2), x[:, :64], x[:, 64:]), {"sections": (24, 20, 20)}
-decision = normkernels.explain(operation, *given, **flags)
-y = getattr(normkernels, operation)(*given, **flags)
-native = getattr(normkernels, operation)(*given, **flags, path="native")
-if "fp8" in operation:
-    # scales: a unit in the last place of y may be a step of fp8
-    y, native = y[1], native[1]
-if operation == "mrope":
-    y, native = y[0], native[0]
-print(json.dumps([decision.name, [str(r) for r in decision.rejected], bool(((y - native).abs() < 1e-6).all())]))
+found = {}
+for operation in sys.argv[1:]:
+    given = (x, x, x[0]) if "gated" in operation else (x, x[0])
+    flags = {"eps": 1e-6} | ({"fp8_dtype": torch.float8_e4m3fn} if "fp8" in operation else {})
+    if operation == "mrope":
+        given, flags = (x[:, None], x[:, None], torch.arange(2), x[:, :64], x[:, 64:]), {"sections": (24, 20, 20)}
+    decision = normkernels.explain(operation, *given, **flags)
+    y = getattr(normkernels, operation)(*given, **flags)
+    native = getattr(normkernels, operation)(*given, **flags, path="native")
+    if "fp8" in operation:
+        # scales: a unit in the last place of y may be a step of fp8
+        y, native = y[1], native[1]
+    if operation == "mrope":
+        y, native = y[0], native[0]
+    agrees = bool(((y - native).abs() < 1e-6).all())
+    found[operation] = [decision.name, [str(r) for r in decision.rejected], agrees]
+print(json.dumps(found))
 """
 
 
-def in_environment(variables: dict[str, str], operation: str = "rms_norm_gated") -> tuple[str, list[str], bool]:
-    """Return decision, rejections and agreement with native, in a process of its own on the CPU."""
+# A form in place is decided as the other one.
+FAMILIES = [name for name, operation in OPERATIONS.items() if name == operation.family]
+
+
+@functools.cache
+def in_environment(*variables: tuple[str, str]) -> dict[str, tuple[str, list[str], bool]]:
+    """Return each operation's decision, rejections and agreement with native, from one process on the CPU."""
     cleared = {"TRITON_INTERPRET", ENVIRONMENT, "PYTHONPATH"}
     kept = {k: v for k, v in os.environ.items() if k not in cleared}
     root = str(File(normkernels.__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, operation],
-        env=kept | {"PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""} | variables,
+        [sys.executable, "-c", SCRIPT, *FAMILIES],
+        env=kept | {"PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""} | dict(variables),
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    name, rejected, agrees = json.loads(done.stdout.splitlines()[-1])
-    return name, rejected, agrees
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {operation: (name, rejected, agrees) for operation, (name, rejected, agrees) in found.items()}
 
 
 def reasons(decision: Decision) -> list[Reason]:
@@ -119,8 +120,6 @@ def reasons(decision: Decision) -> list[Reason]:
     return [rejection.reason for rejection in decision.rejected]
 
 
-# A form in place is decided as the other one.
-FAMILIES = [name for name, operation in OPERATIONS.items() if name == operation.family]
 # Against rows with fp8 values: test_fp8_dispatch.
 QUANTISED = {Reason.FP8_DTYPE, Reason.QUANT_GROUP}
 
@@ -157,24 +156,24 @@ def test_a_reason_does_not_fire_on_the_call_beside(reason: Reason, launched: lis
     assert_right(arguments, result)
 
 
-@pytest.mark.parametrize("operation", FAMILIES)
 @pytest.mark.parametrize("reason", ENVIRONMENTS, ids=lambda reason: reason.name)
-def test_an_environment_fires_a_reason(reason: Reason, operation: str) -> None:
-    """The environment that just does not qualify runs natively and says why; the one beside runs rows."""
-    qualifies, misses = ENVIRONMENTS[reason]
-    fired = in_environment(misses, operation)
-    plan = {"rms_norm_gated": "rows/decode128", "mrope": "heads/decode"}.get(operation, "rows/general")
+def test_an_environment_fires_a_reason(reason: Reason) -> None:
+    """In the environment that just does not qualify, each operation runs natively and says why; beside it, not."""
+    qualifies, misses = (in_environment(*variables.items()) for variables in ENVIRONMENTS[reason])
+    named = {"rms_norm_gated": "rows/decode128", "mrope": "heads/decode"}
 
-    assert (plan, [], True) == in_environment(qualifies, operation)
-    assert ("native", True) == (fired[0], fired[2])
-    assert any(f": {reason.name}: " in line for line in fired[1])
+    assert {each: (named.get(each, "rows/general"), [], True) for each in FAMILIES} == qualifies
+    assert dict.fromkeys(FAMILIES, ("native", True)) == {
+        each: (name, agrees) for each, (name, _, agrees) in misses.items()
+    }
+    assert set(FAMILIES) == {
+        each for each, (_, rejected, _) in misses.items() if any(f": {reason.name}: " in line for line in rejected)
+    }
 
 
 def test_a_machine_without_a_gpu_says_what_it_is() -> None:
     """The rejection says what is needed, then what was given."""
-    _, rejected, _ = in_environment({})
-
-    assert ["rows: NO_GPU: needs a GPU, got 'cpu'"] == rejected
+    assert ["rows: NO_GPU: needs a GPU, got 'cpu'"] == in_environment()["rms_norm_gated"][1]
 
 
 QUALIFIES = Call(
@@ -295,6 +294,7 @@ def test_a_cached_call_agrees_with_decide(
     assert_right(arguments, result)
 
 
+# Calls that differ from a common call in one argument and have a meaning.
 OTHER_CALLS: dict[str, Arguments] = {
     "eps": {"eps": 1.0},
     "activation": {"activation": "sigmoid"},
@@ -304,30 +304,45 @@ OTHER_CALLS: dict[str, Arguments] = {
     "no gate": {"gate": None},
     "path": {"path": "native"},
     "weight with a gradient": {"weight": values("weight", 128).requires_grad_()},
-    "no weights": {"weight": values("weight", 0)},
-    "a list": {"weight": [1.0] * 128},
-    "an integer flag": {"norm_before_gate": 1},
-    "a boolean eps": {"eps": True},
-    "a fractional group": {"group_size": 128.0},
+}
+# And those without a meaning, each with the requirement that its message names.
+REFUSED_CALLS: dict[str, tuple[Arguments, str]] = {
+    "no weights": (
+        {"weight": values("weight", 0)},
+        r"weight has shape \(0,\), must be the last dimension of x, \(128,\)",
+    ),
+    "a list": ({"weight": [1.0] * 128}, "weight is a list, must be a tensor"),
+    "an integer flag": ({"norm_before_gate": 1}, "norm_before_gate=1, must be one of True, False"),
+    "a boolean eps": ({"eps": True}, "eps=True, must be a number"),
+    "a fractional group": ({"group_size": 128.0}, "group_size=128.0, must be None or a divisor"),
 }
 
 
 @pytest.mark.parametrize("name", OTHER_CALLS)
 def test_a_key_serves_no_other_call(name: str, launched: list[plans.Plan]) -> None:
-    """After a common call, one that differs in an argument is decided, or refused, on its own."""
-    first = run(call(eps=1.0 if name == "a boolean eps" else 1e-6))
+    """After a common call, one that differs in an argument is decided on its own."""
+    first = run(call())
     arguments = call(**OTHER_CALLS[name])
-    try:
-        decision = explain(arguments)
-    except InvalidCall:
-        with pytest.raises(InvalidCall):
-            run(arguments)
-        return
+    decision = explain(arguments)
     result = run(arguments)
 
     assert ([decision.plan] if decision.plan else []) == launched[1:]
     assert not torch.equal(first, result) or name in {"rounding", "path", "weight with a gradient"}
     assert_right(arguments, result)
+
+
+@pytest.mark.parametrize("name", REFUSED_CALLS)
+def test_a_key_serves_no_call_that_is_refused(name: str, launched: list[plans.Plan]) -> None:
+    """After a common call, one without a meaning is refused by ``explain`` and by the call; nothing runs."""
+    changes, message = REFUSED_CALLS[name]
+    run(call(eps=1.0 if name == "a boolean eps" else 1e-6))
+    arguments = call(**changes)
+
+    with pytest.raises(InvalidCall, match=f"^rms_norm_gated: {message}"):
+        explain(arguments)
+    with pytest.raises(InvalidCall, match=f"^rms_norm_gated: {message}"):
+        run(arguments)
+    assert 1 == len(launched)
 
 
 def test_explain_launches_nothing(launched: list[plans.Plan]) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from conformance.package.gated_calls import DEVICE, Arguments, assert_right, call, run, strided, values
+from conformance.package.calls.rms_norm_gated import assert_right, call, run
+from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
 from normkernels import InvalidCall, PathUnavailable
 
 HALF, FULL, DOUBLE = torch.float16, torch.float32, torch.float64

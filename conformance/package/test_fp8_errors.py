@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.package.fp8_calls import OPERATIONS, call, full, run
-from conformance.package.gated_calls import DEVICE, Arguments, values
+from conformance.package.calls.fp8 import OPERATIONS, call, full, run
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 from normkernels import InvalidCall
 
 FP8, FNUZ = torch.float8_e4m3fn, torch.float8_e4m3fnuz

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 import normkernels
-from conformance.package.fp8_calls import OPERATIONS, call, full, run, same
-from conformance.package.gated_calls import Arguments, strided, values
-from conformance.package.test_library import split
+from conformance.package.calls.fp8 import OPERATIONS, call, full, run, same
+from conformance.package.calls.tensors import Arguments, split, strided, values
 from normkernels import InvalidCall, PathUnavailable, library
 
 BACKENDS = ("eager", "aot_eager")

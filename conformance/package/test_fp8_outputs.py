@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conformance.package.fp8_calls import OPERATIONS, call, full, run, same
-from conformance.package.gated_calls import DEVICE, Arguments, values
-from conformance.package.test_norm_outputs import LAYOUTS, laid_out
+from conformance.package.calls.fp8 import OPERATIONS, call, full, run, same
+from conformance.package.calls.tensors import DEVICE, LAYOUTS, Arguments, laid_out, values
 
 SHAPE = (5, 3, 97)
 PATHS = ["rows", "native"]

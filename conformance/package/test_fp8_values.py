@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import normkernels
-from conformance.package.fp8_calls import (
+from conformance.package.calls.fp8 import (
     FLOOR,
     FORMS,
     MAX,
@@ -21,7 +21,7 @@ from conformance.package.fp8_calls import (
     run,
     same,
 )
-from conformance.package.gated_calls import DEVICE, Arguments, strided, values
+from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 PATHS = ["rows", "native"]

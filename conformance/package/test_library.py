@@ -10,8 +10,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import normkernels
-from conformance.package import gated_calls, norm_calls
-from conformance.package.gated_calls import DEVICE, Arguments, strided, values
+from conformance.package.calls import rms_norm as norm_calls
+from conformance.package.calls import rms_norm_gated as gated_calls
+from conformance.package.calls.tensors import DEVICE, Arguments, split, strided, values
 from normkernels import GemmaRMSNorm, InvalidCall, PathUnavailable, RMSNorm, RMSNormGated, library
 from normkernels.operations.operation import OPERATIONS
 
@@ -54,12 +55,6 @@ def fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
-
-
-def split(arguments: Arguments) -> tuple[dict[str, torch.Tensor], Arguments]:
-    """Return the tensors of a call, and the flags."""
-    tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
-    return tensors, {name: value for name, value in arguments.items() if name not in tensors}
 
 
 def compiled(operation: str, flags: Arguments, backend: Any = "eager", **how: Any) -> Callable[..., Any]:

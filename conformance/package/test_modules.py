@@ -7,7 +7,8 @@ import inspect
 import pytest
 import torch
 
-from conformance.package.gated_calls import DEVICE, assert_right, values
+from conformance.package.calls.rms_norm_gated import assert_right
+from conformance.package.calls.tensors import DEVICE, values
 from normkernels import RMSNormGated
 
 

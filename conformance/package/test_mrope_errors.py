@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 import torch
 
-from conformance.package.gated_calls import DEVICE, Arguments, values
-from conformance.package.mrope_calls import bits, call, flat, positions, run
+from conformance.package.calls.mrope import bits, call, flat, positions, run
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 from normkernels import InvalidCall
 
 HALF, DOUBLE, FP8 = torch.float16, torch.float64, torch.float8_e4m3fn

@@ -10,8 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import normkernels
-from conformance.package.gated_calls import DEVICE, Arguments, values
-from conformance.package.mrope_calls import assert_right, call, flat, positions, run, views_of_one_buffer
+from conformance.package.calls.mrope import assert_right, call, flat, positions, run, views_of_one_buffer
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 from normkernels import InvalidCall, PathUnavailable, library
 
 BACKENDS = ("eager", "aot_eager")

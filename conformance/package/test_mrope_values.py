@@ -10,8 +10,7 @@ from itertools import product
 import pytest
 import torch
 
-from conformance.package.gated_calls import DEVICE, Arguments, strided, values
-from conformance.package.mrope_calls import (
+from conformance.package.calls.mrope import (
     MAX_POSITIONS,
     assert_right,
     bits,
@@ -22,6 +21,7 @@ from conformance.package.mrope_calls import (
     run,
     views_of_one_buffer,
 )
+from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
 from normkernels import plans
 from normkernels.call import Device
 from normkernels.launch import Launches

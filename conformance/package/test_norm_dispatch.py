@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from conformance.package.gated_calls import DEVICE, Arguments, values
-from conformance.package.norm_calls import OPERATIONS, added, assert_right, call, explain, run
+from conformance.package.calls.rms_norm import OPERATIONS, added, assert_right, call, explain, run
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 from normkernels import InvalidCall, Path, PathUnavailable, Reason, plans
 from normkernels.operations import rms_norm as norm
 from normkernels.operations.operation import ENVIRONMENT, _known, reread_environment
@@ -138,6 +138,7 @@ def test_a_cached_call_agrees_with_decide(
     assert_right(operation, arguments, results)
 
 
+# Calls that differ from a common call in one argument and have a meaning.
 OTHER_CALLS: dict[str, Arguments] = {
     "eps": {"eps": 1.0},
     "offset": {"weight_offset": 1.0},
@@ -145,33 +146,57 @@ OTHER_CALLS: dict[str, Arguments] = {
     "no weight": {"weight": None},
     "no residual": {"residual": None},
     "residual of another dtype": {"residual": values("residual", 3, 96, dtype=torch.bfloat16)},
-    "residual of a wider dtype": {"residual": values("residual", 3, 96, dtype=DOUBLE)},
-    "weight of a narrower dtype": {"weight": values("weight", 96, dtype=torch.float16)},
-    "residual of another shape": {"residual": values("residual", 96)},
     "path": {"path": "native"},
     "weight with a gradient": {"weight": values("weight", 96).requires_grad_()},
-    "no weights": {"weight": values("weight", 0)},
-    "a list": {"weight": [1.0] * 96},
-    "a boolean eps": {"eps": True},
-    "a boolean offset": {"weight_offset": True},
+}
+# And those without a meaning, each with the requirement that its message names.
+REFUSED_CALLS: dict[str, tuple[Arguments, str]] = {
+    "residual of a wider dtype": (
+        {"residual": values("residual", 3, 96, dtype=DOUBLE)},
+        "residual is torch.float64, must be one of",
+    ),
+    "weight of a narrower dtype": (
+        {"weight": values("weight", 96, dtype=torch.float16)},
+        "weight is torch.float16, must be one of",
+    ),
+    "residual of another shape": (
+        {"residual": values("residual", 96)},
+        r"residual has shape \(96,\), must be the shape of x",
+    ),
+    "no weights": (
+        {"weight": values("weight", 0)},
+        r"weight has shape \(0,\), must be the last dimension of x, \(96,\)",
+    ),
+    "a list": ({"weight": [1.0] * 96}, "weight is a list, must be a tensor"),
+    "a boolean eps": ({"eps": True}, "eps=True, must be a number"),
+    "a boolean offset": ({"weight_offset": True}, "weight_offset=True, must be a number"),
 }
 
 
 @pytest.mark.parametrize("name", OTHER_CALLS)
 def test_a_key_serves_no_other_call(name: str, launched: list[plans.Plan]) -> None:
-    """After a common call, a call that differs in one argument is decided, or refused, on its own."""
-    run("rms_norm", added(eps=1.0, weight_offset=1.0) if "boolean" in name else added())
+    """After a common call, a call that differs in one argument is decided on its own."""
+    run("rms_norm", added())
     arguments = added(**OTHER_CALLS[name])
-    try:
-        decision = explain("rms_norm", arguments)
-    except InvalidCall:
-        with pytest.raises(InvalidCall):
-            run("rms_norm", arguments)
-        return
+    decision = explain("rms_norm", arguments)
     results = run("rms_norm", arguments)
 
     assert ([decision.plan] if decision.plan else []) == launched[1:]
     assert_right("rms_norm", arguments, results)
+
+
+@pytest.mark.parametrize("name", REFUSED_CALLS)
+def test_a_key_serves_no_call_that_is_refused(name: str, launched: list[plans.Plan]) -> None:
+    """After a common call, one without a meaning is refused by ``explain`` and by the call; nothing runs."""
+    changes, message = REFUSED_CALLS[name]
+    run("rms_norm", added(eps=1.0, weight_offset=1.0) if "boolean" in name else added())
+    arguments = added(**changes)
+
+    with pytest.raises(InvalidCall, match=f"^rms_norm: {message}"):
+        explain("rms_norm", arguments)
+    with pytest.raises(InvalidCall, match=f"^rms_norm: {message}"):
+        run("rms_norm", arguments)
+    assert 1 == len(launched)
 
 
 def test_a_key_of_one_operation_serves_no_other() -> None:

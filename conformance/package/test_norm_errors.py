@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from conformance.package.gated_calls import DEVICE, Arguments, values
-from conformance.package.norm_calls import OPERATIONS, added, assert_right, call, run
+from conformance.package.calls.rms_norm import OPERATIONS, added, assert_right, call, run
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 from normkernels import InvalidCall
 
 HALF, FULL, DOUBLE = torch.float16, torch.float32, torch.float64

@@ -11,8 +11,8 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
-from conformance.package.gated_calls import DEVICE, values
-from conformance.package.norm_calls import assert_right
+from conformance.package.calls.rms_norm import assert_right
+from conformance.package.calls.tensors import DEVICE, values
 from normkernels import GemmaRMSNorm, InvalidCall, RMSNorm, RMSNormGated
 
 MODULES: dict[str, type[RMSNorm | GemmaRMSNorm]] = {"rms_norm": RMSNorm, "gemma_rms_norm": GemmaRMSNorm}

@@ -8,30 +8,18 @@ from typing import get_args
 import pytest
 import torch
 
-from conformance.package.gated_calls import Arguments, strided, values
-from conformance.package.norm_calls import OPERATIONS, added, assert_right, call, explain, run
+from conformance.package.calls.rms_norm import OPERATIONS, added, assert_right, call, explain, run
+from conformance.package.calls.tensors import LAYOUTS, Arguments, laid_out, values
 from normkernels import plans
 from normkernels.operations.operation import reread_environment
 
 SHAPE = (5, 3, 97)
-LAYOUTS = ("contiguous", "row gap", "step", "transposed")
 # Places of the two outputs: memory of their own, or an input each.
 PLACES = [
     (out, residual_out)
     for out, residual_out in product((None, "own", "x", "residual"), repeat=2)
     if out is None or out == "own" or out != residual_out
 ]
-
-
-def laid_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
-    """Return the same values in the layout named."""
-    if layout == "row gap":
-        return strided(tensor)
-    if layout == "step":
-        return torch.stack([tensor, torch.full_like(tensor, torch.nan)], -1).flatten(-2)[..., ::2]
-    if layout == "transposed":
-        return tensor.permute(2, 0, 1).contiguous().permute(1, 2, 0)
-    return tensor.clone()
 
 
 def inputs(layout: str, dtype: torch.dtype) -> Arguments:

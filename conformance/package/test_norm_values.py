@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conformance.package.gated_calls import DEVICE, strided, values
-from conformance.package.norm_calls import OPERATIONS, added, assert_right, call, run
+from conformance.package.calls.rms_norm import OPERATIONS, added, assert_right, call, run
+from conformance.package.calls.tensors import DEVICE, strided, values
 from normkernels import rms_norm_gated
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

@@ -7,7 +7,7 @@ import pytest
 import torch
 import triton.language as tl
 
-from conformance.package.gated_calls import DEVICE
+from conformance.package.calls.tensors import DEVICE
 from normkernels.kernels.tiles import kernel, outer_rows
 from normkernels.operations.rows import inverse
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from conformance.package.gated_calls import DEVICE, assert_right, call, explain, run, strided, values
+from conformance.package.calls.rms_norm_gated import assert_right, call, explain, run
+from conformance.package.calls.tensors import DEVICE, strided, values
 from normkernels import plans
 from normkernels.call import Device
 from normkernels.operations.operation import reread_environment

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 import normkernels
-from conformance.package.gated_calls import DEVICE, FLOAT64, Arguments, values
-from conformance.package.judged import by_the_oracle
+from conformance.package.calls.judged import by_the_oracle
+from conformance.package.calls.rms_norm_gated import FLOAT64
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 
 OPERATIONS = ("rms_norm", "gemma_rms_norm")
 

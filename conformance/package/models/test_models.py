@@ -17,7 +17,7 @@ from transformers.models.qwen2_vl import modeling_qwen2_vl
 from transformers.models.qwen3_5 import modeling_qwen3_5
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
-from conformance.package.gated_calls import DEVICE
+from conformance.package.calls.tensors import DEVICE
 from normkernels import GemmaRMSNorm, RMSNormGated, apply_rotary_pos_emb, plans, swap
 from normkernels.operations.operation import ENVIRONMENT, reread_environment
 

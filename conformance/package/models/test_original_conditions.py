@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from conformance.package.gated_calls import Arguments, assert_right, call, explain, run, strided, values
+from conformance.package.calls.rms_norm_gated import assert_right, call, explain, run
+from conformance.package.calls.tensors import Arguments, strided, values
 from normkernels.operations import rms_norm_gated as gated
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

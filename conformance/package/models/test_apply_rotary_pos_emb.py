@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.models.qwen3_5.modeling_qwen3_5 import apply_rotary_pos_emb as theirs
 
-from conformance.package.gated_calls import values
+from conformance.package.calls.tensors import values
 from normkernels import InvalidCall
 from normkernels import apply_rotary_pos_emb as ours
 

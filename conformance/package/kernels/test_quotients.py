@@ -8,8 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
-from conformance.package.fp8_calls import FLOOR, MAX
-from conformance.package.gated_calls import DEVICE
+from conformance.package.calls.fp8 import FLOOR, MAX
+from conformance.package.calls.tensors import DEVICE
 from normkernels.kernels.quantise import quotients, scales
 from normkernels.kernels.row_norm import DTYPES
 

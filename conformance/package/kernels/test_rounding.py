@@ -10,7 +10,7 @@ from conformance.adapters.normkernels import NormKernels
 from conformance.calls.call import Subject
 from conformance.calls.verdict import BAD, Status
 from conformance.oracle.contract import NAMED, Contract
-from conformance.package.gated_calls import DEVICE
+from conformance.package.calls.tensors import DEVICE
 from conformance.runs.item import items
 from conformance.runs.judge import judge_item
 

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from conformance.oracle.arithmetic import MIN_NORMAL, Machine, U
 from conformance.oracle.interval import Interval
-from conformance.package.gated_calls import DEVICE
+from conformance.package.calls.tensors import DEVICE
 from normkernels.kernels.rms_norm_gated import LOG2_E, sigmoid
 
 # a program has so many

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 import normkernels
-from conformance.package.gated_calls import DEVICE, Arguments, values
-from conformance.package.judged import by_the_oracle
+from conformance.package.calls.judged import by_the_oracle
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 from normkernels.call import Device, dtype_name
 
 Array = npt.NDArray[Any]

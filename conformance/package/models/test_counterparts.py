@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
 import normkernels as nk
-from conformance.package.gated_calls import DEVICE
+from conformance.package.calls.tensors import DEVICE
 from normkernels import InvalidCall, from_module, swap
 
 

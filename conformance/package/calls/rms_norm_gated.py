@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 import torch
 
 import normkernels
-from conformance.package.judged import by_the_oracle
-from normkernels.call import interpreting
-
-Arguments = dict[str, Any]
-
-# with --device cpu kernels are interpreted, GPU or not
-DEVICE = "cuda" if torch.cuda.is_available() and not interpreting() else "cpu"
+from conformance.package.calls.judged import by_the_oracle
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 
 FLOAT64 = 1e-12  # relative to the result and to the largest element of its row
-
-
-def values(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Return normal values that depend only on the name and the shape."""
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    return torch.randn(shape, generator=generator).to(dtype).to(DEVICE)
-
-
-def strided(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the same values with gaps between the rows."""
-    wider = torch.full((*tensor.shape[:-1], tensor.shape[-1] + 16), torch.nan, dtype=tensor.dtype)
-    return wider.to(tensor.device)[..., 8:-8].copy_(tensor)
 
 
 def call(*shape: int, dtype: torch.dtype = torch.float32, **changes: Any) -> Arguments:

@@ -33,7 +33,7 @@ CTYPES: dict[str, Any] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": 
 def launched() -> dict[str, dict[str, Any]]:
     """Launch each operation in a separate process and return that process's output."""
     environment = {k: v for k, v in os.environ.items() if k not in {"TRITON_INTERPRET", "NORMKERNELS_LAUNCH"}}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     facts: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])

@@ -14,8 +14,8 @@ import torch
 import transformers
 from torch import nn
 
-from conformance.package.gated_calls import DEVICE, values
-from conformance.package.judged import by_the_oracle
+from conformance.package.calls.judged import by_the_oracle
+from conformance.package.calls.tensors import DEVICE, values
 from normkernels import GemmaRMSNorm, InvalidCall, RMSNorm, RMSNormGated, from_module
 
 # Our flags for other classes: the default is Llama's kind of norm, which rounds before the weight too.

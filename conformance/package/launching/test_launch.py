@@ -28,7 +28,7 @@ from conformance.cases.case import Case
 from conformance.cases.factors import Scope, enumerated_cases
 from conformance.operations import OPERATIONS
 from conformance.operations.rows import count, flat, with_rows
-from conformance.package.gated_calls import DEVICE
+from conformance.package.calls.tensors import DEVICE
 from normkernels import launch, plans
 from normkernels.call import Device
 from normkernels.operations.operation import _known, reread_environment

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import normkernels
-from conformance.package.gated_calls import DEVICE, Arguments, values
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 
 # Rows of the cache: three classes of 17, so that no token has one position on two axes.
 MAX_POSITIONS = 51

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import normkernels
-from conformance.package.gated_calls import DEVICE, Arguments
+from conformance.package.calls.tensors import DEVICE, Arguments
 from normkernels import InvalidCall
 from normkernels.operations.operation import OPERATIONS, _known, run
 

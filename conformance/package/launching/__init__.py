@@ -1,0 +1,1 @@
+"""Tests of launches, and of the keys that find them."""
