@@ -38,10 +38,11 @@ from conformance.calls.call import Subject
 from conformance.calls.child import START, single_threaded
 from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import Case
-from conformance.codegen.collect import collect
-from conformance.codegen.targets import TARGETS
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED, Contract
+from conformance.package.codegen import document
+from conformance.package.codegen.collect import collect
+from conformance.package.codegen.targets import TARGETS
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.properties.discovery import Evidence
 from conformance.properties.passive import property_of
@@ -483,9 +484,9 @@ def codegen(targets: tuple[str, ...], workers: int | None, directory: Path) -> i
         raise UsageError(f"--report {directory}: cannot be written: {error.strerror}") from error
     chosen, began = targets or tuple(TARGETS), time.monotonic()
     rows = collect(chosen, workers)
-    made = report.codegen.document(rows, chosen, report.origin(), time.monotonic() - began)
-    path = directory / report.codegen.FILE
-    path.write_text(report.codegen.written(made), encoding="utf-8")
+    made = document.document(rows, chosen, report.origin(), time.monotonic() - began)
+    path = directory / document.FILE
+    path.write_text(document.written(made), encoding="utf-8")
     if (directory / "report.json").is_file():
         report.write_page(directory / "report.json")
     report.show_codegen(made, str(path))

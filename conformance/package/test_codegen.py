@@ -13,13 +13,13 @@ from click.testing import CliRunner
 
 from conformance import cli, report
 from conformance.adapter import UsageError
-from conformance.codegen import collect
-from conformance.codegen.checks import CHECKS, KNOWN, Row, expected, problems
-from conformance.codegen.facts import Facts, asked, of_amd, of_nvidia, scattered
-from conformance.codegen.launches import unwritten
-from conformance.codegen.targets import TARGETS
-from conformance.codegen.variants import VARIANTS, VENDORS
-from conformance.codegen.workloads import WORKLOADS
+from conformance.package.codegen import collect, document
+from conformance.package.codegen.checks import CHECKS, KNOWN, Row, expected, problems
+from conformance.package.codegen.facts import Facts, asked, of_amd, of_nvidia, scattered
+from conformance.package.codegen.launches import unwritten
+from conformance.package.codegen.targets import TARGETS
+from conformance.package.codegen.variants import VARIANTS, VENDORS
+from conformance.package.codegen.workloads import WORKLOADS
 
 RUN = Path(__file__).resolve().parents[2] / "fixtures" / "reports" / "codegen.json"
 LOG = """ptxas info    : Function properties for kernel
@@ -358,11 +358,11 @@ def test_too_many_kernels_are_a_problem(run: dict[str, Any]) -> None:
 def test_a_target_without_a_backend_is_not_judged(run: dict[str, Any]) -> None:
     """A target without a backend neither passes nor fails, and the report says why."""
     rows = [{"target": "gfx942", "not_judged": "Triton has no backend for hip"}]
-    made = report.codegen.document(rows, ["gfx942"], run["header"], 1.0)
+    made = document.document(rows, ["gfx942"], run["header"], 1.0)
 
     assert [] == made["problems"]
     assert report.Exit.NOTHING_JUDGED == made["footer"]["exit_code"]
-    assert "nothing was compiled" in report.codegen.closing(made).text
+    assert "nothing was compiled" in document.closing(made).text
 
 
 def test_the_variants_of_a_target_are_counted() -> None:
@@ -424,11 +424,11 @@ def test_facts_survive_json(run: dict[str, Any]) -> None:
 
 def test_the_document_is_read_as_it_was_written(run: dict[str, Any], tmp_path: Path) -> None:
     """The document has one row per line, and is JSON."""
-    (tmp_path / "codegen.json").write_text(report.codegen.written(run), encoding="utf-8")
+    (tmp_path / "codegen.json").write_text(document.written(run), encoding="utf-8")
 
-    assert run == report.codegen.read(tmp_path)
-    assert len(run["rows"]) < len(report.codegen.written(run).splitlines())
-    assert report.codegen.read(tmp_path / "elsewhere") is None
+    assert run == document.read(tmp_path)
+    assert len(run["rows"]) < len(document.written(run).splitlines())
+    assert document.read(tmp_path / "elsewhere") is None
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -440,12 +440,12 @@ def test_the_page_says_what_the_terminal_says(
 ) -> None:
     """A report's page shows the targets, kernels, exceptions with reasons, and problems of the terminal."""
     rows = _changed(run["rows"], "norm", {"spilled": 4}) if broken else run["rows"]
-    made = report.codegen.document(rows, list(run["targets"]), run["header"], 9.0)
+    made = document.document(rows, list(run["targets"]), run["header"], 9.0)
     (tmp_path / "report.json").write_text(
         (RUN.parent / "normkernels_h200_ci.json").read_text(encoding="utf-8"), encoding="utf-8"
     )
     without = report.write_page(tmp_path / "report.json").read_text(encoding="utf-8")
-    (tmp_path / "codegen.json").write_text(report.codegen.written(made), encoding="utf-8")
+    (tmp_path / "codegen.json").write_text(document.written(made), encoding="utf-8")
     page = report.write_page(tmp_path / "report.json").read_text(encoding="utf-8")
     report.show_codegen(made, "build/codegen.json")
     shown = "".join(capsys.readouterr().out.split())

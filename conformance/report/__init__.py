@@ -1,6 +1,6 @@
 """Reports: records → ``report.json`` for machines; a summary and a page for people."""
 
-from conformance.report import codegen, differences
+from conformance.report import differences
 from conformance.report.header import header, origin
 from conformance.report.page import page, write_page
 from conformance.report.results import Exit, Report, build, exit_code, write
@@ -11,7 +11,6 @@ __all__ = [
     "Progress",
     "Report",
     "build",
-    "codegen",
     "differences",
     "exit_code",
     "header",

@@ -10,7 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from conformance.cases.case import Case
-from conformance.report import codegen, table
+from conformance.package.codegen import document as codegen
+from conformance.report import table
 from conformance.report.header import facts
 from conformance.report.results import Report
 

@@ -18,7 +18,8 @@ from rich.text import Text
 
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
 from conformance.cases.case import Case
-from conformance.report import codegen, table
+from conformance.package.codegen import document as codegen
+from conformance.report import table
 from conformance.report.results import Report
 from conformance.report.table import Row, Tone
 from conformance.runs.host import LOG

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from conformance.codegen.facts import WIDE, Facts
-from conformance.codegen.targets import TARGETS, Target
-from conformance.codegen.variants import OWN, VARIANTS, VENDORS, Variant
-from conformance.codegen.workloads import WORKLOADS
+from conformance.package.codegen.facts import WIDE, Facts
+from conformance.package.codegen.targets import TARGETS, Target
+from conformance.package.codegen.variants import OWN, VARIANTS, VENDORS, Variant
+from conformance.package.codegen.workloads import WORKLOADS
 
 Row = Mapping[str, Any]
 

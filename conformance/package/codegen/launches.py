@@ -14,8 +14,8 @@ import normkernels
 from conformance.adapters.normkernels import NormKernels
 from conformance.calls.materialize import buffer_of, passed
 from conformance.cases.case import SAME, SHARED_PARTS, Case
-from conformance.codegen.targets import Target
 from conformance.operations import OPERATIONS, Arguments
+from conformance.package.codegen.targets import Target
 from normkernels import plans
 from normkernels.call import Device, conversions
 from normkernels.errors import PathUnavailable
@@ -97,9 +97,7 @@ class Recorder:
         bound, special, options = self._binders[name](*args, **given)
         key = f"{name} {special} {options}"
         access = bound.get("ACCESS", "")
-        packed, signature, constants, attributes = kernel._pack_args(  # noqa: SLF001 - there is no public way
-            self._backend, given, bound, special, options
-        )
+        packed, signature, constants, attributes = kernel._pack_args(self._backend, given, bound, special, options)
         source = ASTSource(kernel, signature, constants, attributes)
         self._launches.append(Launch(name, access, key, source, dict(packed.__dict__)))
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from conformance.cases.case import Case, Flag, Layout, TensorSpec
-from conformance.codegen.targets import E4M3FN, E4M3FNUZ
+from conformance.package.codegen.targets import E4M3FN, E4M3FNUZ
 
 BF16, FP16, FP32 = "bfloat16", "float16", "float32"
 PLAIN, GAP, STEP, SWAPPED = Layout(), Layout("row_gap", 1), Layout("step", 2), Layout("swapped")

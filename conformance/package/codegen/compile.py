@@ -20,13 +20,13 @@ from triton.compiler.errors import CompilationError
 from triton.runtime.errors import PTXASError, TritonError
 
 from conformance.cases.case import Case, Layout
-from conformance.codegen.facts import Facts, asked, of_amd, of_nvidia, scattered
-from conformance.codegen.launches import Declined, Launch, Recorder, gpu
-from conformance.codegen.targets import TARGETS, Target
-from conformance.codegen.variants import OWN, VARIANTS, VENDORS, Variant
-from conformance.codegen.workloads import WORKLOADS, calls, laid_out
 from conformance.operations import OPERATIONS
 from conformance.operations.rows import count
+from conformance.package.codegen.facts import Facts, asked, of_amd, of_nvidia, scattered
+from conformance.package.codegen.launches import Declined, Launch, Recorder, gpu
+from conformance.package.codegen.targets import TARGETS, Target
+from conformance.package.codegen.variants import OWN, VARIANTS, VENDORS, Variant
+from conformance.package.codegen.workloads import WORKLOADS, calls, laid_out
 
 Row = dict[str, Any]  # one line of output
 

@@ -33,9 +33,9 @@ def collect(targets: Sequence[str], workers: int | None = None) -> list[Row]:
 
 def _rows(name: str, cache: Path) -> list[Row]:
     """Return the rows that the child of a target printed; if it failed, also a row that says how."""
-    command = [sys.executable, "-m", "conformance.codegen.compile", name]
+    command = [sys.executable, "-m", "conformance.package.codegen.compile", name]
     try:
-        done = subprocess.run(  # noqa: S603 - our own interpreter, our own arguments
+        done = subprocess.run(
             command, env=_environment(cache), capture_output=True, text=True, check=False, timeout=LIMIT
         )
     except subprocess.TimeoutExpired:

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from conformance.codegen.checks import KNOWN, problems, wanted_fp8
-from conformance.codegen.facts import Facts
-from conformance.codegen.targets import E4M3FN, E4M3FNUZ, TARGETS
-from conformance.codegen.variants import VARIANTS
+from conformance.package.codegen.checks import KNOWN, problems, wanted_fp8
+from conformance.package.codegen.facts import Facts
+from conformance.package.codegen.targets import E4M3FN, E4M3FNUZ, TARGETS
+from conformance.package.codegen.variants import VARIANTS
 from conformance.report.results import Exit
 from conformance.report.table import Cell, Row, Said, Table, Tone
 
