@@ -1,4 +1,4 @@
-"""``conform``: judge an implementation, replay a case, compare reports, begin an adapter, show compiled code."""
+"""``conform``: judge an implementation, replay a case, compare reports, begin an adapter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,9 +39,6 @@ from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import Case
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED, Contract
-from conformance.package.codegen import document
-from conformance.package.codegen.collect import collect
-from conformance.package.codegen.targets import TARGETS
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.properties.discovery import Evidence
 from conformance.properties.passive import property_of
@@ -116,7 +112,6 @@ Examples:
   conform list rms_norm_gated              the method to write, and the words of a claim
   conform replay 1f0c3a9b42 my_adapter.py  run a failed case again, and explain
   conform compare old/report.json build/conformance/report.json
-  conform codegen --target gfx942          what normkernels compiles to for GPUs that are not there
 
 \b
 Exit status: 0 every judged property holds; 1 something failed, crashed or hung,
@@ -458,39 +453,6 @@ def _of_ordinary_cases() -> list[str]:
     """Return the properties of calls that have elements and a meaning; one of those that share a judge."""
     judges = {PROPERTIES[name].judge: name for name in reversed(PROPERTIES) if name not in {"errors", "empty"}}
     return list(reversed(judges.values()))
-
-
-@cli.command()
-@click.option(
-    "--target",
-    "targets",
-    multiple=True,
-    metavar="NAME",
-    help=f"Compile for this GPU only; repeatable. Known: {', '.join(TARGETS)}.",
-)
-@click.option("-n", "workers", type=click.IntRange(min=1), help="Processes. Default: one a core.")
-@_report
-def codegen(targets: tuple[str, ...], workers: int | None, directory: Path) -> int:
-    """Compile the kernels of normkernels, and of nobody else, for GPUs that are not there, and judge the code.
-
-    Writes codegen.json, and shows it in report.html where the folder has a report.
-    """
-    _named("--target", targets, dict(TARGETS))
-    if find_spec("triton") is None:
-        raise UsageError("codegen: needs triton, which is not installed here")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--report {directory}: cannot be written: {error.strerror}") from error
-    chosen, began = targets or tuple(TARGETS), time.monotonic()
-    rows = collect(chosen, workers)
-    made = document.document(rows, chosen, report.origin(), time.monotonic() - began)
-    path = directory / document.FILE
-    path.write_text(document.written(made), encoding="utf-8")
-    if (directory / "report.json").is_file():
-        report.write_page(directory / "report.json")
-    report.show_codegen(made, str(path))
-    return int(made["footer"]["exit_code"])
 
 
 @cli.command()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from conformance import cli, report
-from conformance.adapter import UsageError
+from conformance import report
+from conformance.package.codegen import __main__ as command
 from conformance.package.codegen import collect, document
 from conformance.package.codegen.checks import CHECKS, KNOWN, Row, expected, problems
 from conformance.package.codegen.facts import Facts, asked, of_amd, of_nvidia, scattered
@@ -422,13 +422,12 @@ def test_facts_survive_json(run: dict[str, Any]) -> None:
             assert facts == Facts.from_data(json.loads(json.dumps(facts.to_data())))
 
 
-def test_the_document_is_read_as_it_was_written(run: dict[str, Any], tmp_path: Path) -> None:
+def test_the_document_is_read_as_it_was_written(run: dict[str, Any]) -> None:
     """The document has one row per line, and is JSON."""
-    (tmp_path / "codegen.json").write_text(document.written(run), encoding="utf-8")
+    text = report.in_lines(run)
 
-    assert run == document.read(tmp_path)
-    assert len(run["rows"]) < len(document.written(run).splitlines())
-    assert document.read(tmp_path / "elsewhere") is None
+    assert run == json.loads(text)
+    assert len(run["rows"]) < len(text.splitlines())
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -445,9 +444,8 @@ def test_the_page_says_what_the_terminal_says(
         (RUN.parent / "normkernels_h200_ci.json").read_text(encoding="utf-8"), encoding="utf-8"
     )
     without = report.write_page(tmp_path / "report.json").read_text(encoding="utf-8")
-    (tmp_path / "codegen.json").write_text(document.written(made), encoding="utf-8")
-    page = report.write_page(tmp_path / "report.json").read_text(encoding="utf-8")
-    report.show_codegen(made, "build/codegen.json")
+    page = report.write_page(tmp_path / "report.json", document.section(made)).read_text(encoding="utf-8")
+    report.show_section(document.section(made), "build/codegen.json")
     shown = "".join(capsys.readouterr().out.split())
 
     assert "Compiled code" not in without
@@ -465,26 +463,35 @@ def test_the_page_says_what_the_terminal_says(
 
 def test_an_unknown_target_is_bad_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the known targets."""
-    result = CliRunner().invoke(cli.cli, ["codegen", "--target", "sm_70"], standalone_mode=False)
+    result = CliRunner().invoke(command.main, ["--target", "sm_70"])
 
-    assert isinstance(result.exception, UsageError)
-    assert "must be one of sm_80, sm_90" in str(result.exception)
-    monkeypatch.setattr(cli, "find_spec", lambda _name: None)
-    result = CliRunner().invoke(cli.cli, ["codegen"], standalone_mode=False)
-    assert "needs triton" in str(result.exception)
+    assert 2 == result.exit_code
+    assert "'sm_80', 'sm_90'" in result.output
+    monkeypatch.setattr(command, "find_spec", lambda _name: None)
+    result = CliRunner().invoke(command.main, [])
+    assert (2, True) == (result.exit_code, "needs triton" in result.output)
 
 
 def test_the_command_writes_shows_and_ends(
     run: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """``conform codegen`` writes codegen.json, shows a table, and exits with the status of its problems."""
-    monkeypatch.setattr(
-        cli, "collect", lambda targets, _workers: [r for r in run["rows"] if r["target"] in targets]
-    )
-    arguments = ["codegen", "--target", "sm_90", "--report", str(tmp_path / "new")]
-    result = CliRunner().invoke(cli.cli, arguments, standalone_mode=False)
+    """The command writes codegen.json, shows it here and on a page, and exits with the status of its problems."""
+    rows = [row for row in run["rows"] if row["target"] == "sm_90"]
+    page = tmp_path / "new" / "report.html"
+    page.parent.mkdir()
+    monkeypatch.setattr(command, "collect", lambda targets, _workers: rows if targets == ("sm_90",) else [])
+    arguments = ["--target", "sm_90", "--report", str(page.parent)]
+    result = CliRunner().invoke(command.main, arguments)
 
-    assert report.Exit.HOLDS == result.return_value
-    assert ["sm_90"] == list(
-        json.loads((tmp_path / "new" / "codegen.json").read_text(encoding="utf-8"))["targets"]
+    assert (report.Exit.HOLDS, False) == (result.exit_code, page.exists())
+    assert ["sm_90"] == list(json.loads((page.parent / "codegen.json").read_text(encoding="utf-8"))["targets"])
+    assert "every kernel compiles to what it must be" in result.output
+
+    (page.parent / "report.json").write_text(
+        (RUN.parent / "normkernels_h200_ci.json").read_text(encoding="utf-8"), encoding="utf-8"
     )
+    rows[:] = _changed(rows, "norm", {"spilled": 4})
+    result = CliRunner().invoke(command.main, arguments)
+
+    assert report.Exit.FAILED == result.exit_code
+    assert "a thread keeps 4 bytes of registers in memory" in page.read_text(encoding="utf-8")

@@ -2,9 +2,10 @@
 
 from conformance.report import differences
 from conformance.report.header import header, origin
+from conformance.report.lines import in_lines
 from conformance.report.page import page, write_page
 from conformance.report.results import Exit, Report, build, exit_code, write
-from conformance.report.terminal import Progress, printable, show, show_codegen, summary
+from conformance.report.terminal import Progress, printable, show, show_section, summary
 
 __all__ = [
     "Exit",
@@ -14,11 +15,12 @@ __all__ = [
     "differences",
     "exit_code",
     "header",
+    "in_lines",
     "origin",
     "page",
     "printable",
     "show",
-    "show_codegen",
+    "show_section",
     "summary",
     "write",
     "write_page",

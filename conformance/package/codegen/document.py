@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from conformance.package.codegen.checks import KNOWN, problems, wanted_fp8
@@ -13,14 +11,14 @@ from conformance.package.codegen.facts import Facts
 from conformance.package.codegen.targets import E4M3FN, E4M3FNUZ, TARGETS
 from conformance.package.codegen.variants import VARIANTS
 from conformance.report.results import Exit
-from conformance.report.table import Cell, Row, Said, Table, Tone
+from conformance.report.table import Cell, Row, Said, Section, Table, Tone
 
 FILE = "codegen.json"
 Document = dict[str, Any]  # as it is written in codegen.json
 
 
 def document(rows: Sequence[Row], targets: Sequence[str], header: Mapping[str, Any], seconds: float) -> Document:
-    """Return all results of ``conform codegen``; ``header`` says what they depend on."""
+    """Return all results of ``python -m conformance.package.codegen``; ``header`` says what they depend on."""
     found = problems(rows, targets, header["triton"])
     judged = [name for name in targets if not any("not_judged" in row for row in rows if row["target"] == name)]
     code = Exit.HOLDS if judged else Exit.NOTHING_JUDGED
@@ -40,22 +38,9 @@ def document(rows: Sequence[Row], targets: Sequence[str], header: Mapping[str, A
     }
 
 
-def written(made: Document) -> str:
-    """Return the text of ``codegen.json``: a line for every row."""
-    parts = []
-    for name, part in made.items():
-        if isinstance(part, list) and part:
-            text = ",\n".join(f"  {json.dumps(entry)}" for entry in part)
-            parts.append(f'"{name}": [\n{text}\n]')
-        else:
-            parts.append(f'"{name}": {json.dumps(part)}')
-    return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def read(directory: Path) -> Document | None:
-    """Return the ``codegen.json`` in the folder of a report, or None."""
-    path = directory / FILE
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+def section(made: Document) -> Section:
+    """Return a document as the terminal and the page of a report show it."""
+    return Section("Compiled code", closing(made), heading(made), wrong(made), tables(made), known(made))
 
 
 def heading(made: Document) -> tuple[str, ...]:
@@ -69,7 +54,7 @@ def heading(made: Document) -> tuple[str, ...]:
 
 
 def closing(made: Document) -> Said:
-    """Return how the run of ``conform codegen`` ended."""
+    """Return how the run of ``python -m conformance.package.codegen`` ended."""
     exit_code = made["footer"]["exit_code"]
     if exit_code == Exit.NOTHING_JUDGED:
         return Said("normkernels: nothing was compiled", Tone.WRONG)
@@ -90,7 +75,8 @@ def wrong(made: Document) -> tuple[str, ...]:
 def known(made: Document) -> tuple[str, ...]:
     """Return every check that is known to fail somewhere, a line each."""
     return tuple(
-        f"{each['check']} of {', '.join(each['variants'])} on {', '.join(each['targets'])}: {each['reason']}"
+        f"known: {each['check']} of {', '.join(each['variants'])} on {', '.join(each['targets'])}: "
+        f"{each['reason']}"
         for each in made["known"]
     )
 
