@@ -21,7 +21,7 @@ from conformance.package.codegen.targets import TARGETS
 from conformance.package.codegen.variants import VARIANTS, VENDORS
 from conformance.package.codegen.workloads import WORKLOADS
 
-RUN = Path(__file__).resolve().parents[2] / "fixtures" / "reports" / "codegen.json"
+RUN = Path(__file__).resolve().parents[2] / "reports" / "codegen.json"
 LOG = """ptxas info    : Function properties for kernel
     160 bytes stack frame, 184 bytes spill stores, 176 bytes spill loads
 ptxas info    : Used 64 registers, used 1 barriers, 1024 bytes smem

@@ -26,7 +26,7 @@ from conformance.selftest.test_report import BAD, CASE, FAILED, ITEM, OTHER, PAS
 ISSUE = "https://example.org/issues/7"
 VOID = {"meta", "br", "input"}
 
-REPORTS = Path(__file__).resolve().parents[2] / "fixtures" / "reports"
+REPORTS = Path(__file__).resolve().parents[2] / "reports"
 
 
 class _Page(HTMLParser):
