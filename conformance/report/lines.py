@@ -28,4 +28,4 @@ def _block(begin: str, lines: Iterable[str], end: str) -> str:
 
 def _line(value: object) -> str:
     # NaN and infinities are no JSON
-    return json.dumps(value, allow_nan=False)
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
