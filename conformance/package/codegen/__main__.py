@@ -12,7 +12,7 @@ from conformance import report
 from conformance.package.codegen import document
 from conformance.package.codegen.collect import collect
 from conformance.package.codegen.targets import TARGETS
-from conformance.plugin import OUT
+from conformance.runs.options import OUT
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
