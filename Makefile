@@ -30,7 +30,7 @@ test: lint  ## lint, types and all tests
 
 newest: $(NEWEST_INSTALLED)  ## the package's fast tests, and every kernel compiled, with the newest torch
 	$(NEWEST_BIN)/python -m pytest -n auto $(FAST:%=conformance/package/%)
-	$(NEWEST_BIN)/conform codegen --target sm_90 --report build/newest
+	$(NEWEST_BIN)/python -m conformance.package.codegen --target sm_90 --report build/newest
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.peers import OURS
 from benchmarks.timing import Timing
+from conformance.report.lines import in_lines
 
 CONTROL = "control"  # our own call a second time, under another name
 PASSED = "passed"
@@ -169,7 +170,7 @@ def write(results: Results, path: Path) -> None:
     """Write a run so that a file is always whole, whenever the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(f"{path.suffix}.new")
-    beside.write_text(json.dumps(asdict(results), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    beside.write_text(in_lines(asdict(results)), encoding="utf-8")
     beside.replace(path)
 
 

@@ -28,7 +28,7 @@ from benchmarks.results import (
 from benchmarks.table import line, remarks, show
 from benchmarks.timing import Timing
 
-EXAMPLE = Path(__file__).parent / "example.json"
+EXAMPLE = Path(__file__).parent / "test_results.json"
 RESULTS = read(EXAMPLE)
 ROWS = RESULTS.rows
 DECODE, PREFILL, STRIDED, NORM = ROWS

@@ -23,7 +23,7 @@ from conformance.cases.case import Case
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BY_NAME = {workload.name: workload for workload in workloads()}
-EXAMPLE = read(Path(__file__).parent / "example.json")
+EXAMPLE = read(Path(__file__).parent / "test_results.json")
 TINY = ("gated 1x24x128", "mrope in place 1x(24+4)x256")
 
 

@@ -1,4 +1,4 @@
-"""``conform``: judge an implementation, replay a case, compare reports, begin an adapter, show compiled code."""
+"""``conform``: judge an implementation, replay a case, compare reports, begin an adapter."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 try:
     import click
@@ -32,14 +31,12 @@ from rich.console import Console
 from rich.table import Table
 
 import conformance
-from conformance import plugin, report
+from conformance import report
 from conformance.adapter import KNOWN, UsageError
 from conformance.calls.call import Subject
-from conformance.calls.child import START, single_threaded
+from conformance.calls.child import single_threaded
 from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import Case
-from conformance.codegen.collect import collect
-from conformance.codegen.targets import TARGETS
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED, Contract
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
@@ -50,10 +47,13 @@ from conformance.runs.host import Follow, Host, Judge, choose_device
 from conformance.runs.item import PROFILES, Item, Profile
 from conformance.runs.judge import Answer, Ask, asked, unjudged
 from conformance.runs.judging import surveyed_by
+from conformance.runs.options import NAMED as NAMED_OPTIONS
+from conformance.runs.options import arguments
 from conformance.runs.waivers import Run
 from conformance.runs.waivers import load as load_waivers
 
 MOST_WORKERS = 8
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 SKELETON = '''\
 """Lets `conform run` judge my implementation: replace the bodies below by calls of it."""
 
@@ -115,7 +115,6 @@ Examples:
   conform list rms_norm_gated              the method to write, and the words of a claim
   conform replay 1f0c3a9b42 my_adapter.py  run a failed case again, and explain
   conform compare old/report.json build/conformance/report.json
-  conform codegen --target gfx942          what normkernels compiles to for GPUs that are not there
 
 \b
 Exit status: 0 every judged property holds; 1 something failed, crashed or hung,
@@ -132,38 +131,45 @@ def cli() -> None:
 
 
 _target = click.argument("target", default="normkernels")
-_device = click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is a GPU.")
-_import_limit = click.option(
-    "--import-limit",
-    type=click.FloatRange(min=0, min_open=True),
-    default=START,
-    show_default=True,
-    help="Seconds that importing TARGET may take.",
-)
-_report = click.option(
-    "--report",
-    "directory",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(plugin.OUT),
-    show_default=True,
-    help="Folder for report.json, report.html, junit.xml, cases and reproducers.",
-)
+
+
+def _option(name: str, parameter: str | None = None, text: str | None = None) -> Callable[[_Command], _Command]:
+    """Return the click option of an option of a run; ``parameter`` and ``text`` replace its name and help."""
+    option = NAMED_OPTIONS[name]
+    kind: Any = {int: click.IntRange, float: click.FloatRange}.get(option.type)
+    if option.choices:
+        kind = click.Choice(option.choices)
+    elif option.type is Path:
+        kind = click.Path(path_type=Path, file_okay=name != "report")
+    elif kind is not None:
+        kind = kind(min=option.least, min_open=option.above)
+    return click.option(
+        option.flag,
+        parameter or name.replace("-", "_"),
+        type=kind,
+        default=option.default,
+        multiple=option.many,
+        metavar=option.metavar,
+        show_default=option.default is not None,
+        help=text or option.help,
+    )
+
+
+_device, _import_limit, _report = _option("device"), _option("import-limit"), _option("report", "directory")
+_profile, _seed = _option("profile"), _option("seed")
+_properties = _option("property", "properties")
 
 
 @cli.command()
 @_target
-@click.option("--op", "operations", multiple=True, metavar="NAME", help="Judge this operation only; repeatable.")
-@click.option(
-    "--property", "properties", multiple=True, metavar="NAME", help="Judge this property only; repeatable."
-)
+@_option("op", "operations")
+@_properties
 @_device
-@click.option("--profile", type=click.Choice(list(PROFILES)), default="quick", show_default=True)
+@_profile
 @click.option(
     "-n", "workers", type=click.IntRange(min=1), help=f"Processes. Default: one a core, at most {MOST_WORKERS}."
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same cases."
-)
+@_seed
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0),
@@ -171,18 +177,8 @@ _report = click.option(
     help="After the profile judge chunk after chunk beyond it, until M minutes are over at the end of one. "
     f"Default: {PROFILES['nightly'].minutes:g} for nightly, otherwise 0.",
 )
-@click.option(
-    "--chunk",
-    type=click.IntRange(min=0),
-    metavar="K",
-    help="Judge chunk K of the profile, or beyond it, alone: as it was judged in a run with the same seed.",
-)
-@click.option(
-    "--waivers",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Known failures (TOML), each with its issue; one that is out of date fails the run.",
-)
+@_option("chunk")
+@_option("waivers")
 @_import_limit
 @_report
 def run(
@@ -216,17 +212,13 @@ def run(
     if number_of_workers > 1:
         # each worker has its own
         host.close()
-    arguments = ["--adapter", target, "--device", chosen, "--profile", profile]
-    arguments += ["--seed", str(seed), "--report", str(directory), "--import-limit", str(import_limit)]
-    arguments += [part for name in operations for part in ("--op", name)]
-    arguments += [part for name in properties for part in ("--property", name)]
-    arguments += ["--waivers", str(waivers)] if waivers is not None else []
+    given = {"adapter": target, "device": chosen, "profile": profile, "seed": seed, "report": directory}
+    given |= {"import-limit": import_limit, "op": operations, "property": properties, "waivers": waivers}
     display = _Display(Console(stderr=True))
     with tempfile.TemporaryDirectory(prefix="journal-", dir=directory) as journals:
-        arguments += ["--journal", journals]
         for number in _chunks(PROFILES[profile], chunk, minutes):
-            only = [] if number is None else ["--chunk", str(number)]
-            command = [*_pytest(number_of_workers, directory, number), *arguments, *only]
+            asked_for = arguments({**given, "journal": journals, "chunk": number})
+            command = [*_pytest(number_of_workers, directory, number), *asked_for]
             status = pytest.main(command, plugins=[display.of_chunk(number), host])
             if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
                 break
@@ -373,9 +365,7 @@ def _ended(path: Path, status: int, display: _Display) -> int:
 @cli.command()
 @click.argument("case")
 @_target
-@click.option(
-    "--property", "properties", multiple=True, metavar="NAME", help="Judge this property only; repeatable."
-)
+@_properties
 @_device
 @_import_limit
 @_report
@@ -460,43 +450,10 @@ def _of_ordinary_cases() -> list[str]:
 
 
 @cli.command()
-@click.option(
-    "--target",
-    "targets",
-    multiple=True,
-    metavar="NAME",
-    help=f"Compile for this GPU only; repeatable. Known: {', '.join(TARGETS)}.",
-)
-@click.option("-n", "workers", type=click.IntRange(min=1), help="Processes. Default: one a core.")
-@_report
-def codegen(targets: tuple[str, ...], workers: int | None, directory: Path) -> int:
-    """Compile the kernels of normkernels, and of nobody else, for GPUs that are not there, and judge the code.
-
-    Writes codegen.json, and shows it in report.html where the folder has a report.
-    """
-    _named("--target", targets, dict(TARGETS))
-    if find_spec("triton") is None:
-        raise UsageError("codegen: needs triton, which is not installed here")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--report {directory}: cannot be written: {error.strerror}") from error
-    chosen, began = targets or tuple(TARGETS), time.monotonic()
-    rows = collect(chosen, workers)
-    made = report.codegen.document(rows, chosen, report.origin(), time.monotonic() - began)
-    path = directory / report.codegen.FILE
-    path.write_text(report.codegen.written(made), encoding="utf-8")
-    if (directory / "report.json").is_file():
-        report.write_page(directory / "report.json")
-    report.show_codegen(made, str(path))
-    return int(made["footer"]["exit_code"])
-
-
-@cli.command()
 @_target
-@click.option("--op", "operations", multiple=True, metavar="NAME", help="Survey this operation only; repeatable.")
-@click.option("--profile", type=click.Choice(list(PROFILES)), default="quick", show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@_option("op", "operations", "Survey this operation only; repeatable.")
+@_profile
+@_seed
 @_device
 @_import_limit
 def survey(

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,17 +22,17 @@ import pytest
 from conformance import report
 from conformance.adapter import UsageError
 from conformance.calls.budget import GIB, Allowance, fair_memory
-from conformance.calls.child import START, single_threaded
+from conformance.calls.child import single_threaded
 from conformance.runs import journal
 from conformance.runs.host import Host, choose_device, gpus
 from conformance.runs.item import PROFILES, Item, items
 from conformance.runs.judging import Judging, surveyed_by
+from conformance.runs.options import OF_PYTEST, OPTIONS, Option
 from conformance.runs.surveys import Surveys
 from conformance.runs.surveys import read as read_surveys
 from conformance.runs.waivers import NONE, Run, Waivers
 from conformance.runs.waivers import load as load_waivers
 
-OUT = "build/conformance"
 COMPILES = 6  # factor on the time limit of a call where a GPU's kernels are compiled and tuned within calls
 BEGUN = "begun"  # an empty file in the folder of the journals, as old as the first of them
 PLANNED = "planned"  # the items of all chunks so far, a line each
@@ -55,24 +56,29 @@ _WAIVERS = pytest.StashKey[Waivers]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of ``conform run`` that pytest takes as well."""
     group = parser.getgroup("conformance")
-    group.addoption("--adapter", default="normkernels", help="known name, package.module:Class or file.py:Class")
-    group.addoption("--profile", default="quick", choices=sorted(PROFILES), help="how hard to look")
-    group.addoption("--seed", default=0, type=int, help="the same seed gives the same cases")
-    group.addoption("--report", default=OUT, help=f"folder for what is written (default {OUT})")
-    group.addoption("--op", action="append", default=[], help="judge this operation only; repeatable")
-    group.addoption("--property", action="append", default=[], help="judge this property only; repeatable")
-    group.addoption("--chunk", type=int, help="judge this chunk of the profile, or beyond it, alone")
-    group.addoption("--journal", type=Path, help="folder that collects the journals of several chunks")
-    group.addoption("--waivers", type=Path, help="TOML file of known divergences; one that is out of date fails")
-    group.addoption("--limit", type=float, help="seconds after which a call has hung (default: the profile's)")
-    group.addoption(
-        "--memory", type=float, help="GiB that a worker's calls may hold (default: its share of four fifths)"
-    )
-    group.addoption("--gpu-memory", type=float, help="as --memory, of the worker's GPU")
-    group.addoption(
-        "--import-limit", type=float, default=START, help="seconds that importing the adapter may take"
-    )
-    group.addoption("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
+    for option in (*OPTIONS, *OF_PYTEST):
+        shown = "" if option.default is None else f" Default: {option.default}."
+        group.addoption(
+            option.flag,
+            action="append" if option.many else "store",
+            default=[] if option.many else option.default,
+            type=_reader(option),
+            metavar=option.metavar or ("{" + ",".join(option.choices) + "}" if option.choices else None),
+            # argparse takes a percent sign for a format
+            help=f"{option.help}{shown}".replace("%", "%%"),
+        )
+
+
+def _reader(option: Option) -> Callable[[str], object]:
+    """Return what reads the value of an option, with errors in argparse's form."""
+
+    def read(text: str) -> object:
+        try:
+            return option.read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from conformance import cli, report
-from conformance.adapter import UsageError
-from conformance.codegen import collect
-from conformance.codegen.checks import CHECKS, KNOWN, Row, expected, problems
-from conformance.codegen.facts import Facts, asked, of_amd, of_nvidia, scattered
-from conformance.codegen.launches import unwritten
-from conformance.codegen.targets import TARGETS
-from conformance.codegen.variants import VARIANTS, VENDORS
-from conformance.codegen.workloads import WORKLOADS
+from conformance import report
+from conformance.package.codegen import __main__ as command
+from conformance.package.codegen import collect, document
+from conformance.package.codegen.checks import CHECKS, KNOWN, Row, expected, problems
+from conformance.package.codegen.facts import Facts, asked, of_amd, of_nvidia, scattered
+from conformance.package.codegen.launches import unwritten
+from conformance.package.codegen.targets import TARGETS
+from conformance.package.codegen.variants import VARIANTS, VENDORS
+from conformance.package.codegen.workloads import WORKLOADS
 
-RUN = Path(__file__).resolve().parents[2] / "fixtures" / "reports" / "codegen.json"
+RUN = Path(__file__).resolve().parents[2] / "reports" / "codegen.json"
 LOG = """ptxas info    : Function properties for kernel
     160 bytes stack frame, 184 bytes spill stores, 176 bytes spill loads
 ptxas info    : Used 64 registers, used 1 barriers, 1024 bytes smem
@@ -358,11 +358,11 @@ def test_too_many_kernels_are_a_problem(run: dict[str, Any]) -> None:
 def test_a_target_without_a_backend_is_not_judged(run: dict[str, Any]) -> None:
     """A target without a backend neither passes nor fails, and the report says why."""
     rows = [{"target": "gfx942", "not_judged": "Triton has no backend for hip"}]
-    made = report.codegen.document(rows, ["gfx942"], run["header"], 1.0)
+    made = document.document(rows, ["gfx942"], run["header"], 1.0)
 
     assert [] == made["problems"]
     assert report.Exit.NOTHING_JUDGED == made["footer"]["exit_code"]
-    assert "nothing was compiled" in report.codegen.closing(made).text
+    assert "nothing was compiled" in document.closing(made).text
 
 
 def test_the_variants_of_a_target_are_counted() -> None:
@@ -422,13 +422,12 @@ def test_facts_survive_json(run: dict[str, Any]) -> None:
             assert facts == Facts.from_data(json.loads(json.dumps(facts.to_data())))
 
 
-def test_the_document_is_read_as_it_was_written(run: dict[str, Any], tmp_path: Path) -> None:
+def test_the_document_is_read_as_it_was_written(run: dict[str, Any]) -> None:
     """The document has one row per line, and is JSON."""
-    (tmp_path / "codegen.json").write_text(report.codegen.written(run), encoding="utf-8")
+    text = report.in_lines(run)
 
-    assert run == report.codegen.read(tmp_path)
-    assert len(run["rows"]) < len(report.codegen.written(run).splitlines())
-    assert report.codegen.read(tmp_path / "elsewhere") is None
+    assert run == json.loads(text)
+    assert len(run["rows"]) < len(text.splitlines())
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -440,14 +439,13 @@ def test_the_page_says_what_the_terminal_says(
 ) -> None:
     """A report's page shows the targets, kernels, exceptions with reasons, and problems of the terminal."""
     rows = _changed(run["rows"], "norm", {"spilled": 4}) if broken else run["rows"]
-    made = report.codegen.document(rows, list(run["targets"]), run["header"], 9.0)
+    made = document.document(rows, list(run["targets"]), run["header"], 9.0)
     (tmp_path / "report.json").write_text(
         (RUN.parent / "normkernels_h200_ci.json").read_text(encoding="utf-8"), encoding="utf-8"
     )
     without = report.write_page(tmp_path / "report.json").read_text(encoding="utf-8")
-    (tmp_path / "codegen.json").write_text(report.codegen.written(made), encoding="utf-8")
-    page = report.write_page(tmp_path / "report.json").read_text(encoding="utf-8")
-    report.show_codegen(made, "build/codegen.json")
+    page = report.write_page(tmp_path / "report.json", document.section(made)).read_text(encoding="utf-8")
+    report.show_section(document.section(made), "build/codegen.json")
     shown = "".join(capsys.readouterr().out.split())
 
     assert "Compiled code" not in without
@@ -465,26 +463,35 @@ def test_the_page_says_what_the_terminal_says(
 
 def test_an_unknown_target_is_bad_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the known targets."""
-    result = CliRunner().invoke(cli.cli, ["codegen", "--target", "sm_70"], standalone_mode=False)
+    result = CliRunner().invoke(command.main, ["--target", "sm_70"])
 
-    assert isinstance(result.exception, UsageError)
-    assert "must be one of sm_80, sm_90" in str(result.exception)
-    monkeypatch.setattr(cli, "find_spec", lambda _name: None)
-    result = CliRunner().invoke(cli.cli, ["codegen"], standalone_mode=False)
-    assert "needs triton" in str(result.exception)
+    assert 2 == result.exit_code
+    assert "'sm_80', 'sm_90'" in result.output
+    monkeypatch.setattr(command, "find_spec", lambda _name: None)
+    result = CliRunner().invoke(command.main, [])
+    assert (2, True) == (result.exit_code, "needs triton" in result.output)
 
 
 def test_the_command_writes_shows_and_ends(
     run: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """``conform codegen`` writes codegen.json, shows a table, and exits with the status of its problems."""
-    monkeypatch.setattr(
-        cli, "collect", lambda targets, _workers: [r for r in run["rows"] if r["target"] in targets]
-    )
-    arguments = ["codegen", "--target", "sm_90", "--report", str(tmp_path / "new")]
-    result = CliRunner().invoke(cli.cli, arguments, standalone_mode=False)
+    """The command writes codegen.json, shows it here and on a page, and exits with the status of its problems."""
+    rows = [row for row in run["rows"] if row["target"] == "sm_90"]
+    page = tmp_path / "new" / "report.html"
+    page.parent.mkdir()
+    monkeypatch.setattr(command, "collect", lambda targets, _workers: rows if targets == ("sm_90",) else [])
+    arguments = ["--target", "sm_90", "--report", str(page.parent)]
+    result = CliRunner().invoke(command.main, arguments)
 
-    assert report.Exit.HOLDS == result.return_value
-    assert ["sm_90"] == list(
-        json.loads((tmp_path / "new" / "codegen.json").read_text(encoding="utf-8"))["targets"]
+    assert (report.Exit.HOLDS, False) == (result.exit_code, page.exists())
+    assert ["sm_90"] == list(json.loads((page.parent / "codegen.json").read_text(encoding="utf-8"))["targets"])
+    assert "every kernel compiles to what it must be" in result.output
+
+    (page.parent / "report.json").write_text(
+        (RUN.parent / "normkernels_h200_ci.json").read_text(encoding="utf-8"), encoding="utf-8"
     )
+    rows[:] = _changed(rows, "norm", {"spilled": 4})
+    result = CliRunner().invoke(command.main, arguments)
+
+    assert report.Exit.FAILED == result.exit_code
+    assert "a thread keeps 4 bytes of registers in memory" in page.read_text(encoding="utf-8")

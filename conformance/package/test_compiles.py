@@ -17,13 +17,13 @@ import pytest
 import triton
 
 import normkernels.kernels
-from conformance.codegen.checks import MOST_COMPILED, Row, problems, wanted_fp8
-from conformance.codegen.collect import collect
-from conformance.codegen.facts import Facts
-from conformance.codegen.launches import gpu
-from conformance.codegen.targets import TARGETS
-from conformance.codegen.variants import PLANS, VARIANTS, VENDORS
-from conformance.codegen.workloads import WORKLOADS, Workload
+from conformance.package.codegen.checks import MOST_COMPILED, Row, problems, wanted_fp8
+from conformance.package.codegen.collect import collect
+from conformance.package.codegen.facts import Facts
+from conformance.package.codegen.launches import gpu
+from conformance.package.codegen.targets import TARGETS
+from conformance.package.codegen.variants import PLANS, VARIANTS, VENDORS
+from conformance.package.codegen.workloads import WORKLOADS, Workload
 from normkernels.call import conversions
 
 KERNELS = Path(normkernels.kernels.__file__).parent

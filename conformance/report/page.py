@@ -10,24 +10,25 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from conformance.cases.case import Case
-from conformance.report import codegen, table
+from conformance.report import table
 from conformance.report.header import facts
 from conformance.report.results import Report
+from conformance.report.table import Section
 
 
-def write_page(path: Path) -> Path:
+def write_page(path: Path, *sections: Section) -> Path:
     """Write ``report.html`` into the folder of a ``report.json`` and return its path.
 
-    The page follows from ``report.json`` and the ``codegen.json`` in its folder, where there is one, alone.
+    The page follows from ``report.json`` and the sections that are given, alone.
     """
     target = path.with_suffix(".html")
     report = json.loads(path.read_text(encoding="utf-8"))
-    target.write_text(page(report, codegen.read(path.parent)), encoding="utf-8")
+    target.write_text(page(report, *sections), encoding="utf-8")
     return target
 
 
-def page(report: Report, compiled: codegen.Document | None = None) -> str:
-    """Return the page of a report, with a section about compiled code where there is any to report."""
+def page(report: Report, *sections: Section) -> str:
+    """Return the page of a report, with further sections at its end."""
     # package data is found wherever the suite is installed, a zip included
     templates = Environment(
         loader=PackageLoader("conformance.report"),
@@ -55,19 +56,8 @@ def page(report: Report, compiled: codegen.Document | None = None) -> str:
         evidence=table.evidence(report),
         waivers=[{**waiver, "said": _counts(waiver["counts"])} for waiver in report["waivers"]],
         facts=list(facts(report["header"])),
-        compiled=None if compiled is None else _compiled(compiled),
+        sections=sections,
     )
-
-
-def _compiled(made: codegen.Document) -> dict[str, Any]:
-    """Return the section about compiled code."""
-    return {
-        "end": codegen.closing(made),
-        "heading": codegen.heading(made),
-        "tables": codegen.tables(made),
-        "known": codegen.known(made),
-        "wrong": codegen.wrong(made),
-    }
 
 
 def _shown(failure: table.Row) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from enum import IntEnum
@@ -14,6 +13,7 @@ from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
 from conformance.cases.case import Case
 from conformance.properties import PROMISES
 from conformance.report import causes
+from conformance.report.lines import in_lines
 from conformance.runs.item import PROFILES
 from conformance.runs.journal import Records, Tally, number
 from conformance.runs.judge import CRASHES
@@ -237,6 +237,6 @@ def write(directory: Path, report: Report) -> Path:
             (cases / f"{case.id}.json").write_text(case.to_json() + "\n", encoding="utf-8")
     target = directory / "report.json"
     unfinished = directory / "report.json.part"
-    unfinished.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    unfinished.write_text(in_lines(report), encoding="utf-8")
     unfinished.replace(target)
     return target

@@ -61,6 +61,18 @@ class Table:
     of: str = "property"
 
 
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A further part of a page, about something that is no run of the suite."""
+
+    title: str
+    end: Said
+    heading: tuple[str, ...]
+    wrong: tuple[str, ...]
+    tables: tuple[Table, ...]
+    notes: tuple[str, ...]
+
+
 class Reasons:
     """Footnotes: every reason once, numbered in the order of its first mention."""
 

@@ -18,9 +18,9 @@ from rich.text import Text
 
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
 from conformance.cases.case import Case
-from conformance.report import codegen, table
+from conformance.report import table
 from conformance.report.results import Report
-from conformance.report.table import Row, Tone
+from conformance.report.table import Row, Section, Tone
 from conformance.runs.host import LOG
 
 GOOD, WRONG, ASIDE = "green", "bold red", "dim"
@@ -74,14 +74,14 @@ def summary(report: Report, place: str) -> RenderableType:
     return Group(*parts)
 
 
-def show_codegen(made: codegen.Document, place: str, console: Console | None = None) -> None:
-    """Print the results of ``conform codegen``; ``place`` is their folder."""
-    first, *others = codegen.heading(made)
+def show_section(section: Section, place: str, console: Console | None = None) -> None:
+    """Print a section that is no part of a run; ``place`` is where its data are."""
+    first, *others = section.heading
     parts: list[RenderableType] = [Text.assemble("\n", (first, "bold"), *(f"\n{line}" for line in others), "\n")]
-    parts += [_table(shown) for shown in codegen.tables(made)]
-    parts += [Text(f"known: {line}", style=ASIDE) for line in codegen.known(made)]
-    parts += [Text(line, style=WRONG) for line in codegen.wrong(made)]
-    parts.append(Text.assemble("\n", _line(codegen.closing(made)), f"\n{place}"))
+    parts += [_table(shown) for shown in section.tables]
+    parts += [Text(line, style=ASIDE) for line in section.notes]
+    parts += [Text(line, style=WRONG) for line in section.wrong]
+    parts.append(Text.assemble("\n", _line(section.end), f"\n{place}"))
     (console or Console(highlight=False)).print(Group(*parts))
 
 

@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conformance.report import in_lines
+
 Report = Mapping[str, Any]
 
 
@@ -65,7 +67,7 @@ def main(folders: Sequence[str]) -> int:
     }
     made = summary(reports)
     found = disagreements(made)
-    print(json.dumps(made, indent=1))  # noqa: T201
+    print(in_lines(made), end="")  # noqa: T201
     print("\n".join(found), file=sys.stderr)  # noqa: T201
     return int(bool(found))
 

@@ -23,6 +23,7 @@ from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED
 from conformance.properties import PROMISES
 from conformance.properties.passive import judge_call
+from conformance.runs import options
 
 ROOT = Path(__file__).resolve().parents[2]
 WRONG = cli.SKELETON.replace(
@@ -448,4 +449,37 @@ def test_pytest_shows_the_options_of_the_suite() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
 
     assert 0 == done.returncode, done.stderr
-    assert "--gpu-memory" in done.stdout
+    assert [] == [name for name in options.NAMED if f"--{name}=" not in done.stdout]
+
+
+def test_both_command_lines_have_the_same_options() -> None:
+    """``conform run`` has every option that pytest has too, with the same default."""
+    params = {param.opts[0]: param for param in cli.cli.commands["run"].params}
+
+    for option in options.OPTIONS:
+        default = params[option.flag].default
+        assert option.default is None or str(option.default) == str(default)
+        assert option.many == params[option.flag].multiple
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("seed", "-1", "-1, must be at least 0"),
+        ("seed", "one", "invalid literal"),
+        ("profile", "fast", "'fast', must be one of quick, ci, nightly"),
+        ("import-limit", "0", "0, must be more than 0"),
+        ("memory", "nan", "nan, must be more than 0"),
+    ],
+)
+def test_a_value_that_an_option_does_not_take_is_refused(name: str, text: str, said: str) -> None:
+    """The message says what must be given; pytest, which has no types of its own for these, shows it."""
+    with pytest.raises(ValueError, match=said):
+        options.NAMED[name].read(text)
+
+
+def test_the_command_line_of_options_is_read_back() -> None:
+    """What one process passes on another reads: repeatable options each time, and none that were not given."""
+    given = {"op": ("mrope", "rms_norm"), "seed": 3, "waivers": None, "report": Path("out")}
+
+    assert ["--op", "mrope", "--op", "rms_norm", "--seed", "3", "--report", "out"] == options.arguments(given)

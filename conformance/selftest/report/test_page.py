@@ -26,7 +26,7 @@ from conformance.selftest.report.test_report import BAD, CASE, FAILED, ITEM, OTH
 ISSUE = "https://example.org/issues/7"
 VOID = {"meta", "br", "input"}
 
-REPORTS = Path(__file__).resolve().parents[3] / "fixtures" / "reports"
+REPORTS = Path(__file__).resolve().parents[3] / "reports"
 
 
 class _Page(HTMLParser):

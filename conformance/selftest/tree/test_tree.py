@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-FIXTURES = ROOT / "fixtures"
+# Folders of data: each has a README.md with a row for every file.
+DATA = (ROOT / "fixtures", ROOT / "reports")
 
 # Names that say nothing about a file's contents.
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}
 # A directory of a particular machine. URLs do not match: they have a host before the slash.
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|opt|mnt|private|workspace)/\w")
-# A line of the table in fixtures/README.md: file, origin, checksum.
+# A line of the table in such a README.md: file, origin, checksum.
 ROW = re.compile(r"^\| `(?P<file>[^`]+)` \| (?P<origin>[^|]+) \| `(?P<sha256>[0-9a-f]{64})` \|$", re.MULTILINE)
 
 
@@ -33,15 +34,15 @@ def _files() -> list[Path]:
     return sorted(ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file())
 
 
-def _fixtures() -> dict[str, Path]:
-    """Return every fixture by its name in fixtures/README.md."""
-    files = (f for f in _files() if f.is_relative_to(FIXTURES) and f != FIXTURES / "README.md")
-    return {f.relative_to(FIXTURES).as_posix(): f for f in files}
+def _data(folder: Path) -> dict[str, Path]:
+    """Return every file of a folder by its name in the folder's README.md."""
+    files = (f for f in _files() if f.is_relative_to(folder) and f != folder / "README.md")
+    return {f.relative_to(folder).as_posix(): f for f in files}
 
 
-def _listed() -> dict[str, str]:
-    """Return the checksums in fixtures/README.md."""
-    text = (FIXTURES / "README.md").read_text(encoding="utf-8")
+def _listed(folder: Path) -> dict[str, str]:
+    """Return the checksums in the README.md of a folder."""
+    text = (folder / "README.md").read_text(encoding="utf-8")
     return {row["file"]: row["sha256"] for row in ROW.finditer(text)}
 
 
@@ -65,18 +66,20 @@ def test_every_module_has_a_docstring() -> None:
     assert [] == [str(f.relative_to(ROOT)) for f in silent]
 
 
-def test_fixtures_are_data() -> None:
-    """No file under fixtures can be imported or run."""
-    assert [] == [name for name, file in _fixtures().items() if file.suffix in {".py", ".sh"}]
+@pytest.mark.parametrize("folder", DATA, ids=lambda folder: folder.name)
+def test_data_are_data(folder: Path) -> None:
+    """No file under fixtures or reports can be imported or run."""
+    assert [] == [name for name, file in _data(folder).items() if file.suffix in {".py", ".sh"}]
 
 
-def test_every_fixture_is_listed_with_its_checksum() -> None:
-    """fixtures/README.md has a row for exactly every file; the right row is printed for a wrong one."""
-    is_ = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in _fixtures().items()}
-    listed = _listed()
+@pytest.mark.parametrize("folder", DATA, ids=lambda folder: folder.name)
+def test_every_file_of_data_is_listed_with_its_checksum(folder: Path) -> None:
+    """The folder's README.md has a row for exactly every file; the right row is printed for a wrong one."""
+    is_ = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in _data(folder).items()}
+    listed = _listed(folder)
     wrong = [f"| `{name}` | <origin> | `{sha}` |" for name, sha in is_.items() if listed.get(name) != sha]
 
-    assert "" == "\n".join(wrong), "rows to write into fixtures/README.md"
+    assert "" == "\n".join(wrong), f"rows to write into {folder.name}/README.md"
     assert set() == set(listed) - set(is_), "rows without a file"
 
 

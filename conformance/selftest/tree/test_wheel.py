@@ -119,10 +119,11 @@ def test_the_wheel_holds_both_packages_whole(wheel: Path) -> None:
 
 
 def test_the_wheel_holds_the_fixtures_that_a_run_reads(wheel: Path) -> None:
-    """Models, cases, golden values and waivers are inside the suite; reports are left out."""
+    """Models, cases and golden values are inside the suite; reports are left out."""
     held = {n.removeprefix("conformance/") for n in _names(wheel) if n.startswith("conformance/fixtures/")}
 
-    assert _sources("fixtures", "reports") == held
+    assert _sources("fixtures") == held
+    assert not [n for n in _names(wheel) if "reports/" in n]
 
 
 def test_the_wheel_declares_its_names(wheel: Path) -> None:

@@ -1,0 +1,119 @@
+"""Options of a run, each defined once: ``conform run`` and the plugin of pytest take them from here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from conformance.calls.child import START
+from conformance.runs.item import PROFILES
+
+OUT = "build/conformance"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option: its name on a command line, the type of its value, and the values that it takes.
+
+    ``least`` is the smallest number that is taken; where ``above`` is set, numbers must be larger than that.
+    """
+
+    name: str
+    help: str
+    type: type[str] | type[int] | type[float] | type[Path] = str
+    default: str | int | float | None = None
+    choices: tuple[str, ...] = ()
+    many: bool = False
+    least: int | None = None
+    above: bool = False
+    metavar: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """Return the option as it stands on a command line."""
+        return f"--{self.name}"
+
+    def read(self, text: str) -> str | int | float | Path:
+        """Return the value that a text stands for. Raises ``ValueError`` where it stands for none."""
+        value = self.type(text)
+        if self.choices and value not in self.choices:
+            raise ValueError(f"{value!r}, must be one of {', '.join(self.choices)}")
+        if isinstance(value, int | float) and self.least is not None:
+            # written so that NaN is refused
+            taken = value > self.least if self.above else value >= self.least
+            if not taken:
+                raise ValueError(f"{text}, must be {'more than' if self.above else 'at least'} {self.least}")
+        return value
+
+
+# Options of conform run, and of pytest.
+OPTIONS = (
+    Option(name="op", metavar="NAME", many=True, help="Judge this operation only; repeatable."),
+    Option(name="property", metavar="NAME", many=True, help="Judge this property only; repeatable."),
+    Option(name="device", choices=("cpu", "cuda"), help="Default: cuda where there is a GPU."),
+    Option(name="profile", choices=tuple(PROFILES), default="quick", help="How many cases are judged."),
+    Option(name="seed", type=int, default=0, least=0, help="The same seed, the same cases."),
+    Option(
+        name="chunk",
+        type=int,
+        least=0,
+        metavar="K",
+        help="Judge chunk K of the profile, or beyond it, alone: as it was judged in a run with the same seed.",
+    ),
+    Option(
+        name="waivers",
+        type=Path,
+        metavar="FILE",
+        help="Known failures (TOML), each with its issue; one that is out of date fails the run.",
+    ),
+    Option(
+        name="import-limit",
+        type=float,
+        default=START,
+        least=0,
+        above=True,
+        help="Seconds that importing the adapter may take.",
+    ),
+    Option(
+        name="report",
+        type=Path,
+        default=OUT,
+        help="Folder for report.json, report.html, junit.xml, cases and reproducers.",
+    ),
+)
+# Options of pytest alone.
+OF_PYTEST = (
+    Option(
+        name="adapter",
+        default="normkernels",
+        help="Judge this: a known name, package.module:Class or file.py:Class.",
+    ),
+    Option(name="journal", type=Path, help="Folder that collects the journals of several chunks."),
+    Option(
+        name="limit",
+        type=float,
+        least=0,
+        above=True,
+        help="Seconds after which a call has hung. Default: the profile's.",
+    ),
+    Option(
+        name="memory",
+        type=float,
+        least=0,
+        above=True,
+        help="GiB that a worker's calls may hold. Default: its share of four fifths.",
+    ),
+    Option(name="gpu-memory", type=float, least=0, above=True, help="As --memory, of the worker's GPU."),
+)
+NAMED = {option.name: option for option in (*OPTIONS, *OF_PYTEST)}
+
+
+def arguments(given: Mapping[str, object]) -> list[str]:
+    """Return the command line of some options by name; one whose value is None is left out."""
+    line = []
+    for name, value in given.items():
+        option = NAMED[name]
+        values = value if option.many and isinstance(value, tuple) else (value,)
+        line += [part for each in values if each is not None for part in (option.flag, str(each))]
+    return line
