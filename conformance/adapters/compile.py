@@ -39,7 +39,7 @@ def _rms_norm_gated(
     act = None if gate is None else _activated(gate.float(), activation)
     if act is not None and not first:
         y = y * act
-    groups = y.reshape(*x.shape[:-1], -1, group_size)
+    groups = y.reshape(*x.shape[:-1], x.shape[-1] // group_size, group_size)
     y = (groups * torch.rsqrt(groups.square().mean(-1, keepdim=True) + eps)).flatten(-2) * weight.float()
     return (y if act is None or not first else y * act).to(x.dtype)
 

@@ -479,7 +479,7 @@ def test_a_value_that_an_option_does_not_take_is_refused(name: str, text: str, s
 
 
 def test_the_command_line_of_options_is_read_back() -> None:
-    """What one process passes on another reads: repeatable options each time, and none that were not given."""
+    """Options passed on by one process are read by another: repeatable ones each time, and only those given."""
     given = {"op": ("mrope", "rms_norm"), "seed": 3, "waivers": None, "report": Path("out")}
 
     assert ["--op", "mrope", "--op", "rms_norm", "--seed", "3", "--report", "out"] == options.arguments(given)
