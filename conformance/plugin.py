@@ -64,8 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             default=[] if option.many else option.default,
             type=_reader(option),
             metavar=option.metavar or ("{" + ",".join(option.choices) + "}" if option.choices else None),
-            # argparse takes a percent sign for a format
-            help=f"{option.help}{shown}".replace("%", "%%"),
+            help=f"{option.help}{shown}",
         )
 
 

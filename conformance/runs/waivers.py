@@ -44,7 +44,7 @@ from conformance.cases.case import LAYOUTS, Case
 from conformance.cases.factors import DTYPES
 from conformance.operations import OPERATIONS
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
-from conformance.properties.passive import judge_call, property_of
+from conformance.properties.passive import property_of
 from conformance.runs.item import PROFILES
 
 Names = tuple[str, ...]  # allowed names; empty: all are allowed
@@ -121,7 +121,7 @@ def _lies(case: Case, tensor: str, kinds: tuple[str, ...]) -> bool:
 
 def _judged_by(properties: Names) -> Names:
     """Return the properties that get verdicts when these are judged: a call shows the passive ones as well."""
-    passive = any(name in PROPERTIES and PROPERTIES[name].judge is judge_call for name in properties)
+    passive = any(name in PROPERTIES and PROPERTIES[name].passive for name in properties)
     return (*properties, *PASSIVE) if passive else properties
 
 
@@ -177,7 +177,7 @@ class Waivers:
     def forbidden(self, prop: str, case: Case) -> Verdict | None:
         """Return the verdict on a case that must not be called to judge a property; None where it may."""
         # a call is judged as the property that its values are evidence for, whichever property asked for it
-        names = (prop, property_of(case)) if PROPERTIES[prop].judge is judge_call else (prop,)
+        names = (prop, property_of(case)) if PROPERTIES[prop].passive else (prop,)
         for waiver in (self.every[i] for i in self.held):
             for name in names:
                 if not waiver.launches and waiver.where.takes(name, case):

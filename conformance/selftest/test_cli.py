@@ -444,7 +444,7 @@ def test_a_missing_package_is_one_line(
 
 
 def test_pytest_shows_the_options_of_the_suite() -> None:
-    """The help of pytest shows them; a percent sign in their text is not taken for a format."""
+    """The help of pytest shows every option of the suite."""
     command = [sys.executable, "-m", "pytest", "-p", "conformance.plugin", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
 

@@ -6,6 +6,9 @@ import builtins
 from typing import Any
 
 import pytest
+import torch
+from torch._dynamo import config as dynamo
+from torch._inductor import config as inductor
 
 from conformance.adapter import UsageError, load, split
 from conformance.adapters.native import Native
@@ -19,7 +22,8 @@ from conformance.operations import OPERATIONS
 from conformance.oracle.contract import Contract
 from conformance.properties.discovery import called, explaining, sets_of
 from conformance.properties.passive import judge_call
-from conformance.runs.item import PROFILES
+from conformance.runs.item import PROFILES, items
+from conformance.runs.judge import judge_item
 
 FLAGS: dict[str, tuple[tuple[str, Flag], ...]] = {
     "rms_norm": (("weight_offset", 0.0),),
@@ -95,6 +99,24 @@ def test_the_declared_contract_is_the_one_that_discovery_finds(target: str, name
 
     assert (declared.rounds & set(points), 1.0) == (found[0].contract.rounds, found[0].share)
     assert 0.9 > plain.share
+
+
+def test_the_formula_that_torch_compile_is_given_takes_empty_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter's own formula runs on every empty call, so that no failure of it is put down to the compiler."""
+    # the adapter sets these for its process
+    for config, name in (
+        (dynamo, "recompile_limit"),
+        (dynamo, "accumulated_recompile_limit"),
+        (inductor, "compile_threads"),
+    ):
+        monkeypatch.setattr(config, name, getattr(config, name))
+    with torch.compiler.set_stance("force_eager"):
+        subject = Subject(load("compile"))
+        chosen = items(subject, operations=tuple(FLAGS), properties=("empty",))
+        found = [verdict for item in chosen for verdict in judge_item(item, subject)]
+
+    assert {Status.PASSED} == {verdict.status for verdict in found}
+    assert {"gemma_rms_norm", "rms_norm", "rms_norm_gated"} == {verdict.case.operation for verdict in found}
 
 
 def test_without_transformers_the_adapter_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

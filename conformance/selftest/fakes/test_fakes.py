@@ -195,7 +195,7 @@ def test_base_of_the_fakes_is_right(base: Fake, operation: str, kernel_device: s
 
 
 def test_fakes_make_one_mistake_each() -> None:
-    """No fake is listed twice; each describes its mistake and names existing properties."""
+    """No fake stands twice in its module; each describes its mistake and names existing properties."""
     assert len(FAKES) == len(set(FAKES))
     assert len(FAKES) == len({fake.__doc__ for fake in FAKES})
     assert all(fake.caught_by and set(fake.caught_by) <= {*PROPERTIES, *PASSIVE} for fake in FAKES)

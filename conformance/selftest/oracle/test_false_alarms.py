@@ -70,6 +70,11 @@ def test_no_element_of_a_right_implementation_is_outside(dtype: str) -> None:
     assert total.elements >= ELEMENTS
 
 
+def test_a_soak_compares_a_tenth_in_every_run() -> None:
+    """The part that a run compares is no way to compare nothing."""
+    assert len(DTYPES) * ELEMENTS >= 10**7
+
+
 @pytest.mark.parametrize("kind", RIGHT)
 def test_right_implementation_never_fails(kind: type[Correct]) -> None:
     """No verdict of the quick profile is against an implementation that follows its declaration."""
