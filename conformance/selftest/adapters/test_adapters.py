@@ -101,16 +101,13 @@ def test_the_declared_contract_is_the_one_that_discovery_finds(target: str, name
     assert 0.9 > plain.share
 
 
-def test_the_formula_that_torch_compile_is_given_takes_empty_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_formula_that_torch_compile_is_given_takes_empty_tensors() -> None:
     """The adapter's own formula runs on every empty call, so that no failure of it is put down to the compiler."""
-    # the adapter sets these for its process
-    for config, name in (
-        (dynamo, "recompile_limit"),
-        (dynamo, "accumulated_recompile_limit"),
-        (inductor, "compile_threads"),
-    ):
-        monkeypatch.setattr(config, name, getattr(config, name))
-    with torch.compiler.set_stance("force_eager"):
+    # what the adapter sets for its process is set back
+    limits = {"recompile_limit": dynamo.recompile_limit}
+    limits["accumulated_recompile_limit"] = dynamo.accumulated_recompile_limit
+    kept = dynamo.patch(limits), inductor.patch({"compile_threads": inductor.compile_threads})
+    with kept[0], kept[1], torch.compiler.set_stance("force_eager"):
         subject = Subject(load("compile"))
         chosen = items(subject, operations=tuple(FLAGS), properties=("empty",))
         found = [verdict for item in chosen for verdict in judge_item(item, subject)]
