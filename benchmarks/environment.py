@@ -13,6 +13,7 @@ import torch
 from conformance.adapter import load
 from conformance.calls.call import Subject
 from conformance.report.header import header
+from conformance.runs.data import to_data
 
 PACKAGES = ("liger-kernel", "fla-core", "quack-kernels", "flashinfer-python", "nvidia-cutlass-dsl")
 GRAPHS = "replayed CUDA graphs, by the device's events"
@@ -21,7 +22,7 @@ WALL = "the host's clock, for want of CUDA: no measurement of anything"
 
 def environment(device: str) -> dict[str, Any]:
     """Return the header of a run: the header of the suite's reports, and more that timings need."""
-    suite = header(Subject(load("normkernels"), device), profile="benchmarks", seed=0)
+    suite = to_data(header(Subject(load("normkernels"), device), profile="benchmarks", seed=0))
     versions = {name: _version(name) for name in PACKAGES}
     clock = GRAPHS if device != "cpu" else WALL
     return {**suite, "peers": versions, "clock": clock, "cuda": torch.version.cuda, "clocks": {}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shlex
 import sys
@@ -355,11 +354,11 @@ def _ended(path: Path, status: int, display: _Display) -> int:
             return report.Exit.INTERRUPTED
         click.echo("\n".join([*display.errors([]), "conform: the run ended without a report"]), err=True)
         return report.Exit.USAGE if status == pytest.ExitCode.USAGE_ERROR else report.Exit.BROKEN
-    footer = json.loads(path.read_text(encoding="utf-8"))["footer"]
-    for error in display.errors([entry["item"] for entry in footer["unfinished"]]):
+    footer = report.read(path).footer
+    for error in display.errors([each.item for each in footer.unfinished]):
         click.echo(error, err=True)
     report.show(path)
-    return int(footer["exit_code"])
+    return footer.exit_code
 
 
 @cli.command()
@@ -530,14 +529,11 @@ def compare(a: Path, b: Path) -> int:
     return report.Exit.FAILED if results else report.Exit.HOLDS
 
 
-def _read(path: Path) -> dict[str, Any]:
-    file = path / "report.json" if path.is_dir() else path
+def _read(path: Path) -> report.Report:
     try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-        read["header"], read["results"], read["footer"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{file}: is no report of a run that ended ({type(error).__name__}: {error})") from error
-    return dict(read)
+        return report.read(path / "report.json" if path.is_dir() else path)
+    except report.NoReport as error:
+        raise UsageError(str(error)) from error
 
 
 @cli.command()

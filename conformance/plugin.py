@@ -277,7 +277,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if config.getoption("journal") is None:
         shutil.rmtree(shards)
     if exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
-        session.exitstatus = max(built["footer"]["exit_code"], int(exitstatus))
+        session.exitstatus = max(built.footer.exit_code, int(exitstatus))
 
 
 def _planned(config: pytest.Config, shards: Path) -> list[str]:

@@ -1,14 +1,17 @@
 """Reports: records → ``report.json`` for machines; a summary and a page for people."""
 
 from conformance.report import differences
+from conformance.report.document import Header, NoReport, Report, read
 from conformance.report.header import header, origin
 from conformance.report.lines import in_lines
 from conformance.report.page import page, write_page
-from conformance.report.results import Exit, Report, build, exit_code, write
+from conformance.report.results import Exit, build, exit_code, write
 from conformance.report.terminal import Progress, printable, show, show_section, summary
 
 __all__ = [
     "Exit",
+    "Header",
+    "NoReport",
     "Progress",
     "Report",
     "build",
@@ -19,6 +22,7 @@ __all__ = [
     "origin",
     "page",
     "printable",
+    "read",
     "show",
     "show_section",
     "summary",

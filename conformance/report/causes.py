@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 from conformance.calls.verdict import Status
-from conformance.cases.case import Case
+from conformance.report import document
 from conformance.runs.explain import NOTHING_TO_COMPARE, SAME_CALL
-from conformance.runs.journal import Judged, Line, Records
+from conformance.runs.journal import Bad, Failed, Judged, Records
 
 # a rule is a cause of its own from this share of its cases failing, and better where nearly all do
 SURE, CERTAIN = 0.8, 0.95
@@ -39,7 +38,7 @@ class Cause:
     conditions: Conditions
     failing: list[Row]
     judged: list[Row]
-    bad: list[tuple[Row, Line]] = field(default_factory=list)
+    bad: list[tuple[Row, Bad]] = field(default_factory=list)
 
     @property
     def inside(self) -> list[Row]:
@@ -47,28 +46,26 @@ class Cause:
         return _meeting(self.judged, self.conditions)
 
 
-def grouped(records: Records, failures: Sequence[Line]) -> list[dict[str, Any]]:
-    """Return the causes of a run, the worst first, as they stand in ``report.json``.
+def grouped(records: Records, failures: Sequence[Failed]) -> tuple[document.Cause, ...]:
+    """Return the causes of a run, the worst first, as a report has them.
 
     Each has the places of its ``failures``, the one with the smallest case first. A failure like no verdict
     is a cause of its own.
     """
     causes = list(_joined(list(_causes(records.rows))))
-    owners = {
-        (row.operation, line["property"], row.id): cause for cause in causes for row, line in reversed(cause.bad)
-    }
+    owners = {(row.operation, bad.property, row.id): cause for cause in causes for row, bad in reversed(cause.bad)}
     alike = {(row.operation, cause.says): cause for cause in reversed(causes) for row in cause.failing}
     places: dict[int, list[int]] = {}
     found = []
     for place, failure in enumerate(failures):
-        key = failure["operation"], failure["property"], Case.from_data(failure["original"]).id
-        owner = owners.get(key) or alike.get((key[0], signature(failure["status"], failure["reason"])))
+        key = failure.operation, failure.property, failure.original.id
+        owner = owners.get(key) or alike.get((key[0], signature(failure.status, failure.reason)))
         if owner is not None:
             places.setdefault(id(owner), []).append(place)
         else:
             found.append(_of_one(place, failure))
     found += [_written(cause, _smallest_first(cause, places.get(id(cause), []), failures)) for cause in causes]
-    return sorted(found, key=lambda cause: (cause["severity"], -cause["cases"], cause["says"]))
+    return tuple(sorted(found, key=lambda cause: (cause.severity, -cause.cases, cause.says)))
 
 
 # --- signatures -------------------------------------------------------------------------------------------------
@@ -124,10 +121,10 @@ FORMAL = frozenset({"metadata", "path", "variants", "compile", "graph", "errors"
 
 def _causes(rows: Sequence[Row]) -> Iterator[Cause]:
     """Yield the causes of each operation and signature."""
-    clusters: dict[tuple[str, str], list[tuple[Row, Line]]] = {}
+    clusters: dict[tuple[str, str], list[tuple[Row, Bad]]] = {}
     for row in rows:
-        for line in row.bad:
-            clusters.setdefault((row.operation, signature(line["status"], line["reason"])), []).append((row, line))
+        for each in row.bad:
+            clusters.setdefault((row.operation, signature(each.status, each.reason)), []).append((row, each))
     for (operation, says), bad in clusters.items():
         failing = list({id(row): row for row, _ in bad}.values())
         properties = {row.property for row in failing}
@@ -142,18 +139,17 @@ def _causes(rows: Sequence[Row]) -> Iterator[Cause]:
             and (id(row) in known or not any(map(_ends_early, row.bad)))
         ]
         found = _split(says, failing, judged)
-        if bad[0][1]["status"] == Status.CRASHED:
+        if bad[0][1].status == Status.CRASHED:
             # one exception from one place is one cause, whichever properties show it
             found = [Cause(says, found[0].conditions, failing, judged)]
         for cause in found:
             inside = set(map(id, cause.failing))
-            cause.bad = [(row, line) for row, line in bad if id(row) in inside]
+            cause.bad = [(row, each) for row, each in bad if id(row) in inside]
             yield cause
 
 
-def _ends_early(line: Line) -> bool:
-    reason: str = line["reason"]
-    return line["status"] != Status.FAILED or reason.startswith(NOTHING_TO_COMPARE)
+def _ends_early(bad: Bad) -> bool:
+    return bad.status != Status.FAILED or bad.reason.startswith(NOTHING_TO_COMPARE)
 
 
 def _split(says: str, failing: list[Row], judged: list[Row]) -> list[Cause]:
@@ -246,7 +242,7 @@ def _same(one: Cause, other: Cause) -> bool:
     operations = {row.operation for row in one.failing} == {row.operation for row in other.failing}
     if one.says == other.says and not operations:
         return one.conditions == other.conditions and (bool(one.conditions) or one.says != WRONG_VALUES)
-    crashes = all(cause.bad[0][1]["status"] == Status.CRASHED for cause in (one, other))
+    crashes = all(cause.bad[0][1].status == Status.CRASHED for cause in (one, other))
     if not operations or one.says == other.says or crashes:
         return False
     if one.conditions and next(iter(one.conditions)) in other.conditions:
@@ -259,24 +255,24 @@ def _same(one: Cause, other: Cause) -> bool:
 # --- as it is written -------------------------------------------------------------------------------------------
 
 
-def _written(cause: Cause, places: list[int]) -> dict[str, Any]:
-    properties = Counter(prop for _, prop in {(row.id, line["property"]) for row, line in cause.bad})
-    status = Counter(str(line["status"]) for _, line in cause.bad).most_common(1)[0][0]
-    return {
-        "says": cause.says,
-        "severity": severity(cause.says, status, properties),
-        "operations": list(dict.fromkeys(row.operation for row in cause.failing)),
-        "dtypes": sorted({row.levels["dtype"] for row in cause.failing}),
-        "properties": dict(properties.most_common()),
-        "cases": len(cause.failing),
-        "judged": len({id(row) for row in (*cause.inside, *cause.failing)}),
-        "rates": [_rate(cause, factor) for factor in cause.conditions],
-        "failures": places,
-        "example": cause.bad[0][1]["reason"],
-    }
+def _written(cause: Cause, places: list[int]) -> document.Cause:
+    properties = Counter(prop for _, prop in {(row.id, bad.property) for row, bad in cause.bad})
+    status = Counter(str(bad.status) for _, bad in cause.bad).most_common(1)[0][0]
+    return document.Cause(
+        says=cause.says,
+        severity=severity(cause.says, status, properties),
+        operations=tuple(dict.fromkeys(row.operation for row in cause.failing)),
+        dtypes=tuple(sorted({row.levels["dtype"] for row in cause.failing})),
+        properties=dict(properties.most_common()),
+        cases=len(cause.failing),
+        judged=len({id(row) for row in (*cause.inside, *cause.failing)}),
+        rates=tuple(_rate(cause, factor) for factor in cause.conditions),
+        failures=tuple(places),
+        example=cause.bad[0][1].reason,
+    )
 
 
-def _rate(cause: Cause, factor: str) -> dict[str, Any]:
+def _rate(cause: Cause, factor: str) -> document.Rate:
     """Return, for every level, the share of failing rows among those that meet all other conditions."""
     others = {name: levels for name, levels in cause.conditions.items() if name != factor}
     counts: dict[str, list[int]] = {}
@@ -286,34 +282,35 @@ def _rate(cause: Cause, factor: str) -> dict[str, Any]:
         count[0] += id(row) in failing
         count[1] += 1
     ordered = sorted(counts.items(), key=lambda entry: (-entry[1][0] / entry[1][1], entry[0]))
-    levels = [{"level": level, "failing": bad, "judged": of} for level, (bad, of) in ordered]
-    return {"factor": factor, "where": sorted(cause.conditions[factor]), "levels": levels}
+    levels = tuple(document.Level(level, bad, of) for level, (bad, of) in ordered)
+    return document.Rate(factor, tuple(sorted(cause.conditions[factor])), levels)
 
 
-def _of_one(place: int, failure: Mapping[str, Any]) -> dict[str, Any]:
+def _of_one(place: int, failure: Failed) -> document.Cause:
     """Return a failure as a cause of its own."""
-    says, properties = signature(failure["status"], failure["reason"]), {failure["property"]: 1}
-    return {
-        "says": says,
-        "severity": severity(says, failure["status"], properties),
-        "operations": [failure["operation"]],
-        "dtypes": [failure["dtype"]],
-        "properties": properties,
-        "cases": 1,
-        "judged": 1,
-        "rates": [],
-        "failures": [place],
-        "example": failure["reason"],
-    }
+    says, properties = signature(failure.status, failure.reason), {failure.property: 1}
+    return document.Cause(
+        says=says,
+        severity=severity(says, failure.status, properties),
+        operations=(failure.operation,),
+        dtypes=(failure.dtype,),
+        properties=properties,
+        cases=1,
+        judged=1,
+        rates=(),
+        failures=(place,),
+        example=failure.reason,
+    )
 
 
-def _smallest_first(cause: Cause, places: list[int], failures: Sequence[Line]) -> list[int]:
+def _smallest_first(cause: Cause, places: list[int], failures: Sequence[Failed]) -> list[int]:
     """Return the places in the order of their cases' sizes, symptoms last."""
 
     def size(place: int) -> tuple[bool, int, int]:
         failure = failures[place]
-        tensors = failure["case"]["tensors"].values()
-        symptom = signature(failure["status"], failure["reason"]) != cause.says
-        return symptom, sum(prod(tensor["shape"]) for tensor in tensors), len(str(tensors))
+        symptom = signature(failure.status, failure.reason) != cause.says
+        # the length of its text tells cases of one size apart: plain layouts have a short one
+        text = str(failure.case.to_data()["tensors"].values())
+        return symptom, sum(prod(spec.shape) for _, spec in failure.case.tensors), len(text)
 
     return sorted(places, key=size)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from conformance.report.document import Report, Row
 from conformance.report.header import facts
-from conformance.report.results import Report
 
 ABSENT = "not in this run"
 
@@ -23,10 +21,7 @@ class Difference:
 
 def of_headers(first: Report, second: Report) -> tuple[Difference, ...]:
     """Return how versions, machine, seed, adapter and switches differ, and whether each run came to its end."""
-    a, b = (
-        {**dict(facts(report["header"])), "complete": str(report["footer"].get("complete"))}
-        for report in (first, second)
-    )
+    a, b = ({**dict(facts(report.header)), "complete": str(report.footer.complete)} for report in (first, second))
     names = dict.fromkeys([*a, *b])
     found = (Difference(name, a.get(name, ABSENT), b.get(name, ABSENT)) for name in names)
     return tuple(d for d in found if d.first != d.second)
@@ -34,7 +29,7 @@ def of_headers(first: Report, second: Report) -> tuple[Difference, ...]:
 
 def of_results(first: Report, second: Report) -> tuple[Difference, ...]:
     """Return rows that differ in verdicts, worst error or share of exact demands, and rows of one report alone."""
-    a, b = ({_key(row): row for row in report["results"]} for report in (first, second))
+    a, b = ({row.key(): row for row in report.results} for report in (first, second))
     keys = dict.fromkeys([*a, *b])
     return tuple(
         Difference(" ".join(key), _said(a.get(key)), _said(b.get(key)))
@@ -43,18 +38,14 @@ def of_results(first: Report, second: Report) -> tuple[Difference, ...]:
     )
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    return row["operation"], row["property"], row["dtype"]
+def _judged(row: Row | None) -> tuple[object, ...] | None:
+    return None if row is None else (row.counts, row.worst, row.exact)
 
 
-def _judged(row: Mapping[str, Any] | None) -> tuple[object, ...] | None:
-    return None if row is None else (row["counts"], row.get("worst"), row["exact"])
-
-
-def _said(row: Mapping[str, Any] | None) -> str:
+def _said(row: Row | None) -> str:
     if row is None:
         return ABSENT
-    counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in row["counts"].items())
-    if row["exact"] is None:
+    counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in row.counts.items())
+    if row.exact is None or row.worst is None:
         return counts
-    return f"{counts}; worst {float(row['worst']):.6g}, exact {row['exact']:.4%}"
+    return f"{counts}; worst {row.worst:.6g}, exact {row.exact:.4%}"

@@ -16,6 +16,8 @@ from conformance.calls.budget import ALONE, Allowance
 from conformance.calls.call import Subject
 from conformance.calls.child import Child, Prepared
 from conformance.calls.declared import PER_OPERATION
+from conformance.report.document import Declarations, GpuMemory, Header, Rounding
+from conformance.runs.data import to_data
 from conformance.runs.host import Greeting, numerics, version
 
 STARTS = 120.0  # seconds that CUDA may take to start
@@ -29,7 +31,7 @@ def header(
     chunks: str | None = None,
     allowance: Allowance = ALONE,
     greeting: Greeting | None = None,
-) -> dict[str, Any]:
+) -> Header:
     """Return what the numbers depend on: versions, machine, commit, subject, numerics environment.
 
     ``chunks`` names the numbers of the chunks that were judged, where they are not those of the profile;
@@ -37,17 +39,17 @@ def header(
     that is another process.
     """
     device, gpu_memory = _device(subject, allowance)
-    return {
+    return Header(
         **origin(),
-        "device": device,
-        "gpu_memory": gpu_memory,
-        "seed": seed,
-        "profile": profile,
-        "chunks": chunks,
-        "adapter": _adapter(subject),
-        "changed_by_import": list(greeting.changed) if greeting else [],
-        "numerics": dict(greeting.numerics) if greeting else numerics(),
-    }
+        device=device,
+        gpu_memory=gpu_memory,
+        seed=seed,
+        profile=profile,
+        chunks=chunks,
+        adapter=_adapter(subject),
+        changed_by_import=tuple(greeting.changed) if greeting else (),
+        numerics=dict(greeting.numerics) if greeting else numerics(),
+    )
 
 
 def origin() -> dict[str, Any]:
@@ -62,16 +64,20 @@ def origin() -> dict[str, Any]:
     }
 
 
-def facts(made: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def facts(made: Header) -> Iterator[tuple[str, str]]:
     """Return every entry of a header with its value in words; entries of tables by their path."""
+    return _facts(to_data(made), "")
+
+
+def _facts(made: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
     for name, value in made.items():
         if isinstance(value, dict) and value:
-            yield from facts(value, f"{prefix}{name}.")
+            yield from _facts(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
 
 
-def _device(subject: Subject, allowance: Allowance) -> tuple[str, dict[str, int] | None]:
+def _device(subject: Subject, allowance: Allowance) -> tuple[str, GpuMemory | None]:
     """Return the device in words; for a GPU also how many workers share it, and the bytes that each may hold."""
     if subject.device == "cpu":
         return _cpu(subject), None
@@ -80,7 +86,7 @@ def _device(subject: Subject, allowance: Allowance) -> tuple[str, dict[str, int]
     if isinstance(answer, Crashed | Hung):
         return f"a GPU that does not answer: {answer}", None
     name, total = answer
-    return name, {"workers": allowance.sharers, "bytes": allowance.bytes(total)}
+    return name, GpuMemory(allowance.sharers, allowance.bytes(total))
 
 
 def _gpu_of_a_child() -> tuple[str, int] | Crashed | Hung:
@@ -125,19 +131,19 @@ def _git(*arguments: str) -> str | None:
     return asked.stdout.strip() if asked.returncode == 0 else None
 
 
-def _adapter(subject: Subject) -> dict[str, Any]:
+def _adapter(subject: Subject) -> Declarations:
     """Return the adapter's name and all that it declares: nothing else is demanded."""
     declared = subject.declared
     contracts = {name: traits.contract for name, traits in declared.operations.items() if traits.contract}
-    return {
-        "name": declared.name,
-        "contracts": {
-            operation: {"rounds": sorted(contract.rounds), "depth": contract.depth, "text": str(contract)}
+    return Declarations(
+        name=declared.name,
+        contracts={
+            operation: Rounding(tuple(sorted(contract.rounds)), contract.depth, str(contract))
             for operation, contract in contracts.items()
         },
-        **{trait: _told(subject, trait) for trait in PER_OPERATION},
-        "reference": declared.reference,
-    }
+        traits={trait: _told(subject, trait) for trait in PER_OPERATION},
+        reference=declared.reference,
+    )
 
 
 def _told(subject: Subject, trait: str) -> bool | dict[str, bool]:

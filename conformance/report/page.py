@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from conformance.cases.case import Case
 from conformance.report import table
+from conformance.report.document import Counts, Report, read
 from conformance.report.header import facts
-from conformance.report.results import Report
 from conformance.report.table import Section
+from conformance.runs.journal import Failed
 
 
 def write_page(path: Path, *sections: Section) -> Path:
@@ -22,8 +21,7 @@ def write_page(path: Path, *sections: Section) -> Path:
     The page follows from ``report.json`` and the sections that are given, alone.
     """
     target = path.with_suffix(".html")
-    report = json.loads(path.read_text(encoding="utf-8"))
-    target.write_text(page(report, *sections), encoding="utf-8")
+    target.write_text(page(read(path), *sections), encoding="utf-8")
     return target
 
 
@@ -41,51 +39,57 @@ def page(report: Report, *sections: Section) -> str:
     end, totals = table.closing(report)
     cards = table.cards(report)
     return templates.get_template("report.html.jinja").render(
-        name=report["header"]["adapter"]["name"],
+        name=report.header.adapter.name,
         end=end,
         totals=totals,
-        heading=table.heading(report["header"]),
+        heading=table.heading(report.header),
         taken=table.taken(report),
-        claims=[survey["claim"] for survey in report.get("surveys", {}).values() if not survey["claimed"]],
+        claims=[each.claim for each in report.surveys.values() if not each.claimed],
         tables=table.tables(report, reasons),
         missing=table.not_implemented(report),
         reasons=reasons,
-        cards=[(card, [{**failure, **_shown(failure)} for failure in card.failures]) for card in cards],
+        cards=[(card, [_shown(failure) for failure in card.failures]) for card in cards],
         idle=table.idle,
         problems=table.problems(report),
         evidence=table.evidence(report),
-        waivers=[{**waiver, "said": _counts(waiver["counts"])} for waiver in report["waivers"]],
-        facts=list(facts(report["header"])),
+        waivers=[(waiver, _counts(waiver.counts)) for waiver in report.waivers],
+        facts=list(facts(report.header)),
         sections=sections,
     )
 
 
-def _shown(failure: table.Row) -> dict[str, Any]:
+def _shown(failure: Failed) -> dict[str, Any]:
     """Return a failure's cases in words, and the command that replays the failure from this page alone."""
     return {
-        "shrunk": str(Case.from_data(failure["case"])),
-        "drawn": str(Case.from_data(failure["original"])),
-        "replay": f"conform replay {shlex.quote(Case.from_data(failure['case']).to_json())}",
+        "property": failure.property,
+        "status": failure.status,
+        "operation": failure.operation,
+        "dtype": failure.dtype,
+        "reason": failure.reason,
+        "note": failure.note,
+        "id": failure.id,
+        "shrunk": str(failure.case),
+        "drawn": str(failure.original),
+        "replay": f"conform replay {shlex.quote(failure.case.to_json())}",
         "first": _first(failure),
-        "trace": failure.get("trace", ""),
-        "script": f"python {shlex.quote(failure['reproducer'])}",
+        "trace": failure.trace,
+        "script": f"python {shlex.quote(failure.reproducer)}",
     }
 
 
-def _first(failure: table.Row) -> dict[str, str]:
+def _first(failure: Failed) -> dict[str, str]:
     """Return the first bad element, its parts in reading order."""
-    bad = failure["first"]
+    bad = failure.first
     if bad is None:
         return {}
-    lo, hi = bad["lo"], bad["hi"]
     return {
-        "element": f"{bad['output']}{bad['index']}",
-        "came out": str(bad["got"]),
-        "allowed": f"{lo} exactly" if lo == hi else f"{lo} to {hi}",
-        "off by": f"{bad['ulps']} ulp",
-        "outside": f"{failure['outside']} of {failure['elements']} elements",
+        "element": f"{bad.output}{list(bad.index)}",
+        "came out": str(bad.got),
+        "allowed": f"{bad.lo} exactly" if bad.lo == bad.hi else f"{bad.lo} to {bad.hi}",
+        "off by": f"{bad.ulps} ulp",
+        "outside": f"{failure.outside} of {failure.elements} elements",
     }
 
 
-def _counts(counts: dict[str, int]) -> str:
+def _counts(counts: Counts) -> str:
     return ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items()) or "no verdict"

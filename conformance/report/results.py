@@ -6,21 +6,19 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
-from conformance.calls.claim import pasted, said
+from conformance.calls.claim import pasted, said, to_data
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
-from conformance.cases.case import Case
 from conformance.properties import PROMISES
 from conformance.report import causes
+from conformance.report.document import Footer, Header, Reason, Report, Row, Taken, Unfinished, Waived
 from conformance.report.lines import in_lines
+from conformance.runs import data
 from conformance.runs.item import PROFILES
-from conformance.runs.journal import Records, Tally, number
+from conformance.runs.journal import Records, Tally
 from conformance.runs.judge import CRASHES
 from conformance.runs.survey import Survey
 from conformance.runs.waivers import NONE, Waivers, stale
-
-Report = dict[str, Any]  # as it is written in report.json
 
 
 class Exit(IntEnum):
@@ -36,7 +34,7 @@ class Exit(IntEnum):
 
 def build(
     records: Records,
-    header: Mapping[str, Any],
+    header: Header,
     planned: Collection[str],
     seconds: float,
     *,
@@ -48,7 +46,8 @@ def build(
 
     ``planned`` are the items (as text) that this run set out to judge, ``waivers`` those that apply to it.
     """
-    unfinished = [_unfinished(item, records) for item in sorted(set(planned) - records.finished)]
+    left = sorted(set(planned) - records.finished)
+    unfinished = tuple(Unfinished(item, records.unfinished.get(item)) for item in left)
     crashing = _wholly_crashed(records)
     alarms = [
         *_wholly_declined(records),
@@ -57,8 +56,8 @@ def build(
     ]
     totals = sum((tally.counts for tally in records.tallies.values()), Counter[str]())
     complete = not unfinished and not interrupted
-    waived = [_waiver(place, waivers, records, complete=complete) for place in range(len(waivers.every))]
-    out_of_date = sum(bool(entry["stale"]) for entry in waived)
+    waived = tuple(_waiver(place, waivers, records, complete=complete) for place in range(len(waivers.every)))
+    out_of_date = sum(bool(each.stale) for each in waived)
     unproved = _unproved(records)
     code = exit_code(
         totals,
@@ -68,33 +67,32 @@ def build(
         unproved=unproved,
         interrupted=interrupted,
     )
-    footer = {
-        "items": len(planned),
-        "chunks": _beyond(planned, header["profile"]),
-        "unfinished": unfinished,
-        "cases": records.cases,
-        "judged_cases": records.judged_cases,
-        "verdicts": {status: totals[status] for status in Status if totals[status]},
-        "elements": sum(tally.elements for tally in records.tallies.values()),
-        "seconds": round(seconds, 1),
-        "stale_waivers": out_of_date,
-        "interrupted": interrupted,
-        "complete": complete,
-        "alarms": alarms,
-        "unproved": unproved,
-        "exit_code": int(code),
-    }
-    results = [_result(row, records.tallies[row]) for row in sorted(records.tallies, key=_place)]
-    return {
-        "header": dict(header),
-        "surveys": {name: _survey(name, found) for name, found in (surveys or {}).items()},
-        "results": results,
-        "smoke": records.smoke,
-        "failures": list(records.failures),
-        "causes": causes.grouped(records, records.failures),
-        "waivers": waived,
-        "footer": footer,
-    }
+    footer = Footer(
+        items=len(planned),
+        chunks=_beyond(planned, header.profile),
+        unfinished=unfinished,
+        cases=records.cases,
+        judged_cases=records.judged_cases,
+        verdicts={status: totals[status] for status in Status if totals[status]},
+        elements=sum(tally.elements for tally in records.tallies.values()),
+        seconds=round(seconds, 1),
+        stale_waivers=out_of_date,
+        interrupted=interrupted,
+        complete=complete,
+        alarms=tuple(alarms),
+        unproved=tuple(unproved),
+        exit_code=int(code),
+    )
+    return Report(
+        header=header,
+        surveys={name: _taken(name, found) for name, found in (surveys or {}).items()},
+        results=tuple(_row(row, records.tallies[row]) for row in sorted(records.tallies, key=_place)),
+        smoke=records.smoke,
+        failures=records.failures,
+        causes=causes.grouped(records, records.failures),
+        waivers=waived,
+        footer=footer,
+    )
 
 
 def exit_code(
@@ -138,9 +136,19 @@ def _unproved(records: Records) -> list[str]:
     ]
 
 
-def _survey(operation: str, found: Survey) -> dict[str, Any]:
+def _taken(operation: str, found: Survey) -> Taken:
     """Return a survey as the report has it, in words as well."""
-    return {**found.to_data(), "said": said(operation, found.taken), "claim": pasted(operation, found.taken)}
+    return Taken(
+        taken=to_data(found.taken),
+        claimed=found.claimed,
+        calls=found.calls,
+        ran=found.ran,
+        refusals=found.refusals,
+        crashes=found.crashes,
+        programs=found.programs,
+        said=said(operation, found.taken),
+        claim=pasted(operation, found.taken),
+    )
 
 
 def _wholly_declined(records: Records) -> list[str]:
@@ -178,23 +186,19 @@ def _beyond(planned: Collection[str], profile: str) -> int:
     return sum(number >= PROFILES[profile].chunks for number in numbers)
 
 
-def _waiver(place: int, waivers: Waivers, records: Records, *, complete: bool) -> dict[str, Any]:
+def _waiver(place: int, waivers: Waivers, records: Records, *, complete: bool) -> Waived:
     """Return a waiver, its verdicts, and why it has to go; a run cut short cannot tell the latter."""
     waiver, held = waivers.every[place], place in waivers.held
     counts = records.waivers.get(place, Counter[str]())
-    return {
-        "issue": waiver.issue,
-        "reason": waiver.reason,
-        "where": waiver.given,
-        "launches": waiver.launches,
-        "held": held,
-        "counts": {status: counts[status] for status in Status if counts[status]},
-        "stale": stale(counts) if held and complete else "",
-    }
-
-
-def _unfinished(item: str, records: Records) -> dict[str, Any]:
-    return {"item": item, "case": records.unfinished.get(item)}
+    return Waived(
+        issue=waiver.issue,
+        reason=waiver.reason,
+        where=waiver.given,
+        launches=waiver.launches,
+        held=held,
+        counts={status: counts[status] for status in Status if counts[status]},
+        stale=stale(counts) if held and complete else "",
+    )
 
 
 def _place(row: tuple[str, str, str]) -> tuple[str, int, str, str]:
@@ -203,40 +207,31 @@ def _place(row: tuple[str, str, str]) -> tuple[str, int, str, str]:
     return operation, known.index(prop) if prop in known else len(known), prop, dtype
 
 
-def _result(row: tuple[str, str, str], tally: Tally) -> dict[str, Any]:
+def _row(row: tuple[str, str, str], tally: Tally) -> Row:
     operation, prop, dtype = row
-    reasons = [
-        {"status": status, "reason": reason, "count": count}
-        for (status, reason), count in tally.reasons.most_common()
-    ]
-    beside: dict[str, Any] = (
-        {"terms": {term: list(counts) for term, counts in tally.terms.items()}} if tally.terms else {}
+    return Row(
+        operation=operation,
+        property=prop,
+        dtype=dtype,
+        counts={status: tally.counts[status] for status in Status if tally.counts[status]},
+        elements=tally.elements,
+        worst=tally.worst if tally.elements else None,
+        exact=tally.exact / tally.elements if tally.elements else None,
+        reasons=tuple(Reason(status, reason, count) for (status, reason), count in tally.reasons.most_common()),
+        terms=tally.terms,
+        array=tally.array if tally.array[1] else None,
     )
-    if tally.array[1]:
-        beside["array"] = list(tally.array)
-    return {
-        "operation": operation,
-        "property": prop,
-        "dtype": dtype,
-        "counts": {status: tally.counts[status] for status in Status if tally.counts[status]},
-        "elements": tally.elements,
-        "worst": number(tally.worst) if tally.elements else None,
-        "exact": tally.exact / tally.elements if tally.elements else None,
-        "reasons": reasons,
-        **beside,
-    }
 
 
 def write(directory: Path, report: Report) -> Path:
     """Write ``cases/<id>.json`` and then, in one step, ``report.json``, whose path is returned."""
     cases = directory / "cases"
     cases.mkdir(parents=True, exist_ok=True)
-    for failure in report["failures"]:
-        for data in (failure["case"], failure["original"]):
-            case = Case.from_data(data)
+    for failure in report.failures:
+        for case in (failure.case, failure.original):
             (cases / f"{case.id}.json").write_text(case.to_json() + "\n", encoding="utf-8")
     target = directory / "report.json"
     unfinished = directory / "report.json.part"
-    unfinished.write_text(in_lines(report), encoding="utf-8")
+    unfinished.write_text(in_lines(data.to_data(report)), encoding="utf-8")
     unfinished.replace(target)
     return target

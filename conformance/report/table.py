@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from conformance.calls.budget import gib
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
-from conformance.cases.case import Case
 from conformance.properties import PASSIVE, PROMISES
-from conformance.report.results import Exit, Report
-
-Row = Mapping[str, Any]  # a row of a report's results
+from conformance.report.document import Cause, Header, Level, Rate, Report, Row, Unfinished
+from conformance.report.results import Exit
+from conformance.runs.journal import Failed
 
 # a cell and a list must stay readable; the rest is in report.json
 MOST_REASONS = 3
@@ -81,7 +79,7 @@ class Reasons:
 
     def of(self, row: Row, status: str) -> tuple[tuple[int, ...], bool]:
         """Return the footnotes of a row's most frequent verdicts of one status, and whether there are more."""
-        reasons = [entry["reason"] for entry in row["reasons"] if entry["status"] == status]
+        reasons = [each.reason for each in row.reasons if each.status == status]
         numbers = (self._numbers.setdefault(reason, len(self._numbers) + 1) for reason in reasons[:MOST_REASONS])
         return tuple(sorted(numbers)), len(reasons) > MOST_REASONS
 
@@ -98,53 +96,53 @@ class Card:
     example: str
     lines: tuple[str, ...]
     rates: tuple[tuple[str, tuple[tuple[str, str, float], ...]], ...]  # by factor: level, rate, share that fails
-    failures: tuple[Row, ...]
+    failures: tuple[Failed, ...]
     others: str  # the cases of further failures, to replay
 
 
 def cards(report: Report) -> tuple[Card, ...]:
     """Return a card for every cause of failures, the worst first."""
-    return tuple(_card(number, cause, report) for number, cause in enumerate(report.get("causes", ()), start=1))
+    return tuple(_card(number, cause, report) for number, cause in enumerate(report.causes, start=1))
 
 
-def _card(number: int, cause: Row, report: Report) -> Card:
-    shown = ", ".join(f"{prop} ({count})" for prop, count in cause["properties"].items())
-    many = f"{cause['cases']:,} of {cause['judged']:,} judged cases fail" + " where" * bool(cause["rates"])
-    where = " and ".join(_told(rate) for rate in cause["rates"])
-    lines = (f"{many} {where}".rstrip(), *(_elsewhere(rate) for rate in cause["rates"]), f"shows in {shown}")
-    rates = tuple((rate["factor"], tuple(_rate(level) for level in rate["levels"])) for rate in cause["rates"])
-    head = f"{cause['says']}: {', '.join(cause['operations'])}, {', '.join(cause['dtypes'])}"
-    failures = tuple(report["failures"][place] for place in cause["failures"])
-    return Card(number, head, cause["example"], lines, rates, failures, _others(failures))
+def _card(number: int, cause: Cause, report: Report) -> Card:
+    shown = ", ".join(f"{prop} ({count})" for prop, count in cause.properties.items())
+    many = f"{cause.cases:,} of {cause.judged:,} judged cases fail" + " where" * bool(cause.rates)
+    where = " and ".join(_told(rate) for rate in cause.rates)
+    lines = (f"{many} {where}".rstrip(), *(_elsewhere(rate) for rate in cause.rates), f"shows in {shown}")
+    rates = tuple((rate.factor, tuple(_rate(level) for level in rate.levels)) for rate in cause.rates)
+    head = f"{cause.says}: {', '.join(cause.operations)}, {', '.join(cause.dtypes)}"
+    failures = tuple(report.failures[place] for place in cause.failures)
+    return Card(number, head, cause.example, lines, rates, failures, _others(failures))
 
 
-def _others(failures: tuple[Row, ...]) -> str:
-    ids = list(dict.fromkeys(failure["id"] for failure in failures))[1:]
+def _others(failures: tuple[Failed, ...]) -> str:
+    ids = list(dict.fromkeys(failure.id for failure in failures))[1:]
     more = f" and {len(ids) - MOST_IDS} more" if len(ids) > MOST_IDS else ""
     return f"also cases {', '.join(ids[:MOST_IDS])}{more}" if ids else ""
 
 
-def _told(rate: Row) -> str:
-    return f"{rate['factor']} is {' or '.join(rate['where'])}"
+def _told(rate: Rate) -> str:
+    return f"{rate.factor} is {' or '.join(rate.where)}"
 
 
-def _elsewhere(rate: Row) -> str:
+def _elsewhere(rate: Rate) -> str:
     """Return the rate of every level of the rule, and one rate for all other levels."""
-    inside = [level for level in rate["levels"] if level["level"] in rate["where"]]
-    outside = [level for level in rate["levels"] if level["level"] not in rate["where"]]
-    failing, judged = (sum(level[count] for level in outside) for count in ("failing", "judged"))
+    inside = [level for level in rate.levels if level.level in rate.where]
+    outside = [level for level in rate.levels if level.level not in rate.where]
+    failing, judged = sum(level.failing for level in outside), sum(level.judged for level in outside)
     said = [f"{name} {share}" for name, share, _ in map(_rate, inside)]
     said += [f"others {failing:,} of {judged:,}"] * bool(outside)
-    return f"{rate['factor']}: {', '.join(said)}"
+    return f"{rate.factor}: {', '.join(said)}"
 
 
-def _rate(level: Row) -> tuple[str, str, float]:
-    return level["level"], f"{level['failing']:,} of {level['judged']:,}", level["failing"] / level["judged"]
+def _rate(level: Level) -> tuple[str, str, float]:
+    return level.level, f"{level.failing:,} of {level.judged:,}", level.failing / level.judged
 
 
 def tables(report: Report, reasons: Reasons) -> tuple[Table, ...]:
     """Return a table per operation that has something to show."""
-    every = dict.fromkeys(row["operation"] for row in report["results"])
+    every = dict.fromkeys(row.operation for row in report.results)
     missing = not_implemented(report)
     return tuple(_table(operation, report, reasons) for operation in every if operation not in missing)
 
@@ -152,14 +150,14 @@ def tables(report: Report, reasons: Reasons) -> tuple[Table, ...]:
 def not_implemented(report: Report) -> tuple[str, ...]:
     """Return a line for each operation that the adapter does not implement, in place of a table of refusals."""
     said: dict[str, set[str]] = {}
-    for row in report["results"]:
-        reasons = {entry["reason"] for entry in row["reasons"]}
-        said.setdefault(row["operation"], set()).update(reasons or {""})
+    for row in report.results:
+        reasons = {each.reason for each in row.reasons}
+        said.setdefault(row.operation, set()).update(reasons or {""})
     return tuple(operation for operation, reasons in said.items() if reasons == {NOT_IMPLEMENTED})
 
 
 def _table(operation: str, report: Report, reasons: Reasons) -> Table:
-    rows = {(row["property"], row["dtype"]): row for row in report["results"] if row["operation"] == operation}
+    rows = {(row.property, row.dtype): row for row in report.results if row.operation == operation}
     dtypes = tuple(sorted({dtype for _, dtype in rows}))
     judged = dict.fromkeys(prop for prop, _ in rows)
     known = [prop for prop in PROMISES if prop in judged]
@@ -178,7 +176,7 @@ def _table(operation: str, report: Report, reasons: Reasons) -> Table:
 def _cell(row: Row | None, prop: str, reasons: Reasons, report: Report) -> Cell:
     if row is None:
         return (Said("no call ran" if prop in PASSIVE else "not in this run", Tone.ASIDE),)
-    counts = row["counts"]
+    counts = row.counts
     judged = sum(counts.get(status, 0) for status in (Status.PASSED, *BAD))
     lines = [_judged(counts, judged, _causes_of(row, report))] if judged else []
     for status, word in _ASIDE.items():
@@ -187,12 +185,12 @@ def _cell(row: Row | None, prop: str, reasons: Reasons, report: Report) -> Cell:
             number = "" if status == Status.NO_EVIDENCE else number
             tone = Tone.WRONG if status in {Status.ERROR, Status.NO_EVIDENCE} else Tone.ASIDE
             lines.append(Said(f"{number}{word}", tone, *reasons.of(row, status)))
-    if row["property"] == "values" and row["exact"] is not None:
-        lines.append(Said(f"worst {float(row['worst']):.3g}", Tone.ASIDE))
-        lines.append(Said(f"exact {share(row['exact'])}", Tone.ASIDE))
-    if row.get("terms"):
+    if row.property == "values" and row.worst is not None and row.exact is not None:
+        lines.append(Said(f"worst {row.worst:.3g}", Tone.ASIDE))
+        lines.append(Said(f"exact {share(row.exact)}", Tone.ASIDE))
+    if row.terms:
         # the tone that is hardest to see
-        term, (seen, of) = min(row["terms"].items(), key=lambda each: each[1][0] / each[1][1])
+        term, (seen, of) = min(row.terms.items(), key=lambda each: each[1][0] / each[1][1])
         lines.append(Said(f"{term} in {seen} of {of}", Tone.ASIDE))
     return tuple(lines)
 
@@ -210,10 +208,8 @@ def _causes_of(row: Row, report: Report) -> tuple[int, ...]:
     """Return the numbers of the causes of a cell's failures."""
     return tuple(
         number
-        for number, cause in enumerate(report.get("causes", ()), start=1)
-        if row["operation"] in cause["operations"]
-        and row["property"] in cause["properties"]
-        and row["dtype"] in cause["dtypes"]
+        for number, cause in enumerate(report.causes, start=1)
+        if row.operation in cause.operations and row.property in cause.properties and row.dtype in cause.dtypes
     )
 
 
@@ -245,96 +241,96 @@ _ENDS = {
 }
 
 
-def heading(header: Row) -> tuple[str, ...]:
+def heading(header: Header) -> tuple[str, ...]:
     """Return what was judged where, what the adapter declares, and what was drawn."""
-    adapter = header["adapter"]
-    contracts = ", ".join(f"{name}: {contract['text']}" for name, contract in adapter["contracts"].items())
-    chunks = f", chunks {header['chunks']}" if header["chunks"] else ""
-    commit = f", commit {header['commit']}" if header["commit"] else ""
-    versions = f"torch {header['torch']}, triton {header['triton'] or 'not installed'}"
+    adapter = header.adapter
+    contracts = ", ".join(f"{name}: {contract.text}" for name, contract in adapter.contracts.items())
+    chunks = f", chunks {header.chunks}" if header.chunks else ""
+    commit = f", commit {header.commit}" if header.commit else ""
+    versions = f"torch {header.torch}, triton {header.triton or 'not installed'}"
     return (
-        f"{adapter['name']} on {header['device']}{_budget(header)}; {versions}",
+        f"{adapter.name} on {header.device}{_budget(header)}; {versions}",
         f"declares {contracts or 'no contract'}",
-        f"profile {header['profile']}, seed {header['seed']}{chunks}{commit}",
-        *(f"importing it changed {words}" for words in header.get("changed_by_import", ())),
+        f"profile {header.profile}, seed {header.seed}{chunks}{commit}",
+        *(f"importing it changed {words}" for words in header.changed_by_import),
     )
 
 
-def _budget(header: Row) -> str:
+def _budget(header: Header) -> str:
     """Return in words what a worker was allowed to hold of the GPU."""
-    memory = header.get("gpu_memory")
+    memory = header.gpu_memory
     if memory is None:
         return ""
-    return f", {gib(memory['bytes'])} of it for each of {memory['workers']} worker{'s' * (memory['workers'] > 1)}"
+    return f", {gib(memory.bytes)} of it for each of {memory.workers} worker{'s' * (memory.workers > 1)}"
 
 
 def evidence(report: Report) -> tuple[tuple[str, str], ...]:
     """Return the evidence in a row's cases: terms of the formula, and the share of the covering array that ran."""
     said = []
-    for row in report["results"]:
-        name = f"{row['operation']} {row['property']} {row['dtype']}"
-        terms = [f"{term} in {seen} of {of} cases" for term, (seen, of) in row.get("terms", {}).items()]
-        array = ["{} of {} rows of the covering array".format(*row["array"])] if "array" in row else []
+    for row in report.results:
+        name = " ".join(row.key())
+        terms = [f"{term} in {seen} of {of} cases" for term, (seen, of) in row.terms.items()]
+        array = ["{} of {} rows of the covering array".format(*row.array)] if row.array else []
         said += [(name, "; ".join([*terms, *array]))] if terms or array else []
     return tuple(said)
 
 
 def problems(report: Report) -> tuple[str, ...]:
     """Return what is wrong with a run besides its failures, a line each."""
-    return (*_stale_waivers(report), *_unfinished(report), *report["footer"]["alarms"])
+    return (*_stale_waivers(report), *_unfinished(report), *report.footer.alarms)
 
 
 def _stale_waivers(report: Report) -> tuple[str, ...]:
-    entries = (entry for entry in report["waivers"] if entry["stale"])
-    return tuple(f"the waiver of {e['issue']} where {e['where']}: {e['stale']}, take it out" for e in entries)
+    stale = (each for each in report.waivers if each.stale)
+    return tuple(f"the waiver of {each.issue} where {each.where}: {each.stale}, take it out" for each in stale)
 
 
 def _unfinished(report: Report) -> tuple[str, ...]:
     """Return what was not judged to its end: counted where the run was ended on purpose, named where it broke."""
-    footer = report["footer"]
-    entries = footer["unfinished"]
-    if footer["interrupted"] and entries:
-        return (f"{len(entries)} of {footer['items']} items were not judged to their end",)
+    footer = report.footer
+    entries = footer.unfinished
+    if footer.interrupted and entries:
+        return (f"{len(entries)} of {footer.items} items were not judged to their end",)
     lines = [_stopped(entry) for entry in entries[:MOST_UNFINISHED]]
     left_out = len(entries) - MOST_UNFINISHED
     return (*lines, *[f"and {left_out} more items did not finish"] * (left_out > 0))
 
 
-def _stopped(entry: Row) -> str:
-    case = f", while it ran {Case.from_data(entry['case'])}" if entry["case"] else ""
-    return f"{entry['item']} did not finish{case}"
+def _stopped(entry: Unfinished) -> str:
+    case = f", while it ran {entry.case}" if entry.case else ""
+    return f"{entry.item} did not finish{case}"
 
 
 def closing(report: Report) -> tuple[Said, str]:
     """Return how the run ended, and its totals: the judged, and separately the unjudged."""
-    footer, name = report["footer"], report["header"]["adapter"]["name"]
-    said, tone = _ENDS[Exit(footer["exit_code"])]
-    counts = footer["verdicts"]
+    footer, name = report.footer, report.header.adapter.name
+    said, tone = _ENDS[Exit(footer.exit_code)]
+    counts = footer.verdicts
     judged = {status: counts[status] for status in counts if status == Status.PASSED or status in BAD}
-    beyond = f" ({footer['chunks']} chunks beyond the profile)" if footer["chunks"] else ""
-    compared = f"{footer['elements']:,} elements compared in {footer['seconds']:g} s"
+    beyond = f" ({footer.chunks} chunks beyond the profile)" if footer.chunks else ""
+    compared = f"{footer.elements:,} elements compared in {footer.seconds:g} s"
     # older reports do not count these separately
-    cases = footer.get("judged_cases", footer["cases"])
+    cases = footer.cases if footer.judged_cases is None else footer.judged_cases
     totals = f"judged: {cases:,} cases{beyond}, {compared}; verdicts: {_counted(judged) or 'none'}"
     others = _counted({status: count for status, count in counts.items() if status not in judged})
-    if footer["exit_code"] == Exit.HOLDS:
+    if footer.exit_code == Exit.HOLDS:
         said = f"{said}, on what it takes" if _takes(report) else said
-    if footer.get("unproved"):
-        said, tone = f"{said}; no evidence for values of {', '.join(footer['unproved'])}", Tone.WRONG
+    if footer.unproved:
+        said, tone = f"{said}; no evidence for values of {', '.join(footer.unproved)}", Tone.WRONG
     return Said(f"{name}: {said}", tone), f"{totals}\nbeside these: {others}" if others else totals
 
 
 def _takes(report: Report) -> bool:
-    return any(survey["said"] for survey in report.get("surveys", {}).values())
+    return any(each.said for each in report.surveys.values())
 
 
 def taken(report: Report) -> tuple[str, ...]:
     """Return what is taken of every operation that was judged, a line each, and how that is known."""
     lines = []
-    for operation, survey in report.get("surveys", {}).items():
-        known = "claimed" if survey["claimed"] else f"{survey['ran']} of {survey['calls']} calls of a survey ran"
-        lines.append(f"{operation} {survey['said']} ({known})")
-        lines += [f"   refused: {reason}" for reason, _ in survey["refusals"][:MOST_REASONS]]
+    for operation, found in report.surveys.items():
+        known = "claimed" if found.claimed else f"{found.ran} of {found.calls} calls of a survey ran"
+        lines.append(f"{operation} {found.said} ({known})")
+        lines += [f"   refused: {reason}" for reason, _ in found.refusals[:MOST_REASONS]]
     return tuple(lines)
 
 

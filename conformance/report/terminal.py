@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections import Counter
@@ -17,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
-from conformance.cases.case import Case
 from conformance.report import table
-from conformance.report.results import Report
-from conformance.report.table import Row, Section, Tone
+from conformance.report.document import Header, Report, read
+from conformance.report.table import Section, Tone
 from conformance.runs.host import LOG
+from conformance.runs.journal import Smoke
 
 GOOD, WRONG, ASIDE = "green", "bold red", "dim"
 STYLES = {Tone.GOOD: GOOD, Tone.WRONG: WRONG, Tone.ASIDE: ASIDE}
@@ -32,7 +31,7 @@ PLAIN_SECONDS = 10.0  # between two lines of progress where no line can be rewri
 
 def show(path: Path, console: Console | None = None) -> None:
     """Print the summary of a ``report.json``."""
-    report = json.loads(path.read_text(encoding="utf-8"), object_hook=_printable_parts)
+    report = read(path, _printable_parts)
     place = f"{path}, {path.with_suffix('.html').name}"
     if path.with_name(LOG).exists():
         place += f"\nwhat the implementation printed: {path.with_name(LOG)}"
@@ -58,8 +57,8 @@ def _printable_part(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 def summary(report: Report, place: str) -> RenderableType:
     """Return tables by property and dtype, causes of failures, the totals. ``place`` is the report's folder."""
     reasons = table.Reasons()
-    parts: list[RenderableType] = [_heading(report["header"])]
-    parts += _smoke(report.get("smoke"))
+    parts: list[RenderableType] = [_heading(report.header)]
+    parts += _smoke(report.smoke)
     parts += [_table(shown) for shown in table.tables(report, reasons)]
     parts += [Text(f"{name}: {NOT_IMPLEMENTED}", style=ASIDE) for name in table.not_implemented(report)]
     parts.append(Text("\n".join(f"[{number}] {reason}" for number, reason in reasons), style=ASIDE))
@@ -68,7 +67,7 @@ def summary(report: Report, place: str) -> RenderableType:
     if left_out := cards[MOST_CARDS:]:
         parts.append(Text(f"and {len(left_out)} more causes in report.json", style=WRONG))
     parts += [Text(line, style=WRONG) for line in table.problems(report)]
-    parts += [Text("\n".join(["", *table.taken(report)]), style=ASIDE)] if report.get("surveys") else []
+    parts += [Text("\n".join(["", *table.taken(report)]), style=ASIDE)] if report.surveys else []
     end, totals = table.closing(report)
     parts.append(Text.assemble("\n", _line(end), f"\n{totals}\n{place}"))
     return Group(*parts)
@@ -85,19 +84,19 @@ def show_section(section: Section, place: str, console: Console | None = None) -
     (console or Console(highlight=False)).print(Group(*parts))
 
 
-def _heading(header: Row) -> Text:
-    name = header["adapter"]["name"]
+def _heading(header: Header) -> Text:
+    name = header.adapter.name
     text = "\n".join(table.heading(header))
     return Text.assemble("\n", (name, "bold"), text.removeprefix(name), "\n")
 
 
-def _smoke(smoke: Row | None) -> list[RenderableType]:
+def _smoke(smoke: Smoke | None) -> list[RenderableType]:
     """Return the traceback of the first and plainest call, where that crashed."""
     if smoke is None:
         return []
-    head = f"the first and plainest call crashes: {smoke['how']}"
-    case = f"case {Case.from_data(smoke['case']).id}: {Case.from_data(smoke['case'])}"
-    lines = [case, *([smoke["trace"]] if smoke["trace"] else [])]
+    head = f"the first and plainest call crashes: {smoke.how}"
+    case = f"case {smoke.case.id}: {smoke.case}"
+    lines = [case, *([smoke.trace] if smoke.trace else [])]
     return [Text(head, style=WRONG), Padding(Text("\n".join(lines)), (0, 0, 1, 2))]
 
 
@@ -130,12 +129,12 @@ def _smallest(card: table.Card) -> list[RenderableType]:
         return [Padding(Text(card.example), (0, 0, 0, 3))]
     failure = card.failures[0]
     lines = [
-        f"case {failure['id']}: {Case.from_data(failure['case'])}",
-        *failure["reason"].splitlines()[:MOST_LINES],
+        f"case {failure.id}: {failure.case}",
+        *failure.reason.splitlines()[:MOST_LINES],
     ]
-    lines += [failure["note"]] if failure["note"] else []
+    lines += [failure.note] if failure.note else []
     # a path that is broken into lines cannot be copied
-    script = Text(f"python {shlex.quote(failure['reproducer'])}", no_wrap=True, overflow="ignore")
+    script = Text(f"python {shlex.quote(failure.reproducer)}", no_wrap=True, overflow="ignore")
     return [Padding(Text("\n".join(lines)), (0, 0, 0, 3)), Padding(script, (0, 0, 0, 3))]
 
 

@@ -7,7 +7,6 @@ it was running; at most its last line is cut.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from conformance.calls.verdict import BAD, Status, Verdict
 from conformance.cases.case import Case
 from conformance.operations.levels import effective_levels
 from conformance.oracle.comparison import BadElement
+from conformance.runs.data import from_data, number, to_data
 from conformance.runs.item import Failure, Item
 
 Line = dict[str, Any]
@@ -61,7 +61,7 @@ class Journal:
 
     def failed(self, failure: Failure, reproducer: Path) -> None:
         """Note a failure: the smallest case, the first bad element, how to reproduce it."""
-        self._write("failed", failure.item, **_failure(failure, reproducer))
+        self._write("failed", failure.item, **to_data(_failed(failure, reproducer)))
 
     def finished(self, item: Item, array: tuple[int, int] = (0, 0)) -> None:
         """Note that an item's cases were judged; ``array``: rows of its covering array that ran, of how many."""
@@ -82,42 +82,71 @@ class Journal:
         return self._named[1]
 
 
-def number(value: float) -> float | str:
-    """Return a number in a form that JSON can hold: ``float()`` reads the strings back."""
-    return value if math.isfinite(value) else str(value)
+@dataclass(frozen=True, slots=True)
+class Element:
+    """The first element outside its allowed set."""
+
+    output: str
+    index: tuple[int, ...]
+    got: float
+    lo: float
+    hi: float
+    ulps: float
 
 
-def _failure(failure: Failure, reproducer: Path) -> Line:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A failure: its smallest case and the case as drawn, the first bad element, and how to reproduce it."""
+
+    operation: str
+    property: str
+    dtype: str
+    status: str
+    reason: str
+    id: str
+    case: Case
+    original: Case
+    elements: int
+    outside: int
+    first: Element | None
+    note: str
+    trace: str = ""
+    reproducer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Smoke:
+    """The first and plainest call of a run, where it crashed."""
+
+    item: str
+    how: str
+    trace: str
+    case: Case
+
+
+def _failed(failure: Failure, reproducer: Path) -> Failed:
     verdict = failure.verdict
-    return {
-        "operation": failure.item.operation,
-        "property": verdict.property,
-        "dtype": failure.item.dtype,
-        "status": verdict.status,
-        "reason": verdict.reason,
-        "id": verdict.case.id,
-        "case": verdict.case.to_data(),
-        "original": failure.original.to_data(),
-        "elements": verdict.comparison.elements,
-        "outside": verdict.comparison.outside,
-        "first": _bad_element(verdict.comparison.first),
-        "note": failure.note,
-        "trace": verdict.trace,
-        "reproducer": str(reproducer),
-    }
+    comparison = verdict.comparison
+    return Failed(
+        operation=failure.item.operation,
+        property=verdict.property,
+        dtype=failure.item.dtype,
+        status=verdict.status,
+        reason=verdict.reason,
+        id=verdict.case.id,
+        case=verdict.case,
+        original=failure.original,
+        elements=comparison.elements,
+        outside=comparison.outside,
+        first=_element(comparison.first),
+        note=failure.note,
+        trace=verdict.trace,
+        reproducer=str(reproducer),
+    )
 
 
-def _bad_element(bad: BadElement | None) -> Line | None:
-    if bad is None:
-        return None
-    allowed = {"lo": number(bad.lo), "hi": number(bad.hi)}
-    return {
-        "output": bad.output,
-        "index": list(bad.index),
-        "got": number(bad.got),
-        **allowed,
-        "ulps": number(bad.ulps),
-    }
+def _element(bad: BadElement | None) -> Element | None:
+    return None if bad is None else Element(bad.output, bad.index, bad.got, bad.lo, bad.hi, bad.ulps)
 
 
 Row = tuple[str, str, str]  # operation, property, dtype
@@ -151,6 +180,15 @@ class Tally:
             self.reasons[status, line.get("reason", "")] += 1
 
 
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A bad verdict on a judged case."""
+
+    property: str
+    status: str
+    reason: str
+
+
 @dataclass(slots=True, eq=False)
 class Judged:
     """One judged case of an item: the effective levels of its factors, its dtype, and its bad verdicts."""
@@ -159,7 +197,7 @@ class Judged:
     property: str
     id: str
     levels: Mapping[str, str]
-    bad: list[Line] = field(default_factory=list)
+    bad: list[Bad] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +210,12 @@ class Records:
     """
 
     tallies: Mapping[Row, Tally]
-    failures: tuple[Line, ...]
+    failures: tuple[Failed, ...]
     finished: frozenset[str]
-    unfinished: Mapping[str, Line]
+    unfinished: Mapping[str, Case]
     cases: int
     waivers: Mapping[int, Counter[str]]
-    smoke: Line | None = None  # the first call of the run, where it crashed
+    smoke: Smoke | None = None
     rows: Sequence[Judged] = ()
     judged_cases: int = 0
 
@@ -213,17 +251,17 @@ def merge(lines: Iterable[Line]) -> Records:
     """Add up the lines of all workers."""
     tallies: dict[Row, Tally] = {}
     failures = []
+    smoke: Smoke | None = None
     finished = set()
     running: dict[str, Line] = {}
     waivers: dict[int, Counter[str]] = {}
     cases = 0
-    smoke = None
     rows: dict[tuple[str, str], Judged] = {}
     for line in lines:
         item = line["item"]
         match line["event"]:
             case "smoked":
-                smoke = smoke or {name: value for name, value in line.items() if name != "event"}
+                smoke = smoke or from_data(Smoke, line)
             case "started":
                 running[item] = line["case"]
                 cases += 1
@@ -235,7 +273,7 @@ def merge(lines: Iterable[Line]) -> Records:
                 for place in line.get("waivers", ()):
                     waivers.setdefault(place, Counter())[line["status"]] += 1
             case "failed":
-                failures.append({name: value for name, value in line.items() if name not in {"event", "item"}})
+                failures.append(from_data(Failed, line))
             case "finished":
                 finished.add(item)
                 ran, of = line["array"]
@@ -243,7 +281,7 @@ def merge(lines: Iterable[Line]) -> Records:
                     operation, prop, dtype, _ = item.split("/")
                     tally = tallies.setdefault((operation, prop, dtype), Tally())
                     tally.array = tally.array[0] + ran, tally.array[1] + of
-    unfinished = {item: case for item, case in running.items() if item not in finished}
+    unfinished = {item: Case.from_data(case) for item, case in running.items() if item not in finished}
     failing = {row.operation for row in rows.values() if row.bad}
     kept = [row for row in rows.values() if row.operation in failing]
     return Records(
@@ -261,7 +299,7 @@ def _note(rows: dict[tuple[str, str], Judged], line: Line, case: Line) -> None:
         levels = {sys.intern(f): sys.intern(level) for f, level in effective_levels(Case.from_data(case)).items()}
         row = rows[item, name] = Judged(operation, prop, name, {**levels, "dtype": dtype})
     if line["status"] in BAD:
-        row.bad.append(line)
+        row.bad.append(Bad(line["property"], line["status"], line.get("reason", "")))
 
 
 def _lines(shard: Path) -> Iterator[Line]:

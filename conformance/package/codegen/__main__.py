@@ -50,7 +50,10 @@ def main(context: click.Context, targets: tuple[str, ...], workers: int | None, 
     path.write_text(report.in_lines(made), encoding="utf-8")
     section = document.section(made)
     if (directory / "report.json").is_file():
-        report.write_page(directory / "report.json", section)
+        try:
+            report.write_page(directory / "report.json", section)
+        except report.NoReport as error:
+            click.echo(str(error), err=True)
     report.show_section(section, str(path))
     context.exit(int(made["footer"]["exit_code"]))
 

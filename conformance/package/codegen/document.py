@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from conformance.package.codegen.checks import KNOWN, problems, wanted_fp8
+from conformance.package.codegen.checks import KNOWN, Row, problems, wanted_fp8
 from conformance.package.codegen.facts import Facts
 from conformance.package.codegen.targets import E4M3FN, E4M3FNUZ, TARGETS
 from conformance.package.codegen.variants import VARIANTS
 from conformance.report.results import Exit
-from conformance.report.table import Cell, Row, Said, Section, Table, Tone
+from conformance.report.table import Cell, Said, Section, Table, Tone
 
 FILE = "codegen.json"
 Document = dict[str, Any]  # as it is written in codegen.json

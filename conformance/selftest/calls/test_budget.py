@@ -23,6 +23,7 @@ from conformance.cases.corpus import model_shapes
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.report import table
+from conformance.report.document import GpuMemory
 from conformance.runs.host import gpus
 from conformance.runs.item import Item, cases_of
 from conformance.runs.judge import judge, judge_item
@@ -204,14 +205,14 @@ def test_the_header_says_what_a_worker_might_hold(monkeypatch: pytest.MonkeyPatc
     module = importlib.import_module("conformance.report.header")
     monkeypatch.setattr(module, "_gpu_of_a_child", lambda: ("Some GPU (capability 9.0)", H200))
 
-    def made(device: str, allowance: Allowance) -> dict[str, Any]:
+    def made(device: str, allowance: Allowance) -> report.Header:
         return report.header(Subject(_Silent(), device), profile="quick", seed=0, allowance=allowance)
 
     shared, alone = made("cuda", Allowance(8)), made("cuda", ALONE)
-    assert {"workers": 8, "bytes": H200 // 10} == shared["gpu_memory"]
+    assert GpuMemory(8, H200 // 10) == shared.gpu_memory
     assert "Some GPU (capability 9.0), 14 GiB of it for each of 8 workers;" in table.heading(shared)[0]
     assert "112 GiB of it for each of 1 worker;" in table.heading(alone)[0]
-    assert made("cpu", ALONE)["gpu_memory"] is None
+    assert made("cpu", ALONE).gpu_memory is None
     assert "GiB" not in table.heading(made("cpu", ALONE))[0]
 
 
@@ -226,5 +227,6 @@ def test_a_gpu_says_what_it_has() -> None:
     """The header reads a GPU's memory without CUDA in this process; a limited process reads it itself."""
     made = report.header(Subject(_Silent(), "cuda"), profile="quick", seed=0, allowance=Allowance(4))
 
-    assert "capability" in made["device"]
-    assert GIB < made["gpu_memory"]["bytes"]
+    assert "capability" in made.device
+    assert made.gpu_memory is not None
+    assert GIB < made.gpu_memory.bytes

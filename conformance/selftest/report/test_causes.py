@@ -17,6 +17,7 @@ from conformance.calls.call import Subject
 from conformance.cases.case import Case
 from conformance.report import causes
 from conformance.report.causes import WRONG_VALUES, conditions, grouped, signature
+from conformance.report.document import Cause
 from conformance.runs import journal
 from conformance.runs.explain import explained
 from conformance.runs.item import Item
@@ -75,12 +76,12 @@ def _judged(shard: journal.Journal, item: Item, verdicts: Iterable[Any]) -> Iter
         yield verdict
 
 
-def _grouped(records: Records) -> list[dict[str, Any]]:
+def _grouped(records: Records) -> tuple[Cause, ...]:
     return grouped(records, records.failures)
 
 
 @cache
-def _four() -> list[dict[str, Any]]:
+def _four() -> tuple[Cause, ...]:
     return _grouped(_records(FourMistakes, PROPERTIES, ("bfloat16", "float32")))
 
 
@@ -88,7 +89,7 @@ def test_four_mistakes_are_four_causes() -> None:
     """Each mistake is one cause, in any number of properties."""
     found: dict[str, list[list[str]]] = {}
     for cause in _four():
-        found.setdefault(cause["says"], []).append([rate["factor"] for rate in cause["rates"]])
+        found.setdefault(cause.says, []).append([rate.factor for rate in cause.rates])
 
     assert 4 == len(_four()), found
     assert [["offset"], ["residual_layout"]] == sorted(found[WRONG_VALUES])
@@ -99,24 +100,24 @@ def test_four_mistakes_are_four_causes() -> None:
 
 def test_what_is_silently_wrong_comes_before_what_raises_and_what_is_formal() -> None:
     """Cards are ordered by severity, and then by the number of failures."""
-    order = [cause["says"] for cause in _four()]
+    order = [cause.says for cause in _four()]
 
     assert [WRONG_VALUES, WRONG_VALUES] == order[:2]
     assert order[2].startswith("TypeError")
-    assert sorted(cause["severity"] for cause in _four()) == [cause["severity"] for cause in _four()]
+    assert sorted(cause.severity for cause in _four()) == [cause.severity for cause in _four()]
 
 
 def test_a_cause_has_rates_its_properties_and_its_smallest_case() -> None:
     """The failing level has its own rate, next to the rates of passing levels."""
-    offset = next(cause for cause in _four() if cause["rates"][0]["factor"] == "offset")
-    (rate,) = offset["rates"]
-    by_level = {entry["level"]: (entry["failing"], entry["judged"]) for entry in rate["levels"]}
+    offset = next(cause for cause in _four() if cause.rates[0].factor == "offset")
+    (rate,) = offset.rates
+    by_level = {each.level: (each.failing, each.judged) for each in rate.levels}
 
-    assert "minus_a_tenth" == rate["levels"][0]["level"]
+    assert "minus_a_tenth" == rate.levels[0].level
     assert by_level["minus_a_tenth"][0] >= 0.8 * by_level["minus_a_tenth"][1] > 0
     assert {0} == {failing for level, (failing, _) in by_level.items() if level != "minus_a_tenth"}
-    assert {"values", "layout", "specials"} <= set(offset["properties"])
-    assert len(offset["failures"]) >= 3
+    assert {"values", "layout", "specials"} <= set(offset.properties)
+    assert len(offset.failures) >= 3
 
 
 class Right(CorrectNorm):
@@ -128,7 +129,7 @@ def test_a_right_implementation_has_no_causes() -> None:
     records = _records(Right, ("values",), ("bfloat16",))
 
     assert () == tuple(records.rows)
-    assert [] == _grouped(records)
+    assert () == _grouped(records)
 
 
 class AlwaysWrong(CorrectNorm):
@@ -144,8 +145,8 @@ def test_what_fails_everywhere_is_one_cause_without_a_level() -> None:
     """No factor separates failing from passing."""
     (cause,) = _grouped(_records(AlwaysWrong, ("values", "layout"), ("bfloat16",)))
 
-    assert (WRONG_VALUES, []) == (cause["says"], cause["rates"])
-    assert cause["judged"] == cause["cases"]
+    assert (WRONG_VALUES, ()) == (cause.says, cause.rates)
+    assert cause.judged == cause.cases
 
 
 SIGNATURES = [

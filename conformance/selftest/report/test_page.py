@@ -18,7 +18,9 @@ from conformance import report
 from conformance.calls.call import Subject
 from conformance.calls.verdict import Status, Verdict
 from conformance.report import table
+from conformance.report.document import Level, Rate
 from conformance.runs import journal
+from conformance.runs.data import to_data
 from conformance.runs.item import Failure, Item
 from conformance.runs.waivers import Waiver, Waivers, Where
 from conformance.selftest.report.test_report import BAD, CASE, FAILED, ITEM, OTHER, PASSED, Named
@@ -100,7 +102,7 @@ def _page(built: report.Report, tmp_path: Path) -> Iterator[_Page]:
     """Return the page of that report, made from the file alone."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    (folder / "report.json").write_text(json.dumps(built), encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(to_data(built)), encoding="utf-8")
     page = _Page(report.write_page(folder / "report.json").read_text(encoding="utf-8"))
     yield page
     assert [] == page.open
@@ -147,7 +149,7 @@ def test_a_cell_leads_to_the_cause_of_its_failures(built: report.Report, page: _
     """The number of failures in a cell is a link to the card that explains them."""
     linked = {name for name in page.linked if name.startswith("cause-")}
 
-    assert {f"cause-{number}" for number in range(1, len(built["causes"]) + 1)} == linked
+    assert {f"cause-{number}" for number in range(1, len(built.causes) + 1)} == linked
     assert linked <= page.named
 
 
@@ -159,10 +161,13 @@ def test_lines_of_which_nothing_was_judged_can_be_hidden(page: _Page) -> None:
 
 def test_a_cause_shows_its_rates_and_a_traceback(built: report.Report) -> None:
     """A card shows the rate of each level, and the traceback of a raising call if the report has one."""
-    rate = {"factor": "gate_layout", "where": ["step"], "levels": [{"level": "step", "failing": 3, "judged": 4}]}
-    built["causes"][0]["rates"] = [rate]
-    built["failures"][built["causes"][0]["failures"][0]]["trace"] = "in norm: 1 / 0"
-    page = _Page(report.page(built))
+    rate = Rate("gate_layout", ("step",), (Level("step", 3, 4),))
+    causes = (replace(built.causes[0], rates=(rate,)), *built.causes[1:])
+    failures = tuple(
+        replace(failure, trace="in norm: 1 / 0" * (place == causes[0].failures[0]))
+        for place, failure in enumerate(built.failures)
+    )
+    page = _Page(report.page(replace(built, causes=causes, failures=failures)))
 
     assert "step 3 of 4" in page.text
     assert "judged cases fail where gate_layout is step" in page.text

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import conformance
 from conformance import report
 from conformance.adapter import Adapter, Crashed
 from conformance.calls.call import Subject
@@ -20,10 +21,15 @@ from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import Case, TensorSpec
 from conformance.oracle.comparison import BadElement, Comparison
 from conformance.report import Exit, table
+from conformance.report.header import facts
 from conformance.runs import journal
+from conformance.runs.data import from_data, to_data
 from conformance.runs.host import Greeting
 from conformance.runs.item import Failure, Item
 
+REPORTS = Path(conformance.__file__).resolve().parents[1] / "reports"
+# Others are totals of runs, or no runs of the suite.
+WHOLE = [path for path in sorted(REPORTS.glob("*.json")) if '"results": [' in path.read_text(encoding="utf-8")]
 ITEM = Item("rms_norm_gated", "values", "bfloat16")
 OTHER = Item("rms_norm_gated", "determinism", "float16")
 CASE = Case(
@@ -101,9 +107,9 @@ def test_an_unfinished_item_names_the_case_that_ran(tmp_path: Path, shard: journ
     shard.started(ITEM, replace(CASE, seed=7))
     built = _built(journal.read(tmp_path), ITEM, OTHER)
 
-    assert [str(OTHER), str(ITEM)] == [entry["item"] for entry in built["footer"]["unfinished"]]
-    assert replace(CASE, seed=7) == Case.from_data(built["footer"]["unfinished"][1]["case"])
-    assert (False, Exit.BROKEN) == (built["footer"]["complete"], built["footer"]["exit_code"])
+    assert [str(OTHER), str(ITEM)] == [each.item for each in built.footer.unfinished]
+    assert replace(CASE, seed=7) == built.footer.unfinished[1].case
+    assert (False, Exit.BROKEN) == (built.footer.complete, built.footer.exit_code)
 
 
 def test_preparing_removes_an_earlier_run_and_nothing_else(tmp_path: Path) -> None:
@@ -151,10 +157,12 @@ def test_an_interrupted_run_is_neither_right_nor_broken(tmp_path: Path, shard: j
     built = report.build(_written(tmp_path, PASSED, FAILED), header, items, 1.5, interrupted=True)
     shown = _summary(built, 120)
 
-    assert (False, True, Exit.INTERRUPTED) == tuple(
-        built["footer"][name] for name in ("complete", "interrupted", "exit_code")
+    assert (False, True, Exit.INTERRUPTED) == (
+        built.footer.complete,
+        built.footer.interrupted,
+        built.footer.exit_code,
     )
-    assert {"passed": 1, "failed": 1} == built["footer"]["verdicts"]
+    assert {"passed": 1, "failed": 1} == built.footer.verdicts
     assert "1 of 2 items were not judged to their end" in shown
     assert str(OTHER) not in shown
 
@@ -193,10 +201,10 @@ def test_the_cases_of_failures_lie_beside_the_report(tmp_path: Path, shard: jour
 def test_a_row_has_an_exact_share_only_where_elements_were_compared(tmp_path: Path) -> None:
     """A row without compared elements differs from one without exact elements."""
     records = _written(tmp_path, PASSED, Verdict("memory", CASE, Status.PASSED))
-    rows = {row["property"]: row for row in _built(records, ITEM)["results"]}
+    rows = {row.property: row for row in _built(records, ITEM).results}
 
-    assert pytest.approx(5 / 6) == rows["values"]["exact"]
-    assert (None, None) == (rows["memory"]["exact"], rows["memory"]["worst"])
+    assert pytest.approx(5 / 6) == rows["values"].exact
+    assert (None, None) == (rows["memory"].exact, rows["memory"].worst)
 
 
 def test_the_header_names_what_the_numbers_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,10 +212,10 @@ def test_the_header_names_what_the_numbers_depend_on(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("NORMKERNELS_PATH", "native")
     made = report.header(Subject(Named()), profile="ci", seed=3)
 
-    assert "native" == made["numerics"]["environment"]["NORMKERNELS_PATH"]
-    assert ["normalised", "weighted"] == made["adapter"]["contracts"]["rms_norm_gated"]["rounds"]
-    assert {"suite", "python", "torch", "triton", "device", "platform", "commit"} <= set(made)
-    assert ("ci", 3) == (made["profile"], made["seed"])
+    assert "native" == made.numerics["environment"]["NORMKERNELS_PATH"]
+    assert ("normalised", "weighted") == made.adapter.contracts["rms_norm_gated"].rounds
+    assert {"suite", "python", "torch", "triton", "device", "platform", "commit"} <= dict(facts(made)).keys()
+    assert ("ci", 3) == (made.profile, made.seed)
 
 
 def _summary(built: report.Report, width: int, **options: Any) -> str:
@@ -317,6 +325,57 @@ def test_what_importing_changed_is_said(tmp_path: Path) -> None:
     greeting = Greeting(subject.declared, "", {"threads": 1}, ("the default dtype from float32 to float64",))
     made = report.header(subject, profile="quick", seed=0, greeting=greeting)
 
-    assert ["the default dtype from float32 to float64"] == made["changed_by_import"]
-    assert {"threads": 1} == made["numerics"]
+    assert ("the default dtype from float32 to float64",) == made.changed_by_import
+    assert {"threads": 1} == made.numerics
     assert "importing it changed the default dtype from float32 to float64" in table.heading(made)
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
+def test_a_committed_report_is_read_and_written_as_it_is(path: Path) -> None:
+    """Nothing of a report is lost between its file and its dataclasses, old ones apart, which lack entries."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    read = report.read(path)
+    text = report.in_lines(to_data(read))
+    again = json.loads(text)
+
+    # as text: NaN is unlike itself
+    assert repr(read) == repr(from_data(report.Report, again))
+    assert [] == _lost(data, again)
+    if path.stem in {"normkernels_h200_ci", "mamba_cpu"}:
+        assert path.read_text(encoding="utf-8") == text
+
+
+def _lost(data: Any, again: Any, place: str = "") -> list[str]:
+    """Return the places where entries of the one are missing or different in the other."""
+    if isinstance(data, dict) and isinstance(again, dict):
+        return [lost for name, value in data.items() for lost in _lost(value, again.get(name), f"{place}.{name}")]
+    if isinstance(data, list) and isinstance(again, list) and len(data) == len(again):
+        return [
+            lost
+            for number, pair in enumerate(zip(data, again, strict=True))
+            for lost in _lost(*pair, f"{place}[{number}]")
+        ]
+    return [] if data == again else [place]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data.pop("footer"), "it has no 'footer'"),
+        (lambda data: data["footer"].update(cases="9"), "footer.cases is '9', must be a whole number"),
+        (lambda data: data["footer"].update(complete=1), "footer.complete is 1, must be true or false"),
+        (lambda data: data["results"][1].pop("dtype"), r"results\[1\] has no 'dtype'"),
+        (lambda data: data["results"][0].update(worst="big"), r"results\[0\].worst is 'big', must be a number"),
+        (lambda data: data["results"][0].update(counts=[3]), r"results\[0\].counts is \[3\], must be an object"),
+        (lambda data: data["failures"][0].update(case={}), r"failures\[0\].case is no case"),
+        (lambda data: data.update(causes=None), "causes is None, must be a list"),
+    ],
+)
+def test_a_file_that_is_no_report_says_where_not(change: Any, said: str, tmp_path: Path) -> None:
+    """The message names the file, and the entry that is missing or has another type."""
+    data = to_data(_mixed(tmp_path))
+    change(data)
+    (tmp_path / "other.json").write_text(json.dumps(data), encoding="utf-8")
+
+    with pytest.raises(report.NoReport, match=rf"other\.json: is no report of a run that ended: {said}"):
+        report.read(tmp_path / "other.json")

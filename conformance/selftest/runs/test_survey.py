@@ -286,8 +286,9 @@ def test_crashes_of_a_survey_that_no_item_judges_are_an_alarm(prop: str, alarms:
         {"event": "judged", "property": prop, "status": "passed", "id": case.id, **item},
         {"event": "finished", "array": [0, 0], **item},
     ]
+    header = report.header(Subject(Correct()), profile="quick", seed=0)
     surveys = {OPERATION: Survey(calls=2, ran=1, crashes=(case,))}
-    built = report.build(journal.merge(lines), {"profile": "quick"}, [item["item"]], 1.0, surveys=surveys)
+    built = report.build(journal.merge(lines), header, [item["item"]], 1.0, surveys=surveys)
 
-    assert alarms == len(built["footer"]["alarms"])
-    assert (report.Exit.FAILED if alarms else report.Exit.HOLDS) == built["footer"]["exit_code"]
+    assert alarms == len(built.footer.alarms)
+    assert (report.Exit.FAILED if alarms else report.Exit.HOLDS) == built.footer.exit_code

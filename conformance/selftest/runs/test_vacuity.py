@@ -128,11 +128,10 @@ def test_an_operation_declined_as_a_whole_is_an_alarm() -> None:
     header = report.header(subject, profile="quick", seed=0)
     built = report.build(journal.merge(lines), header, [], 1.0)
 
-    assert built["footer"]["verdicts"]["passed"] > 0
-    assert ["rms_norm_gated: every call was declined (not on Mondays): take some, or drop the method"] == built[
-        "footer"
-    ]["alarms"]
-    assert Exit.FAILED == built["footer"]["exit_code"]
+    assert built.footer.verdicts["passed"] > 0
+    said = "rms_norm_gated: every call was declined (not on Mondays): take some, or drop the method"
+    assert (said,) == built.footer.alarms
+    assert Exit.FAILED == built.footer.exit_code
 
 
 class NoFloat32Weight(Correct):
