@@ -17,7 +17,7 @@ Counts = Mapping[str, int]  # by status, or by property
 
 @dataclass(frozen=True, slots=True)
 class GpuMemory:
-    """How many workers share a GPU, and the bytes of it that each may hold."""
+    """Workers that share a GPU, and the bytes of it that each may hold."""
 
     workers: int
     bytes: int
@@ -79,7 +79,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why some cases of a row have a status, and how many have it for that reason."""
+    """A reason of a status, and the number of cases of a row that have the status for that reason."""
 
     status: str
     reason: str

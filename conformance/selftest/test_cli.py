@@ -8,12 +8,13 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conformance import cli
+from conformance import cli, report
 from conformance.adapter import load
 from conformance.calls.call import Subject
 from conformance.calls.verdict import BAD, Status
@@ -23,7 +24,9 @@ from conformance.operations import OPERATIONS
 from conformance.oracle.contract import NAMED
 from conformance.properties import PROMISES
 from conformance.properties.passive import judge_call
+from conformance.report.document import Footer, Row
 from conformance.runs import options
+from conformance.runs.data import to_data
 
 ROOT = Path(__file__).resolve().parents[2]
 WRONG = cli.SKELETON.replace(
@@ -285,13 +288,25 @@ def test_help_has_examples_and_the_exit_codes(
 
 def _saved(file: Path, commit: str, worst: float, **counts: int) -> None:
     """Write a report with two rows, one of which is the same in all reports."""
-    row = {"operation": "rms_norm_gated", "dtype": "float16", "exact": None}
-    results = [
-        {**row, "property": "values", "counts": counts, "worst": worst, "exact": 0.5},
-        {**row, "property": "empty", "counts": {"passed": 3}, "worst": None},
-    ]
-    header = {"torch": "2.13.0", "commit": commit, "numerics": {"threads": 1}}
-    file.write_text(json.dumps({"header": header, "results": results, "failures": [], "footer": {}}))
+    made = report.Report(
+        header=replace(report.header(Subject(load("native")), profile="quick", seed=0), commit=commit),
+        results=(
+            Row("rms_norm_gated", "values", "float16", counts, 2, worst, 0.5),
+            Row("rms_norm_gated", "empty", "float16", {"passed": 3}, 0, None, None),
+        ),
+        failures=(),
+        footer=Footer(
+            items=2,
+            unfinished=(),
+            cases=3,
+            verdicts=counts,
+            elements=2,
+            seconds=1.0,
+            complete=True,
+            exit_code=0,
+        ),
+    )
+    file.write_text(report.in_lines(to_data(made)), encoding="utf-8")
 
 
 def test_compare_shows_the_rows_that_differ(
