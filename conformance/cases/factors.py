@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from hypothesis import strategies as st
 
 from conformance.cases.case import Case, Layout
+from conformance.cases.draws import strategy
 
 Factors = Mapping[str, tuple[str, ...]]
 Assignment = Mapping[str, str]
@@ -179,19 +180,15 @@ def _gain(
     return sum(tuple(sorted((*other, item))) in missing for other in others)
 
 
-def drawn_cases(factors: Factors, complete: Complete, scope: Scope) -> st.SearchStrategy[Case]:
-    """Return a Hypothesis strategy of completed assignments. It shrinks to the first level of every factor.
+def drawn_cases(factors: Factors, complete: Complete, scope: Scope) -> st.SearchStrategy[Case | None]:
+    """Return a Hypothesis strategy of completed assignments. It shrinks to the first level of every factor."""
+    levels = scope.levels(factors)
+    return strategy(lambda rng: complete(picked(levels, rng), rng, scope))
 
-    The profiles draw their own cases (``item.py``), because those must depend on the seed alone.
-    """
-    assignments = st.fixed_dictionaries(
-        {name: st.sampled_from(levels) for name, levels in scope.levels(factors).items()}
-    )
-    return st.builds(
-        lambda assignment, seed: complete(assignment, random.Random(seed), scope),  # noqa: S311
-        assignments,
-        st.integers(0, 2**32 - 1),
-    )
+
+def picked(levels: Factors, rng: random.Random) -> Assignment:
+    """Return an assignment with one of the given levels for every factor."""
+    return {name: rng.choice(choices) for name, choices in levels.items()}
 
 
 def enumerated_cases(

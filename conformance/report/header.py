@@ -59,6 +59,7 @@ def origin() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": version("triton"),
+        "hypothesis": version("hypothesis"),
         "platform": platform.platform(),
         "commit": _commit(),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from conformance.calls.call import Subject
@@ -17,6 +17,7 @@ from conformance.calls.claim import outside
 from conformance.calls.verdict import Verdict
 from conformance.cases.case import Case
 from conformance.cases.corpus import model_shapes, saved_cases
+from conformance.cases.draws import drawn
 from conformance.cases.factors import (
     DTYPES,
     EVERYTHING,
@@ -25,6 +26,7 @@ from conformance.cases.factors import (
     Scope,
     Taken,
     clashes,
+    picked,
     pinned_rows,
     usual,
 )
@@ -364,32 +366,39 @@ def _known(item: Item, subject: Subject) -> Iterator[Case]:
             yield operation.model_case(shape, count)
 
 
-def _drawn(item: Item, scope: Scope, count: int) -> Iterator[Case]:
-    """Yield cases drawn at random; on a GPU from the rows of the covering array, which bounds what compiles.
+def _drawn(item: Item, scope: Scope, count: int) -> list[Case]:
+    """Return cases that Hypothesis draws."""
+    return drawn(drawing(item, scope), count, item.draw_seed())
 
-    Hypothesis is not used: it mixes constants of the modules that happen to be imported into its draws, but the
-    same seed must give the same cases under pytest, the command line, and whatever adapter is loaded.
+
+def drawing(item: Item, scope: Scope) -> Callable[[random.Random], Case | None]:
+    """Return the making of a case from a random generator.
+
+    On a GPU cases are made from the rows of the covering array, which bounds what compiles.
     """
-    levels = scope.levels(OPERATIONS[item.operation].factors)
-    rng = random.Random(item.draw_seed())  # noqa: S311 - reproducible, not secret
-    if scope.device == "cpu":
-        yield from filter(None, (_completed(item, levels, rng, scope) for _ in range(count)))
-        return
     factors = OPERATIONS[item.operation].factors
+    if scope.device == "cpu":
+        levels = scope.levels(factors)
+        return lambda rng: _completed(item, levels, rng, scope)
     rows = pinned_rows(factors, scope, strength=strength(item, scope.device), seed=item.array_seed())
-    for _ in range(count if rows else 0):
-        assignment, pinned = rng.choice(rows)
-        one = {name: (level,) for name, level in assignment.items()}
-        yield from filter(None, [_completed(item, one, rng, pinned)])
+    return lambda rng: _row_completed(item, rows, rng)
+
+
+def _row_completed(item: Item, rows: list[tuple[Assignment, Scope]], rng: random.Random) -> Case | None:
+    """Return a case of one of the rows of the covering array, None where there are none."""
+    if not rows:
+        return None
+    assignment, pinned = rng.choice(rows)
+    return _completed(item, {name: (level,) for name, level in assignment.items()}, rng, pinned)
 
 
 def _completed(item: Item, levels: Factors, rng: random.Random, scope: Scope) -> Case | None:
     """Return a case of levels drawn from those given, among the taken calls; None where none is found."""
     for _ in range(TRIES):
-        picked = {name: rng.choice(choices) for name, choices in levels.items()}
-        if clashes(picked, scope.taken.apart):
+        assignment = picked(levels, rng)
+        if clashes(assignment, scope.taken.apart):
             continue
-        case = OPERATIONS[item.operation].complete(picked, rng, scope)
+        case = OPERATIONS[item.operation].complete(assignment, rng, scope)
         if not outside(scope.taken, case):
             return case
     return None

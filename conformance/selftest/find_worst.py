@@ -24,13 +24,14 @@ from conformance.adapter import Ran, load
 from conformance.calls.call import Subject, metadata, perform
 from conformance.calls.materialize import values_of
 from conformance.cases.case import Case
-from conformance.cases.factors import DTYPES, drawn_cases
+from conformance.cases.draws import strategy
+from conformance.cases.factors import DTYPES
 from conformance.cases.shrink import shrink
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import Contract
 from conformance.properties.measure import measure
 from conformance.runs.host import choose_device, faithful_interpreter
-from conformance.runs.item import GPU_WIDTHS, Item, scope_of
+from conformance.runs.item import GPU_WIDTHS, Item, drawing, scope_of
 
 CASES = Path(__file__).parents[2] / "fixtures" / "cases"
 ADAPTERS = ("normkernels", "native", "torch", "transformers")
@@ -67,7 +68,8 @@ def share_of_bound(subject: Subject, case: Case) -> float:
 
 def worst_case(subject: Subject, operation: str, dtype: str, examples: int) -> Worst | None:
     """Return the best of some examples; None if none ran."""
-    scope = scope_of(Item(operation, "layout", dtype), subject)
+    item = Item(operation, "layout", dtype)
+    scope = scope_of(item, subject)
     scope = replace(scope, widths=WIDTHS, max_elements=MAX_ELEMENTS)
     best: Worst | None = None
 
@@ -79,9 +81,11 @@ def worst_case(subject: Subject, operation: str, dtype: str, examples: int) -> W
         phases=(Phase.generate, Phase.target),
         suppress_health_check=list(HealthCheck),
     )
-    @given(drawn_cases(OPERATIONS[operation].factors, OPERATIONS[operation].complete, scope))
-    def climb(case: Case) -> None:
+    @given(strategy(drawing(item, scope)))
+    def climb(case: Case | None) -> None:
         nonlocal best
+        if case is None:
+            return
         share = share_of_bound(subject, case)
         target(share)
         if share > (best.share if best else 0.0):
