@@ -93,9 +93,10 @@ def test_drawn_cases_shrink_towards_plain_levels() -> None:
 
     smallest = find(
         drawn_cases(OPERATION.factors, OPERATION.complete, SCOPE),
-        lambda case: case.flag("activation") == "sigmoid",
+        lambda case: case is not None and case.flag("activation") == "sigmoid",
         settings=settings(database=None, max_examples=200),
     )
 
+    assert smallest is not None
     assert smallest.tensors[0][1].layout.kind == "contiguous"
     assert smallest.flag("norm_before_gate") is True
