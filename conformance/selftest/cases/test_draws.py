@@ -23,7 +23,7 @@ COUNT = 200
 OTHER = """
 import constants
 from conformance.selftest.cases.test_draws import ids
-print("\n".join(ids()))
+print(*ids())
 """
 
 
