@@ -197,7 +197,7 @@ class Case:
 
     def __post_init__(self) -> None:
         """Put tensors and flags in a fixed order, so that equal calls are equal cases."""
-        tensors = sorted(self.tensors, key=lambda item: _ORDER.get(item[0], 0))
+        tensors = sorted(self.tensors, key=lambda item: (_ORDER.get(item[0], 0), item[0]))
         first = tensors[0][1]
         like_first = [(n, replace(first, layout=s.layout) if s.layout.kind == SAME else s) for n, s in tensors]
         object.__setattr__(self, "tensors", tuple(like_first))
