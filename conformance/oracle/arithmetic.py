@@ -157,7 +157,9 @@ class Machine:
         wide = self.widen(result, DIVIDE + MULTIPLY)
         shift = (b.lo == b.hi) & (torch.frexp(b.lo).mantissa == 0.5)
         held = shift & (result.lo == result.hi) & (round_once(result.lo, torch.float32) == result.lo)
-        return Interval(torch.where(held, result.lo, wide.lo), torch.where(held, result.hi, wide.hi), wide.nan)
+        held_or_wide = torch.where(held, result.lo, wide.lo), torch.where(held, result.hi, wide.hi)
+        quotients = Interval(*held_or_wide, wide.nan)
+        return _with_zero(quotients, held & (result.lo.abs() < MIN_NORMAL)) if self.flushes else quotients
 
     def largest(self, x: Interval) -> Interval:
         """Return the largest magnitude over the last dimension, kept; comparisons lose nothing.
