@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import triton.language as tl
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conformance.package.calls.tensors import DEVICE
 from normkernels.kernels.tiles import kernel, outer_rows
@@ -35,27 +39,39 @@ def edges(size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.concatenate([[0, ROWS - 1], rows - 1, rows])
 
 
+def products(row: np.ndarray[tuple[int], np.dtype[np.int64]], size: int) -> np.ndarray[tuple[int], Any]:
+    """Return the quotients of rows as a kernel computes them."""
+    multiplier, shift = inverse(size)
+    high = (2 * row.astype(np.uint64) * np.uint64(multiplier + 2**32)) >> np.uint64(32)
+    return np.asarray(high >> np.uint64(shift))
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_every_quotient_is_that_of_a_division(size: int) -> None:
     """The edges of each quotient are right: a product and a shift are monotonic in between."""
-    multiplier, shift = inverse(size)
     row = edges(size)
 
-    high = (2 * row.astype(np.uint64) * np.uint64(multiplier + 2**32)) >> np.uint64(32)
-
-    assert np.array_equal(row // size, high >> np.uint64(shift))
+    assert np.array_equal(row // size, products(row, size))
 
 
-@pytest.mark.parametrize("size", range(1, 300))
+@given(size=st.integers(1, 300) | st.integers(1, ROWS - 1), quotients=st.lists(st.integers(0, ROWS), max_size=50))
+def test_a_quotient_by_any_size_is_that_of_a_division(size: int, quotients: list[int]) -> None:
+    """The first and the last row of any quotient, and of all rows."""
+    begins = [quotient % (ROWS // size) * size for quotient in quotients]
+    row = np.array([0, ROWS - 1, *begins, *(begin + size - 1 for begin in begins)], dtype=np.int64)
+
+    assert np.array_equal(row // size, products(row, size))
+
+
+@given(size=st.integers(1, 300) | st.integers(1, 2**40 + 300) | st.integers(1, 300).map(lambda size: ROWS - size))
 def test_a_multiplier_is_an_int32_that_is_never_positive(size: int) -> None:
     """One type serves every size, so one kernel does. Rounding the multiplier up never changes a quotient."""
-    for each in (size, size * 7919, ROWS - size, 2**40 + size):
-        multiplier, shift = inverse(each)
-        too_large = (multiplier + 2**32) * each - 2 ** (31 + shift)
+    multiplier, shift = inverse(size)
+    too_large = (multiplier + 2**32) * size - 2 ** (31 + shift)
 
-        assert -(2**31) <= multiplier <= 0
-        assert 0 <= too_large < each
-        assert each <= 2**shift < 2 * each
+    assert -(2**31) <= multiplier <= 0
+    assert 0 <= too_large < size
+    assert size <= 2**shift < 2 * size
 
 
 @pytest.mark.parametrize("size", [*SIZES[:8], 4097, ROWS - 1])

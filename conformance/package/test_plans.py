@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conformance.package.calls.rms_norm_gated import assert_right, call, explain, run
 from conformance.package.calls.tensors import DEVICE, strided, values
@@ -17,7 +19,11 @@ from normkernels.call import Device
 from normkernels.operations.operation import reread_environment
 from normkernels.plans import INTERPRETED, MAX_WIDTH, MEASURED, Plan, PlanTable
 
-WIDTHS = [1, 2, 3, 8, 16, 64, 127, 128, 129, 256, 257, 769, 5120, 8191, MAX_WIDTH]
+# those at which plans change, with their neighbours, and any others
+EDGES = sorted(
+    {width + d for tiles in plans.TILES.values() for width in tiles for d in (-1, 0, 1)} - {MAX_WIDTH + 1}
+)
+WIDTHS = st.sampled_from(EDGES) | st.integers(1, MAX_WIDTH)
 TABLES = {"measured": MEASURED, "interpreted": INTERPRETED}
 
 
@@ -34,6 +40,7 @@ def another_table(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 KINDS = [kind for kind in plans.TILES if kind != "gated 128"]
+ANY_KIND = st.sampled_from(KINDS)
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
@@ -87,7 +94,7 @@ def test_every_width_has_tiles_from_the_first_row_on(kind: str) -> None:
 
 
 @pytest.mark.parametrize("warp", [32, 64])
-@pytest.mark.parametrize("width", WIDTHS)
+@given(width=WIDTHS)
 def test_a_program_has_no_more_threads_than_any_gpu_takes(width: int, warp: int) -> None:
     """1,024, however many of them are a warp; and as many for a row, as long as they are enough."""
     table = dataclasses.replace(MEASURED, warp=warp)
@@ -123,36 +130,41 @@ def test_warps_are_those_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert before is (INTERPRETED if DEVICE == "cpu" else MEASURED)
 
 
-@pytest.mark.parametrize("group", [1, 2, 3, 64, 127, 128, 769, 5120])
-@pytest.mark.parametrize("width", [1, 3, 64, 128, 769, 5120])
-@pytest.mark.parametrize("n", [1, 128, 192, 769, 5120, 15360])
-def test_a_span_holds_whole_groups_of_both_kinds(n: int, width: int, group: int) -> None:
+@st.composite
+def groups_of_rows(draw: st.DrawFn) -> tuple[int, int, int]:
+    """Draw columns of a row, of a norm group and of a quant group; the larger may hold whole smaller ones."""
+    small = draw(st.integers(1, 130))
+    large = draw(st.integers(1, 40).map(lambda times: times * small) | st.integers(1, 5120))
+    n = draw(st.integers(1, 5).map(lambda times: times * large) | st.integers(1, 5120) | st.just(large))
+    width, group = draw(st.permutations([min(small, n), min(large, n)]))
+    return n, width, group
+
+
+@given(sizes=groups_of_rows())
+def test_a_span_holds_whole_groups_of_both_kinds(sizes: tuple[int, int, int]) -> None:
     """But for the end of a row; and where there is none, no span smaller than the row would hold them."""
-    width, group = min(width, n), min(group, n)
+    n, width, group = sizes
     cut = plans.cut(n, width, group)
-    if cut is None:
-        assert width < n
-        assert max(width, group) % min(width, group)
-        return
 
-    spans = [range(start, min(start + cut.span, n)) for start in range(0, n, cut.span)]
-    for span in spans:
-        assert 0 == span.start % width == span.start % group
-        # its blocks, each in a power of two
-        assert 2**cut.levels >= -(-len(span) // cut.block) * 2**cut.block_levels
+    assert (cut is None) == (width < n and max(width, group) % min(width, group) > 0)
+    if cut is not None:
+        for start in range(0, n, cut.span):
+            columns = min(cut.span, n - start)
+            assert 0 == start % width == start % group
+            # its blocks, each in a power of two
+            assert 2**cut.levels >= -(-columns // cut.block) * 2**cut.block_levels
         assert cut.block <= 2**cut.block_levels < 2 * cut.block
-    assert 2**cut.levels < 4 * cut.span + 1
+        assert 2**cut.levels < 4 * cut.span + 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("width", WIDTHS)
+@given(width=WIDTHS, kind=ANY_KIND)
 def test_a_block_holds_a_row_and_no_more(width: int, kind: str) -> None:
     """The block is the smallest power of two that holds a row, so the tree is as shallow as it can be."""
     for plan in steps(kind, width):
         assert width <= 2**plan.levels < 2 * width
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@given(width=WIDTHS)
 def test_a_sum_is_as_shallow_as_the_contract_says(width: int) -> None:
     """At most 24 additions in a chain up to 256 columns, 64 above."""
     assert plans.general("norm", 1, width, MEASURED).levels <= (24 if width <= 256 else 64)
@@ -164,8 +176,7 @@ def test_a_plan_that_sums_too_deep_does_not_exist() -> None:
         Plan("general", rows=1, levels=65, warps=1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("width", WIDTHS)
+@given(width=WIDTHS, kind=ANY_KIND)
 def test_a_row_count_compiles_nothing_between_thresholds(width: int, kind: str) -> None:
     """Rows per program, blocks and warps are the same for every row count on one side of a threshold."""
     starts = [1, *plans.row_thresholds(kind, MEASURED), 10**9]
@@ -174,14 +185,14 @@ def test_a_row_count_compiles_nothing_between_thresholds(width: int, kind: str) 
         assert 1 == len({plans.general(kind, rows, width, MEASURED) for rows in between})
 
 
-@pytest.mark.parametrize("rows", [1, 7, 8, 31, 32, 33, 100, 4095, 4096])
-def test_the_interpreter_runs_few_programs(rows: int) -> None:
+@given(rows=st.sampled_from([1, 31, 32, 33]) | st.integers(1, 4096), width=WIDTHS)
+def test_the_interpreter_runs_few_programs(rows: int, width: int) -> None:
     """No launch over up to 4,096 rows takes more than 64 programs on the CPU."""
-    for plan in (plans.gated_128(rows, INTERPRETED), plans.general("norm", rows, 769, INTERPRETED)):
+    for plan in (plans.gated_128(rows, INTERPRETED), plans.general("norm", rows, width, INTERPRETED)):
         assert -(-rows // plan.rows) <= 64
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@given(width=WIDTHS)
 def test_the_interpreter_widens_tiles_in_few_steps(width: int) -> None:
     """Numbers of rows up to 64 have three tiles on either side of a threshold at most."""
     starts = [1, *plans.row_thresholds("norm", INTERPRETED), 65]
@@ -189,12 +200,12 @@ def test_the_interpreter_widens_tiles_in_few_steps(width: int) -> None:
         assert len({plans.general("norm", count, width, INTERPRETED) for count in range(start, end)}) <= 3
 
 
-def test_warps_follow_the_tile() -> None:
+@given(width=WIDTHS, kind=ANY_KIND)
+def test_warps_follow_the_tile(width: int, kind: str) -> None:
     """Every thread has work, and no program asks for more warps than a GPU has."""
-    for kind, width in itertools.product(KINDS, WIDTHS):
-        for plan in steps(kind, width):
-            assert 1 <= plan.warps <= 32
-            assert plan.warps == 1 or (plan.rows << plan.levels) // (32 * plan.warps) >= 8
+    for plan in steps(kind, width):
+        assert 1 <= plan.warps <= 32
+        assert plan.warps == 1 or (plan.rows << plan.levels) // (32 * plan.warps) >= 8
 
 
 @pytest.mark.parametrize("width", [1, 3, 128, 769])
