@@ -50,6 +50,7 @@ class Header:
     python: str
     torch: str
     triton: str | None
+    hypothesis: str | None = None
     platform: str
     commit: str | None
     device: str

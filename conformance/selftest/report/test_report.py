@@ -214,7 +214,8 @@ def test_the_header_names_what_the_numbers_depend_on(monkeypatch: pytest.MonkeyP
 
     assert "native" == made.numerics["environment"]["NORMKERNELS_PATH"]
     assert ("normalised", "weighted") == made.adapter.contracts["rms_norm_gated"].rounds
-    assert {"suite", "python", "torch", "triton", "device", "platform", "commit"} <= dict(facts(made)).keys()
+    named = {"suite", "python", "torch", "triton", "hypothesis", "device", "platform", "commit"}
+    assert named <= dict(facts(made)).keys()
     assert ("ci", 3) == (made.profile, made.seed)
 
 
