@@ -48,7 +48,7 @@ def elements(view: View) -> list[range]:
 
 @given(one=views(), other=views())
 def test_tensors_share_memory_where_they_share_a_byte(one: View, other: View) -> None:
-    """Of any dtypes, shapes and strides; rows between each other's rows share none."""
+    """Any dtypes, shapes and strides; rows between each other's rows share none."""
     memory = torch.zeros(MEMORY, dtype=torch.int8)
     bytes_of = [set(itertools.chain.from_iterable(elements(view))) for view in (one, other)]
 
