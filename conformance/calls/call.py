@@ -22,7 +22,7 @@ from conformance.calls import location, state_guard
 from conformance.calls.budget import gib
 from conformance.calls.declared import Declared, Traits
 from conformance.calls.materialize import Materials, materialize, values_of
-from conformance.calls.memory import POISONS
+from conformance.calls.memory import POISONS, read
 from conformance.calls.verdict import NOT_IMPLEMENTED
 from conformance.calls.watch import Record, watched
 from conformance.cases.case import SHARED_PARTS, Case
@@ -85,12 +85,14 @@ class Call:
 
     def damage(self) -> str:
         """Return in words which memory outside the outputs was changed, or nothing."""
-        touched = self.materials.touched()
+        kept = self.materials.kept()
+        intact = read([*kept, *(owner.guards_intact(self.poison) for owner in self.record.owners)])
+        if all(intact):
+            return ""
+        touched = [name for (name, _), same in zip(self.materials.owners, intact, strict=False) if not same]
         if touched:
             return f"the buffer of {', '.join(touched)} was changed"
-        if not all(owner.guards_intact(self.poison) for owner in self.record.owners):
-            return "memory beside an allocation of the call was written"
-        return ""
+        return "memory beside an allocation of the call was written"
 
 
 def perform(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from conformance.calls.memory import Owner
+from conformance.calls.memory import Owner, read
 from conformance.cases.case import SHARED_PARTS, Case, Flag, Placement, TensorSpec
 from conformance.cases.values import draw
 from conformance.operations import Arguments
@@ -31,22 +31,22 @@ class Materials:
     before: tuple[torch.Tensor, ...]
     versions: Mapping[str, int]
 
+    def kept(self) -> list[torch.Tensor]:
+        """Return for every buffer (elements, gaps and guards) whether it was left as it was."""
+        return [owner.holds(before) for (_, owner), before in zip(self.owners, self.before, strict=True)]
+
     def touched(self) -> tuple[str, ...]:
-        """Return the names of the arguments whose buffer (elements, gaps and guards) was changed."""
-        return tuple(
-            name
-            for (name, owner), before in zip(self.owners, self.before, strict=True)
-            if not torch.equal(owner.content(), before)
-        )
+        """Return the names of the arguments whose buffer was changed."""
+        return tuple(name for (name, _), kept in zip(self.owners, read(self.kept()), strict=True) if not kept)
 
 
 class LayoutLost(AssertionError):
     """Raised where the layout of a case did not reach the call: an error of the suite itself."""
 
 
-def values_of(case: Case) -> dict[str, torch.Tensor]:
-    """Return the values of every tensor, contiguous, on the CPU."""
-    drawn = {name: _drawn(case, name, spec) for name, spec in case.tensors if case.source(name) == name}
+def values_of(case: Case, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """Return the values of every tensor, contiguous; they are drawn on the CPU."""
+    drawn = {name: _drawn(case, name, spec).to(device) for name, spec in case.tensors if case.source(name) == name}
     return {name: drawn[case.source(name)] for name, _ in case.tensors}
 
 

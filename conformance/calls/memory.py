@@ -6,6 +6,7 @@ import ctypes
 import functools
 import math
 import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,10 +81,19 @@ class Owner:
         base = self.raw[begin : begin + place.extent * size].view(dtype)
         return base.as_strided(shape, place.strides, base.storage_offset() + place.offset)
 
-    def guards_intact(self, poison: int) -> bool:
-        """Return whether every byte before and after the elements is still poison."""
+    def guards_intact(self, poison: int) -> torch.Tensor:
+        """Return whether every byte before and after the elements is still poison, as a tensor of one bool."""
         before, after = self.raw[: self.start], self.raw[self.start + self.length :]
-        return bool((before == poison).all()) and bool((after == poison).all())
+        return (before == poison).all() & (after == poison).all()
+
+    def holds(self, content: torch.Tensor) -> torch.Tensor:
+        """Return whether all accessible bytes are those of ``content``, as a tensor of one bool."""
+        return (self.content() == content).all()
+
+
+def read(flags: Sequence[torch.Tensor]) -> list[bool]:
+    """Return the bools of some tensors of one element; of a GPU in one transfer, as each waits for the GPU."""
+    return [bool(flag) for flag in torch.stack(list(flags)).tolist()] if flags else []
 
 
 @functools.cache

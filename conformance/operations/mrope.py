@@ -83,7 +83,7 @@ def _rotated(
 def copies(case: Case, values: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Return the part of every head that is not rotated."""
     sizes = Sizes.of(case)
-    kept = torch.arange(sizes.head_dim) >= 2 * sizes.half
+    kept = torch.arange(sizes.head_dim, device=values["q"].device) >= 2 * sizes.half
     return {
         output: (kept.repeat(values[name].numel() // sizes.head_dim).reshape(values[name].shape), values[name])
         for name, output in ROTATED.items()

@@ -217,11 +217,16 @@ def _spanned(ends: list[torch.Tensor], a: Interval, b: Interval, invalid: torch.
     """Return the interval between the ends of an operation, with NaN where that is ``invalid``."""
     lo, hi = reduce(torch.fmin, ends), reduce(torch.fmax, ends)
     missing = lo.isnan()
-    if bool(missing.any()):
+    if _may_hold(missing):
         # every end is 0 · inf (or inf / inf), and a number between the infinities gives zero
         numbers = ~a.lo.isnan() & ~b.lo.isnan() & ((a.lo < a.hi) | (b.lo < b.hi))
         lo, hi = (torch.where(missing & numbers, 0.0, end) for end in (lo, hi))
     return Interval(lo, hi, invalid | a.nan | b.nan)
+
+
+def _may_hold(mask: torch.Tensor) -> bool:
+    """Return whether a mask holds anywhere; on a GPU True, as work is done sooner there than an answer read."""
+    return mask.is_cuda or bool(mask.any())
 
 
 def _has_zero(x: Interval) -> torch.Tensor:
@@ -261,7 +266,7 @@ def _least(x: Interval) -> torch.Tensor:
 
 def _exact_or(exact: Interval, widened: Interval, single: torch.Tensor) -> Interval:
     held = (single == exact.lo) | exact.lo.isnan()
-    if bool(held.all()):
+    if not _may_hold(~held):
         return exact
     return Interval(torch.where(held, exact.lo, widened.lo), torch.where(held, exact.hi, widened.hi), exact.nan)
 

@@ -115,14 +115,18 @@ def compare(
     got = output.double()
     allowed = rounded(before_store, output.dtype)
     inside = allowed.contains(got)
-    outside = int((~inside).sum())
     middle, half = (before_store.lo + before_store.hi) / 2, (before_store.hi - before_store.lo) / 2
-    worst = _needed_share(got, middle, half, output.dtype)
+    one_value = (allowed.lo == allowed.hi) & ~allowed.nan
+    outside, exact, worst = 0.0, 0.0, 0.0
+    if got.numel():
+        share = _needed_share(got, middle, half, output.dtype)
+        # in one transfer: each waits for the GPU
+        outside, exact, worst = torch.stack([(~inside).sum().double(), one_value.sum().double(), share.max()]).tolist()
     return Comparison(
         elements=got.numel(),
-        outside=outside,
-        exact=int(((allowed.lo == allowed.hi) & ~allowed.nan).sum()),
-        worst=float(worst.max()) if worst.numel() else 0.0,
+        outside=int(outside),
+        exact=int(exact),
+        worst=worst,
         first=_first(name, got, allowed, inside, shape, row, output.dtype) if outside else None,
         errors=_errors(got, middle, half, output.dtype) if signed else NO_ERRORS,
     )

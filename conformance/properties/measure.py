@@ -15,8 +15,6 @@ from conformance.oracle.comparison import NOTHING, Comparison, compare, row_chun
 from conformance.oracle.contract import Contract, rounded
 from conformance.oracle.interval import Interval
 
-SMALL = 2**18  # elements
-
 
 def intervals(
     subject: Subject,
@@ -31,11 +29,10 @@ def intervals(
     ``returned`` holds the same rows of the returned outputs.
     """
     operation = OPERATIONS[case.operation]
-    device = _oracle_device(subject, case)
     given = {}
     for name, tensor in values.items():
         part = by_row(case, name, tensor)[rows] if name in operation.row_tensors else tensor
-        given[name] = part.to(device)
+        given[name] = part.to(subject.device)
     return operation.formula(subject.machine(case.operation), contract, {**given, **(returned or {})}, case)
 
 
@@ -50,12 +47,6 @@ def stored(
 def apart(one: Interval, other: Interval) -> torch.Tensor:
     """Return where two intervals have no number in common."""
     return (one.lo > other.hi) | (one.hi < other.lo)
-
-
-def _oracle_device(subject: Subject, case: Case) -> str:
-    """Return the oracle's device: a hundred small steps are quicker on a CPU than as launches on a GPU."""
-    small = case.rows * case.tensors[0][1].shape[-1] <= SMALL
-    return "cpu" if small else subject.device
 
 
 def chunks(case: Case) -> Iterator[slice]:
@@ -84,7 +75,7 @@ def measure(
     total = NOTHING
     for rows in chunks(case) if slices is None else slices:
         parts = {
-            want.name: got.reshape(count(case), -1)[rows].to(_oracle_device(subject, case))
+            want.name: got.reshape(count(case), -1)[rows]
             for want, got in zip(expected, outputs, strict=True)
         }
         # an output that others depend on is judged by itself; the others are judged given its returned value

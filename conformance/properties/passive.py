@@ -28,7 +28,7 @@ def property_of(case: Case) -> str:
 
 def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Judge every passive property on two calls with two poisons: values, metadata, memory, written, path."""
-    values = values_of(case)
+    values = values_of(case, subject.device)
     first, second = (perform(subject, case, values, poison) for poison in POISONS)
     prop = property_of(case)
     for made in (first, second):
@@ -158,7 +158,7 @@ def _miscopied(
     changed = []
     for want, got in zip(operation.outputs(case), outputs, strict=True):
         where, expected = copies[want.name]
-        wrong = (raw(got.cpu()) != raw(expected)) & where
+        wrong = (raw(got) != raw(expected)) & where
         if wrong.any():
             place = ", ".join(map(str, torch.nonzero(wrong)[0].tolist()))
             changed.append(f"{int(wrong.sum())} elements of {want.name}, the first at [{place}]")
