@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,8 @@ from conformance.cases.case import SHARED_PARTS, Case
 from conformance.operations import OPERATIONS, Arguments, Output
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
+
+SMALL = 2**13  # elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,19 @@ class Subject:
         return Machine(traits.flushes, traits.running_variance, traits.fuses)
 
 
+def judged_on(subject: Subject, case: Case) -> str:
+    """Return the device that has the values of a case and judges its outputs.
+
+    This is the device of the outputs but for the smallest calls: on them a CPU is quicker than many launches.
+    """
+    return "cpu" if math.prod(case.tensors[0][1].shape) <= SMALL else subject.device
+
+
+def values_for(subject: Subject, case: Case) -> dict[str, torch.Tensor]:
+    """Return the values of a case on the device that judges it."""
+    return values_of(case, judged_on(subject, case))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
     """One call that was made: its materials, its outcome, and the record of its effects."""
@@ -109,7 +125,7 @@ def perform(
     if it differs from the poison around the arguments.
     """
     fresh = poison if fresh is None else fresh
-    materials = materialize(case, dict(values or values_of(case)), subject.device, poison)
+    materials = materialize(case, dict(values or values_for(subject, case)), subject.device, poison)
     operation = OPERATIONS[case.operation]
     arguments = arguments_of(materials)
     if case.invalid is not None:

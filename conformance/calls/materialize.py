@@ -45,8 +45,8 @@ class LayoutLost(AssertionError):
 
 
 def values_of(case: Case, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """Return the values of every tensor, contiguous; they are drawn on the CPU."""
-    drawn = {name: _drawn(case, name, spec).to(device) for name, spec in case.tensors if case.source(name) == name}
+    """Return the values of every tensor, contiguous, on a device. Every device gets the same."""
+    drawn = {name: _drawn(case, name, spec, device) for name, spec in case.tensors if case.source(name) == name}
     return {name: drawn[case.source(name)] for name, _ in case.tensors}
 
 
@@ -131,10 +131,10 @@ def _unexpanded(tensor: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
     return tensor
 
 
-def _drawn(case: Case, name: str, spec: TensorSpec) -> torch.Tensor:
+def _drawn(case: Case, name: str, spec: TensorSpec, device: str) -> torch.Tensor:
     # a seed of its own for every tensor, so that shrinking one leaves the others' values alone
     digest = hashlib.sha256(f"{case.seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
-    values = draw(spec.values, spec.shape, getattr(torch, spec.dtype), generator)
+    values = draw(spec.values, spec.shape, getattr(torch, spec.dtype), generator, device)
     strides = spec.layout.place(spec.shape).strides
     return _unexpanded(values, strides).expand(spec.shape).contiguous() if 0 in strides else values

@@ -20,8 +20,10 @@ ROW_SCALES = (1.0, 1e-3, 30.0, 1e-5, 0.0)
 BLOCK_SCALES = (1.0, 30.0, 1e-3, 0.0)
 
 
-def draw(profile: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Return a contiguous CPU tensor of ``shape`` with values of ``profile``.
+def draw(
+    profile: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator, device: str = "cpu"
+) -> torch.Tensor:
+    """Return a contiguous tensor of ``shape`` on a device, with values of ``profile`` that the CPU draws.
 
     A profile of integers names their exclusive upper bound: ``positions<1000``.
     """
@@ -31,14 +33,15 @@ def draw(profile: str, shape: tuple[int, ...], dtype: torch.dtype, generator: to
     for size in shape[:-1]:
         rows *= size
     if rows * n == 0:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device=device)
     if bound:
-        return _positions(POSITIONS[profile], rows, n, int(bound), generator).to(dtype).reshape(shape)
+        return _positions(POSITIONS[profile], rows, n, int(bound), generator).to(device, dtype).reshape(shape)
     distinct = min(rows, distinct_rows(n))
     values = PROFILES[profile](distinct, n, dtype, generator)
     limit = torch.finfo(dtype).max
     finite = torch.where(values.isfinite(), values.clamp(-limit, limit), values)
-    stored = finite.to(dtype)
+    # rows are repeated on the device: all of them would take longer to bring there than to judge
+    stored = finite.to(dtype).to(device)
     if distinct < rows:
         stored = stored.repeat(-(-rows // distinct), 1)[:rows]
     return stored.reshape(shape)

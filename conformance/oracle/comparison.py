@@ -121,7 +121,8 @@ def compare(
     if got.numel():
         share = _needed_share(got, middle, half, output.dtype)
         # in one transfer: each waits for the GPU
-        outside, exact, worst = torch.stack([(~inside).sum().double(), one_value.sum().double(), share.max()]).tolist()
+        found = (~inside).sum().double(), one_value.sum().double(), share.max()
+        outside, exact, worst = torch.stack(found).tolist()
     return Comparison(
         elements=got.numel(),
         outside=int(outside),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from conformance.adapter import Ran
-from conformance.calls.call import Subject, perform
-from conformance.calls.materialize import values_of
+from conformance.calls.call import Subject, perform, values_for
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
 from conformance.operations import OPERATIONS, Operation, rows
@@ -17,7 +16,7 @@ from conformance.properties.property import Property, contiguous, ordinary
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call with the first 1, 2, … rows of the case, and compare each result with the same rows of the whole."""
     whole = rows.flat(case)
-    values = values_of(whole)
+    values = values_for(subject, whole)
     made = perform(subject, whole, values)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("batch_invariance", case, made.outcome),)

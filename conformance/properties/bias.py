@@ -13,8 +13,7 @@ from __future__ import annotations
 import math
 
 from conformance.adapter import Ran
-from conformance.calls.call import Subject, metadata, perform
-from conformance.calls.materialize import values_of
+from conformance.calls.call import Subject, metadata, perform, values_for
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
 from conformance.operations import OPERATIONS, Operation
@@ -68,7 +67,8 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     if wrong:
         return (Verdict("bias", case, Status.FAILED, f"nothing to compare: {wrong}"),)
     contract = subject.contract(case.operation)
-    errors = measure(subject, contract, case, values_of(case), made.outcome.outputs, signed=telling(case)).errors
+    values = values_for(subject, case)
+    errors = measure(subject, contract, case, values, made.outcome.outputs, signed=telling(case)).errors
     wrong = leaning(errors)
     if wrong:
         return (Verdict("bias", case, Status.FAILED, wrong),)

@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 
 from conformance.adapter import Outcome, Ran
-from conformance.calls.call import Subject, arguments_of, call_with, metadata
-from conformance.calls.materialize import materialize, values_of
+from conformance.calls.call import Subject, arguments_of, call_with, metadata, values_for
+from conformance.calls.materialize import materialize
 from conformance.calls.memory import POISONS
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
@@ -33,7 +33,7 @@ LAYERS = 72
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call once a layer, and pass the carried tensors from each layer to the next."""
     operation = OPERATIONS[case.operation]
-    arguments = arguments_of(materialize(case, values_of(case), subject.device, POISONS[0]))
+    arguments = arguments_of(materialize(case, values_for(subject, case), subject.device, POISONS[0]))
     errors = Errors()
     for layer in range(1, LAYERS + 1):
         given = {name: arguments[name].cpu().clone() for name, _ in case.tensors}

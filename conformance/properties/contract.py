@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from conformance.adapter import Ran
-from conformance.calls.call import Subject, metadata, perform
-from conformance.calls.materialize import values_of
+from conformance.calls.call import Subject, metadata, perform, values_for
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
 from conformance.operations import OPERATIONS, Operation
@@ -16,7 +15,7 @@ from conformance.properties.property import Fixed, Property, contiguous
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Compare with the declared contract; a case that cannot tell it from another named one is no evidence."""
-    values = values_of(case)
+    values = values_for(subject, case)
     made = perform(subject, case, values)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("contract", case, made.outcome),)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from conformance.adapter import Ran
-from conformance.calls.call import Subject, perform
-from conformance.calls.materialize import values_of
+from conformance.calls.call import Subject, perform, values_for
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
 from conformance.oracle.bits import same_bits
@@ -17,7 +16,7 @@ CALLS = 3
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call several times, each time with arguments in fresh memory."""
-    values = values_of(case)
+    values = values_for(subject, case)
     kept = []
     for _ in range(CALLS):
         made = perform(subject, case, values)
@@ -26,7 +25,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         # keep the object, not a copy: otherwise a buffer that is returned twice would pass
         kept.append((made.outcome.outputs, tuple(out.clone() for out in made.outcome.outputs)))
     # other values, so that a buffer that is returned twice changes the result of the call before
-    perform(subject, case, values_of(replace(case, seed=case.seed + 1)))
+    perform(subject, case, values_for(subject, replace(case, seed=case.seed + 1)))
     first = kept[0][1]
     for number, (outputs, copies) in enumerate(kept):
         for out, copy, reference in zip(outputs, copies, first, strict=True):

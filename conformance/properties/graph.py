@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 
 from conformance.adapter import Crashed, Outcome, Ran
-from conformance.calls.call import Subject, arguments_of, call_with, metadata
-from conformance.calls.materialize import materialize, values_of
+from conformance.calls.call import Subject, arguments_of, call_with, metadata, values_for
+from conformance.calls.materialize import materialize
 from conformance.calls.memory import POISONS
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
@@ -52,7 +52,7 @@ def record_on_gpu(call: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], No
 
 def judge(subject: Subject, case: Case, record: Record = record_on_gpu) -> tuple[Verdict, ...]:
     """Record, then put other values into all arguments and replay; the outputs must be those of the new values."""
-    arguments = arguments_of(materialize(case, values_of(case), subject.device, POISONS[0]))
+    arguments = arguments_of(materialize(case, values_for(subject, case), subject.device, POISONS[0]))
     outcome, replay = record(lambda: call_with(subject, case, arguments, wait=False))
     if not isinstance(outcome, Ran):
         return (without_outputs("graph", case, outcome),)
@@ -61,7 +61,7 @@ def judge(subject: Subject, case: Case, record: Record = record_on_gpu) -> tuple
         return (Verdict("graph", case, Status.FAILED, f"nothing to compare: {wrong}"),)
     contract = subject.contract(case.operation)
     for number in range(1, REPLAYS + 1):
-        values = values_of(replace(case, seed=case.seed + number))
+        values = values_for(subject, replace(case, seed=case.seed + number))
         for name, tensor in values.items():
             arguments[name].copy_(tensor)
         replay()

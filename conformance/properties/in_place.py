@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from conformance.adapter import Ran
-from conformance.calls.call import Subject, metadata, misfit, perform
-from conformance.calls.materialize import Materials, values_of
+from conformance.calls.call import Subject, metadata, misfit, perform, values_for
+from conformance.calls.materialize import Materials
 from conformance.calls.memory import POISONS
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import SAME, Case
@@ -25,7 +25,7 @@ UNWRITABLE = ("expanded", SAME)
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call the in-place form twice, with two poisons around the arguments, and the functional form once."""
-    values = values_of(case)
+    values = values_for(subject, case)
     written = []
     for poison in POISONS:
         made = perform(subject, case, values, poison, FORM)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from conformance.adapter import Ran
-from conformance.calls.call import Subject, arguments_of, call_with
-from conformance.calls.materialize import materialize, values_of
+from conformance.calls.call import Subject, arguments_of, call_with, values_for
+from conformance.calls.materialize import materialize
 from conformance.calls.memory import POISONS
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
@@ -48,11 +48,11 @@ class Step:
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call, and call again after every step with the same tensors: each result must be that of the new numbers."""
-    arguments = arguments_of(materialize(case, values_of(case), subject.device, POISONS[0]))
+    arguments = arguments_of(materialize(case, values_for(subject, case), subject.device, POISONS[0]))
     outcome = call_with(subject, case, arguments)
     if not isinstance(outcome, Ran):
         return (without_outputs("kept_results", case, outcome),)
-    if amiss(subject, case, values_of(case), outcome.outputs):
+    if amiss(subject, case, values_for(subject, case), outcome.outputs):
         return (Verdict("kept_results", case, Status.NOT_JUDGED, "the result is wrong before anything changes"),)
     changes = list(steps(subject, case))
     if not changes:
@@ -72,7 +72,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 def steps(subject: Subject, case: Case) -> Iterator[Step]:
     """Yield the changes of a case, each on top of the earlier ones: one element of every argument, then two."""
-    values = values_of(case)
+    values = values_for(subject, case)
     for name, _ in case.tensors:
         if case.source(name) != name:
             continue

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 
-from conformance.calls.call import Subject, metadata
+from conformance.calls.call import Subject, judged_on, metadata
 from conformance.cases.case import Case
 from conformance.operations import OPERATIONS
 from conformance.operations.rows import by_row, count
@@ -32,7 +32,7 @@ def intervals(
     given = {}
     for name, tensor in values.items():
         part = by_row(case, name, tensor)[rows] if name in operation.row_tensors else tensor
-        given[name] = part.to(subject.device)
+        given[name] = part.to(judged_on(subject, case))
     return operation.formula(subject.machine(case.operation), contract, {**given, **(returned or {})}, case)
 
 
@@ -75,7 +75,7 @@ def measure(
     total = NOTHING
     for rows in chunks(case) if slices is None else slices:
         parts = {
-            want.name: got.reshape(count(case), -1)[rows]
+            want.name: got.reshape(count(case), -1)[rows].to(judged_on(subject, case))
             for want, got in zip(expected, outputs, strict=True)
         }
         # an output that others depend on is judged by itself; the others are judged given its returned value

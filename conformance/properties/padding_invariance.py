@@ -10,8 +10,7 @@ from collections.abc import Callable
 import torch
 
 from conformance.adapter import Ran
-from conformance.calls.call import Subject, perform
-from conformance.calls.materialize import values_of
+from conformance.calls.call import Subject, perform, values_for
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
 from conformance.operations import OPERATIONS, rows
@@ -41,7 +40,7 @@ PADDINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"zeros": _zeros, 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call without padding, then with each kind of padding appended; the first rows must have the same bits."""
     case = rows.flat(case)
-    values = values_of(case)
+    values = values_for(subject, case)
     made = perform(subject, case, values)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("padding_invariance", case, made.outcome),)

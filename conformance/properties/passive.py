@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from conformance.adapter import Misreturned, Ran
-from conformance.calls.call import Call, Subject, metadata, perform
-from conformance.calls.materialize import values_of
+from conformance.calls.call import Call, Subject, metadata, perform, values_for
 from conformance.calls.memory import FRESH, POISONS
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case, reaches
@@ -28,7 +27,7 @@ def property_of(case: Case) -> str:
 
 def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Judge every passive property on two calls with two poisons: values, metadata, memory, written, path."""
-    values = values_of(case, subject.device)
+    values = values_for(subject, case)
     first, second = (perform(subject, case, values, poison) for poison in POISONS)
     prop = property_of(case)
     for made in (first, second):
@@ -158,7 +157,7 @@ def _miscopied(
     changed = []
     for want, got in zip(operation.outputs(case), outputs, strict=True):
         where, expected = copies[want.name]
-        wrong = (raw(got) != raw(expected)) & where
+        wrong = (raw(got.to(expected.device)) != raw(expected)) & where
         if wrong.any():
             place = ", ".join(map(str, torch.nonzero(wrong)[0].tolist()))
             changed.append(f"{int(wrong.sum())} elements of {want.name}, the first at [{place}]")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from conformance.adapter import Ran
-from conformance.calls.call import Subject, perform
-from conformance.calls.materialize import values_of
+from conformance.calls.call import Subject, perform, values_for
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
 from conformance.operations import OPERATIONS, rows
@@ -19,7 +18,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call with the rows as they are and rolled; the outputs must roll with them."""
     case = rows.flat(case)
     shift = 1 + case.seed % max(rows.count(case) - 1, 1)
-    values = values_of(case)
+    values = values_for(subject, case)
     names = OPERATIONS[case.operation].row_tensors
     rolled = {
         name: torch.roll(tensor, shift, rows.axis(case, name)) if name in names else tensor

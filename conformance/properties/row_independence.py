@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from conformance.adapter import Ran
-from conformance.calls.call import Subject, perform
-from conformance.calls.materialize import values_of
+from conformance.calls.call import Subject, perform, values_for
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
 from conformance.operations import OPERATIONS, rows
@@ -17,7 +16,7 @@ from conformance.properties.property import Property, contiguous, ordinary, seve
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call twice, the second time with NaN in every row but one."""
     row = case.seed % rows.count(case)
-    values = values_of(case)
+    values = values_for(subject, case)
     spoiled = {
         name: _spoiled(case, name, tensor, row) if name in OPERATIONS[case.operation].row_tensors else tensor
         for name, tensor in values.items()

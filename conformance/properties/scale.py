@@ -11,7 +11,7 @@ import math
 import torch
 
 from conformance.adapter import Ran
-from conformance.calls.call import Subject, perform
+from conformance.calls.call import Subject, perform, values_for
 from conformance.calls.materialize import values_of
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
@@ -32,7 +32,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         return (Verdict("scale", case, Status.NOT_JUDGED, reason),)
     scaling = OPERATIONS[case.operation].scaling
     assert scaling is not None
-    values = values_of(case)
+    values = values_for(subject, case)
     exponent = exponent_of(case)
     scaled = dict(values)
     changed = case

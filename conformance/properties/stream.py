@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 
 from conformance.adapter import Ran
-from conformance.calls.call import Subject, arguments_of, call_with, metadata
-from conformance.calls.materialize import materialize, values_of
+from conformance.calls.call import Subject, arguments_of, call_with, metadata, values_for
+from conformance.calls.materialize import materialize
 from conformance.calls.memory import POISONS
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
@@ -42,13 +42,13 @@ def judge(
     subject: Subject, case: Case, busy: Callable[[], AbstractContextManager[None]] = busy_stream
 ) -> tuple[Verdict, ...]:
     """Fill the inputs on a busy stream and call; the outputs must be those of the new values."""
-    old = values_of(replace(case, seed=case.seed + 1))
+    old = values_for(subject, replace(case, seed=case.seed + 1))
     arguments = arguments_of(materialize(case, old, subject.device, POISONS[0]))
     # compile now, not while the stream is busy
     first = call_with(subject, case, arguments)
     if not isinstance(first, Ran):
         return (without_outputs("stream", case, first),)
-    values = values_of(case)
+    values = values_for(subject, case)
     ready = {name: tensor.to(subject.device) for name, tensor in values.items()}
     with busy():
         for name, tensor in ready.items():
