@@ -23,7 +23,7 @@ from conformance import report
 from conformance.adapter import UsageError
 from conformance.calls.budget import GIB, Allowance, fair_memory
 from conformance.calls.child import single_threaded
-from conformance.runs import journal
+from conformance.runs import journal, sharing
 from conformance.runs.host import Host, choose_device, gpus
 from conformance.runs.item import PROFILES, Item, items
 from conformance.runs.judging import Judging, surveyed_by
@@ -50,6 +50,7 @@ _ALLOWANCE = pytest.StashKey[Allowance]()
 _REPORT = pytest.StashKey[Path]()
 _HOST = pytest.StashKey[Host]()
 _SIGTERM = pytest.StashKey[Any]()
+_SERVICE = pytest.StashKey[sharing.Service | None]()
 _WAIVERS = pytest.StashKey[Waivers]()
 
 
@@ -88,6 +89,8 @@ def pytest_configure(config: pytest.Config) -> None:
     _one_gpu_a_worker(_worker(config))
     config.option.device = choose_device(config.option.device)
     single_threaded()
+    if config.option.device != "cpu" and _worker(config) == "main" and _workers(config) > max(len(gpus()), 1):
+        config.stash[_SERVICE] = sharing.start()
     if threading.current_thread() is threading.main_thread():
         config.stash[_SIGTERM] = signal.signal(signal.SIGTERM, _interrupt)
 
@@ -101,6 +104,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """End the process of the adapter, however the session ended."""
     if _HOST in config.stash:
         config.stash[_HOST].close()
+    if service := config.stash.get(_SERVICE, None):
+        service.stop()
     if _SIGTERM in config.stash:
         signal.signal(signal.SIGTERM, config.stash[_SIGTERM])
 

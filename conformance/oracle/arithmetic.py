@@ -18,6 +18,9 @@ from conformance.oracle.interval import Interval
 
 U = 2.0**-24
 TINY = 2.0**-150
+# of U: float64 steps of this model itself. exp and rsqrt of float64 differ by 1 ulp between machines (CUDA C++
+# Programming Guide: 1 ulp each), sums by their order: log2(n) ulp in a tree, as torch has on CPUs and GPUs
+MARGIN = 2.0**-16
 MIN_NORMAL = 2.0**-126
 MAX = float(torch.finfo(torch.float32).max)
 
@@ -59,8 +62,9 @@ class Machine:
     ) -> Interval:
         """Let both ends move by ``relative`` U and ``tiny``, as far as zero and not beyond; then overflow."""
         lo, hi = interval.lo, interval.hi
-        below = lo.abs() * (relative * U) + tiny
-        above = below if interval.is_exact else hi.abs() * (relative * U) + tiny
+        bound = (relative + MARGIN) * U
+        below = lo.abs() * bound + tiny
+        above = below if interval.is_exact else hi.abs() * bound + tiny
         lower, upper = lo - below, hi + above
         lower = torch.where(lo >= 0, lower.clamp(min=0.0), lower)
         upper = torch.where(hi <= 0, upper.clamp(max=0.0), upper)

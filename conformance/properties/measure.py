@@ -11,9 +11,17 @@ from conformance.calls.call import Subject, judged_on, metadata
 from conformance.cases.case import Case
 from conformance.operations import OPERATIONS
 from conformance.operations.rows import by_row, count
+from conformance.oracle.arithmetic import MARGIN, U
 from conformance.oracle.comparison import NOTHING, Comparison, compare, row_chunks
 from conformance.oracle.contract import Contract, rounded
 from conformance.oracle.interval import Interval
+
+COMPARED = 2**18  # elements: more would take seconds on a CPU
+SAMPLE = 16
+
+
+class Disagreement(AssertionError):
+    """Raised where the oracle depends on the machine: an error of the suite itself."""
 
 
 def intervals(
@@ -23,16 +31,19 @@ def intervals(
     values: Mapping[str, torch.Tensor],
     rows: slice,
     returned: Mapping[str, torch.Tensor] | None = None,
+    device: str | None = None,
 ) -> dict[str, Interval]:
     """Return what the contract allows for some rows of every output, before the store.
 
-    ``returned`` holds the same rows of the returned outputs.
+    ``returned`` holds the same rows of the returned outputs. They are computed on ``device``, by default the one
+    that judges the case.
     """
+    device = device or judged_on(subject, case)
     operation = OPERATIONS[case.operation]
     given = {}
     for name, tensor in values.items():
         part = by_row(case, name, tensor)[rows] if name in operation.row_tensors else tensor
-        given[name] = part.to(judged_on(subject, case))
+        given[name] = part.to(device)
     return operation.formula(subject.machine(case.operation), contract, {**given, **(returned or {})}, case)
 
 
@@ -54,6 +65,31 @@ def chunks(case: Case) -> Iterator[slice]:
     rows = count(case)
     elements = sum(math.prod(want.shape) for want in OPERATIONS[case.operation].outputs(case))
     return row_chunks(rows, elements // max(rows, 1))
+
+
+def sampled(subject: Subject, case: Case, rows: slice) -> bool:
+    """Return whether the oracle's results on a GPU are compared with the CPU's for some rows of a case."""
+    elements = (rows.stop - rows.start) * case.tensors[0][1].shape[-1]
+    return judged_on(subject, case) != "cpu" and elements <= COMPARED and case.seed % SAMPLE == 0
+
+
+def agree(ours: Mapping[str, Interval], theirs: Mapping[str, Interval]) -> None:
+    """Raise ``Disagreement`` where two machines allow other results, by more than the model's own margin."""
+    for name, interval in ours.items():
+        for end in ("lo", "hi"):
+            a, b = (getattr(one, end).cpu() for one in (interval, theirs[name]))
+            same = (
+                (a == b)
+                | (a.isnan() & b.isnan())
+                | ((a - b).abs() <= MARGIN * U * torch.maximum(a.abs(), b.abs()))
+            )
+            if not bool(same.all()):
+                place = tuple(torch.nonzero(~same)[0].tolist())
+                message = f"{name}.{end}{list(place)}: {a[place]:.17g} on the GPU, {b[place]:.17g} on the CPU"
+                raise Disagreement(message)
+        if not torch.equal(interval.nan.cpu(), theirs[name].nan):
+            message = f"{name}: NaN is allowed elsewhere on the GPU than on the CPU"
+            raise Disagreement(message)
 
 
 def measure(
@@ -80,6 +116,9 @@ def measure(
         }
         # an output that others depend on is judged by itself; the others are judged given its returned value
         allowed = intervals(subject, contract, case, values, rows, parts)
+        if sampled(subject, case, rows):
+            on_the_cpu = {name: part.cpu() for name, part in parts.items()}
+            agree(allowed, intervals(subject, contract, case, values, rows, on_the_cpu, "cpu"))
         for want in reversed(expected):
             part, interval, lean = parts[want.name], allowed[want.name], want.name in signed
             total += compare(want.name, part, interval, want.shape, rows.start, signed=lean)

@@ -22,9 +22,9 @@ from conformance.calls.location import of_exception
 from conformance.calls.watch import warm_up
 from conformance.cases.case import Case
 from conformance.properties.discovery import Evidence
-from conformance.runs import reproducer
+from conformance.runs import reproducer, sharing
 from conformance.runs.item import Failure
-from conformance.runs.worker import Worker
+from conformance.runs.worker import Worker, may_be_anothers
 
 LOG = "output.log"  # printed output of an implementation, in the folder of the report
 
@@ -177,7 +177,13 @@ class Host:
 
         The answer may take ``more`` seconds than the limit.
         """
-        return self._child.ask(Granted(question, self.directory, self.allowance), self.limit + more)
+        granted = Granted(question, self.directory, self.allowance)
+        answer = self._child.ask(granted, self.limit + more)
+        if self.device != "cpu" and sharing.shared() and may_be_anothers(answer):
+            sharing.leave()
+            self._child.close()
+            answer = self._child.ask(granted, self.limit + more)
+        return answer
 
     def close(self) -> None:
         """End the process; the greeting stays."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from conformance.adapter import Crashed, poisons
+from conformance.adapter import Crashed, Hung, poisons
 from conformance.calls import state_guard
 from conformance.calls.budget import ALONE, Allowance, gib, keep, left_behind
 from conformance.calls.call import Subject, perform
@@ -93,6 +93,15 @@ def _crash_of_the_gpu(said: Callable[[], Said]) -> Said | Crashed:
         if not poisons(how):
             raise
         return Crashed(how)
+
+
+def may_be_anothers(answer: object) -> bool:
+    """Return whether an answer tells of a fault that another process on the same GPU may have made."""
+    if isinstance(answer, Tried):
+        return answer.hung or (answer.crash and poisons(answer.reason))
+    if isinstance(answer, tuple | Crashed):
+        return any(map(poisons, _crashes(answer)))
+    return isinstance(answer, Hung)
 
 
 def _crashes(answer: Answer) -> list[str]:
