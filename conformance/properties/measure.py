@@ -81,7 +81,7 @@ def agree(ours: Mapping[str, Interval], theirs: Mapping[str, Interval]) -> None:
             same = (
                 (a == b)
                 | (a.isnan() & b.isnan())
-                | ((a - b).abs() <= MARGIN * U * torch.maximum(a.abs(), b.abs()))
+                | ((a - b).abs() <= MARGIN * U * torch.minimum(a.abs(), b.abs()))
             )
             if not bool(same.all()):
                 place = tuple(torch.nonzero(~same)[0].tolist())

@@ -1,0 +1,37 @@
+"""Comparison of the oracle's results on two machines."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from conformance.oracle.arithmetic import MARGIN, U
+from conformance.oracle.interval import Interval
+from conformance.properties.measure import Disagreement, agree
+
+
+def _interval(*ends: float, nan: bool = False) -> dict[str, Interval]:
+    values = torch.tensor(ends, dtype=torch.float64)
+    return {"y": Interval(values, values, torch.full(values.shape, nan))}
+
+
+def test_machines_agree_within_the_margin_of_the_model() -> None:
+    """Last bits of float64 may differ, and what is no number is the same on both."""
+    ours = _interval(1.0, -3.0, 0.0, math.inf, -math.inf, math.nan)
+    theirs = _interval(1.0 + MARGIN * U, -3.0, 0.0, math.inf, -math.inf, math.nan)
+    agree(ours, theirs)
+
+
+@pytest.mark.parametrize("other", [1.0 + 2 * MARGIN * U, math.inf, math.nan])
+def test_a_larger_difference_is_an_error_of_the_suite(other: float) -> None:
+    """The message names the end, the place and both numbers."""
+    with pytest.raises(Disagreement, match=r"y\.lo\[1\]: 1 on the GPU, \S+ on the CPU"):
+        agree(_interval(2.0, 1.0), _interval(2.0, other))
+
+
+def test_a_difference_in_what_may_be_nan_is_an_error_of_the_suite() -> None:
+    """Ends alike, NaN allowed on one machine only."""
+    with pytest.raises(Disagreement, match="y: NaN is allowed elsewhere"):
+        agree(_interval(1.0), _interval(1.0, nan=True))
