@@ -41,7 +41,7 @@ from conformance.oracle.contract import NAMED, Contract
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.properties.discovery import Evidence
 from conformance.properties.passive import property_of
-from conformance.runs import describe, journal
+from conformance.runs import again, describe, journal
 from conformance.runs.host import Follow, Host, Judge, choose_device
 from conformance.runs.item import PROFILES, Item, Profile
 from conformance.runs.judge import Answer, Ask, asked, unjudged
@@ -110,6 +110,8 @@ Examples:
   conform init my_adapter.py               write an adapter to fill in
   conform run my_adapter.py                judge your own kernels
   conform run my.package:MyNorms --op rms_norm_gated --property layout
+  conform run my_adapter.py --last-failed -x
+                                           once more what failed, until something fails
   conform survey my_adapter.py             find out which calls it takes, as a claim to paste
   conform list rms_norm_gated              the method to write, and the words of a claim
   conform replay 1f0c3a9b42 my_adapter.py  run a failed case again, and explain
@@ -178,6 +180,8 @@ _properties = _option("property", "properties")
 )
 @_option("chunk")
 @_option("waivers")
+@click.option("-x", "--exitfirst", is_flag=True, help="Stop at the first failure.")
+@click.option("--last-failed", is_flag=True, help="Judge only what fails in the report of the folder, that first.")
 @_import_limit
 @_report
 def run(
@@ -193,6 +197,9 @@ def run(
     waivers: Path | None,
     import_limit: float,
     directory: Path,
+    *,
+    exitfirst: bool,
+    last_failed: bool,
 ) -> int:
     """Judge TARGET: a known adapter (conform list), package.module:Class or file.py:Class.
 
@@ -205,6 +212,9 @@ def run(
         load_waivers(waivers, Run(chosen, profile))
     if chunk is not None and minutes:
         raise UsageError("--chunk and --minutes: a single chunk has its own end, give one of them")
+    if last_failed and (chunk is not None or minutes):
+        raise UsageError("--last-failed: judges a profile again; leave --chunk and --minutes out")
+    failed = _failed_before(directory) if last_failed else None
     host = _host(target, chosen, operations, PROFILES[profile].limit, import_limit)
     _prepared(directory)
     number_of_workers = workers or _cores()
@@ -215,13 +225,26 @@ def run(
     given |= {"import-limit": import_limit, "op": operations, "property": properties, "waivers": waivers}
     display = _Display(Console(stderr=True))
     with tempfile.TemporaryDirectory(prefix="journal-", dir=directory) as journals:
+        if failed is not None:
+            named = Path(journals) / "again.json"
+            again.write(failed, named)
+            given["again"] = named
         for number in _chunks(PROFILES[profile], chunk, minutes):
             asked_for = arguments({**given, "journal": journals, "chunk": number})
-            command = [*_pytest(number_of_workers, directory, number), *asked_for]
+            command = [*_pytest(number_of_workers, directory, number), *["-x"] * exitfirst, *asked_for]
             status = pytest.main(command, plugins=[display.of_chunk(number), host])
             if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
                 break
     return _ended(directory / "report.json", status, display)
+
+
+def _failed_before(directory: Path) -> again.Again:
+    """Return what fails in the report of a folder. Raises ``UsageError`` where there is none, or no failure."""
+    path = directory / "report.json"
+    failed = again.of_failures(report.read(path).failures)
+    if not failed:
+        raise UsageError(f"--last-failed: nothing fails in {path}, leave it out to judge everything")
+    return failed
 
 
 def _chunks(profile: Profile, only: int | None, minutes: float | None) -> Iterator[int | None]:

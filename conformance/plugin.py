@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,8 @@ from conformance import report
 from conformance.adapter import UsageError
 from conformance.calls.budget import GIB, Allowance, fair_memory
 from conformance.calls.child import single_threaded
-from conformance.runs import journal, sharing
+from conformance.cases.case import Case
+from conformance.runs import again, journal, sharing
 from conformance.runs.host import Host, choose_device, gpus
 from conformance.runs.item import PROFILES, Item, items
 from conformance.runs.judging import Judging, surveyed_by
@@ -184,13 +185,21 @@ _CHOICES = {"operations": "op", "properties": "property"}  # part of a profile -
 def _items(config: pytest.Config, *, whole: bool = False) -> tuple[Item, ...]:
     """Return the items of this session, or of the whole profile."""
     chosen = {name: tuple(config.getoption(option)) for name, option in _CHOICES.items()}
-    return items(
+    found = items(
         host_of(config).subject,
         config.getoption("profile"),
         config.getoption("seed"),
         chunk=None if whole else config.getoption("chunk"),
         **chosen,
     )
+    file = config.getoption("again")
+    return found if file is None else tuple(item for item in found if item.cell() in again.read(file))
+
+
+def _first(config: pytest.Config) -> Mapping[str, tuple[Case, ...]]:
+    """Return the cases that are judged before all others, by the items of a profile's first chunk."""
+    file = config.getoption("again")
+    return {f"{cell}/0": cases for cell, cases in (again.read(file) if file else {}).items()}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -198,6 +207,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "judging" in metafunc.fixturenames:
         waivers_of(metafunc.config)
         metafunc.parametrize("item", _items(metafunc.config), ids=str)
+
+
+def _stops(config: pytest.Config) -> bool:
+    """Return whether the session ends with its first failure (``-x``)."""
+    return bool(config.getoption("maxfail") == 1)
 
 
 @pytest.fixture(name="judging", scope="session")
@@ -225,7 +239,8 @@ def _judging(request: pytest.FixtureRequest) -> Iterator[Judging]:
     make = partial(
         surveyed_by, host, config.getoption("profile"), config.getoption("seed"), waivers=waivers_of(config)
     )
-    judging = Judging(host, written, waivers_of(config), Surveys(shards, make))
+    surveys = Surveys(shards, make)
+    judging = Judging(host, written, waivers_of(config), surveys, _stops(config), _first(config))
     if _worker(config) in {"main", "gw0"}:
         judging.smoke(_items(config))
     config.stash[_JUDGING] = judging
@@ -268,14 +283,18 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         allowance=config.stash[_ALLOWANCE],
         greeting=host_of(config).greeting,
     )
+    records = journal.read(shards)
+    stopped = _stops(config) and bool(records.failures)
     built = report.build(
-        journal.read(shards),
+        records,
         header,
         planned,
         seconds,
         waivers=waivers,
         surveys=read_surveys(shards),
-        interrupted=exitstatus == pytest.ExitCode.INTERRUPTED,
+        # xdist stops at a failure as it does when it is interrupted
+        interrupted=exitstatus == pytest.ExitCode.INTERRUPTED and not stopped,
+        stopped=stopped,
     )
     config.stash[_REPORT] = report.write(directory, built)
     report.write_page(config.stash[_REPORT])

@@ -41,10 +41,12 @@ def build(
     waivers: Waivers = NONE,
     surveys: Mapping[str, Survey] | None = None,
     interrupted: bool = False,
+    stopped: bool = False,
 ) -> Report:
     """Return the whole report.
 
     ``planned`` are the items (as text) that this run set out to judge, ``waivers`` those that apply to it.
+    ``stopped``: the run was to stop at its first failure, and did.
     """
     left = sorted(set(planned) - records.finished)
     unfinished = tuple(Unfinished(item, records.unfinished.get(item)) for item in left)
@@ -66,6 +68,7 @@ def build(
         alarms=alarms,
         unproved=unproved,
         interrupted=interrupted,
+        stopped=stopped,
     )
     footer = Footer(
         items=len(planned),
@@ -103,10 +106,13 @@ def exit_code(
     alarms: Sequence[str] = (),
     unproved: Sequence[str] = (),
     interrupted: bool = False,
+    stopped: bool = False,
 ) -> Exit:
     """Return the exit code for the numbers of verdicts by status, of a run that reached its end or did not."""
     if interrupted:
         return Exit.INTERRUPTED
+    if stopped and not totals.get(Status.ERROR) and any(totals.get(status) for status in BAD):
+        return Exit.FAILED
     if totals.get(Status.ERROR) or not complete:
         return Exit.BROKEN
     if stale or any(totals.get(status) for status in BAD):

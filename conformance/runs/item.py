@@ -151,7 +151,11 @@ class Item:
     chunk: int = 0
 
     def __str__(self) -> str:
-        return f"{self.operation}/{self.property}/{self.dtype}/{self.chunk}"
+        return f"{self.cell()}/{self.chunk}"
+
+    def cell(self) -> str:
+        """Return what all chunks of the item judge: a cell of the table."""
+        return f"{self.operation}/{self.property}/{self.dtype}"
 
     def draw_seed(self) -> int:
         """Return the seed of the item's draws, which follows from the run's seed and the item's name."""

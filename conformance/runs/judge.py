@@ -146,11 +146,12 @@ def judge_item(
     ask: Ask | None = None,
     begun: Callable[[Case], None] | None = None,
     found: Survey | None = None,
+    first: Iterable[Case] = (),
 ) -> Iterator[Verdict]:
     """Judge an item's cases one after the other; none where the item is :func:`unjudged`.
 
     ``ask`` judges a case, by default in this process. ``begun`` is called with every case before it runs.
-    ``found`` is the survey of the item's operation, by default made here.
+    ``found`` is the survey of the item's operation, by default made here. ``first`` are judged before all others.
     """
     ask = ask or (lambda name, case: judge(subject, name, case))
     if unjudged(item, subject):
@@ -161,6 +162,7 @@ def judge_item(
     if unjudged(item, subject, found):
         return
     run = _Run(item, ask, begun)
+    yield from run.judged(first)
     for case, left_out in sized_cases(item, subject, found):
         if left_out:
             yield Verdict(item.property, case, Status.NOT_JUDGED, left_out)

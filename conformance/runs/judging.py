@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from conformance.adapter import Crashed, Hung
 from conformance.calls.call import Subject
-from conformance.calls.verdict import Status, Verdict
+from conformance.calls.verdict import BAD, Status, Verdict
 from conformance.cases.case import Case
 from conformance.cases.factors import EVERYTHING
 from conformance.operations.rows import count
@@ -52,13 +52,16 @@ class Judged:
 class Judging:
     """Judge of items in the process of a host, which journals every step and explains failures.
 
-    ``counts`` belong to the item that is judged, or was judged last.
+    ``counts`` belong to the item that is judged, or was judged last. ``stop``: leave the rest of an item out after
+    its first failure. ``first``: cases that are judged before all others, by item.
     """
 
     host: Host
     journal: journal.Journal
     waivers: Waivers
     surveys: Surveys
+    stop: bool = False
+    first: Mapping[str, tuple[Case, ...]] = field(default_factory=dict)
     counts: Counter[Status] = field(default_factory=Counter, init=False)
 
     @property
@@ -95,13 +98,20 @@ class Judging:
             self.counts[status] += 1
             return Judged(skipped=f"{status}: {why}")
         judged = []
-        verdicts = judge_item(item, self.subject, self.ask, lambda case: self._begun(item, case), found)
+        begun = partial(self._begun, item)
+        first = self.first.get(str(item), ())
+        verdicts = judge_item(item, self.subject, self.ask, begun, found, first)
         for verdict in map(self.waivers.applied, verdicts):
             judged.append(verdict)
             self.journal.judged(item, verdict, self.waivers.of(verdict))
             self.counts[verdict.status] += 1
+            if self.stop and verdict.status in BAD:
+                break
         ask = partial(self._ask_unexpected, item.property)
         failures = [self._explained(failure) for failure in explained(item, judged, ask, self._follow)]
+        if failures and self.stop:
+            # the item stays unfinished
+            return Judged(tuple(failures))
         self.journal.finished(item, share_of_array(item, self.subject, found, judged))
         if lacking := lacking_evidence(item, judged):
             self.journal.settled(item, Status.NO_EVIDENCE, lacking)

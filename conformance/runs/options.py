@@ -85,6 +85,12 @@ OPTIONS = (
 # Options of pytest alone.
 OF_PYTEST = (
     Option(
+        name="again",
+        type=Path,
+        metavar="FILE",
+        help="Judge only what FILE (JSON) names as operation/property/dtype, its cases first.",
+    ),
+    Option(
         name="adapter",
         default="normkernels",
         help="Judge this: a known name, package.module:Class or file.py:Class.",

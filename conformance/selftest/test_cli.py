@@ -122,6 +122,56 @@ def test_a_wrong_adapter_fails_with_a_case_and_a_script(tmp_path: Path) -> None:
     assert 0 == _conform(tmp_path, "compare", "build/conformance", "plain").returncode
 
 
+def test_a_run_stops_at_its_first_failure(tmp_path: Path) -> None:
+    """With ``-x`` the rest of the item and all later items are left out, and said to be; the exit status is 1."""
+    (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")
+    run = _conform(tmp_path, "run", "wrong.py", "--op", "rms_norm_gated", "-x", "-n", "1", "--report", "out")
+    made = _report(tmp_path / "out")
+
+    assert 1 == run.returncode, run.stderr
+    assert 1 == len(made["failures"])
+    assert 1 == sum(counts.get("failed", 0) for counts in _rows(made).values())
+    assert not made["footer"]["complete"]
+    assert not made["footer"]["interrupted"]
+    items = made["footer"]["items"]
+    assert f"{items} of {items} items were not judged to their end" in run.stdout
+
+
+def test_what_failed_before_is_judged_again(tmp_path: Path) -> None:
+    """Only the cells that failed, their smallest cases first, until nothing fails."""
+    (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")
+    chosen = (
+        "--op",
+        "rms_norm_gated",
+        "--property",
+        "values",
+        "--property",
+        "empty",
+        "-n",
+        "1",
+        "--report",
+        "out",
+    )
+    assert 1 == _conform(tmp_path, "run", "wrong.py", *chosen).returncode
+    before = _report(tmp_path / "out")
+    failed = {(row["property"], row["dtype"]) for row in before["results"] if row["counts"].get("failed")}
+    again = _conform(tmp_path, "run", "wrong.py", "--report", "out", "--last-failed", "-x", "-n", "1")
+    after = _report(tmp_path / "out")
+
+    assert 1 == again.returncode, again.stderr
+    assert {prop for prop, _ in failed} == {"values"}
+    assert len(failed) == after["footer"]["items"]
+    assert {failure["id"] for failure in after["failures"]} <= {failure["id"] for failure in before["failures"]}
+    assert 1 == after["footer"]["judged_cases"]
+
+    (tmp_path / "wrong.py").write_text(cli.SKELETON, encoding="utf-8")
+    mended = _conform(tmp_path, "run", "wrong.py", "--report", "out", "--last-failed", "-n", "1")
+    assert 0 == mended.returncode, mended.stdout
+    nothing = _conform(tmp_path, "run", "wrong.py", "--report", "out", "--last-failed", "-n", "1")
+    assert 2 == nothing.returncode
+    assert "--last-failed: nothing fails in out/report.json, leave it out to judge everything" in nothing.stderr
+
+
 def test_an_adapter_that_declines_everything_is_not_right(tmp_path: Path) -> None:
     """Exit 3: without a judged call there is no pass; every cell has the declined calls and their reason."""
     (tmp_path / "mine.py").write_text(DECLINES, encoding="utf-8")
