@@ -139,6 +139,10 @@ _NIGHTLY = replace(_CI, name="nightly", minutes=60.0)
 PROFILES = {profile.name: profile for profile in (_QUICK, _CI, _NIGHTLY)}
 
 
+# Properties that are judged before all others: the cheapest of those that find mistakes, to find them early.
+EARLY = ("values", "empty", "errors", "specials", "kept_results", "state", "layout", "in_place")
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One property of one operation in one dtype, or a numbered chunk of its cases, of the profile or beyond."""
@@ -189,10 +193,13 @@ def items(
     properties: tuple[str, ...] = (),
     chunk: int | None = None,
 ) -> tuple[Item, ...]:
-    """Return every item of a profile, or of one chunk of it or beyond it. Empty selections mean all."""
+    """Return every item of a profile, or of one chunk of it or beyond it, in the order in which they are judged.
+
+    Empty selections mean all.
+    """
     found = []
     for operation in OPERATIONS:
-        for prop in PROPERTIES:
+        for prop in sorted(PROPERTIES, key=lambda name: EARLY.index(name) if name in EARLY else len(EARLY)):
             if (operations and operation not in operations) or (properties and prop not in properties):
                 continue
             numbers = _chunks(prop, PROFILES[profile], chunk)

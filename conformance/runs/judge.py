@@ -163,15 +163,16 @@ def judge_item(
         return
     run = _Run(item, ask, begun)
     yield from run.judged(first)
+    if item.property in CRASHES and not item.chunk:
+        # cases that crashed in the survey are not drawn again, and must not be lost
+        yield from run.judged(case for case in found.crashes if case.dtype == item.dtype)
+    yield from run.judged(cases_of(item, subject, found))
+    # after the small ones, which fail sooner
     for case, left_out in sized_cases(item, subject, found):
         if left_out:
             yield Verdict(item.property, case, Status.NOT_JUDGED, left_out)
         else:
             yield from run.judged([case])
-    if item.property in CRASHES and not item.chunk:
-        # cases that crashed in the survey are not drawn again, and must not be lost
-        yield from run.judged(case for case in found.crashes if case.dtype == item.dtype)
-    yield from run.judged(cases_of(item, subject, found))
     if PROPERTIES[item.property].given is None:
         for number in range(REPLACED):
             yield from run.judged(more_cases(item, subject, found, run.replaceable(), number))
