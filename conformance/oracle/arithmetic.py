@@ -23,6 +23,7 @@ TINY = 2.0**-150
 MARGIN = 2.0**-16
 MIN_NORMAL = 2.0**-126
 MAX = float(torch.finfo(torch.float32).max)
+FINITE = 2.0**1000  # more than the product of any eight float32 numbers
 
 # IEEE 754: correctly rounded. CUDA C++ Programming Guide, table of maximum errors: "x+y, x*y: 0"
 ADD = MULTIPLY = 1.0
@@ -63,14 +64,12 @@ class Machine:
         """Let both ends move by ``relative`` U and ``tiny``, as far as zero and not beyond; then overflow."""
         lo, hi = interval.lo, interval.hi
         bound = (relative + MARGIN) * U
-        below = lo.abs() * bound + tiny
-        above = below if interval.is_exact else hi.abs() * bound + tiny
+        # an infinite end stays where it is: it moves by a number, as inf - inf would be NaN
+        below = lo.abs().clamp_(max=FINITE) * bound + tiny
+        above = below if interval.is_exact else hi.abs().clamp_(max=FINITE) * bound + tiny
         lower, upper = lo - below, hi + above
         lower = torch.where(lo >= 0, lower.clamp(min=0.0), lower)
         upper = torch.where(hi <= 0, upper.clamp(max=0.0), upper)
-        # inf - inf is NaN: an infinite end stays where it is
-        lower = torch.where(lo.isinf(), lo, lower)
-        upper = torch.where(hi.isinf(), hi, upper)
         # past the largest number fp32 gives infinity; more exact arithmetic may still hold the number
         lower = torch.where(lower < -MAX, -math.inf, lower)
         upper = torch.where(upper > MAX, math.inf, upper)
