@@ -1,4 +1,4 @@
-"""What failed before: the cells of an earlier report that did not hold, each with its failing cases."""
+"""Failures of an earlier report: the cells of its table that did not hold, each with its failing cases."""
 
 from __future__ import annotations
 
