@@ -269,7 +269,8 @@ def _least(x: Interval) -> torch.Tensor:
 
 def _exact_or(exact: Interval, widened: Interval, single: torch.Tensor) -> Interval:
     held = (single == exact.lo) | exact.lo.isnan()
-    if not _may_hold(~held):
+    if bool(held.all()):
+        # an answer worth waiting for: sums of exactly known numbers are narrower
         return exact
     return Interval(torch.where(held, exact.lo, widened.lo), torch.where(held, exact.hi, widened.hi), exact.nan)
 
