@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conformance.oracle import arithmetic
 from conformance.oracle.arithmetic import MIN_NORMAL, Machine
 from conformance.oracle.interval import Interval
 
@@ -70,6 +71,30 @@ def test_products_of_two_are_inside(machine: Machine, a: Members, b: Members) ->
     (left, x), (right, y) = a, b
 
     assert_inside(machine.product(left, right), machine, x * y, x.float() * y.float())
+
+
+@given(a=members(), b=members())
+def test_a_gpu_has_the_same_intervals(a: Members, b: Members) -> None:
+    """There no mask is read that only saves work; ends, NaN and what counts as exactly known stay the same."""
+    (left, _), (right, _) = a, b
+    machine = Machine()
+
+    def computed() -> list[Interval]:
+        return [
+            machine.product(left, right),
+            machine.quotient(left, right),
+            machine.add(machine.square(left), right),
+        ]
+
+    here = computed()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arithmetic, "_may_hold", lambda mask: True)
+        there = computed()
+
+    for one, other in zip(here, there, strict=True):
+        assert one.is_exact == other.is_exact
+        for end in ("lo", "hi", "nan"):
+            assert torch.equal(*(getattr(each, end).double().nan_to_num(nan=7.5) for each in (one, other))), end
 
 
 SMALL = st.floats(-(2.0**40), 2.0**40, width=32)
