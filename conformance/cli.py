@@ -43,7 +43,7 @@ from conformance.properties.discovery import Evidence
 from conformance.properties.passive import property_of
 from conformance.runs import again, describe, journal
 from conformance.runs.host import Follow, Host, Judge, choose_device
-from conformance.runs.item import PROFILES, Item, Profile
+from conformance.runs.item import PROFILES, Item, Profile, items
 from conformance.runs.judge import Answer, Ask, asked, unjudged
 from conformance.runs.judging import surveyed_by
 from conformance.runs.options import NAMED as NAMED_OPTIONS
@@ -216,6 +216,7 @@ def run(
         raise UsageError("--last-failed: judges a profile again; leave --chunk and --minutes out")
     failed = _failed_before(directory) if last_failed else None
     host = _host(target, chosen, operations, PROFILES[profile].limit, import_limit)
+    items(host.subject, profile, operations=operations, properties=properties)
     _prepared(directory)
     number_of_workers = workers or _cores()
     if number_of_workers > 1:

@@ -183,15 +183,18 @@ _CHOICES = {"operations": "op", "properties": "property"}  # part of a profile -
 
 
 def _items(config: pytest.Config, *, whole: bool = False) -> tuple[Item, ...]:
-    """Return the items of this session, or of the whole profile."""
+    """Return the items of this session, or of the whole profile; all void is an error of usage."""
     chosen = {name: tuple(config.getoption(option)) for name, option in _CHOICES.items()}
-    found = items(
-        host_of(config).subject,
-        config.getoption("profile"),
-        config.getoption("seed"),
-        chunk=None if whole else config.getoption("chunk"),
-        **chosen,
-    )
+    try:
+        found = items(
+            host_of(config).subject,
+            config.getoption("profile"),
+            config.getoption("seed"),
+            chunk=None if whole else config.getoption("chunk"),
+            **chosen,
+        )
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from error
     file = config.getoption("again")
     return found if file is None else tuple(item for item in found if item.cell() in again.read(file))
 

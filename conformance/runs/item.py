@@ -8,10 +8,12 @@ a profile, and every later chunk draws as many cases again, for as long as the r
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from conformance.adapter import UsageError
 from conformance.calls.call import Subject
 from conformance.calls.claim import outside
 from conformance.calls.verdict import Verdict
@@ -195,18 +197,27 @@ def items(
 ) -> tuple[Item, ...]:
     """Return every item of a profile, or of one chunk of it or beyond it, in the order in which they are judged.
 
-    Empty selections mean all.
+    Empty selections mean all. A property that says nothing of an operation has no items there. Raises ``UsageError`` where all that was
+    selected is of that kind.
     """
-    found = []
-    for operation in OPERATIONS:
-        for prop in sorted(PROPERTIES, key=lambda name: EARLY.index(name) if name in EARLY else len(EARLY)):
-            if (operations and operation not in operations) or (properties and prop not in properties):
-                continue
-            numbers = _chunks(prop, PROFILES[profile], chunk)
-            found += [
-                Item(operation, prop, dtype, profile, seed, number) for dtype in DTYPES for number in numbers
-            ]
-    return tuple(found)
+    pairs = list(itertools.product(operations or OPERATIONS, properties or PROPERTIES))
+    void = {pair: reason for pair in pairs if (reason := void_reason(*pair))}
+    if len(void) == len(pairs):
+        (operation, prop), reason = next(iter(void.items()))
+        raise UsageError(f"--op {operation} --property {prop}: nothing to judge, {reason}")
+    in_order = sorted(PROPERTIES, key=lambda name: EARLY.index(name) if name in EARLY else len(EARLY))
+    return tuple(
+        Item(operation, prop, dtype, profile, seed, number)
+        for operation, prop in itertools.product(OPERATIONS, in_order)
+        if (operation, prop) in pairs and (operation, prop) not in void
+        for dtype in DTYPES
+        for number in _chunks(prop, PROFILES[profile], chunk)
+    )
+
+
+def void_reason(operation: str, prop: str) -> str:
+    """Return why a property says nothing of an operation, whatever the implementation; or nothing."""
+    return PROPERTIES[prop].void(OPERATIONS[operation])
 
 
 def _chunks(prop: str, profile: Profile, wanted: int | None) -> list[int]:

@@ -20,7 +20,16 @@ from conformance.cases.case import Case
 from conformance.cases.factors import EVERYTHING
 from conformance.operations import OPERATIONS
 from conformance.properties import PASSIVE, PROPERTIES, Property
-from conformance.runs.item import Item, beyond, cases_of, listed_cases, more_cases, scope_of, sized_cases
+from conformance.runs.item import (
+    Item,
+    beyond,
+    cases_of,
+    listed_cases,
+    more_cases,
+    scope_of,
+    sized_cases,
+    void_reason,
+)
 from conformance.runs.survey import Survey, Tried, Try, budget_of, of_claim, survey
 
 # after this many in one item the rest of its cases is left out, as it would only cost time
@@ -133,7 +142,7 @@ def unjudged(item: Item, subject: Subject, found: Survey | None = None) -> tuple
     if subject.unfaithful and item.dtype != "float32":
         return Status.NOT_JUDGED, subject.unfaithful
     prop = PROPERTIES[item.property]
-    cannot = prop.void(OPERATIONS[item.operation])
+    cannot = void_reason(item.operation, item.property)
     if not cannot and prop.form and not subject.traits(item.operation).in_place:
         cannot = f"the adapter has no {item.operation}{prop.form}"
     cannot = cannot or prop.cannot(subject, item.operation, item.dtype)

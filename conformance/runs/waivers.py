@@ -28,6 +28,7 @@ A waiver of another device, version, profile, operation or property than those o
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from collections.abc import Collection, Mapping
@@ -45,7 +46,7 @@ from conformance.cases.factors import DTYPES
 from conformance.operations import OPERATIONS
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.properties.passive import property_of
-from conformance.runs.item import PROFILES
+from conformance.runs.item import PROFILES, void_reason
 
 Names = tuple[str, ...]  # allowed names; empty: all are allowed
 Table = tuple[tuple[str, tuple[Any, ...]], ...]  # name -> allowed values
@@ -90,8 +91,12 @@ class Where:
         return (
             _among(run.device, self.device)
             and _among(run.profile, self.profile)
-            and any(_among(name, self.operation) for name in run.operations)
-            and any(_among(name, self.property) for name in _judged_by(run.properties))
+            and any(
+                _among(operation, self.operation) and _among(name, self.property)
+                for operation, prop in itertools.product(run.operations, run.properties)
+                if not void_reason(operation, prop)
+                for name in _judged_by((prop,))
+            )
             and all(_installed(name, versions) for name, versions in self.version)
         )
 

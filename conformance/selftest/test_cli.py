@@ -239,6 +239,10 @@ def _called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["run", "right.py", "--op", "softmax"], "--op softmax: unknown, must be one of rms_norm, "),
         (["run", "right.py", "--property", "speed"], "--property speed: unknown"),
         (["run", "right.py", "--property", "memory"], "is judged together with values"),
+        (
+            ["run", "right.py", "--op", "rms_norm_gated", "--property", "chain"],
+            "nothing to judge, no result of the operation goes into its next call",
+        ),
         (["run", "right.py", "--profile", "slow"], "'slow' is not one of 'quick'"),
         (["run", "right.py", "--device", "cuda"], "this machine shows no GPU"),
         (["run", "right.py", "-n", "0"], "-n"),

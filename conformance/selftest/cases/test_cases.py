@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from conformance.adapter import Adapter, load
+from conformance.adapter import Adapter, UsageError, load
 from conformance.calls.call import Subject
 from conformance.calls.materialize import materialize, values_of
 from conformance.calls.memory import POISONS
@@ -19,9 +19,10 @@ from conformance.cases.corpus import saved_cases
 from conformance.cases.factors import DTYPES, Scope, covering_array, enumerated_cases, pinned_rows
 from conformance.cases.values import POSITIONS, PROFILES, SPECIAL, draw
 from conformance.operations import OPERATIONS
+from conformance.properties import PROPERTIES
 from conformance.properties.passive import judge_call, property_of
 from conformance.runs.item import PROFILES as DEPTHS
-from conformance.runs.item import Item, cases_of, items, scope_of
+from conformance.runs.item import Item, cases_of, items, scope_of, void_reason
 
 CASE = Case(
     "rms_norm_gated",
@@ -225,6 +226,18 @@ def test_the_same_seed_gives_the_same_cases() -> None:
 
     assert first == again
     assert first != other
+
+
+def test_there_are_items_exactly_where_a_property_says_something() -> None:
+    """A property that says nothing of an operation has no items; where it alone is asked for, that is an error."""
+    subject = Subject(_Nothing())
+    made = {(item.operation, item.property) for item in items(subject, "ci")}
+
+    assert made == {pair for pair in product(OPERATIONS, PROPERTIES) if not void_reason(*pair)}
+    assert ("rms_norm", "chain") in made
+    assert ("rms_norm_gated", "chain") not in made
+    with pytest.raises(UsageError, match="--op rms_norm_gated --property chain: nothing to judge, no result"):
+        items(subject, operations=("rms_norm_gated",), properties=("chain",))
 
 
 @pytest.mark.parametrize("profile", DEPTHS)

@@ -148,6 +148,15 @@ def test_a_run_is_not_held_to_what_it_cannot_show(where: str, held: bool, tmp_pa
     assert ((0,) if held else ()) == waivers.held
 
 
+def test_what_a_property_says_nothing_of_holds_no_waiver(tmp_path: Path) -> None:
+    """A run has no items there, so that it can neither show the divergence nor its end."""
+    run = Run("cpu", "quick", ("rms_norm", "rms_norm_gated"), ("chain", "values"))
+
+    assert () == _read(tmp_path, 'operation = "rms_norm_gated", property = "chain"', run).held
+    assert (0,) == _read(tmp_path, 'operation = "rms_norm", property = "chain"', run).held
+    assert (0,) == _read(tmp_path, 'operation = "rms_norm_gated", property = ["chain", "memory"]', run).held
+
+
 def test_an_item_that_cannot_be_judged_counts_for_its_waivers(tmp_path: Path) -> None:
     """Only its operation, dtype and property are known."""
     waivers = _read(tmp_path, 'operation = "rms_norm", dtype = "float16", property = "memory", n = 3')
