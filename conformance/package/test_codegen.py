@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from conformance import report
 from conformance.package.codegen import __main__ as command
 from conformance.package.codegen import collect, document
-from conformance.package.codegen.checks import CHECKS, KNOWN, Row, expected, problems
+from conformance.package.codegen.checks import CHECKS, KNOWN, Row, problems
 from conformance.package.codegen.facts import Facts, asked, of_amd, of_nvidia, scattered
 from conformance.package.codegen.launches import unwritten
 from conformance.package.codegen.targets import TARGETS
-from conformance.package.codegen.variants import VARIANTS, VENDORS
+from conformance.package.codegen.variants import FUSED, PLANS, VARIANTS, VENDORS, compiled_for
 from conformance.package.codegen.workloads import WORKLOADS
 
 RUN = Path(__file__).resolve().parents[2] / "reports" / "codegen.json"
@@ -243,9 +243,9 @@ def _said(rows: list[Row], target: str = "sm_90", triton: str = "3.9.0") -> list
     return [problem.check for problem in problems(rows, [target], triton)]
 
 
-def _changed(rows: list[Row], variant: str, facts: Mapping[str, object]) -> list[Row]:
-    """Return the rows, with other facts of a variant without fusion."""
-    place = {"target": "sm_90", "variant": variant, "fusion": False}
+def _changed(rows: list[Row], variant: str, facts: Mapping[str, object], *, fusion: bool = False) -> list[Row]:
+    """Return the rows, with other facts of a variant, as it is launched or with FP fusion."""
+    place = {"target": "sm_90", "variant": variant, "fusion": fusion}
     return [{**row, "facts": {**row["facts"], **facts}} if place.items() <= row.items() else row for row in rows]
 
 
@@ -285,6 +285,12 @@ def test_each_check_can_fail(check: str, variant: str, facts: dict[str, object],
     assert check in CHECKS
 
 
+def test_fusions_that_nothing_counts_are_a_problem(run: dict[str, Any]) -> None:
+    """Without them a count of none would say nothing of kernels as they are launched; no other fact counts."""
+    assert ["noticed"] == _said(_changed(run["rows"], "mrope", {"fused": 0}, fusion=True))
+    assert [] == _said(_changed(run["rows"], "mrope", {"spilled": 4}, fusion=True))
+
+
 def test_what_is_known_to_fail_must_fail(run: dict[str, Any]) -> None:
     """A row that no longer spills makes its exception out of date, from the Triton version of the exception on."""
     mended = _changed(run["rows"], "norm widest", {"spilled": 0})
@@ -308,7 +314,7 @@ def test_what_is_known_names_what_is_compiled() -> None:
     for known in KNOWN:
         assert known.check in CHECKS
         assert set(known.targets) <= set(TARGETS)
-        compiled = {name: {variant for variant, _ in expected(TARGETS[name])} for name in known.targets}
+        compiled = {name: {variant for variant, _ in compiled_for(TARGETS[name])} for name in known.targets}
         assert set(known.variants) <= set().union(*compiled.values())
         assert [] == [name for name, variants in compiled.items() if not variants & set(known.variants)]
 
@@ -334,7 +340,7 @@ def test_what_is_missing_is_a_problem(run: dict[str, Any]) -> None:
     """Variants that a process left out by ending early are named, and so is its exit status."""
     rows = [row for row in run["rows"] if (row["target"], row.get("variant")) != ("sm_90", "norm")]
 
-    assert ["compiles", "compiles"] == _said(rows)
+    assert ["compiles"] == _said(rows)
     assert ["process"] == _said([*run["rows"], {"target": "sm_90", "failed": "exit status 1"}])
 
 
@@ -366,9 +372,13 @@ def test_a_target_without_a_backend_is_not_judged(run: dict[str, Any]) -> None:
 
 
 def test_the_variants_of_a_target_are_counted() -> None:
-    """Every target compiles the plans twice; targets of two vendors also compile their own code."""
+    """Every target compiles the plans, some also with FP fusion; targets of two vendors also their own code."""
     for name, target in TARGETS.items():
-        variants = {variant for variant, _ in expected(target)}
+        every = compiled_for(target)
+        variants = {variant for variant, fusion in every if not fusion}
+
+        assert FUSED == tuple(variant for variant, fusion in every if fusion)
+        assert set(PLANS) <= variants
 
         assert (name in VENDORS) == (variants == set(VARIANTS))
 

@@ -22,7 +22,7 @@ from conformance.package.codegen.collect import collect
 from conformance.package.codegen.facts import Facts
 from conformance.package.codegen.launches import gpu
 from conformance.package.codegen.targets import TARGETS
-from conformance.package.codegen.variants import PLANS, VARIANTS, VENDORS
+from conformance.package.codegen.variants import FUSED, PLANS, VARIANTS, VENDORS
 from conformance.package.codegen.workloads import WORKLOADS, Workload
 from normkernels.call import conversions
 
@@ -74,8 +74,8 @@ def test_every_target_is_judged_here(compiled: Compiled) -> None:
 
 
 def test_few_kernels_are_compiled(compiled: Compiled) -> None:
-    """There are no more kernels than two cores compile within three minutes."""
-    assert 400 < sum("facts" in row for row in compiled.rows) <= MOST_COMPILED
+    """There are no more kernels than two cores compile within two minutes."""
+    assert 250 < sum("facts" in row for row in compiled.rows) <= MOST_COMPILED
 
 
 def test_every_kernel_is_compiled_in_every_plan(compiled: Compiled) -> None:
@@ -154,9 +154,7 @@ def test_no_sum_is_contracted(name: str, compiled: Compiled) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_contractions_are_noticed(target: str, compiled: Compiled) -> None:
     """Fusions are counted where Triton may fuse, so the count is not always zero."""
-    names = ("decode128", "norm of two sizes", "mrope")
-
-    assert all(compiled.facts(target, name, fusion=True).fused > 0 for name in names)
+    assert all(compiled.facts(target, name, fusion=True).fused > 0 for name in FUSED)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -25,7 +25,7 @@ from conformance.operations.rows import count
 from conformance.package.codegen.facts import Facts, asked, of_amd, of_nvidia, scattered
 from conformance.package.codegen.launches import Declined, Launch, Recorder, gpu
 from conformance.package.codegen.targets import TARGETS, Target
-from conformance.package.codegen.variants import OWN, VARIANTS, VENDORS, Variant
+from conformance.package.codegen.variants import OWN, VARIANTS, VENDORS, Variant, compiled_for
 from conformance.package.codegen.workloads import WORKLOADS, calls, laid_out
 
 Row = dict[str, Any]  # one line of output
@@ -51,14 +51,12 @@ def main(name: str) -> None:
 
 
 def rows(target: Target) -> Iterator[Row]:
-    """Yield a row per variant and fusion, and one per workload."""
+    """Yield a row per variant, one per variant that is compiled with FP fusion as well, and one per workload."""
     recorder = Recorder(target)
     compiled: dict[str, Row] = {}
-    for name, variant in VARIANTS.items():
-        if variant.everywhere or target.name in VENDORS:
-            for fusion in (False, True) if variant.everywhere else (False,):
-                row = _row(recorder, target, variant, compiled, fusion=fusion)
-                yield {"variant": name, "fusion": fusion, **row}
+    for name, fusion in compiled_for(target):
+        row = _row(recorder, target, VARIANTS[name], compiled, fusion=fusion)
+        yield {"variant": name, "fusion": fusion, **row}
     for workload in WORKLOADS if target.name in VENDORS else ():
         kernels: dict[str, set[str]] = {}
         for case, in_place in calls(workload):

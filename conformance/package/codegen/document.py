@@ -49,7 +49,7 @@ def heading(made: Document) -> tuple[str, ...]:
     commit = f", commit {header['commit']}" if header["commit"] else ""
     return (
         f"normkernels, compiled by triton {header['triton']} for GPUs that are not there{commit}",
-        f"{footer['compiled']} kernels in {footer['seconds']:g} s, with FP fusion and without",
+        f"{footer['compiled']} kernels in {footer['seconds']:g} s, without FP fusion, as they are launched",
     )
 
 
@@ -99,34 +99,33 @@ def tables(made: Document) -> tuple[Table, ...]:
 
 
 # in bytes unless another unit is named; at once: bytes that a thread moves of rows known to be aligned
-COLUMNS = ("kernels", "registers", "spilled", "shared", "at once", "fused", "if allowed")
+COLUMNS = ("kernels", "registers", "spilled", "shared", "at once", "fused")
 
 
 def _of_target(made: Document, target: str) -> Table:
-    """Return a line per kernel: extremes over variants without FP fusion, and last the sum over those with it."""
-    rows = [row for row in made["rows"] if row["target"] == target]
+    """Return a line per kernel: extremes over its variants, as they are launched."""
+    rows = [row for row in made["rows"] if row["target"] == target and not row.get("fusion")]
     not_judged = [row["not_judged"] for row in rows if "not_judged" in row]
     if not_judged:
         cells = ((Said(f"not judged: {not_judged[0]}", Tone.ASIDE),), *[()] * (len(COLUMNS) - 1))
         return Table(target, COLUMNS, (("every kernel", "", cells),), "kernel")
     kernels = dict.fromkeys(row["facts"]["kernel"] for row in rows if "facts" in row)
-    bad = {(each["variant"], each["fusion"]) for each in made["problems"] if each["target"] == target}
+    bad = {each["variant"] for each in made["problems"] if each["target"] == target and not each["fusion"]}
     return Table(target, COLUMNS, tuple((name, "", _cells(rows, name, bad)) for name in kernels), "kernel")
 
 
-def _cells(rows: Sequence[Row], kernel: str, bad: Collection[tuple[str, bool]]) -> tuple[Cell, ...]:
+def _cells(rows: Sequence[Row], kernel: str, bad: Collection[str]) -> tuple[Cell, ...]:
     ours = [row for row in rows if "facts" in row and row["facts"]["kernel"] == kernel]
-    wrong = sum((row["variant"], row["fusion"]) in bad for row in ours)
-    plain, fused = ([Facts.from_data(row["facts"]) for row in ours if row["fusion"] == on] for on in (False, True))
-    registers = [facts.registers for facts in plain]
-    widths = sorted({size for facts in plain if facts.access in {"aligned", ""} for size in facts.accesses})
+    wrong = sum(row["variant"] in bad for row in ours)
+    every = [Facts.from_data(row["facts"]) for row in ours]
+    registers = [facts.registers for facts in every]
+    widths = sorted({size for facts in every if facts.access in {"aligned", ""} for size in facts.accesses})
     said = (
         f"{min(registers)} to {max(registers)}",
-        f"{max(facts.spilled for facts in plain):,}",
-        f"{max(facts.shared for facts in plain):,}",
+        f"{max(facts.spilled for facts in every):,}",
+        f"{max(facts.shared for facts in every):,}",
         ", ".join(map(str, widths)),
-        str(sum(facts.fused for facts in plain)),
-        str(sum(facts.fused for facts in fused)),
+        str(sum(facts.fused for facts in every)),
     )
     judged = Said(f"{wrong} wrong of {len(ours)}", Tone.WRONG) if wrong else Said(f"{len(ours)} ok", Tone.GOOD)
     return (judged,), *((Said(text, Tone.ASIDE),) for text in said)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from conformance.cases.case import Case, Flag, Layout, TensorSpec
-from conformance.package.codegen.targets import E4M3FN, E4M3FNUZ
+from conformance.package.codegen.targets import E4M3FN, E4M3FNUZ, Target
 
 BF16, FP16, FP32 = "bfloat16", "float16", "float32"
 PLAIN, GAP, STEP, SWAPPED = Layout(), Layout("row_gap", 1), Layout("step", 2), Layout("swapped")
@@ -20,7 +20,7 @@ OWN = "own"  # the fp8 type that the target is to use
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A call, perhaps in place. ``everywhere``: for every target, with fusion and without; else for two without.
+    """A call, perhaps in place; ``everywhere``: compiled for every target, not for one of each vendor alone.
 
     ``case`` names its fp8 type, or has ``OWN`` there.
     """
@@ -213,3 +213,11 @@ OTHERS: Mapping[str, Variant] = {
 VARIANTS: Mapping[str, Variant] = {**PLANS, **OTHERS}
 # The targets of OTHERS: GPUs on which the suite has run, or will run.
 VENDORS = ("sm_90", "gfx942")
+# Compiled once more with FP fusion, which no launch allows: what is fused there must be noticed.
+FUSED = ("decode128", "norm of two sizes", "mrope")
+
+
+def compiled_for(target: Target) -> tuple[tuple[str, bool], ...]:
+    """Return the variants that are compiled for a target, each with FP fusion or without."""
+    here = (name for name, variant in VARIANTS.items() if variant.everywhere or target.name in VENDORS)
+    return (*((name, False) for name in here), *((name, True) for name in FUSED))
