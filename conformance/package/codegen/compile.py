@@ -88,12 +88,13 @@ def _row(recorder: Recorder, target: Target, variant: Variant, compiled: dict[st
 def _outcome(launched: Launch, plan: str, target: Target, *, fusion: bool) -> Row:
     """Return the facts of a launch, or why Triton does not compile it."""
     log = io.StringIO()
+    source, packed = launched.packed()
     # without fusion, options as launched: the launch itself must forbid fusion
-    options = {**launched.options, **({"enable_fp_fusion": True} if fusion else {})}
+    options = {**packed, **({"enable_fp_fusion": True} if fusion else {})}
     try:
         # Triton prints the output of ptxas to stdout
         with contextlib.redirect_stdout(log):
-            code = triton.compile(launched.source, target=gpu(target), options=options)
+            code = triton.compile(source, target=gpu(target), options=options)
     except (CompilationError, PTXASError, TritonError, RuntimeError) as error:
         return {"error": f"{type(error).__name__}: {error}"[:2000]}
     read = of_nvidia(code.asm["ptx"], log.getvalue()) if "ptx" in code.asm else of_amd(code.asm["amdgcn"])

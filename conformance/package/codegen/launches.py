@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,13 +28,15 @@ Untyped = Any  # Triton has no types
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One launch. ``key`` identifies the compiled code, as Triton's own cache key does."""
+    """One launch. ``key`` identifies the compiled code, as Triton's own cache key does.
+
+    ``packed`` makes what Triton compiles, its source and options: most launches are only counted.
+    """
 
     kernel: str
     access: str  # "" for a kernel without this constexpr
     key: str
-    source: ASTSource
-    options: dict[str, Untyped]
+    packed: Callable[[], tuple[ASTSource, dict[str, Untyped]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +101,13 @@ class Recorder:
         bound, special, options = self._binders[name](*args, **given)
         key = f"{name} {special} {options}"
         access = bound.get("ACCESS", "")
-        packed, signature, constants, attributes = kernel._pack_args(self._backend, given, bound, special, options)
-        source = ASTSource(kernel, signature, constants, attributes)
-        self._launches.append(Launch(name, access, key, source, dict(packed.__dict__)))
+        packed = partial(self._packed, kernel, given, bound, special, options)
+        self._launches.append(Launch(name, access, key, packed))
+
+    def _packed(self, kernel: Untyped, *bound: Untyped) -> tuple[ASTSource, dict[str, Untyped]]:
+        """Return the source and the options of a launch."""
+        options, signature, constants, attributes = kernel._pack_args(self._backend, *bound)
+        return ASTSource(kernel, signature, constants, attributes), dict(options.__dict__)
 
 
 def unwritten(case: Case) -> Arguments:
