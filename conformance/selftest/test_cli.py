@@ -27,8 +27,8 @@ from conformance.properties.passive import judge_call
 from conformance.report.document import Footer, Row
 from conformance.runs import options
 from conformance.runs.data import to_data
+from conformance.selftest.processes import ROOT, ran
 
-ROOT = Path(__file__).resolve().parents[2]
 WRONG = cli.SKELETON.replace(
     "y.square().mean(-1, keepdim=True)", "(y * y).sum(-1, keepdim=True) / (y.shape[-1] - 1 or 1)"
 )
@@ -50,16 +50,7 @@ PLAIN = Case("rms_norm", (("x", TensorSpec((4, 8), "float32")),), FLAGS).to_json
 
 def _conform(folder: Path, *arguments: str, code: str = "-m conformance") -> subprocess.CompletedProcess[str]:
     """Run ``conform`` in a separate process, in ``folder``."""
-    outside = {n: v for n, v in os.environ.items() if not n.startswith(("PYTEST", "TRITON_", "COV_"))}
-    return subprocess.run(
-        [sys.executable, *code.split(), *arguments],
-        cwd=folder,
-        env={**outside, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    return ran(folder, *code.split(), *arguments)
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -506,16 +497,23 @@ def test_a_missing_package_is_one_line(
 ) -> None:
     """The line names the package and the remedy, for every command and way to start it."""
     (tmp_path / "start.py").write_text(f"{HIDDEN}{start}\n", encoding="utf-8")
-    done = _conform(tmp_path, hidden, *arguments, code="start.py")
+    command = [sys.executable, "start.py", hidden, *arguments]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert f"conform: {hidden} is not installed here, run: pip install {wanted}\n" == done.stderr
     assert (2, "") == (done.returncode, done.stdout)
 
 
-def test_pytest_shows_the_options_of_the_suite() -> None:
+def test_pytest_shows_the_options_of_the_suite(tmp_path: Path) -> None:
     """The help of pytest shows every option of the suite."""
-    command = [sys.executable, "-m", "pytest", "-p", "conformance.plugin", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    done = ran(tmp_path, "-m", "pytest", "-p", "conformance.plugin", "--help")
 
     assert 0 == done.returncode, done.stderr
     assert [] == [name for name in options.NAMED if f"--{name}=" not in done.stdout]

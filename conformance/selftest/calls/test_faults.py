@@ -1,9 +1,6 @@
 """A kernel that ends its process, never returns or uses up memory loses its own verdicts; the run goes on."""
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 import pytest
 
 from conformance.runs.host import gpus
+from conformance.selftest.processes import ran
 
 # a right implementation except for wide rows, which have another fault in each dtype
 ADAPTER = """
@@ -92,7 +90,7 @@ FAULTS = {
     ),
     # its script would use up all memory, or wait for a minute
     "a call that takes all memory": Fault("leaks_for_ever()", "crashed", "held more than 1 GiB of memory", None),
-    "a hang": Fault("time.sleep(600)", "hung", "no answer within 8 s", None),
+    "a hang": Fault("time.sleep(600)", "hung", "no answer within 4 s", None),
 }
 # faults of a kernel on its process's GPU: Python may be aborted at its end if the context is broken
 GPU_FAULTS = {
@@ -114,7 +112,7 @@ GPU_FAULTS = {
     ),
 }
 DTYPES = ("bfloat16", "float16", "float32")
-ON_THE_CPU = ("--device", "cpu", "--limit", "8", "--memory", "1")
+ON_THE_CPU = ("--device", "cpu", "--limit", "4", "--memory", "1")
 # CUDA, and Triton with what it compiles, take seconds to begin
 ON_A_GPU = ("--device", "cuda", "--limit", "60", "--gpu-memory", "2")
 TRIOS = [tuple(FAULTS)[i : i + 3] for i in range(0, len(FAULTS), 3)]
@@ -125,17 +123,10 @@ def _run(folder: Path, lines: dict[str, str], *options: str) -> tuple[int, str, 
     fault = "; ".join(f"exec({{torch.{d}: {line!r}}}.get(x.dtype, ''))" for d, line in lines.items())
     file = folder / "faulty.py"
     file.write_text(textwrap.dedent(ADAPTER).replace("FAULT", fault))
-    command = [sys.executable, "-m", "pytest", "-p", "conformance.plugin", "--pyargs", "conformance.suite"]
+    command = ["-m", "pytest", "-p", "conformance.plugin", "--pyargs", "conformance.suite"]
     given = ["--adapter", str(file), "--report", str(folder / "report")]
     given += ["--op", "rms_norm_gated", "--property", "values"]
-    done = subprocess.run(
-        [*command, *given, *options, "-q", "-p", "no:cacheprovider"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[3],
-        env={**os.environ, "COLUMNS": "200"},
-    )
+    done = ran(folder, *command, *given, *options, "-q", "-p", "no:cacheprovider", COLUMNS="200")
     report = json.loads((folder / "report" / "report.json").read_text())
     return done.returncode, done.stdout, report
 
@@ -157,7 +148,7 @@ def test_a_fault_on_a_gpu_costs_its_own_verdicts_only(tmp_path: Path) -> None:
     _costs_its_own_verdicts(faults, code, shown, report)
     assert 2 * 2**30 == report["header"]["gpu_memory"]["bytes"]
     (poisoned,) = (failure for failure in report["failures"] if failure["dtype"] == DTYPES[0])
-    assert subprocess.run([sys.executable, poisoned["reproducer"]], check=False, timeout=120).returncode
+    assert ran(tmp_path, poisoned["reproducer"]).returncode
 
 
 def test_a_poisoned_context_spoils_no_later_verdict(tmp_path: Path) -> None:
@@ -172,8 +163,7 @@ def test_a_poisoned_context_spoils_no_later_verdict(tmp_path: Path) -> None:
         assert "crashed" not in rows[dtype]
     (failure,) = report["failures"]
     assert "AcceleratorError: CUDA error: an illegal memory access was encountered" in failure["reason"]
-    ran = subprocess.run([sys.executable, failure["reproducer"]], capture_output=True, check=False, timeout=120)
-    assert 1 == ran.returncode
+    assert 1 == ran(tmp_path, failure["reproducer"]).returncode
 
 
 def _costs_its_own_verdicts(faults: dict[str, Fault], code: int, shown: str, report: dict[str, Any]) -> None:
@@ -193,6 +183,5 @@ def _costs_its_own_verdicts(faults: dict[str, Fault], code: int, shown: str, rep
         assert failure["id"] in shown
         assert fault.reason in shown
         if fault.ends is not None:
-            script = [sys.executable, failure["reproducer"]]
-            ran = subprocess.run(script, capture_output=True, text=True, check=False, timeout=120)
-            assert fault.ends == ran.returncode, ran.stdout + ran.stderr
+            script = ran(Path(failure["reproducer"]).parent, failure["reproducer"])
+            assert fault.ends == script.returncode, script.stdout + script.stderr

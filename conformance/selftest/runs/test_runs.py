@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -24,13 +22,9 @@ from conformance.properties import PROPERTIES
 from conformance.report import Exit
 from conformance.runs.item import EARLY, PROFILES, Item, cases_of, items
 from conformance.runs.judge import judge_item
+from conformance.selftest.processes import Command, started
 
-ROOT = Path(__file__).resolve().parents[3]
-# Ctrl-C reaches the run also if the tests run in the background, where it is ignored
-CONFORM = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from conformance import cli; cli.main()"
-)
+CONFORM = "from conformance import cli; cli.main()"
 VALUES = ("--op", "rms_norm_gated", "--property", "values")
 # its bfloat16 rows are wrong, and it records the width of every call
 WRONG = SKELETON.replace(
@@ -39,45 +33,61 @@ WRONG = SKELETON.replace(
     "            print(x.shape[-1], file=called)\n"
     "        y = x.float() * (2 if x.dtype == torch.bfloat16 else 1)\n",
 ).replace("(x.dtype).contiguous()", "(x.dtype).contiguous() * (2 if x.dtype == torch.bfloat16 else 1)")
+# records importing processes and, for a call, whether its parents have Triton: the judge, its host, a worker
+WHO = """import os
+from pathlib import Path
+
+print("imported\\033[31m")
+with open("imported", "a") as file:
+    file.write(f"{os.getpid()} {os.getppid()}\\n")
+
+
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def has_triton(pid):
+    return "libtriton" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def note():
+    host = os.getppid()
+    with open("judged", "a") as file:
+        file.write(f"{has_triton(host)} {has_triton(parent(host))}\\n")
+
+
+"""
 # every child answers a few calls of any kind, and then hangs
 HANGS = SKELETON.replace(
     "        y = x.float()\n",
     "        self.calls = getattr(self, 'calls', 0) + 1\n"
-    "        while self.calls > 6: pass\n"
+    "        while self.calls > 6: __import__('time').sleep(1)\n"
     "        y = x.float()\n",
 ).replace("    validates = False\n", "    validates = False\n    takes = {'rms_norm_gated': {'group': 'none'}}\n")
 
 
-def _started(folder: Path, text: str, *arguments: str, code: str = CONFORM) -> subprocess.Popen[str]:
+def _started(folder: Path, text: str, *arguments: str, code: str = CONFORM) -> Command:
     """Start ``conform run`` on an adapter, in a separate process, and always on the CPU."""
     (folder / "mine.py").write_text(text, encoding="utf-8")
-    outside = {n: v for n, v in os.environ.items() if not n.startswith(("PYTEST", "TRITON_", "COV_"))}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "run", "mine.py", "--report", "out", "--device", "cpu", *arguments],
-        cwd=folder,
-        env={**outside, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # a separate process group, as a shell makes one, so that Ctrl-C reaches only this process
-        start_new_session=True,
-    )
+    return started(folder, "-c", code, "run", "mine.py", "--report", "out", "--device", "cpu", *arguments)
+
+
+def _noted(text: str) -> str:
+    """Return the text of an adapter that records who imports and calls it."""
+    return WHO + text.replace("        y = x.float()", "        note()\n        y = x.float()")
 
 
 def _ran(folder: Path, text: str, *arguments: str, code: str = CONFORM) -> tuple[int, str, dict[str, Any]]:
     """Return the exit status of a run, its output, and its report."""
-    process = _started(folder, text, *arguments, code=code)
-    out, err = process.communicate(timeout=300)
+    ended = _started(folder, text, *arguments, code=code).ended(timeout=300)
     report: dict[str, Any] = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
-    assert "Traceback" not in err, err
-    return process.returncode, " ".join(out.split()), report
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return ended.returncode, " ".join(ended.stdout.split()), report
 
 
 def _rows(report: dict[str, Any]) -> dict[tuple[str, str], tuple[Counter[str], int]]:
     return {(r["property"], r["dtype"]): (Counter(r["counts"]), r["elements"]) for r in report["results"]}
 
-
-# --- waivers ------------------------------------------------------------------------------------------------
 
 KNOWN = """
 [[waiver]]
@@ -105,14 +115,40 @@ where = { operation = "rms_norm_gated", n = 77777 }
 """
 
 
-def test_what_is_known_does_not_fail_a_run(tmp_path: Path) -> None:
+class Run(NamedTuple):
+    """A run that several tests look at: its exit status, output, report and folder."""
+
+    code: int
+    shown: str
+    report: dict[str, Any]
+    folder: Path
+
+
+@pytest.fixture(name="two_workers", scope="module")
+def _two_workers(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run a wrong adapter with waivers."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "known.toml").write_text(KNOWN, encoding="utf-8")
+    return Run(*_ran(folder, _noted(WRONG), *VALUES, "--waivers", "known.toml", "-n", "2"), folder)
+
+
+@pytest.fixture(name="one_process", scope="module")
+def _one_process(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run a chunk of a right adapter."""
+    folder = tmp_path_factory.mktemp("one")
+    return Run(*_ran(folder, _noted(SKELETON), *VALUES, "-n", "1", "--seed", "5", "--chunk", "2"), folder)
+
+
+# --- waivers ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_known_does_not_fail_a_run(two_workers: Run) -> None:
     """The run exits with 0 although bfloat16 is always wrong; forbidden calls are not made; waivers are shown."""
-    (tmp_path / "known.toml").write_text(KNOWN, encoding="utf-8")
-    code, shown, report = _ran(tmp_path, WRONG, *VALUES, "--waivers", "known.toml", "-n", "2")
+    code, shown, report, folder = two_workers
     wrong, forbidden, elsewhere = report["waivers"]
 
     assert Exit.HOLDS == code, shown
-    assert "128" not in (tmp_path / "called").read_text(encoding="utf-8").split()
+    assert "128" not in (folder / "called").read_text(encoding="utf-8").split()
     assert set(_rows(report)["values", "bfloat16"][0]) <= {"waived", "declined"}
     assert _rows(report)["values", "float16"][0]["waived"]
     assert [] == report["failures"]
@@ -122,7 +158,7 @@ def test_what_is_known_does_not_fail_a_run(tmp_path: Path) -> None:
     assert 0 == report["footer"]["stale_waivers"]
     assert "failed: twice too large (https://example.org/issues/1)" in shown
     assert "not called: https://example.org/issues/2" in shown
-    assert "https://example.org/issues/1" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "https://example.org/issues/1" in (folder / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_waiver_that_is_out_of_date_fails_a_run(tmp_path: Path) -> None:
@@ -202,17 +238,17 @@ def test_chunks_go_on_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> N
     assert PROFILES["nightly"].minutes * 60 / 40 == len(numbers("nightly", None, None))
 
 
-def test_a_chunk_is_the_same_alone_and_in_a_run(tmp_path: Path) -> None:
+def test_a_chunk_is_the_same_alone_and_in_a_run(one_process: Run, tmp_path: Path) -> None:
     """Two chunks of one run on two workers equal separate ones; name and header have their numbers."""
     both = "from conformance import cli; cli._chunks = lambda *given: [1, 2]; cli.main()"
     code, shown, report = _ran(tmp_path, SKELETON, *VALUES, "-n", "2", "--seed", "5", code=both)
-    one, _, alone = _ran(tmp_path, SKELETON, *VALUES, "-n", "1", "--seed", "5", "--chunk", "2")
+    alone = one_process.report
     here = Counter[str]()
     subject = Subject(load(str(tmp_path / "mine.py")))
     for item in items(subject, "quick", 5, operations=("rms_norm_gated",), properties=("values",), chunk=1):
         here.update(verdict.status for verdict in judge_item(item, subject))
 
-    assert Exit.HOLDS == code == one, shown
+    assert Exit.HOLDS == code == one_process.code, shown
     assert "chunks 1 to 2" in shown
     assert "2 chunks beyond the profile" in shown
     assert ["1 to 2", "2"] == [made["header"]["chunks"] for made in (report, alone)]
@@ -249,11 +285,12 @@ def test_an_interrupted_run_leaves_what_it_judged(
     process = _started(tmp_path, HANGS, *VALUES, "-n", workers)
     _wait_for_a_verdict(tmp_path)
     kill(process.pid, number)
-    out, err = process.communicate(timeout=120)
+    ended = process.ended(timeout=120)
+    out, err = ended.stdout, ended.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     shown = " ".join(out.split())
 
-    assert Exit.INTERRUPTED == process.returncode == 130, out + err
+    assert Exit.INTERRUPTED == ended.returncode == 130, out + err
     assert (True, False) == (report["footer"]["interrupted"], report["footer"]["complete"])
     assert report["footer"]["verdicts"]["passed"]
     left = len(report["footer"]["unfinished"])
@@ -269,45 +306,20 @@ def test_an_interrupted_run_leaves_what_it_judged(
 
 # --- one process has the implementation ---------------------------------------------------------------------
 
-# records importing processes and, for a call, whether its parents have Triton: the judge, its host, a worker
-WHO = """import os
-from pathlib import Path
 
-print("imported\\033[31m")
-with open("imported", "a") as file:
-    file.write(f"{os.getpid()} {os.getppid()}\\n")
-
-
-def parent(pid):
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def has_triton(pid):
-    return "libtriton" in Path(f"/proc/{pid}/maps").read_text()
-
-
-def note():
-    host = os.getppid()
-    with open("called", "a") as file:
-        file.write(f"{has_triton(host)} {has_triton(parent(host))}\\n")
-
-
-""" + SKELETON.replace("        y = x.float()\n", "        note()\n        y = x.float()\n")
-
-
-@pytest.mark.parametrize(("workers", "printed", "every"), [(1, 1, 1), (2, 2, 3)])
-def test_only_hosts_import_an_adapter(workers: int, printed: int, every: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("run", "printed", "every"), [("one_process", 1, 1), ("two_workers", 2, 3)])
+def test_only_hosts_import_an_adapter(run: str, printed: int, every: int, request: pytest.FixtureRequest) -> None:
     """One host a worker and one for the command line import it; no worker has Triton, and output is in a file."""
-    code, shown, _ = _ran(tmp_path, WHO, *VALUES, "-n", str(workers))
-    imported = [line.split() for line in (tmp_path / "imported").read_text(encoding="utf-8").splitlines()]
+    code, shown, _, folder = request.getfixturevalue(run)
+    imported = [line.split() for line in (folder / "imported").read_text(encoding="utf-8").splitlines()]
     hosts, parents = ({pids[i] for pids in imported} for i in (0, 1))
-    above = set((tmp_path / "called").read_text(encoding="utf-8").splitlines())
+    above = set((folder / "judged").read_text(encoding="utf-8").splitlines())
 
     assert Exit.HOLDS == code, shown
     assert (every, every) == (len(hosts), len(parents))
     assert not hosts & parents
     assert {"True False"} == above
-    assert printed * "imported\033[31m\n" == (tmp_path / "out" / "output.log").read_text(encoding="utf-8")
+    assert printed * "imported\033[31m\n" == (folder / "out" / "output.log").read_text(encoding="utf-8")
     assert "what the implementation printed: out/output.log" in shown
     assert "\033" not in shown
 
