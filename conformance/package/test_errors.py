@@ -4,149 +4,83 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
 
-from conformance.package.calls.rms_norm_gated import assert_right, call, run
+from conformance.package.calls import fp8, mrope, rms_norm, rms_norm_gated
+from conformance.package.calls.mrope import bits
+from conformance.package.calls.rms_norm_gated import call
 from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
+from conformance.package.meaningless import fp8 as of_fp8
+from conformance.package.meaningless import mrope as of_mrope
+from conformance.package.meaningless import rms_norm as of_norms
+from conformance.package.meaningless import rms_norm_gated as of_gated
 from normkernels import InvalidCall, PathUnavailable
 
-HALF, FULL, DOUBLE = torch.float16, torch.float32, torch.float64
+NORM, GATED = fp8.OPERATIONS
+ROTATIONS = ("mrope", "mrope_")
 
 
-def shifted() -> Arguments:
-    """Return a call whose out is x, one element on."""
-    memory = values("x", 3 * 128 + 1)
-    return call(x=memory[:-1].view(3, 128), out=memory[1:].view(3, 128))
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """A call without a meaning: how it is made and run, what its error says, and an output for it."""
+
+    make: Callable[[], Arguments]
+    run: Callable[[Arguments], object]
+    message: str
+    output: Callable[[], torch.Tensor] | None = None
 
 
-def crossing() -> Arguments:
-    """Return a call whose out is a strided view across x."""
-    memory = values("x", 6, 256)
-    return call(x=memory[:3, :128], out=memory[::2, 64:192])
+def _rotation(operation: str, make: Callable[[], Arguments], message: str) -> Wrong:
+    return Wrong(make, lambda arguments: mrope.run(arguments, operation), message)
 
 
-BAD_CALLS: dict[str, tuple[Callable[[], Arguments], str]] = {
-    "x no tensor": (lambda: call(x=[1.0]), "x is a list, must be a tensor"),
-    "gate no tensor": (lambda: call(gate=1.0), "gate is a float, must be a tensor"),
-    "weight none": (lambda: call(weight=None), "weight is a NoneType, must be a tensor"),
-    "x sparse": (
-        lambda: call(x=values("x", 3, 128).to_sparse()),
-        "x is torch.sparse_coo, must be torch.strided",
-    ),
-    "x scalar": (
-        lambda: call(x=torch.tensor(1.0, device=DEVICE)),
-        r"x has shape \(\), must have a last dimension",
-    ),
-    "x integer": (
-        lambda: call(x=torch.ones(3, 128, dtype=torch.int32, device=DEVICE)),
-        "x is torch.int32, must be one of",
-    ),
-    "x fp8": (
-        lambda: call(x=values("x", 3, 128).to(torch.float8_e4m3fn)),
-        "x is torch.float8_e4m3fn, must be",
-    ),
-    "x complex": (lambda: call(x=values("x", 3, 128).to(torch.complex64)), "x is torch.complex64, must be"),
-    "gate double": (
-        lambda: call(gate=values("gate", 3, 128, dtype=DOUBLE)),
-        "gate is torch.float64, must be",
-    ),
-    "weight half beside float": (
-        lambda: call(weight=values("weight", 128, dtype=HALF)),
-        "weight is torch.float16, must be one of torch.float32",
-    ),
-    "weight wide": (
-        lambda: call(weight=values("w", 129)),
-        r"weight has shape \(129,\), must be the last dim.*\(128,\)",
-    ),
-    "weight of rank 2": (lambda: call(weight=values("w", 1, 128)), r"weight has shape \(1, 128\), must be"),
-    "gate of other rows": (
-        lambda: call(gate=values("g", 4, 128)),
-        r"gate has shape \(4, 128\), must be.*\(3, 128\)",
-    ),
-    "gate that broadcasts": (lambda: call(gate=values("g", 1, 128)), r"gate has shape \(1, 128\), must be"),
-    "gate of rank 3": (lambda: call(gate=values("g", 1, 3, 128)), r"gate has shape \(1, 3, 128\), must be"),
-    "gate elsewhere": (
-        lambda: call(gate=torch.empty(3, 128, device="meta")),
-        "gate is on meta, must be on x's device",
-    ),
-    "weight elsewhere": (lambda: call(weight=torch.empty(128, device="meta")), "weight is on meta, must be"),
-    "eps negative": (
-        lambda: call(eps=-1e-6),
-        "eps=-1e-06, must be a number, at least 0 and finite in float32",
-    ),
-    "eps nan": (lambda: call(eps=math.nan), "eps=nan, must be"),
-    "eps infinite": (lambda: call(eps=math.inf), "eps=inf, must be"),
-    "eps past float32": (lambda: call(eps=1e39), r"eps=1e\+39, must be"),
-    "eps boolean": (lambda: call(eps=True), "eps=True, must be"),
-    "eps text": (lambda: call(eps="1e-6"), "eps='1e-6', must be"),
-    "group zero": (lambda: call(group_size=0), "group_size=0, must be None or a divisor of the 128 columns"),
-    "group negative": (lambda: call(group_size=-64), "group_size=-64, must be"),
-    "group that does not divide": (lambda: call(group_size=48), "group_size=48, must be"),
-    "group too wide": (lambda: call(group_size=256), "group_size=256, must be"),
-    "group boolean": (lambda: call(group_size=True), "group_size=True, must be"),
-    "group fractional": (lambda: call(group_size=64.0), "group_size=64.0, must be"),
-    "order as text": (
-        lambda: call(norm_before_gate="yes"),
-        "norm_before_gate='yes', must be one of True, False",
-    ),
-    "order as a number": (lambda: call(norm_before_gate=1), "norm_before_gate=1, must be"),
-    "activation": (
-        lambda: call(activation="gelu"),
-        "activation='gelu', must be one of 'silu', 'swish', 'sigmoid'",
-    ),
-    "activation none": (lambda: call(activation=None), "activation=None, must be"),
-    "activation unhashable": (lambda: call(activation=["silu"]), r"activation=\['silu'\], must be"),
-    "rounding": (lambda: call(rounding="eager"), "rounding='eager', must be one of 'fp32', 'hf'"),
-    "path": (lambda: call(path="cuda"), "path='cuda', must be one of 'rows', 'native'"),
-    "out no tensor": (lambda: call(out=1), "out is a int, must be a tensor"),
-    "out of another dtype": (
-        lambda: call(out=values("o", 3, 128, dtype=HALF)),
-        "out is torch.float16, must be",
-    ),
-    "out of another shape": (
-        lambda: call(out=values("o", 128)),
-        r"out has shape \(128,\), must be the shape of x",
-    ),
-    "out over itself": (
-        lambda: call(out=values("o", 1, 128).expand(3, 128)),
-        r"out has strides \(0, 1\), no two",
-    ),
-    "out beside x": (shifted, "out shares memory with x, must have its own, or be x or gate as a whole"),
-    "out across x": (crossing, "out shares memory with x, must have its own"),
-    "out in the weight": (
-        lambda: call(1, 128, out=(memory := values("o", 1, 128)), weight=memory[0]),
-        "out shares memory with weight, must have its own",
-    ),
-    "out with a gradient": (
-        lambda: call(out=values("o", 3, 128), weight=values("weight", 128).requires_grad_()),
-        "out is given, weight must not need a gradient then",
-    ),
+WRONG = {
+    **{
+        ("rms_norm_gated", name): Wrong(make, rms_norm_gated.run, message, lambda: values("out", 3, 128))
+        for name, (make, message) in of_gated.BAD_CALLS.items()
+    },
+    **{
+        (operation, name): Wrong(make, partial(rms_norm.run, operation), message, lambda: values("out", 3, 96))
+        for name, (make, message) in of_norms.BAD_CALLS.items()
+        for operation in rms_norm.OPERATIONS
+    },
+    **{
+        (operation, name): Wrong(
+            partial(make, operation), partial(fp8.run, operation), message, lambda: of_fp8.fp8(3, 96)
+        )
+        for name, (operations, make, message) in of_fp8.BAD_CALLS.items()
+        for operation in operations
+    },
+    **{
+        (operation, name): _rotation(operation, make, message)
+        for name, (make, message) in of_mrope.BAD_CALLS.items()
+        for operation in ROTATIONS
+    },
 }
 
 
-@pytest.mark.parametrize("name", BAD_CALLS)
-def test_a_call_without_meaning_raises(name: str) -> None:
-    """The message names operation, argument, value and requirement."""
-    make, message = BAD_CALLS[name]
-
-    with pytest.raises(InvalidCall, match="rms_norm_gated: " + message):
-        run(make())
-
-
-@pytest.mark.parametrize("name", BAD_CALLS)
-def test_a_call_without_meaning_writes_nothing(name: str) -> None:
-    """Inputs and the given output keep their values."""
-    make, _ = BAD_CALLS[name]
-    arguments: Arguments = {"out": values("out", 3, 128)} | make()
+def _refused(operation: str, wrong: Wrong) -> None:
+    """Check that a call raises an error that names it and what is wrong, and that its tensors keep their bits."""
+    arguments: Arguments = ({} if wrong.output is None else {"out": wrong.output()}) | wrong.make()
     tensors = [t for t in arguments.values() if isinstance(t, torch.Tensor) and t.device.type != "meta"]
-    before = [tensor.clone() for tensor in tensors]
+    before = [bits(tensor.detach().to_dense()).clone() for tensor in tensors]
 
-    with pytest.raises(InvalidCall):
-        run(arguments)
+    with pytest.raises(InvalidCall, match=f"^{operation}: "):
+        wrong.run(arguments)
+    with pytest.raises(InvalidCall, match=f"^{operation}: {wrong.message}"):
+        wrong.run(wrong.make())
     for tensor, was in zip(tensors, before, strict=True):
-        assert torch.equal(was.to_dense(), tensor.to_dense())
+        assert torch.equal(was, bits(tensor.detach().to_dense()))
+
+
+@pytest.mark.parametrize(("operation", "name"), WRONG)
+def test_a_call_without_meaning_raises_and_writes_nothing(operation: str, name: str) -> None:
+    """The message names operation, argument, value and requirement; every tensor is unchanged."""
+    _refused(operation, WRONG[operation, name])
 
 
 def test_exceptions_are_what_a_caller_expects() -> None:
@@ -155,11 +89,80 @@ def test_exceptions_are_what_a_caller_expects() -> None:
     assert issubclass(PathUnavailable, ValueError)
 
 
-def test_eps_may_be_any_number() -> None:
-    """An integer, zero and a NumPy-like float are numbers."""
-    for eps in (0, 1, 0.0, torch.finfo(FULL).max):
-        arguments = call(eps=eps)
-        assert_right(arguments, run(arguments))
+# --- numbers and empty tensors, which have a meaning ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["rows", "native"])
+@pytest.mark.parametrize("operation", ["rms_norm_gated", *rms_norm.OPERATIONS, *fp8.OPERATIONS])
+def test_eps_may_be_any_number(operation: str, path: str) -> None:
+    """An integer, zero and the largest float32 are numbers."""
+    for eps in (0, 1, 0.0, torch.finfo(torch.float32).max):
+        if operation == "rms_norm_gated":
+            arguments = call(eps=eps, path=path)
+            rms_norm_gated.assert_right(arguments, rms_norm_gated.run(arguments))
+        elif operation in fp8.OPERATIONS:
+            arguments = fp8.call(operation, eps=eps, path=path)
+            fp8.assert_right(operation, arguments, results := fp8.run(operation, arguments))
+            assert results[1].isfinite().all()
+        else:
+            arguments = rms_norm.added(eps=eps, path=path)
+            rms_norm.assert_right(operation, arguments, rms_norm.run(operation, arguments))
+
+
+OFFSETS = (math.nan, -math.inf, 1e39, True, "1", None)
+
+
+@pytest.mark.parametrize("offset", OFFSETS, ids=repr)
+def test_an_offset_that_no_kernel_could_add_raises(offset: object) -> None:
+    """The offset must be a number that is finite in float32."""
+    with pytest.raises(InvalidCall, match=r"rms_norm: weight_offset=.*must be a number that is finite in float32"):
+        rms_norm.run("rms_norm", rms_norm.call(weight_offset=offset))
+
+
+def test_gemma_needs_a_weight() -> None:
+    """None means a weight of ones, which Gemma's norm does not have."""
+    with pytest.raises(InvalidCall, match="gemma_rms_norm: weight is a NoneType, must be a tensor"):
+        rms_norm.run("gemma_rms_norm", rms_norm.call(weight=None))
+
+
+EMPTY = ((0, 96), (3, 0), (0,), (2, 0, 5))
+
+
+@pytest.mark.parametrize("path", [None, "native"])
+@pytest.mark.parametrize("shape", EMPTY, ids=str)
+@pytest.mark.parametrize("operation", rms_norm.OPERATIONS)
+def test_empty_tensors_give_empty_results(operation: str, shape: tuple[int, ...], path: str | None) -> None:
+    """Empty inputs give empty results on every path and in every form."""
+    added, run = rms_norm.added(*shape, path=path), partial(rms_norm.run, operation)
+    outputs = {name: values(name, *shape) for name in ("out", "residual_out")}
+    fresh, given = run(added), run(added | outputs)
+
+    assert [shape] == [tuple(result.shape) for result in run(rms_norm.call(*shape, path=path))]
+    assert [shape, shape] == [tuple(result.shape) for result in fresh]
+    assert all(result is output for result, output in zip(given, outputs.values(), strict=True))
+
+
+@pytest.mark.parametrize("layout", ["row", "column"])
+@pytest.mark.parametrize("path", [None, "native"])
+@pytest.mark.parametrize("shape", EMPTY, ids=str)
+@pytest.mark.parametrize("operation", fp8.OPERATIONS)
+def test_empty_tensors_give_empty_quantised_results(
+    operation: str, shape: tuple[int, ...], path: str | None, layout: str
+) -> None:
+    """Empty inputs give empty results on every path and in every form; a row without columns has no scale."""
+    groups = -(-shape[-1] // 64)
+    for group in (64, None):
+        arguments = fp8.full(operation, *shape, path=path, scale_layout=layout, quant_group=group)
+        got, scales, *others = fp8.run(operation, arguments)
+        out = torch.empty(shape, dtype=of_fp8.FP8, device=DEVICE)
+
+        assert (shape, of_fp8.FP8) == (tuple(got.shape), got.dtype)
+        assert (*shape[:-1], groups if group else min(groups, 1)) == tuple(scales.shape)
+        assert all(shape == tuple(other.shape) for other in others)
+        assert out is fp8.run(operation, arguments | {"out": out})[0]
+
+
+# --- outputs --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["rows", "native"])
@@ -167,8 +170,8 @@ def test_eps_may_be_any_number() -> None:
 def test_out_may_be_an_input(name: str, path: str) -> None:
     """The in-place forms give the bits of the out-of-place form."""
     arguments = call(5, 96, path=path)
-    want = run(arguments)
-    result = run(arguments | {"out": arguments[name]})
+    want = rms_norm_gated.run(arguments)
+    result = rms_norm_gated.run(arguments | {"out": arguments[name]})
 
     assert result is arguments[name]
     assert torch.equal(want, result)
@@ -180,14 +183,80 @@ def test_out_may_lie_between_the_elements_of_an_input(path: str) -> None:
     memory = values("memory", 5, 256)
     for x, out in ((memory[:, :128], memory[:, 128:]), (memory[:, ::2], memory[:, 1::2])):
         arguments = call(5, 128, x=x.copy_(values("x", 5, 128)), path=path)
-        want = run(arguments)
-        assert torch.equal(want, run(arguments | {"out": out}))
+        want = rms_norm_gated.run(arguments)
+        assert torch.equal(want, rms_norm_gated.run(arguments | {"out": out}))
         assert torch.equal(values("x", 5, 128), x)
 
 
 def test_out_may_have_any_strides() -> None:
     """With gaps in rows or columns, or swapped dimensions, the bits are the same and nothing else is written."""
-    want = run(call(6, 4, 96))
+    want = rms_norm_gated.run(call(6, 4, 96))
     swapped = values("out", 4, 96, 6).permute(2, 0, 1)
     for out in (strided(values("out", 6, 4, 96)), values("out", 6, 4, 192)[..., ::2], swapped):
-        assert torch.equal(want, run(call(6, 4, 96, out=out)))
+        assert torch.equal(want, rms_norm_gated.run(call(6, 4, 96, out=out)))
+
+
+# --- gradients ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [None, "rows", "native"])
+@pytest.mark.parametrize("name", ["x", "weight", "residual", "gate", "residual_out", "out"])
+def test_a_gradient_is_refused(name: str, path: str | None) -> None:
+    """A gradient is never dropped silently: the caller must disable it."""
+    operation = GATED if name == "gate" else NORM
+    arguments = fp8.full(operation, path=path)
+    needs = of_fp8.fp8(3, 96) if name == "out" else arguments.get(name, values(name, 3, 96))
+    arguments[name] = needs.clone().requires_grad_()
+
+    with pytest.raises(InvalidCall, match=f"{operation}: .*{name} (needs|must not need) a gradient"):
+        fp8.run(operation, arguments)
+    with torch.no_grad():
+        assert not any(result.requires_grad for result in fp8.run(operation, fp8.full(operation, path=path)))
+        fp8.run(operation, arguments)
+
+
+# torch's own, where it traces jvp
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_gradient_that_a_transform_asks_for_is_refused() -> None:
+    """A gradient is refused also if a transform hides it behind plain tensors."""
+    arguments = fp8.call(NORM)
+    x = arguments.pop("x")
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return fp8.run(NORM, arguments | {"x": x, "also_unquantised": True})[2].sum()
+
+    with pytest.raises(InvalidCall, match="x needs a gradient, must not"):
+        torch.func.grad(loss)(x)
+    with pytest.raises(InvalidCall, match="called in forward-mode autograd, must not"):
+        torch.func.jvp(loss, (x,), (x,))
+
+
+# --- rotations ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", ROTATIONS)
+def test_an_unknown_path_raises(operation: str) -> None:
+    """The message lists the operation's paths, in place or not."""
+    with pytest.raises(InvalidCall, match=r"^mrope: path='rows', must be one of 'heads', 'native'"):
+        mrope.run(mrope.call(path="rows"), operation)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="a GPU makes NaN of it, see test_mrope_values")
+@pytest.mark.parametrize("operation", ROTATIONS)
+@pytest.mark.parametrize("name", of_mrope.OUTSIDE)
+def test_a_position_outside_the_cache_raises(name: str, operation: str) -> None:
+    """The message names the position and the number of rows."""
+    make, message = of_mrope.OUTSIDE[name]
+
+    _refused(operation, _rotation(operation, make, message))
+
+
+@pytest.mark.parametrize("path", [None, "native"])
+@pytest.mark.parametrize("name", of_mrope.IN_PLACE)
+def test_what_cannot_be_written_raises(name: str, path: str | None) -> None:
+    """Shared elements, or those that a gradient needs, raise; the same call out of place runs."""
+    make, message = of_mrope.IN_PLACE[name]
+    results = mrope.run(make() | {"path": path})
+
+    assert not any(result.isnan().any() for result in results)
+    _refused("mrope_", _rotation("mrope_", lambda: make() | {"path": path}, message))

@@ -1,19 +1,16 @@
-"""Calls of MRoPE without a meaning raise, name the requirement, and write nothing, in either form."""
+"""Calls of MRoPE without a meaning, in either form or in place alone, and what their errors say."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
-import pytest
 import torch
 
-from conformance.package.calls.mrope import bits, call, flat, positions, run
+from conformance.package.calls.mrope import call, flat, positions
 from conformance.package.calls.tensors import DEVICE, Arguments, values
-from normkernels import InvalidCall
 
 HALF, DOUBLE, FP8 = torch.float16, torch.float64, torch.float8_e4m3fn
-OPERATIONS = ("mrope", "mrope_")
 CACHE = (51, 16)
 
 
@@ -195,51 +192,3 @@ IN_PLACE: dict[str, tuple[Callable[[], Arguments], str]] = {
         "q and k are written, cos must not need a gradient then",
     ),
 }
-
-
-def refused(operation: str, arguments: Arguments, message: str) -> None:
-    """Check that a call raises an error that names the call, and that its tensors keep their bits."""
-    tensors = [t for t in arguments.values() if isinstance(t, torch.Tensor) and t.device.type != "meta"]
-    before = [bits(tensor.detach().to_dense()).clone() for tensor in tensors]
-
-    with pytest.raises(InvalidCall, match=f"^{operation}: {message}"):
-        run(arguments, operation)
-    for tensor, was in zip(tensors, before, strict=True):
-        assert torch.equal(was, bits(tensor.detach().to_dense()))
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("name", BAD_CALLS)
-def test_a_call_without_meaning_raises_and_writes_nothing(name: str, operation: str) -> None:
-    """The message names operation, argument, value and requirement; every tensor is unchanged."""
-    make, message = BAD_CALLS[name]
-
-    refused(operation, make(), message)
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_an_unknown_path_raises(operation: str) -> None:
-    """The message lists the operation's paths, in place or not."""
-    with pytest.raises(InvalidCall, match=r"^mrope: path='rows', must be one of 'heads', 'native'"):
-        run(call(path="rows"), operation)
-
-
-@pytest.mark.skipif(DEVICE != "cpu", reason="a GPU makes NaN of it, see test_mrope_values")
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_a_position_outside_the_cache_raises(name: str, operation: str) -> None:
-    """The message names the position and the number of rows."""
-    make, message = OUTSIDE[name]
-
-    refused(operation, make(), message)
-
-
-@pytest.mark.parametrize("path", [None, "native"])
-@pytest.mark.parametrize("name", IN_PLACE)
-def test_what_cannot_be_written_raises(name: str, path: str | None) -> None:
-    """Shared elements, or those that a gradient needs, raise; the same call out of place runs."""
-    make, message = IN_PLACE[name]
-    results = run(make() | {"path": path})
-
-    assert not any(result.isnan().any() for result in results)
-    refused("mrope_", make() | {"path": path}, message)
