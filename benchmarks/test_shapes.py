@@ -9,6 +9,7 @@ import pytest
 from benchmarks.shapes import AUTOTUNED, IN_PLACE, Workload, moved, tokens_of, with_tokens, workloads
 from conformance.cases.case import Case
 from conformance.operations import OPERATIONS
+from conformance.selftest.every import every
 
 EVERY = {workload.name: workload for workload in workloads()}
 
@@ -64,7 +65,7 @@ def _same(case: Case) -> dict[str, dict[str, object]]:
     return tensors | {"residual": tensors["residual"] | {"layout": ["same", 0]}}
 
 
-@pytest.mark.parametrize("name", EVERY)
+@every("name", EVERY)
 def test_a_workload_has_fewer_tokens_too(name: str) -> None:
     """Every tensor with a row per token shrinks alike, and no other does."""
     case = EVERY[name].case

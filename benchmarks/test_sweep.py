@@ -13,6 +13,7 @@ from benchmarks.candidates import PER_THREAD, Size, candidates, chosen, label, s
 from benchmarks.sweep import Problem, Swept, problem, proposed, same_bits, summary, to_data
 from benchmarks.timing import Timing
 from conformance.runs.host import choose_device
+from conformance.selftest.every import every
 from normkernels.plans import Plan, Reads
 
 NARROW, WIDE = Size("gated 128", 24, 128), Size("norm", 16, 5120, "residual")
@@ -24,7 +25,7 @@ def swept(rows: int, **times: float) -> Swept:
     return Swept(Size("norm", rows, 5120, "alone"), "a", timings, {"copy": timings["a"], "triad": timings["a"]})
 
 
-@pytest.mark.parametrize("size", sizes(), ids=lambda size: size.name)
+@every("size", sizes())
 def test_todays_plan_is_among_the_candidates(size: Size) -> None:
     """The others are compared with it; no two candidates share a label."""
     tried = candidates(size)
@@ -33,7 +34,7 @@ def test_todays_plan_is_among_the_candidates(size: Size) -> None:
     assert len(tried) == len({label(plan) for plan in tried}) > 1
 
 
-@pytest.mark.parametrize("size", sizes(), ids=lambda size: size.name)
+@every("size", sizes())
 def test_no_candidate_changes_the_tree_of_a_sum(size: Size) -> None:
     """The tree's levels depend on the width, and not on the rows of a program."""
     for plan in candidates(size):

@@ -20,6 +20,7 @@ from conformance.package.codegen.launches import unwritten
 from conformance.package.codegen.targets import TARGETS
 from conformance.package.codegen.variants import FUSED, PLANS, VARIANTS, VENDORS, compiled_for
 from conformance.package.codegen.workloads import WORKLOADS
+from conformance.selftest.every import every
 
 RUN = Path(__file__).resolve().parents[2] / "reports" / "codegen.json"
 LOG = """ptxas info    : Function properties for kernel
@@ -386,7 +387,7 @@ def test_the_variants_of_a_target_are_counted() -> None:
 # --- around them --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@every("name", VARIANTS)
 def test_arguments_are_laid_out_as_the_case_says(name: str) -> None:
     """Shapes, dtypes and strides are those of the case; tensors that share a buffer in the case share one here."""
     case = VARIANTS[name].case

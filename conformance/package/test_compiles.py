@@ -24,6 +24,7 @@ from conformance.package.codegen.launches import gpu
 from conformance.package.codegen.targets import TARGETS
 from conformance.package.codegen.variants import FUSED, PLANS, VARIANTS, VENDORS
 from conformance.package.codegen.workloads import WORKLOADS, Workload
+from conformance.selftest.every import every
 from normkernels.call import conversions
 
 KERNELS = Path(normkernels.kernels.__file__).parent
@@ -143,7 +144,7 @@ def test_rotations_of_two_tokens_stream_without_barriers(compiled: Compiled) -> 
     assert code.loads[8] in {3 + 3, 3 + 3 * 8}
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@every("name", VARIANTS)
 def test_no_sum_is_contracted(name: str, compiled: Compiled) -> None:
     """No multiplication is fused with an addition unasked: a row's bits would depend on its layout."""
     rows = [compiled.row(target, name) for target in ("sm_90", "gfx942")]
@@ -157,7 +158,7 @@ def test_contractions_are_noticed(target: str, compiled: Compiled) -> None:
     assert all(compiled.facts(target, name, fusion=True).fused > 0 for name in FUSED)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@every("name", VARIANTS)
 def test_a_new_batch_size_compiles_nothing(name: str, compiled: Compiled) -> None:
     """Triton sees the same kernel in batches of 1, 15, 16 and 17, and as many rows after the start of a plan."""
     row = compiled.row("sm_90", name)
@@ -166,7 +167,7 @@ def test_a_new_batch_size_compiles_nothing(name: str, compiled: Compiled) -> Non
     assert ("batches" in row) == ("facts" in row)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@every("name", VARIANTS)
 def test_a_place_in_memory_compiles_nothing(name: str, compiled: Compiled) -> None:
     """Triton sees the same kernel for other gaps between rows and other unaligned starts."""
     row = compiled.row("sm_90", name)
@@ -220,8 +221,8 @@ def test_aligned_rows_move_8_bytes_of_fp8_a_thread(name: str, compiled: Compiled
     assert {4, 8, 16} >= set(code.stores)
 
 
-@pytest.mark.parametrize("name", ["two sizes", "norm of two sizes", "norm of columns apart", "mrope of gaps"])
-@pytest.mark.parametrize("target", TARGETS)
+@every("name", ["two sizes", "norm of two sizes", "norm of columns apart", "mrope of gaps"])
+@every("target", TARGETS)
 def test_rows_that_may_lie_anywhere_move_an_element_a_time(target: str, name: str, compiled: Compiled) -> None:
     """Without known alignment or contiguity bf16 has no wide access, which would fault."""
     positions = {8} if name.startswith("mrope") else set()

@@ -1,4 +1,4 @@
-"""What all processes of the suite's tests do before they fork."""
+"""Preparation of the processes that run the tests of the suite, before they fork."""
 
 import pytest
 

@@ -15,6 +15,7 @@ from conformance.calls.location import of_fault
 from conformance.calls.verdict import BAD, Status
 from conformance.cases.case import Case, TensorSpec
 from conformance.properties import PROPERTIES
+from conformance.selftest.every import every
 
 CASE = Case(
     "rms_norm",
@@ -130,7 +131,7 @@ def _outcome(made: Any) -> Outcome:
     return perform(Subject(Returns(made)), CASE).outcome
 
 
-@pytest.mark.parametrize("what", RETURNED)
+@every("what", RETURNED)
 def test_what_is_no_tensor_in_memory_is_said(what: str) -> None:
     """The message names the output, its kind, and the required kind."""
     outcome = _outcome(RETURNED[what])
@@ -141,8 +142,8 @@ def test_what_is_no_tensor_in_memory_is_said(what: str) -> None:
     assert "must" in outcome.what
 
 
-@pytest.mark.parametrize("what", RETURNED)
-@pytest.mark.parametrize("name", JUDGED)
+@every("what", RETURNED)
+@every("name", JUDGED)
 def test_every_property_survives_it(name: str, what: str) -> None:
     """No property passes, and no property breaks."""
     verdicts = PROPERTIES[name].judge(Subject(Returns(RETURNED[what])), CASE)

@@ -23,6 +23,7 @@ from conformance.properties import PROPERTIES
 from conformance.properties.passive import judge_call, property_of
 from conformance.runs.item import PROFILES as DEPTHS
 from conformance.runs.item import Item, cases_of, items, scope_of, void_reason
+from conformance.selftest.every import every
 
 CASE = Case(
     "rms_norm_gated",
@@ -89,8 +90,8 @@ def test_what_is_no_case_says_so() -> None:
 SHAPES = ((5,), (4, 6), (2, 3, 4), (2, 2, 3, 4), (1, 1), (1,), (0, 4), (3, 0))
 
 
-@pytest.mark.parametrize("kind", LAYOUTS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@every("kind", LAYOUTS)
+@every("shape", SHAPES)
 def test_a_layout_places_every_element_inside_its_buffer(kind: str, shape: tuple[int, ...]) -> None:
     """Addresses are within the extent, and only ``expanded`` gives two elements the same address."""
     amount = {"row_gap": 3, "step": 2, "offset": 1, "shared": 1}.get(kind, 0)
@@ -154,10 +155,10 @@ def test_slices_of_one_width_lie_in_one_buffer() -> None:
     assert all(torch.equal(values, call[name]) for name, values in values_of(case).items())
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("bound", [3, 17, 1000])
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
-@pytest.mark.parametrize("profile", POSITIONS)
+@every("rows", [1, 3])
+@every("bound", [3, 17, 1000])
+@every("dtype", [torch.int32, torch.int64])
+@every("profile", POSITIONS)
 def test_positions_are_rows_of_a_table(profile: str, rows: int, bound: int, dtype: torch.dtype) -> None:
     """Positions are integers below the bound, from the last row to the first, with the profile's equal axes."""
     drawn = draw(f"{profile}<{bound}", (rows, 40), dtype, torch.Generator().manual_seed(2))
@@ -279,8 +280,8 @@ def test_chunks_share_out_the_covering_array() -> None:
     assert not any(a & b for a, b in combinations(shares, 2))
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@every("profile", PROFILES)
+@every("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_values_are_the_same_every_time_and_ordinary_ones_are_finite(profile: str, dtype: torch.dtype) -> None:
     """A profile and a seed give the same bits; only special profiles have non-finite values."""
     first, again = (draw(profile, (9, 40), dtype, torch.Generator().manual_seed(1)) for _ in range(2))

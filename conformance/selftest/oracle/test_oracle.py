@@ -25,6 +25,7 @@ from conformance.oracle.comparison import Comparison
 from conformance.oracle.contract import NAMED, Contract, round_once, rounded
 from conformance.oracle.interval import Interval
 from conformance.properties.measure import measure
+from conformance.selftest.every import every
 from conformance.selftest.fakes.correct import Correct
 
 GOLDEN = Path(__file__).resolve().parents[3] / "fixtures" / "golden"
@@ -312,7 +313,7 @@ RULES: list[tuple[str, tuple[Interval, ...], tuple[float, ...], tuple[float, ...
 ]
 
 
-@pytest.mark.parametrize(("step", "operands", "members", "others"), RULES)
+@every(("step", "operands", "members", "others"), RULES)
 def test_zeros_infinities_and_nan_follow_ieee(
     step: str, operands: tuple[Interval, ...], members: tuple[float, ...], others: tuple[float, ...]
 ) -> None:
@@ -412,7 +413,7 @@ def _numbers(rows: Any, dtype: torch.dtype) -> torch.Tensor:
     return torch.tensor([float.fromhex(value) for value in rows], dtype=torch.float64).to(dtype)
 
 
-@pytest.mark.parametrize("golden", _golden("rms_norm_gated_mpmath.json"))
+@every("golden", _golden("rms_norm_gated_mpmath.json"))
 def test_formula_holds_the_value_at_50_digits(golden: dict[str, Any]) -> None:
     """The true result is inside the narrow unrounded interval of a single rounding."""
     dtype = getattr(torch, golden["dtype"])
@@ -443,7 +444,7 @@ def _qwen(golden: dict[str, Any]) -> tuple[dict[str, torch.Tensor], torch.Tensor
 QWEN = _golden("rms_norm_gated_qwen3_next.json")
 
 
-@pytest.mark.parametrize("golden", QWEN)
+@every("golden", QWEN)
 def test_hugging_face_follows_hf(golden: dict[str, Any]) -> None:
     """Every bit of ``Qwen3NextRMSNormGated`` is inside the contract named after it."""
     given, out = _qwen(golden)
@@ -455,7 +456,7 @@ def test_hugging_face_follows_hf(golden: dict[str, Any]) -> None:
 LOW = [golden for golden in QWEN if golden.values[0]["dtype"] != "float32"]
 
 
-@pytest.mark.parametrize("golden", LOW)
+@every("golden", LOW)
 def test_hugging_face_does_not_follow_fp32(golden: dict[str, Any]) -> None:
     """One rounding instead of three forbids at least a tenth of its elements."""
     given, out = _qwen(golden)
@@ -529,18 +530,18 @@ def _judged(follows: str, declares: str, case: Case) -> Comparison:
     return measure(Subject(adapter), Contract(NAMED[declares], "lanes"), case, values, (out,))
 
 
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("n", [16, 128, 769])
-@pytest.mark.parametrize(("follows", "declares"), list(permutations(FOLLOWS, 2)))
+@every("dtype", HALVES)
+@every("n", [16, 128, 769])
+@every(("follows", "declares"), list(permutations(FOLLOWS, 2)))
 def test_contracts_are_told_apart(follows: str, declares: str, n: int, dtype: torch.dtype) -> None:
     """An implementation of another contract has an element outside, in rows of 16 and more."""
     assert _judged(follows, declares, _case((4, n), dtype)).outside > 0
 
 
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("profile", ["normal", "rows", "constant"])
-@pytest.mark.parametrize("n", [1, 3, 16, 128, 769, 5120])
-@pytest.mark.parametrize("name", FOLLOWS)
+@every("dtype", HALVES)
+@every("profile", ["normal", "rows", "constant"])
+@every("n", [1, 3, 16, 128, 769, 5120])
+@every("name", FOLLOWS)
 def test_who_follows_a_contract_is_inside(name: str, n: int, profile: str, dtype: torch.dtype) -> None:
     """Each implementation is inside its own contract; eager and two_step are torch's own operations."""
     found = _judged(name, name, _case((max(8, 2**15 // n), n), dtype, profile))
@@ -548,10 +549,10 @@ def test_who_follows_a_contract_is_inside(name: str, n: int, profile: str, dtype
     assert found.outside == 0, found.first
 
 
-@pytest.mark.parametrize("gate_dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("dtype", FORMATS, ids=str)
-@pytest.mark.parametrize("n", [3, 128, 769])
-@pytest.mark.parametrize("name", ["fp32", "eager"])
+@every("gate_dtype", ["bfloat16", "float16", "float32"])
+@every("dtype", FORMATS)
+@every("n", [3, 128, 769])
+@every("name", ["fp32", "eager"])
 def test_a_gate_before_the_norm_is_inside(name: str, n: int, dtype: torch.dtype, gate_dtype: str) -> None:
     """The same holds with the gate first, where its product rounds to the promoted dtype."""
     case = _case((2**15 // n, n), dtype).with_flag("norm_before_gate", value=False)

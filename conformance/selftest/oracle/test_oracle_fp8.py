@@ -23,6 +23,7 @@ from conformance.oracle.comparison import Comparison, compare
 from conformance.oracle.contract import Contract, round_once, rounded
 from conformance.oracle.interval import Interval
 from conformance.properties.measure import measure
+from conformance.selftest.every import every
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 
 GOLDEN = Path(__file__).resolve().parents[3] / "fixtures" / "golden"
@@ -211,8 +212,8 @@ def _call(golden: dict[str, Any]) -> tuple[Case, dict[str, torch.Tensor]]:
     return Case(name, tensors, tuple(flags.items())), given
 
 
-@pytest.mark.parametrize("how", ROUNDS)
-@pytest.mark.parametrize("golden", _golden())
+@every("how", ROUNDS)
+@every("golden", _golden())
 def test_formula_holds_the_quantisation_at_50_digits(golden: dict[str, Any], how: str) -> None:
     """The true scales are in narrow intervals, and the true fp8 numbers are allowed, nearly always alone."""
     case, given = _call(golden)

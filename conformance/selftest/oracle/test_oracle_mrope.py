@@ -29,6 +29,7 @@ from conformance.oracle.interval import Interval
 from conformance.properties.measure import intervals
 from conformance.runs.item import cases_of, items
 from conformance.runs.judge import judge_item
+from conformance.selftest.every import every
 from conformance.selftest.fakes.correct_rotation import RIGHT, CorrectRotation, EagerRotation, LowRotation
 
 GOLDEN = Path(__file__).resolve().parents[3] / "fixtures" / "golden"
@@ -62,7 +63,7 @@ def _numbers(rows: list[list[str]], dtype: str) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64).to(getattr(torch, dtype))
 
 
-@pytest.mark.parametrize("golden", _golden("mrope_mpmath.json"))
+@every("golden", _golden("mrope_mpmath.json"))
 def test_formula_holds_the_value_at_50_digits(golden: dict[str, Any]) -> None:
     """The true result is inside the interval, a few fp32 roundings of the larger product wide."""
     given = {name: _numbers(golden[name], golden["dtype"]) for name in ("q", "k")}
@@ -106,20 +107,20 @@ MODELS = [*_golden("mrope_qwen2_vl.json"), *_golden("mrope_qwen3_5.json")]
 LOW = [param for param in MODELS if param.values[0]["dtype"] != "float32"]
 
 
-@pytest.mark.parametrize("golden", MODELS)
-@pytest.mark.parametrize("name", ["low", "eager"])
+@every("golden", MODELS)
+@every("name", ["low", "eager"])
 def test_models_follow_the_arithmetic_of_their_tensors(name: str, golden: dict[str, Any]) -> None:
     """Every bit of Qwen2-VL's and Qwen3.5's rotations is inside ``eager`` and, with their low tables, ``low``."""
     assert 0.0 == _forbidden(NAMED[name], golden)
 
 
-@pytest.mark.parametrize("golden", LOW)
+@every("golden", LOW)
 def test_models_do_not_follow_fp32(golden: dict[str, Any]) -> None:
     """One rounding instead of two forbids at least a tenth of the rotated elements."""
     assert _forbidden(NAMED["fp32"], golden) >= 0.1
 
 
-@pytest.mark.parametrize("golden", MODELS)
+@every("golden", MODELS)
 def test_models_do_not_follow_the_other_order(golden: dict[str, Any]) -> None:
     """Sectioned taken for interleaved, or the other way round, forbids elements of every case."""
     other = {**golden, "interleaved": not golden["interleaved"]}

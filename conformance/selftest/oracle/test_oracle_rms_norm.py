@@ -19,6 +19,7 @@ from conformance.oracle.comparison import Comparison
 from conformance.oracle.contract import NAMED, Contract, rounded
 from conformance.oracle.interval import Interval
 from conformance.properties.measure import measure
+from conformance.selftest.every import every
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 
 GOLDEN = Path(__file__).resolve().parents[3] / "fixtures" / "golden"
@@ -80,7 +81,7 @@ def _assert_holds(got: Interval, rows: list[list[str]], share: float) -> None:
         assert hi - lo <= share * abs(value) + 2.0**-126
 
 
-@pytest.mark.parametrize(("operation", "golden"), EXACT)
+@every(("operation", "golden"), EXACT)
 def test_formula_holds_the_value_at_50_digits(operation: str, golden: dict[str, Any]) -> None:
     """With the sum rounded, and given that sum, the true result is in the narrow unrounded interval."""
     given = _at_50_digits(golden)
@@ -93,7 +94,7 @@ def test_formula_holds_the_value_at_50_digits(operation: str, golden: dict[str, 
 SUMS = [param for param in EXACT if param.values[1]["residual"] is not None]
 
 
-@pytest.mark.parametrize(("operation", "golden"), SUMS)
+@every(("operation", "golden"), SUMS)
 def test_formula_holds_the_rounded_sum(operation: str, golden: dict[str, Any]) -> None:
     """The exact sum rounded once is allowed, nearly always alone, whether the norm uses it or not."""
     given = _at_50_digits(golden)
@@ -107,7 +108,7 @@ def test_formula_holds_the_rounded_sum(operation: str, golden: dict[str, Any]) -
         assert (got.lo == got.hi).double().mean() >= (0.9 if dtype == torch.float32 else 1.0)
 
 
-@pytest.mark.parametrize(("operation", "golden"), SUMS)
+@every(("operation", "golden"), SUMS)
 def test_formula_holds_the_norm_of_the_unrounded_sum(operation: str, golden: dict[str, Any]) -> None:
     """Without the point ``sum`` the norm uses the exact sum, and not the stored one."""
     given = _at_50_digits(golden)
@@ -167,26 +168,26 @@ def _low(params: list[Any]) -> list[Any]:
     return [param for param in params if param.values[1]["dtype"] != "float32"]
 
 
-@pytest.mark.parametrize(("operation", "golden"), LLAMA)
+@every(("operation", "golden"), LLAMA)
 def test_llama_follows_hf(operation: str, golden: dict[str, Any]) -> None:
     """Every bit of ``LlamaRMSNorm``, and of the sum before it, is inside the contract named after it."""
     assert 0.0 == _forbidden(operation, NAMED["hf"] | SUM, golden)
 
 
-@pytest.mark.parametrize(("operation", "golden"), _low(LLAMA))
+@every(("operation", "golden"), _low(LLAMA))
 def test_llama_does_not_follow_fp32(operation: str, golden: dict[str, Any]) -> None:
     """One rounding instead of two forbids at least a tenth of its elements."""
     assert _forbidden(operation, NAMED["fp32"] | SUM, golden) >= 0.1
 
 
-@pytest.mark.parametrize(("operation", "golden"), GEMMA3)
+@every(("operation", "golden"), GEMMA3)
 def test_gemma_follows_fp32(operation: str, golden: dict[str, Any]) -> None:
     """``Gemma3RMSNorm`` rounds at the store alone: Hugging Face's order for Gemma is ours."""
     assert 0.0 == _forbidden(operation, NAMED["fp32"] | SUM, golden)
 
 
-@pytest.mark.parametrize(("operation", "golden"), _low(GEMMA3))
-@pytest.mark.parametrize("rounds", [NAMED["hf"], frozenset({"normalised"})])
+@every(("operation", "golden"), _low(GEMMA3))
+@every("rounds", [NAMED["hf"], frozenset({"normalised"})])
 def test_gemma_does_not_follow_llamas_order(
     operation: str, golden: dict[str, Any], rounds: frozenset[str]
 ) -> None:
@@ -194,15 +195,13 @@ def test_gemma_does_not_follow_llamas_order(
     assert _forbidden(operation, rounds | SUM, golden) >= 0.1
 
 
-@pytest.mark.parametrize(
-    ("operation", "golden"), [param for param in _low(GEMMA3) if param.values[1]["weight_dtype"] != "float32"]
-)
+@every(("operation", "golden"), [param for param in _low(GEMMA3) if param.values[1]["weight_dtype"] != "float32"])
 def test_gemma_does_not_form_its_weight_in_low_precision(operation: str, golden: dict[str, Any]) -> None:
     """``1 + w`` rounded to the weight's dtype forbids at least a tenth of its elements."""
     assert _forbidden(operation, frozenset({"offset"}) | SUM, golden) >= 0.1
 
 
-@pytest.mark.parametrize(
+@every(
     ("operation", "golden"),
     [param for param in (*LLAMA, *GEMMA3) if param.values[1]["residual"] is not None],
 )
@@ -259,8 +258,8 @@ def _judged(operation: str, follows: frozenset[str], declares: frozenset[str], d
     return measure(Subject(adapter), Contract(declares), case, values, out)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize(("operation", "follows"), FOLLOWED)
+@every("dtype", [torch.bfloat16, torch.float16])
+@every(("operation", "follows"), FOLLOWED)
 def test_contracts_are_told_apart(operation: str, follows: frozenset[str], dtype: torch.dtype) -> None:
     """Each choice of ``sum``, ``normalised`` and ``offset`` is inside its own contract, and no other."""
     others = [rounds for name, rounds in FOLLOWED if name == operation and rounds != follows]

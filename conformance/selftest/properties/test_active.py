@@ -13,6 +13,7 @@ from conformance.properties.state import CHANGES, with_new_parameters
 from conformance.runs.host import faithful_interpreter
 from conformance.runs.item import Item, cases_of, items, void_reason
 from conformance.runs.judge import judge_item, unjudged
+from conformance.selftest.every import every
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm
@@ -54,7 +55,7 @@ def test_a_kernel_without_constants_of_the_traffic_passes(request: pytest.Fixtur
     assert {Status.PASSED} == {verdict.status for verdict in judge_item(item, subject)}
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@every("operation", OPERATIONS)
 def test_every_operation_states_what_a_factor_makes_of_it(operation: str) -> None:
     """An operation without a relation of scales would never be judged by it."""
     scaling = OPERATIONS[operation].scaling
@@ -64,8 +65,8 @@ def test_every_operation_states_what_a_factor_makes_of_it(operation: str) -> Non
     assert scaling.outputs
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("name", PROPERTIES)
+@every("operation", OPERATIONS)
+@every("name", PROPERTIES)
 def test_what_a_property_fixes_are_levels_of_the_operation(name: str, operation: str) -> None:
     """A factor without any of its fixed levels would have every level drawn."""
     factors = OPERATIONS[operation].factors
@@ -78,7 +79,7 @@ def test_what_a_property_fixes_are_levels_of_the_operation(name: str, operation:
     assert {} == wrong
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@every("dtype", DTYPES)
 def test_tables_are_cast_to_what_a_rotation_takes(dtype: str) -> None:
     """The tables have the dtype of q and of k, or float32."""
     (cast,) = (change for change in CHANGES if change.casts)

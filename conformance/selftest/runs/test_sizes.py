@@ -7,13 +7,14 @@ import pytest
 from conformance.cases.factors import DTYPES, Scope, Taken
 from conformance.operations import OPERATIONS
 from conformance.runs.sizes import LONG, WIDE, sizes
+from conformance.selftest.every import every
 
 NORMS = [name for name, operation in OPERATIONS.items() if not operation.token_axes]
 
 
-@pytest.mark.parametrize("programs", [0.0, 1.0])
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@every("programs", [0.0, 1.0])
+@every("operation", OPERATIONS)
+@every("dtype", DTYPES)
 def test_both_sides_of_every_threshold_are_judged(operation: str, dtype: str, programs: float) -> None:
     """Every dtype, also in quick and in the interpreter, has the last number before and the first after."""
     scope = Scope(dtype, row_edges=(16, 128), column_edges=(512, 8192))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from conformance.selftest.every import every
+
 ROOT = Path(__file__).resolve().parents[3]
 
 # A module may import itself and earlier modules. A folder counts as one module.
@@ -79,13 +81,13 @@ def _not_before(module: str, used: set[str]) -> set[str]:
 MODULES = _modules()
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
+@every("module", sorted(MODULES))
 def test_every_module_has_a_place_in_the_order(module: str) -> None:
     """A module outside the architecture's order needs a decision."""
     assert module in (*ORDER, *TESTS)
 
 
-@pytest.mark.parametrize("module", [m for m in ORDER if m in MODULES])
+@every("module", [m for m in ORDER if m in MODULES])
 def test_a_module_imports_only_earlier_ones(module: str) -> None:
     """No file imports a later module, at any place in the file."""
     wrong = {str(f.relative_to(ROOT)): _not_before(module, _used(f, MODULES)) for f in MODULES[module]}
@@ -93,7 +95,7 @@ def test_a_module_imports_only_earlier_ones(module: str) -> None:
     assert {} == {file: later for file, later in wrong.items() if later}
 
 
-@pytest.mark.parametrize("module", [m for m in ORDER if m in MODULES and m not in KNOW_OURS])
+@every("module", [m for m in ORDER if m in MODULES and m not in KNOW_OURS])
 def test_the_suite_does_not_know_the_package_that_it_judges(module: str) -> None:
     """Only adapters and the tests of this repository import normkernels; the oracle least of all."""
     ours = {
@@ -116,7 +118,7 @@ def test_the_package_does_not_know_the_suite() -> None:
     assert set() == knowing
 
 
-@pytest.mark.parametrize(
+@every(
     ("source", "imported"),
     [
         ("import conformance.cli", "conformance.cli"),
