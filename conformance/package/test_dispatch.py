@@ -294,57 +294,6 @@ def test_a_cached_call_agrees_with_decide(
     assert_right(arguments, result)
 
 
-# Calls that differ from a common call in one argument and have a meaning.
-OTHER_CALLS: dict[str, Arguments] = {
-    "eps": {"eps": 1.0},
-    "activation": {"activation": "sigmoid"},
-    "rounding": {"rounding": "hf"},
-    "groups": {"group_size": 64},
-    "gate first": {"norm_before_gate": False},
-    "no gate": {"gate": None},
-    "path": {"path": "native"},
-    "weight with a gradient": {"weight": values("weight", 128).requires_grad_()},
-}
-# And those without a meaning, each with the requirement that its message names.
-REFUSED_CALLS: dict[str, tuple[Arguments, str]] = {
-    "no weights": (
-        {"weight": values("weight", 0)},
-        r"weight has shape \(0,\), must be the last dimension of x, \(128,\)",
-    ),
-    "a list": ({"weight": [1.0] * 128}, "weight is a list, must be a tensor"),
-    "an integer flag": ({"norm_before_gate": 1}, "norm_before_gate=1, must be one of True, False"),
-    "a boolean eps": ({"eps": True}, "eps=True, must be a number"),
-    "a fractional group": ({"group_size": 128.0}, "group_size=128.0, must be None or a divisor"),
-}
-
-
-@pytest.mark.parametrize("name", OTHER_CALLS)
-def test_a_key_serves_no_other_call(name: str, launched: list[plans.Plan]) -> None:
-    """After a common call, one that differs in an argument is decided on its own."""
-    first = run(call())
-    arguments = call(**OTHER_CALLS[name])
-    decision = explain(arguments)
-    result = run(arguments)
-
-    assert ([decision.plan] if decision.plan else []) == launched[1:]
-    assert not torch.equal(first, result) or name in {"rounding", "path", "weight with a gradient"}
-    assert_right(arguments, result)
-
-
-@pytest.mark.parametrize("name", REFUSED_CALLS)
-def test_a_key_serves_no_call_that_is_refused(name: str, launched: list[plans.Plan]) -> None:
-    """After a common call, one without a meaning is refused by ``explain`` and by the call; nothing runs."""
-    changes, message = REFUSED_CALLS[name]
-    run(call(eps=1.0 if name == "a boolean eps" else 1e-6))
-    arguments = call(**changes)
-
-    with pytest.raises(InvalidCall, match=f"^rms_norm_gated: {message}"):
-        explain(arguments)
-    with pytest.raises(InvalidCall, match=f"^rms_norm_gated: {message}"):
-        run(arguments)
-    assert 1 == len(launched)
-
-
 def test_explain_launches_nothing(launched: list[plans.Plan]) -> None:
     """The decision is given to anybody who asks, without running."""
     explain(call())
@@ -374,17 +323,3 @@ def test_a_decision_says_why_in_words() -> None:
         "  not rows/decode128: NO_GATE: needs a gate, got none",
         "  not rows/decode128: WIDTH: needs 128 columns, got 64",
     ]
-
-
-@pytest.mark.parametrize("path", [None, "rows"])
-def test_a_failing_launch_raises(monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
-    """A launch that fails is a bug to be seen, not a reason to try the next path."""
-
-    def fail(*_args: object) -> None:
-        message = "out of registers"
-        raise RuntimeError(message)
-
-    monkeypatch.setattr("normkernels.launch.launch", fail)
-
-    with pytest.raises(RuntimeError, match="out of registers"):
-        run(call(path=path))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from conformance.package.calls.fp8 import OPERATIONS, TYPES, assert_right, call, explain, full, run
-from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
-from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, dispatch, plans
+from conformance.package.calls.tensors import DEVICE, Arguments, values
+from normkernels import Decision, Path, PathUnavailable, Reason, dispatch, plans
 from normkernels.call import Call, Device, Quantised, conversions
 from normkernels.operations import quantisation
 from normkernels.operations.operation import OPERATIONS as KNOWN
@@ -265,65 +265,6 @@ def test_a_cached_call_of_groups_agrees_with_decide(
         assert explain(GATED, arguments).plan == launched[-1]
 
 
-# Calls that differ from a common call in one argument and have a meaning.
-OTHER_CALLS: dict[str, Arguments] = {
-    "eps": {"eps": 1.0},
-    "rounding": {"rounding": "hf"},
-    "quant groups": {"quant_group": 32},
-    "one quant group": {"quant_group": None},
-    "layout": {"scale_layout": "column"},
-    "type": {"fp8_dtype": torch.float8_e4m3fnuz},
-    "unquantised": {"also_unquantised": True},
-    "path": {"path": "native"},
-    "strided": {"x": strided(values("x", 3, 96))},
-}
-# And those without a meaning, each with the requirement that its message names.
-REFUSED_CALLS: dict[str, tuple[Arguments, str]] = {
-    "weight of a narrower dtype": (
-        {"weight": values("weight", 96, dtype=torch.float16)},
-        "weight is torch.float16, must be one of",
-    ),
-    "weight with a gradient": (
-        {"weight": values("weight", 96).requires_grad_()},
-        "weight needs a gradient, must not",
-    ),
-    "a boolean eps": ({"eps": True}, "eps=True, must be a number"),
-    "a boolean group": ({"quant_group": True}, "quant_group=True, must be None or a number of columns"),
-    "a fractional group": ({"quant_group": 64.0}, "quant_group=64.0, must be None or a number of columns"),
-    "an integer for y": ({"also_unquantised": 0}, "also_unquantised=0, must be one of True, False"),
-    "a type by its name": ({"fp8_dtype": "float8_e4m3fn"}, "fp8_dtype='float8_e4m3fn', must be one of"),
-}
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("name", OTHER_CALLS)
-def test_a_key_serves_no_other_call(operation: str, name: str, launched: list[plans.Plan]) -> None:
-    """After a common call, a call that differs in one argument is decided on its own."""
-    run(operation, call(operation))
-    arguments = call(operation, **OTHER_CALLS[name])
-    decision = explain(operation, arguments)
-    results = run(operation, arguments)
-
-    assert ([decision.plan] if decision.plan else []) == launched[1:]
-    assert_right(operation, arguments, results)
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("name", REFUSED_CALLS)
-def test_a_key_serves_no_call_that_is_refused(operation: str, name: str, launched: list[plans.Plan]) -> None:
-    """After a common call, one without a meaning is refused by ``explain`` and by the call; nothing runs."""
-    changes, message = REFUSED_CALLS[name]
-    common: dict[str, Arguments] = {"a boolean eps": {"eps": 1.0}, "a boolean group": {"quant_group": 1}}
-    run(operation, call(operation, **common.get(name, {})))
-    arguments = call(operation, **changes)
-
-    with pytest.raises(InvalidCall, match=f"^{operation}: {message}"):
-        explain(operation, arguments)
-    with pytest.raises(InvalidCall, match=f"^{operation}: {message}"):
-        run(operation, arguments)
-    assert 1 == len(launched)
-
-
 def test_a_key_of_one_operation_serves_no_other() -> None:
     """The same arguments have separate keys in each operation."""
     for operation in (*OPERATIONS, *OPERATIONS):
@@ -353,21 +294,6 @@ def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch, operation: st
 
     assert run(operation, call(operation, path="native"))[0] is marks[0]
     assert run(operation, call(operation, path="rows"))[0] is not marks[0]
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("path", [None, "rows"])
-def test_a_failing_launch_raises(monkeypatch: pytest.MonkeyPatch, operation: str, path: str | None) -> None:
-    """A failing launch is a bug and raises; the next path is not tried."""
-
-    def fail(*_args: object) -> None:
-        message = "out of registers"
-        raise RuntimeError(message)
-
-    monkeypatch.setattr("normkernels.launch.launch", fail)
-
-    with pytest.raises(RuntimeError, match="out of registers"):
-        run(operation, call(operation, path=path))
 
 
 def test_an_empty_call_is_described() -> None:

@@ -116,21 +116,6 @@ def test_a_forced_path_that_cannot_run_raises_before_it_writes(operation: str) -
     assert torch.equal(before, arguments["q"])
 
 
-@pytest.mark.parametrize("path", [None, "heads"])
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_failing_launch_raises(operation: str, path: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A launch that fails is a bug to be seen, not a reason to try the next path."""
-
-    def fail(*_args: object) -> None:
-        message = "out of registers"
-        raise RuntimeError(message)
-
-    monkeypatch.setattr(launch, "launch", fail)
-
-    with pytest.raises(RuntimeError, match="out of registers"):
-        run(call(path=path), operation)
-
-
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("tokens", [1, 7, 8, 33])
 def test_a_cached_call_agrees_with_decide(operation: str, tokens: int, launched: list[plans.Plan]) -> None:
@@ -145,83 +130,6 @@ def test_a_cached_call_agrees_with_decide(operation: str, tokens: int, launched:
     assert 2 == len(_known)
     assert decision.plan == launched[-1]
     assert all(map(torch.equal, wanted, results))
-
-
-# Calls that differ from a common call in one argument and have a meaning.
-OTHER_CALLS: dict[str, Arguments] = {
-    "sections": {"sections": (4, 9, 3)},
-    "sectioned": {"interleaved": False},
-    "one axis": {"positions": positions(5)[1]},
-    "narrower positions": {"positions": positions(5).int()},
-    "another k": {"k": values("k", 5, 3, 64)},
-    "a narrower k": {"k": values("k", 5, 2, 64, dtype=LOW)},
-    "path": {"path": "native"},
-    "a gradient": {"cos": values("cos", 51, 16).requires_grad_()},
-    "a longer cache": {"cos": values("cos", 60, 16), "sin": values("sin", 60, 16)},
-    "a short cache": {"cos": values("cos", 50, 16), "sin": values("sin", 50, 16)},
-}
-# And those without a meaning, each with the requirement that its message names.
-REFUSED_CALLS: dict[str, tuple[Arguments, str]] = {
-    "float positions": ({"positions": positions(5).float()}, "positions is torch.float32, must be one of"),
-    "positions of other tokens": (
-        {"positions": positions(6)},
-        r"positions has shape \(3, 6\), must be \(3, 5\) or \(5,\)",
-    ),
-    "two axes": ({"positions": positions(5)[:2]}, r"positions has shape \(2, 5\), must be \(3, 5\) or \(5,\)"),
-    "k of other tokens": ({"k": values("k", 6, 2, 64)}, r"k has shape \(6, 2, 64\), must be as q"),
-    "k of other columns": ({"k": values("k", 5, 2, 32)}, r"k has shape \(5, 2, 32\), must be as q"),
-    "flat k": ({"k": values("k", 5, 128)}, r"k has shape \(5, 128\), must be as q"),
-    "sin of other columns": (
-        {"sin": values("sin", 51, 15)},
-        r"sin has shape \(51, 15\), must be the shape of cos",
-    ),
-    "sin of other rows": ({"sin": values("sin", 50, 16)}, r"sin has shape \(50, 16\), must be the shape of cos"),
-    "a narrower sin": (
-        {"sin": values("sin", 51, 16, dtype=LOW)},
-        "sin is torch.bfloat16, must be one of torch.float32",
-    ),
-    "head_dim": ({"head_dim": 32}, "head_dim=32, must be None or the 64 columns of q"),
-    "a boolean flag": ({"interleaved": 1}, "interleaved=1, must be one of True, False"),
-    "a boolean section": ({"sections": (15, True, 0)}, r"sections=\(15, True, 0\), must be three integers"),
-}
-# Positions outside the cache: the CPU refuses them, a GPU makes NaN of what they rotate.
-OUTSIDE: dict[str, tuple[Arguments, str]] = {
-    "a position outside": (
-        {"positions": torch.full_like(positions(5), 51)},
-        "positions has 51, must be at least 0",
-    ),
-    "a position below": ({"positions": torch.full_like(positions(5), -1)}, "positions has -1, must be at least 0"),
-}
-if DEVICE == "cpu":
-    REFUSED_CALLS |= OUTSIDE
-else:
-    OTHER_CALLS |= {name: changes for name, (changes, _) in OUTSIDE.items()}
-
-
-@pytest.mark.parametrize("name", OTHER_CALLS)
-def test_a_key_serves_no_other_call(name: str, launched: list[plans.Plan]) -> None:
-    """After a common call, one that differs in an argument is decided on its own."""
-    run(call())
-    arguments = call(**OTHER_CALLS[name])
-    decision = explain(arguments)
-    results = run(arguments)
-
-    assert ([decision.plan] if decision.plan else []) == launched[1:]
-    assert_right(arguments, results)
-
-
-@pytest.mark.parametrize("name", REFUSED_CALLS)
-def test_a_key_serves_no_call_that_is_refused(name: str, launched: list[plans.Plan]) -> None:
-    """After a common call, one without a meaning is refused by ``explain`` and by the call; nothing runs."""
-    changes, message = REFUSED_CALLS[name]
-    run(call(sections=(15, 1, 0)) if name == "a boolean section" else call())
-    arguments = call(**changes)
-
-    with pytest.raises(InvalidCall, match=f"^mrope: {message}"):
-        explain(arguments)
-    with pytest.raises(InvalidCall, match=f"^mrope: {message}"):
-        run(arguments)
-    assert 1 == len(launched)
 
 
 def test_strides_of_positions_decide_which_memory_they_share() -> None:

@@ -138,67 +138,6 @@ def test_a_cached_call_agrees_with_decide(
     assert_right(operation, arguments, results)
 
 
-# Calls that differ from a common call in one argument and have a meaning.
-OTHER_CALLS: dict[str, Arguments] = {
-    "eps": {"eps": 1.0},
-    "offset": {"weight_offset": 1.0},
-    "rounding": {"rounding": "hf"},
-    "no weight": {"weight": None},
-    "no residual": {"residual": None},
-    "residual of another dtype": {"residual": values("residual", 3, 96, dtype=torch.bfloat16)},
-    "path": {"path": "native"},
-    "weight with a gradient": {"weight": values("weight", 96).requires_grad_()},
-}
-# And those without a meaning, each with the requirement that its message names.
-REFUSED_CALLS: dict[str, tuple[Arguments, str]] = {
-    "residual of a wider dtype": (
-        {"residual": values("residual", 3, 96, dtype=DOUBLE)},
-        "residual is torch.float64, must be one of",
-    ),
-    "weight of a narrower dtype": (
-        {"weight": values("weight", 96, dtype=torch.float16)},
-        "weight is torch.float16, must be one of",
-    ),
-    "residual of another shape": (
-        {"residual": values("residual", 96)},
-        r"residual has shape \(96,\), must be the shape of x",
-    ),
-    "no weights": (
-        {"weight": values("weight", 0)},
-        r"weight has shape \(0,\), must be the last dimension of x, \(96,\)",
-    ),
-    "a list": ({"weight": [1.0] * 96}, "weight is a list, must be a tensor"),
-    "a boolean eps": ({"eps": True}, "eps=True, must be a number"),
-    "a boolean offset": ({"weight_offset": True}, "weight_offset=True, must be a number"),
-}
-
-
-@pytest.mark.parametrize("name", OTHER_CALLS)
-def test_a_key_serves_no_other_call(name: str, launched: list[plans.Plan]) -> None:
-    """After a common call, a call that differs in one argument is decided on its own."""
-    run("rms_norm", added())
-    arguments = added(**OTHER_CALLS[name])
-    decision = explain("rms_norm", arguments)
-    results = run("rms_norm", arguments)
-
-    assert ([decision.plan] if decision.plan else []) == launched[1:]
-    assert_right("rms_norm", arguments, results)
-
-
-@pytest.mark.parametrize("name", REFUSED_CALLS)
-def test_a_key_serves_no_call_that_is_refused(name: str, launched: list[plans.Plan]) -> None:
-    """After a common call, one without a meaning is refused by ``explain`` and by the call; nothing runs."""
-    changes, message = REFUSED_CALLS[name]
-    run("rms_norm", added(eps=1.0, weight_offset=1.0) if "boolean" in name else added())
-    arguments = added(**changes)
-
-    with pytest.raises(InvalidCall, match=f"^rms_norm: {message}"):
-        explain("rms_norm", arguments)
-    with pytest.raises(InvalidCall, match=f"^rms_norm: {message}"):
-        run("rms_norm", arguments)
-    assert 1 == len(launched)
-
-
 def test_a_key_of_one_operation_serves_no_other() -> None:
     """The same arguments have separate keys in each operation."""
     arguments = added()
@@ -240,18 +179,3 @@ def test_native_is_what_is_judged(monkeypatch: pytest.MonkeyPatch, operation: st
 
     assert run(operation, call(path="native"))[0] is marks[0]
     assert run(operation, call(path="rows"))[0] is not marks[0]
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("path", [None, "rows"])
-def test_a_failing_launch_raises(monkeypatch: pytest.MonkeyPatch, operation: str, path: str | None) -> None:
-    """A failing launch is a bug and raises; the next path is not tried."""
-
-    def fail(*_args: object) -> None:
-        message = "out of registers"
-        raise RuntimeError(message)
-
-    monkeypatch.setattr("normkernels.launch.launch", fail)
-
-    with pytest.raises(RuntimeError, match="out of registers"):
-        run(operation, call(path=path))
