@@ -197,8 +197,8 @@ def items(
 ) -> tuple[Item, ...]:
     """Return every item of a profile, or of one chunk of it or beyond it, in the order in which they are judged.
 
-    Empty selections mean all. A property that says nothing of an operation has no items there. Raises ``UsageError`` where all that was
-    selected is of that kind.
+    Empty selections mean all. A property that says nothing of an operation has no items there. Raises
+    ``UsageError`` where all that was selected is of that kind.
     """
     pairs = list(itertools.product(operations or OPERATIONS, properties or PROPERTIES))
     void = {pair: reason for pair in pairs if (reason := void_reason(*pair))}
