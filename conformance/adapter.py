@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import torch
 
+from conformance.operations import OPERATIONS
 from conformance.oracle.contract import Contract, named
 
 
@@ -89,7 +90,7 @@ class Adapter:
             )
             raise UsageError(message)
         try:
-            return named(self.contracts[operation])
+            return named(self.contracts[operation], OPERATIONS[operation].rounds)
         except ValueError as error:
             message = f"{type(self).__name__}: {error}"
             raise UsageError(message) from error

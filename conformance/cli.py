@@ -37,7 +37,7 @@ from conformance.calls.child import single_threaded
 from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import Case
 from conformance.operations import OPERATIONS
-from conformance.oracle.contract import NAMED, Contract
+from conformance.oracle.contract import NAMED, Contract, in_braces, in_words
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.properties.discovery import Evidence
 from conformance.properties.passive import property_of
@@ -415,7 +415,8 @@ def replay(
     said = host.ask(Follow(Evidence((read,)))) if outside else ""
     host.close()
     click.echo(f"{read.id}: {read}")
-    lines = [f"{subject.declared.name} declares {subject.contract(read.operation)}", ""]
+    contract = in_words(subject.contract(read.operation), OPERATIONS[read.operation].rounds)
+    lines = [f"{subject.declared.name} declares {contract}", ""]
     lines += [f"{verdict.property:20} {verdict.status:10} {verdict.reason}".rstrip() for verdict in verdicts]
     lines += [verdict.trace for verdict in verdicts if verdict.trace][:1]
     lines += ["", said] if isinstance(said, str) and said else []
@@ -514,7 +515,8 @@ def listing(operation: str | None) -> None:
     _section("operations", {name: _signature(name) for name in OPERATIONS})
     _section("properties", PROMISES)
     _section("adapters", KNOWN)
-    _section("contracts", {name: str(Contract(rounds)) for name, rounds in NAMED.items()})
+    named = {name: in_braces(Contract(rounds), sorted(rounds)) for name, rounds in NAMED.items()}
+    _section("contracts", {**named, "eager": "every point of the operation"})
     _section("profiles", {name: _effort(name) for name in PROFILES})
 
 

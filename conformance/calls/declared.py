@@ -116,6 +116,9 @@ def check(adapter: Adapter, operations: Iterable[str] = ()) -> None:
     _check_spelling(adapter)
     for name in tuple(operations) or OPERATIONS:
         if hasattr(adapter, name):
+            points = [point.name for point in OPERATIONS[name].rounds]
+            for point in _own_points(adapter.contracts.get(name)):
+                known(f"{kind}: contracts[{name!r}]", point, points)
             adapter.contract(name)
             traits = Traits.of(adapter, name)
             known(f"{kind}: strides", traits.strides, STRIDES)
@@ -124,6 +127,11 @@ def check(adapter: Adapter, operations: Iterable[str] = ()) -> None:
         for form in (name, f"{name}_"):
             if hasattr(adapter, form):
                 _check_signature(adapter, form, OPERATIONS[name])
+
+
+def _own_points(contract: str | Contract | None) -> list[str]:
+    """Return the rounding points that a contract without a name gives itself."""
+    return sorted(contract.rounds) if isinstance(contract, Contract) else []
 
 
 def _check_spelling(adapter: Adapter) -> None:

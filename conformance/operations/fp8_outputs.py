@@ -31,7 +31,7 @@ from conformance.cases.shrink import plainer_flags
 from conformance.operations.operation import Arguments, Operation, Output
 from conformance.operations.term import Term, Values
 from conformance.oracle.arithmetic import Machine
-from conformance.oracle.contract import Contract
+from conformance.oracle.contract import Contract, Point
 from conformance.oracle.interval import Interval
 
 FLOOR = 1e-10
@@ -51,6 +51,7 @@ PLAIN: dict[str, Flag] = {
     "quant_group": 128,
     "scale_layout": "row",
 }
+ROUNDS = (Point("unquantised"), Point("power_of_two", eager=False))
 # the norm's level of values that is completed in place of the level ``blocks``
 BEHIND = {"blocks": "normal"}
 
@@ -103,6 +104,7 @@ def fp8_operation(name: str, norm: Operation) -> Operation:
         complete=complete,
         outputs=lambda case: (*quantised_outputs(case), *_unquantised_outputs(norm, case)),
         formula=formula,
+        rounds=(*norm.rounds, *ROUNDS),
         points=lambda case: (*norm.points(case), "unquantised", "power_of_two"),
         invalid={**norm.invalid, **INVALID},
         ordinary=(*norm.ordinary, *BEHIND),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 
 from conformance.oracle.arithmetic import Machine
-from conformance.oracle.contract import Contract, round_once
+from conformance.oracle.contract import Contract, Point, round_once
 from conformance.oracle.interval import Interval
+
+# the rounding points of this factor: all of them grow with the square of the input, or its inverse
+STATISTICS = (Point("square", scales=True), Point("variance", scales=True), Point("rstd", scales=True))
 
 
 def inverse_rms(machine: Machine, contract: Contract, stream: Interval, eps: float, kind: torch.dtype) -> Interval:

@@ -31,7 +31,7 @@ from conformance.operations.mrope_mistakes import INVALID, UNSEEN
 from conformance.operations.operation import Operation, Output, Scaling
 from conformance.operations.term import Dropped, Term, Values
 from conformance.oracle.arithmetic import Machine
-from conformance.oracle.contract import Contract
+from conformance.oracle.contract import Contract, Point
 from conformance.oracle.interval import Interval
 
 ROTATED = {"q": "rotated_q", "k": "rotated_k"}  # the output by the argument
@@ -157,6 +157,9 @@ TERMS = (
 )
 
 
+ROUNDS = (Point("angle"), Point("turned", scales=True))
+
+
 def points(case: Case) -> tuple[str, ...]:
     """Return the rounding points that show in this call: float32 tables may be rounded before multiplication."""
     return ("angle", "turned") if spec_of(case, "cos").dtype == "float32" else ("turned",)
@@ -177,6 +180,7 @@ MROPE = Operation(
     complete=complete,
     outputs=outputs,
     formula=formula,
+    rounds=ROUNDS,
     points=points,
     invalid=INVALID,
     ordinary=ORDINARY,

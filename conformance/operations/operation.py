@@ -14,7 +14,7 @@ from conformance.cases.corpus import ModelShape
 from conformance.cases.factors import Complete, Factors, Scope
 from conformance.operations.term import Term, Values
 from conformance.oracle.arithmetic import Machine
-from conformance.oracle.contract import Contract
+from conformance.oracle.contract import Contract, Point
 from conformance.oracle.interval import Interval
 
 Arguments = dict[str, Any]  # arguments of a call by name: tensors, numbers, strings, None
@@ -95,7 +95,8 @@ class Operation:
     dimension of each row tensor that counts rows, where it is a single one and not all but the last. ``formula``
     gives the interval of every output before its store, over row tensors in ``(rows, elements)``. In ``outputs``,
     an output from which another is computed comes after the other, and is judged before it. ``points`` are the
-    rounding points that can show in a case. ``invalid`` makes a call meaningless in one way; ``unseen`` are the
+    rounding points that can show in a case, ``rounds`` all that the operation has, in the order of its formula.
+    ``invalid`` makes a call meaningless in one way; ``unseen`` are the
     mistakes in values, which a call on a GPU does not read. ``copies`` gives the elements that an output takes
     over bit for bit: their places in the output, and their values. ``ordinary`` are the levels of the factor
     ``values`` with finite numbers far from overflow, ``telling`` the levels of other factors at which every
@@ -115,6 +116,7 @@ class Operation:
     complete: Complete
     outputs: Callable[[Case], tuple[Output, ...]]
     formula: Formula
+    rounds: tuple[Point, ...]
     points: Callable[[Case], tuple[str, ...]]
     invalid: Mapping[str, Callable[[Arguments], Arguments]]
     ordinary: tuple[str, ...]

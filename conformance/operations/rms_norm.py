@@ -17,7 +17,7 @@ from conformance.cases.case import BESIDE, LAYOUTS, Case, Flag, Layout, TensorSp
 from conformance.cases.corpus import ModelShape
 from conformance.cases.factors import Assignment, Factors, Scope, layout, leading, rows, width
 from conformance.cases.shrink import plainer_flags, plainer_layouts, plainer_values
-from conformance.operations.inverse_rms import inverse_rms
+from conformance.operations.inverse_rms import STATISTICS, inverse_rms
 from conformance.operations.operation import Operation, Output, Scaling
 from conformance.operations.row_calls import (
     EPS,
@@ -39,7 +39,7 @@ from conformance.operations.term import (
     without_tensor,
 )
 from conformance.oracle.arithmetic import Machine
-from conformance.oracle.contract import Contract
+from conformance.oracle.contract import Contract, Point
 from conformance.oracle.interval import Interval
 
 # profiles of x, residual and weight by level; the ordinary ones first
@@ -134,6 +134,9 @@ TERMS = (
 )
 
 
+ROUNDS = (Point("sum"), Point("offset"), *STATISTICS, Point("normalised"), Point("weighted"))
+
+
 def points(case: Case) -> tuple[str, ...]:
     """Return the rounding points that show in this call. Rounding the weighted value is its store."""
     norm = ("square", "variance", "rstd", "normalised")
@@ -211,6 +214,7 @@ def norm_operation(name: str, factors: Factors) -> Operation:
         complete=completed,
         outputs=outputs,
         formula=formula,
+        rounds=ROUNDS,
         points=points,
         invalid={**wrong_companion("residual"), **WRONG_X, **WRONG_WEIGHTS},
         ordinary=ORDINARY,

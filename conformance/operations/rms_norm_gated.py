@@ -15,7 +15,7 @@ from conformance.cases.case import BESIDE, LAYOUTS, Case, Flag, Layout, TensorSp
 from conformance.cases.corpus import ModelShape
 from conformance.cases.factors import Assignment, Scope, layout, leading, rows, width
 from conformance.cases.shrink import plainer_flags, plainer_layouts, plainer_values, smaller
-from conformance.operations.inverse_rms import inverse_rms
+from conformance.operations.inverse_rms import STATISTICS, inverse_rms
 from conformance.operations.operation import Arguments, Operation, Output, Scaling
 from conformance.operations.row_calls import (
     EPS,
@@ -39,7 +39,7 @@ from conformance.operations.term import (
     without_tensor,
 )
 from conformance.oracle.arithmetic import Machine
-from conformance.oracle.contract import Contract
+from conformance.oracle.contract import Contract, Point
 from conformance.oracle.interval import Interval
 
 # profiles of x, gate and weight by level; the ordinary ones first
@@ -100,6 +100,9 @@ def activation(machine: Machine, contract: Contract, gate: torch.Tensor, name: s
     """Return ``silu`` (alias ``swish``) or ``sigmoid`` of the gate, rounded to its dtype at point ``act``."""
     z = Interval.exactly(gate)
     return contract.at("act", machine.sigmoid(z) if name == "sigmoid" else machine.silu(z), gate.dtype)
+
+
+ROUNDS = (Point("gated", scales=True), *STATISTICS, Point("normalised"), Point("weighted"), Point("act"))
 
 
 def points(case: Case) -> tuple[str, ...]:
@@ -261,6 +264,7 @@ RMS_NORM_GATED = Operation(
     complete=complete,
     outputs=outputs,
     formula=formula,
+    rounds=ROUNDS,
     points=points,
     invalid=INVALID,
     ordinary=("normal", "rows", "constant", "large", "wide_gate"),

@@ -1,12 +1,14 @@
 """Contracts: where an implementation rounds, and how deep its sums are.
 
-A contract is a set of rounding points plus a summation depth. The store always rounds. A point rounds to the
-promoted dtype of its operands, once, to nearest even; but ``power_of_two`` rounds a scale up to a power of two.
+A contract is a set of rounding points plus a summation depth. The points are the operation's, each of which
+declares its own. The store always rounds. A point rounds to the promoted dtype of its operands, once, to nearest
+even; but ``power_of_two`` rounds a scale up to a power of two.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -14,21 +16,18 @@ import torch
 
 from conformance.oracle.interval import Interval
 
-POINTS = (
-    "sum",
-    "offset",
-    "gated",
-    "square",
-    "variance",
-    "rstd",
-    "normalised",
-    "weighted",
-    "act",
-    "unquantised",
-    "angle",
-    "turned",
-    "power_of_two",
-)
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A rounding point of an operation.
+
+    ``scales``: its numbers grow with a power of the arguments, and leave a narrow range with them. ``eager``:
+    plain PyTorch on low-precision tensors rounds there; otherwise the point is another contract.
+    """
+
+    name: str
+    scales: bool = False
+    eager: bool = True
 
 
 class Multiplier(Protocol):
@@ -55,20 +54,10 @@ class Contract:
     depth: Depth = "lanes"
 
     def __post_init__(self) -> None:
-        """Refuse points and depths that mean nothing."""
-        unknown = sorted(self.rounds - set(POINTS))
-        if unknown:
-            message = f"Contract: rounds={unknown} are no rounding points, must be among {POINTS}"
-            raise ValueError(message)
+        """Refuse a depth that means nothing."""
         if isinstance(self.depth, str) and self.depth not in _DEPTHS:
             message = f"Contract: depth={self.depth!r}, must be a number or one of {tuple(_DEPTHS)}"
             raise ValueError(message)
-
-    def __str__(self) -> str:
-        points = [point for point in POINTS if point in self.rounds]
-        name = next((name for name, rounds in NAMED.items() if rounds == self.rounds), None)
-        shown = "{" + ", ".join(points) + "}"
-        return f"{name} {shown}" if name else shown
 
     def additions(self, n: int) -> int:
         """Return the longest chain of additions in a sum of ``n`` terms.
@@ -105,23 +94,43 @@ def _serial(n: int) -> int:
 
 _DEPTHS = {"tile": _tile, "lanes": _lanes, "serial": _serial}
 
+# the named contracts that are the same for every operation
 NAMED = {
     "fp32": frozenset[str](),
     "hf": frozenset({"normalised", "weighted"}),
     "two_step": frozenset({"weighted", "act"}),
     "low": frozenset({"turned"}),
-    "eager": frozenset(POINTS) - {"power_of_two"},
 }
 
 
-def named(contract: str | Contract) -> Contract:
+def contracts(points: Iterable[Point]) -> dict[str, frozenset[str]]:
+    """Return the named sets of rounding points; ``eager`` has all points but those of another contract."""
+    return {**NAMED, "eager": frozenset(point.name for point in points if point.eager)}
+
+
+def named(contract: str | Contract, points: Iterable[Point]) -> Contract:
     """Return the contract of a name, or the given contract. Raises ``ValueError`` for an unknown name."""
     if isinstance(contract, Contract):
         return contract
-    if contract not in NAMED:
-        message = f"contract={contract!r}, must be one of {tuple(NAMED)} or a Contract(rounds=…, depth=…)"
+    known = contracts(points)
+    if contract not in known:
+        message = f"contract={contract!r}, must be one of {tuple(known)} or a Contract(rounds=…, depth=…)"
         raise ValueError(message)
-    return Contract(NAMED[contract])
+    return Contract(known[contract])
+
+
+def in_words(contract: Contract, points: tuple[Point, ...], shown: Iterable[str] | None = None) -> str:
+    """Return the name of a contract, if it has one, and its points in the order of the formula.
+
+    ``shown``: the only points that are mentioned, by default all.
+    """
+    name = next((f"{name} " for name, rounds in contracts(points).items() if rounds == contract.rounds), "")
+    return f"{name}{in_braces(contract, [point.name for point in points] if shown is None else shown)}"
+
+
+def in_braces(contract: Contract, points: Iterable[str]) -> str:
+    """Return those of the points at which a contract rounds, in braces."""
+    return f"{{{', '.join(point for point in points if point in contract.rounds)}}}"
 
 
 def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -8,7 +8,7 @@ from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
 from conformance.operations import OPERATIONS, Operation
 from conformance.operations.term import Values
-from conformance.oracle.contract import NAMED, Contract
+from conformance.oracle.contract import Contract, contracts, in_words
 from conformance.properties.measure import apart, measure, stored
 from conformance.properties.property import Fixed, Property, contiguous
 
@@ -29,7 +29,8 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         return (Verdict("contract", case, Status.FAILED, reason, comparison),)
     blind = _indistinguishable(subject, declared, case, values)
     if blind:
-        return (Verdict("contract", case, Status.NOT_JUDGED, f"cannot tell {declared} from {blind}"),)
+        shown = in_words(declared, OPERATIONS[case.operation].rounds)
+        return (Verdict("contract", case, Status.NOT_JUDGED, f"cannot tell {shown} from {blind}"),)
     return (Verdict("contract", case, Status.PASSED, "", comparison),)
 
 
@@ -37,7 +38,7 @@ def _indistinguishable(subject: Subject, declared: Contract, case: Case, values:
     """Return a named contract whose every allowed result could be the declared one's, or nothing."""
     relevant = set(OPERATIONS[case.operation].points(case))
     ours = stored(subject, declared, case, values)
-    for name, rounds in NAMED.items():
+    for name, rounds in contracts(OPERATIONS[case.operation].rounds).items():
         if rounds & relevant == declared.rounds & relevant:
             continue
         theirs = stored(subject, Contract(rounds, declared.depth), case, values)

@@ -16,7 +16,7 @@ from conformance.cases.factors import DTYPES
 from conformance.operations import OPERATIONS
 from conformance.oracle.bits import same_bits
 from conformance.oracle.comparison import NOTHING, Comparison
-from conformance.oracle.contract import NAMED, POINTS, Contract
+from conformance.oracle.contract import Contract, contracts, in_braces, in_words
 from conformance.properties.measure import measure
 
 # cases that every candidate must explain: each costs one call, and one comparison per remaining candidate
@@ -152,7 +152,9 @@ def _sentence(subject: Subject, calls: Sequence[Called]) -> str:
     """Return what the declared contract explains, and which one explains everything, if one does."""
     failing = [made for made in calls if made.failed]
     operation = failing[0].case.operation
-    points = tuple(p for p in POINTS if any(p in OPERATIONS[operation].points(made.case) for made in calls))
+    declarable = OPERATIONS[operation].rounds
+    visible = {name for made in calls for name in OPERATIONS[operation].points(made.case)}
+    points = tuple(point.name for point in declarable if point.name in visible)
     declared = Followed(subject.contract(operation))
     for made in failing:
         declared.total += _measured(subject, declared.contract, made)
@@ -166,9 +168,9 @@ def _sentence(subject: Subject, calls: Sequence[Called]) -> str:
     found = explaining(subject, [*sets, Contract(declared.contract.rounds, "serial")], ordered)
     if not low and found[0].total.outside:
         return ""
-    shown = _shown(declared.contract, points)
+    shown = in_words(declared.contract, declarable, points)
     said = f"the declared contract {shown} explains {declared.share:.2%} of the elements"
-    return f"{said}; {_advice(found, declared.contract, points)}"
+    return f"{said}; {_advice(found, declared.contract, points, contracts(declarable))}"
 
 
 def explaining(subject: Subject, candidates: Sequence[Contract], calls: Sequence[Called]) -> list[Followed]:
@@ -216,11 +218,13 @@ def sets_of(points: tuple[str, ...]) -> list[frozenset[str]]:
     return [frozenset(chosen) for size in sizes for chosen in itertools.combinations(points, size)]
 
 
-def _advice(found: Sequence[Followed], declared: Contract, points: tuple[str, ...]) -> str:
-    """Return which contract to declare, or that none explains all."""
+def _advice(
+    found: Sequence[Followed], declared: Contract, points: tuple[str, ...], named: Mapping[str, frozenset[str]]
+) -> str:
+    """Return which contract to declare, or that none explains all; ``named`` are the sets that have a name."""
     best = found[0]
     if best.total.outside:
-        shown = _braces(best.contract, points)
+        shown = in_braces(best.contract, points)
         part = f"{shown}, {min(best.share, 0.9999):.2%}"
         several = "; that explains {} of {} calls whole".format(*best.calls) if best.calls[1] > 1 else ""
         return f"no set of rounding points explains all (best: {part}){several}"
@@ -229,22 +233,12 @@ def _advice(found: Sequence[Followed], declared: Contract, points: tuple[str, ..
     alike = [f.contract for f in found[1:] if f.contract.depth == best.contract.depth]
     alike = [contract for contract in alike if len(contract.rounds) == len(best.contract.rounds)]
     if alike:
-        others = " or ".join(_braces(contract, points) for contract in (best.contract, *alike))
+        others = " or ".join(in_braces(contract, points) for contract in (best.contract, *alike))
         return f"these cases do not tell apart what explains all: {others}"
     # a name that says nothing of these calls is left out, and is not one of several that explain them
     fits = {f.contract.rounds for f in found if f.contract.depth == best.contract.depth}
-    relevant = {name: rounds & set(points) for name, rounds in NAMED.items() if not rounds or rounds & set(points)}
+    relevant = {name: rounds & set(points) for name, rounds in named.items() if not rounds or rounds & set(points)}
     names = [name for name, rounds in relevant.items() if rounds in fits]
     name = names[0] if len(names) == 1 and relevant[names[0]] == best.contract.rounds else ""
     hint = f" (named: {name})" if name else ""
-    return f"{_braces(best.contract, points)} explains all{hint}: declare it, or round where the contract does"
-
-
-def _shown(contract: Contract, points: tuple[str, ...]) -> str:
-    """Return a contract in words, with those of its points that these calls have."""
-    name = next((f"{name} " for name, rounds in NAMED.items() if rounds == contract.rounds), "")
-    return f"{name}{_braces(contract, points)}"
-
-
-def _braces(contract: Contract, points: tuple[str, ...]) -> str:
-    return f"{{{', '.join(p for p in points if p in contract.rounds)}}}"
+    return f"{in_braces(best.contract, points)} explains all{hint}: declare it, or round where the contract does"

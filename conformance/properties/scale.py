@@ -21,13 +21,12 @@ from conformance.properties.property import Fixed, Property, contiguous, narrowe
 
 # 2**-10 of the smallest drawn number still has a square, and an eps, far above 2**-126
 EXPONENTS = (-10, -3, 5, 10)
-# rounding points after which numbers grow with a power of x: in float16 these leave its narrow range
-SCALED_POINTS = frozenset({"gated", "square", "variance", "rstd", "turned"})
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call with the case's arguments and with scaled ones; the outputs must be the same but for the scale."""
-    if case.dtype == "float16" and subject.contract(case.operation).rounds & SCALED_POINTS:
+    scaled_points = {point.name for point in OPERATIONS[case.operation].rounds if point.scales}
+    if case.dtype == "float16" and subject.contract(case.operation).rounds & scaled_points:
         reason = "the contract rounds in float16 what scales: its range is too narrow"
         return (Verdict("scale", case, Status.NOT_JUDGED, reason),)
     scaling = OPERATIONS[case.operation].scaling

@@ -16,6 +16,8 @@ from conformance.calls.budget import ALONE, Allowance
 from conformance.calls.call import Subject
 from conformance.calls.child import Child, Prepared
 from conformance.calls.declared import PER_OPERATION
+from conformance.operations import OPERATIONS
+from conformance.oracle.contract import in_words
 from conformance.report.document import Declarations, GpuMemory, Header, Rounding
 from conformance.runs.data import to_data
 from conformance.runs.host import Greeting, numerics, version
@@ -139,7 +141,9 @@ def _adapter(subject: Subject) -> Declarations:
     return Declarations(
         name=declared.name,
         contracts={
-            operation: Rounding(tuple(sorted(contract.rounds)), contract.depth, str(contract))
+            operation: Rounding(
+                tuple(sorted(contract.rounds)), contract.depth, in_words(contract, OPERATIONS[operation].rounds)
+            )
             for operation, contract in contracts.items()
         },
         traits={trait: _told(subject, trait) for trait in PER_OPERATION},

@@ -19,7 +19,7 @@ from conformance.cases.factors import DTYPES, Scope
 from conformance.operations import OPERATIONS, telling_cases
 from conformance.operations.rows import count
 from conformance.oracle.comparison import Errors
-from conformance.oracle.contract import NAMED, POINTS, Contract
+from conformance.oracle.contract import Contract, contracts
 from conformance.properties import PROPERTIES
 from conformance.properties.bias import TELLING, bound
 from conformance.properties.sensitivity import evidence
@@ -40,15 +40,19 @@ SEEDS = 200
 # properties that compare rows of a call, or that add up over them
 CONSTRUCTED = ("values", "sensitivity")  # properties whose cases begin with the constructed ones
 OF_SEVERAL_ROWS = ("batch_invariance", "position_invariance", "padding_invariance", "row_independence", "bias")
-# as deep as sums can be: the widest intervals
-CONTRACTS = tuple(Contract(rounds, "serial") for rounds in (*NAMED.values(), frozenset(POINTS)))
-WIDEST = Contract(NAMED["eager"], "serial")
 
 
 def _subject(contract: Contract, device: str = "cpu") -> Subject:
     """Return a subject that declares everything and has no implementation: no test calls it."""
     traits = Traits(contract, in_place=True, validates=True, compiles=True, graphs=True)
     return Subject(None, device, known=Declared("anything", "native", dict.fromkeys(OPERATIONS, traits)))
+
+
+def _contracts(operation: str) -> dict[str, Contract]:
+    """Return the named contracts and that of all points, as deep as sums can be: the widest intervals."""
+    points = OPERATIONS[operation].rounds
+    sets = {**contracts(points), "all": frozenset(point.name for point in points)}
+    return {name: Contract(rounds, "serial") for name, rounds in sets.items()}
 
 
 @functools.cache
@@ -68,17 +72,18 @@ def test_every_term_shows_in_a_constructed_case(operation: str, widths: tuple[in
     """The loss of each term is noticed in every dtype and under every contract."""
     every = {term.name: True for term in OPERATIONS[operation].terms}
     for dtype in DTYPES:
-        for contract in CONTRACTS:
+        for contract in _contracts(operation).values():
             assert every == _evidence(operation, Scope(dtype, widths=widths), contract), (dtype, contract)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_term_shows_in_what_an_implementation_takes(operation: str) -> None:
     """An implementation may take one level of a factor. float16 under the widest contract hides most."""
+    widest = _contracts(operation)["eager"]
     for factor, levels in OPERATIONS[operation].factors.items():
         # an implementation cannot choose the values of tensors
         for level in () if factor in {"values", "two_alike"} or factor.endswith("layout") else levels:
-            found = _evidence(operation, Scope("float16", fixed=((factor, (level,)),)), WIDEST)
+            found = _evidence(operation, Scope("float16", fixed=((factor, (level,)),)), widest)
 
             assert all(found.values()), (factor, level, found)
 

@@ -22,7 +22,7 @@ from conformance.cases.case import Case, TensorSpec
 from conformance.operations import OPERATIONS
 from conformance.oracle.arithmetic import MAX, MIN_NORMAL, TINY, Machine, U
 from conformance.oracle.comparison import Comparison
-from conformance.oracle.contract import NAMED, Contract, round_once, rounded
+from conformance.oracle.contract import NAMED, Contract, contracts, round_once, rounded
 from conformance.oracle.interval import Interval
 from conformance.properties.measure import measure
 from conformance.selftest.every import every
@@ -527,7 +527,8 @@ def _judged(follows: str, declares: str, case: Case) -> Comparison:
     values = values_of(case)
     adapter = FOLLOWS[follows]
     out = adapter.rms_norm_gated(*(values[name] for name in OPERATION.positional), **dict(case.flags))
-    return measure(Subject(adapter), Contract(NAMED[declares], "lanes"), case, values, (out,))
+    rounds = contracts(OPERATION.rounds)[declares]
+    return measure(Subject(adapter), Contract(rounds, "lanes"), case, values, (out,))
 
 
 @every("dtype", HALVES)

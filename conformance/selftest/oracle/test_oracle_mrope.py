@@ -24,7 +24,7 @@ from conformance.operations.mrope_calls import DIMS, MODEL_CACHE, Sizes, section
 from conformance.operations.rows import by_row, count
 from conformance.oracle.arithmetic import MIN_NORMAL, Machine
 from conformance.oracle.comparison import Comparison, compare
-from conformance.oracle.contract import NAMED, Contract, rounded
+from conformance.oracle.contract import Contract, contracts, rounded
 from conformance.oracle.interval import Interval
 from conformance.properties.measure import intervals
 from conformance.runs.item import cases_of, items
@@ -34,6 +34,7 @@ from conformance.selftest.fakes.correct_rotation import RIGHT, CorrectRotation, 
 
 GOLDEN = Path(__file__).resolve().parents[3] / "fixtures" / "golden"
 OPERATION = OPERATIONS["mrope"]
+ROUNDS = contracts(OPERATION.rounds)
 OUTPUTS = {"rotated_q": "q", "rotated_k": "k"}
 CODES = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 
@@ -111,13 +112,13 @@ LOW = [param for param in MODELS if param.values[0]["dtype"] != "float32"]
 @every("name", ["low", "eager"])
 def test_models_follow_the_arithmetic_of_their_tensors(name: str, golden: dict[str, Any]) -> None:
     """Every bit of Qwen2-VL's and Qwen3.5's rotations is inside ``eager`` and, with their low tables, ``low``."""
-    assert 0.0 == _forbidden(NAMED[name], golden)
+    assert 0.0 == _forbidden(ROUNDS[name], golden)
 
 
 @every("golden", LOW)
 def test_models_do_not_follow_fp32(golden: dict[str, Any]) -> None:
     """One rounding instead of two forbids at least a tenth of the rotated elements."""
-    assert _forbidden(NAMED["fp32"], golden) >= 0.1
+    assert _forbidden(ROUNDS["fp32"], golden) >= 0.1
 
 
 @every("golden", MODELS)
@@ -125,7 +126,7 @@ def test_models_do_not_follow_the_other_order(golden: dict[str, Any]) -> None:
     """Sectioned taken for interleaved, or the other way round, forbids elements of every case."""
     other = {**golden, "interleaved": not golden["interleaved"]}
 
-    assert _forbidden(NAMED["eager"], other) >= 0.1
+    assert _forbidden(ROUNDS["eager"], other) >= 0.1
 
 
 # --- axes ---------------------------------------------------------------------------------------------------
@@ -257,7 +258,7 @@ def _run(adapter: CorrectRotation, case: Case, values: dict[str, torch.Tensor]) 
 def _compared(kind: type[CorrectRotation], declared: str, case: Case) -> Comparison:
     values = values_of(case)
     adapter = kind()
-    allowed = intervals(Subject(adapter), Contract(NAMED[declared]), case, values, slice(0, count(case)))
+    allowed = intervals(Subject(adapter), Contract(ROUNDS[declared]), case, values, slice(0, count(case)))
     parts = [
         compare(name, out.reshape(count(case), -1), allowed[name], tuple(out.shape), 0)
         for name, out in zip(allowed, _run(adapter, case, values), strict=True)
