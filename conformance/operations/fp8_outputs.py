@@ -28,7 +28,9 @@ from conformance.cases.case import Case, Flag
 from conformance.cases.corpus import ModelShape
 from conformance.cases.factors import Assignment, Factors, Scope
 from conformance.cases.shrink import plainer_flags
+from conformance.operations import readers
 from conformance.operations.operation import Arguments, Operation, Output
+from conformance.operations.readers import Reader
 from conformance.operations.term import Term, Values
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract, Point
@@ -101,6 +103,7 @@ def fp8_operation(name: str, norm: Operation) -> Operation:
         norm,
         name=name,
         factors={**norm.factors, **FACTORS, "values": (*norm.ordinary, *BEHIND, *_special(norm))},
+        readers={**norm.readers, **READERS, "values": _values(norm)},
         complete=complete,
         outputs=lambda case: (*quantised_outputs(case), *_unquantised_outputs(norm, case)),
         formula=formula,
@@ -202,6 +205,37 @@ def _group(level: str, n: int, rng: random.Random) -> int | None:
         fitting = [group for group in RAGGED if group < n and n % group]
         return rng.choice(fitting[:2]) if fitting else LARGER
     return int(level)
+
+
+def _quant_group(case: Case) -> str:
+    group = case.flag("quant_group")
+    if group is None:
+        return "row"
+    if str(group) in FACTORS["quant_group"]:
+        return str(group)
+    return "larger" if group >= case.tensors[0][1].shape[-1] else "ragged"
+
+
+def _values(norm: Operation) -> Reader:
+    """Return the reader of the norm's values, with the levels that are completed as another one of the norm."""
+
+    def read(case: Case) -> str | None:
+        name, first = case.tensors[0]
+        behind = BEHIND.get(first.values)
+        if behind is None:
+            return norm.readers["values"](case)
+        plain = case.with_tensor(name, replace(first, values=behind))
+        return first.values if norm.readers["values"](plain) == behind else None
+
+    return read
+
+
+READERS: Mapping[str, Reader] = {
+    "fp8": readers.flag("fp8_dtype"),
+    "quant_group": _quant_group,
+    "scales": readers.flag("scale_layout"),
+    "unquantised": readers.flag("also_unquantised", {"yes": True, "no": False}),
+}
 
 
 def _seen_in_values(term: Term) -> Term:

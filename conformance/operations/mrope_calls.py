@@ -11,7 +11,9 @@ from conformance.cases.case import Case, Flag, Layout, TensorSpec
 from conformance.cases.corpus import ModelShape
 from conformance.cases.factors import Assignment, Scope, layout, rows, usual
 from conformance.cases.shrink import plainer_flags, plainer_layouts, plainer_values, smaller
-from conformance.operations.row_calls import other_dtype
+from conformance.operations import readers
+from conformance.operations.readers import Reader
+from conformance.operations.tensors import other_dtype
 
 AXES = 3
 Sections = tuple[int, int, int]
@@ -182,6 +184,50 @@ def _dims(level: str, scope: Scope) -> tuple[tuple[int, int], ...]:
     heads = usual(scope.taken.numbers("head_dim") or (DIMS[level][0][0],))
     rotary = usual(scope.taken.numbers("rotary_dim") or tuple(heads))
     return tuple((size, r // 2) for size in heads for r in rotary if 2 <= r <= size) or DIMS[level]
+
+
+def _read_dims(case: Case) -> str:
+    sizes = Sizes.of(case)
+    for level, pairs in DIMS.items():
+        if (sizes.head_dim, sizes.half) in pairs:
+            return level
+    return {2: "whole", 8: "quarter"}.get(sizes.head_dim // max(sizes.half, 1), "part")
+
+
+def _read_dtypes(case: Case) -> str:
+    k, cos = (spec_of(case, name).dtype for name in ("k", "cos"))
+    return "other_k" if k != case.dtype else "same" if cos == case.dtype else "cos_float32"
+
+
+def _read_heads(case: Case) -> str:
+    sizes = Sizes.of(case)
+    if sizes.heads == sizes.k_heads:
+        return "one" if sizes.heads == 1 else "equal"
+    return "grouped" if sizes.heads > sizes.k_heads else "fewer"
+
+
+def _read_two_alike(case: Case) -> str | None:
+    profile = spec_of(case, "positions").values.partition("<")[0]
+    return next((level for level, name in TWO_ALIKE.items() if name == profile), None)
+
+
+def _read_sections(case: Case) -> str:
+    given = case.flag("sections")
+    known = (level for level in FACTORS["sections"] if sections(level, sum(given)) == given)
+    return next(known, "uneven" if all(given) else "two")
+
+
+READERS: dict[str, Reader] = {
+    "dims": _read_dims,
+    "dtypes": _read_dtypes,
+    "heads": _read_heads,
+    "index": lambda case: spec_of(case, "positions").dtype,
+    "order": readers.flag("interleaved", {"interleaved": True, "sectioned": False}),
+    "positions": lambda case: "axes" if len(spec_of(case, "positions").shape) == 2 else "text",
+    "sections": _read_sections,
+    "two_alike": _read_two_alike,
+    "values": readers.values(("q", "k", "cos", "sin"), VALUES),
+}
 
 
 def empties(scope: Scope) -> tuple[Case, ...]:

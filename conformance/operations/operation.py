@@ -12,6 +12,7 @@ import torch
 from conformance.cases.case import Case
 from conformance.cases.corpus import ModelShape
 from conformance.cases.factors import Complete, Factors, Scope
+from conformance.operations.readers import Reader
 from conformance.operations.term import Term, Values
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract, Point
@@ -92,7 +93,8 @@ class Operation:
     ``positional``: the arguments passed by position, in order; everything else goes by name. Tensors among either
     (``keywords`` names those that go by name) are None where a case does not pass them. ``row_tensors``
     have one row per row of the output, so that the oracle can work in chunks of rows; ``token_axes`` names the
-    dimension of each row tensor that counts rows, where it is a single one and not all but the last. ``formula``
+    dimension of each row tensor that counts rows, where it is a single one and not all but the last. ``readers``
+    give the level that a case has of each factor, but for layouts, rank and rows. ``formula``
     gives the interval of every output before its store, over row tensors in ``(rows, elements)``. In ``outputs``,
     an output from which another is computed comes after the other, and is judged before it. ``points`` are the
     rounding points that can show in a case, ``rounds`` all that the operation has, in the order of its formula.
@@ -113,6 +115,7 @@ class Operation:
     keywords: tuple[str, ...]
     row_tensors: frozenset[str]
     factors: Factors
+    readers: Mapping[str, Reader]
     complete: Complete
     outputs: Callable[[Case], tuple[Output, ...]]
     formula: Formula

@@ -6,30 +6,17 @@ the rounding point ``sum``. Gemma's norm is this operation with an offset of one
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 
 import torch
 
-from conformance.cases.case import BESIDE, LAYOUTS, Case, Flag, Layout, TensorSpec
+from conformance.cases.case import Case
 from conformance.cases.corpus import ModelShape
-from conformance.cases.factors import Assignment, Factors, Scope, layout, leading, rows, width
-from conformance.cases.shrink import plainer_flags, plainer_layouts, plainer_values
 from conformance.operations.inverse_rms import STATISTICS, inverse_rms
 from conformance.operations.operation import Operation, Output, Scaling
-from conformance.operations.row_calls import (
-    EPS,
-    WRONG_WEIGHTS,
-    WRONG_X,
-    below_eps,
-    empty_calls,
-    other_dtype,
-    plainer_dtypes,
-    smaller_shapes,
-    wrong_companion,
-)
+from conformance.operations.row_calls import EPSILON, RowCalls, Setting, below_eps, row_operation
+from conformance.operations.tensors import Beside, Columns, Rows
 from conformance.operations.term import (
     Term,
     Values,
@@ -59,18 +46,6 @@ ORDINARY = ("normal", "rows", "constant", "large", "large_residual")
 
 # the last one is negative and in no binary format
 OFFSETS = {"zero": 0.0, "one": 1.0, "minus_a_tenth": -0.1}
-FACTORS: Factors = {
-    "offset": tuple(OFFSETS),
-    "rank": ("2", "1", "3", "4"),
-    "residual": ("same", "none", "other"),
-    "residual_layout": BESIDE,
-    "rows": ("few", "one", "many"),
-    "values": tuple(VALUES),
-    "weight": ("same", "float32", "none"),
-    "weight_layout": ("contiguous", "offset", "step", "expanded"),
-    "width": ("tile", "narrow", "edge", "odd", "wide"),
-    "x_layout": LAYOUTS,
-}
 GEMMA = 1.0  # the offset of gemma_rms_norm, which has no argument for it
 
 
@@ -151,79 +126,31 @@ def outputs(case: Case) -> tuple[Output, ...]:
     return tuple(Output(name, x.shape, getattr(torch, x.dtype)) for name in names)
 
 
-def complete(name: str, assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
-    """Return a call with the assignment's levels; sizes, amounts and seed from ``rng``."""
-    n = width(assignment["width"], rng, scope)
-    count = rows(assignment["rows"], rng, scope, n)
-    shape = (*leading(count, int(assignment["rank"]), rng), n)
-    x_values, residual_values, weight_values = VALUES[assignment["values"]]
-    tensors = [("x", TensorSpec(shape, scope.dtype, layout(assignment["x_layout"], rng), x_values))]
-    if assignment["residual"] != "none":
-        dtype = scope.dtype if assignment["residual"] == "same" else other_dtype(scope.dtype, rng)
-        place = layout(assignment["residual_layout"], rng)
-        place = Layout("shared", 1) if place.kind == "shared" else place
-        tensors.append(("residual", TensorSpec(shape, dtype, place, residual_values)))
-    if assignment["weight"] != "none":
-        dtype = scope.dtype if assignment["weight"] == "same" else "float32"
-        place = layout(assignment["weight_layout"], rng)
-        tensors.append(("weight", TensorSpec((n,), dtype, place, weight_values)))
-    flags: dict[str, Flag] = {"eps": rng.choice(EPS)}
-    if "offset" in assignment:
-        flags["weight_offset"] = OFFSETS[assignment["offset"]]
-    return Case(name, tuple(tensors), tuple(flags.items()), rng.randrange(2**32))
+def norm_operation(name: str, weights: tuple[str, ...], *settings: Setting) -> Operation:
+    """Return the operation of a name; its weight has these dtypes, and an offset may be among its settings."""
+    calls = RowCalls(
+        name,
+        (Rows("x"), Beside("residual", ("same", "none", "other"), keyword=True), Columns("weight", weights)),
+        VALUES,
+        (EPSILON, *settings),
+    )
 
+    def model_case(shape: ModelShape, tokens: int) -> Case:
+        flags = dict(shape.flags)
+        between_layers = flags.pop("residual", True)
+        case = calls.model_case(replace(shape, flags=tuple(flags.items())), tokens)
+        return case if between_layers else case.with_tensor("residual", None)
 
-def model_case(name: str, shape: ModelShape, tokens: int) -> Case:
-    """Return the norm between two layers of a real model."""
-    flags = dict(shape.flags)
-    tensors = [("x", TensorSpec(shape.shape(tokens), shape.dtype, values="rows"))]
-    if flags.pop("residual", True):
-        tensors.append(("residual", TensorSpec(shape.shape(tokens), shape.dtype, values="rows")))
-    tensors.append(("weight", TensorSpec((shape.head_dim,), shape.dtype, values="weight")))
-    if name == "rms_norm":
-        flags.setdefault("weight_offset", 0.0)
-    return Case(name, tuple(tensors), tuple({**flags, "eps": shape.eps}.items()), tokens)
-
-
-def simpler(case: Case) -> Iterator[Case]:
-    """Yield cases with plain layouts, flags and dtypes; fewer dimensions, rows and columns; ordinary values."""
-    yield from plainer_layouts(case)
-    if "weight_offset" in dict(case.flags):
-        yield from plainer_flags(case, {"weight_offset": 0.0})
-    if case.tensor("residual") is not None:
-        yield case.with_tensor("residual", None)
-    yield from plainer_dtypes(case)
-    yield from smaller_shapes(case)
-    yield from plainer_values(case, {"x": "normal", "residual": "normal", "weight": "weight"})
-
-
-def norm_operation(name: str, factors: Factors) -> Operation:
-    """Return the operation of a name, with an offset that the caller chooses or without one."""
-    completed = partial(complete, name)
-    plain = {factor: levels[0] for factor, levels in factors.items()}
-
-    def empties(scope: Scope) -> tuple[Case, ...]:
-        return tuple(empty_calls(completed(plain, random.Random(0), scope), "residual"))  # noqa: S311
-
-    return Operation(
-        name=name,
-        positional=("x", "weight"),
-        keywords=("residual",),
-        row_tensors=frozenset({"x", "residual", "s"}),
-        factors=factors,
-        complete=completed,
+    return row_operation(
+        calls,
         outputs=outputs,
         formula=formula,
         rounds=ROUNDS,
         points=points,
-        invalid={**wrong_companion("residual"), **WRONG_X, **WRONG_WEIGHTS},
         ordinary=ORDINARY,
-        # a product with a float32 operand is not rounded, even if the contract rounds there
-        telling={"weight": ("same",), "residual": ("same",)},
         terms=TERMS,
-        empties=empties,
-        model_case=partial(model_case, name),
-        simpler=simpler,
+        model_case=model_case,
+        row_tensors=frozenset({"x", "residual", "s"}),
         in_place={"y": "x", "s": "residual"},
         # a norm divides out a factor of its input, if eps follows the square of the factor
         scaling=Scaling({"x": 1, "residual": 1, "eps": 2}, {"y": 0, "s": 1}),
@@ -231,4 +158,4 @@ def norm_operation(name: str, factors: Factors) -> Operation:
     )
 
 
-RMS_NORM = norm_operation("rms_norm", FACTORS)
+RMS_NORM = norm_operation("rms_norm", ("same", "float32", "none"), Setting("weight_offset", OFFSETS, "offset"))

@@ -8,28 +8,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 
-from conformance.cases.case import BESIDE, LAYOUTS, Case, Flag, Layout, TensorSpec
+from conformance.cases.case import Case, Flag, Layout
 from conformance.cases.corpus import ModelShape
-from conformance.cases.factors import Assignment, Scope, layout, leading, rows, width
-from conformance.cases.shrink import plainer_flags, plainer_layouts, plainer_values, smaller
+from conformance.cases.factors import Assignment, Scope, width
+from conformance.cases.shrink import smaller
 from conformance.operations.inverse_rms import STATISTICS, inverse_rms
-from conformance.operations.operation import Arguments, Operation, Output, Scaling
-from conformance.operations.row_calls import (
-    EPS,
-    WRONG_WEIGHTS,
-    WRONG_X,
-    below_eps,
-    empty_calls,
-    fewer_rows,
-    other_dtype,
-    plainer_dtypes,
-    resized,
-    smaller_shapes,
-    wrong_companion,
-)
+from conformance.operations.operation import Arguments, Output, Scaling
+from conformance.operations.row_calls import EPSILON, RowCalls, Setting, below_eps, row_operation
+from conformance.operations.tensors import Beside, Columns, Rows
 from conformance.operations.term import (
     Term,
     Values,
@@ -54,21 +44,6 @@ VALUES = {
     "specials_everywhere": ("specials", "specials", "special_weight"),
     "subnormal": ("subnormal", "gate", "weight"),
     "huge": ("huge", "gate", "weight"),
-}
-
-FACTORS = {
-    "norm_before_gate": ("yes", "no"),
-    "activation": ("silu", "sigmoid", "swish"),
-    "gate": ("same", "other", "none"),
-    "gate_layout": BESIDE,
-    "group": ("none", "several", "whole"),
-    "rank": ("2", "1", "3", "4"),
-    "rows": ("few", "one", "many"),
-    "values": tuple(VALUES),
-    "weight": ("same", "float32"),
-    "weight_layout": ("contiguous", "offset", "step", "expanded"),
-    "width": ("tile", "narrow", "edge", "odd", "wide"),
-    "x_layout": LAYOUTS,
 }
 
 
@@ -122,81 +97,54 @@ def outputs(case: Case) -> tuple[Output, ...]:
     return (Output("y", x.shape, getattr(torch, x.dtype)),)
 
 
-def complete(assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
-    """Return a call with the assignment's levels; sizes, amounts and seed from ``rng``."""
-    n, group = _widths(assignment, rng, scope)
-    count = rows(assignment["rows"], rng, scope, n)
-    shape = (*leading(count, int(assignment["rank"]), rng), n)
-    x_values, gate_values, weight_values = VALUES[assignment["values"]]
-    tensors = [("x", TensorSpec(shape, scope.dtype, layout(assignment["x_layout"], rng), x_values))]
-    if assignment["gate"] != "none":
-        dtype = scope.dtype if assignment["gate"] == "same" else other_dtype(scope.dtype, rng)
-        place = layout(assignment["gate_layout"], rng)
-        shared = Layout("shared", 1) if place.kind == "shared" else place
-        tensors.append(("gate", TensorSpec(shape, dtype, shared, gate_values)))
-    weight_dtype = scope.dtype if assignment["weight"] == "same" else "float32"
-    weight_layout = layout(assignment["weight_layout"], rng)
-    tensors.append(("weight", TensorSpec((n,), weight_dtype, weight_layout, weight_values)))
-    flags: dict[str, Flag] = {
-        "activation": assignment["activation"],
-        "eps": rng.choice(EPS),
-        "group_size": group,
-        "norm_before_gate": assignment["norm_before_gate"] == "yes",
-    }
-    return Case("rms_norm_gated", tuple(tensors), tuple(flags.items()), rng.randrange(2**32))
-
-
-def _widths(assignment: Assignment, rng: random.Random, scope: Scope) -> tuple[int, int | None]:
+def _widths(assignment: Assignment, rng: random.Random, scope: Scope) -> tuple[int, dict[str, Flag]]:
     """Return the columns of a row, and of a group of them."""
     parts = scope.compiled(rng).choice((2, 3, 4)) if assignment["group"] == "several" else 1
     n = width(assignment["width"], rng, scope, parts)
-    return n * parts, None if assignment["group"] == "none" else n
+    return n * parts, {"group_size": None if assignment["group"] == "none" else n}
 
 
-def empties(scope: Scope) -> tuple[Case, ...]:
-    """Return calls without a single element: no rows, no heads, no columns; contiguous and not."""
-    base = complete(PLAIN, random.Random(0), scope)  # noqa: S311
-    return tuple(empty_calls(base, "gate"))
+def _narrower(calls: RowCalls, case: Case) -> Iterator[Case]:
+    """Yield the case with fewer groups, and with fewer columns a group."""
+    group = case.flag("group_size")
+    if group is None:
+        yield from calls.fewer_columns(case)
+        return
+    *leading, n = case.tensors[0][1].shape
+    for fewer in smaller(n // group):
+        yield calls.resized(case, (*leading, fewer * group))
+    for narrower in smaller(group):
+        yield calls.resized(case, (*leading, n // group * narrower)).with_flag("group_size", narrower)
+
+
+def _group(case: Case) -> str:
+    group = case.flag("group_size")
+    return "none" if group is None else "whole" if group == case.tensors[0][1].shape[-1] else "several"
+
+
+CALLS = RowCalls(
+    "rms_norm_gated",
+    (Rows("x"), Beside("gate", ("same", "other", "none")), Columns("weight", ("same", "float32"))),
+    VALUES,
+    (
+        EPSILON,
+        Setting("norm_before_gate", {"yes": True, "no": False}),
+        Setting("activation", {name: name for name in ("silu", "sigmoid", "swish")}),
+    ),
+    widths=_widths,
+    plain={"group_size": None},
+    groups=("none", "several", "whole"),
+    narrower=_narrower,
+)
 
 
 def model_case(shape: ModelShape, tokens: int) -> Case:
     """Return the call of a real model: x and gate as slices of one projection where it has heads."""
-    size = shape.shape(tokens)
-    kind = "shared" if shape.heads is not None else "contiguous"
-    tensors = (
-        ("x", TensorSpec(size, shape.dtype, values="rows")),
-        ("gate", TensorSpec(size, shape.dtype, Layout(kind, 1 if kind == "shared" else 0), "gate")),
-        ("weight", TensorSpec(size[-1:], shape.dtype, values="weight")),
-    )
-    flags = {"group_size": None, **dict(shape.flags), "eps": shape.eps}
-    return Case("rms_norm_gated", tensors, tuple(flags.items()), tokens)
-
-
-def simpler(case: Case) -> Iterator[Case]:
-    """Yield cases with plain layouts, flags and dtypes; fewer dimensions, rows and columns; ordinary values."""
-    yield from plainer_layouts(case)
-    yield from plainer_flags(case, {"group_size": None, "norm_before_gate": True, "activation": "silu"})
-    if case.tensor("gate") is not None:
-        yield case.with_tensor("gate", None)
-    yield from plainer_dtypes(case)
-    yield from _smaller_shapes(case)
-    yield from plainer_values(case, {"x": "normal", "gate": "gate", "weight": "weight"})
-
-
-def _smaller_shapes(case: Case) -> Iterator[Case]:
-    group = case.flag("group_size")
-    if group is None:
-        yield from smaller_shapes(case)
-        return
-    yield from fewer_rows(case)
-    *leading_sizes, n = case.tensors[0][1].shape
-    for fewer in smaller(n // group):
-        yield resized(case, (*leading_sizes, fewer * group))
-    for narrower in smaller(group):
-        yield resized(case, (*leading_sizes, n // group * narrower)).with_flag("group_size", narrower)
-
-
-PLAIN = {name: levels[0] for name, levels in FACTORS.items()}
+    case = CALLS.model_case(shape, tokens)
+    gate = case.tensor("gate")
+    assert gate is not None
+    shared = replace(gate, layout=Layout("shared", 1))
+    return case if shape.heads is None else case.with_tensor("gate", shared)
 
 
 def _group_does_not_divide(call: Arguments) -> Arguments:
@@ -215,10 +163,7 @@ def _unknown_activation(call: Arguments) -> Arguments:
     return {**call, "activation": "tanh"}
 
 
-INVALID = {
-    **wrong_companion("gate"),
-    **WRONG_X,
-    **WRONG_WEIGHTS,
+MISTAKES = {
     "group size that does not divide": _group_does_not_divide,
     "group size zero": _group_of_nothing,
     "negative group size": _negative_group,
@@ -255,25 +200,18 @@ TERMS = (
     Term("last column", without_last_column("x"), elsewhere=True),
 )
 
-RMS_NORM_GATED = Operation(
-    name="rms_norm_gated",
-    positional=("x", "gate", "weight"),
-    keywords=(),
-    row_tensors=frozenset({"x", "gate"}),
-    factors=FACTORS,
-    complete=complete,
+RMS_NORM_GATED = row_operation(
+    CALLS,
     outputs=outputs,
     formula=formula,
     rounds=ROUNDS,
     points=points,
-    invalid=INVALID,
+    mistakes=MISTAKES,
+    readers={**CALLS.readers, "group": _group},
     ordinary=("normal", "rows", "constant", "large", "wide_gate"),
-    # a product with a float32 operand is not rounded, even if the contract rounds there
-    telling={"weight": ("same",), "gate": ("same",), "group": ("none", "whole")},
+    telling={**CALLS.telling, "group": ("none", "whole")},
     terms=TERMS,
-    empties=empties,
     model_case=model_case,
-    simpler=simpler,
     in_place={"y": "x"},
     scaling=Scaling({"x": 1, "eps": 2}, {"y": 0}),
 )

@@ -1,27 +1,220 @@
-"""Common parts of calls on rows: x, perhaps a companion of x's shape (gate, residual), and a weight per column."""
+"""Calls on rows, said by their tensors and settings: from these follow factors, cases, mistakes and simpler calls.
+
+The first tensor is rows of columns, with any leading dimensions; every other one is in its shape, or has a number
+for every column.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
 
-import torch
-
-from conformance.cases.case import Case, Layout, TensorSpec
-from conformance.cases.factors import DTYPES
-from conformance.cases.shrink import smaller
-from conformance.operations.operation import Arguments
+from conformance.cases.case import Case, Flag, Layout, TensorSpec
+from conformance.cases.corpus import ModelShape
+from conformance.cases.factors import DTYPES, Assignment, Factors, Scope, layout, leading, rows, width
+from conformance.cases.shrink import plainer_flags, plainer_layouts, plainer_values, smaller
+from conformance.operations import readers
+from conformance.operations.operation import Formula, Operation, Output
+from conformance.operations.readers import Reader
+from conformance.operations.tensors import Columns, Mistake, Rows, Tensor
+from conformance.operations.term import Term
+from conformance.oracle.contract import Point
 
 # the eps of models, and one on either side of them
 EPS = (1e-6, 1e-5, 1e-2, 1e-9)
 
 EMPTY_SHAPES = ((0, 128), (0, 4, 128), (3, 0, 128), (0,), (4, 0), (2, 0, 3, 96))
 
+RANKS = ("2", "1", "3", "4")
+ROWS = ("few", "one", "many")
+WIDTHS = ("tile", "narrow", "edge", "odd", "wide")
 
-def other_dtype(dtype: str, rng: random.Random) -> str:
-    """Return one of the dtypes that are not ``dtype``."""
-    return rng.choice([name for name in DTYPES if name != dtype])
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """An argument that is no tensor, passed by name.
+
+    ``levels``: its value by level of a factor, the plainest first; ``factor``: the factor's name, by default the
+    argument's. Without levels it is one of ``drawn``, and no factor.
+    """
+
+    name: str
+    levels: Mapping[str, Flag] = field(default_factory=dict)
+    factor: str = ""
+    drawn: tuple[Flag, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Call the factor as the argument, unless it has another name."""
+        object.__setattr__(self, "factor", self.factor or self.name)
+
+    @property
+    def plain(self) -> Flag:
+        """Return the value at the plainest level."""
+        return next(iter(self.levels.values()))
+
+
+EPSILON = Setting("eps", drawn=EPS)
+
+# columns of a row, and the flags that follow from how they were drawn
+Widths = Callable[[Assignment, random.Random, Scope], tuple[int, dict[str, Flag]]]
+
+
+def _one_part(assignment: Assignment, rng: random.Random, scope: Scope) -> tuple[int, dict[str, Flag]]:
+    return width(assignment["width"], rng, scope), {}
+
+
+@dataclass(frozen=True, slots=True)
+class RowCalls:
+    """The calls of one operation.
+
+    ``values`` are the profiles of the tensors by level of the factor ``values``, the plainest level first.
+    ``widths`` draws the columns; where these have parts, ``plain`` holds the plain values of its flags, ``groups``
+    the levels of the factor ``group`` and ``narrower`` the calls of fewer columns.
+    """
+
+    operation: str
+    tensors: tuple[Tensor, ...]
+    values: Mapping[str, tuple[str, ...]]
+    settings: tuple[Setting, ...] = ()
+    widths: Widths = _one_part
+    plain: Mapping[str, Flag] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
+    narrower: Callable[[RowCalls, Case], Iterator[Case]] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the tensors, in the order of the profiles of their values."""
+        return tuple(tensor.name for tensor in self.tensors)
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Return the names of the tensors in the first one's shape."""
+        return tuple(tensor.name for tensor in self.tensors[1:] if isinstance(tensor, Rows))
+
+    @property
+    def factors(self) -> Factors:
+        """Return the factors with their levels: those of the settings, then all others by name."""
+        of_tensors = {tensor.name: tensor.dtypes for tensor in self.tensors if tensor.dtypes}
+        of_tensors |= {f"{tensor.name}_layout": tensor.layouts for tensor in self.tensors}
+        sizes = {"rank": RANKS, "rows": ROWS, "values": tuple(self.values), "width": WIDTHS}
+        sizes |= {"group": self.groups} if self.groups else {}
+        of_settings = {setting.factor: tuple(setting.levels) for setting in self.settings if setting.levels}
+        return {**of_settings, **dict(sorted({**of_tensors, **sizes}.items()))}
+
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """Return how the level of each factor is read from a case, but for ranks, rows and layouts."""
+        tensors = {each.name: readers.dtype(each.name, each.dtypes) for each in self.tensors if each.dtypes}
+        settings = {each.factor: readers.flag(each.name, each.levels) for each in self.settings if each.levels}
+        sizes = {"values": readers.values(self.names, self.values), "width": readers.width}
+        return {**tensors, **settings, **sizes}
+
+    @property
+    def mistakes(self) -> dict[str, Mistake]:
+        """Return the ways in which a call can be wrong in one tensor: companions, the first one, vectors."""
+        found: dict[str, Mistake] = {}
+        for tensor in sorted(self.tensors, key=lambda each: (isinstance(each, Columns), each is self.tensors[0])):
+            found |= tensor.mistakes(self.names[0])
+        return found
+
+    def complete(self, assignment: Assignment, rng: random.Random, scope: Scope) -> Case:
+        """Return a call with the assignment's levels; sizes, amounts and seed from ``rng``."""
+        n, flags = self.widths(assignment, rng, scope)
+        count = rows(assignment["rows"], rng, scope, n)
+        first = (*leading(count, int(assignment["rank"]), rng), n)
+        tensors: list[tuple[str, TensorSpec]] = []
+        for tensor, profile in zip(self.tensors, self.values[assignment["values"]], strict=True):
+            level = assignment[tensor.name] if tensor.dtypes else "same"
+            if level == "none":
+                continue
+            dtype = tensor.dtype(level, scope.dtype, rng)
+            place = layout(assignment[f"{tensor.name}_layout"], rng)
+            place = Layout("shared", 1) if tensors and place.kind == "shared" else place
+            tensors.append((tensor.name, TensorSpec(tensor.shape(first), dtype, place, profile)))
+        for setting in self.settings:
+            known = setting.levels
+            flags[setting.name] = known[assignment[setting.factor]] if known else rng.choice(setting.drawn)
+        return Case(self.operation, tuple(tensors), tuple(flags.items()), rng.randrange(2**32))
+
+    def empties(self, scope: Scope) -> tuple[Case, ...]:
+        """Return calls without elements, in three layouts; companions are in x's dtype, in another, or absent."""
+        plain = {factor: levels[0] for factor, levels in self.factors.items()}
+        return tuple(self._empties(self.complete(plain, random.Random(0), scope)))  # noqa: S311
+
+    def _empties(self, base: Case) -> Iterator[Case]:
+        other = next(name for name in DTYPES if name != base.dtype)
+        for shape in EMPTY_SHAPES:
+            for kind in ("contiguous", "row_gap", "expanded"):
+                empty = TensorSpec(shape, base.dtype, Layout(kind))
+                case = self.resized(base, shape)
+                for name in (self.names[0], *self.companions):
+                    case = case.with_tensor(name, empty)
+                yield case
+                for name in self.companions:
+                    yield case.with_tensor(name, replace(empty, dtype=other))
+                    yield case.with_tensor(name, None)
+
+    def resized(self, case: Case, shape: tuple[int, ...]) -> Case:
+        """Return the case with its first tensor in another shape, and all others in shapes that fit."""
+        for tensor in self.tensors:
+            spec = case.tensor(tensor.name)
+            if spec is not None:
+                case = case.with_tensor(tensor.name, replace(spec, shape=tensor.shape(shape)))
+        return case
+
+    def model_case(self, shape: ModelShape, tokens: int) -> Case:
+        """Return the call of a real model: every tensor in one dtype, rows at scales of their own."""
+        first, plain = shape.shape(tokens), next(iter(self.values.values()))
+        profiles = ("rows" if profile == "normal" else profile for profile in plain)
+        tensors = tuple(
+            (tensor.name, TensorSpec(tensor.shape(first), shape.dtype, values=profile))
+            for tensor, profile in zip(self.tensors, profiles, strict=True)
+        )
+        flags = {**self._plain_flags(), **dict(shape.flags)} | ({} if shape.eps is None else {"eps": shape.eps})
+        return Case(self.operation, tensors, tuple(flags.items()), tokens)
+
+    def simpler(self, case: Case) -> Iterator[Case]:
+        """Yield cases with plain layouts, flags and dtypes, fewer tensors, smaller shapes, ordinary values."""
+        yield from plainer_layouts(case)
+        yield from plainer_flags(case, self._plain_flags())
+        for tensor in self.tensors:
+            if tensor.optional and case.tensor(tensor.name) is not None:
+                yield case.with_tensor(tensor.name, None)
+        for tensor in self.tensors:
+            spec = case.tensor(tensor.name)
+            if spec is not None and "same" in tensor.dtypes and spec.dtype != case.dtype:
+                yield case.with_tensor(tensor.name, replace(spec, dtype=case.dtype))
+        yield from self.fewer_rows(case)
+        yield from self.narrower(self, case) if self.narrower is not None else self.fewer_columns(case)
+        yield from plainer_values(case, dict(zip(self.names, next(iter(self.values.values())), strict=True)))
+
+    @property
+    def telling(self) -> Factors:
+        """Return the dtypes in which rounding shows: a product with a wider operand stays in the wider dtype."""
+        return {tensor.name: ("same",) for tensor in self.tensors if "same" in tensor.dtypes}
+
+    def _plain_flags(self) -> dict[str, Any]:
+        return {**self.plain, **{setting.name: setting.plain for setting in self.settings if setting.levels}}
+
+    def fewer_rows(self, case: Case) -> Iterator[Case]:
+        """Yield the case with fewer dimensions and rows."""
+        *leading_sizes, n = case.tensors[0][1].shape
+        if len(leading_sizes) > 1:
+            yield self.resized(case, (case.rows, n))
+        if leading_sizes and case.rows == 1:
+            yield self.resized(case, (n,))
+        for place, size in enumerate(leading_sizes):
+            for fewer in smaller(size):
+                yield self.resized(case, (*leading_sizes[:place], fewer, *leading_sizes[place + 1 :], n))
+
+    def fewer_columns(self, case: Case) -> Iterator[Case]:
+        """Yield the case with fewer columns."""
+        *leading_sizes, n = case.tensors[0][1].shape
+        for fewer in smaller(n):
+            yield self.resized(case, (*leading_sizes, fewer))
 
 
 def below_eps(case: Case) -> Case:
@@ -32,109 +225,38 @@ def below_eps(case: Case) -> Case:
     return case.with_flag("eps", max(EPS))
 
 
-def empty_calls(base: Case, companion: str) -> Iterator[Case]:
-    """Yield calls without elements, in three layouts, with a companion in x's dtype, in another, and without."""
-    x = base.tensors[0][1]
-    other = next(name for name in DTYPES if name != x.dtype)
-    for shape in EMPTY_SHAPES:
-        for kind in ("contiguous", "row_gap", "expanded"):
-            empty = TensorSpec(shape, x.dtype, Layout(kind))
-            case = resized(base, shape).with_tensor("x", empty).with_tensor(companion, empty)
-            yield case
-            yield case.with_tensor(companion, replace(empty, dtype=other))
-            yield case.with_tensor(companion, None)
-
-
-def plainer_dtypes(case: Case) -> Iterator[Case]:
-    """Yield the case with one tensor at a time in x's dtype."""
-    for name, spec in case.tensors:
-        if spec.dtype != case.dtype:
-            yield case.with_tensor(name, replace(spec, dtype=case.dtype))
-
-
-def smaller_shapes(case: Case) -> Iterator[Case]:
-    """Yield the case with fewer dimensions, rows and columns."""
-    yield from fewer_rows(case)
-    *leading, n = case.tensors[0][1].shape
-    for fewer in smaller(n):
-        yield resized(case, (*leading, fewer))
-
-
-def fewer_rows(case: Case) -> Iterator[Case]:
-    """Yield the case with fewer dimensions and rows."""
-    *leading, n = case.tensors[0][1].shape
-    if len(leading) > 1:
-        yield resized(case, (case.rows, n))
-    if leading and case.rows == 1:
-        yield resized(case, (n,))
-    for place, size in enumerate(leading):
-        for fewer in smaller(size):
-            yield resized(case, (*leading[:place], fewer, *leading[place + 1 :], n))
-
-
-def resized(case: Case, shape: tuple[int, ...]) -> Case:
-    """Return the case with x and its companion in another shape, and a weight that fits."""
-    for name, spec in case.tensors:
-        case = case.with_tensor(name, replace(spec, shape=shape[-1:] if name == "weight" else shape))
-    return case
-
-
-def _integers(call: Arguments) -> Arguments:
-    return {**call, "x": torch.ones_like(call["x"], dtype=torch.int32)}
-
-
-def _a_scalar(call: Arguments) -> Arguments:
-    scalar = call["x"].new_ones(())
-    return {name: scalar if _like_x(call, value) else value for name, value in call.items()}
-
-
-def _like_x(call: Arguments, value: object) -> bool:
-    return isinstance(value, torch.Tensor) and value.shape == call["x"].shape
-
-
-def _weight_too_long(call: Arguments) -> Arguments:
-    return {**call, "weight": torch.cat([call["weight"], call["weight"]])}
-
-
-def _weight_of_one(call: Arguments) -> Arguments:
-    return {**call, "weight": call["weight"][:1]}
-
-
-def _weight_per_row(call: Arguments) -> Arguments:
-    return {**call, "weight": call["x"].to(call["weight"].dtype)}
-
-
-def _weight_of_integers(call: Arguments) -> Arguments:
-    return {**call, "weight": torch.ones_like(call["weight"], dtype=torch.int32)}
-
-
-Mistakes = dict[str, Callable[[Arguments], Arguments]]
-
-WRONG_X: Mistakes = {"x of integers": _integers, "x without a dimension": _a_scalar}
-
-WRONG_WEIGHTS: Mistakes = {
-    "weight too long": _weight_too_long,
-    "weight of one element": _weight_of_one,
-    "weight with rows": _weight_per_row,
-    "weight of integers": _weight_of_integers,
-}
-
-
-def wrong_companion(name: str) -> Mistakes:
-    """Return the mistakes of a companion: another shape, a shape that would broadcast, and integers."""
-
-    def another_shape(call: Arguments) -> Arguments:
-        return {**call, name: call[name][..., :-1]}
-
-    def broadcasts(call: Arguments) -> Arguments:
-        given = call[name]
-        return {**call, name: given.reshape(-1, given.shape[-1])[0].expand(*(1,) * (given.dim() - 1), -1)}
-
-    def integers(call: Arguments) -> Arguments:
-        return {**call, name: torch.ones_like(call[name], dtype=torch.int32)}
-
-    return {
-        f"{name} of another shape": another_shape,
-        f"{name} that would broadcast": broadcasts,
-        f"{name} of integers": integers,
+def row_operation(
+    calls: RowCalls,
+    *,
+    outputs: Callable[[Case], tuple[Output, ...]],
+    formula: Formula,
+    rounds: tuple[Point, ...],
+    points: Callable[[Case], tuple[str, ...]],
+    ordinary: tuple[str, ...],
+    terms: tuple[Term, ...],
+    mistakes: Mapping[str, Mistake] = MappingProxyType({}),
+    **rest: Any,  # noqa: ANN401 - other fields of an operation
+) -> Operation:
+    """Return the operation of some calls. ``rest`` are fields with a default, or in place of what follows here."""
+    followed: dict[str, Any] = {
+        "name": calls.operation,
+        "positional": tuple(tensor.name for tensor in calls.tensors if not tensor.keyword),
+        "keywords": tuple(tensor.name for tensor in calls.tensors if tensor.keyword),
+        "row_tensors": frozenset(tensor.name for tensor in calls.tensors if isinstance(tensor, Rows)),
+        "factors": calls.factors,
+        "readers": calls.readers,
+        "complete": calls.complete,
+        "outputs": outputs,
+        "formula": formula,
+        "rounds": rounds,
+        "points": points,
+        "invalid": {**calls.mistakes, **mistakes},
+        "ordinary": ordinary,
+        "telling": calls.telling,
+        "terms": terms,
+        "empties": calls.empties,
+        "model_case": calls.model_case,
+        "simpler": calls.simpler,
+        "parameters": tuple(tensor.name for tensor in calls.tensors if isinstance(tensor, Columns)),
     }
+    return Operation(**{**followed, **rest})

@@ -1,0 +1,123 @@
+"""Tensors of a call on rows: what each is, and the mistakes that can be made with it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from conformance.cases.case import BESIDE, LAYOUTS
+from conformance.cases.factors import DTYPES
+from conformance.operations.operation import Arguments
+
+VECTORS = ("contiguous", "offset", "step", "expanded")  # layouts of a vector that differ from each other
+
+Mistake = Callable[[Arguments], Arguments]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a call.
+
+    ``dtypes`` are the levels of the factor that is named after the tensor, the plainest first: ``same`` (the first
+    tensor's dtype), ``other`` (any other float), the name of a dtype, or ``none`` (not passed). Without levels it
+    is always passed in the first tensor's dtype. ``layouts`` are the levels of the factor of its layout;
+    ``keyword``: it is passed by name.
+    """
+
+    name: str
+    dtypes: tuple[str, ...] = ()
+    layouts: tuple[str, ...] = LAYOUTS
+    keyword: bool = False
+
+    @property
+    def optional(self) -> bool:
+        """Return whether calls may leave the tensor out."""
+        return "none" in self.dtypes
+
+    def shape(self, first: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape that goes with the first tensor's."""
+        raise NotImplementedError
+
+    def mistakes(self, first: str) -> dict[str, Mistake]:
+        """Return the ways in which a call can be wrong in this tensor alone; ``first`` names the first tensor."""
+        raise NotImplementedError
+
+    def dtype(self, level: str, first: str, rng: random.Random) -> str:
+        """Return the dtype of a level, next to a first tensor of dtype ``first``."""
+        return first if level == "same" else other_dtype(first, rng) if level == "other" else level
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Tensor):
+    """The first tensor, such as x: rows of columns, with any leading dimensions."""
+
+    def shape(self, first: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the same shape."""
+        return first
+
+    def mistakes(self, first: str) -> dict[str, Mistake]:
+        """Return another dtype, and no dimension."""
+        name = self.name
+
+        def a_scalar(call: Arguments) -> Arguments:
+            scalar, given = call[name].new_ones(()), call[name].shape
+            return {
+                other: scalar if isinstance(value, torch.Tensor) and value.shape == given else value
+                for other, value in call.items()
+            }
+
+        return {f"{name} of integers": _of_integers(name), f"{name} without a dimension": a_scalar}
+
+
+@dataclass(frozen=True, slots=True)
+class Beside(Rows):
+    """A tensor in the shape of the first one, such as a residual or a gate, which may be the first one itself."""
+
+    layouts: tuple[str, ...] = BESIDE
+
+    def mistakes(self, first: str) -> dict[str, Mistake]:
+        """Return another shape, a shape that would broadcast, and another dtype."""
+        name = self.name
+
+        def broadcasts(call: Arguments) -> Arguments:
+            given = call[name]
+            return {**call, name: given.reshape(-1, given.shape[-1])[0].expand(*(1,) * (given.dim() - 1), -1)}
+
+        return {
+            f"{name} of another shape": lambda call: {**call, name: call[name][..., :-1]},
+            f"{name} that would broadcast": broadcasts,
+            f"{name} of integers": _of_integers(name),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Columns(Tensor):
+    """A vector with a number for every column, such as a weight or a bias: a parameter of the model."""
+
+    layouts: tuple[str, ...] = VECTORS
+
+    def shape(self, first: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the last dimension."""
+        return first[-1:]
+
+    def mistakes(self, first: str) -> dict[str, Mistake]:
+        """Return other lengths, a number for every element, and another dtype."""
+        name = self.name
+        return {
+            f"{name} too long": lambda call: {**call, name: torch.cat([call[name], call[name]])},
+            f"{name} of one element": lambda call: {**call, name: call[name][:1]},
+            f"{name} with rows": lambda call: {**call, name: call[first].to(call[name].dtype)},
+            f"{name} of integers": _of_integers(name),
+        }
+
+
+def _of_integers(name: str) -> Mistake:
+    return lambda call: {**call, name: torch.ones_like(call[name], dtype=torch.int32)}
+
+
+def other_dtype(dtype: str, rng: random.Random) -> str:
+    """Return one of the dtypes that are not ``dtype``."""
+    return rng.choice([name for name in DTYPES if name != dtype])
