@@ -237,8 +237,13 @@ def _from_file(path: Path) -> ModuleType:
         quoted = shlex.quote(str(path))
         message = f"{path}: no such file; to write an adapter to fill in: conform init {quoted}"
         raise UsageError(message)
+    return imported(path, "adapter")
+
+
+def imported(path: Path, what: str) -> ModuleType:
+    """Return the module of a Python file, newly imported; ``what`` it holds is part of the module's name."""
     # Triton's interpreter reads a kernel's source through its module, which must therefore be registered
-    name = f"conform_adapter_{path.stem}"
+    name = f"conform_{what}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         message = f"{path}: is not a Python file"

@@ -41,7 +41,7 @@ from conformance.oracle.contract import NAMED, Contract, in_braces, in_words
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.properties.discovery import Evidence
 from conformance.properties.passive import property_of
-from conformance.runs import again, describe, journal
+from conformance.runs import again, describe, journal, outside
 from conformance.runs.host import Follow, Host, Judge, choose_device
 from conformance.runs.item import PROFILES, Item, Profile, items
 from conformance.runs.judge import Answer, Ask, asked, unjudged
@@ -159,11 +159,13 @@ def _option(name: str, parameter: str | None = None, text: str | None = None) ->
 _device, _import_limit, _report = _option("device"), _option("import-limit"), _option("report", "directory")
 _profile, _seed = _option("profile"), _option("seed")
 _properties = _option("property", "properties")
+_places = _option("operations", "places")
 
 
 @cli.command()
 @_target
 @_option("op", "operations")
+@_places
 @_properties
 @_device
 @_profile
@@ -187,6 +189,7 @@ _properties = _option("property", "properties")
 def run(
     target: str,
     operations: tuple[str, ...],
+    places: tuple[str, ...],
     properties: tuple[str, ...],
     device: str | None,
     profile: str,
@@ -205,9 +208,10 @@ def run(
 
     :Class may be left out where there is one adapter.
     """
+    chosen = _chosen_device(device)
+    _use(places)
     _named("--op", operations, OPERATIONS)
     _named("--property", properties, PROPERTIES)
-    chosen = _chosen_device(device)
     if waivers is not None:
         load_waivers(waivers, Run(chosen, profile))
     if chunk is not None and minutes:
@@ -224,6 +228,7 @@ def run(
         host.close()
     given = {"adapter": target, "device": chosen, "profile": profile, "seed": seed, "report": directory}
     given |= {"import-limit": import_limit, "op": operations, "property": properties, "waivers": waivers}
+    given |= {"operations": places}
     display = _Display(Console(stderr=True))
     with tempfile.TemporaryDirectory(prefix="journal-", dir=directory) as journals:
         if failed is not None:
@@ -268,6 +273,12 @@ def _named(option: str, given: Sequence[str], known: dict[str, Any]) -> None:
             raise UsageError(f"{option} {name}: unknown, must be one of {', '.join(known)}")
 
 
+def _use(places: Sequence[str]) -> None:
+    """Register operations from outside: modules in the current folder can be named, as those of adapters."""
+    sys.path.append(str(Path.cwd()))
+    outside.use(places)
+
+
 def _chosen_device(wanted: str | None) -> str:
     """Return the device, and make Triton interpret where there is no GPU; call before anything imports Triton."""
     chosen = choose_device()
@@ -278,8 +289,6 @@ def _chosen_device(wanted: str | None) -> str:
 
 def _host(target: str, device: str, operations: Sequence[str], limit: float, import_limit: float) -> Host:
     """Return the host of a target, its adapter imported and checked as far as that goes without a call."""
-    # as in a run: modules in the current folder can be judged by name
-    sys.path.append(str(Path.cwd()))
     # a child forked after torch has started threads never returns
     single_threaded()
     return Host(target, device, limit, tuple(operations), import_limit)
@@ -388,6 +397,7 @@ def _ended(path: Path, status: int, display: _Display) -> int:
 @cli.command()
 @click.argument("case")
 @_target
+@_places
 @_properties
 @_device
 @_import_limit
@@ -395,15 +405,18 @@ def _ended(path: Path, status: int, display: _Display) -> int:
 def replay(
     case: str,
     target: str,
+    places: tuple[str, ...],
     properties: tuple[str, ...],
     device: str | None,
     import_limit: float,
     directory: Path,
 ) -> int:
     """Run one CASE again on TARGET, and explain: JSON text, a file, or the id of a case of the last report."""
+    chosen = _chosen_device(device)
+    _use(places)
     _named("--property", [name for name in properties if name not in PASSIVE], PROPERTIES)
     read = _case(case, directory)
-    host = _host(target, _chosen_device(device), [read.operation], PROFILES["ci"].limit, import_limit)
+    host = _host(target, chosen, [read.operation], PROFILES["ci"].limit, import_limit)
     subject = host.subject
 
     def ask(prop: str, case: Case) -> Answer:
@@ -476,6 +489,7 @@ def _of_ordinary_cases() -> list[str]:
 @cli.command()
 @_target
 @_option("op", "operations", "Survey this operation only; repeatable.")
+@_places
 @_profile
 @_seed
 @_device
@@ -483,14 +497,17 @@ def _of_ordinary_cases() -> list[str]:
 def survey(
     target: str,
     operations: tuple[str, ...],
+    places: tuple[str, ...],
     profile: str,
     seed: int,
     device: str | None,
     import_limit: float,
 ) -> int:
     """Find out which calls TARGET takes, and print that as a claim to paste into the adapter; judge nothing."""
+    chosen = _chosen_device(device)
+    _use(places)
     _named("--op", operations, OPERATIONS)
-    host = _host(target, _chosen_device(device), operations, PROFILES["ci"].limit, import_limit)
+    host = _host(target, chosen, operations, PROFILES["ci"].limit, import_limit)
     implemented = [name for name in operations or OPERATIONS if host.subject.traits(name).implemented]
     for name in implemented:
         found = surveyed_by(host, profile, seed, name)
@@ -501,14 +518,19 @@ def survey(
 
 @cli.command(name="list")
 @click.argument("operation", required=False)
-def listing(operation: str | None) -> None:
+@_places
+def listing(operation: str | None, places: tuple[str, ...]) -> None:
     """Operations, properties with their promise, known adapters, contracts, profiles.
 
-    Of one OPERATION: the method to write, the words of a claim, what a wrong formula may lack.
+    Of one OPERATION: the method to write with its arguments, rounding points, the words of a claim, what a wrong
+    formula may lack.
     """
+    _use(places)
     if operation is not None:
         _named("OPERATION", [operation], OPERATIONS)
         click.echo(f"{describe.method(operation)}\n")
+        _section("arguments", describe.arguments(operation))
+        _section("rounding points", {"at": describe.points(operation)})
         _section("takes, by factor or size", describe.claimed_with(operation))
         _section("judged as well", {"terms": describe.terms(operation)})
         return
@@ -564,15 +586,20 @@ def _read(path: Path) -> report.Report:
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def init(file: Path) -> None:
-    """Write an adapter to FILE, to fill in. It works as it stands, and never replaces a file."""
+@click.option("--op", "operation", metavar="NAME", help="The operation that the adapter is for.")
+@_places
+def init(file: Path, operation: str | None, places: tuple[str, ...]) -> None:
+    """Write an adapter to FILE, to fill in. It never replaces a file, and without --op works as it stands."""
+    _use(places)
+    _named("--op", [] if operation is None else [operation], OPERATIONS)
     if file.suffix != ".py":
         raise UsageError(f"{file}: must end in .py")
     try:
         with file.open("x", encoding="utf-8") as made:
-            made.write(SKELETON)
+            made.write(SKELETON if operation is None else describe.adapter(operation))
     except FileExistsError as error:
         raise UsageError(f"{file}: exists already, give another name") from error
     except OSError as error:
         raise UsageError(f"{file}: cannot be written: {error.strerror}") from error
-    click.echo(f"{file} written; fill it in, then: conform run {shlex.quote(str(file))}")
+    options = "".join(f" --operations {shlex.quote(place)}" for place in places)
+    click.echo(f"{file} written; fill it in, then: conform run {shlex.quote(str(file))}{options}")

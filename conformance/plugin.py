@@ -24,7 +24,7 @@ from conformance.adapter import UsageError
 from conformance.calls.budget import GIB, Allowance, fair_memory
 from conformance.calls.child import single_threaded
 from conformance.cases.case import Case
-from conformance.runs import again, journal, sharing
+from conformance.runs import again, journal, outside, sharing
 from conformance.runs.host import Host, choose_device, gpus
 from conformance.runs.item import PROFILES, Item, items
 from conformance.runs.judging import Judging, surveyed_by
@@ -90,6 +90,10 @@ def pytest_configure(config: pytest.Config) -> None:
     _one_gpu_a_worker(_worker(config))
     config.option.device = choose_device(config.option.device)
     single_threaded()
+    try:
+        outside.use(config.option.operations)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from error
     if config.option.device != "cpu" and _worker(config) == "main" and _workers(config) > max(len(gpus()), 1):
         config.stash[_SERVICE] = sharing.start()
     if threading.current_thread() is threading.main_thread():

@@ -27,6 +27,13 @@ def of_exception(error: BaseException) -> str:
     return _innermost(reversed(frames))
 
 
+def in_a_line(error: BaseException) -> str:
+    """Return an exception in one line, with the place where it was raised."""
+    where = of_exception(error)
+    said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+    return f"{said} ({where})" if where else said
+
+
 def of_fault(text: str) -> str:
     """Return the same place from the text of Python's fault handler, for the thread that ended its process."""
     # other threads come first

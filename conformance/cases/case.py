@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -197,7 +197,8 @@ class Case:
 
     def __post_init__(self) -> None:
         """Put tensors and flags in a fixed order, so that equal calls are equal cases."""
-        tensors = sorted(self.tensors, key=lambda item: (_ORDER.get(item[0], 0), item[0]))
+        given = dict(self.tensors)
+        tensors = [(name, given[name]) for name in in_order(given)]
         first = tensors[0][1]
         like_first = [(n, replace(first, layout=s.layout) if s.layout.kind == SAME else s) for n, s in tensors]
         object.__setattr__(self, "tensors", tuple(like_first))
@@ -305,3 +306,8 @@ def _written(layout: Layout) -> list[str | int]:
 # the first tensor names a case, and sorted JSON would put gate before x
 _NAMES = ("x", "q", "k", "gate", "residual", "weight", "positions", "cos", "sin")
 _ORDER = {name: place for place, name in enumerate(_NAMES, start=-len(_NAMES))}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names of tensors in the order of cases: the first one names a case in reports."""
+    return sorted(names, key=lambda name: (_ORDER.get(name, 0), name))

@@ -186,7 +186,10 @@ def _positions(
     return (first + apart * steps) % bound
 
 
-PROFILES: dict[str, Callable[[int, int, torch.dtype, torch.Generator], torch.Tensor]] = {
+Profile = Callable[
+    [int, int, torch.dtype, torch.Generator], torch.Tensor
+]  # rows, columns, dtype -> float32 values
+PROFILES: dict[str, Profile] = {
     "normal": _normal,
     "rows": _rows,
     "small": _small,

@@ -1,5 +1,10 @@
-"""The operations that the suite can judge, by name. A new operation adds a file here, and a line below."""
+"""The operations that the suite can judge, by name.
 
+An operation of this repository adds a file here, and its name below; others come from outside.
+"""
+
+from conformance.cases.case import in_order
+from conformance.cases.values import PROFILES
 from conformance.operations.gemma_rms_norm import GEMMA_RMS_NORM
 from conformance.operations.mrope import MROPE
 from conformance.operations.operation import Arguments, Operation, Output, Scaling, flags_of, telling_cases
@@ -9,9 +14,44 @@ from conformance.operations.rms_norm_gated import RMS_NORM_GATED
 from conformance.operations.rms_norm_gated_fp8 import RMS_NORM_GATED_FP8
 from conformance.operations.term import Term
 
-OPERATIONS: dict[str, Operation] = {
-    operation.name: operation
-    for operation in (RMS_NORM, GEMMA_RMS_NORM, RMS_NORM_GATED, MROPE, RMS_NORM_FP8, RMS_NORM_GATED_FP8)
-}
+OPERATIONS: dict[str, Operation] = {}
 
-__all__ = ["OPERATIONS", "Arguments", "Operation", "Output", "Scaling", "Term", "flags_of", "telling_cases"]
+
+def register(operation: Operation) -> None:
+    """Add an operation, and the value profiles of its own.
+
+    Raises ``ValueError`` where one of their names exists already, or where a case would sort its tensors otherwise.
+    """
+    if operation.name in OPERATIONS:
+        message = f"operation {operation.name!r} exists already, give it another name"
+        raise ValueError(message)
+    taken = sorted(set(operation.profiles) & set(PROFILES))
+    if taken:
+        message = f"operation {operation.name!r}: profile {taken[0]!r} exists already, give it another name"
+        raise ValueError(message)
+    first = operation.positional[0]
+    tensors = {*operation.positional, *operation.keywords}
+    if in_order(tensors)[0] != first:
+        message = (
+            f"operation {operation.name!r}: cases would name {in_order(tensors)[0]!r} before the first tensor, "
+            f"rename {first!r}, such as to 'x'"
+        )
+        raise ValueError(message)
+    PROFILES.update(operation.profiles)
+    OPERATIONS[operation.name] = operation
+
+
+for _operation in (RMS_NORM, GEMMA_RMS_NORM, RMS_NORM_GATED, MROPE, RMS_NORM_FP8, RMS_NORM_GATED_FP8):
+    register(_operation)
+
+__all__ = [
+    "OPERATIONS",
+    "Arguments",
+    "Operation",
+    "Output",
+    "Scaling",
+    "Term",
+    "flags_of",
+    "register",
+    "telling_cases",
+]

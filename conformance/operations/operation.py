@@ -12,6 +12,7 @@ import torch
 from conformance.cases.case import Case
 from conformance.cases.corpus import ModelShape
 from conformance.cases.factors import Complete, Factors, Scope
+from conformance.cases.values import Profile
 from conformance.operations.readers import Reader
 from conformance.operations.term import Term, Values
 from conformance.oracle.arithmetic import Machine
@@ -108,6 +109,7 @@ class Operation:
     there too; it is empty without such a form. ``parameters`` are the tensors that a model loads once, and may
     reload. ``scaling`` is the effect on the outputs of a factor on the arguments. ``carried`` names outputs that
     are the sum of x and an argument, and that argument: the next layer's call gets these outputs for it.
+    ``profiles`` are value profiles of the operation's own, all of finite numbers.
     """
 
     name: str
@@ -135,6 +137,7 @@ class Operation:
     parameters: tuple[str, ...] = ("weight",)
     scaling: Scaling | None = None
     carried: Mapping[str, str] = field(default_factory=dict)
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
 
 
 def telling_cases(operation: Operation, scope: Scope) -> tuple[Case, ...]:

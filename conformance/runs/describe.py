@@ -2,24 +2,112 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+
 from conformance.calls.claim import APART, pasted, said, size_names
-from conformance.cases.factors import DTYPES
-from conformance.operations import OPERATIONS, flags_of
+from conformance.calls.materialize import passed
+from conformance.cases.case import Case
+from conformance.cases.factors import DTYPES, Scope
+from conformance.operations import OPERATIONS, Operation, flags_of
+from conformance.oracle.contract import NAMED
 from conformance.runs.survey import Survey
 
 MOST_REASONS = 3
+MOST_VALUES = 6  # values of a flag that are written out
+ADAPTER = '''\
+"""Lets `conform run` judge my implementation of {name}: replace the body below by a call of it."""
+
+from conformance import Adapter, Contract, Declined
+
+
+class MyKernels(Adapter):
+    """One method per operation; what is missing is not implemented, which is no failure."""
+
+    name = "mykernels"
+    # where the implementation rounds: {named}, or
+    # Contract(rounds=frozenset({{...}})) with some of {points}
+    contracts = {{"{name}": "fp32"}}
+    # raises on calls without a meaning: then that is demanded as well
+    validates = False
+
+    def {name}({arguments}):
+        """Return {outputs}.
+
+{described}
+        """
+        raise Declined("not written yet")
+{in_place}'''
+IN_PLACE = """
+    # The in-place form, if there is one: it writes {over}, and returns these arguments, or nothing.
+    # def {name}_({arguments}):
+    #     raise Declined("not written yet")
+"""
 
 
 def method(name: str) -> str:
     """Return the method that an adapter has for an operation, with its signature."""
     operation = OPERATIONS[name]
-    named = (*operation.keywords, *flags_of(operation))
-    arguments = ", ".join(["self", *operation.positional, *(["*", *named] if named else [])])
-    lines = [f"def {name}({arguments}):"]
+    lines = [f"def {name}({_signature(operation)}):"]
     if operation.in_place:
-        over = ", ".join(f"{output} over {argument}" for output, argument in operation.in_place.items())
-        lines.append(f"def {name}_({arguments}):  # optional: in place, {over}")
+        lines.append(f"def {name}_({_signature(operation)}):  # optional: in place, {_over(operation)}")
     return "\n".join(lines)
+
+
+def _signature(operation: Operation) -> str:
+    named = (*operation.keywords, *flags_of(operation))
+    return ", ".join(["self", *operation.positional, *(["*", *named] if named else [])])
+
+
+def _over(operation: Operation) -> str:
+    return ", ".join(f"{output} over {argument}" for output, argument in operation.in_place.items())
+
+
+def arguments(name: str) -> dict[str, str]:
+    """Return what each argument of an operation is: a tensor, which may be None, or some of a flag's values."""
+    operation = OPERATIONS[name]
+    cases = list(_one_of_every_level(operation))
+    said = {}
+    for tensor in (*operation.positional, *operation.keywords):
+        specs = [case.tensor(tensor) for case in cases]
+        shapes = {len(spec.shape) for spec in specs if spec is not None}
+        dimensions = f"{min(shapes)}" if len(shapes) == 1 else f"{min(shapes)} to {max(shapes)}"
+        several = "dimension" if dimensions == "1" else "dimensions"
+        said[tensor] = f"tensor of {dimensions} {several}{', or None' if None in specs else ''}"
+    for flag in flags_of(operation):
+        values = list(dict.fromkeys(repr(passed(flag, case.flag(flag))) for case in cases))
+        said[flag] = ", ".join([*values[:MOST_VALUES], *(["…"] if len(values) > MOST_VALUES else [])])
+    return said
+
+
+def _one_of_every_level(operation: Operation) -> Iterator[Case]:
+    """Yield plain calls, each with another level of one factor."""
+    plain = {factor: levels[0] for factor, levels in operation.factors.items()}
+    for number, (factor, levels) in enumerate(operation.factors.items()):
+        for level in levels:
+            rng = random.Random(f"{number} {level}")  # noqa: S311 - the same text every time
+            yield operation.complete({**plain, factor: level}, rng, Scope("bfloat16"))
+
+
+def points(name: str) -> str:
+    """Return the rounding points of an operation, in the order of its formula."""
+    return ", ".join(point.name for point in OPERATIONS[name].rounds) or "the store alone"
+
+
+def adapter(name: str) -> str:
+    """Return the file of an adapter for one operation, to fill in."""
+    operation = OPERATIONS[name]
+    outputs = max((operation.outputs(case) for case in _one_of_every_level(operation)), key=len)
+    form = IN_PLACE.format(name=name, arguments=_signature(operation), over=_over(operation))
+    return ADAPTER.format(
+        name=name,
+        named=", ".join([*NAMED, "eager"]),
+        points=points(name),
+        arguments=_signature(operation),
+        outputs=", ".join(output.name for output in outputs),
+        described="\n".join(f"        {argument}: {text}." for argument, text in arguments(name).items()),
+        in_place=form if operation.in_place else "",
+    )
 
 
 def claimed_with(name: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from conformance.calls.budget import ALONE, Allowance
 from conformance.calls.call import Subject
 from conformance.calls.child import START, Child, Prepared, Unprepared
 from conformance.calls.declared import Declared, check
-from conformance.calls.location import of_exception
+from conformance.calls.location import in_a_line
 from conformance.calls.watch import warm_up
 from conformance.cases.case import Case
 from conformance.properties.discovery import Evidence
@@ -241,7 +241,7 @@ def _imported(target: str) -> Adapter:
     except UsageError:
         raise
     except BaseException as error:
-        raise UsageError(f"{target}: cannot be loaded: {_in_a_line(error)}") from error
+        raise UsageError(f"{target}: cannot be loaded: {in_a_line(error)}") from error
 
 
 def _declared(adapter: Adapter, target: str, operations: tuple[str, ...]) -> Declared:
@@ -252,12 +252,7 @@ def _declared(adapter: Adapter, target: str, operations: tuple[str, ...]) -> Dec
     except UsageError:
         raise
     except BaseException as error:
-        raise UsageError(f"{target}: its declarations cannot be read: {_in_a_line(error)}") from error
-
-
-def _in_a_line(error: BaseException) -> str:
-    where = of_exception(error)
-    return f"{type(error).__name__}: {error}".rstrip(": ") + (f" ({where})" if where else "")
+        raise UsageError(f"{target}: its declarations cannot be read: {in_a_line(error)}") from error
 
 
 def numerics() -> dict[str, Any]:

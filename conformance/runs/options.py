@@ -50,6 +50,12 @@ class Option:
 # Options of conform run, and of pytest.
 OPTIONS = (
     Option(name="op", metavar="NAME", many=True, help="Judge this operation only; repeatable."),
+    Option(
+        name="operations",
+        metavar="FILE",
+        many=True,
+        help="File or module with operations of its own, in addition to those of the suite; repeatable.",
+    ),
     Option(name="property", metavar="NAME", many=True, help="Judge this property only; repeatable."),
     Option(name="device", choices=("cpu", "cuda"), help="Default: cuda where there is a GPU."),
     Option(name="profile", choices=tuple(PROFILES), default="quick", help="How many cases are judged."),

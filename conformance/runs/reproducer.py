@@ -18,6 +18,7 @@ from conformance.cases.case import SHARED_PARTS, Case
 from conformance.operations import OPERATIONS
 from conformance.oracle.comparison import BadElement
 from conformance.properties import PROMISES, PROPERTIES
+from conformance.runs import outside
 from conformance.runs.excerpt import excerpt
 from conformance.runs.item import Failure
 
@@ -105,6 +106,7 @@ def _replay(failure: Failure, subject: Subject, directory: Path, target: str) ->
     if verdict.property not in PROPERTIES and not PROPERTIES[failure.item.property].passive:
         judged.append(failure.item.property)  # makes the calls in which the failure showed
     options = ["--device", subject.device, *(part for name in judged for part in ("--property", name))]
+    written = [*map(repr, options), *_places(directory)]
     return REPLAY.format(
         said=_said(
             failure,
@@ -116,8 +118,17 @@ def _replay(failure: Failure, subject: Subject, directory: Path, target: str) ->
         imports=_imports(directory, folders),
         case=verdict.case.to_json(),
         target=given,
-        options=", ".join(map(repr, options)),
+        options=", ".join(written),
     )
+
+
+def _places(directory: Path) -> list[str]:
+    """Return the options of a script that name the operations from outside, as Python text."""
+    found = []
+    for place in outside.modules():
+        file = _beside(_from(directory, Path(place).absolute())) if place.endswith(".py") else repr(place)
+        found += [repr("--operations"), file]
+    return found
 
 
 def _said(failure: Failure, subject: Subject, *needs: str) -> str:

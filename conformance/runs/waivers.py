@@ -32,7 +32,7 @@ import itertools
 import re
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Run:
 
     device: str
     profile: str
-    operations: Names = tuple(OPERATIONS)
+    operations: Names = field(default_factory=lambda: tuple(OPERATIONS))
     properties: Names = tuple(PROPERTIES)
 
 
