@@ -6,6 +6,7 @@ An operation of this repository adds a file here, and its name below; others com
 from conformance.cases.case import in_order
 from conformance.cases.values import PROFILES
 from conformance.operations.gemma_rms_norm import GEMMA_RMS_NORM
+from conformance.operations.layer_norm import LAYER_NORM
 from conformance.operations.mrope import MROPE
 from conformance.operations.operation import Arguments, Operation, Output, Scaling, flags_of, telling_cases
 from conformance.operations.rms_norm import RMS_NORM
@@ -20,7 +21,7 @@ OPERATIONS: dict[str, Operation] = {}
 def register(operation: Operation) -> None:
     """Add an operation, and the value profiles of its own.
 
-    Raises ``ValueError`` where one of their names exists already, or where a case would sort its tensors otherwise.
+    Raises ``ValueError`` where one of their names exists already, or where cases would sort its tensors otherwise.
     """
     if operation.name in OPERATIONS:
         message = f"operation {operation.name!r} exists already, give it another name"
@@ -41,7 +42,7 @@ def register(operation: Operation) -> None:
     OPERATIONS[operation.name] = operation
 
 
-for _operation in (RMS_NORM, GEMMA_RMS_NORM, RMS_NORM_GATED, MROPE, RMS_NORM_FP8, RMS_NORM_GATED_FP8):
+for _operation in (RMS_NORM, GEMMA_RMS_NORM, RMS_NORM_GATED, MROPE, RMS_NORM_FP8, RMS_NORM_GATED_FP8, LAYER_NORM):
     register(_operation)
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The factor ``1 / sqrt(mean(v**2) + eps)`` of every RMS norm."""
+"""The factor ``1 / sqrt(mean(v**2) + eps)`` of every norm."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ STATISTICS = (Point("square", scales=True), Point("variance", scales=True), Poin
 
 
 def inverse_rms(machine: Machine, contract: Contract, stream: Interval, eps: float, kind: torch.dtype) -> Interval:
-    """Return ``1 / sqrt(mean(stream**2) + eps)`` over the last dimension, kept.
+    """Return ``1 / sqrt(mean(stream**2) + eps)`` over the last dimension, kept."""
+    squares = contract.at("square", machine.square(stream), kind)
+    mean = machine.mean(squares, contract.additions(stream.lo.shape[-1]))
+    return inverse_root(machine, contract, mean, eps, kind)
+
+
+def inverse_root(machine: Machine, contract: Contract, mean: Interval, eps: float, kind: torch.dtype) -> Interval:
+    """Return ``1 / sqrt(mean + eps)`` of a mean of squares.
 
     Kernels take eps as float32. Where the variance itself is rounded (plain PyTorch), eps may have been
     rounded as well before it is added, and rsqrt may be the reciprocal of a rounded root: both were seen on
     one machine, in one tensor.
     """
-    squares = contract.at("square", machine.square(stream), kind)
-    mean = contract.at("variance", machine.mean(squares, contract.additions(stream.lo.shape[-1])), kind)
+    mean = contract.at("variance", mean, kind)
     exact_eps = torch.tensor(eps, dtype=torch.float32, device=mean.lo.device).double()
     added = Interval.exactly(exact_eps)
     if "variance" in contract.rounds:

@@ -40,6 +40,10 @@ EXP_PER_UNIT = 1.25
 # log2, absolute in units of U, in addition to the rounding of its result: lg2.approx, 2**-22 (PTX ISA). Next to
 # powers of two ceil(log2(v)) of an H200 needed 0.65 of both together
 LOG2 = 4.0
+# one update of a running mean, m + (x - m) * (count / whole): two additions, a product and a quotient. Chan,
+# Golub and LeVeque, Algorithms for Computing the Sample Variance (1983): the relative error of an updated variance
+# grows with the updates, and with the root of mean square over variance
+UPDATE = 2 * ADD + MULTIPLY + DIVIDE
 # div.approx (and CUDA's __fdividef) give 0 for a denominator above 2**126 (PTX ISA, div)
 LARGE_DENOMINATOR = 2.0**126
 
@@ -121,13 +125,13 @@ class Machine:
     def mean(self, squares: Interval, depth: int) -> Interval:
         """Return the mean of non-negative numbers over the last dimension, kept; ``depth`` additions deep."""
         n = squares.lo.shape[-1]
+        _non_negative(squares)
         total = Interval(
             squares.lo.sum(-1, keepdim=True),
             squares.hi.sum(-1, keepdim=True),
             squares.nan.any(-1, keepdim=True),
         )
-        # (1 + U)**depth - 1, in units of U
-        relative = math.expm1(depth * math.log1p(U)) / U
+        relative = _of_a_sum(depth)
         if self.running_variance:
             overflows = total.hi > MAX / 4
             total = Interval(total.lo, torch.where(overflows, math.inf, total.hi), total.nan | overflows)
@@ -135,16 +139,82 @@ class Machine:
         total = self.widen(total, relative, n * MIN_NORMAL if self.flushes else 0.0)
         return self.widen(Interval(total.lo / n, total.hi / n, total.nan), DIVIDE)
 
+    def signed_mean(self, x: Interval, depth: int) -> Interval:
+        """Return the mean of numbers of both signs over the last dimension, kept; ``depth`` additions deep.
+
+        The error of their sum is relative to the sum of their magnitudes (Higham, Accuracy and Stability of
+        Numerical Algorithms, 4.2), and may cross zero. Partial sums of either sign may overflow.
+        """
+        n = x.lo.shape[-1]
+        if n == 1:
+            return x
+        relative = _of_a_sum(depth) * U * (UPDATE if self.running_variance else 1.0)
+        slack = _magnitude(x).sum(-1, keepdim=True) * relative + (n * MIN_NORMAL if self.flushes else 0.0)
+        low, high = x.lo.sum(-1, keepdim=True), x.hi.sum(-1, keepdim=True)
+        missing = low.isnan() | high.isnan()
+        # an infinity among the numbers is the sum; two of opposite signs have none
+        low, high = torch.where(low.isnan(), high, low), torch.where(high.isnan(), low, high)
+        lower = torch.where(low.isinf(), low, low - slack)
+        upper = torch.where(high.isinf(), high, high + slack)
+        positive = x.hi.clamp(min=0.0).sum(-1, keepdim=True) + slack > MAX
+        negative = x.lo.clamp(max=0.0).sum(-1, keepdim=True) - slack < -MAX
+        lower = torch.where(negative & low.isfinite(), -math.inf, lower)
+        upper = torch.where(positive & high.isfinite(), math.inf, upper)
+        nan = x.nan.any(-1, keepdim=True) | missing | (positive & negative)
+        return self.widen(Interval(lower / n, upper / n, nan), DIVIDE)
+
+    def deviation(self, x: Interval, mean: Interval) -> Interval:
+        """Return ``x - mean``, to be multiplied by a factor: ``(x - mean) * r``, or ``x * r - mean * r``."""
+        apart = self.add(x, -mean)
+        slack = (_magnitude(x) + _magnitude(mean)) * (MULTIPLY * U)
+        slack = torch.where(slack.isfinite(), slack, 0.0)
+        return Interval(apart.lo - slack, apart.hi + slack, apart.nan)
+
+    def variance(self, x: Interval, mean: Interval, depth: int) -> Interval:
+        """Return the mean of ``(x - mean)**2`` of known numbers over the last dimension, kept.
+
+        One number is subtracted from all of a row: if it misses the exact mean by d, the variance is d**2 larger.
+        With ``running_variance`` it may come from updates of a running mean instead.
+        """
+        assert x.is_exact, "numbers that are not known have no exact mean"
+        n = x.lo.shape[-1]
+        exact = x.lo.mean(-1, keepdim=True)
+        spread = (x.lo - exact).square().mean(-1, keepdim=True)
+        ends = (mean.lo - exact).abs(), (mean.hi - exact).abs()
+        inside = (mean.lo <= exact) & (exact <= mean.hi)
+        least, most = torch.where(inside, 0.0, torch.minimum(*ends)), torch.maximum(*ends)
+        nan = mean.nan | spread.isnan()
+        total = Interval(n * (spread + least.square()), n * (spread + most.square()), nan)
+        # each difference is rounded, its square, and every sum
+        total = self.widen(
+            total, 2 * ADD + MULTIPLY + _of_a_sum(depth), n * (MIN_NORMAL if self.flushes else TINY)
+        )
+        found = self.widen(Interval(total.lo / n, total.hi / n, nan), DIVIDE)
+        if not self.running_variance:
+            return found
+        squares = x.lo.square().mean(-1, keepdim=True)
+        error = UPDATE * _of_a_sum(depth) * U
+        slack = 2 * error * (spread * squares).sqrt() + error**2 * squares
+        overflows = n * squares > MAX / 4
+        return Interval(
+            torch.fmin(found.lo, (spread - slack).clamp(min=0.0)),
+            torch.where(overflows, math.inf, torch.fmax(found.hi, spread + slack)),
+            nan | overflows,
+        )
+
     def rsqrt(self, v: Interval) -> Interval:
         """Return ``1 / sqrt(v)`` of non-negative ``v``; infinity gives an exact zero, zero an infinity."""
+        _non_negative(v)
         return self.widen(Interval(v.hi.rsqrt(), v.lo.rsqrt(), v.nan), RSQRT)
 
     def sqrt(self, v: Interval) -> Interval:
         """Return ``sqrt(v)`` of non-negative ``v``."""
+        _non_negative(v)
         return self.widen(Interval(v.lo.sqrt(), v.hi.sqrt(), v.nan), SQRT)
 
     def reciprocal(self, v: Interval) -> Interval:
         """Return ``1 / v`` of non-negative ``v``."""
+        _non_negative(v)
         return self.widen(Interval(1 / v.hi, 1 / v.lo, v.nan), DIVIDE)
 
     def quotient(self, a: Interval, b: Interval) -> Interval:
@@ -214,6 +284,15 @@ def _times(a: Interval, b: Interval) -> Interval:
     if not a.is_exact and not b.is_exact:
         ends += [a.lo * b.hi, a.hi * b.lo]
     return _spanned(ends, a, b, (_has_zero(a) & _has_infinity(b)) | (_has_infinity(a) & _has_zero(b)))
+
+
+def _non_negative(x: Interval) -> None:
+    assert not bool((x.lo < 0).any()), "of non-negative numbers only"
+
+
+def _of_a_sum(depth: int) -> float:
+    """Return the relative error of a sum that is ``depth`` additions deep, (1 + U)**depth - 1, in units of U."""
+    return math.expm1(depth * math.log1p(U)) / U
 
 
 def _spanned(ends: list[torch.Tensor], a: Interval, b: Interval, invalid: torch.Tensor) -> Interval:
