@@ -1,18 +1,50 @@
-"""The native PyTorch path of ``normkernels``, with which every other path is compared."""
+"""The native PyTorch path of ``normkernels``, with which every other path is compared.
+
+Operations that ``normkernels`` does not have are plain PyTorch here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
 from conformance.adapters.normkernels import NormKernels
+from conformance.oracle.contract import Contract
 
 
 class Native(NormKernels):
-    """``normkernels`` with ``path="native"``."""
+    """``normkernels`` with ``path="native"``, and in plain PyTorch what that does not have."""
 
     name = "native"
+    contracts: ClassVar[Mapping[str, str | Contract]] = {**NormKernels.contracts, "layer_norm": "fp32"}
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in contracts}
     # PyTorch chooses how to sum by the whole shape
     batch_invariant = False
     reference = None
     forced = "native"
+
+    def layer_norm(
+        self, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, *, eps: float
+    ) -> torch.Tensor:
+        """Compute in float32, in two passes, and round once."""
+        vectors = [vector for vector in (weight, bias) if vector is not None]
+        fit = (v.shape == x.shape[-1:] and v.dtype in {x.dtype, torch.float32} for v in vectors)
+        if x.dim() == 0 or not x.is_floating_point() or not all(fit):
+            raise ValueError(
+                "layer_norm: x must be rows of floats, weight and bias as long, in x's dtype or float32"
+            )
+        rows = x.float()
+        centred = rows - rows.mean(-1, keepdim=True)
+        y = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+        y = y if weight is None else y * weight.float()
+        y = y if bias is None else y + bias.float()
+        return y.to(x.dtype).contiguous()
+
+    def path(self, operation: str, arguments: Mapping[str, object]) -> str:
+        """Return ``native``, also for what ``normkernels`` does not have."""
+        return super().path(operation, arguments) if operation in NormKernels.contracts else "native"
 
     def row_thresholds(self, operation: str) -> tuple[int, ...]:
         """Return nothing: no plans."""

@@ -21,6 +21,7 @@ class Torch(Adapter):
         "rms_norm": Contract(frozenset({"sum"})),
         "gemma_rms_norm": Contract(frozenset({"sum", "offset"})),
         "mrope": "eager",
+        "layer_norm": "fp32",
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
         # F.rms_norm has no groups, and rounds to x's dtype where the contract rounds to the weight's; gating first
@@ -29,6 +30,8 @@ class Torch(Adapter):
         "rms_norm": {"offset": "zero", "weight": ("same", "none"), "residual": ("same", "none")},
         "gemma_rms_norm": {"weight": "same", "residual": ("same", "none")},
         "mrope": {},
+        # on a CPU a weight and a bias have one dtype
+        "layer_norm": {"weight": ("same", "none"), "bias": ("same", "none")},
     }
     # PyTorch chooses how to sum by the whole shape
     batch_invariant = False
@@ -69,6 +72,12 @@ class Torch(Adapter):
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Add, then ``F.rms_norm`` with one added to the weight, in the weight's dtype."""
         return _norm(x, 1 + weight, residual, eps)
+
+    def layer_norm(
+        self, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, *, eps: float
+    ) -> torch.Tensor:
+        """Call ``F.layer_norm`` of the last dimension."""
+        return functional.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
     def mrope(
         self,

@@ -156,8 +156,9 @@ class Machine:
         low, high = torch.where(low.isnan(), high, low), torch.where(high.isnan(), low, high)
         lower = torch.where(low.isinf(), low, low - slack)
         upper = torch.where(high.isinf(), high, high + slack)
-        positive = x.hi.clamp(min=0.0).sum(-1, keepdim=True) + slack > MAX
-        negative = x.lo.clamp(max=0.0).sum(-1, keepdim=True) - slack < -MAX
+        finite = torch.where(slack.isfinite(), slack, 0.0)
+        positive = x.hi.clamp(min=0.0).sum(-1, keepdim=True) + finite > MAX
+        negative = x.lo.clamp(max=0.0).sum(-1, keepdim=True) - finite < -MAX
         lower = torch.where(negative & low.isfinite(), -math.inf, lower)
         upper = torch.where(positive & high.isfinite(), math.inf, upper)
         nan = x.nan.any(-1, keepdim=True) | missing | (positive & negative)

@@ -165,6 +165,57 @@ def _norms(mp: Any, rows: list[Any], case: dict[str, Any]) -> list[list[str]]:
     return out
 
 
+# LayerNorm at 50 digits
+
+# mean of a row over its spread
+SHIFTS = (0.0, 4.0, 64.0)
+
+
+def layer_mpmath_cases() -> None:
+    """Return LayerNorm of a few numbers, with a weight and a bias or without, some rows far from zero."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    widths, eps = itertools.cycle(WIDTHS), itertools.cycle(EPS)
+    cases: list[dict[str, Any]] = []
+    for weight, bias, shift, dtype in itertools.product((True, False), (True, False), SHIFTS, DTYPES):
+        n = next(widths)
+        x = [
+            [_hex(_rounded(float.fromhex(value) + shift, dtype)) for value in row]
+            for row in _rows(draw, n, dtype, "ordinary")
+        ]
+        case: dict[str, Any] = {
+            "id": f"{len(cases):02d}-{dtype}-{n}-shift-{shift:g}",
+            "dtype": dtype,
+            "x": x,
+            "weight": _rows(draw, n, dtype, "ordinary", rows=1)[0] if weight else None,
+            "bias": _rows(draw, n, dtype, "ordinary", rows=1)[0] if bias else None,
+            "eps": _hex(_rounded(next(eps), "float32")),
+        }
+        cases.append(case | {"out": [_layer_norm(mpmath, row, case) for row in case["x"]]})
+    _write(
+        "layer_norm_mpmath.json",
+        cases,
+        what="LayerNorm of two rows, the variance over n; inputs exact, out to 30 digits and not rounded to dtype",
+        seed=SEED,
+        digits=mpmath.mp.dps,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
+def _layer_norm(mp: Any, row: list[str], case: dict[str, Any]) -> list[str]:
+    x, weight, bias = (
+        [mp.mpf(float.fromhex(value)) for value in part or ()] for part in (row, case["weight"], case["bias"])
+    )
+    mean = mp.fsum(x) / len(x)
+    scale = 1 / mp.sqrt(mp.fsum((v - mean) ** 2 for v in x) / len(x) + mp.mpf(float.fromhex(case["eps"])))
+    y = [(v - mean) * scale for v in x]
+    y = y if not weight else [v * w for v, w in zip(y, weight, strict=True)]
+    y = y if not bias else [v + b for v, b in zip(y, bias, strict=True)]
+    return [mp.nstr(v, 30) for v in y]
+
+
 # Rotations at positions on three axes, at 50 digits
 
 # the size of a head and half of what is rotated
@@ -584,7 +635,13 @@ def _write(name: str, cases: list[dict[str, Any]], **origin: object) -> None:
 
 if __name__ == "__main__":
     MAKERS = {
-        "mpmath": (gated_mpmath_cases, norm_mpmath_cases, mrope_mpmath_cases, fp8_mpmath_cases),
+        "mpmath": (
+            gated_mpmath_cases,
+            norm_mpmath_cases,
+            layer_mpmath_cases,
+            mrope_mpmath_cases,
+            fp8_mpmath_cases,
+        ),
         "transformers": (gated_transformers_cases, norm_transformers_cases, mrope_transformers_cases),
     }
     for make in MAKERS[sys.argv[1]]:

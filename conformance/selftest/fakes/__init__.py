@@ -1,7 +1,8 @@
 """Implementations that are wrong on purpose, one mistake each. The suite must catch every one.
 
 A fake is a class of a module in this folder that names in ``caught_by`` the properties that must catch it. Classes
-that name none are right: the bases of the fakes, and implementations that must pass.
+that name none are right: the bases of the fakes, and implementations that must pass. Modules with operations from
+outside may have both, as adapters that name in ``operations`` what they implement.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 
+from conformance.adapter import Adapter
+from conformance.runs import outside
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
+from conformance.selftest.fakes.correct_layer_norm import CorrectLayerNorm
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 
-Fake = type[Correct | CorrectNorm | CorrectRotation | CorrectFp8]
+Fake = type[Correct | CorrectNorm | CorrectRotation | CorrectFp8 | CorrectLayerNorm]
 
 
 def _classes() -> Iterator[Fake]:
-    """Yield every class of every module in this folder, in the order in which they stand there."""
+    """Yield every class of every module in this folder, in the order in which they stand there, then others."""
     for found in pkgutil.iter_modules(__path__):
         if found.name.startswith("test_"):
             continue
@@ -27,7 +31,27 @@ def _classes() -> Iterator[Fake]:
         here = (kind for kind in vars(module).values() if isinstance(kind, type))
         yield from (kind for kind in here if kind.__module__ == module.__name__)
 
+    for module in outside.modules().values():
+        here = (kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Adapter))
+        yield from (kind for kind in here if kind.__module__ == module.__name__ and hasattr(kind, "operations"))
+
 
 CLASSES = tuple(_classes())
 FAKES = tuple(kind for kind in CLASSES if getattr(kind, "caught_by", ()))
 """All of them, collected: a fake that is written is tried."""
+RIGHT: dict[str, Fake] = {
+    name: kind
+    for kind in CLASSES
+    if Adapter in kind.__bases__ and not kind.caught_by and kind.__module__ != f"{__name__}.kernels"
+    for name in kind.operations
+}
+"""The base of the fakes of each operation."""
+
+
+def right(operation: str) -> Fake:
+    """Return the right implementation that an operation's fakes are made of."""
+    assert operation in RIGHT, (
+        f"{operation} has no right implementation to make fakes of: write conformance/selftest/fakes/"
+        f"correct_{operation}.py, a class with operations = ({operation!r},)"
+    )
+    return RIGHT[operation]

@@ -202,7 +202,7 @@ class LayerMeanOfBlocks(CorrectLayerNorm):
 
     def mean(self, given: torch.Tensor) -> torch.Tensor:
         """Weigh a short block like a whole one."""
-        means = [block.mean(-1, keepdim=True) for block in given.split(64, -1)]
+        means = [block.mean(-1, keepdim=True) for block in torch.split(given, 64, -1)]
         return torch.cat(means, -1).mean(-1, keepdim=True)
 
 

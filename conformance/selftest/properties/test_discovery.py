@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import replace
 from typing import Any
@@ -9,86 +10,57 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.adapters.native import Native
+from conformance.adapter import Adapter
 from conformance.calls.call import Subject
 from conformance.calls.verdict import Status
-from conformance.cases.case import Case, Flag, TensorSpec
+from conformance.cases.case import Case, TensorSpec
+from conformance.cases.factors import Scope
 from conformance.operations import OPERATIONS
-from conformance.oracle.contract import Contract
+from conformance.oracle.contract import Contract, in_braces
 from conformance.properties import contract
 from conformance.properties.discovery import Evidence, follow
+from conformance.selftest.fakes import right
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.summation import serial
-
-SHAPE = (16, 128)
-FP8: dict[str, Flag] = {
-    "also_unquantised": False,
-    "fp8_dtype": "float8_e4m3fn",
-    "quant_group": 128,
-    "scale_layout": "row",
-}
-GATED: dict[str, Flag] = {"activation": "silu", "group_size": None, "norm_before_gate": True}
-FLAGS: dict[str, dict[str, Flag]] = {
-    "rms_norm": {"weight_offset": 0.0},
-    "gemma_rms_norm": {},
-    "rms_norm_gated": GATED,
-    "rms_norm_fp8": {"weight_offset": 0.0, **FP8},
-    "rms_norm_gated_fp8": {**GATED, **FP8},
-}
-# a contract declared instead of the native form's own, and the set that explains all outputs
-DECLARED = {
-    "rms_norm": (frozenset({"sum", "normalised", "weighted"}), "{sum}"),
-    "gemma_rms_norm": (frozenset({"sum", "offset"}), "{sum}"),
-    "rms_norm_gated": (frozenset({"weighted", "act"}), "{}"),
-    "mrope": (frozenset({"angle", "turned"}), "{}"),
-    "rms_norm_fp8": (frozenset({"sum"}), "{sum, unquantised}"),
-    "rms_norm_gated_fp8": (frozenset[str](), "{unquantised}"),
-}
 
 
 def _case(operation: str, dtype: str) -> Case:
     """Return ordinary rows, on which rounding points show in many elements."""
-    if operation == "mrope":
-        return _rotation(dtype)
-    companion = ("gate", "gate") if "gated" in operation else ("residual", "normal")
-    tensors = (
-        ("x", TensorSpec(SHAPE, dtype)),
-        (companion[0], TensorSpec(SHAPE, dtype, values=companion[1])),
-        ("weight", TensorSpec(SHAPE[-1:], dtype, values="weight")),
-    )
-    return Case(operation, tensors, (("eps", 1e-6), *FLAGS[operation].items()), seed=1)
+    given = OPERATIONS[operation]
+    plain = {factor: levels[0] for factor, levels in given.factors.items()}
+    wanted = {"rows": "few", "width": "tile", "dims": "whole", "dtypes": "cos_float32", "heads": "grouped"}
+    levels = {**plain, **{factor: level for factor, level in wanted.items() if factor in plain}}
+    case = given.complete(levels, random.Random(1), Scope(dtype).sized(rows=16))  # noqa: S311 - reproducible
+    return case.with_flag("eps", 1e-6) if "eps" in dict(case.flags) else case
 
 
-def _rotation(dtype: str) -> Case:
-    tensors = (
-        ("q", TensorSpec((16, 4, 128), dtype)),
-        ("k", TensorSpec((16, 2, 128), dtype)),
-        ("positions", TensorSpec((3, 16), "int64", values="positions<64")),
-        ("cos", TensorSpec((64, 64), "float32", values="cos")),
-        ("sin", TensorSpec((64, 64), "float32", values="sin")),
-    )
-    flags: tuple[tuple[str, Flag], ...] = (
-        ("head_dim", None),
-        ("interleaved", True),
-        ("sections", (24, 20, 20)),
-    )
-    return Case("mrope", tensors, flags, seed=1)
+def _contract(operation: str) -> Contract:
+    """Return the contract that the right implementation follows."""
+    return right(operation)().contract(operation)
 
 
-def _declaring(operation: str, rounds: frozenset[str], kind: type[Native] = Native) -> Subject:
-    """Return the native form with another declared contract."""
-    adapter = kind()
-    declared = {**adapter.contracts, operation: Contract(rounds, "lanes")}
-    adapter.contracts = declared  # type: ignore[misc]  # of this one alone
-    return Subject(adapter)
+def _showing(case: Case) -> list[str]:
+    """Return the rounding points of plain PyTorch that show in a case, in the order of the formula."""
+    given = OPERATIONS[case.operation]
+    return [point.name for point in given.rounds if point.eager and point.name in given.points(case)]
+
+
+def _declaring(operation: str, rounds: frozenset[str], adapter: Adapter | None = None) -> Subject:
+    """Return an implementation, by default the right one, with another declared contract."""
+    made = adapter or right(operation)()
+    made.contracts = {**made.contracts, operation: Contract(rounds, "lanes")}  # type: ignore[misc]  # of this one alone
+    return Subject(made)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_contract_that_is_not_followed_is_told_from_the_one_that_is(operation: str, dtype: str) -> None:
     """The case fails, and its sentence has both sets and the share that the declared one explains."""
-    rounds, followed = DECLARED[operation]
-    subject, case = _declaring(operation, rounds), _case(operation, dtype)
+    case = _case(operation, dtype)
+    honest = _contract(operation)
+    # the last two points added, or taken away
+    subject = _declaring(operation, honest.rounds ^ set(_showing(case)[-2:]))
+    followed = in_braces(honest, _showing(case))
     (verdict,) = contract.judge(subject, case)
     said = follow(subject, Evidence((case,)))
     share = re.search(r"explains ([\d.]+)% of the elements; ", said)
@@ -100,46 +72,26 @@ def test_a_contract_that_is_not_followed_is_told_from_the_one_that_is(operation:
     assert f"; {followed} explains all" in said
 
 
-class Lossy(Native):
-    """An implementation that loses the last bit of every fourth column, as no rounding of the formula does."""
+def _lossy(operation: str) -> Adapter:
+    """Return an implementation that loses the last bit of every fourth column, as no rounding does."""
+    adapter = right(operation)()
+    whole = getattr(adapter, operation)
 
-    def _lost(self, results: Any) -> Any:
+    def lost(*given: Any, **flags: Any) -> Any:
+        results = whole(*given, **flags)
         first = (results if isinstance(results, torch.Tensor) else results[0]).clone()
         bits = first.view(torch.int16 if first.element_size() == 2 else torch.int8)
         bits[..., ::4] ^= 1
         return first if isinstance(results, torch.Tensor) else (first, *results[1:])
 
-    def rms_norm(self, *given: Any, **flags: Any) -> Any:
-        """Return the damaged result."""
-        return self._lost(super().rms_norm(*given, **flags))
-
-    def gemma_rms_norm(self, *given: Any, **flags: Any) -> Any:
-        """Return the damaged result."""
-        return self._lost(super().gemma_rms_norm(*given, **flags))
-
-    def rms_norm_gated(self, *given: Any, **flags: Any) -> Any:
-        """Return the damaged result."""
-        return self._lost(super().rms_norm_gated(*given, **flags))
-
-    def mrope(self, *given: Any, **flags: Any) -> Any:
-        """Return the damaged result."""
-        return self._lost(super().mrope(*given, **flags))
-
-    def rms_norm_fp8(self, *given: Any, **flags: Any) -> Any:
-        """Return the damaged result."""
-        return self._lost(super().rms_norm_fp8(*given, **flags))
-
-    def rms_norm_gated_fp8(self, *given: Any, **flags: Any) -> Any:
-        """Return the damaged result."""
-        return self._lost(super().rms_norm_gated_fp8(*given, **flags))
+    setattr(adapter, operation, lost)
+    return adapter
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_what_no_contract_explains_is_said_to_be_that(operation: str) -> None:
     """The sentence has the best set and its share, which the damage bounds."""
-    rounds = Native.contracts[operation]
-    honest = rounds.rounds if isinstance(rounds, Contract) else frozenset[str]()
-    subject = _declaring(operation, honest, Lossy)
+    subject = _declaring(operation, _contract(operation).rounds, _lossy(operation))
     said = follow(subject, Evidence((_case(operation, "bfloat16"),)))
     best = re.search(r"no set of rounding points explains all \(best: .*, ([\d.]+)%\)", said)
 

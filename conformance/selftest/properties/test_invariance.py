@@ -14,10 +14,8 @@ from conformance.cases.factors import Scope
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.runs.item import Item, cases_of
+from conformance.selftest.fakes import right
 from conformance.selftest.fakes.correct import Correct
-from conformance.selftest.fakes.correct_fp8 import CorrectFp8
-from conformance.selftest.fakes.correct_norm import CorrectNorm
-from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.state import NanSpreadsToOtherRows
 
 
@@ -72,14 +70,11 @@ def test_a_dependence_on_the_batch_is_seen(fake: type[Correct], prop: str) -> No
     assert [Status.FAILED] == [verdict.status for verdict in judge(Subject(fake()), _case())]
 
 
-RIGHT = {name: base for base in (Correct, CorrectNorm, CorrectRotation, CorrectFp8) for name in base.operations}
-
-
 @pytest.mark.parametrize("prop", ["position_invariance", "padding_invariance"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_rows_are_those_of_the_operation(operation: str, prop: str) -> None:
     """A row, a token of a rotation or a vector is moved and padded in all arguments together."""
-    subject = Subject(RIGHT[operation]())
+    subject = Subject(right(operation)())
     cases = list(islice(cases_of(Item(operation, prop, "bfloat16"), subject), 4))
     verdicts = [verdict for case in cases for verdict in PROPERTIES[prop].judge(subject, case)]
 

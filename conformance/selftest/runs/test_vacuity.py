@@ -26,20 +26,18 @@ from conformance.report import Exit
 from conformance.runs import journal
 from conformance.runs.item import Item, cases_of, items, listed_cases, scope_of
 from conformance.runs.judge import judge_item, nothing_judged, share_of_array, surveyed, tried, vacuous
+from conformance.selftest.fakes import right
 from conformance.selftest.fakes.correct import Correct
-from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_norm import CorrectNorm
-from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.memory import ReturnsX
 from conformance.selftest.fakes.state import ConstantReturned
 
-RIGHT = {name: base for base in (Correct, CorrectNorm, CorrectRotation, CorrectFp8) for name in base.operations}
 DTYPES = ("bfloat16", "float16", "float32")
 
 
 def _sensitivity(operation: str, dtype: str) -> tuple[Item, list[Verdict]]:
     item = Item(operation, "sensitivity", dtype)
-    return item, list(judge_item(item, Subject(RIGHT[operation]())))
+    return item, list(judge_item(item, Subject(right(operation)())))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
