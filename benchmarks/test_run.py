@@ -111,7 +111,9 @@ def test_peers_of_our_own_are_right(name: str) -> None:
         assert found.status in {Status.PASSED, Status.DECLINED}, f"{workload.name}: {found.reason}"
         taken |= {workload.case.operation} if found.status is Status.PASSED else set()
 
-    assert set(adapter.contracts) == taken
+    timed = {workload.case.operation for workload in workloads()}
+
+    assert timed & set(adapter.contracts) == taken
 
 
 def _one_of_each() -> list[Workload]:

@@ -1,9 +1,9 @@
 """Search for the calls whose results come nearest to their bounds, and keep them.
 
-``python -m conformance.selftest.find_worst [ADAPTER ...] [--examples N]`` lets Hypothesis climb towards the
-largest share of the bound that explains an output, for every operation, contract and dtype, over all adapters that
-declare the contract. It writes the best case of each, as small as it can be had, into ``fixtures/cases/`` and
-prints their rows for ``fixtures/README.md``. Every profile replays them.
+``python -m conformance.selftest.find_worst [ADAPTER ...] [--op NAME] [--examples N]`` lets Hypothesis climb
+towards the largest share of the bound that explains an output, for every operation, contract and dtype, over all
+adapters that declare the contract. It writes the best case of each, as small as it can be had, into
+``fixtures/cases/`` and prints their rows for ``fixtures/README.md``. Every profile replays them.
 
 Not part of a run: what it finds depends on the version of Hypothesis, and is a record, not a verdict.
 """
@@ -133,12 +133,15 @@ def main() -> None:
     """Search, write, and print the rows."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("adapters", nargs="*", default=ADAPTERS)
+    options.add_argument(
+        "--op", action="append", choices=tuple(OPERATIONS), help="this operation only; repeatable"
+    )
     options.add_argument("--examples", type=int, default=400, help="calls per adapter, operation and dtype")
     chosen = options.parse_args()
     device = choose_device()
     unfaithful = faithful_interpreter() if device == "cpu" else ""
     subjects = tuple(Subject(load(name), device, unfaithful) for name in chosen.adapters)
-    for operation, dtype in itertools.product(OPERATIONS, DTYPES):
+    for operation, dtype in itertools.product(chosen.op or OPERATIONS, DTYPES):
         kept: dict[Case, list[Worst]] = {}
         for worst in worst_cases(subjects, operation, dtype, chosen.examples):
             kept.setdefault(worst.case, []).append(worst)
