@@ -66,12 +66,14 @@ class Traits:
     def of(cls, adapter: Adapter, operation: str) -> Traits:
         """Return an adapter's declarations about an operation. Raises ``UsageError`` for a meaningless one."""
         given = {name: _declared(adapter, name, operation) for name in PER_OPERATION}
+        implemented = hasattr(adapter, operation)
         return cls(
             contract=adapter.contract(operation) if operation in adapter.contracts else None,
-            implemented=hasattr(adapter, operation),
+            implemented=implemented,
             in_place=hasattr(adapter, f"{operation}_"),
-            row_thresholds=tuple(adapter.row_thresholds(operation)),
-            column_thresholds=tuple(adapter.column_thresholds(operation)),
+            # an adapter need not know of operations that it does not have: some are from outside
+            row_thresholds=tuple(adapter.row_thresholds(operation)) if implemented else (),
+            column_thresholds=tuple(adapter.column_thresholds(operation)) if implemented else (),
             claim=_claim(adapter, operation) if operation in adapter.takes else None,
             **given,
         )

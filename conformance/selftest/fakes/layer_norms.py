@@ -97,7 +97,7 @@ class LayerEpsOutsideTheRoot(CorrectLayerNorm):
 
 
 class LayerEpsHardCoded(CorrectLayerNorm):
-    """eps is the kernel's own 1e-5, whatever the model passes."""
+    """eps is PyTorch's default of 1e-5, whatever the model passes."""
 
     caught_by = ALL
 
@@ -107,7 +107,7 @@ class LayerEpsHardCoded(CorrectLayerNorm):
 
 
 class LayerEpsInTheSum(CorrectLayerNorm):
-    """Adds eps to the sum of the squares, before it is divided by n."""
+    """Adds eps to the sum of the squared deviations, before it is divided by n."""
 
     caught_by = ALL
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from conformance.adapter import UsageError
+from conformance.calls.declared import Declared
 from conformance.cases.values import PROFILES
 from conformance.operations import OPERATIONS, register
 from conformance.report import read
 from conformance.runs import outside
+from conformance.selftest.fakes.correct_norm import CorrectNorm
 
 ROOT = Path(__file__).parents[3]
 SCALED = '''\
@@ -196,3 +198,22 @@ def test_the_same_operation_is_not_registered_twice() -> None:
     """A second one of its name is refused, even where it is the suite's own."""
     with pytest.raises(ValueError, match="operation 'mrope' exists already"):
         register(OPERATIONS["mrope"])
+
+
+class OfTheNormsAlone(CorrectNorm):
+    """An adapter whose thresholds know only the operations that it has."""
+
+    def row_thresholds(self, operation: str) -> tuple[int, ...]:
+        """Return a threshold, or fail."""
+        return {"rms_norm": (16,), "gemma_rms_norm": (32,)}[operation]
+
+    column_thresholds = row_thresholds
+
+
+def test_an_adapter_need_not_know_of_operations_that_it_does_not_have() -> None:
+    """Anyone may add an operation, and adapters were written before."""
+    declared = Declared.of(OfTheNormsAlone())
+
+    assert set(OPERATIONS) == set(declared.operations)
+    assert (16,) == declared.operations["rms_norm"].row_thresholds
+    assert () == declared.operations["mrope"].column_thresholds
