@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -15,6 +16,7 @@ from conformance.operations.operation import Arguments
 VECTORS = ("contiguous", "offset", "step", "expanded")  # layouts of a vector that differ from each other
 
 Mistake = Callable[[Arguments], Arguments]
+Wrong = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # the right tensor, the first one -> a wrong one
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,22 @@ class Tensor:
         raise NotImplementedError
 
     def mistakes(self, first: str) -> dict[str, Mistake]:
-        """Return the ways in which a call can be wrong in this tensor alone; ``first`` names the first tensor."""
+        """Return the ways in which a call can be wrong in this tensor alone; ``first`` names the first tensor.
+
+        Where a call does not pass the tensor, a mistake passes a wrong one.
+        """
+        return {
+            f"{self.name} {words}": partial(self._wrong, first, wrong) for words, wrong in self.wrongs().items()
+        }
+
+    def wrongs(self) -> dict[str, Wrong]:
+        """Return tensors to pass in place of this one, in words that follow its name."""
         raise NotImplementedError
+
+    def _wrong(self, first: str, wrong: Wrong, call: Arguments) -> Arguments:
+        rows: torch.Tensor = call[first]
+        given = call[self.name] if call[self.name] is not None else rows.new_ones(self.shape(tuple(rows.shape)))
+        return {**call, self.name: wrong(given, rows)}
 
     def dtype(self, level: str, first: str, rng: random.Random) -> str:
         """Return the dtype of a level, next to a first tensor of dtype ``first``."""
@@ -59,7 +75,7 @@ class Rows(Tensor):
         return first
 
     def mistakes(self, first: str) -> dict[str, Mistake]:
-        """Return another dtype, and no dimension."""
+        """Return another dtype, and no dimension: with it goes that of every tensor in the same shape."""
         name = self.name
 
         def a_scalar(call: Arguments) -> Arguments:
@@ -69,7 +85,11 @@ class Rows(Tensor):
                 for other, value in call.items()
             }
 
-        return {f"{name} of integers": _of_integers(name), f"{name} without a dimension": a_scalar}
+        return {**Tensor.mistakes(self, first), f"{name} without a dimension": a_scalar}
+
+    def wrongs(self) -> dict[str, Wrong]:
+        """Return another dtype."""
+        return {"of integers": _integers}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +99,19 @@ class Beside(Rows):
     layouts: tuple[str, ...] = BESIDE
 
     def mistakes(self, first: str) -> dict[str, Mistake]:
-        """Return another shape, a shape that would broadcast, and another dtype."""
-        name = self.name
+        """Return what is wrong with this tensor next to a right first one."""
+        return Tensor.mistakes(self, first)
 
-        def broadcasts(call: Arguments) -> Arguments:
-            given = call[name]
-            return {**call, name: given.reshape(-1, given.shape[-1])[0].expand(*(1,) * (given.dim() - 1), -1)}
+    def wrongs(self) -> dict[str, Wrong]:
+        """Return another shape, a shape that would broadcast, and another dtype."""
+
+        def broadcasts(given: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return given.reshape(-1, given.shape[-1])[0].expand(*(1,) * (given.dim() - 1), -1)
 
         return {
-            f"{name} of another shape": lambda call: {**call, name: call[name][..., :-1]},
-            f"{name} that would broadcast": broadcasts,
-            f"{name} of integers": _of_integers(name),
+            "of another shape": lambda given, _: given[..., :-1],
+            "that would broadcast": broadcasts,
+            "of integers": _integers,
         }
 
 
@@ -103,19 +125,18 @@ class Columns(Tensor):
         """Return the last dimension."""
         return first[-1:]
 
-    def mistakes(self, first: str) -> dict[str, Mistake]:
+    def wrongs(self) -> dict[str, Wrong]:
         """Return other lengths, a number for every element, and another dtype."""
-        name = self.name
         return {
-            f"{name} too long": lambda call: {**call, name: torch.cat([call[name], call[name]])},
-            f"{name} of one element": lambda call: {**call, name: call[name][:1]},
-            f"{name} with rows": lambda call: {**call, name: call[first].to(call[name].dtype)},
-            f"{name} of integers": _of_integers(name),
+            "too long": lambda given, _: torch.cat([given, given]),
+            "of one element": lambda given, _: given[:1],
+            "with rows": lambda given, rows: rows.to(given.dtype),
+            "of integers": _integers,
         }
 
 
-def _of_integers(name: str) -> Mistake:
-    return lambda call: {**call, name: torch.ones_like(call[name], dtype=torch.int32)}
+def _integers(given: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(given, dtype=torch.int32)
 
 
 def other_dtype(dtype: str, rng: random.Random) -> str:
