@@ -151,7 +151,6 @@ class Machine:
         relative = _of_a_sum(depth) * U * (UPDATE if self.running_variance else 1.0)
         slack = _magnitude(x).sum(-1, keepdim=True) * relative + (n * MIN_NORMAL if self.flushes else 0.0)
         low, high = x.lo.sum(-1, keepdim=True), x.hi.sum(-1, keepdim=True)
-        missing = low.isnan() | high.isnan()
         # an infinity among the numbers is the sum; two of opposite signs have none
         low, high = torch.where(low.isnan(), high, low), torch.where(high.isnan(), low, high)
         lower = torch.where(low.isinf(), low, low - slack)
@@ -161,7 +160,7 @@ class Machine:
         negative = x.lo.clamp(max=0.0).sum(-1, keepdim=True) - finite < -MAX
         lower = torch.where(negative & low.isfinite(), -math.inf, lower)
         upper = torch.where(positive & high.isfinite(), math.inf, upper)
-        nan = x.nan.any(-1, keepdim=True) | missing | (positive & negative)
+        nan = x.nan.any(-1, keepdim=True) | (positive & negative)
         return self.widen(Interval(lower / n, upper / n, nan), DIVIDE)
 
     def deviation(self, x: Interval, mean: Interval) -> Interval:
