@@ -72,7 +72,7 @@ def test_a_worker_and_who_started_it_know_the_same_share(
 ) -> None:
     """With five workers on two GPUs three share one. Each worker sees only its own; all compute the same share."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    option = SimpleNamespace(gpu_memory=1.5, device="cpu", tx=["popen"] * 5)
+    option = SimpleNamespace(gpu_memory=1.5, device="cpu", tx=["popen"] * 5, operations=[])
     config: Any = SimpleNamespace(option=option, stash=pytest.Stash(), **known)
     plugin.pytest_configure(config)
 

@@ -20,14 +20,17 @@ DRAWN = 400
 def _ambiguous(assignment: Mapping[str, str], case: Case) -> set[str]:
     """Return the factors whose level a case does not show, or shares with another level."""
     lost = set()
-    for name in ("gate", "residual", "weight"):
+    given = OPERATIONS[case.operation]
+    for name in (*given.positional, *given.keywords):
         if assignment.get(name) == "none":
             lost |= {f"{name}_layout", "values"}
         if assignment.get(f"{name}_layout") == SAME:
             # the dtype and values of a tensor that is x are x's
             lost |= {name, "values"}
-    if case.dtype == "float32":
-        lost |= {"weight", "dtypes"} - ({"dtypes"} if assignment.get("dtypes") == "other_k" else set())
+        if assignment.get(name) == case.dtype:
+            lost |= {name}
+    if case.dtype == "float32" and assignment.get("dtypes") != "other_k":
+        lost |= {"dtypes"}
     # a vector is one row; memory may limit a case to few rows; widths are in several classes
     lost |= {"rows", "width", "sections", "quant_group"}
     return lost

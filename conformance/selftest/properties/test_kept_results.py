@@ -14,18 +14,15 @@ from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.properties.kept_results import steps
 from conformance.runs.item import Item, cases_of
-from conformance.selftest.fakes.correct import Correct
-from conformance.selftest.fakes.correct_fp8 import CorrectFp8
+from conformance.selftest.fakes import right
 from conformance.selftest.fakes.correct_norm import CorrectNorm
-from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.kept import ResultKeptBySums, ResultKeptByThreeNumbers
 
-RIGHT = {name: base for base in (Correct, CorrectNorm, CorrectRotation, CorrectFp8) for name in base.operations}
 JUDGE = PROPERTIES["kept_results"].judge
 
 
 def _cases(operation: str, dtype: str, profile: str = "quick") -> list[Case]:
-    subject = Subject(RIGHT[operation]())
+    subject = Subject(right(operation)())
     return [
         case
         for seed in range(6)
@@ -39,7 +36,7 @@ def test_every_argument_changes_in_one_element_and_in_the_order_of_two(operation
     """Every argument changes, so that each change shows somewhere; each step changes nothing else."""
     for case in _cases(operation, dtype):
         before = values_of(case)
-        changes = list(steps(Subject(RIGHT[operation]()), case))
+        changes = list(steps(Subject(right(operation)()), case))
 
         assert [(name, places) for name, _ in case.tensors for places in (1, 2)] == [
             (step.name, len(step.places)) for step in changes
@@ -62,7 +59,7 @@ def _sorted(values: torch.Tensor) -> torch.Tensor:
 def test_neither_ends_nor_middles_change(operation: str) -> None:
     """A cache key of only the first, middle and last elements stays the same."""
     for case in _cases(operation, "float32"):
-        for step in steps(Subject(RIGHT[operation]()), case):
+        for step in steps(Subject(right(operation)()), case):
             for place in step.places:
                 flat = sum(i * s for i, s in zip(place, step.values[step.name].stride(), strict=True))
                 count = step.values[step.name].numel()
