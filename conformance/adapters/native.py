@@ -18,7 +18,11 @@ class Native(NormKernels):
     """``normkernels`` with ``path="native"``, and in plain PyTorch what that does not have."""
 
     name = "native"
-    contracts: ClassVar[Mapping[str, str | Contract]] = {**NormKernels.contracts, "layer_norm": "fp32"}
+    contracts: ClassVar[Mapping[str, str | Contract]] = {
+        **NormKernels.contracts,
+        "layer_norm": "fp32",
+        "silu_and_mul": "fp32",
+    }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in contracts}
     # PyTorch chooses how to sum by the whole shape
     batch_invariant = False
@@ -41,6 +45,12 @@ class Native(NormKernels):
         y = y if weight is None else y * weight.float()
         y = y if bias is None else y + bias.float()
         return y.to(x.dtype).contiguous()
+
+    def silu_and_mul(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """Compute in float32, and round once."""
+        if gate.dim() == 0 or gate.shape != up.shape or not (gate.is_floating_point() and up.is_floating_point()):
+            raise ValueError("silu_and_mul: gate and up must be rows of floats in one shape")
+        return (torch.nn.functional.silu(gate.float()) * up.float()).to(gate.dtype).contiguous()
 
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
         """Return ``native``, also for what ``normkernels`` does not have."""

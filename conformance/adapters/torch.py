@@ -22,6 +22,7 @@ class Torch(Adapter):
         "gemma_rms_norm": Contract(frozenset({"sum", "offset"})),
         "mrope": "eager",
         "layer_norm": "fp32",
+        "silu_and_mul": "eager",
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
         # F.rms_norm has no groups, and rounds to x's dtype where the contract rounds to the weight's; gating first
@@ -32,6 +33,7 @@ class Torch(Adapter):
         "mrope": {},
         # on a CPU a weight and a bias have one dtype
         "layer_norm": {"weight": ("same", "none"), "bias": ("same", "none")},
+        "silu_and_mul": {"up": "same"},
     }
     # PyTorch chooses how to sum by the whole shape
     batch_invariant = False
@@ -78,6 +80,10 @@ class Torch(Adapter):
     ) -> torch.Tensor:
         """Call ``F.layer_norm`` of the last dimension."""
         return functional.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+    def silu_and_mul(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """Call ``F.silu``, then multiply."""
+        return functional.silu(gate) * up
 
     def mrope(
         self,

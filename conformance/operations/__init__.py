@@ -13,6 +13,7 @@ from conformance.operations.rms_norm import RMS_NORM
 from conformance.operations.rms_norm_fp8 import RMS_NORM_FP8
 from conformance.operations.rms_norm_gated import RMS_NORM_GATED
 from conformance.operations.rms_norm_gated_fp8 import RMS_NORM_GATED_FP8
+from conformance.operations.silu_and_mul import SILU_AND_MUL
 from conformance.operations.term import Term
 
 OPERATIONS: dict[str, Operation] = {}
@@ -42,7 +43,16 @@ def register(operation: Operation) -> None:
     OPERATIONS[operation.name] = operation
 
 
-for _operation in (RMS_NORM, GEMMA_RMS_NORM, RMS_NORM_GATED, MROPE, RMS_NORM_FP8, RMS_NORM_GATED_FP8, LAYER_NORM):
+for _operation in (
+    RMS_NORM,
+    GEMMA_RMS_NORM,
+    RMS_NORM_GATED,
+    MROPE,
+    RMS_NORM_FP8,
+    RMS_NORM_GATED_FP8,
+    LAYER_NORM,
+    SILU_AND_MUL,
+):
     register(_operation)
 
 __all__ = [

@@ -216,6 +216,34 @@ def _layer_norm(mp: Any, row: list[str], case: dict[str, Any]) -> list[str]:
     return [mp.nstr(v, 30) for v in y]
 
 
+# Products with a silu at 50 digits
+
+
+def silu_mpmath_cases() -> None:
+    """Return ``silu(gate) * up`` of a few numbers, gates of both signs up to where a sigmoid saturates."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    cases: list[dict[str, Any]] = []
+    for dtype, up_dtype, values in itertools.product(DTYPES, DTYPES, ("ordinary", "wide")):
+        gate, up = _rows(draw, 33, dtype, values), _rows(draw, 33, up_dtype, "ordinary")
+        case = {"id": f"{len(cases):02d}-{dtype}-{up_dtype}-{values}", "dtype": dtype, "up_dtype": up_dtype}
+        exact = [
+            [mpmath.nstr(z / (1 + mpmath.exp(-z)) * float.fromhex(u), 30) for z, u in zip(zs, us, strict=True)]
+            for zs, us in zip([[mpmath.mpf(float.fromhex(z)) for z in row] for row in gate], up, strict=True)
+        ]
+        cases.append(case | {"gate": gate, "up": up, "out": exact})
+    _write(
+        "silu_and_mul_mpmath.json",
+        cases,
+        what="silu(gate) * up of two rows; inputs exact, out to 30 digits and not rounded to dtype",
+        seed=SEED,
+        digits=mpmath.mp.dps,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
 # Rotations at positions on three axes, at 50 digits
 
 # the size of a head and half of what is rotated
@@ -639,6 +667,7 @@ if __name__ == "__main__":
             gated_mpmath_cases,
             norm_mpmath_cases,
             layer_mpmath_cases,
+            silu_mpmath_cases,
             mrope_mpmath_cases,
             fp8_mpmath_cases,
         ),

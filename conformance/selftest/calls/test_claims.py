@@ -15,7 +15,7 @@ from conformance.calls.claim import claim, from_data, outside, said, to_data
 from conformance.calls.declared import Traits, check
 from conformance.calls.verdict import BAD, Status
 from conformance.cases.case import Case, Layout, TensorSpec
-from conformance.operations import OPERATIONS
+from conformance.operations import OPERATIONS, flags_of
 from conformance.runs.describe import claimed_with, method
 from conformance.runs.item import Item, cases_of, items
 from conformance.runs.judge import judge_item
@@ -147,7 +147,8 @@ def test_everything_that_a_claim_may_say_is_listed(operation: str) -> None:
 
     assert set(OPERATIONS[operation].factors) <= set(words)
     assert all(claim("takes", operation, {name: chosen}) for name, chosen in levels.items())
-    assert text.startswith(f"def {operation}(self, {', '.join(OPERATIONS[operation].positional)}, *, ")
+    named = ", *, " if flags_of(OPERATIONS[operation]) else "):"
+    assert text.startswith(f"def {operation}(self, {', '.join(OPERATIONS[operation].positional)}{named}")
 
 
 class Narrow(CorrectNorm):

@@ -18,8 +18,9 @@ from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_layer_norm import CorrectLayerNorm
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
+from conformance.selftest.fakes.correct_silu_and_mul import CorrectSiluAndMul
 
-Fake = type[Correct | CorrectNorm | CorrectRotation | CorrectFp8 | CorrectLayerNorm]
+Fake = type[Correct | CorrectNorm | CorrectRotation | CorrectFp8 | CorrectLayerNorm | CorrectSiluAndMul]
 
 
 def _classes() -> Iterator[Fake]:

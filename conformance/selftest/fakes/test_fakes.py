@@ -29,7 +29,7 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
 
 
 # How many fakes of an operation name each property first. Whoever adds or removes a fake changes its number.
-NUMBER = 344
+NUMBER = 365
 COUNTS = {
     "rms_norm_gated": {
         "determinism": 2,
@@ -132,6 +132,15 @@ COUNTS = {
         "specials": 1,
         "values": 19,
     },
+    "silu_and_mul": {
+        "errors": 1,
+        "in_place": 1,
+        "layout": 2,
+        "memory": 1,
+        "metadata": 2,
+        "specials": 1,
+        "values": 13,
+    },
 }
 
 # Classes that name nothing that catches them: bases of the fakes, implementations that must pass, and one fake
@@ -142,6 +151,7 @@ OTHERS: dict[str, set[str]] = {
     "correct_layer_norm": {"CorrectLayerNorm"},
     "correct_norm": {"CorrectNorm"},
     "correct_rotation": {"CorrectRotation", "EagerRotation", "FusedRotation", "LowRotation", "RotationInFloat64"},
+    "correct_silu_and_mul": {"CorrectSiluAndMul"},
     "kernels": {"Kernel"},
     "partial": {"Everything", "Half", "OneInFifty", "Pairs"},
     "quantisation": {
