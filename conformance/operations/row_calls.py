@@ -90,9 +90,9 @@ class RowCalls:
         return tuple(tensor.name for tensor in self.tensors)
 
     @property
-    def companions(self) -> tuple[str, ...]:
-        """Return the names of the tensors in the first one's shape."""
-        return tuple(tensor.name for tensor in self.tensors[1:] if isinstance(tensor, Rows))
+    def companions(self) -> tuple[Tensor, ...]:
+        """Return the other tensors in the first one's shape."""
+        return tuple(tensor for tensor in self.tensors[1:] if isinstance(tensor, Rows))
 
     @property
     def factors(self) -> Factors:
@@ -140,7 +140,7 @@ class RowCalls:
         return Case(self.operation, tuple(tensors), tuple(flags.items()), rng.randrange(2**32))
 
     def empties(self, scope: Scope) -> tuple[Case, ...]:
-        """Return calls without elements, in three layouts; companions are in x's dtype, in another, or absent."""
+        """Return calls without elements, in three layouts, with companions in every dtype that they may have."""
         plain = {factor: levels[0] for factor, levels in self.factors.items()}
         return tuple(self._empties(self.complete(plain, random.Random(0), scope)))  # noqa: S311
 
@@ -150,12 +150,14 @@ class RowCalls:
             for kind in ("contiguous", "row_gap", "expanded"):
                 empty = TensorSpec(shape, base.dtype, Layout(kind))
                 case = self.resized(base, shape)
-                for name in (self.names[0], *self.companions):
-                    case = case.with_tensor(name, empty)
+                for tensor in (self.tensors[0], *self.companions):
+                    case = case.with_tensor(tensor.name, empty)
                 yield case
-                for name in self.companions:
-                    yield case.with_tensor(name, replace(empty, dtype=other))
-                    yield case.with_tensor(name, None)
+                for tensor in self.companions:
+                    if "other" in tensor.dtypes:
+                        yield case.with_tensor(tensor.name, replace(empty, dtype=other))
+                    if tensor.optional:
+                        yield case.with_tensor(tensor.name, None)
 
     def resized(self, case: Case, shape: tuple[int, ...]) -> Case:
         """Return the case with its first tensor in another shape, and all others in shapes that fit."""

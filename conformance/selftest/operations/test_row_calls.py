@@ -131,3 +131,10 @@ def test_empty_calls_have_no_element() -> None:
     assert all(0 in case.tensors[0][1].shape for case in empties)
     assert {None, "float16", "bfloat16"} == {(s := case.tensor("gate")) and s.dtype for case in empties}
     assert all(case.tensors[0][1].shape[-1:] == s.shape for case in empties if (s := case.tensor("shift")))
+
+
+def test_empty_calls_pass_what_must_be_passed() -> None:
+    """A companion that cannot be left out is in every one, in the only dtype that it has."""
+    needed = RowCalls("needed", (Rows("x"), Beside("up", ("same",))), {"normal": ("normal", "normal")})
+
+    assert {"float16"} == {dict(case.tensors)["up"].dtype for case in needed.empties(Scope("float16"))}
