@@ -130,6 +130,13 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
         error = (product - (total - added)) + (addend - added)
         return shipped.TensorHandle(rounding.encode(rounding.round_to_odd(total, error), ty), ty)
 
+    def create_addptr(self, ptr: Handle, offset: Handle) -> Handle:
+        """Add a number of elements to a pointer, with as few passes over the offsets as that takes."""
+        width = max(1, ptr.get_element_ty().primitive_bitwidth // 8)
+        offsets = offset.data
+        offsets = offsets.view(np.uint64) if offsets.dtype == np.int64 else offsets.astype(np.uint64, copy=False)
+        return shipped.TensorHandle(ptr.data + (offsets if width == 1 else width * offsets), ptr.dtype)
+
     def create_dot(self, a: Handle, b: Handle, d: Handle, *precision: Any) -> Handle:
         """Multiply in fp32."""
         if RAW.isdisjoint(handle.dtype.scalar.name for handle in (a, b, d)):

@@ -67,7 +67,7 @@ def encode(numbers: npt.ArrayLike, ty: Dtype) -> Array:
     """Round numbers to ``ty``, once, to nearest even; the bits where the interpreter holds bits."""
     values: Array = np.asarray(numbers)
     if ty.name not in RAW:
-        return values.astype(shipped._get_np_dtype(ty))
+        return values.astype(shipped._get_np_dtype(ty), copy=False)
     if values.dtype.kind in "iu":
         values = values.astype(np.float64)  # integers are rounded once, too: NVIDIA's cvt.rn.bf16.s32
     single = values.astype(np.float32)
