@@ -388,7 +388,9 @@ def _ended(path: Path, status: int, display: _Display) -> int:
         click.echo("\n".join([*display.errors([]), "conform: the run ended without a report"]), err=True)
         return report.Exit.USAGE if status == pytest.ExitCode.USAGE_ERROR else report.Exit.BROKEN
     footer = report.read(path).footer
-    for error in display.errors([each.item for each in footer.unfinished]):
+    # what a run left out because it was to stop at a failure is no error
+    stopped = footer.exit_code == report.Exit.FAILED
+    for error in display.errors([] if stopped else [each.item for each in footer.unfinished]):
         click.echo(error, err=True)
     report.show(path)
     return footer.exit_code
