@@ -23,7 +23,7 @@ TINY = 2.0**-150
 MARGIN = 2.0**-16
 MIN_NORMAL = 2.0**-126
 MAX = float(torch.finfo(torch.float32).max)
-FINITE = 2.0**1000  # more than the product of any eight float32 numbers
+FINITE = 2.0**800  # more than the product of any six float32 numbers; times one more it is still a float64 number
 
 # IEEE 754: correctly rounded. CUDA C++ Programming Guide, table of maximum errors: "x+y, x*y: 0"
 ADD = MULTIPLY = 1.0
