@@ -289,9 +289,10 @@ def _unfinished(report: Report) -> tuple[str, ...]:
     """Return what was not judged to its end: counted where the run was ended on purpose, named where it broke."""
     footer = report.footer
     entries = footer.unfinished
-    stopped_at_a_failure = footer.exit_code == Exit.FAILED
-    if entries and (footer.interrupted or stopped_at_a_failure):
-        return (f"{len(entries)} of {footer.items} items were not judged to their end",)
+    stopped = footer.exit_code == Exit.FAILED
+    if entries and (footer.interrupted or stopped):
+        why = "stopped at a failure: " if stopped else ""
+        return (f"{why}{len(entries)} of {footer.items} items were not judged to their end",)
     lines = [_stopped(entry) for entry in entries[:MOST_UNFINISHED]]
     left_out = len(entries) - MOST_UNFINISHED
     return (*lines, *[f"and {left_out} more items did not finish"] * (left_out > 0))

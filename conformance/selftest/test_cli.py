@@ -125,7 +125,8 @@ def test_a_run_stops_at_its_first_failure(tmp_path: Path) -> None:
     assert not made["footer"]["complete"]
     assert not made["footer"]["interrupted"]
     items = made["footer"]["items"]
-    assert f"{items} of {items} items were not judged to their end" in run.stdout
+    assert f"stopped at a failure: {items} of {items} items were not judged to their end" in run.stdout
+    assert "AssertionError" not in run.stderr
 
 
 def test_what_failed_before_is_judged_again(tmp_path: Path) -> None:
