@@ -22,6 +22,7 @@ class Native(NormKernels):
         **NormKernels.contracts,
         "layer_norm": "fp32",
         "silu_and_mul": "fp32",
+        "l2_norm": "fp32",
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in contracts}
     # PyTorch chooses how to sum by the whole shape
@@ -51,6 +52,13 @@ class Native(NormKernels):
         if gate.dim() == 0 or gate.shape != up.shape or not (gate.is_floating_point() and up.is_floating_point()):
             raise ValueError("silu_and_mul: gate and up must be rows of floats in one shape")
         return (torch.nn.functional.silu(gate.float()) * up.float()).to(gate.dtype).contiguous()
+
+    def l2_norm(self, x: torch.Tensor, *, eps: float) -> torch.Tensor:
+        """Compute in float32, and round once."""
+        if x.dim() == 0 or not x.is_floating_point():
+            raise ValueError("l2_norm: x must be rows of floats")
+        rows = x.float()
+        return (rows * torch.rsqrt(rows.square().sum(-1, keepdim=True) + eps)).to(x.dtype).contiguous()
 
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
         """Return ``native``, also for what ``normkernels`` does not have."""

@@ -23,6 +23,7 @@ class Torch(Adapter):
         "mrope": "eager",
         "layer_norm": "fp32",
         "silu_and_mul": "eager",
+        "l2_norm": "eager",
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
         # F.rms_norm has no groups, and rounds to x's dtype where the contract rounds to the weight's; gating first
@@ -34,6 +35,7 @@ class Torch(Adapter):
         # on a CPU a weight and a bias have one dtype
         "layer_norm": {"weight": ("same", "none"), "bias": ("same", "none")},
         "silu_and_mul": {"up": "same"},
+        "l2_norm": {},
     }
     # PyTorch chooses how to sum by the whole shape
     batch_invariant = False
@@ -84,6 +86,10 @@ class Torch(Adapter):
     def silu_and_mul(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         """Call ``F.silu``, then multiply."""
         return functional.silu(gate) * up
+
+    def l2_norm(self, x: torch.Tensor, *, eps: float) -> torch.Tensor:
+        """Write the formula in x's dtype: ``F.normalize`` has another one, without eps under the root."""
+        return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
 
     def mrope(
         self,

@@ -6,6 +6,7 @@ An operation of this repository adds a file here, and its name below; others com
 from conformance.cases.case import in_order
 from conformance.cases.values import PROFILES
 from conformance.operations.gemma_rms_norm import GEMMA_RMS_NORM
+from conformance.operations.l2_norm import L2_NORM
 from conformance.operations.layer_norm import LAYER_NORM
 from conformance.operations.mrope import MROPE
 from conformance.operations.operation import Arguments, Operation, Output, Scaling, flags_of, telling_cases
@@ -52,6 +53,7 @@ for _operation in (
     RMS_NORM_GATED_FP8,
     LAYER_NORM,
     SILU_AND_MUL,
+    L2_NORM,
 ):
     register(_operation)
 

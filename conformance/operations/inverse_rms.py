@@ -19,19 +19,21 @@ def inverse_rms(machine: Machine, contract: Contract, stream: Interval, eps: flo
     return inverse_root(machine, contract, mean, eps, kind)
 
 
-def inverse_root(machine: Machine, contract: Contract, mean: Interval, eps: float, kind: torch.dtype) -> Interval:
-    """Return ``1 / sqrt(mean + eps)`` of a mean of squares.
+def inverse_root(
+    machine: Machine, contract: Contract, mean: Interval, eps: float, kind: torch.dtype, *, point: str = "variance"
+) -> Interval:
+    """Return ``1 / sqrt(mean + eps)`` of a mean of squares, or of their sum, which is rounded at ``point``.
 
     Kernels take eps as float32. Where the variance itself is rounded (plain PyTorch), eps may have been
     rounded as well before it is added, and rsqrt may be the reciprocal of a rounded root: both were seen on
     one machine, in one tensor.
     """
-    mean = contract.at("variance", mean, kind)
+    mean = contract.at(point, mean, kind)
     exact_eps = torch.tensor(eps, dtype=torch.float32, device=mean.lo.device).double()
     added = Interval.exactly(exact_eps)
-    if "variance" in contract.rounds:
+    if point in contract.rounds:
         added = added.hull(Interval.exactly(round_once(exact_eps, kind)))
-    variance = contract.at("variance", machine.add(mean, added), kind)
+    variance = contract.at(point, machine.add(mean, added), kind)
     direct = contract.at("rstd", machine.rsqrt(variance), kind)
     if "rstd" not in contract.rounds:
         return direct

@@ -109,7 +109,8 @@ class Operation:
     there too; it is empty without such a form. ``parameters`` are the tensors that a model loads once, and may
     reload. ``scaling`` is the effect on the outputs of a factor on the arguments. ``carried`` names outputs that
     are the sum of x and an argument, and that argument: the next layer's call gets these outputs for it.
-    ``profiles`` are value profiles of the operation's own, all of finite numbers.
+    ``profiles`` are value profiles of the operation's own, all of finite numbers. ``one_factor`` says that a row
+    of outputs is a row of arguments times one number.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Operation:
     scaling: Scaling | None = None
     carried: Mapping[str, str] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    one_factor: bool = False
 
 
 def telling_cases(operation: Operation, scope: Scope) -> tuple[Case, ...]:

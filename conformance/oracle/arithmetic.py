@@ -125,19 +125,20 @@ class Machine:
     def mean(self, squares: Interval, depth: int) -> Interval:
         """Return the mean of non-negative numbers over the last dimension, kept; ``depth`` additions deep."""
         n = squares.lo.shape[-1]
-        _non_negative(squares)
-        total = Interval(
-            squares.lo.sum(-1, keepdim=True),
-            squares.hi.sum(-1, keepdim=True),
-            squares.nan.any(-1, keepdim=True),
-        )
-        relative = _of_a_sum(depth)
+        total = _summed(squares)
         if self.running_variance:
             overflows = total.hi > MAX / 4
             total = Interval(total.lo, torch.where(overflows, math.inf, total.hi), total.nan | overflows)
-        # sums of fp32 numbers are exact below 2**-126, unless the device flushes each of them
-        total = self.widen(total, relative, n * MIN_NORMAL if self.flushes else 0.0)
+        total = self._of_terms(total, n, depth)
         return self.widen(Interval(total.lo / n, total.hi / n, total.nan), DIVIDE)
+
+    def total(self, terms: Interval, depth: int) -> Interval:
+        """Return the sum of non-negative numbers over the last dimension, kept; ``depth`` additions deep."""
+        return self._of_terms(_summed(terms), terms.lo.shape[-1], depth)
+
+    def _of_terms(self, total: Interval, n: int, depth: int) -> Interval:
+        # sums of fp32 numbers are exact below 2**-126, unless the device flushes each of them
+        return self.widen(total, _of_a_sum(depth), n * MIN_NORMAL if self.flushes else 0.0)
 
     def signed_mean(self, x: Interval, depth: int) -> Interval:
         """Return the mean of numbers of both signs over the last dimension, kept; ``depth`` additions deep.
@@ -288,6 +289,14 @@ def _times(a: Interval, b: Interval) -> Interval:
 
 def _non_negative(x: Interval) -> None:
     assert not bool((x.lo < 0).any()), "of non-negative numbers only"
+
+
+def _summed(terms: Interval) -> Interval:
+    """Return the exact sums of non-negative numbers over the last dimension, kept."""
+    _non_negative(terms)
+    return Interval(
+        terms.lo.sum(-1, keepdim=True), terms.hi.sum(-1, keepdim=True), terms.nan.any(-1, keepdim=True)
+    )
 
 
 def _of_a_sum(depth: int) -> float:

@@ -86,6 +86,11 @@ def _cannot(subject: Subject, operation: str, dtype: str) -> str:
     return ""
 
 
+def _void(operation: Operation) -> str:
+    # of a factor next to a power of two, every product rounds back in the same direction
+    return "a row is multiplied by one number: its errors need not cancel" if operation.one_factor else ""
+
+
 def fixed(operation: Operation) -> Fixed:
     """Return the factor levels of the cases: many ordinary elements, all different numbers."""
     return narrowed(
@@ -105,4 +110,5 @@ BIAS = Property(
     judge,
     fixed=fixed,
     cannot=_cannot,
+    void=_void,
 )

@@ -244,6 +244,42 @@ def silu_mpmath_cases() -> None:
     )
 
 
+# Rows divided by their length, at 50 digits
+
+
+def l2_mpmath_cases() -> None:
+    """Return ``x / sqrt(sum(x**2) + eps)`` of a few numbers, some so small that eps is most of the sum."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    widths = itertools.cycle(WIDTHS)
+    cases: list[dict[str, Any]] = []
+    for eps, dtype, values in itertools.product(EPS, DTYPES, ("ordinary", "wide")):
+        n = next(widths)
+        case: dict[str, Any] = {
+            "id": f"{len(cases):02d}-{dtype}-{n}-{values}",
+            "dtype": dtype,
+            "x": _rows(draw, n, dtype, values),
+            "eps": _hex(_rounded(eps, "float32")),
+        }
+        cases.append(case | {"out": [_l2_norm(mpmath, row, case["eps"]) for row in case["x"]]})
+    _write(
+        "l2_norm_mpmath.json",
+        cases,
+        what="x / sqrt(sum(x**2) + eps) of two rows; inputs exact, out to 30 digits and not rounded to dtype",
+        seed=SEED,
+        digits=mpmath.mp.dps,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
+def _l2_norm(mp: Any, row: list[str], eps: str) -> list[str]:
+    x = [mp.mpf(float.fromhex(value)) for value in row]
+    length = mp.sqrt(mp.fsum(v * v for v in x) + mp.mpf(float.fromhex(eps)))
+    return [mp.nstr(v / length, 30) for v in x]
+
+
 # Rotations at positions on three axes, at 50 digits
 
 # the size of a head and half of what is rotated
@@ -668,6 +704,7 @@ if __name__ == "__main__":
             norm_mpmath_cases,
             layer_mpmath_cases,
             silu_mpmath_cases,
+            l2_mpmath_cases,
             mrope_mpmath_cases,
             fp8_mpmath_cases,
         ),

@@ -15,12 +15,15 @@ from conformance.adapter import Adapter
 from conformance.runs import outside
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
+from conformance.selftest.fakes.correct_l2_norm import CorrectL2Norm
 from conformance.selftest.fakes.correct_layer_norm import CorrectLayerNorm
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.correct_silu_and_mul import CorrectSiluAndMul
 
-Fake = type[Correct | CorrectNorm | CorrectRotation | CorrectFp8 | CorrectLayerNorm | CorrectSiluAndMul]
+Fake = type[
+    Correct | CorrectNorm | CorrectRotation | CorrectFp8 | CorrectLayerNorm | CorrectSiluAndMul | CorrectL2Norm
+]
 
 
 def _classes() -> Iterator[Fake]:

@@ -29,7 +29,7 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
 
 
 # How many fakes of an operation name each property first. Whoever adds or removes a fake changes its number.
-NUMBER = 365
+NUMBER = 390
 COUNTS = {
     "rms_norm_gated": {
         "determinism": 2,
@@ -141,6 +141,15 @@ COUNTS = {
         "specials": 1,
         "values": 13,
     },
+    "l2_norm": {
+        "errors": 1,
+        "in_place": 1,
+        "layout": 1,
+        "memory": 1,
+        "metadata": 2,
+        "specials": 1,
+        "values": 18,
+    },
 }
 
 # Classes that name nothing that catches them: bases of the fakes, implementations that must pass, and one fake
@@ -148,6 +157,7 @@ COUNTS = {
 OTHERS: dict[str, set[str]] = {
     "correct": {"Correct"},
     "correct_fp8": {"CorrectFp8", "_GatedNorm", "_Norm"},
+    "correct_l2_norm": {"CorrectL2Norm"},
     "correct_layer_norm": {"CorrectLayerNorm"},
     "correct_norm": {"CorrectNorm"},
     "correct_rotation": {"CorrectRotation", "EagerRotation", "FusedRotation", "LowRotation", "RotationInFloat64"},
