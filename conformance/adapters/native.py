@@ -23,6 +23,7 @@ class Native(NormKernels):
         "layer_norm": "fp32",
         "silu_and_mul": "fp32",
         "l2_norm": "fp32",
+        "softmax": "fp32",
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in contracts}
     # PyTorch chooses how to sum by the whole shape
@@ -59,6 +60,14 @@ class Native(NormKernels):
             raise ValueError("l2_norm: x must be rows of floats")
         rows = x.float()
         return (rows * torch.rsqrt(rows.square().sum(-1, keepdim=True) + eps)).to(x.dtype).contiguous()
+
+    def softmax(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute in float32, and round once."""
+        if x.dim() == 0 or not x.is_floating_point():
+            raise ValueError("softmax: x must be rows of floats")
+        rows = x.float()
+        powers = torch.exp(rows - rows.amax(-1, keepdim=True)) if x.numel() else rows
+        return (powers / powers.sum(-1, keepdim=True)).to(x.dtype).contiguous()
 
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
         """Return ``native``, also for what ``normkernels`` does not have."""

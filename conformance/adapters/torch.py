@@ -24,6 +24,7 @@ class Torch(Adapter):
         "layer_norm": "fp32",
         "silu_and_mul": "eager",
         "l2_norm": "eager",
+        "softmax": "fp32",
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
         # F.rms_norm has no groups, and rounds to x's dtype where the contract rounds to the weight's; gating first
@@ -36,6 +37,7 @@ class Torch(Adapter):
         "layer_norm": {"weight": ("same", "none"), "bias": ("same", "none")},
         "silu_and_mul": {"up": "same"},
         "l2_norm": {},
+        "softmax": {},
     }
     # PyTorch chooses how to sum by the whole shape
     batch_invariant = False
@@ -90,6 +92,10 @@ class Torch(Adapter):
     def l2_norm(self, x: torch.Tensor, *, eps: float) -> torch.Tensor:
         """Write the formula in x's dtype: ``F.normalize`` has another one, without eps under the root."""
         return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
+
+    def softmax(self, x: torch.Tensor) -> torch.Tensor:
+        """Call ``F.softmax`` of the last dimension, which stays in float32 until it stores."""
+        return functional.softmax(x, -1)
 
     def mrope(
         self,

@@ -15,6 +15,7 @@ from conformance.operations.rms_norm_fp8 import RMS_NORM_FP8
 from conformance.operations.rms_norm_gated import RMS_NORM_GATED
 from conformance.operations.rms_norm_gated_fp8 import RMS_NORM_GATED_FP8
 from conformance.operations.silu_and_mul import SILU_AND_MUL
+from conformance.operations.softmax import SOFTMAX
 from conformance.operations.term import Term
 
 OPERATIONS: dict[str, Operation] = {}
@@ -54,6 +55,7 @@ for _operation in (
     LAYER_NORM,
     SILU_AND_MUL,
     L2_NORM,
+    SOFTMAX,
 ):
     register(_operation)
 

@@ -280,6 +280,39 @@ def _l2_norm(mp: Any, row: list[str], eps: str) -> list[str]:
     return [mp.nstr(v / length, 30) for v in x]
 
 
+# Softmax at 50 digits
+
+
+def softmax_mpmath_cases() -> None:
+    """Return ``exp(x) / sum(exp(x))`` of a few numbers, some rows far from zero; no maximum is subtracted."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    widths = itertools.cycle(WIDTHS)
+    cases: list[dict[str, Any]] = []
+    for shift, dtype, values in itertools.product((-256.0, 0.0, 256.0), DTYPES, ("ordinary", "wide")):
+        n = next(widths)
+        x = [
+            [_hex(_rounded(float.fromhex(value) + shift, dtype)) for value in row]
+            for row in _rows(draw, n, dtype, values)
+        ]
+        case: dict[str, Any] = {"id": f"{len(cases):02d}-{dtype}-{n}-{values}-shift-{shift:g}", "dtype": dtype}
+        exact = []
+        for row in x:
+            powers = [mpmath.exp(mpmath.mpf(float.fromhex(value))) for value in row]
+            exact.append([mpmath.nstr(power / mpmath.fsum(powers), 30) for power in powers])
+        cases.append(case | {"x": x, "out": exact})
+    _write(
+        "softmax_mpmath.json",
+        cases,
+        what="softmax of two rows; inputs exact, out to 30 digits and not rounded to dtype",
+        seed=SEED,
+        digits=mpmath.mp.dps,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
 # Rotations at positions on three axes, at 50 digits
 
 # the size of a head and half of what is rotated
@@ -705,6 +738,7 @@ if __name__ == "__main__":
             layer_mpmath_cases,
             silu_mpmath_cases,
             l2_mpmath_cases,
+            softmax_mpmath_cases,
             mrope_mpmath_cases,
             fp8_mpmath_cases,
         ),

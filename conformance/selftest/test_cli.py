@@ -228,7 +228,7 @@ def _called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["run", "edges.py"], "its declarations cannot be read: RuntimeError: no thresholds (edges.py:"),
         (["replay", PLAIN, "ends.py"], "its process ended itself with status 0 while it was imported"),
         (["run", "no.such.module:Class"], "cannot import it"),
-        (["run", "right.py", "--op", "softmax"], "--op softmax: unknown, must be one of rms_norm, "),
+        (["run", "right.py", "--op", "gelu"], "--op gelu: unknown, must be one of rms_norm, "),
         (["run", "right.py", "--property", "speed"], "--property speed: unknown"),
         (["run", "right.py", "--property", "memory"], "is judged together with values"),
         (

@@ -20,9 +20,17 @@ from conformance.selftest.fakes.correct_layer_norm import CorrectLayerNorm
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.correct_silu_and_mul import CorrectSiluAndMul
+from conformance.selftest.fakes.correct_softmax import CorrectSoftmax
 
 Fake = type[
-    Correct | CorrectNorm | CorrectRotation | CorrectFp8 | CorrectLayerNorm | CorrectSiluAndMul | CorrectL2Norm
+    Correct
+    | CorrectNorm
+    | CorrectRotation
+    | CorrectFp8
+    | CorrectLayerNorm
+    | CorrectSiluAndMul
+    | CorrectL2Norm
+    | CorrectSoftmax
 ]
 
 

@@ -29,7 +29,7 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
 
 
 # How many fakes of an operation name each property first. Whoever adds or removes a fake changes its number.
-NUMBER = 390
+NUMBER = 416
 COUNTS = {
     "rms_norm_gated": {
         "determinism": 2,
@@ -150,6 +150,15 @@ COUNTS = {
         "specials": 1,
         "values": 18,
     },
+    "softmax": {
+        "errors": 1,
+        "in_place": 1,
+        "layout": 1,
+        "memory": 1,
+        "metadata": 2,
+        "specials": 2,
+        "values": 18,
+    },
 }
 
 # Classes that name nothing that catches them: bases of the fakes, implementations that must pass, and one fake
@@ -162,6 +171,7 @@ OTHERS: dict[str, set[str]] = {
     "correct_norm": {"CorrectNorm"},
     "correct_rotation": {"CorrectRotation", "EagerRotation", "FusedRotation", "LowRotation", "RotationInFloat64"},
     "correct_silu_and_mul": {"CorrectSiluAndMul"},
+    "correct_softmax": {"CorrectSoftmax"},
     "kernels": {"Kernel"},
     "partial": {"Everything", "Half", "OneInFifty", "Pairs"},
     "quantisation": {

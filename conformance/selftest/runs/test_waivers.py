@@ -185,7 +185,7 @@ HEAD = f'[[waiver]]\nissue = "{ISSUE}"\n'
         (HEAD + "where = { n = 1 }\nreason = 3\n", "reason must be text"),
         (HEAD + "where = { n = 1 }\nlaunch = false\n", "has 'launch', must be one of"),
         (HEAD + "where = { rows = 1 }\n", "where has 'rows', must be one of"),
-        (HEAD + 'where = { operation = "softmax" }\n', "operation='softmax', must be one of rms_norm"),
+        (HEAD + 'where = { operation = "gelu" }\n', "operation='gelu', must be one of rms_norm"),
         (HEAD + 'where = { property = "speed" }\n', "property='speed', must be one of values"),
         (HEAD + 'where = { dtype = "bf16" }\n', "dtype='bf16', must be one of bfloat16"),
         (HEAD + "where = { dtype = [{}] }\n", "dtype={}, must be one of bfloat16"),
