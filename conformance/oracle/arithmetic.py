@@ -255,12 +255,12 @@ class Machine:
         return Interval(_no_less(wide.lo), _no_less(wide.hi), v.nan)
 
     def exp(self, z: Interval) -> Interval:
-        """Return ``exp(z)``. A result below 2**-126 may be zero: ex2.approx.ftz flushes it (PTX ISA)."""
+        """Return ``exp(z)``."""
         low, high = (
             self.widen(Interval(e, e, z.nan), torch.where(end.isfinite(), EXP + EXP_PER_UNIT * end.abs(), 0.0))
             for end, e in ((z.lo, z.lo.exp()), (z.hi, z.hi.exp()))
         )
-        return _with_zero(Interval(low.lo, high.hi, z.nan), low.lo < MIN_NORMAL)
+        return Interval(low.lo, high.hi, z.nan)
 
     def sigmoid(self, z: Interval) -> Interval:
         """Return ``1 / (1 + exp(-z))``. Where the denominator passes 2**126 the result may be zero."""
