@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from conformance.cases.case import Case, Layout
 from conformance.cases.corpus import model_shapes
 from conformance.operations import OPERATIONS
+from normkernels.operations.operation import OPERATIONS as OURS
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ WORKLOADS = (
 def calls(workload: Workload) -> Iterator[tuple[Case, bool]]:
     """Yield every call of a workload, and whether it is in place."""
     for shape in model_shapes():
-        if (shape.model, shape.tp) != (workload.model, workload.tp):
+        if (shape.model, shape.tp) != (workload.model, workload.tp) or shape.operation not in OURS:
             continue
         in_place = shape.operation == "mrope"
         for tokens in (*BATCHES, *shape.prefill):

@@ -44,7 +44,11 @@ def test_a_kernel_without_constants_of_the_traffic_passes(request: pytest.Fixtur
     assert {Status.PASSED} == {verdict.status for verdict in judge_item(item, subject)}
 
 
-@every("operation", OPERATIONS)
+# a factor of the arguments of softmax changes all results, by no power of it
+UNSCALED = {"softmax"}
+
+
+@every("operation", [name for name in OPERATIONS if name not in UNSCALED])
 def test_every_operation_states_what_a_factor_makes_of_it(operation: str) -> None:
     """An operation without a relation of scales would never be judged by it."""
     scaling = OPERATIONS[operation].scaling
