@@ -76,9 +76,11 @@ def measured(target: str, device: str, profile: str, operation: str, prop: str, 
     # imports Triton, which must come after the device is chosen
     from conformance.adapter import load
     from conformance.calls.call import Subject
-    from conformance.runs.item import cases_of, items
+    from conformance.runs.item import cases_of, items, void_reason
     from conformance.runs.judge import judge, unjudged
 
+    if void_reason(operation, prop):
+        return None
     subject = Subject(load(target), device)
     judged = items(subject, profile, operations=(operation,), properties=(prop,))
     fit = [item for item in judged if unjudged(item, subject) is None]
