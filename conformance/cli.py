@@ -247,7 +247,7 @@ def run(
 def _failed_before(directory: Path) -> again.Again:
     """Return what fails in the report of a folder. Raises ``UsageError`` where there is none, or no failure."""
     path = directory / "report.json"
-    failed = again.of_failures(report.read(path).failures)
+    failed = again.of_failures(_read(path).failures)
     if not failed:
         raise UsageError(f"--last-failed: nothing fails in {path}, leave it out to judge everything")
     return failed

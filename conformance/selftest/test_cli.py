@@ -164,6 +164,18 @@ def test_what_failed_before_is_judged_again(tmp_path: Path) -> None:
     assert "--last-failed: nothing fails in out/report.json, leave it out to judge everything" in nothing.stderr
 
 
+def test_without_a_report_nothing_can_be_judged_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line names the report that is missing, and the folder is not made."""
+    monkeypatch.chdir(tmp_path)
+    assert 2 == _called(monkeypatch, "run", "native", "--last-failed", "--report", "out")
+    said = capsys.readouterr().err
+    assert 1 == said.count("\n")
+    assert "out/report.json" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_adapter_that_declines_everything_is_not_right(tmp_path: Path) -> None:
     """Exit 3: without a judged call there is no pass; every cell has the declined calls and their reason."""
     (tmp_path / "mine.py").write_text(DECLINES, encoding="utf-8")
