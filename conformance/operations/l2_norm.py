@@ -12,7 +12,7 @@ import torch
 
 from conformance.cases.case import Case
 from conformance.operations.inverse_rms import inverse_root
-from conformance.operations.operation import Output, Scaling
+from conformance.operations.operation import Scaling
 from conformance.operations.row_calls import EPSILON, RowCalls, below_eps, row_operation
 from conformance.operations.tensors import Rows
 from conformance.operations.term import Term, Values, without_flag, without_last_column
@@ -40,12 +40,6 @@ def formula(
     return {"y": machine.product(stream, rstd)}
 
 
-def outputs(case: Case) -> tuple[Output, ...]:
-    """Return the one output: y in x's shape and dtype."""
-    x = case.tensors[0][1]
-    return (Output("y", x.shape, getattr(torch, x.dtype)),)
-
-
 def _with_mean(case: Case, values: Values) -> tuple[Case, Values] | None:
     """Divide the sum by n, as an RMSNorm does: no value of an argument does."""
     if case.tensors[0][1].shape[-1] == 1:
@@ -55,7 +49,6 @@ def _with_mean(case: Case, values: Values) -> tuple[Case, Values] | None:
 
 L2_NORM = row_operation(
     RowCalls("l2_norm", (Rows("x"),), VALUES, (EPSILON,)),
-    outputs=outputs,
     formula=formula,
     rounds=ROUNDS,
     points=lambda _: tuple(point.name for point in ROUNDS),

@@ -13,7 +13,7 @@ import torch
 
 from conformance.cases.case import Case
 from conformance.operations.inverse_rms import STATISTICS, inverse_root
-from conformance.operations.operation import Output, Scaling
+from conformance.operations.operation import Scaling
 from conformance.operations.row_calls import EPSILON, RowCalls, below_eps, row_operation
 from conformance.operations.tensors import Columns, Rows
 from conformance.operations.term import (
@@ -95,12 +95,6 @@ def points(case: Case) -> tuple[str, ...]:
     return ("mean", "centred", "square", "variance", "rstd", *last)
 
 
-def outputs(case: Case) -> tuple[Output, ...]:
-    """Return the one output: y in x's shape and dtype."""
-    x = case.tensors[0][1]
-    return (Output("y", x.shape, getattr(torch, x.dtype)),)
-
-
 def _without_mean(case: Case, values: Values) -> tuple[Case, Values]:
     """Leave the mean in: no value of an argument does."""
     return replace(case, flags=(*case.flags, ("subtract_mean", False))), values
@@ -121,7 +115,6 @@ LAYER_NORM = row_operation(
         VALUES,
         (EPSILON,),
     ),
-    outputs=outputs,
     formula=formula,
     rounds=ROUNDS,
     points=points,

@@ -17,7 +17,7 @@ from conformance.cases.corpus import ModelShape
 from conformance.cases.factors import Assignment, Scope, width
 from conformance.cases.shrink import smaller
 from conformance.operations.inverse_rms import STATISTICS, inverse_rms
-from conformance.operations.operation import Arguments, Output, Scaling
+from conformance.operations.operation import Arguments, Scaling
 from conformance.operations.row_calls import EPSILON, RowCalls, Setting, below_eps, row_operation
 from conformance.operations.tensors import Beside, Columns, Rows
 from conformance.operations.term import (
@@ -89,12 +89,6 @@ def points(case: Case) -> tuple[str, ...]:
     if case.tensor("gate") is None:
         return norm
     return (*norm, "weighted", "act") if case.flag("norm_before_gate") else (*norm, "act", "gated")
-
-
-def outputs(case: Case) -> tuple[Output, ...]:
-    """Return the one output: y in x's shape and dtype."""
-    x = case.tensors[0][1]
-    return (Output("y", x.shape, getattr(torch, x.dtype)),)
 
 
 def _widths(assignment: Assignment, rng: random.Random, scope: Scope) -> tuple[int, dict[str, Flag]]:
@@ -202,7 +196,6 @@ TERMS = (
 
 RMS_NORM_GATED = row_operation(
     CALLS,
-    outputs=outputs,
     formula=formula,
     rounds=ROUNDS,
     points=points,

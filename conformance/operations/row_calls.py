@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
 from conformance.cases.case import Case, Flag, Layout, TensorSpec
 from conformance.cases.corpus import ModelShape
 from conformance.cases.factors import DTYPES, Assignment, Factors, Scope, layout, leading, rows, width
@@ -227,15 +229,21 @@ def below_eps(case: Case) -> Case:
     return case.with_flag("eps", max(EPS))
 
 
+def like_the_first(case: Case) -> tuple[Output, ...]:
+    """Return the one output of most operations: y in the first tensor's shape and dtype."""
+    first = case.tensors[0][1]
+    return (Output("y", first.shape, getattr(torch, first.dtype)),)
+
+
 def row_operation(
     calls: RowCalls,
     *,
-    outputs: Callable[[Case], tuple[Output, ...]],
     formula: Formula,
     rounds: tuple[Point, ...],
     points: Callable[[Case], tuple[str, ...]],
     ordinary: tuple[str, ...],
     terms: tuple[Term, ...],
+    outputs: Callable[[Case], tuple[Output, ...]] = like_the_first,
     mistakes: Mapping[str, Mistake] = MappingProxyType({}),
     **rest: Any,  # noqa: ANN401 - other fields of an operation
 ) -> Operation:

@@ -9,7 +9,7 @@ import torch
 
 from conformance.cases.case import Case, Layout, TensorSpec
 from conformance.cases.corpus import ModelShape
-from conformance.operations.operation import Output, Scaling
+from conformance.operations.operation import Scaling
 from conformance.operations.row_calls import RowCalls, row_operation
 from conformance.operations.tensors import Beside, Rows
 from conformance.operations.term import Term, Values, with_ones, without_last_column
@@ -43,12 +43,6 @@ def formula(
     return {"y": machine.product(act, Interval.exactly(given["up"]))}
 
 
-def outputs(case: Case) -> tuple[Output, ...]:
-    """Return the one output: y in gate's shape and dtype."""
-    gate = case.tensors[0][1]
-    return (Output("y", gate.shape, getattr(torch, gate.dtype)),)
-
-
 def model_case(shape: ModelShape, tokens: int) -> Case:
     """Return the call of a real model: gate and up are halves of one projection."""
     n = shape.head_dim
@@ -64,7 +58,6 @@ def _with_sigmoid(case: Case, values: Values) -> tuple[Case, Values]:
 
 SILU_AND_MUL = row_operation(
     CALLS,
-    outputs=outputs,
     formula=formula,
     rounds=(Point("act"),),
     points=lambda _: ("act",),

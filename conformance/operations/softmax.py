@@ -11,7 +11,6 @@ from dataclasses import replace
 import torch
 
 from conformance.cases.case import Case
-from conformance.operations.operation import Output
 from conformance.operations.row_calls import RowCalls, row_operation
 from conformance.operations.tensors import Rows
 from conformance.operations.term import Term, Values
@@ -61,12 +60,6 @@ def formula(
     return {"y": machine.quotient(powers, total)}
 
 
-def outputs(case: Case) -> tuple[Output, ...]:
-    """Return the one output: y in x's shape and dtype."""
-    x = case.tensors[0][1]
-    return (Output("y", x.shape, getattr(torch, x.dtype)),)
-
-
 def _without_sum(case: Case, values: Values) -> tuple[Case, Values]:
     """Return the powers as they are: no value of an argument does."""
     return replace(case, flags=(*case.flags, ("divided", False))), values
@@ -88,7 +81,6 @@ def _without_last_column(case: Case, values: Values) -> tuple[Case, Values] | No
 
 SOFTMAX = row_operation(
     RowCalls("softmax", (Rows("x"),), VALUES),
-    outputs=outputs,
     formula=formula,
     rounds=ROUNDS,
     points=lambda _: tuple(point.name for point in ROUNDS),
