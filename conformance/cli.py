@@ -387,13 +387,14 @@ def _ended(path: Path, status: int, display: _Display) -> int:
             return report.Exit.INTERRUPTED
         click.echo("\n".join([*display.errors([]), "conform: the run ended without a report"]), err=True)
         return report.Exit.USAGE if status == pytest.ExitCode.USAGE_ERROR else report.Exit.BROKEN
-    footer = report.read(path).footer
-    # what a run left out because it was to stop at a failure is no error
-    stopped = footer.exit_code == report.Exit.FAILED
-    for error in display.errors([] if stopped else [each.item for each in footer.unfinished]):
+    made = report.read(path)
+    # an item that a failure stopped is unfinished, and its failure is in the report
+    failed = again.of_failures(made.failures)
+    unfinished = [each.item for each in made.footer.unfinished if each.item.rpartition("/")[0] not in failed]
+    for error in display.errors(unfinished):
         click.echo(error, err=True)
     report.show(path)
-    return footer.exit_code
+    return made.footer.exit_code
 
 
 @cli.command()
