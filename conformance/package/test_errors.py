@@ -208,7 +208,7 @@ def test_an_unknown_path_raises(operation: str) -> None:
         mrope.run(mrope.call(path="rows"), operation)
 
 
-@pytest.mark.skipif(DEVICE != "cpu", reason="a GPU makes NaN of it, see test_mrope_values")
+@pytest.mark.skipif(DEVICE != "cpu", reason="a GPU makes NaN of it, see values.test_edges")
 @pytest.mark.parametrize("operation", ROTATIONS)
 @pytest.mark.parametrize("name", of_mrope.OUTSIDE)
 def test_a_position_outside_the_cache_raises(name: str, operation: str) -> None:
