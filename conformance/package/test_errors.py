@@ -19,6 +19,7 @@ from conformance.package.meaningless import fp8 as of_fp8
 from conformance.package.meaningless import mrope as of_mrope
 from conformance.package.meaningless import rms_norm as of_norms
 from conformance.package.meaningless import rms_norm_gated as of_gated
+from conformance.selftest.every import every
 from normkernels import InvalidCall, PathUnavailable
 
 NORM, GATED = fp8.OPERATIONS
@@ -78,7 +79,7 @@ def _refused(operation: str, wrong: Wrong) -> None:
         assert torch.equal(was, bits(tensor.detach().to_dense()))
 
 
-@pytest.mark.parametrize(("operation", "name"), WRONG)
+@every(("operation", "name"), WRONG)
 def test_a_call_without_meaning_raises_and_writes_nothing(operation: str, name: str) -> None:
     """The message names operation, argument, value and requirement; every tensor is unchanged."""
     _refused(operation, WRONG[operation, name])
