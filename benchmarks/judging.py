@@ -83,8 +83,8 @@ def measured(target: str, device: str, profile: str, operation: str, prop: str, 
     if void_reason(operation, prop):
         return None
     subject = Subject(load(target), device)
-    judged = items(subject, profile, operations=(operation,), properties=(prop,))
-    fit = [item for item in judged if unjudged(item, subject) is None]
+    listed = items(subject, profile, operations=(operation,), properties=(prop,))
+    fit = [item for item in listed if unjudged(item, subject) is None]
     cases = [case for item in fit for case in itertools.islice(cases_of(item, subject), most)]
     if not cases:
         return None
