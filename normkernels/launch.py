@@ -1,8 +1,8 @@
 """The only place that starts a kernel.
 
-The first call with a key is launched through Triton, which binds, specialises and compiles. The kernel is kept:
+The first call with a key is launched through Triton, which binds, specialises and compiles. The kernel is cached:
 later calls with the same key pass pointers and counts alone. They start the compiled kernel as Triton's own launch
-and PyTorch's Inductor do (``compiled.run``), or run ``kernel[grid]`` with the kept arguments where that is not
+and PyTorch's Inductor do (``compiled.run``), or run ``kernel[grid]`` with the cached arguments where that is not
 possible. ``NORMKERNELS_LAUNCH`` is ``direct``, the default, or ``triton``: every launch goes through Triton.
 Launch hooks are called; other changes of ``triton.knobs`` have no effect on a kernel that is compiled.
 """
@@ -51,23 +51,23 @@ class Launch:
     compiled: Any = None  # the result of the first launch through Triton; None: every launch goes through it
 
 
-def launch(known: Launch, buffers: Buffers, pointers: Sequence[int], counts: Counts) -> None:
+def launch(cached: Launch, buffers: Buffers, pointers: Sequence[int], counts: Counts) -> None:
     """Start a kernel on its device, which need not be the current one."""
-    index = known.device.index
+    index = cached.device.index
     if index is not None and index != torch.cuda.current_device():  # type: ignore[redundant-expr]  # None on a CPU
-        with torch.cuda.device(known.device):
-            launch(known, buffers, pointers, counts)
+        with torch.cuda.device(cached.device):
+            launch(cached, buffers, pointers, counts)
         return
-    compiled = known.compiled
+    compiled = cached.compiled
     if compiled is None or max(counts) >= _INT32:
-        _launch_through_triton(known, buffers, counts)
+        _launch_through_triton(cached, buffers, counts)
         return
-    args = [*pointers, *known.rest]
-    args[known.rows] = counts[0]
-    if known.others:
-        for place, count in zip(known.others, counts[1:], strict=True):
+    args = [*pointers, *cached.rest]
+    args[cached.rows] = counts[0]
+    if cached.others:
+        for place, count in zip(cached.others, counts[1:], strict=True):
             args[place] = count
-    plan, (driver, knobs) = known.plan, _triton()
+    plan, (driver, knobs) = cached.plan, _triton()
     grid = -(-counts[0] // plan.rows), plan.programs, 1
     enter, leave = knobs.launch_enter_hook, knobs.launch_exit_hook
     # chains of hooks, which may be empty, functions or None
@@ -79,19 +79,19 @@ def launch(known: Launch, buffers: Buffers, pointers: Sequence[int], counts: Cou
     compiled.run(*grid, *front, None, None, None, *args)
 
 
-def _launch_through_triton(known: Launch, buffers: Buffers, counts: Counts) -> None:
-    """Start a kernel as a user of Triton does, and keep the compiled kernel if it may be started directly."""
+def _launch_through_triton(cached: Launch, buffers: Buffers, counts: Counts) -> None:
+    """Start a kernel as a user of Triton does, and cache the compiled kernel if it may be started directly."""
     # before the kernel writes, because an unknown word in the environment raises
-    kept = not why_not_direct() and known.aligned and max(counts) < _INT32
-    args = [*(buffers[0] if each is None else each for each in buffers), *known.rest]
-    for place, count in zip((known.rows, *known.others), counts, strict=True):
+    direct = not why_not_direct() and cached.aligned and max(counts) < _INT32
+    args = [*(buffers[0] if each is None else each for each in buffers), *cached.rest]
+    for place, count in zip((cached.rows, *cached.others), counts, strict=True):
         args[place] = count
     # no fusion: a contracted x*x + y*y is not commutative, so its bits would depend on the layout
-    limit = {} if known.plan.registers is None else {"maxnreg": known.plan.registers}
-    grid = -(-counts[0] // known.plan.rows), known.plan.programs, 1
-    compiled = known.kernel[grid](*args, num_warps=known.plan.warps, enable_fp_fusion=False, **limit)
-    if kept:
-        known.compiled = compiled
+    limit = {} if cached.plan.registers is None else {"maxnreg": cached.plan.registers}
+    grid = -(-counts[0] // cached.plan.rows), cached.plan.programs, 1
+    compiled = cached.kernel[grid](*args, num_warps=cached.plan.warps, enable_fp_fusion=False, **limit)
+    if direct:
+        cached.compiled = compiled
 
 
 @cache
@@ -115,7 +115,7 @@ class Launches:
     plan: Callable[[int], Plan]  # for a number of rows
     arguments: Callable[[Buffers, Plan], Arguments]
     anywhere: int | None = None  # the pointer whose alignment no kernel depends on
-    known: list[Launch] = field(default_factory=list)
+    cached: list[Launch] = field(default_factory=list)
 
     def start(self, buffers: Buffers, counts: Counts) -> None:
         """Start the kernel for ``buffers``; the first buffer stands in for missing ones."""
@@ -127,17 +127,17 @@ class Launches:
         if union % ALIGNMENT and self.anywhere is not None:
             union = reduce(or_, (pointer for place, pointer in enumerate(pointers) if place != self.anywhere))
         aligned, rows = union % ALIGNMENT == 0, counts[0]
-        for each in self.known:
+        for each in self.cached:
             if each.fewest <= rows <= each.most and each.aligned is aligned:
                 break
         else:
-            each = self._learn(buffers, rows, aligned=aligned)
+            each = self._cache(buffers, rows, aligned=aligned)
         launch(each, buffers, pointers, counts)
 
-    def _learn(self, buffers: Buffers, rows: int, *, aligned: bool) -> Launch:
-        """Return a launch of the plan for ``rows``: a new launch, or a kept one whose range of rows grows."""
+    def _cache(self, buffers: Buffers, rows: int, *, aligned: bool) -> Launch:
+        """Return a launch of the plan for ``rows``: a new one, or a cached one whose range of rows grows."""
         plan = self.plan(rows)
-        for each in self.known:
+        for each in self.cached:
             if each.plan == plan and each.aligned == aligned:
                 each.fewest, each.most = min(each.fewest, rows), max(each.most, rows)
                 return each
@@ -145,8 +145,8 @@ class Launches:
         names, given = kernel.arg_names, {**args, **dict.fromkeys(self.counts)}
         rest = tuple(given[name] for name in names[len(buffers) :])
         place, *others = map(names.index, self.counts)
-        self.known.append(Launch(kernel, rest, place, tuple(others), plan, self.device, aligned, rows, rows))
-        return self.known[-1]
+        self.cached.append(Launch(kernel, rest, place, tuple(others), plan, self.device, aligned, rows, rows))
+        return self.cached[-1]
 
 
 @cache

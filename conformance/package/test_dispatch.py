@@ -20,7 +20,7 @@ from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
 from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, Rejection, plans
 from normkernels.call import Call, Device, Gated
 from normkernels.dispatch import decide
-from normkernels.operations.operation import ENVIRONMENT, OPERATIONS, _known, reread_environment
+from normkernels.operations.operation import ENVIRONMENT, OPERATIONS, _cache, reread_environment
 
 
 class Subclass(torch.Tensor):
@@ -285,11 +285,11 @@ def test_a_cached_call_agrees_with_decide(
 ) -> None:
     """A call whose key is cached from another batch runs the plan that ``decide`` gives it."""
     run(call(2, width, **changes))
-    cached = len(_known)
+    cached = len(_cache)
     arguments = call(rows, width, **changes)
     result = run(arguments)
 
-    assert cached == len(_known) == 1
+    assert cached == len(_cache) == 1
     assert explain(arguments).plan == launched[-1]
     assert_right(arguments, result)
 

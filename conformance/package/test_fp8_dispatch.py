@@ -15,7 +15,7 @@ from normkernels import Decision, Path, PathUnavailable, Reason, dispatch, plans
 from normkernels.call import Call, Device, Quantised, conversions
 from normkernels.operations import quantisation
 from normkernels.operations.operation import OPERATIONS as KNOWN
-from normkernels.operations.operation import _known
+from normkernels.operations.operation import _cache
 
 DOUBLE = torch.float64
 NORM, GATED = OPERATIONS
@@ -248,7 +248,7 @@ def test_a_cached_call_agrees_with_decide(
     arguments = call(operation, rows, 96, quant_group=group)
     results = run(operation, arguments)
 
-    assert 1 == len(_known)
+    assert 1 == len(_cache)
     assert explain(operation, arguments).plan == launched[-1]
     assert_right(operation, arguments, results)
 
@@ -272,7 +272,7 @@ def test_a_key_of_one_operation_serves_no_other() -> None:
         run(operation, arguments)
         assert_right(operation, {k: v for k, v in arguments.items() if k != "residual"}, run(operation, arguments))
 
-    assert 2 == len(_known)
+    assert 2 == len(_cache)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -22,7 +22,7 @@ from conformance.package.calls.mrope import (
 )
 from conformance.package.calls.tensors import DEVICE, Arguments, values
 from normkernels import InvalidCall, Path, PathUnavailable, Reason, launch, plans
-from normkernels.operations.operation import ENVIRONMENT, _known, reread_environment
+from normkernels.operations.operation import ENVIRONMENT, _cache, reread_environment
 from normkernels.plans import INTERPRETED, MEASURED, Plan
 
 OPERATIONS = ("mrope", "mrope_")
@@ -127,7 +127,7 @@ def test_a_cached_call_agrees_with_decide(operation: str, tokens: int, launched:
     results = run(arguments, operation)
 
     # one in place, one not: the kernel stores another set of columns
-    assert 2 == len(_known)
+    assert 2 == len(_cache)
     assert decision.plan == launched[-1]
     assert all(map(torch.equal, wanted, results))
 
@@ -165,7 +165,7 @@ def test_both_ranks_have_routes_of_their_own() -> None:
     for arguments in (call(), plain, plain | {"head_dim": 32}, call(), plain):
         assert_right(arguments, run(arguments))
 
-    assert 3 == len(_known)
+    assert 3 == len(_cache)
 
 
 # How wide each access may be: what a layout promises the compiler, and what it must not.
@@ -197,10 +197,10 @@ def test_a_layout_gets_the_accesses_that_it_allows(name: str, monkeypatch: pytes
     wanted, make = ACCESSES[name]
     seen: list[str] = []
 
-    def note(known: launch.Launch, tensors: Any, *given: Any) -> None:
-        names = known.kernel.arg_names[len(tensors) :]
-        seen.append(dict(zip(names, known.rest, strict=True))["ACCESS"])
-        start(known, tensors, *given)
+    def note(cached: launch.Launch, tensors: Any, *given: Any) -> None:
+        names = cached.kernel.arg_names[len(tensors) :]
+        seen.append(dict(zip(names, cached.rest, strict=True))["ACCESS"])
+        start(cached, tensors, *given)
 
     start = launch.launch
     monkeypatch.setattr(launch, "launch", note)

@@ -11,7 +11,7 @@ from conformance.package.calls.rms_norm import OPERATIONS, added, assert_right, 
 from conformance.package.calls.tensors import DEVICE, Arguments, values
 from normkernels import InvalidCall, Path, PathUnavailable, Reason, plans
 from normkernels.operations import rms_norm as norm
-from normkernels.operations.operation import ENVIRONMENT, _known, reread_environment
+from normkernels.operations.operation import ENVIRONMENT, _cache, reread_environment
 
 DOUBLE = torch.float64
 
@@ -133,7 +133,7 @@ def test_a_cached_call_agrees_with_decide(
     arguments = make(rows, 96)
     results = run(operation, arguments)
 
-    assert 1 == len(_known)
+    assert 1 == len(_cache)
     assert explain(operation, arguments).plan == launched[-1]
     assert_right(operation, arguments, results)
 

@@ -253,14 +253,14 @@ def native(
     wide = torch.promote_types(q.dtype, torch.float32)
     inside = (positions >= 0) & (positions < cos.shape[0])
     rows = torch.where(inside, positions, 0).expand(3, -1)
-    known = inside.expand(3, -1).all(0)[:, None]
+    all_inside = inside.expand(3, -1).all(0)[:, None]
 
     def angles(table: torch.Tensor) -> torch.Tensor:
         # an empty cache has no row to read
         table = table if table.shape[0] else table.new_zeros(1, table.shape[1])
         t, h, w = table[rows].to(wide)
         row = _by_axis(t, h, w, sections, interleaved=interleaved)
-        return torch.where(known, row, torch.nan)[:, None]
+        return torch.where(all_inside, row, torch.nan)[:, None]
 
     c, s, half = angles(cos), angles(sin), cos.shape[1]
 
