@@ -9,18 +9,18 @@ from __future__ import annotations
 OURS = "normkernels"
 # by the name shown in tables, in the order of the columns
 PEERS = {
-    "eager": "benchmarks.peers.eager:Eager",
+    "eager": "conformance.adapters.eager:Eager",
     "F.rms_norm": "torch",
-    "compile": "benchmarks.peers.compiled:Compiled",
-    "compile autotuned": "benchmarks.peers.compiled:Autotuned",
-    "two steps": "benchmarks.peers.two_steps:TwoSteps",
-    "original": "benchmarks.peers.original:Original",
-    "multi-row": "benchmarks.peers.multi_row:MultiRow",
+    "compile": "conformance.adapters.compiled:Compiled",
+    "compile autotuned": "conformance.adapters.compiled:Autotuned",
+    "two steps": "conformance.adapters.two_steps:TwoSteps",
+    "original": "conformance.adapters.original:Original",
+    "multi-row": "conformance.adapters.multi_row:MultiRow",
     "liger": "benchmarks.peers.liger_norms:Liger",
     "fla fused": "benchmarks.peers.fla_norms:FusedNormGate",
     "fla layernorm": "benchmarks.peers.fla_norms:LayerNormGated",
-    "quack": "benchmarks.peers.quack_norms:Quack",
-    "flashinfer": "benchmarks.peers.flashinfer_norms:FlashInfer",
+    "quack": "conformance.adapters.quack:Quack",
+    "flashinfer": "conformance.adapters.flashinfer:FlashInfer",
 }
 # peers that search for seconds a shape: timed only in workloads that ask for them
 SLOW_TO_BUILD = frozenset({"compile autotuned"})

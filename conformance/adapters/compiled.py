@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from benchmarks.peers import formulas
 from conformance.adapter import Adapter
+from conformance.adapters import formulas
 from conformance.oracle.contract import Contract
 
 Results = torch.Tensor | tuple[torch.Tensor, ...]

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import torch
 
-from benchmarks.kernels import original
 from conformance.adapter import Adapter, Declined
+from conformance.adapters.kernels import original
 from conformance.oracle.contract import Contract
 
 # columns of the gated kernels' rows

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from benchmarks.kernels import multi_row
 from conformance.adapter import Adapter, Declined
+from conformance.adapters.kernels import multi_row
 from conformance.oracle.contract import Contract
 
 # rows a tile follow the number of multiprocessors; without a GPU, a number that gives several rows a tile
