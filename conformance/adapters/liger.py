@@ -21,6 +21,7 @@ class Liger(Adapter):
     """Liger's functions for training, forwards, in the casting modes of the models."""
 
     name = "liger"
+    package = "liger-kernel"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         "rms_norm": Contract(NAMED["hf"] | {"sum"}),
         "gemma_rms_norm": Contract(frozenset({"sum"})),

@@ -21,6 +21,7 @@ class Transformers(Adapter):
     """The modules, with the weight of each call in place of their own; a residual is added as their layers do."""
 
     name = "transformers"
+    package = "transformers"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         "rms_norm": Contract(NAMED["hf"] | {"sum"}),
         # rounded once: Gemma's module stays in float32, where Llama's has rounded by then

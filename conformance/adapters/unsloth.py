@@ -24,6 +24,7 @@ class Unsloth(Adapter):
     """``Fast_RMS_Layernorm`` and ``Fast_Layernorm``, forwards, and the kernel of SwiGLU."""
 
     name = "unsloth"
+    package = "unsloth"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         "rms_norm": "hf",
         "gemma_rms_norm": "fp32",

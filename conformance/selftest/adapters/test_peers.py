@@ -32,6 +32,8 @@ PACKAGES = {
     "mamba": ("mamba_ssm", "mamba_ssm"),
     "unsloth": ("unsloth_zoo", "unsloth"),
     "xformers": ("xformers", "xformers"),
+    "quack": ("quack", "quack-kernels"),
+    "flashinfer": ("flashinfer", "flashinfer-python"),
 }
 # Calls in which a package is known to be wrong: a sum whose variance is that of the unrounded one, and one column
 # with a stride.
