@@ -176,6 +176,7 @@ KNOWN = {
     "mamba": "conformance.adapters.mamba:Mamba",
     "unsloth": "conformance.adapters.unsloth:Unsloth",
     "xformers": "conformance.adapters.xformers:XFormers",
+    "torchnorm": "conformance.adapters.torchnorm:TorchNorm",
     "quack": "conformance.adapters.quack:Quack",
     "flashinfer": "conformance.adapters.flashinfer:FlashInfer",
     "original": "conformance.adapters.original:Original",

@@ -32,15 +32,20 @@ PACKAGES = {
     "mamba": ("mamba_ssm", "mamba_ssm"),
     "unsloth": ("unsloth_zoo", "unsloth"),
     "xformers": ("xformers", "xformers"),
+    "torchnorm": ("torchnorm", "torchnorm"),
     "quack": ("quack", "quack-kernels"),
     "flashinfer": ("flashinfer", "flashinfer-python"),
 }
-# Calls in which a package is known to be wrong: a sum whose variance is that of the unrounded one, and one column
-# with a stride.
+# Calls in which a package is known to be wrong: a sum whose variance is that of the unrounded one, one column with a
+# stride, a sum rounded to bfloat16, a parameter with a stride.
 WRONG: dict[str, Callable[[Case], bool]] = {
     "xformers": lambda case: case.tensor("residual") is not None,
     "mamba": lambda case: case.tensors[0][1].shape[-1] == 1,
     "fla": lambda case: case.operation == "l2_norm" and case.tensors[0][1].shape[-1] == 1,
+    "torchnorm": lambda case: (
+        case.tensor("residual") is not None
+        or any(spec.layout.kind not in {"contiguous", "offset"} for name, spec in case.tensors if name != "x")
+    ),
     "fla-layernorm-gated": lambda case: case.tensors[0][1].shape[-1] == 1,
 }
 
