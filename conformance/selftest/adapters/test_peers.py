@@ -36,8 +36,8 @@ PACKAGES = {
     "quack": ("quack", "quack-kernels"),
     "flashinfer": ("flashinfer", "flashinfer-python"),
 }
-# Calls in which a package is known to be wrong (docs/findings): a sum whose variance is that of the unrounded one, one
-# column with a stride, a sum rounded to bfloat16, a parameter with a stride.
+# Calls in which a package is known to be wrong (docs/findings): a sum whose variance is that of the unrounded one,
+# one column with a stride, a sum rounded to bfloat16, a parameter with a stride.
 WRONG: dict[str, Callable[[Case], bool]] = {
     "xformers": lambda case: case.tensor("residual") is not None,
     "mamba": lambda case: case.tensors[0][1].shape[-1] == 1,
