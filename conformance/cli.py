@@ -520,17 +520,22 @@ def survey(
 
 
 @cli.command(name="list")
-@click.argument("operation", required=False)
+@click.argument("name", metavar="[OPERATION|ADAPTER]", required=False)
 @_places
-def listing(operation: str | None, places: tuple[str, ...]) -> None:
-    """Operations, properties with their promise, known adapters, contracts, profiles.
+def listing(name: str | None, places: tuple[str, ...]) -> None:
+    """Operations, properties with their promise, known adapters with their package, contracts, profiles.
 
     Of one OPERATION: the method to write with its arguments, rounding points, the words of a claim, what a wrong
-    formula may lack.
+    formula may lack. Of one known ADAPTER: by operation its contract and the calls that it takes.
     """
     _use(places)
-    if operation is not None:
-        _named("OPERATION", [operation], OPERATIONS)
+    if name in KNOWN:
+        click.echo(f"{name}: {describe.implementation(name)}\n")
+        _section("takes", describe.claims(name))
+        return
+    if name is not None:
+        operation = name
+        _named("OPERATION", [operation], {**OPERATIONS, **KNOWN})
         click.echo(f"{describe.method(operation)}\n")
         _section("arguments", describe.arguments(operation))
         _section("rounding points", {"at": describe.points(operation)})
@@ -539,7 +544,7 @@ def listing(operation: str | None, places: tuple[str, ...]) -> None:
         return
     _section("operations", {name: _signature(name) for name in OPERATIONS})
     _section("properties", PROMISES)
-    _section("adapters", KNOWN)
+    _section("adapters", {known: describe.implementation(known) for known in KNOWN})
     named = {name: in_braces(Contract(rounds), sorted(rounds)) for name, rounds in NAMED.items()}
     _section("contracts", {**named, "eager": "every point of the operation"})
     _section("profiles", {name: _effort(name) for name in PROFILES})

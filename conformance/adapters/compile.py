@@ -53,6 +53,7 @@ class Compile(Adapter):
     """Norms in float32, compiled whole for any number of rows."""
 
     name = "compile"
+    package = "torch"
     # on a CPU the compiled code adds a lane's share of a row one after another
     contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(
         ("rms_norm", "gemma_rms_norm", "rms_norm_gated"), Contract(rounds=frozenset(), depth="serial")

@@ -16,6 +16,7 @@ class Torch(Adapter):
     """Two fused steps, with a rounding after each."""
 
     name = "torch"
+    package = "torch"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         "rms_norm_gated": "two_step",
         "rms_norm": Contract(frozenset({"sum"})),

@@ -1,4 +1,4 @@
-"""quack: a norm in CuTe, with or without a residual. ``pip install quack-kernels``."""
+"""quack: a norm in CuTe, with or without a residual."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from conformance.adapter import Adapter, Declined, UsageError
+from conformance.adapter import Adapter, Declined
+from conformance.adapters.importing import needed
 from conformance.oracle.contract import Contract
 
 Norm = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
@@ -18,6 +19,7 @@ class Quack(Adapter):
     """quack's forward function. It has no offset: one is added to Gemma's weight beforehand, in its dtype."""
 
     name = "quack"
+    package = "quack-kernels"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         # quack normalises the sum before rounding it
         "rms_norm": "fp32",
@@ -25,11 +27,7 @@ class Quack(Adapter):
     }
 
     def __init__(self) -> None:
-        try:
-            from quack.rmsnorm import rmsnorm_fwd
-        except ImportError as error:
-            raise UsageError(f"quack: needs its package, pip install quack-kernels: {error}") from error
-        self._norm: Any = rmsnorm_fwd
+        self._norm: Any = needed("quack", "quack.rmsnorm", self.package).rmsnorm_fwd
         # a model would add one when it loads: cached by weight and version
         self._added: MutableMapping[torch.Tensor, tuple[int | None, torch.Tensor]] = WeakTensorKeyDictionary()
 

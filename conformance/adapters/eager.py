@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from benchmarks.peers import formulas
 from conformance.adapter import Adapter
+from conformance.adapters import formulas
 from conformance.oracle.contract import Contract
 
 Results = torch.Tensor | tuple[torch.Tensor, ...]
@@ -19,6 +19,7 @@ class Eager(Adapter):
     """Plain PyTorch in float32, rounded once."""
 
     name = "eager"
+    package = "torch"
     contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(
         ("rms_norm", "gemma_rms_norm", "rms_norm_gated", "mrope", "rms_norm_fp8", "rms_norm_gated_fp8"), "fp32"
     )

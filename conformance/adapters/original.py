@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import torch
 
-from benchmarks.kernels import original
 from conformance.adapter import Adapter, Declined
 from conformance.oracle.contract import Contract
 
@@ -30,6 +29,10 @@ class Original(Adapter):
     graphs = True
 
     def __init__(self) -> None:
+        # imports Triton, which must come after the choice of a device
+        from conformance.adapters.kernels import original
+
+        self._kernels = original
         # Triton's interpreter runs no 65,536 programs
         self.prefill_rows = original.PREFILL_ROWS if torch.cuda.is_available() else 32
 
@@ -55,7 +58,7 @@ class Original(Adapter):
             raise Declined(f"it takes {RANK} dimensions, rows of {WIDTH}, one group each")
         if not (x.is_contiguous() and gate.is_contiguous()):
             raise Declined("it takes contiguous x and gate")
-        return original.gated(x, gate, weight, eps=eps, prefill_rows=self.prefill_rows)
+        return self._kernels.gated(x, gate, weight, eps=eps, prefill_rows=self.prefill_rows)
 
     def gemma_rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
@@ -65,7 +68,7 @@ class Original(Adapter):
             raise Declined("it adds a residual of x's dtype")
         if not (x.is_contiguous() and residual.is_contiguous()):
             raise Declined("it takes contiguous x and residual")
-        return original.gemma(x, residual, weight, eps=eps)
+        return self._kernels.gemma(x, residual, weight, eps=eps)
 
     def mrope(
         self,
@@ -84,6 +87,6 @@ class Original(Adapter):
             raise Declined("it takes rows of heads whose dimension is a power of two")
         if positions.dim() == 1:
             raise Declined("it takes positions on three axes")
-        return original.mrope(
+        return self._kernels.mrope(
             q, k, positions, cos, sin, sections=sections, head_dim=head_dim, interleaved=interleaved
         )

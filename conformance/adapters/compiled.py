@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from benchmarks.peers import formulas
 from conformance.adapter import Adapter
+from conformance.adapters import formulas
 from conformance.oracle.contract import Contract
 
 Results = torch.Tensor | tuple[torch.Tensor, ...]
@@ -20,7 +20,8 @@ MOST_SHAPES = 2**16
 class Compiled(Adapter):
     """``torch.compile`` with its defaults and static shapes: it knows all sizes when it chooses."""
 
-    name = "compile"
+    name = "compile static"
+    package = "torch"
     contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(
         ("rms_norm", "gemma_rms_norm", "rms_norm_gated", "mrope", "rms_norm_fp8", "rms_norm_gated_fp8"), "fp32"
     )

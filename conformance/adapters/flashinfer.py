@@ -1,4 +1,4 @@
-"""FlashInfer: norms, those with a residual in place. ``pip install flashinfer-python``."""
+"""FlashInfer: norms, those with a residual in place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from conformance.adapter import Adapter, Declined, UsageError
+from conformance.adapter import Adapter, Declined
+from conformance.adapters.importing import needed
 from conformance.oracle.contract import Contract
 
 
@@ -15,6 +16,7 @@ class FlashInfer(Adapter):
     """``rmsnorm`` and ``gemma_rmsnorm``; with a residual the fused ones, in place."""
 
     name = "flashinfer"
+    package = "flashinfer-python"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         # FlashInfer normalises the sum before rounding it
         "rms_norm": "fp32",
@@ -22,11 +24,7 @@ class FlashInfer(Adapter):
     }
 
     def __init__(self) -> None:
-        try:
-            from flashinfer import norm
-        except ImportError as error:
-            raise UsageError(f"flashinfer: needs its package, pip install flashinfer-python: {error}") from error
-        self._norm: Any = norm
+        self._norm: Any = needed("flashinfer", "flashinfer.norm", self.package)
 
     def rms_norm(
         self,

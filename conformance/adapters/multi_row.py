@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import torch
 
-from benchmarks.kernels import multi_row
 from conformance.adapter import Adapter, Declined
 from conformance.oracle.contract import Contract
 
@@ -24,6 +23,10 @@ class MultiRow(Adapter):
     batch_invariant = False
 
     def __init__(self) -> None:
+        # imports Triton, which must come after the choice of a device
+        from conformance.adapters.kernels import multi_row
+
+        self._kernels = multi_row
         cuda = torch.cuda.is_available()
         self.units = torch.cuda.get_device_properties(0).multi_processor_count if cuda else UNITS_OF_A_CPU
 
@@ -48,7 +51,7 @@ class MultiRow(Adapter):
             raise Declined("it gates")
         if any(tensor.stride(-1) != 1 for tensor in (x, gate, weight)):
             raise Declined("it takes last strides of one")
-        out = multi_row.gated(
+        out = self._kernels.gated(
             x.reshape(-1, n),
             gate.reshape(-1, n),
             weight,

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 
 import normkernels
-from benchmarks.peers import formulas
 from conformance.adapter import Adapter
+from conformance.adapters import formulas
 from conformance.oracle.contract import Contract
 
 Results = tuple[torch.Tensor, ...]
