@@ -19,8 +19,9 @@ from conformance.calls.verdict import BAD, Status
 from conformance.cases.case import Case, TensorSpec
 from conformance.cases.factors import DTYPES
 from conformance.operations import OPERATIONS
+from conformance.operations.head_sizes import DIMS, MODEL_CACHE, Sizes, spec_of
 from conformance.operations.mrope import axis_of_frequency
-from conformance.operations.mrope_calls import DIMS, MODEL_CACHE, Sizes, sections, spec_of
+from conformance.operations.mrope_calls import sections
 from conformance.operations.rows import by_row, count
 from conformance.oracle.arithmetic import MIN_NORMAL, Machine
 from conformance.oracle.comparison import Comparison, compare
