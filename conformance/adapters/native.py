@@ -24,6 +24,7 @@ class Native(NormKernels):
         "silu_and_mul": "fp32",
         "l2_norm": "fp32",
         "softmax": "fp32",
+        "rope": "fp32",
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in contracts}
     # PyTorch chooses how to sum by the whole shape
@@ -69,6 +70,24 @@ class Native(NormKernels):
         powers = torch.exp(rows - rows.amax(-1, keepdim=True)) if x.numel() else rows
         return (powers / powers.sum(-1, keepdim=True)).to(x.dtype).contiguous()
 
+    def rope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        positions: torch.Tensor | None,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        head_dim: int | None,
+        pairs: str,
+    ) -> tuple[torch.Tensor, ...]:
+        """Compute in float32, and round once."""
+        _check_rotation("rope", q, k, positions, cos, sin, head_dim, pairs)
+        size = head_dim or q.shape[-1]
+        angles = [(t if positions is None else t[positions.long()]).float()[:, None] for t in (cos, sin)]
+        heads = (x.reshape(*x.shape[:1], x[:1].numel() // size if len(x) else 0, size) for x in (q, k))
+        return tuple(_turned(h, angles, pairs).reshape(x.shape) for h, x in zip(heads, (q, k), strict=True))
+
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
         """Return ``native``, also for what ``normkernels`` does not have."""
         return super().path(operation, arguments) if operation in NormKernels.contracts else "native"
@@ -80,3 +99,51 @@ class Native(NormKernels):
     def column_thresholds(self, operation: str) -> tuple[int, ...]:
         """Return nothing: no plans."""
         return ()
+
+
+def _check_rotation(
+    name: str,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    positions: torch.Tensor | None,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    head_dim: int | None,
+    pairs: str,
+) -> None:
+    """Raise ``ValueError`` for an argument that does not go with the others; values are read on a CPU alone."""
+    size = head_dim or q.shape[-1]
+    whole = q.shape[-1] == k.shape[-1] == size if q.dim() == 3 else head_dim is not None
+    if q.dim() not in {2, 3} or k.dim() != q.dim() or len(k) != len(q) or not whole:
+        raise ValueError(f"{name}: q and k must be (tokens, heads, head_dim), or flat with head_dim given")
+    if q.shape[-1] % size or k.shape[-1] % size or not (q.is_floating_point() and k.is_floating_point()):
+        raise ValueError(f"{name}: q and k must be whole heads of floats")
+    tables = cos.dim() == 2 and cos.shape == sin.shape and 2 * cos.shape[-1] <= size
+    if not tables or not all(x.dtype in {torch.float32, q.dtype} for x in (cos, sin)):
+        raise ValueError(f"{name}: cos and sin must be (positions, rotary_dim // 2), in q's dtype or float32")
+    if pairs not in {"halves", "neighbours"}:
+        raise ValueError(f"{name}: pairs={pairs!r}, must be 'halves' or 'neighbours'")
+    if positions is None:
+        if len(cos) != len(q):
+            raise ValueError(f"{name}: without positions cos and sin must have a row a token")
+        return
+    if positions.shape != q.shape[:1] or positions.dtype not in {torch.int32, torch.int64}:
+        raise ValueError(f"{name}: positions must be a whole number a token")
+    readable = positions.is_cpu and not torch.compiler.is_compiling()
+    if readable and bool(((positions < 0) | (positions >= len(cos))).any()):
+        raise ValueError(f"{name}: positions must be rows of cos")
+
+
+def _turned(heads: torch.Tensor, angles: list[torch.Tensor], pairs: str) -> torch.Tensor:
+    """Rotate every head, ``(tokens, heads, head_dim)``, by angles in float32."""
+    cos, sin = angles
+    half = cos.shape[-1]
+    rotary, rest = heads.tensor_split([2 * half], -1)
+    parts = rotary.float()
+    if pairs == "halves":
+        x1, x2 = parts.tensor_split([half], -1)
+    else:
+        x1, x2 = parts[..., ::2], parts[..., 1::2]
+    turned = x1 * cos - x2 * sin, x2 * cos + x1 * sin
+    y = torch.cat(turned, -1) if pairs == "halves" else torch.stack(turned, -1).flatten(-2)
+    return torch.cat((y.to(heads.dtype), rest), -1)

@@ -14,6 +14,7 @@ from conformance.operations.rms_norm import RMS_NORM
 from conformance.operations.rms_norm_fp8 import RMS_NORM_FP8
 from conformance.operations.rms_norm_gated import RMS_NORM_GATED
 from conformance.operations.rms_norm_gated_fp8 import RMS_NORM_GATED_FP8
+from conformance.operations.rope import ROPE
 from conformance.operations.silu_and_mul import SILU_AND_MUL
 from conformance.operations.softmax import SOFTMAX
 from conformance.operations.term import Term
@@ -56,6 +57,7 @@ for _operation in (
     SILU_AND_MUL,
     L2_NORM,
     SOFTMAX,
+    ROPE,
 ):
     register(_operation)
 

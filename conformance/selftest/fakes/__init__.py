@@ -18,6 +18,7 @@ from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_l2_norm import CorrectL2Norm
 from conformance.selftest.fakes.correct_layer_norm import CorrectLayerNorm
 from conformance.selftest.fakes.correct_norm import CorrectNorm
+from conformance.selftest.fakes.correct_rope import CorrectRope
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.correct_silu_and_mul import CorrectSiluAndMul
 from conformance.selftest.fakes.correct_softmax import CorrectSoftmax
@@ -31,6 +32,7 @@ Fake = type[
     | CorrectSiluAndMul
     | CorrectL2Norm
     | CorrectSoftmax
+    | CorrectRope
 ]
 
 

@@ -29,7 +29,7 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
 
 
 # How many fakes of an operation name each property first. Whoever adds or removes a fake changes its number.
-NUMBER = 416
+NUMBER = 464
 COUNTS = {
     "rms_norm_gated": {
         "determinism": 2,
@@ -159,6 +159,18 @@ COUNTS = {
         "specials": 2,
         "values": 18,
     },
+    "rope": {
+        "copied": 1,
+        "empty": 1,
+        "errors": 3,
+        "in_place": 2,
+        "layout": 6,
+        "memory": 2,
+        "metadata": 3,
+        "state": 1,
+        "values": 28,
+        "written": 1,
+    },
 }
 
 # Classes that name nothing that catches them: bases of the fakes, implementations that must pass, and one fake
@@ -169,6 +181,7 @@ OTHERS: dict[str, set[str]] = {
     "correct_l2_norm": {"CorrectL2Norm"},
     "correct_layer_norm": {"CorrectLayerNorm"},
     "correct_norm": {"CorrectNorm"},
+    "correct_rope": {"CorrectRope", "EagerRope", "FusedRope", "GatheredRope", "LowRope", "RopeInFloat64"},
     "correct_rotation": {"CorrectRotation", "EagerRotation", "FusedRotation", "LowRotation", "RotationInFloat64"},
     "correct_silu_and_mul": {"CorrectSiluAndMul"},
     "correct_softmax": {"CorrectSoftmax"},
