@@ -5,6 +5,7 @@ Operations that ``normkernels`` does not have are plain PyTorch here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -24,6 +25,7 @@ class Native(NormKernels):
         "silu_and_mul": "fp32",
         "l2_norm": "fp32",
         "softmax": "fp32",
+        "gelu_and_mul": "fp32",
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in contracts}
     # PyTorch chooses how to sum by the whole shape
@@ -68,6 +70,19 @@ class Native(NormKernels):
         rows = x.float()
         powers = torch.exp(rows - rows.amax(-1, keepdim=True)) if x.numel() else rows
         return (powers / powers.sum(-1, keepdim=True)).to(x.dtype).contiguous()
+
+    def gelu_and_mul(self, gate: torch.Tensor, up: torch.Tensor, *, approximate: str) -> torch.Tensor:
+        """Compute in float32, and round once; by the complement of erf, which does not cancel."""
+        if gate.dim() == 0 or gate.shape != up.shape or not (gate.is_floating_point() and up.is_floating_point()):
+            raise ValueError("gelu_and_mul: gate and up must be rows of floats in one shape")
+        if approximate not in {"none", "tanh"}:
+            raise ValueError(f"gelu_and_mul: approximate={approximate!r}, must be 'none' or 'tanh'")
+        z = gate.float()
+        if approximate == "tanh":
+            act = torch.nn.functional.gelu(z, approximate="tanh")
+        else:
+            act = 0.5 * z * torch.special.erfc(z * -math.sqrt(0.5))
+        return (act * up.float()).to(gate.dtype).contiguous()
 
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
         """Return ``native``, also for what ``normkernels`` does not have."""

@@ -5,6 +5,7 @@ An operation of this repository adds a file here, and its name below; others com
 
 from conformance.cases.case import in_order
 from conformance.cases.values import PROFILES
+from conformance.operations.gelu_and_mul import GELU_AND_MUL
 from conformance.operations.gemma_rms_norm import GEMMA_RMS_NORM
 from conformance.operations.l2_norm import L2_NORM
 from conformance.operations.layer_norm import LAYER_NORM
@@ -56,6 +57,7 @@ for _operation in (
     SILU_AND_MUL,
     L2_NORM,
     SOFTMAX,
+    GELU_AND_MUL,
 ):
     register(_operation)
 

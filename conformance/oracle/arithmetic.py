@@ -8,6 +8,7 @@ subnormal, for gradual underflow. Rounding never crosses zero, and an exact zero
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -37,6 +38,12 @@ SQRT = 2.0
 # 2 ulp; LLVM's AMDGPU guide: 1 ulp
 EXP = 4.0
 EXP_PER_UNIT = 1.25
+# tanhf: at most 2 ulp (CUDA C++ Programming Guide; HIP math API), 1 ulp on CPUs (Sleef, as PyTorch has it).
+# tanh.approx, 2**-11 (PTX ISA), is not among them
+TANH = 4.0
+# erff: at most 2 ulp (CUDA C++ Programming Guide), 4 ulp (HIP math API); erfcf: at most 4 and 2 ulp. PyTorch's own
+# polynomial on x86 CPUs (Abramowitz and Stegun, 7.1.26) was 13 U of one from it, and is not among them
+ERF = ERFC = 8.0
 # log2, absolute in units of U, in addition to the rounding of its result: lg2.approx, 2**-22 (PTX ISA). Next to
 # powers of two ceil(log2(v)) of an H200 needed 0.65 of both together
 LOG2 = 4.0
@@ -282,6 +289,28 @@ class Machine:
         result = self.product(z, self.sigmoid(z))
         limit = z.lo == -math.inf
         return Interval(torch.where(limit, 0.0, result.lo), torch.where(limit, 0.0, result.hi), result.nan | limit)
+
+    def tanh(self, z: Interval) -> Interval:
+        """Return ``tanh(z)``, within one of zero."""
+        return self._within_one(z, torch.tanh, TANH)
+
+    def erf(self, z: Interval) -> Interval:
+        """Return ``erf(z)``, within one of zero."""
+        return self._within_one(z, torch.erf, ERF)
+
+    def _within_one(
+        self, z: Interval, function: Callable[[torch.Tensor], torch.Tensor], relative: float
+    ) -> Interval:
+        """Return an increasing function between -1 and 1, which is exact where float64 rounds it to either."""
+        low, high = (
+            self.widen(Interval(end, end, z.nan), torch.where(end.abs() == 1, -MARGIN, relative))
+            for end in (function(z.lo), function(z.hi))
+        )
+        return Interval(low.lo.clamp(min=-1.0), high.hi.clamp(max=1.0), z.nan)
+
+    def erfc(self, z: Interval) -> Interval:
+        """Return ``1 - erf(z)``, which is accurate where it is small too."""
+        return self.widen(Interval(torch.special.erfc(z.hi), torch.special.erfc(z.lo), z.nan), ERFC)
 
 
 def _times(a: Interval, b: Interval) -> Interval:

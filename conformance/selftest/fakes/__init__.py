@@ -15,6 +15,7 @@ from conformance.adapter import Adapter
 from conformance.runs import outside
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
+from conformance.selftest.fakes.correct_gelu_and_mul import CorrectGeluAndMul
 from conformance.selftest.fakes.correct_l2_norm import CorrectL2Norm
 from conformance.selftest.fakes.correct_layer_norm import CorrectLayerNorm
 from conformance.selftest.fakes.correct_norm import CorrectNorm
@@ -31,6 +32,7 @@ Fake = type[
     | CorrectSiluAndMul
     | CorrectL2Norm
     | CorrectSoftmax
+    | CorrectGeluAndMul
 ]
 
 

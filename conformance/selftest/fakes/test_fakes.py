@@ -29,7 +29,7 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
 
 
 # How many fakes of an operation name each property first. Whoever adds or removes a fake changes its number.
-NUMBER = 416
+NUMBER = 443
 COUNTS = {
     "rms_norm_gated": {
         "determinism": 2,
@@ -159,6 +159,15 @@ COUNTS = {
         "specials": 2,
         "values": 18,
     },
+    "gelu_and_mul": {
+        "errors": 2,
+        "in_place": 1,
+        "layout": 2,
+        "memory": 1,
+        "metadata": 2,
+        "specials": 1,
+        "values": 18,
+    },
 }
 
 # Classes that name nothing that catches them: bases of the fakes, implementations that must pass, and one fake
@@ -166,6 +175,12 @@ COUNTS = {
 OTHERS: dict[str, set[str]] = {
     "correct": {"Correct"},
     "correct_fp8": {"CorrectFp8", "_GatedNorm", "_Norm"},
+    "correct_gelu_and_mul": {
+        "CorrectGeluAndMul",
+        "GeluByASigmoid",
+        "GeluInFloat64",
+        "GeluWithoutCancelling",
+    },
     "correct_l2_norm": {"CorrectL2Norm"},
     "correct_layer_norm": {"CorrectLayerNorm"},
     "correct_norm": {"CorrectNorm"},
