@@ -508,6 +508,36 @@ def fp8_mpmath_cases() -> None:
     )
 
 
+def quantise_mpmath_cases() -> None:
+    """Return scales and fp8 numbers of x itself, in fractions; the second row is all zero."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    groups = itertools.cycle(QUANT_GROUPS)
+    cases: list[dict[str, Any]] = []
+    for dtype, fp8, values in itertools.product(DTYPES, LARGEST, ("ordinary", "wide")):
+        n, quant_group = next(groups)
+        case: dict[str, Any] = {
+            "id": f"{len(cases):02d}-{dtype}-{fp8}-{n}-by-{quant_group}",
+            "dtype": dtype,
+            "fp8_dtype": fp8,
+            "quant_group": quant_group,
+            "x": [*_rows(draw, n, dtype, values, rows=1), [_hex(0.0)] * n],
+        }
+        exact = [[str(Fraction(float.fromhex(value))) for value in row] for row in case["x"]]
+        cases.append(case | {how: _quantised(mpmath, exact, how, case) for how in ("unrounded", "power_of_two")})
+    _write(
+        "quantise_fp8_mpmath.json",
+        cases,
+        what="two rows, quantised; inputs exact, scales to 30 digits and fp8 numbers, with scales as they are "
+        "(unrounded), and rounded up to powers of two",
+        seed=SEED,
+        digits=mpmath.mp.dps,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
 def _quantised(mp: Any, exact: list[list[str]], how: str, case: dict[str, Any]) -> dict[str, Any]:
     """Return the formula's values, written as in a text."""
     floor, scales, values = Fraction(_rounded(1e-10, "float32")), [], []
@@ -787,6 +817,7 @@ if __name__ == "__main__":
             softmax_mpmath_cases,
             mrope_mpmath_cases,
             fp8_mpmath_cases,
+            quantise_mpmath_cases,
         ),
         "transformers": (gated_transformers_cases, norm_transformers_cases, mrope_transformers_cases),
     }

@@ -19,6 +19,7 @@ from conformance.selftest.fakes.correct_gelu_and_mul import CorrectGeluAndMul
 from conformance.selftest.fakes.correct_l2_norm import CorrectL2Norm
 from conformance.selftest.fakes.correct_layer_norm import CorrectLayerNorm
 from conformance.selftest.fakes.correct_norm import CorrectNorm
+from conformance.selftest.fakes.correct_quantise_fp8 import CorrectQuantiseFp8
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.correct_silu_and_mul import CorrectSiluAndMul
 from conformance.selftest.fakes.correct_softmax import CorrectSoftmax
@@ -33,6 +34,7 @@ Fake = type[
     | CorrectL2Norm
     | CorrectSoftmax
     | CorrectGeluAndMul
+    | CorrectQuantiseFp8
 ]
 
 

@@ -29,7 +29,7 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
 
 
 # How many fakes of an operation name each property first. Whoever adds or removes a fake changes its number.
-NUMBER = 443
+NUMBER = 466
 COUNTS = {
     "rms_norm_gated": {
         "determinism": 2,
@@ -159,6 +159,17 @@ COUNTS = {
         "specials": 2,
         "values": 18,
     },
+    "quantise_fp8": {
+        "empty": 1,
+        "errors": 1,
+        "layout": 1,
+        "memory": 1,
+        "metadata": 2,
+        "row_independence": 1,
+        "specials": 2,
+        "values": 13,
+        "written": 1,
+    },
     "gelu_and_mul": {
         "errors": 2,
         "in_place": 1,
@@ -174,7 +185,7 @@ COUNTS = {
 # that ends its process, so that only test_large_index.py calls it.
 OTHERS: dict[str, set[str]] = {
     "correct": {"Correct"},
-    "correct_fp8": {"CorrectFp8", "_GatedNorm", "_Norm"},
+    "correct_fp8": {"CorrectFp8", "Quantisation", "_GatedNorm", "_Norm"},
     "correct_gelu_and_mul": {
         "CorrectGeluAndMul",
         "GeluByASigmoid",
@@ -184,6 +195,12 @@ OTHERS: dict[str, set[str]] = {
     "correct_l2_norm": {"CorrectL2Norm"},
     "correct_layer_norm": {"CorrectLayerNorm"},
     "correct_norm": {"CorrectNorm"},
+    "correct_quantise_fp8": {
+        "CorrectQuantiseFp8",
+        "QuantisesByReciprocals",
+        "QuantisesInFloat64",
+        "QuantisesPastNan",
+    },
     "correct_rotation": {"CorrectRotation", "EagerRotation", "FusedRotation", "LowRotation", "RotationInFloat64"},
     "correct_silu_and_mul": {"CorrectSiluAndMul"},
     "correct_softmax": {"CorrectSoftmax"},
