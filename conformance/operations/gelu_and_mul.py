@@ -20,7 +20,7 @@ from conformance.operations.operation import Arguments, Scaling
 from conformance.operations.row_calls import RowCalls, Setting, row_operation
 from conformance.operations.tensors import Beside, Rows
 from conformance.operations.term import Dropped, Term, Values, with_ones, without_last_column
-from conformance.oracle.arithmetic import ADD, Machine, U
+from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract, Point
 from conformance.oracle.interval import Interval
 
@@ -57,27 +57,19 @@ def formula(
     gate = Interval.exactly(given["gate"])
     flags = dict(case.flags)
     if flags.get("activation", True):
-        raised = by_tanh(machine, gate, flags) if flags["approximate"] == "tanh" else by_erf(machine, gate)
+        if flags["approximate"] == "tanh":
+            raised = machine.one_and_tanh(inner(machine, gate, flags))
+        else:
+            raised = machine.one_and_erf(machine.quotient(gate, _constant(math.sqrt(2), gate)))
         gate = contract.at("act", _gated(machine, gate, raised), given["gate"].dtype)
     return {"y": machine.product(gate, Interval.exactly(given["up"]))}
 
 
-def by_erf(machine: Machine, x: Interval) -> Interval:
-    """Return ``1 + erf(x / sqrt(2))``, or ``erfc(-x / sqrt(2))``."""
-    z = machine.quotient(x, _constant(math.sqrt(2), x))
-    return machine.add(_constant(1.0, x), machine.erf(z)).hull(machine.erfc(-z))
-
-
-def by_tanh(machine: Machine, x: Interval, flags: Mapping[str, Flag]) -> Interval:
-    """Return ``1 + tanh(u)``, or ``2 * sigmoid(2 * u)``, from which some kernels take one before they add it."""
+def inner(machine: Machine, x: Interval, flags: Mapping[str, Flag]) -> Interval:
+    """Return the argument of tanh."""
     cubed = machine.product(x, x, x, _constant(CUBIC, x))
     summed = machine.add(x, cubed) if flags.get("cubed", True) else x
-    u = machine.product(summed, _constant(math.sqrt(2 / math.pi), x))
-    two = _constant(2.0, x)
-    doubled = machine.product(two, machine.sigmoid(machine.product(two, u)))
-    # less than half an ulp of one is lost with it, and the sum is zero
-    taken = torch.where(doubled.hi < U / 4, 0.0, 2 * ADD * U)
-    return machine.add(_constant(1.0, x), machine.tanh(u)).hull(machine.widen(doubled, 0.0, taken))
+    return machine.product(summed, _constant(math.sqrt(2 / math.pi), x))
 
 
 def _gated(machine: Machine, x: Interval, raised: Interval) -> Interval:

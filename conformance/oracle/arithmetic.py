@@ -44,6 +44,8 @@ TANH = 4.0
 # erff: at most 2 ulp (CUDA C++ Programming Guide), 4 ulp (HIP math API); erfcf: at most 4 and 2 ulp. PyTorch's own
 # polynomial on x86 CPUs (Abramowitz and Stegun, 7.1.26) was 13 U of one from it, and is not among them
 ERF = ERFC = 8.0
+FAR = 2.0**10  # exp of twice as much is zero or infinite in float64 too
+NEARLY = 2.0**-8
 # log2, absolute in units of U, in addition to the rounding of its result: lg2.approx, 2**-22 (PTX ISA). Next to
 # powers of two ceil(log2(v)) of an H200 needed 0.65 of both together
 LOG2 = 4.0
@@ -290,27 +292,44 @@ class Machine:
         limit = z.lo == -math.inf
         return Interval(torch.where(limit, 0.0, result.lo), torch.where(limit, 0.0, result.hi), result.nan | limit)
 
-    def tanh(self, z: Interval) -> Interval:
-        """Return ``tanh(z)``, within one of zero."""
-        return self._within_one(z, torch.tanh, TANH)
+    def one_and_erf(self, z: Interval) -> Interval:
+        """Return ``1 + erf(z)``, or ``erfc(-z)``."""
+        return self._one_and(z, lambda end: torch.special.erfc(-end), ERF, lambda _, exact: exact * (ERFC * U))
 
-    def erf(self, z: Interval) -> Interval:
-        """Return ``erf(z)``, within one of zero."""
-        return self._within_one(z, torch.erf, ERF)
+    def one_and_tanh(self, z: Interval) -> Interval:
+        """Return ``1 + tanh(z)``, or ``2 * sigmoid(2 * z)``; some kernels take one from it, and add one again."""
 
-    def _within_one(
-        self, z: Interval, function: Callable[[torch.Tensor], torch.Tensor], relative: float
+        def of_a_sigmoid(end: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
+            power = (EXP + 2 * EXP_PER_UNIT * end.abs().clamp(max=FAR)) * (1 - exact / 2)
+            # one and less than half an ulp of one is one, and nothing is left
+            taken = torch.where(exact < U / 4, 0.0, 2 * ADD)
+            return (exact * (power + ADD + DIVIDE) + taken) * U
+
+        return self._one_and(z, lambda end: 2 / (1 + torch.exp(-2 * end)), TANH, of_a_sigmoid)
+
+    def _one_and(
+        self,
+        z: Interval,
+        formula: Callable[[torch.Tensor], torch.Tensor],
+        relative: float,
+        direct: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> Interval:
-        """Return an increasing function between -1 and 1, which is exact where float64 rounds it to either."""
-        low, high = (
-            self.widen(Interval(end, end, z.nan), torch.where(end.abs() == 1, -MARGIN, relative))
-            for end in (function(z.lo), function(z.hi))
-        )
-        return Interval(low.lo.clamp(min=-1.0), high.hi.clamp(max=1.0), z.nan)
+        """Return one and an increasing function between -1 and 1; ``formula`` is the sum where it does not cancel.
 
-    def erfc(self, z: Interval) -> Interval:
-        """Return ``1 - erf(z)``, which is accurate where it is small too."""
-        return self.widen(Interval(torch.special.erfc(z.hi), torch.special.erfc(z.lo), z.nan), ERFC)
+        The sum keeps the error of the function, which near -1 is that of a number near one. ``direct`` is the
+        error of a kernel's form that does not cancel either. Where even float64 has -1, whatever its error, the
+        function is -1.
+        """
+
+        def bounded(end: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            exact = formula(end)
+            saturated = exact < 2.0**-60
+            summed = torch.where(saturated, 0.0, (exact - 1).abs() * (relative * U) + exact * (ADD * U))
+            bound = torch.maximum(summed, direct(end, exact)) + exact * (MARGIN * U)
+            # a difference of two numbers nearly alike would depend on the machine that judges
+            return torch.where(saturated | (exact < bound * (1 + NEARLY)), 0.0, exact - bound), exact + bound
+
+        return Interval(bounded(z.lo)[0], bounded(z.hi)[1], z.nan)
 
 
 def _times(a: Interval, b: Interval) -> Interval:
