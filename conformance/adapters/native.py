@@ -5,6 +5,7 @@ Operations that ``normkernels`` does not have are plain PyTorch here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -25,6 +26,8 @@ class Native(NormKernels):
         "l2_norm": "fp32",
         "softmax": "fp32",
         "rope": "fp32",
+        "gelu_and_mul": "fp32",
+        "quantise_fp8": "fp32",
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in contracts}
     # PyTorch chooses how to sum by the whole shape
@@ -87,6 +90,42 @@ class Native(NormKernels):
         angles = [(t if positions is None else t[positions.long()]).float()[:, None] for t in (cos, sin)]
         heads = (x.reshape(*x.shape[:1], x[:1].numel() // size if len(x) else 0, size) for x in (q, k))
         return tuple(_turned(h, angles, pairs).reshape(x.shape) for h, x in zip(heads, (q, k), strict=True))
+
+    def gelu_and_mul(self, gate: torch.Tensor, up: torch.Tensor, *, approximate: str) -> torch.Tensor:
+        """Compute in float32, and round once; by the complement of erf, which does not cancel."""
+        if gate.dim() == 0 or gate.shape != up.shape or not (gate.is_floating_point() and up.is_floating_point()):
+            raise ValueError("gelu_and_mul: gate and up must be rows of floats in one shape")
+        if approximate not in {"none", "tanh"}:
+            raise ValueError(f"gelu_and_mul: approximate={approximate!r}, must be 'none' or 'tanh'")
+        z = gate.float()
+        if approximate == "tanh":
+            act = torch.nn.functional.gelu(z, approximate="tanh")
+        else:
+            act = 0.5 * z * torch.special.erfc(z * -math.sqrt(0.5))
+        return (act * up.float()).to(gate.dtype).contiguous()
+
+    def quantise_fp8(
+        self, x: torch.Tensor, *, quant_group: int | None, scale_layout: str, fp8_dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Measure and divide in float32, and round once."""
+        if x.dim() == 0 or not x.is_floating_point():
+            raise ValueError("quantise_fp8: x must be rows of floats")
+        if fp8_dtype.itemsize != 1 or not fp8_dtype.is_floating_point:
+            raise ValueError(f"quantise_fp8: fp8_dtype={fp8_dtype}, must have 8 bits")
+        if scale_layout not in {"row", "column"} or (quant_group is not None and quant_group < 1):
+            raise ValueError(f"quantise_fp8: quant_group={quant_group}, scale_layout={scale_layout!r}")
+        *leading, n = x.shape
+        group = min(quant_group or n, n) or 1
+        filled = torch.nn.functional.pad(x.float(), (0, -n % group))
+        groups = filled.reshape(*leading, filled.shape[-1] // group, group)
+        largest = torch.finfo(fp8_dtype).max
+        amax = groups.abs().amax(-1) if x.numel() else groups.sum(-1)
+        scales = amax.clamp(min=1e-10) / largest
+        quotients = (groups / scales[..., None]).reshape(filled.shape)[..., :n]
+        values = quotients.clamp(-largest, largest).to(fp8_dtype).contiguous()
+        if scale_layout == "column":
+            scales = scales.movedim(-1, 0).contiguous().movedim(0, -1)
+        return values, scales
 
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
         """Return ``native``, also for what ``normkernels`` does not have."""

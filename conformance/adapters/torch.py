@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from conformance.adapter import Adapter
+from conformance.adapter import Adapter, Declined
 from conformance.oracle.contract import Contract
 
 
@@ -27,6 +27,7 @@ class Torch(Adapter):
         "l2_norm": "eager",
         "softmax": "fp32",
         "rope": "eager",
+        "gelu_and_mul": "eager",
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
         # F.rms_norm has no groups, and rounds to x's dtype where the contract rounds to the weight's; gating first
@@ -99,6 +100,12 @@ class Torch(Adapter):
     def softmax(self, x: torch.Tensor) -> torch.Tensor:
         """Call ``F.softmax`` of the last dimension, which stays in float32 until it stores."""
         return functional.softmax(x, -1)
+
+    def gelu_and_mul(self, gate: torch.Tensor, up: torch.Tensor, *, approximate: str) -> torch.Tensor:
+        """Call ``F.gelu``, then multiply."""
+        if approximate == "none" and not gate.is_cuda:
+            raise Declined("erf on a CPU is a polynomial")
+        return functional.gelu(gate, approximate=approximate) * up
 
     def mrope(
         self,

@@ -5,11 +5,13 @@ An operation of this repository adds a file here, and its name below; others com
 
 from conformance.cases.case import in_order
 from conformance.cases.values import PROFILES
+from conformance.operations.gelu_and_mul import GELU_AND_MUL
 from conformance.operations.gemma_rms_norm import GEMMA_RMS_NORM
 from conformance.operations.l2_norm import L2_NORM
 from conformance.operations.layer_norm import LAYER_NORM
 from conformance.operations.mrope import MROPE
 from conformance.operations.operation import Arguments, Operation, Output, Scaling, flags_of, telling_cases
+from conformance.operations.quantise_fp8 import QUANTISE_FP8
 from conformance.operations.rms_norm import RMS_NORM
 from conformance.operations.rms_norm_fp8 import RMS_NORM_FP8
 from conformance.operations.rms_norm_gated import RMS_NORM_GATED
@@ -58,6 +60,8 @@ for _operation in (
     L2_NORM,
     SOFTMAX,
     ROPE,
+    GELU_AND_MUL,
+    QUANTISE_FP8,
 ):
     register(_operation)
 

@@ -8,6 +8,7 @@ subnormal, for gradual underflow. Rounding never crosses zero, and an exact zero
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -37,6 +38,14 @@ SQRT = 2.0
 # 2 ulp; LLVM's AMDGPU guide: 1 ulp
 EXP = 4.0
 EXP_PER_UNIT = 1.25
+# tanhf: at most 2 ulp (CUDA C++ Programming Guide; HIP math API), 1 ulp on CPUs (Sleef, as PyTorch has it).
+# tanh.approx, 2**-11 (PTX ISA), is not among them
+TANH = 4.0
+# erff: at most 2 ulp (CUDA C++ Programming Guide), 4 ulp (HIP math API); erfcf: at most 4 and 2 ulp. PyTorch's own
+# polynomial on x86 CPUs (Abramowitz and Stegun, 7.1.26) was 13 U of one from it, and is not among them
+ERF = ERFC = 8.0
+FAR = 2.0**10  # exp of twice as much is zero or infinite in float64 too
+NEARLY = 2.0**-8
 # log2, absolute in units of U, in addition to the rounding of its result: lg2.approx, 2**-22 (PTX ISA). Next to
 # powers of two ceil(log2(v)) of an H200 needed 0.65 of both together
 LOG2 = 4.0
@@ -282,6 +291,45 @@ class Machine:
         result = self.product(z, self.sigmoid(z))
         limit = z.lo == -math.inf
         return Interval(torch.where(limit, 0.0, result.lo), torch.where(limit, 0.0, result.hi), result.nan | limit)
+
+    def one_and_erf(self, z: Interval) -> Interval:
+        """Return ``1 + erf(z)``, or ``erfc(-z)``."""
+        return self._one_and(z, lambda end: torch.special.erfc(-end), ERF, lambda _, exact: exact * (ERFC * U))
+
+    def one_and_tanh(self, z: Interval) -> Interval:
+        """Return ``1 + tanh(z)``, or ``2 * sigmoid(2 * z)``; some kernels take one from it, and add one again."""
+
+        def of_a_sigmoid(end: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
+            power = (EXP + 2 * EXP_PER_UNIT * end.abs().clamp(max=FAR)) * (1 - exact / 2)
+            # one and less than half an ulp of one is one, and nothing is left
+            taken = torch.where(exact < U / 4, 0.0, 2 * ADD)
+            return (exact * (power + ADD + DIVIDE) + taken) * U
+
+        return self._one_and(z, lambda end: 2 / (1 + torch.exp(-2 * end)), TANH, of_a_sigmoid)
+
+    def _one_and(
+        self,
+        z: Interval,
+        formula: Callable[[torch.Tensor], torch.Tensor],
+        relative: float,
+        direct: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> Interval:
+        """Return one and an increasing function between -1 and 1; ``formula`` is the sum where it does not cancel.
+
+        The sum keeps the error of the function, which near -1 is that of a number near one. ``direct`` is the
+        error of a kernel's form that does not cancel either. Where even float64 has -1, whatever its error, the
+        function is -1.
+        """
+
+        def bounded(end: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            exact = formula(end)
+            saturated = exact < 2.0**-60
+            summed = torch.where(saturated, 0.0, (exact - 1).abs() * (relative * U) + exact * (ADD * U))
+            bound = torch.maximum(summed, direct(end, exact)) + exact * (MARGIN * U)
+            # a difference of two numbers nearly alike would depend on the machine that judges
+            return torch.where(saturated | (exact < bound * (1 + NEARLY)), 0.0, exact - bound), exact + bound
+
+        return Interval(bounded(z.lo)[0], bounded(z.hi)[1], z.nan)
 
 
 def _times(a: Interval, b: Interval) -> Interval:

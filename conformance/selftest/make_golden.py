@@ -244,6 +244,51 @@ def silu_mpmath_cases() -> None:
     )
 
 
+# Products with a gelu at 50 digits
+
+
+def gelu_mpmath_cases() -> None:
+    """Return ``gelu(gate) * up`` of a few numbers by both formulas, up to where erf is one."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    cases: list[dict[str, Any]] = []
+    for approximate, dtype, up_dtype, values in itertools.product(
+        ("none", "tanh"), DTYPES, DTYPES, ("ordinary", "wide")
+    ):
+        gate, up = _rows(draw, 33, dtype, values), _rows(draw, 33, up_dtype, "ordinary")
+        case = {
+            "id": f"{len(cases):02d}-{approximate}-{dtype}-{up_dtype}-{values}",
+            "approximate": approximate,
+            "dtype": dtype,
+            "up_dtype": up_dtype,
+        }
+        exact = [
+            [mpmath.nstr(_gelu(mpmath, z, approximate) * float.fromhex(u), 30) for z, u in zip(*rows, strict=True)]
+            for rows in zip(gate, up, strict=True)
+        ]
+        cases.append(case | {"gate": gate, "up": up, "out": exact})
+    _write(
+        "gelu_and_mul_mpmath.json",
+        cases,
+        what="gelu(gate) * up of two rows; inputs exact, out to 30 digits and not rounded to dtype",
+        seed=SEED,
+        digits=mpmath.mp.dps,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
+def _gelu(mp: Any, gate: str, approximate: str) -> Any:
+    """Return the formula's value, written as in a text; 50 digits are lost to no sum with one."""
+    x = mp.mpf(float.fromhex(gate))
+    with mp.workdps(500):
+        if approximate == "none":
+            return x * (1 + mp.erf(x / mp.sqrt(2))) / 2
+        cubic = mp.mpf("0.044715")
+        return x * (1 + mp.tanh(mp.sqrt(2 / mp.pi) * (x + cubic * x**3))) / 2
+
+
 # Rows divided by their length, at 50 digits
 
 
@@ -521,6 +566,36 @@ def fp8_mpmath_cases() -> None:
         "y (unrounded), of y rounded to dtype (rounded), and of that with scales rounded up to powers of two",
         seed=SEED,
         digits=50,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
+def quantise_mpmath_cases() -> None:
+    """Return scales and fp8 numbers of x itself, in fractions; the second row is all zero."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    groups = itertools.cycle(QUANT_GROUPS)
+    cases: list[dict[str, Any]] = []
+    for dtype, fp8, values in itertools.product(DTYPES, LARGEST, ("ordinary", "wide")):
+        n, quant_group = next(groups)
+        case: dict[str, Any] = {
+            "id": f"{len(cases):02d}-{dtype}-{fp8}-{n}-by-{quant_group}",
+            "dtype": dtype,
+            "fp8_dtype": fp8,
+            "quant_group": quant_group,
+            "x": [*_rows(draw, n, dtype, values, rows=1), [_hex(0.0)] * n],
+        }
+        exact = [[str(Fraction(float.fromhex(value))) for value in row] for row in case["x"]]
+        cases.append(case | {how: _quantised(mpmath, exact, how, case) for how in ("unrounded", "power_of_two")})
+    _write(
+        "quantise_fp8_mpmath.json",
+        cases,
+        what="two rows, quantised; inputs exact, scales to 30 digits and fp8 numbers, with scales as they are "
+        "(unrounded), and rounded up to powers of two",
+        seed=SEED,
+        digits=mpmath.mp.dps,
         versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
     )
 
@@ -862,11 +937,13 @@ if __name__ == "__main__":
             norm_mpmath_cases,
             layer_mpmath_cases,
             silu_mpmath_cases,
+            gelu_mpmath_cases,
             l2_mpmath_cases,
             softmax_mpmath_cases,
             mrope_mpmath_cases,
             rope_mpmath_cases,
             fp8_mpmath_cases,
+            quantise_mpmath_cases,
         ),
         "transformers": (
             gated_transformers_cases,

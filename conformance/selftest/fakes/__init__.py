@@ -15,9 +15,11 @@ from conformance.adapter import Adapter
 from conformance.runs import outside
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
+from conformance.selftest.fakes.correct_gelu_and_mul import CorrectGeluAndMul
 from conformance.selftest.fakes.correct_l2_norm import CorrectL2Norm
 from conformance.selftest.fakes.correct_layer_norm import CorrectLayerNorm
 from conformance.selftest.fakes.correct_norm import CorrectNorm
+from conformance.selftest.fakes.correct_quantise_fp8 import CorrectQuantiseFp8
 from conformance.selftest.fakes.correct_rope import CorrectRope
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.correct_silu_and_mul import CorrectSiluAndMul
@@ -33,6 +35,8 @@ Fake = type[
     | CorrectL2Norm
     | CorrectSoftmax
     | CorrectRope
+    | CorrectGeluAndMul
+    | CorrectQuantiseFp8
 ]
 
 

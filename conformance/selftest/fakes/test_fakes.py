@@ -29,7 +29,7 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
 
 
 # How many fakes of an operation name each property first. Whoever adds or removes a fake changes its number.
-NUMBER = 464
+NUMBER = 514
 COUNTS = {
     "rms_norm_gated": {
         "determinism": 2,
@@ -171,17 +171,49 @@ COUNTS = {
         "values": 28,
         "written": 1,
     },
+    "quantise_fp8": {
+        "empty": 1,
+        "errors": 1,
+        "layout": 1,
+        "memory": 1,
+        "metadata": 2,
+        "row_independence": 1,
+        "specials": 2,
+        "values": 13,
+        "written": 1,
+    },
+    "gelu_and_mul": {
+        "errors": 2,
+        "in_place": 1,
+        "layout": 2,
+        "memory": 1,
+        "metadata": 2,
+        "specials": 1,
+        "values": 18,
+    },
 }
 
 # Classes that name nothing that catches them: bases of the fakes, implementations that must pass, and one fake
 # that ends its process, so that only test_large_index.py calls it.
 OTHERS: dict[str, set[str]] = {
     "correct": {"Correct"},
-    "correct_fp8": {"CorrectFp8", "_GatedNorm", "_Norm"},
+    "correct_fp8": {"CorrectFp8", "Quantisation", "_GatedNorm", "_Norm"},
+    "correct_gelu_and_mul": {
+        "CorrectGeluAndMul",
+        "GeluByASigmoid",
+        "GeluInFloat64",
+        "GeluWithoutCancelling",
+    },
     "correct_l2_norm": {"CorrectL2Norm"},
     "correct_layer_norm": {"CorrectLayerNorm"},
     "correct_norm": {"CorrectNorm"},
     "correct_rope": {"CorrectRope", "EagerRope", "FusedRope", "GatheredRope", "LowRope", "RopeInFloat64"},
+    "correct_quantise_fp8": {
+        "CorrectQuantiseFp8",
+        "QuantisesByReciprocals",
+        "QuantisesInFloat64",
+        "QuantisesPastNan",
+    },
     "correct_rotation": {"CorrectRotation", "EagerRotation", "FusedRotation", "LowRotation", "RotationInFloat64"},
     "correct_silu_and_mul": {"CorrectSiluAndMul"},
     "correct_softmax": {"CorrectSoftmax"},
