@@ -12,14 +12,14 @@ CAUGHT: tuple[str, ...] = ("compile",)
 
 
 class NotTraceable(Correct):
-    """A launch that Dynamo cannot trace: it reads a number from a tensor in Python."""
+    """A launch that Dynamo cannot trace: it chooses by a number of a tensor, which is read in Python."""
 
     compiles = True
     caught_by = CAUGHT
 
     def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
-        """Read the largest number."""
-        return super().mean_square(grouped) * (1.0 if grouped.amax().item() > -1.0 else 2.0)
+        """Read the largest number, and choose between two ways to the same result."""
+        return super().mean_square(grouped.contiguous() if grouped.amax().item() > 0.0 else grouped)
 
 
 class GuardDisabled(Correct):
