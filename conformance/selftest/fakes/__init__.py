@@ -3,6 +3,9 @@
 A fake is a class of a module in this folder that names in ``caught_by`` the properties that must catch it. Classes
 that name none are right: the bases of the fakes, and implementations that must pass. Modules with operations from
 outside may have both, as adapters that name in ``operations`` what they implement.
+
+``ends_its_process`` marks a fake that faults: it is judged in a child. ``gpu`` says why a fake can be wrong on a
+GPU alone. Fakes of modules named ``kernels…`` run there, where there is one.
 """
 
 from __future__ import annotations
