@@ -612,7 +612,20 @@ def init(file: Path, operation: str | None, places: tuple[str, ...]) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default="build/prove/rows.jsonl", show_default=True)
 @click.option("--files", multiple=True, metavar="GLOB", help="Mutate these files of normkernels only; repeatable.")
 @click.option("--id", "ids", multiple=True, help="Judge this mutant only; repeatable.")
-@click.option("--stage", "stages", multiple=True, help="quick, ci or package; repeatable. Default: all, in order.")
+@click.option(
+    "--only",
+    "what",
+    multiple=True,
+    type=click.Choice(["mutants", "planted", "unchanged"]),
+    help="Default: mutants and planted bugs. The unchanged package must survive.",
+)
+@click.option(
+    "--stage",
+    "stages",
+    multiple=True,
+    type=click.Choice(["quick", "ci", "package"]),
+    help="Default: all, in order.",
+)
 @click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Judge N mutants only.")
 @click.option("--seed", default="0", show_default=True, help="The same seed, the same sample.")
 @click.option("--lane", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is a GPU.")

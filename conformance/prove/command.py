@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from conformance.prove import rows
-from conformance.prove.copies import FILES, mutants
+from conformance.prove.copies import FILES, mutants, unchanged
+from conformance.prove.equivalent import equivalent, marks
+from conformance.prove.judging import PACKAGE_TESTS
 from conformance.prove.mutants import Mutant
+from conformance.prove.planted import planted
 from conformance.prove.rows import Row
 from conformance.prove.running import Runner, Task
+from conformance.prove.score import PLANTED, score
 
-STAGES = ("quick", "ci", "package")
+STAGES = ("quick", "ci", PACKAGE_TESTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,10 @@ class Asked:
     minutes: float = 0.0
     limit: float = 600.0
     ids: tuple[str, ...] = ()
+    what: tuple[str, ...] = ("mutants", "planted")
 
 
-def chosen(every: Sequence[Mutant], asked: Asked, marked: Iterable[str] = ()) -> tuple[Mutant, ...]:
+def chosen(every: Sequence[Mutant], asked: Asked, marked: Iterable[str]) -> tuple[Mutant, ...]:
     """Return the mutants that are asked for, without those marked as equivalent, in an order of their own."""
     apart = frozenset(marked)
     left = sorted((m for m in every if m.id not in apart), key=lambda mutant: mutant.id)
@@ -46,16 +51,24 @@ def chosen(every: Sequence[Mutant], asked: Asked, marked: Iterable[str] = ()) ->
     return tuple(left[: asked.sample])
 
 
-def prove(asked: Asked, marked: Iterable[str], say: Callable[[Row, str], None]) -> tuple[Row, ...]:
+def prove(asked: Asked, say: Callable[[Row, str], None]) -> tuple[Row, ...]:
     """Judge mutants stage by stage, each until it is dead; return the rows of the file, old and new."""
     known = list(rows.read(asked.out))
-    picked = chosen(mutants(asked.files), asked, marked)
     runner = Runner.prepared(asked.lane, asked.workers, asked.limit)
+    every = mutants(asked.files)
+    picked = chosen(every, asked, equivalent(every, runner.lane, marks()))
     until = time.monotonic() + (60 * asked.minutes or 1e9)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
+    # planted bugs last: their fakes may import the package, of which mutants then could not be imported
+    makers: dict[str, Callable[[], tuple[Mutant, ...]]] = {
+        "unchanged": unchanged,
+        "mutants": lambda: picked,
+        "planted": planted,
+    }
+    parts = [(stage, makers[what]) for what in makers if what in asked.what for stage in asked.stages]
     with asked.out.open("a", encoding="utf-8") as file:
-        for stage in asked.stages:
-            tasks = left(picked, stage, runner.lane, known)
+        for stage, made in parts:
+            tasks = left(made(), stage, runner.lane, known)
             for number, row in enumerate(runner.run(tasks, until), start=1):
                 file.write(rows.line(row))
                 file.flush()
@@ -65,23 +78,27 @@ def prove(asked: Asked, marked: Iterable[str], say: Callable[[Row, str], None]) 
 
 
 def left(picked: Iterable[Mutant], stage: str, lane: str, known: Iterable[Row]) -> list[Task]:
-    """Return the tasks of a stage: mutants that are not dead, and were not judged there before."""
-    done = {row.id for row in known if row.dead or (row.stage, row.lane) == (stage, lane)}
-    return [Task(mutant, stage) for mutant in picked if mutant.id not in done]
+    """Return the tasks of a stage: mutants that are not dead, and were not judged there to the end."""
+    here = (row for row in known if (row.stage, row.lane) == (stage, lane) and row.why != rows.UNTIL_THE_LIMIT)
+    done = {row.id for row in (*here, *(row for row in known if row.dead))}
+    able = (mutant for mutant in picked if mutant.kind != PLANTED or stage != PACKAGE_TESTS)
+    return [Task(mutant, stage) for mutant in able if mutant.id not in done]
 
 
 def main(**given: Any) -> int:  # noqa: ANN401 - options of the command line
-    """Run the command; return 1 where a mutant survived."""
+    """Run the command, and print the score; return 1 where something is alive that is not equivalent."""
     named = {name: value for name, value in given.items() if value not in (None, ())}
     asked = Asked(**{"workers": len(os.sched_getaffinity(0)), **named})
-    found = prove(asked, (), _say)
-    alive = [row for row in rows.ended(found).values() if not row.dead]
+    every = mutants(("*",))
+    found = [row for row in prove(asked, _say) if row.kind == PLANTED or row.id in {each.id for each in every}]
+    apart = equivalent(every, "", marks())
+    alive = [row for row in rows.ended(found).values() if not row.dead and row.id not in apart]
     for row in alive:
-        sys.stdout.write(f"{row.id} {row.file}:{row.line} {row.kind}: {row.before} -> {row.after}\n")
+        sys.stdout.write(f"{row.id} {row.file}:{row.line} {row.kind}: {row.before} -> {row.after} {row.why}\n")
+    sys.stdout.write(score(found, apart, equivalent(every, "cpu", marks())))
     return int(bool(alive))
 
 
 def _say(row: Row, place: str) -> None:
-    sys.stderr.write(
-        f"{place}: {row.id} {row.file}:{row.line} {row.kind} {row.verdict} {row.by} {row.where} {row.seconds} s\n"
-    )
+    what = f"{row.id} {row.file}:{row.line} {row.kind}"
+    sys.stderr.write(f"{place}: {what} {row.verdict} {row.by} {row.where} {row.seconds} s\n")

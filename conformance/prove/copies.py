@@ -14,6 +14,7 @@ from conformance.prove.mutants import Mutant, mutants_of, mutated
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "normkernels"
 TESTS = ROOT / "conformance" / "package"
+SLOW = ("test_compiles", "test_codegen", "test_hugging_face", "test_models")  # tests of the package that come last
 # What decides about results: kernels, native forms, and the way of a call to either.
 FILES = ("kernels/*", "operations/*", "call.py", "checks.py", "dispatch.py", "launch.py", "plans.py")
 
@@ -30,6 +31,12 @@ def mutants(patterns: Sequence[str] = FILES) -> tuple[Mutant, ...]:
     return tuple(
         mutant for file in sources(patterns) for mutant in mutants_of(file, (ROOT / file).read_text("utf-8"))
     )
+
+
+def unchanged() -> tuple[Mutant, ...]:
+    """Return mutants that change nothing, one for each file of operations: they must survive."""
+    homes = (file for file in sources() if any(file == _home(name, (file,)) for name in OPERATIONS))
+    return tuple(Mutant(f"unchanged {file}", file, 1, "", "unchanged", "", "", 0, 0, "") for file in homes)
 
 
 def write(folder: Path, mutant: Mutant | None) -> None:
@@ -91,5 +98,7 @@ def tests(file: str) -> tuple[str, ...]:
     """Return the files of the package's tests, those first that speak of the module most."""
     module = Path(file).stem
     texts = {path: path.read_text("utf-8") for path in sorted(TESTS.rglob("test_*.py"))}
-    ordered = sorted(texts, key=lambda path: (module not in path.stem, -texts[path].count(module)))
+    ordered = sorted(
+        texts, key=lambda path: (path.stem in SLOW, module not in path.stem, -texts[path].count(module))
+    )
     return tuple(path.relative_to(ROOT).as_posix() for path in ordered)

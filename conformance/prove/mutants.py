@@ -199,9 +199,9 @@ def _of(node: ast.AST, strides: tuple[str, ...]) -> Iterator[Change]:
                 rest = [*values[:place], *values[place + 1 :]]
                 yield "term", node, _changed(node, values=rest) if len(rest) > 1 else rest[0]
         case ast.Compare(ops=ops):
-            for place, op in enumerate(ops):
-                for other in COMPARISONS[type(op)]:
-                    yield "comparison", node, _changed(node, ops=[*ops[:place], other(), *ops[place + 1 :]])
+            for place, sign in enumerate(ops):
+                for kind in COMPARISONS[type(sign)]:
+                    yield "comparison", node, _changed(node, ops=[*ops[:place], kind(), *ops[place + 1 :]])
         case ast.Constant():
             yield from _constants(node)
         case ast.IfExp(test=test):

@@ -11,6 +11,7 @@ from conformance.prove.mutants import Mutant
 
 # How a mutant ends. Without an import nothing was judged of it: that kills it too, and is counted apart.
 KILLED, CRASHED, HUNG, UNBORN, SURVIVED = "killed", "crashed", "hung", "unborn", "survived"
+UNTIL_THE_LIMIT = "until the limit"  # why a mutant survived that was not judged whole
 DEAD = frozenset({KILLED, CRASHED, HUNG, UNBORN})
 
 

@@ -7,6 +7,7 @@ calls that kill it. A process group of its own ends with it, and so does what it
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -25,10 +26,12 @@ from conformance.calls import state_guard
 from conformance.calls.budget import Allowance, fair_memory
 from conformance.calls.child import _resident, single_threaded
 from conformance.calls.watch import warm_up
-from conformance.prove.copies import reached, tests, write
+from conformance.prove.copies import PACKAGE, reached, tests, write
 from conformance.prove.judging import NATIVE, OURS, PACKAGE_TESTS, Told, Trial, judged
 from conformance.prove.mutants import Mutant
-from conformance.prove.rows import CRASHED, HUNG, KILLED, SURVIVED, UNBORN, Row, row
+from conformance.prove.planted import PREFIX
+from conformance.prove.rows import CRASHED, HUNG, KILLED, SURVIVED, UNBORN, UNTIL_THE_LIMIT, Row, row
+from conformance.prove.score import PLANTED
 from conformance.runs.host import choose_device, faithful_interpreter, gpus
 
 SILENCE = {"cpu": 60.0, "cuda": 180.0}  # seconds that a case may take: on a GPU it compiles
@@ -75,7 +78,9 @@ class Runner:
         chosen = choose_device(lane)
         single_threaded()
         unfaithful = faithful_interpreter() if chosen == "cpu" else ""
-        # once, what every fork would otherwise do
+        # once, what every fork would otherwise do; importing Triton starts nothing on a GPU
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module("triton")
         warm_up()
         state_guard.captured()
         return cls(chosen, workers, limit, unfaithful)
@@ -109,15 +114,15 @@ class Runner:
         return Running(task, process, ours, folder, now, now)
 
     def _trial(self, task: Task, folder: Path) -> Trial:
-        file = task.mutant.file
+        file, bug = task.mutant.file, task.mutant.kind == PLANTED
         # native forms are cheap to judge, and the interpreter runs none of them
         native = "/operations/" in file and self.lane == "cpu"
         return Trial(
             folder,
             task.stage,
             self.lane,
-            (NATIVE, OURS) if native else (OURS,),
-            reached(file),
+            (f"{PREFIX}{task.mutant.id}",) if bug else (NATIVE, OURS) if native else (OURS,),
+            (task.mutant.function,) if bug else reached(file),
             tests(file) if task.stage == PACKAGE_TESTS else (),
             self.unfaithful,
             Allowance.of(self.workers, len(gpus())),
@@ -142,10 +147,11 @@ class Runner:
             code = each.process.exitcode or 0
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
             return self._row(each, CRASHED, how)
-        if now - each.heard > SILENCE[self.lane]:
+        # a test that compiles for minutes has not hung
+        if each.task.stage != PACKAGE_TESTS and now - each.heard > SILENCE[self.lane]:
             return self._row(each, HUNG, f"no answer within {SILENCE[self.lane]:g} s")
         if now - each.began > self.limit:
-            return self._row(each, SURVIVED, f"until the limit of {self.limit:g} s")
+            return self._row(each, SURVIVED, UNTIL_THE_LIMIT)
         if _resident(each.process.pid) > fair_memory(self.workers):
             return self._row(each, CRASHED, "took too much memory")
         return None
@@ -170,7 +176,9 @@ def _forked(trial: Trial, mutant: Mutant, pipe: Connection, parents_end: Connect
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _silent(trial.folder / "output")
-    os.environ["TRITON_CACHE_DIR"] = str(trial.folder / "triton")
+    # what is compiled is kept by its source: all mutants of other files share what they compile
+    own = mutant.file.startswith(f"{PACKAGE}/kernels/")
+    os.environ["TRITON_CACHE_DIR"] = str((trial.folder if own else trial.folder.parent) / "triton")
     single_threaded()
     write(trial.folder, mutant)
     with contextlib.suppress(BrokenPipeError):
