@@ -94,7 +94,7 @@ def _closure(file: str, imports: dict[str, frozenset[str]]) -> frozenset[str]:
     return frozenset(found)
 
 
-def tests(file: str) -> tuple[str, ...]:
+def package_tests(file: str) -> tuple[str, ...]:
     """Return the files of the package's tests, those first that speak of the module most."""
     module = Path(file).stem
     texts = {path: path.read_text("utf-8") for path in sorted(TESTS.rglob("test_*.py"))}

@@ -204,13 +204,11 @@ def _of(node: ast.AST, strides: tuple[str, ...]) -> Iterator[Change]:
                     yield "comparison", node, _changed(node, ops=[*ops[:place], kind(), *ops[place + 1 :]])
         case ast.Constant():
             yield from _constants(node)
-        case ast.IfExp(test=test):
-            yield "guard", test, ast.UnaryOp(ast.Not(), test)
-        case ast.If(test=test) | ast.While(test=test):
-            yield "guard", test, ast.UnaryOp(ast.Not(), test)
+        case ast.If(test=test) | ast.IfExp(test=test) | ast.While(test=test):
+            yield from _inverted(test)
         case ast.comprehension(ifs=ifs):
             for test in ifs:
-                yield "guard", test, ast.UnaryOp(ast.Not(), test)
+                yield from _inverted(test)
         case ast.Call():
             yield from _calls(node)
         case ast.Attribute(attr=name) if name in DTYPES:
@@ -229,6 +227,12 @@ def _changed(node: ast.AST, **fields: object) -> ast.AST:
     for name, value in fields.items():
         setattr(changed, name, value)
     return changed
+
+
+def _inverted(test: ast.expr) -> Iterator[Change]:
+    """Yield the inverse of a guard, unless changes of the guard itself have it."""
+    if not isinstance(test, ast.Compare | ast.UnaryOp):
+        yield "guard", test, ast.UnaryOp(ast.Not(), test)
 
 
 def _operators(node: ast.BinOp) -> Iterator[Change]:

@@ -26,7 +26,7 @@ from conformance.calls import state_guard
 from conformance.calls.budget import Allowance, fair_memory
 from conformance.calls.child import _resident, single_threaded
 from conformance.calls.watch import warm_up
-from conformance.prove.copies import PACKAGE, reached, tests, write
+from conformance.prove.copies import PACKAGE, package_tests, reached, write
 from conformance.prove.judging import NATIVE, OURS, PACKAGE_TESTS, Told, Trial, judged
 from conformance.prove.mutants import Mutant
 from conformance.prove.planted import PREFIX
@@ -123,7 +123,7 @@ class Runner:
             self.lane,
             (f"{PREFIX}{task.mutant.id}",) if bug else (NATIVE, OURS) if native else (OURS,),
             (task.mutant.function,) if bug else reached(file),
-            tests(file) if task.stage == PACKAGE_TESTS else (),
+            package_tests(file) if task.stage == PACKAGE_TESTS else (),
             self.unfaithful,
             Allowance.of(self.workers, len(gpus())),
             task.first,
