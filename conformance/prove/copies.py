@@ -13,6 +13,7 @@ from conformance.prove.mutants import Mutant, mutants_of, mutated
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "normkernels"
+UNCHANGED = "unchanged"  # the kind of a mutant that changes nothing
 TESTS = ROOT / "conformance" / "package"
 SLOW = ("test_compiles", "test_codegen", "test_hugging_face", "test_models")  # tests of the package that come last
 # What decides about results: kernels, native forms, and the way of a call to either.
@@ -36,7 +37,7 @@ def mutants(patterns: Sequence[str] = FILES) -> tuple[Mutant, ...]:
 def unchanged() -> tuple[Mutant, ...]:
     """Return mutants that change nothing, one for each file of operations: they must survive."""
     homes = (file for file in sources() if any(file == _home(name, (file,)) for name in OPERATIONS))
-    return tuple(Mutant(f"unchanged {file}", file, 1, "", "unchanged", "", "", 0, 0, "") for file in homes)
+    return tuple(Mutant(f"unchanged {file}", file, 1, "", UNCHANGED, "", "", 0, 0, "") for file in homes)
 
 
 def write(folder: Path, mutant: Mutant | None) -> None:

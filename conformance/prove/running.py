@@ -123,7 +123,7 @@ class Runner:
             self.lane,
             (f"{PREFIX}{task.mutant.id}",) if bug else (NATIVE, OURS) if native else (OURS,),
             (task.mutant.function,) if bug else reached(file),
-            package_tests(file) if task.stage == PACKAGE_TESTS else (),
+            _tests(task) if task.stage == PACKAGE_TESTS else (),
             self.unfaithful,
             Allowance.of(self.workers, len(gpus())),
             task.first,
@@ -168,6 +168,13 @@ def _row_of(each: Running, end: Sequence[str], lane: str) -> Row:
     told = {"by": by, "where": where, "why": why, "seconds": seconds, "cases": each.cases}
     assert verdict in {KILLED, CRASHED, HUNG, UNBORN, SURVIVED}
     return row(each.task.mutant, each.task.stage, lane, verdict, **told)
+
+
+def _tests(task: Task) -> tuple[str, ...]:
+    """Return the files of tests for a mutant, the one first that killed it before."""
+    first = task.first.partition("::")[0]
+    every = package_tests(task.mutant.file)
+    return (first, *(each for each in every if each != first)) if first in every else every
 
 
 def _forked(trial: Trial, mutant: Mutant, pipe: Connection, parents_end: Connection) -> None:
