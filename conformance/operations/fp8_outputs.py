@@ -77,7 +77,7 @@ def fp8_operation(name: str, norm: Operation, *, beside: bool = True) -> Operati
             "also_unquantised": assignment.get("unquantised") == "yes",
             "fp8_dtype": assignment["fp8"],
             # a kernel is compiled for its group
-            "quant_group": _group(assignment["quant_group"], case.tensors[0][1].shape[-1], scope.compiled(rng)),
+            "quant_group": _group(assignment["quant_group"], case, scope.compiled(rng)),
             "scale_layout": assignment["scales"],
         }
         flags = {flag: flags[flag] for flag in plain_flags}
@@ -202,13 +202,17 @@ def _call(name: str, case: Case, flags: Mapping[str, Flag]) -> Case:
     return replace(case, operation=name, flags=tuple({**dict(case.flags), **flags}.items()))
 
 
-def _group(level: str, n: int, rng: random.Random) -> int | None:
+def _group(level: str, case: Case, rng: random.Random) -> int | None:
+    """Return the columns of a quant group; a ragged one holds whole groups of the norm if it can."""
     if level == "row":
         return None
     if level == "larger":
         return LARGER
     if level == "ragged":
-        fitting = [group for group in RAGGED if group < n and n % group]
+        n = case.tensors[0][1].shape[-1]
+        normed = next((value for name, value in case.flags if name == "group_size" and isinstance(value, int)), n)
+        spans = [group for group in range(2 * normed, n, normed) if n % group]
+        fitting = spans or [group for group in RAGGED if group < n and n % group]
         return rng.choice(fitting[:2]) if fitting else LARGER
     return int(level)
 

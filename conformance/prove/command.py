@@ -33,8 +33,7 @@ STAGES = ("quick", "ci", PACKAGE_TESTS)
 class Asked:
     """Options of a run: a sample of ``sample`` mutants by ``seed`` (all: None), for ``minutes`` at most.
 
-    ``recorded`` are the rows of an earlier run: what was dead there is judged by what killed it alone, and before
-    anything else, and what was alive there is left out.
+    ``recorded`` are the rows of an earlier run: only what was dead there is judged, by what killed it first.
     """
 
     out: Path
@@ -68,8 +67,9 @@ def prove(asked: Asked, say: Callable[[Row, str], None]) -> tuple[Row, ...]:
     recorded = rows.ended(rows.read(asked.recorded)) if asked.recorded else {}
     runner = Runner.prepared(asked.lane, asked.workers, asked.limit)
     every = mutants(asked.files)
-    apart = equivalent(every, runner.lane, marks()) | beyond(recorded, runner.lane)
-    picked = chosen(every, asked, apart)
+    if asked.recorded:
+        every = tuple(mutant for mutant in every if died_on(runner.lane, recorded.get(mutant.id)))
+    picked = chosen(every, asked, equivalent(every, runner.lane, marks()))
     until = time.monotonic() + (60 * asked.minutes or 1e9)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     # planted bugs last: their fakes may import the package, of which mutants then could not be imported
@@ -90,9 +90,9 @@ def prove(asked: Asked, say: Callable[[Row, str], None]) -> tuple[Row, ...]:
     return tuple(known)
 
 
-def beyond(recorded: Mapping[str, Row], lane: str) -> frozenset[str]:
-    """Return the mutants that were alive in an earlier run, or died on another lane."""
-    return frozenset(name for name, row in recorded.items() if not row.dead or row.lane != lane)
+def died_on(lane: str, row: Row | None) -> bool:
+    """Return whether the last row of a mutant says that it died on a lane."""
+    return row is not None and row.dead and row.lane == lane
 
 
 def left(

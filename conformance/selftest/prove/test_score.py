@@ -27,7 +27,7 @@ ROWS = (
     _row("a", KILLED, 1.0, by="values"),
     _row("b", UNBORN, 9.0),
     _row("c", SURVIVED),
-    _row("c", KILLED, 4.0, stage="package", by="package"),
+    _row("c", KILLED, 4.0, stage="package", by="package", where="test"),
     _row("d", SURVIVED),
     _row("e", SURVIVED, why=UNTIL_THE_LIMIT),
     row(_mutant("bug", PLANTED), "quick", "cpu", KILLED, by="values", seconds=2.0),
@@ -85,6 +85,17 @@ def test_a_run_goes_on_where_another_ended() -> None:
 
     assert ["e", "f"] == [task.mutant.id for task in left(every, "quick", "cpu", ROWS)]
     assert ["d", "e", "f"] == [task.mutant.id for task in left(every, "package", "cpu", ROWS)]
+
+
+def test_a_recorded_kill_is_tried_first_and_at_its_stage() -> None:
+    """The stage before the one that killed a mutant is left out, and that stage begins with its killer."""
+    recorded = {each.id: each for each in ROWS if each.dead}
+    every = [_mutant(name) for name in "ac"]
+
+    assert [("a", "")] == [(task.mutant.id, task.first) for task in left(every, "quick", "cpu", (), recorded)]
+    assert [("a", ""), ("c", "test")] == [
+        (task.mutant.id, task.first) for task in left(every, "package", "cpu", (), recorded)
+    ]
 
 
 def test_a_sample_rotates_with_its_seed() -> None:
