@@ -10,6 +10,7 @@ from conformance.operations.l2_norm import L2_NORM
 from conformance.operations.layer_norm import LAYER_NORM
 from conformance.operations.mrope import MROPE
 from conformance.operations.operation import Arguments, Operation, Output, Scaling, flags_of, telling_cases
+from conformance.operations.qk_norm_rope import QK_NORM_ROPE
 from conformance.operations.rms_norm import RMS_NORM
 from conformance.operations.rms_norm_fp8 import RMS_NORM_FP8
 from conformance.operations.rms_norm_gated import RMS_NORM_GATED
@@ -58,6 +59,7 @@ for _operation in (
     L2_NORM,
     SOFTMAX,
     ROPE,
+    QK_NORM_ROPE,
 ):
     register(_operation)
 
