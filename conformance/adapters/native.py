@@ -28,6 +28,7 @@ class Native(NormKernels):
         "rope": "fp32",
         "gelu_and_mul": "fp32",
         "quantise_fp8": "fp32",
+        "qk_norm_rope": "fp32",
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in contracts}
     # PyTorch chooses how to sum by the whole shape
@@ -86,10 +87,35 @@ class Native(NormKernels):
     ) -> tuple[torch.Tensor, ...]:
         """Compute in float32, and round once."""
         _check_rotation("rope", q, k, positions, cos, sin, head_dim, pairs)
-        size = head_dim or q.shape[-1]
-        angles = [(t if positions is None else t[positions.long()]).float()[:, None] for t in (cos, sin)]
-        heads = (x.reshape(*x.shape[:1], x[:1].numel() // size if len(x) else 0, size) for x in (q, k))
-        return tuple(_turned(h, angles, pairs).reshape(x.shape) for h, x in zip(heads, (q, k), strict=True))
+        angles = _angles(positions, cos, sin)
+        return tuple(_turned(_heads(x, head_dim), angles, pairs).reshape(x.shape) for x in (q, k))
+
+    def qk_norm_rope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        q_weight: torch.Tensor,
+        k_weight: torch.Tensor,
+        positions: torch.Tensor | None,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        eps: float,
+        weight_offset: float,
+        head_dim: int | None,
+        pairs: str,
+    ) -> tuple[torch.Tensor, ...]:
+        """Compute in float32, and round once."""
+        _check_rotation("qk_norm_rope", q, k, positions, cos, sin, head_dim, pairs)
+        angles, out = _angles(positions, cos, sin), []
+        for x, weight in ((q, q_weight), (k, k_weight)):
+            heads = _heads(x, head_dim).float()
+            if weight.shape != heads.shape[-1:] or weight.dtype not in {q.dtype, torch.float32}:
+                raise ValueError("qk_norm_rope: weights must be as long as a head, in q's dtype or float32")
+            scale = torch.rsqrt(heads.square().mean(-1, keepdim=True) + eps)
+            normed = heads * scale * (weight_offset + weight.float())
+            out.append(_turned(normed, angles, pairs).to(x.dtype).reshape(x.shape))
+        return tuple(out)
 
     def gelu_and_mul(self, gate: torch.Tensor, up: torch.Tensor, *, approximate: str) -> torch.Tensor:
         """Compute in float32, and round once; by the complement of erf, which does not cancel."""
@@ -171,6 +197,16 @@ def _check_rotation(
     readable = positions.is_cpu and not torch.compiler.is_compiling()
     if readable and bool(((positions < 0) | (positions >= len(cos))).any()):
         raise ValueError(f"{name}: positions must be rows of cos")
+
+
+def _angles(positions: torch.Tensor | None, *tables: torch.Tensor) -> list[torch.Tensor]:
+    """Return cosines and sines of the tokens, for all heads: ``(tokens, 1, half)`` in float32."""
+    return [(table if positions is None else table[positions.long()]).float()[:, None] for table in tables]
+
+
+def _heads(x: torch.Tensor, head_dim: int | None) -> torch.Tensor:
+    """Return q or k as ``(tokens, heads, head_dim)``."""
+    return x if head_dim is None or x.dim() == 3 else x.reshape(len(x), x.shape[1] // head_dim, head_dim)
 
 
 def _turned(heads: torch.Tensor, angles: list[torch.Tensor], pairs: str) -> torch.Tensor:

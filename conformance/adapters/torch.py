@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -28,6 +29,7 @@ class Torch(Adapter):
         "softmax": "fp32",
         "rope": "eager",
         "gelu_and_mul": "eager",
+        "qk_norm_rope": Contract(frozenset({"normed", "angle", "turned"})),
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
         # F.rms_norm has no groups, and rounds to x's dtype where the contract rounds to the weight's; gating first
@@ -42,6 +44,8 @@ class Torch(Adapter):
         "l2_norm": {},
         "softmax": {},
         "rope": {},
+        # as in rms_norm
+        "qk_norm_rope": {"offset": "zero", "dtypes": ("same", "cos_float32")},
     }
     # PyTorch chooses how to sum by the whole shape
     batch_invariant = False
@@ -144,6 +148,31 @@ class Torch(Adapter):
         """Look cos and sin up once for both, then turn every head in the dtype it has."""
         angles = [(table if positions is None else table[positions.long()])[:, None] for table in (cos, sin)]
         return _rotated(q, angles, head_dim, pairs), _rotated(k, angles, head_dim, pairs)
+
+    def qk_norm_rope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        q_weight: torch.Tensor,
+        k_weight: torch.Tensor,
+        positions: torch.Tensor | None,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        eps: float,
+        weight_offset: float,
+        head_dim: int | None,
+        pairs: str,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Call ``F.rms_norm`` of the heads, then turn them."""
+        size = head_dim or q.shape[-1]
+        q, k = _normed_heads(q, q_weight, size, eps), _normed_heads(k, k_weight, size, eps)
+        return self.rope(q, k, positions, cos, sin, head_dim=head_dim, pairs=pairs)
+
+
+def _normed_heads(x: torch.Tensor, weight: torch.Tensor, size: int, eps: float) -> torch.Tensor:
+    heads = x.reshape(len(x), math.prod(x.shape[1:]) // size, size)
+    return functional.rms_norm(heads, (size,), weight, eps).reshape(x.shape)
 
 
 def _rotated(

@@ -11,6 +11,7 @@ from conformance.operations.l2_norm import L2_NORM
 from conformance.operations.layer_norm import LAYER_NORM
 from conformance.operations.mrope import MROPE
 from conformance.operations.operation import Arguments, Operation, Output, Scaling, flags_of, telling_cases
+from conformance.operations.qk_norm_rope import QK_NORM_ROPE
 from conformance.operations.quantise_fp8 import QUANTISE_FP8
 from conformance.operations.rms_norm import RMS_NORM
 from conformance.operations.rms_norm_fp8 import RMS_NORM_FP8
@@ -62,6 +63,7 @@ for _operation in (
     ROPE,
     GELU_AND_MUL,
     QUANTISE_FP8,
+    QK_NORM_ROPE,
 ):
     register(_operation)
 

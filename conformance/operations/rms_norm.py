@@ -71,12 +71,12 @@ def formula(
         stream = outputs["s"] if returned is None else Interval.exactly(returned)
     inv_rms = inverse_rms(machine, contract, stream, case.flag("eps"), x.dtype)
     factors = contract.settle("normalised", machine, (stream, inv_rms), x.dtype)
-    scale, kind = _scale(machine, contract, given.get("weight"), offset_of(case), x)
+    scale, kind = scale_of(machine, contract, given.get("weight"), offset_of(case), x)
     factors = contract.settle("weighted", machine, (*factors, *scale), torch.promote_types(x.dtype, kind))
     return {**outputs, "y": machine.product(*factors)}
 
 
-def _scale(
+def scale_of(
     machine: Machine, contract: Contract, weight: torch.Tensor | None, offset: float, x: torch.Tensor
 ) -> tuple[tuple[Interval, ...], torch.dtype]:
     """Return ``offset + weight`` and its dtype: computed in float32 unless the contract rounds there."""

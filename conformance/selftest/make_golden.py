@@ -506,6 +506,69 @@ def _rope(mp: Any, case: dict[str, Any], name: str) -> list[list[str]]:
     return out
 
 
+# Rotations after norms
+
+
+def qk_norm_rope_mpmath_cases() -> None:
+    """Return rotations of a few heads, each after its norm."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    sizes, eps = itertools.cycle(HEADS), itertools.cycle(EPS)
+    cases: list[dict[str, Any]] = []
+    for pairs, offset, dtype, weight_dtype, values in itertools.product(
+        ("halves", "neighbours"), (0.0, 1.0, -0.1), DTYPES, ("same", "float32"), ("ordinary", "wide")
+    ):
+        head_dim, half = next(sizes)
+        wide = dtype if weight_dtype == "same" else weight_dtype
+        angles = [[mpmath.mpf(p) / 100 ** (mpmath.mpf(i) / half) for i in range(half)] for p in range(CACHE)]
+        case = {
+            "id": f"{len(cases):02d}-{dtype}-{2 * half}-of-{head_dim}-{pairs}-{offset:g}-{values}",
+            "dtype": dtype,
+            "parameter_dtype": wide,
+            "head_dim": head_dim,
+            "pairs": pairs,
+            "weight_offset": _hex(_rounded(offset, "float32")),
+            "eps": _hex(_rounded(next(eps), "float32")),
+            # three tokens: one and two heads
+            "q": _rows(draw, head_dim, dtype, values, rows=3),
+            "k": _rows(draw, 2 * head_dim, dtype, values, rows=3),
+            "q_weight": _rows(draw, head_dim, wide, "ordinary", rows=1)[0],
+            "k_weight": _rows(draw, head_dim, wide, "ordinary", rows=1)[0],
+            "positions": draw.sample(range(CACHE), 3),
+            "cos": [[_hex(_rounded(float(mpmath.cos(a)), wide)) for a in row] for row in angles],
+            "sin": [[_hex(_rounded(float(mpmath.sin(a)), wide)) for a in row] for row in angles],
+        }
+        cases.append(case | {f"rotated_{name}": _qk_norm_rope(mpmath, case, name) for name in ("q", "k")})
+    _write(
+        "qk_norm_rope_mpmath.json",
+        cases,
+        what="rotations of three tokens after norms; inputs exact, outputs to 30 digits and not rounded to dtype",
+        seed=SEED,
+        digits=50,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
+def _qk_norm_rope(mp: Any, case: dict[str, Any], name: str) -> list[list[str]]:
+    """Normalise the heads of every token, then rotate them."""
+    size, out = case["head_dim"], []
+    offset, eps = (mp.mpf(float.fromhex(case[each])) for each in ("weight_offset", "eps"))
+    weight = [offset + mp.mpf(float.fromhex(v)) for v in case[f"{name}_weight"]]
+    for row, place in zip(case[name], case["positions"], strict=True):
+        numbers = [mp.mpf(float.fromhex(v)) for v in row]
+        normed = []
+        for start in range(0, len(numbers), size):
+            head = numbers[start : start + size]
+            root = mp.sqrt(mp.fsum(v * v for v in head) / size + eps)
+            normed += [v / root * w for v, w in zip(head, weight, strict=True)]
+        ends = zip(case["cos"][place], case["sin"][place], strict=True)
+        turns = [mp.mpc(float.fromhex(c), float.fromhex(s)) for c, s in ends]
+        out.append([mp.nstr(v, 30) for v in _turned(mp, normed, size, turns, case["pairs"])])
+    return out
+
+
 # digits of the significand, exponent of the smallest number
 FORMATS = {
     "float32": (24, -149),
@@ -902,6 +965,69 @@ def _rope_cases(file: str, model: str, apply: Any, *, head_dim: int, half: int, 
     )
 
 
+def qk_norm_rope_transformers_cases() -> None:
+    """Return norms and rotations of Qwen3 and Qwen3-Next on the CPU, with parameters in the dtype of q."""
+    from transformers.models.qwen3 import modeling_qwen3
+    from transformers.models.qwen3_next import modeling_qwen3_next
+
+    _qk_norm_rope_cases("qwen3", modeling_qwen3, modeling_qwen3.Qwen3RMSNorm, half=16, offset=0.0)
+    next_norm = modeling_qwen3_next.Qwen3NextRMSNorm
+    _qk_norm_rope_cases("qwen3_next", modeling_qwen3_next, next_norm, half=4, offset=1.0)
+
+
+def _qk_norm_rope_cases(model: str, module: Any, norm: Any, *, half: int, offset: float) -> None:
+    """Return one model's cases: heads of 32, in halves, as its attention has them."""
+    import torch
+    import transformers
+
+    draw = torch.Generator().manual_seed(SEED)
+    tokens, cache, size = 5, 40, 32
+    angles = torch.outer(torch.arange(cache), 100.0 ** (-torch.arange(half) / half))
+    cases: list[dict[str, Any]] = []
+    for dtype, scale in itertools.product(DTYPES, (1.0, 30.0)):
+        kind = getattr(torch, dtype)
+        q, k = ((scale * torch.randn(1, n, tokens, size, generator=draw)).to(kind) for n in (3, 2))
+        weights = [(torch.rand(size, generator=draw) + 0.5 - offset).to(kind) for _ in range(2)]
+        positions = torch.randint(cache, (tokens,), generator=draw)
+        cos, sin = angles.cos().to(kind), angles.sin().to(kind)
+        normed = []
+        for x, weight in zip((q, k), weights, strict=True):
+            norms = norm(size, eps=1e-6)
+            norms.weight = torch.nn.Parameter(weight, requires_grad=False)
+            normed.append(norms(x))
+        tables = (torch.cat((a, a), -1)[positions][None] for a in (cos, sin))
+        rotated = module.apply_rotary_pos_emb(*normed, *tables)
+        flat = [tensor[0].transpose(0, 1).reshape(tokens, -1) for tensor in (q, k, *rotated)]
+        cases.append(
+            {
+                "id": f"{len(cases):02d}-{dtype}-{2 * half}-of-{size}",
+                "dtype": dtype,
+                "head_dim": size,
+                "pairs": "halves",
+                "weight_offset": _hex(offset),
+                "eps": _hex(1e-6),
+                "q_weight": _bits(weights[0][None])[0],
+                "k_weight": _bits(weights[1][None])[0],
+                "positions": positions.tolist(),
+                "cos": _bits(cos),
+                "sin": _bits(sin),
+            }
+            | dict(zip(("q", "k", "rotated_q", "rotated_k"), map(_bits, flat), strict=True))
+        )
+    _write(
+        f"qk_norm_rope_{model}.json",
+        cases,
+        what=f"Hugging Face's {norm.__name__} of q and k, then apply_rotary_pos_emb of its module, on a CPU; a "
+        "string a row, a bit pattern an element",
+        seed=SEED,
+        versions={
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
 def _bits(tensor: Any) -> list[str]:
     """Return the rows of a matrix as bit patterns, most significant digit first."""
     import torch
@@ -942,6 +1068,7 @@ if __name__ == "__main__":
             softmax_mpmath_cases,
             mrope_mpmath_cases,
             rope_mpmath_cases,
+            qk_norm_rope_mpmath_cases,
             fp8_mpmath_cases,
             quantise_mpmath_cases,
         ),
@@ -950,6 +1077,7 @@ if __name__ == "__main__":
             norm_transformers_cases,
             mrope_transformers_cases,
             rope_transformers_cases,
+            qk_norm_rope_transformers_cases,
         ),
     }
     for make in MAKERS[sys.argv[1]]:

@@ -1,9 +1,10 @@
-"""Rotary embedding, right and in plain torch, cut into steps: a fake overrides one of them."""
+"""Rotary embedding, with norms of q and k and without, right and in plain torch, cut into steps for fakes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,18 +14,28 @@ from conformance.oracle.contract import Contract, round_once
 from conformance.selftest.fakes.correct_norm import FLOATS
 
 Pair = tuple[torch.Tensor, torch.Tensor]
+Results = tuple[torch.Tensor, ...]
 KINDS = ("halves", "neighbours")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Norm:
+    """The norm of one argument: its weight, and the settings of the call."""
+
+    weight: torch.Tensor
+    offset: float
+    eps: float
+
+
 class CorrectRope(Adapter):
-    """A rotation whose products and sum are in fp32, rounded once at the store; the rest is copied."""
+    """A rotation whose products and sum are in fp32, rounded once at the store, and the same after norms."""
 
     name = "correct_rope"
-    operations: ClassVar[tuple[str, ...]] = ("rope",)
-    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {"rope": {}}
+    operations: ClassVar[tuple[str, ...]] = ("rope", "qk_norm_rope")
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in operations}
     strides = "contiguous"
     zero_columns = True
-    contracts: ClassVar[Mapping[str, str | Contract]] = {"rope": "fp32"}
+    contracts: ClassVar[Mapping[str, str | Contract]] = {"rope": "fp32", "qk_norm_rope": Contract(depth="tile")}
     validates = True
     # the fake must be caught, and first by one of these properties
     caught_by: tuple[str, ...] = ()
@@ -39,16 +50,50 @@ class CorrectRope(Adapter):
         *,
         head_dim: int | None,
         pairs: str,
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> Results:
         """Check the call, then take the steps in order."""
         self.check(q, k, positions, cos, sin, head_dim, pairs)
         size = head_dim or q.shape[-1]
         angles = self.angles(cos, sin, self.index(positions, len(q)), q)
         return self.both(self.turn(q, size, angles, pairs), self.turn(k, size, angles, pairs))
 
+    def qk_norm_rope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        q_weight: torch.Tensor,
+        k_weight: torch.Tensor,
+        positions: torch.Tensor | None,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        eps: float,
+        weight_offset: float,
+        head_dim: int | None,
+        pairs: str,
+    ) -> Results:
+        """Check the call, then take the steps in order."""
+        self.check(q, k, positions, cos, sin, head_dim, pairs)
+        size = head_dim or q.shape[-1]
+        self.check_weights(q, size, q_weight, k_weight)
+        angles = self.angles(cos, sin, self.index(positions, len(q)), q)
+        norms = self.norms(q_weight, k_weight, weight_offset, eps)
+        turned = (self.turn(x, size, angles, pairs, norm) for x, norm in zip((q, k), norms, strict=True))
+        return self.both(*turned)
+
     def rope_(self, q: torch.Tensor, k: torch.Tensor, *given: torch.Tensor, **flags: object) -> None:
         """Write the results over q and k."""
-        for x, rotated in zip((q, k), self.rope(q, k, *given, **flags), strict=True):  # type: ignore[arg-type]
+        self.write(self.rope, q, k, *given, **flags)
+
+    def qk_norm_rope_(self, q: torch.Tensor, k: torch.Tensor, *given: torch.Tensor, **flags: object) -> None:
+        """Write the results over q and k."""
+        self.write(self.qk_norm_rope, q, k, *given, **flags)
+
+    def write(
+        self, form: Callable[..., Results], q: torch.Tensor, k: torch.Tensor, *given: torch.Tensor, **flags: object
+    ) -> None:
+        """Write the results of a functional form over q and k."""
+        for x, rotated in zip((q, k), form(q, k, *given, **flags), strict=True):
             x.copy_(rotated)
 
     def check(
@@ -71,6 +116,18 @@ class CorrectRope(Adapter):
         )
         if not valid:
             raise ValueError("rope: the call has no meaning")
+
+    def check_weights(self, q: torch.Tensor, size: int, *weights: torch.Tensor) -> None:
+        """Refuse weights that are no vector of a head's size in q's dtype or in fp32."""
+        fit = (each.shape == (size,) and each.dtype in {q.dtype, torch.float32} for each in weights)
+        if not all(fit):
+            raise ValueError("qk_norm_rope: the call has no meaning")
+
+    def norms(
+        self, q_weight: torch.Tensor, k_weight: torch.Tensor, offset: float, eps: float
+    ) -> tuple[Norm, Norm]:
+        """Return the norms of q and of k."""
+        return Norm(q_weight, offset, eps), Norm(k_weight, offset, eps)
 
     def fitting_heads(self, q: torch.Tensor, k: torch.Tensor, head_dim: int | None) -> bool:
         """Return whether q and k are whole heads of the same tokens."""
@@ -112,12 +169,30 @@ class CorrectRope(Adapter):
         """Return rows of a table in fp32."""
         return table[index].float()
 
-    def turn(self, x: torch.Tensor, size: int, angles: Pair, pairs: str) -> torch.Tensor:
-        """Rotate every head of q or k."""
+    def turn(self, x: torch.Tensor, size: int, angles: Pair, pairs: str, norm: Norm | None = None) -> torch.Tensor:
+        """Rotate every head of q or k, after its norm if it has one."""
         heads = self.heads(x, size)
+        heads = heads if norm is None else self.normalise(heads, norm, x)
         first, second = self.places(angles[0].shape[-1], size, pairs)
         parts = self.load((heads[..., first], heads[..., second]))
         return self.store(heads, self.rotate(parts, angles, x), (first, second), x)
+
+    def normalise(self, heads: torch.Tensor, norm: Norm, x: torch.Tensor) -> torch.Tensor:
+        """Return the norm of every head in fp32."""
+        given = heads.float()
+        return self.weigh(given * self.inv_rms(given, norm, x), self.scale(norm), x)
+
+    def inv_rms(self, given: torch.Tensor, norm: Norm, x: torch.Tensor) -> torch.Tensor:
+        """Return the factor of every head."""
+        return torch.rsqrt(given.square().mean(-1, keepdim=True) + norm.eps)
+
+    def scale(self, norm: Norm) -> torch.Tensor:
+        """Return the weight with its offset, in fp32."""
+        return norm.offset + norm.weight.float()
+
+    def weigh(self, normalised: torch.Tensor, scale: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Multiply every column by its weight."""
+        return normalised * scale
 
     def heads(self, x: torch.Tensor, size: int) -> torch.Tensor:
         """Return x as ``(tokens, heads, size)``."""
@@ -165,6 +240,12 @@ class RopeInFloat64(CorrectRope):
         """Return a table's numbers in float64."""
         return table[index].double()
 
+    def normalise(self, heads: torch.Tensor, norm: Norm, x: torch.Tensor) -> torch.Tensor:
+        """Return the norm of every head in float64; kernels take offset and eps as fp32."""
+        given = heads.double()
+        offset, eps = (torch.tensor(number).double() for number in (norm.offset, norm.eps))
+        return given * torch.rsqrt(given.square().mean(-1, keepdim=True) + eps) * (offset + norm.weight.double())
+
     def load(self, parts: Pair) -> Pair:
         """Return both numbers in float64."""
         return parts[0].double(), parts[1].double()
@@ -173,6 +254,13 @@ class RopeInFloat64(CorrectRope):
         """Round once, where a cast would round to fp32 first."""
         y1, y2 = super().rotate(parts, angles, x)
         return round_once(y1, x.dtype), round_once(y2, x.dtype)
+
+    def store(
+        self, heads: torch.Tensor, rotated: Pair, places: tuple[slice, slice], x: torch.Tensor
+    ) -> torch.Tensor:
+        """Round normalised numbers that are not rotated once as well."""
+        normalised = heads.dtype == torch.float64
+        return super().store(round_once(heads, x.dtype) if normalised else heads, rotated, places, x)
 
 
 class FusedRope(CorrectRope):
@@ -188,9 +276,10 @@ class FusedRope(CorrectRope):
 class GatheredRope(CorrectRope):
     """A rotation of whole heads: every number times its cosine, and its partner, gathered, times a signed sine."""
 
-    def turn(self, x: torch.Tensor, size: int, angles: Pair, pairs: str) -> torch.Tensor:
+    def turn(self, x: torch.Tensor, size: int, angles: Pair, pairs: str, norm: Norm | None = None) -> torch.Tensor:
         """Gather the partner of every number; the unrotated ones turn by nothing."""
         heads = self.heads(x, size)
+        heads = heads if norm is None else self.normalise(heads, norm, x)
         places = self.places(angles[0].shape[-1], size, pairs)
         partner, c, s = torch.arange(size), heads.new_ones(1).float(), heads.new_zeros(1).float()
         c, s = (each.expand(len(x), 1, size).clone() for each in (c, s))
@@ -200,13 +289,13 @@ class GatheredRope(CorrectRope):
         given = heads.float()
         turned = given * c + given[..., partner] * s
         rest = torch.arange(size) >= 2 * angles[0].shape[-1]
-        out = torch.empty(heads.shape, dtype=x.dtype).copy_(turned)
-        return torch.where(rest, heads, out).reshape(x.shape)
+        return torch.where(rest, heads.to(x.dtype), turned.to(x.dtype)).reshape(x.shape)
 
 
 class LowRope(CorrectRope):
     """A rotation computed in the dtype of cos and sin, which it declares."""
 
+    operations: ClassVar[tuple[str, ...]] = ("rope",)
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rope": "low"}
 
     def angles(self, cos: torch.Tensor, sin: torch.Tensor, index: torch.Tensor, q: torch.Tensor) -> Pair:
@@ -223,7 +312,10 @@ class LowRope(CorrectRope):
 class EagerRope(CorrectRope):
     """Plain PyTorch on tensors of x's dtype, to which models cast the tables; the adapter declares it."""
 
-    contracts: ClassVar[Mapping[str, str | Contract]] = {"rope": "eager"}
+    contracts: ClassVar[Mapping[str, str | Contract]] = {
+        "rope": "eager",
+        "qk_norm_rope": Contract(frozenset({"normed", "angle", "turned"}), "tile"),
+    }
 
     def rotate(self, parts: Pair, angles: Pair, x: torch.Tensor) -> Pair:
         """Round every angle, product and sum."""
@@ -232,4 +324,22 @@ class EagerRope(CorrectRope):
         return x1 * c - x2 * s, x2 * c + x1 * s
 
 
+class ModelsRope(EagerRope):
+    """Plain PyTorch as in Qwen3, which rounds before the weight as well; the adapter declares it."""
+
+    operations: ClassVar[tuple[str, ...]] = ("qk_norm_rope",)
+    contracts: ClassVar[Mapping[str, str | Contract]] = {
+        "qk_norm_rope": Contract(frozenset({"normalised", "offset", "normed", "angle", "turned"}), "tile")
+    }
+
+    def scale(self, norm: Norm) -> torch.Tensor:
+        """Add the offset in the weight's dtype."""
+        return (norm.offset + norm.weight).float()
+
+    def weigh(self, normalised: torch.Tensor, scale: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Round to x's dtype first."""
+        return normalised.to(x.dtype) * scale
+
+
 RIGHT = (CorrectRope, RopeInFloat64, FusedRope, GatheredRope, LowRope, EagerRope)
+RIGHT_WITH_NORMS = (CorrectRope, RopeInFloat64, FusedRope, GatheredRope, EagerRope, ModelsRope)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
 
 from conformance.oracle.contract import Contract
-from conformance.selftest.fakes.correct_rope import CorrectRope, EagerRope, LowRope, Pair
+from conformance.selftest.fakes.correct_rope import CorrectRope, EagerRope, LowRope, Pair, Results
 from conformance.selftest.fakes.memory import spill, writable
 from conformance.selftest.fakes.memory_views import dense, reread
 
@@ -121,13 +121,14 @@ class TablesReadInXs(CorrectRope):
 class EagerRopeUndeclared(EagerRope):
     """Everything happens in x's dtype, and one rounding is declared."""
 
-    contracts: ClassVar[Mapping[str, str | Contract]] = {"rope": "fp32"}
+    contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(("rope", "qk_norm_rope"), "fp32")
     caught_by = ALL
 
 
 class LowRopeUndeclared(LowRope):
     """Products are rounded to the tables' dtype, and one rounding is declared."""
 
+    operations: ClassVar[tuple[str, ...]] = ("rope",)
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rope": "fp32"}
     caught_by = ALL
 
@@ -149,6 +150,7 @@ class RopeTruncated(CorrectRope):
 class KStoredInQs(CorrectRope):
     """k is stored in q's dtype."""
 
+    operations: ClassVar[tuple[str, ...]] = ("rope",)
     caught_by = ("metadata", *ALL)
 
     def both(self, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -182,6 +184,7 @@ class RestLeftOut(CorrectRope):
 class RestTurnedByNothing(CorrectRope):
     """The other numbers turn by an angle of zero: their zeros lose the sign, and infinities give NaN."""
 
+    operations: ClassVar[tuple[str, ...]] = ("rope",)
     caught_by = ("copied", "specials")
 
     def keep(self, rest: torch.Tensor) -> torch.Tensor:
@@ -215,13 +218,15 @@ class RopeOverItsArguments(CorrectRope):
 
 
 class QInPlaceAlone(CorrectRope):
-    """The in-place form writes q, and returns k in fresh memory, which no caller looks at."""
+    """The in-place form writes q, and leaves k, which the caller goes on with, as it was."""
 
     caught_by = ("in_place",)
 
-    def rope_(self, q: torch.Tensor, k: torch.Tensor, *given: torch.Tensor, **flags: object) -> None:
+    def write(
+        self, form: Callable[..., Results], q: torch.Tensor, k: torch.Tensor, *given: torch.Tensor, **flags: object
+    ) -> None:
         """Write one of both."""
-        q.copy_(self.rope(q, k, *given, **flags)[0])  # type: ignore[arg-type]
+        q.copy_(form(q, k, *given, **flags)[0])
 
 
 class TurnedInPlaceTwice(CorrectRope):
@@ -229,10 +234,12 @@ class TurnedInPlaceTwice(CorrectRope):
 
     caught_by = ("in_place",)
 
-    def rope_(self, q: torch.Tensor, k: torch.Tensor, *given: torch.Tensor, **flags: object) -> None:
+    def write(
+        self, form: Callable[..., Results], q: torch.Tensor, k: torch.Tensor, *given: torch.Tensor, **flags: object
+    ) -> None:
         """Turn k by twice the angle."""
-        super().rope_(q, k, *given, **flags)
-        k.copy_(self.rope(q, k, *given, **flags)[1])  # type: ignore[arg-type]
+        super().write(form, q, k, *given, **flags)
+        k.copy_(form(q, k, *given, **flags)[1])
 
 
 class FirstTablesKept(CorrectRope):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from conformance.selftest.fakes.correct_rope import CorrectRope, Pair
+from conformance.selftest.fakes.correct_rope import CorrectRope, Norm, Pair
 
 ALL: tuple[str, ...] = ("values", "layout", "specials")
 
@@ -72,7 +72,7 @@ class LastNumbersRotated(CorrectRope):
         self, heads: torch.Tensor, rotated: Pair, places: tuple[slice, slice], x: torch.Tensor
     ) -> torch.Tensor:
         """Copy the first numbers."""
-        out = heads.contiguous().clone()
+        out = torch.empty(heads.shape, dtype=x.dtype).copy_(heads)
         for place, part in zip(places, rotated, strict=True):
             out[..., place] = part
         return out.reshape(x.shape)
@@ -83,10 +83,10 @@ class TableRepeatedAsHalves(CorrectRope):
 
     caught_by = ALL
 
-    def turn(self, x: torch.Tensor, size: int, angles: Pair, pairs: str) -> torch.Tensor:
+    def turn(self, x: torch.Tensor, size: int, angles: Pair, pairs: str, norm: Norm | None = None) -> torch.Tensor:
         """Remember the pairs."""
         self.neighbours = pairs == "neighbours"
-        return super().turn(x, size, angles, pairs)
+        return super().turn(x, size, angles, pairs, norm)
 
     def rotate(self, parts: Pair, angles: Pair, x: torch.Tensor) -> Pair:
         """Take every second angle of both copies."""
