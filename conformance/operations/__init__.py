@@ -16,6 +16,7 @@ from conformance.operations.rms_norm import RMS_NORM
 from conformance.operations.rms_norm_fp8 import RMS_NORM_FP8
 from conformance.operations.rms_norm_gated import RMS_NORM_GATED
 from conformance.operations.rms_norm_gated_fp8 import RMS_NORM_GATED_FP8
+from conformance.operations.rms_norm_int8 import RMS_NORM_INT8
 from conformance.operations.silu_and_mul import SILU_AND_MUL
 from conformance.operations.softmax import SOFTMAX
 from conformance.operations.term import Term
@@ -60,6 +61,7 @@ for _operation in (
     SOFTMAX,
     GELU_AND_MUL,
     QUANTISE_FP8,
+    RMS_NORM_INT8,
 ):
     register(_operation)
 

@@ -157,6 +157,8 @@ def _errors(got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, dtype: 
 
 def _ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return the distance from each value to its neighbour away from zero."""
+    if not dtype.is_floating_point:
+        return torch.ones_like(values)
     info = torch.finfo(dtype)
     exponent = torch.frexp(values.abs().clamp(min=info.smallest_normal)).exponent
     return torch.ldexp(torch.full_like(values, info.eps), exponent - 1)

@@ -29,7 +29,7 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
 
 
 # How many fakes of an operation name each property first. Whoever adds or removes a fake changes its number.
-NUMBER = 466
+NUMBER = 492
 COUNTS = {
     "rms_norm_gated": {
         "determinism": 2,
@@ -159,6 +159,15 @@ COUNTS = {
         "specials": 2,
         "values": 18,
     },
+    "rms_norm_int8": {
+        "errors": 1,
+        "in_place": 1,
+        "layout": 1,
+        "metadata": 2,
+        "row_independence": 1,
+        "specials": 1,
+        "values": 19,
+    },
     "quantise_fp8": {
         "empty": 1,
         "errors": 1,
@@ -191,6 +200,13 @@ OTHERS: dict[str, set[str]] = {
         "GeluByASigmoid",
         "GeluInFloat64",
         "GeluWithoutCancelling",
+    },
+    "correct_int8_norm": {
+        "CorrectInt8Norm",
+        "Int8ByReciprocals",
+        "Int8InFloat64",
+        "Int8PastNan",
+        "NormInRegisters",
     },
     "correct_l2_norm": {"CorrectL2Norm"},
     "correct_layer_norm": {"CorrectLayerNorm"},
