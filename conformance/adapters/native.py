@@ -29,6 +29,7 @@ class Native(NormKernels):
         "gelu_and_mul": "fp32",
         "quantise_fp8": "fp32",
         "qk_norm_rope": "fp32",
+        "rms_norm_int8": Contract(frozenset({"sum", "unquantised"})),
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in contracts}
     # PyTorch chooses how to sum by the whole shape
@@ -152,6 +153,19 @@ class Native(NormKernels):
         if scale_layout == "column":
             scales = scales.movedim(-1, 0).contiguous().movedim(0, -1)
         return values, scales
+
+    def rms_norm_int8(
+        self, x: torch.Tensor, weight: torch.Tensor | None, *, residual: torch.Tensor | None, eps: float
+    ) -> tuple[torch.Tensor, ...]:
+        """Quantise what ``rms_norm`` returns, which is rounded to x's dtype."""
+        made = self.rms_norm(x, weight, residual=residual, weight_offset=0.0, eps=eps)
+        y, *s = (made,) if isinstance(made, torch.Tensor) else made
+        stream = y.float()
+        amax = stream.abs().amax(-1, keepdim=True) if x.numel() else stream.sum(-1, keepdim=True)
+        scales = amax.clamp(min=1e-10) / 127.0
+        # no integer stands for NaN: the scale shows it
+        values = (stream / scales).round().clamp(-127.0, 127.0).nan_to_num(nan=0.0)
+        return (values.to(torch.int8), scales, *s)
 
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
         """Return ``native``, also for what ``normkernels`` does not have."""

@@ -17,6 +17,7 @@ from conformance.operations.rms_norm import RMS_NORM
 from conformance.operations.rms_norm_fp8 import RMS_NORM_FP8
 from conformance.operations.rms_norm_gated import RMS_NORM_GATED
 from conformance.operations.rms_norm_gated_fp8 import RMS_NORM_GATED_FP8
+from conformance.operations.rms_norm_int8 import RMS_NORM_INT8
 from conformance.operations.rope import ROPE
 from conformance.operations.silu_and_mul import SILU_AND_MUL
 from conformance.operations.softmax import SOFTMAX
@@ -64,6 +65,7 @@ for _operation in (
     GELU_AND_MUL,
     QUANTISE_FP8,
     QK_NORM_ROPE,
+    RMS_NORM_INT8,
 ):
     register(_operation)
 

@@ -117,7 +117,7 @@ def fp8_operation(name: str, norm: Operation, *, beside: bool = True) -> Operati
         points=lambda case: (*norm.points(case), *(point.name for point in rounds)),
         invalid={**norm.invalid, **INVALID},
         ordinary=(*norm.ordinary, *BEHIND),
-        terms=(*(_seen_in_values(term) for term in norm.terms), *TERMS),
+        terms=(*(seen_in_values(term) for term in norm.terms), *TERMS),
         empties=empties,
         model_case=model_case,
         simpler=simpler,
@@ -130,17 +130,28 @@ def fp8_operation(name: str, norm: Operation, *, beside: bool = True) -> Operati
 def quantised(
     machine: Machine, contract: Contract, y: Interval, given: Mapping[str, torch.Tensor], case: Case
 ) -> dict[str, Interval]:
-    """Return the intervals of ``values`` and ``scales`` before their stores, ``y`` being ``(rows, n)``.
+    """Return the intervals of ``values`` and ``scales`` before their stores, ``y`` being ``(rows, n)``."""
+    return scaled(machine, contract, y, given, case.flag("quant_group"), torch.finfo(_fp8(case)).max)
+
+
+def scaled(
+    machine: Machine,
+    contract: Contract,
+    y: Interval,
+    given: Mapping[str, torch.Tensor],
+    group: int | None,
+    largest: float,
+) -> dict[str, Interval]:
+    """Return the intervals of the quotients, ``values``, and of their ``scales``, for groups of columns.
 
     The scales are judged given the ``y`` that was returned, where one was and the contract rounds it, and the
     values given the scales that were returned.
     """
-    largest = torch.finfo(_fp8(case)).max
     y = contract.at("unquantised", y, given["x"].dtype)
     if "unquantised" in contract.rounds and "y" in given:
         y = Interval.exactly(given["y"])
     n = y.lo.shape[-1]
-    groups = _grouped(y, min(case.flag("quant_group") or n, n))
+    groups = _grouped(y, min(group or n, n))
     amax = _at_least(machine.largest(groups), FLOOR)
     scales = machine.quotient(amax, Interval.exactly(amax.lo.new_tensor(largest)))
     if "power_of_two" in contract.rounds:
@@ -248,7 +259,7 @@ READERS: Mapping[str, Reader] = {
 }
 
 
-def _seen_in_values(term: Term) -> Term:
+def seen_in_values(term: Term) -> Term:
     """Return the term with the quantised outputs added: they show its loss where y is not returned."""
     shown = ("values", "scales") if "y" in term.outputs else ()
     return replace(term, outputs=(*term.outputs, *shown))

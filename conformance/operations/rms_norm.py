@@ -126,12 +126,18 @@ def outputs(case: Case) -> tuple[Output, ...]:
     return tuple(Output(name, x.shape, getattr(torch, x.dtype)) for name in names)
 
 
-def norm_operation(name: str, weights: tuple[str, ...], *settings: Setting) -> Operation:
+def norm_operation(
+    name: str,
+    weights: tuple[str, ...],
+    *settings: Setting,
+    values: Mapping[str, tuple[str, ...]] = VALUES,
+    ordinary: tuple[str, ...] = ORDINARY,
+) -> Operation:
     """Return the operation of a name; its weight has these dtypes, and an offset may be among its settings."""
     calls = RowCalls(
         name,
         (Rows("x"), Beside("residual", ("same", "none", "other"), keyword=True), Columns("weight", weights)),
-        VALUES,
+        values,
         (EPSILON, *settings),
     )
 
@@ -147,7 +153,7 @@ def norm_operation(name: str, weights: tuple[str, ...], *settings: Setting) -> O
         formula=formula,
         rounds=ROUNDS,
         points=points,
-        ordinary=ORDINARY,
+        ordinary=ordinary,
         terms=TERMS,
         model_case=model_case,
         row_tensors=frozenset({"x", "residual", "s"}),

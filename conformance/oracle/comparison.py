@@ -166,6 +166,8 @@ def _errors(got: torch.Tensor, before_store: Interval, dtype: torch.dtype) -> Er
 
 def _ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return the distance from each value to its neighbour away from zero."""
+    if not dtype.is_floating_point:
+        return torch.ones_like(values)
     info = torch.finfo(dtype)
     size = values.abs().clamp_(min=info.smallest_normal)
     return size.view(torch.int64).bitwise_and_(EXPONENT).view(torch.float64).mul_(info.eps)

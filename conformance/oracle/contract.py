@@ -136,10 +136,12 @@ def in_braces(contract: Contract, points: Iterable[str]) -> str:
 
 
 def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Round float64 values to ``dtype`` once, to nearest even; fp8 saturates, as every kernel has to.
+    """Round float64 values to ``dtype`` once, to nearest even; fp8 and integers saturate, as every kernel has to.
 
     ``values.to(bfloat16)`` goes through float32 and rounds twice.
     """
+    if not dtype.is_floating_point:
+        return values.round().clamp(torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     if dtype.itemsize == 1:
         # PyTorch's cast saturates in some versions and gives NaN in others
         values = values.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max)

@@ -679,6 +679,55 @@ def _quantised(mp: Any, exact: list[list[str]], how: str, case: dict[str, Any]) 
     return {"scales": scales, "values": values}
 
 
+# RMSNorm with a residual, quantised to int8: fractions, from the norm at 50 digits
+
+
+def int8_mpmath_cases() -> None:
+    """Return scales and integers of a few rows, the second of which is all zero."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    widths, eps = itertools.cycle(WIDTHS), itertools.cycle(EPS)
+    cases: list[dict[str, Any]] = []
+    for residual, weight, dtype, values in itertools.product(
+        (False, True), (True, False), DTYPES, ("ordinary", "wide")
+    ):
+        n = next(widths)
+        nothing = [_hex(0.0)] * n
+        case: dict[str, Any] = {
+            "id": f"{len(cases):02d}-{dtype}-{n}-{values}",
+            "dtype": dtype,
+            "x": [*_rows(draw, n, dtype, values, rows=1), nothing],
+            "residual": [*_rows(draw, n, dtype, values, rows=1), nothing] if residual else None,
+            "weight": _rows(draw, n, dtype, "ordinary", rows=1)[0] if weight else None,
+            "eps": _hex(_rounded(next(eps), "float32")),
+        }
+        exact = _rms_norm(mpmath, case | {"weight_offset": 0.0})["out"]
+        cases.append(case | {"y": exact} | _int8(mpmath, exact, dtype))
+    _write(
+        "rms_norm_int8_mpmath.json",
+        cases,
+        what="norms of two rows, quantised to int8; inputs exact, y to 30 digits, of x + residual rounded to "
+        "dtype; scales to 30 digits and integers, of y rounded to dtype",
+        seed=SEED,
+        digits=mpmath.mp.dps,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
+def _int8(mp: Any, exact: list[list[str]], dtype: str) -> dict[str, Any]:
+    """Return the formula's value, written as in a text."""
+    floor, scales, values = Fraction(_rounded(1e-10, "float32")), [], []
+    for row in exact:
+        y = [Fraction(_nearest(Fraction(value), dtype)) for value in row]
+        scale = max(floor, *(abs(value) for value in y)) / 127
+        scales.append(mp.nstr(mp.mpf(scale.numerator) / scale.denominator, 30))
+        # Python rounds a fraction's half to even
+        values.append([round(value / scale) for value in y])
+    return {"scales": scales, "values": values}
+
+
 def _no_less(scale: Fraction) -> Fraction:
     power = Fraction(2) ** math.floor(math.log2(scale))
     while power < scale:
@@ -1071,6 +1120,7 @@ if __name__ == "__main__":
             qk_norm_rope_mpmath_cases,
             fp8_mpmath_cases,
             quantise_mpmath_cases,
+            int8_mpmath_cases,
         ),
         "transformers": (
             gated_transformers_cases,

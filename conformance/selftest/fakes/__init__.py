@@ -19,6 +19,7 @@ from conformance.runs import outside
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_gelu_and_mul import CorrectGeluAndMul
+from conformance.selftest.fakes.correct_int8_norm import CorrectInt8Norm
 from conformance.selftest.fakes.correct_l2_norm import CorrectL2Norm
 from conformance.selftest.fakes.correct_layer_norm import CorrectLayerNorm
 from conformance.selftest.fakes.correct_norm import CorrectNorm
@@ -40,6 +41,7 @@ Fake = type[
     | CorrectRope
     | CorrectGeluAndMul
     | CorrectQuantiseFp8
+    | CorrectInt8Norm
 ]
 
 

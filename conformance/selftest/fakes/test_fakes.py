@@ -32,7 +32,7 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
 
 
 # How many fakes of an operation name each property first. Whoever adds or removes a fake changes its number.
-NUMBER = 646
+NUMBER = 672
 COUNTS = {
     "rms_norm_gated": {
         "compile": 10,
@@ -197,6 +197,15 @@ COUNTS = {
         "values": 28,
         "written": 1,
     },
+    "rms_norm_int8": {
+        "errors": 1,
+        "in_place": 1,
+        "layout": 1,
+        "metadata": 2,
+        "row_independence": 1,
+        "specials": 1,
+        "values": 19,
+    },
     "quantise_fp8": {
         "empty": 1,
         "errors": 1,
@@ -239,6 +248,13 @@ OTHERS: dict[str, set[str]] = {
         "GeluByASigmoid",
         "GeluInFloat64",
         "GeluWithoutCancelling",
+    },
+    "correct_int8_norm": {
+        "CorrectInt8Norm",
+        "Int8ByReciprocals",
+        "Int8InFloat64",
+        "Int8PastNan",
+        "NormInRegisters",
     },
     "correct_l2_norm": {"CorrectL2Norm"},
     "correct_layer_norm": {"CorrectLayerNorm"},
