@@ -96,7 +96,7 @@ class ScaleOfTheFirstProgram(CorrectNorm):
         """Launch one program a row."""
         n = y.shape[-1]
         given = torch.ones(n, device=y.device) if weight is None else weight.contiguous()
-        weighed = y.reshape(-1, n).clone()
+        weighed = y.reshape(-1, n).clone(memory_format=torch.contiguous_format)
         weigh_rows_kernel[(len(weighed),)](
             y_ptr=weighed,
             weight_ptr=given,

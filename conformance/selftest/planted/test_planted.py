@@ -9,7 +9,9 @@ import re
 
 from conformance.operations import OPERATIONS
 from conformance.selftest.fakes import FAKES
+from conformance.selftest.first_failure import Found
 from conformance.selftest.planted import OUTSIDE, PLANTED, Outside, Planted
+from conformance.selftest.planted.__main__ import table
 
 FEWEST = 120
 REPORT = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+/(issues/\d+|commit/[0-9a-f]{7,40})")
@@ -38,3 +40,25 @@ def test_each_bug_is_a_fake_of_its_operations() -> None:
 
     assert [] == strange + elsewhere
     assert [] == [bug.name for bug in PLANTED if bug.kind() not in FAKES]
+
+
+def test_the_table_names_what_is_caught_and_what_is_not() -> None:
+    """A row of a bug that nothing caught says so, one that needs a GPU says why, and only the former counts."""
+    bugs = [
+        Planted(name, "", ("rms_norm",), fake, "")
+        for name, fake in (
+            ("a", "sums.SumTruncated"),
+            ("b", "sums.SumSaturates"),
+            ("c", "kernels_gpu.RowsPastTheGrid"),
+        )
+    ]
+    found = [Found("SumTruncated", "rms_norm", "chain", 1.5, 40), Found("SumSaturates", "rms_norm", "", 9.0, 700)]
+    caught, missed, elsewhere, *sums = table(bugs, found).splitlines()
+
+    assert " chain " in caught
+    assert "NOT CAUGHT" in missed
+    assert elsewhere.endswith("not judged: as many interpreted programs are over the budget")
+    assert sums[1:] == [
+        "1 of 2 caught where they can exist without a GPU",
+        "time to detection: median 1.50 s, longest 1.5 s",
+    ]
