@@ -1,6 +1,7 @@
 """A model of the machine: the error of each fp32 step of a kernel, with the source of every constant.
 
-A step takes intervals and gives the interval of all its possible fp32 results. Errors are relative, in units
+The result of a step holds every value that any allowed order of fp32 steps can give for all members of its
+arguments, and their exact result. Errors are relative, in units
 of ``U = 2**-24`` (half an ulp of a number just above a power of two), plus ``TINY``, half the smallest fp32
 subnormal, for gradual underflow. Rounding never crosses zero, and an exact zero or infinity stays exact.
 """
@@ -131,6 +132,7 @@ class Machine:
         single = round_once(total, torch.float32)
         ends = torch.stack((torch.minimum(below, single), torch.maximum(above, single)))
         span = a.span.plus(b.span).loose()
+        span = span if span.most < MAX else Span(positive=span.positive)
         unknown = None if span.finite else total.isnan()
         sums = Interval.of(ends, either(unknown, a.missing, b.missing), span)
         return exact.with_zero(sums, total.abs() < MIN_NORMAL) if self.flushes else sums
@@ -201,7 +203,7 @@ class Machine:
             return x
         relative = _of_a_sum(depth) * U * (UPDATE if self.running_variance else 1.0)
         slack = exact.magnitude(x).sum(-1, keepdim=True) * relative + (n * MIN_NORMAL if self.flushes else 0.0)
-        ends, most = x.ends.sum(-1, keepdim=True), 4 * n * x.span.most
+        ends, most = x.ends.sum(-1, keepdim=True), 4 * n * (x.span.most + MIN_NORMAL)
         if most < MAX:
             ends, missing = ends + exact.directed(slack, ends), _any(x.missing, x)
         else:
@@ -329,7 +331,7 @@ class Machine:
         result = self.product(z, self.sigmoid(z))
         if z.span.finite:
             return result
-        limit = z.lo == -math.inf
+        limit = z.hi == -math.inf
         return Interval.of(
             torch.where(limit, 0.0, result.ends), either(result.missing, limit), result.span._replace(least=0.0)
         )

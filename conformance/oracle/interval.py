@@ -21,12 +21,14 @@ class Span(NamedTuple):
 
     @classmethod
     def of(cls, values: torch.Tensor) -> Span:
-        """Return the span of float64 numbers, in one wait for a GPU; it says nothing where one is not finite."""
-        if values.numel() == 1:
-            value = values.item()
-            return cls(abs(value), abs(value), value >= 0) if math.isfinite(value) else cls()
-        least, most = read(*values.abs().aminmax()) if values.numel() else (0.0, math.inf)
-        return cls(least, most) if most < math.inf else cls()
+        """Return the span of float64 numbers; it says nothing where one is not finite."""
+        if not values.numel():
+            return cls()
+        low, high = (values.item(),) * 2 if values.numel() == 1 else read(*values.aminmax())
+        if low >= 0.0 and high < math.inf:
+            return cls(low, high, positive=True)
+        most = max(-low, high)
+        return cls(read(values.abs().amin())[0], most) if most < math.inf else cls()
 
     @property
     def finite(self) -> bool:
@@ -59,9 +61,6 @@ class Span(NamedTuple):
         return Span(self.least / other.most, self.most / other.least, self.positive and other.positive)
 
 
-UNKNOWN = Span()
-
-
 def read(*numbers: torch.Tensor) -> list[float]:
     """Return the numbers in tensors of one element: from a GPU in one transfer, as each waits for it."""
     if numbers[0].is_cuda:
@@ -75,25 +74,26 @@ class Interval:
 
     A value that *must* be NaN has NaN for both ends: then no number is inside. Both ends are one tensor,
     ``ends``, in one step of which both are computed; where every element is one known number there is one end.
-    ``missing`` is where NaN is allowed, None for nowhere. ``span`` bounds the magnitudes of the ends.
+    ``missing`` is where NaN is allowed, None for nowhere. ``span`` bounds the magnitudes of the ends: it follows
+    from the steps that made them, or is read from them once.
     """
 
-    __slots__ = ("ends", "missing", "span")
+    __slots__ = ("_span", "ends", "missing")
 
     ends: torch.Tensor
     missing: torch.Tensor | None
-    span: Span
+    _span: Span | None
 
     def __init__(self, lo: torch.Tensor, hi: torch.Tensor, nan: torch.Tensor) -> None:
         """Take two ends, or one twice for known numbers."""
         self.ends = lo[None] if lo is hi else torch.stack((lo, hi))
-        self.missing, self.span = nan, UNKNOWN
+        self.missing, self._span = nan, None
 
     @classmethod
-    def of(cls, ends: torch.Tensor, missing: torch.Tensor | None, span: Span = UNKNOWN) -> Interval:
+    def of(cls, ends: torch.Tensor, missing: torch.Tensor | None, span: Span | None = None) -> Interval:
         """Return the sets with these ends, one or two along the first dimension."""
         made = cls.__new__(cls)
-        made.ends, made.missing, made.span = ends, missing, span
+        made.ends, made.missing, made._span = ends, missing, span  # noqa: SLF001 - this class's own
         return made
 
     @classmethod
@@ -102,6 +102,13 @@ class Interval:
         exact = values.double()
         span = Span.of(exact)
         return cls.of(exact[None], None if span.finite else exact.isnan(), span)
+
+    @property
+    def span(self) -> Span:
+        """Return the bounds of the magnitudes of all ends."""
+        if self._span is None:
+            self._span = Span.of(self.ends)
+        return self._span
 
     @property
     def lo(self) -> torch.Tensor:
@@ -132,7 +139,7 @@ class Interval:
     def reshape(self, *shape: int) -> Interval:
         """Return the same elements in another shape."""
         missing = None if self.missing is None else self.nan.reshape(shape)
-        return Interval.of(self.ends.reshape(self.ends.size(0), *shape), missing, self.span)
+        return Interval.of(self.ends.reshape(self.ends.size(0), *shape), missing, self._span)
 
     def __neg__(self) -> Interval:
         """Return the sets of the opposite numbers: negation loses nothing."""
