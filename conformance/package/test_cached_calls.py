@@ -12,6 +12,7 @@ import torch
 
 from conformance.package.calls import fp8, mrope, rms_norm, rms_norm_gated
 from conformance.package.calls.mrope import positions
+from conformance.package.calls.operations import explain, run
 from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
 from normkernels import Decision, InvalidCall, plans
 
@@ -170,8 +171,8 @@ class Caller:
 def _norm(operation: str) -> Caller:
     return Caller(
         rms_norm.added,
-        partial(rms_norm.run, operation),
-        partial(rms_norm.explain, operation),
+        partial(run, operation),
+        partial(explain, operation),
         partial(rms_norm.assert_right, operation),
         NORM_OTHER if operation == "rms_norm" else {},
         NORM_REFUSED if operation == "rms_norm" else {},
@@ -182,8 +183,8 @@ def _norm(operation: str) -> Caller:
 def _quantised(operation: str) -> Caller:
     return Caller(
         partial(fp8.call, operation),
-        partial(fp8.run, operation),
-        partial(fp8.explain, operation),
+        partial(run, operation),
+        partial(explain, operation),
         partial(fp8.assert_right, operation),
         FP8_OTHER,
         FP8_REFUSED,

@@ -12,8 +12,9 @@ import torch
 
 from conformance.package.calls import fp8, mrope, rms_norm, rms_norm_gated
 from conformance.package.calls.mrope import bits
+from conformance.package.calls.operations import run
 from conformance.package.calls.rms_norm_gated import call
-from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
+from conformance.package.calls.tensors import DEVICE, Arguments, values
 from conformance.package.meaningless import fp8 as of_fp8
 from conformance.package.meaningless import mrope as of_mrope
 from conformance.package.meaningless import rms_norm as of_norms
@@ -44,13 +45,13 @@ WRONG = {
         for name, (make, message) in of_gated.BAD_CALLS.items()
     },
     **{
-        (operation, name): Wrong(make, partial(rms_norm.run, operation), message, lambda: values("out", 3, 96))
+        (operation, name): Wrong(make, partial(run, operation), message, lambda: values("out", 3, 96))
         for name, (make, message) in of_norms.BAD_CALLS.items()
         for operation in rms_norm.OPERATIONS
     },
     **{
         (operation, name): Wrong(
-            partial(make, operation), partial(fp8.run, operation), message, lambda: of_fp8.fp8(3, 96)
+            partial(make, operation), partial(run, operation), message, lambda: of_fp8.fp8(3, 96)
         )
         for name, (operations, make, message) in of_fp8.BAD_CALLS.items()
         for operation in operations
@@ -102,11 +103,11 @@ def test_eps_may_be_any_number(operation: str, path: str) -> None:
             rms_norm_gated.assert_right(arguments, rms_norm_gated.run(arguments))
         elif operation in fp8.OPERATIONS:
             arguments = fp8.call(operation, eps=eps, path=path)
-            fp8.assert_right(operation, arguments, results := fp8.run(operation, arguments))
+            fp8.assert_right(operation, arguments, results := run(operation, arguments))
             assert results[1].isfinite().all()
         else:
             arguments = rms_norm.added(eps=eps, path=path)
-            rms_norm.assert_right(operation, arguments, rms_norm.run(operation, arguments))
+            rms_norm.assert_right(operation, arguments, run(operation, arguments))
 
 
 OFFSETS = (math.nan, -math.inf, 1e39, True, "1", None)
@@ -116,13 +117,13 @@ OFFSETS = (math.nan, -math.inf, 1e39, True, "1", None)
 def test_an_offset_that_no_kernel_could_add_raises(offset: object) -> None:
     """The offset must be a number that is finite in float32."""
     with pytest.raises(InvalidCall, match=r"rms_norm: weight_offset=.*must be a number that is finite in float32"):
-        rms_norm.run("rms_norm", rms_norm.call(weight_offset=offset))
+        run("rms_norm", rms_norm.call(weight_offset=offset))
 
 
 def test_gemma_needs_a_weight() -> None:
     """None means a weight of ones, which Gemma's norm does not have."""
     with pytest.raises(InvalidCall, match="gemma_rms_norm: weight is a NoneType, must be a tensor"):
-        rms_norm.run("gemma_rms_norm", rms_norm.call(weight=None))
+        run("gemma_rms_norm", rms_norm.call(weight=None))
 
 
 EMPTY = ((0, 96), (3, 0), (0,), (2, 0, 5))
@@ -133,11 +134,11 @@ EMPTY = ((0, 96), (3, 0), (0,), (2, 0, 5))
 @pytest.mark.parametrize("operation", rms_norm.OPERATIONS)
 def test_empty_tensors_give_empty_results(operation: str, shape: tuple[int, ...], path: str | None) -> None:
     """Empty inputs give empty results on every path and in every form."""
-    added, run = rms_norm.added(*shape, path=path), partial(rms_norm.run, operation)
+    added = rms_norm.added(*shape, path=path)
     outputs = {name: values(name, *shape) for name in ("out", "residual_out")}
-    fresh, given = run(added), run(added | outputs)
+    fresh, given = run(operation, added), run(operation, added | outputs)
 
-    assert [shape] == [tuple(result.shape) for result in run(rms_norm.call(*shape, path=path))]
+    assert [shape] == [tuple(result.shape) for result in run(operation, rms_norm.call(*shape, path=path))]
     assert [shape, shape] == [tuple(result.shape) for result in fresh]
     assert all(result is output for result, output in zip(given, outputs.values(), strict=True))
 
@@ -153,47 +154,13 @@ def test_empty_tensors_give_empty_quantised_results(
     groups = -(-shape[-1] // 64)
     for group in (64, None):
         arguments = fp8.full(operation, *shape, path=path, scale_layout=layout, quant_group=group)
-        got, scales, *others = fp8.run(operation, arguments)
+        got, scales, *others = run(operation, arguments)
         out = torch.empty(shape, dtype=of_fp8.FP8, device=DEVICE)
 
         assert (shape, of_fp8.FP8) == (tuple(got.shape), got.dtype)
         assert (*shape[:-1], groups if group else min(groups, 1)) == tuple(scales.shape)
         assert all(shape == tuple(other.shape) for other in others)
-        assert out is fp8.run(operation, arguments | {"out": out})[0]
-
-
-# --- outputs --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", ["rows", "native"])
-@pytest.mark.parametrize("name", ["x", "gate"])
-def test_out_may_be_an_input(name: str, path: str) -> None:
-    """The in-place forms give the bits of the out-of-place form."""
-    arguments = call(5, 96, path=path)
-    want = rms_norm_gated.run(arguments)
-    result = rms_norm_gated.run(arguments | {"out": arguments[name]})
-
-    assert result is arguments[name]
-    assert torch.equal(want, result)
-
-
-@pytest.mark.parametrize("path", ["rows", "native"])
-def test_out_may_lie_between_the_elements_of_an_input(path: str) -> None:
-    """Views of one buffer that share no element are legal, whatever their extents."""
-    memory = values("memory", 5, 256)
-    for x, out in ((memory[:, :128], memory[:, 128:]), (memory[:, ::2], memory[:, 1::2])):
-        arguments = call(5, 128, x=x.copy_(values("x", 5, 128)), path=path)
-        want = rms_norm_gated.run(arguments)
-        assert torch.equal(want, rms_norm_gated.run(arguments | {"out": out}))
-        assert torch.equal(values("x", 5, 128), x)
-
-
-def test_out_may_have_any_strides() -> None:
-    """With gaps in rows or columns, or swapped dimensions, the bits are the same and nothing else is written."""
-    want = rms_norm_gated.run(call(6, 4, 96))
-    swapped = values("out", 4, 96, 6).permute(2, 0, 1)
-    for out in (strided(values("out", 6, 4, 96)), values("out", 6, 4, 192)[..., ::2], swapped):
-        assert torch.equal(want, rms_norm_gated.run(call(6, 4, 96, out=out)))
+        assert out is run(operation, arguments | {"out": out})[0]
 
 
 # --- gradients ------------------------------------------------------------------------------------------------
@@ -209,10 +176,10 @@ def test_a_gradient_is_refused(name: str, path: str | None) -> None:
     arguments[name] = needs.clone().requires_grad_()
 
     with pytest.raises(InvalidCall, match=f"{operation}: .*{name} (needs|must not need) a gradient"):
-        fp8.run(operation, arguments)
+        run(operation, arguments)
     with torch.no_grad():
-        assert not any(result.requires_grad for result in fp8.run(operation, fp8.full(operation, path=path)))
-        fp8.run(operation, arguments)
+        assert not any(result.requires_grad for result in run(operation, fp8.full(operation, path=path)))
+        run(operation, arguments)
 
 
 # torch's own, where it traces jvp
@@ -223,7 +190,7 @@ def test_a_gradient_that_a_transform_asks_for_is_refused() -> None:
     x = arguments.pop("x")
 
     def loss(x: torch.Tensor) -> torch.Tensor:
-        return fp8.run(NORM, arguments | {"x": x, "also_unquantised": True})[2].sum()
+        return run(NORM, arguments | {"x": x, "also_unquantised": True})[2].sum()
 
     with pytest.raises(InvalidCall, match="x needs a gradient, must not"):
         torch.func.grad(loss)(x)
@@ -241,7 +208,7 @@ def test_an_unknown_path_raises(operation: str) -> None:
         mrope.run(mrope.call(path="rows"), operation)
 
 
-@pytest.mark.skipif(DEVICE != "cpu", reason="a GPU makes NaN of it, see test_mrope_values")
+@pytest.mark.skipif(DEVICE != "cpu", reason="a GPU makes NaN of it, see values.test_edges")
 @pytest.mark.parametrize("operation", ROTATIONS)
 @pytest.mark.parametrize("name", of_mrope.OUTSIDE)
 def test_a_position_outside_the_cache_raises(name: str, operation: str) -> None:

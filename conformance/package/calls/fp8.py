@@ -57,17 +57,6 @@ def full(operation: str, *shape: int, dtype: torch.dtype = torch.float32, **chan
     return call(operation, *shape, dtype=dtype) | more | changes
 
 
-def run(operation: str, arguments: Arguments) -> Results:
-    """Make the call and return all of its results."""
-    results: Results = getattr(normkernels, operation)(**arguments)
-    return results
-
-
-def explain(operation: str, arguments: Arguments) -> normkernels.Decision:
-    """Return the decision on the call."""
-    return normkernels.explain(operation, **arguments)
-
-
 def assert_right(operation: str, arguments: Arguments, results: Results) -> None:
     """Check results against the contract, and the shapes, dtypes and layouts that every path promises.
 
@@ -87,9 +76,9 @@ def assert_right(operation: str, arguments: Arguments, results: Results) -> None
 
     again = {k: each for k, each in arguments.items() if k not in {"out", "residual_out"}}
     # without the given outputs the call might run on another path, with other bits
-    again["path"] = explain(operation, arguments).path
+    again["path"] = normkernels.explain(operation, **arguments).path
     if not arguments.get("also_unquantised"):
-        results = run(operation, again | {"also_unquantised": True})
+        results = getattr(normkernels, operation)(**again | {"also_unquantised": True})
         # asking for y changes nothing else
         assert same([got, scales, *others], [*results[:2], *results[3:]])
     y = results[2].detach().as_subclass(torch.Tensor)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-import normkernels
 from conformance.package.calls.judged import by_the_oracle
 from conformance.package.calls.rms_norm_gated import FLOAT64
 from conformance.package.calls.tensors import DEVICE, Arguments, values
@@ -31,17 +30,6 @@ def added(*shape: int, dtype: torch.dtype = torch.float32, **changes: Any) -> Ar
     """Return the same call with a residual."""
     shape = shape or (3, 96)
     return call(*shape, dtype=dtype) | {"residual": values("residual", *shape, dtype=dtype)} | changes
-
-
-def run(operation: str, arguments: Arguments) -> Results:
-    """Make the call and return all of its results."""
-    results = getattr(normkernels, operation)(**arguments)
-    return results if isinstance(results, tuple) else (results,)
-
-
-def explain(operation: str, arguments: Arguments) -> normkernels.Decision:
-    """Return the decision on the call."""
-    return normkernels.explain(operation, **arguments)
 
 
 def assert_right(operation: str, arguments: Arguments, results: Results) -> None:

@@ -1,0 +1,16 @@
+"""Fixture of tests that compile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    """Start without compiled code, and leave none."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
