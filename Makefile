@@ -10,8 +10,8 @@ NEWEST := torch==2.15.0
 NEWEST_TRITON := triton==3.9.0
 # The package's tests that a new torch breaks first, and that run within minutes.
 FAST := test_library.py test_fp8_library.py test_mrope_library.py test_modules.py test_norm_modules.py \
-	models/test_counterparts.py test_dispatch.py test_norm_dispatch.py test_fp8_dispatch.py \
-	test_mrope_dispatch.py test_cached_calls.py launching test_plans.py test_public_names.py
+	models/test_counterparts.py dispatch test_cached_calls.py launching test_plans.py test_head_plans.py \
+	test_public_names.py
 
 VENV := .venv
 BIN := $(VENV)/bin

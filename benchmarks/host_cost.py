@@ -78,16 +78,14 @@ def launches(operations: Mapping[str, Call]) -> dict[str, Call]:
     start = launch.launch
 
     def note(
-        known: launch.Launch, buffers: launch.Buffers, pointers: Sequence[int], counts: launch.Counts
+        cached: launch.Launch, buffers: launch.Buffers, pointers: Sequence[int], counts: launch.Counts
     ) -> None:
-        start(known, buffers, pointers, counts)
-        given = [*(buffers[0] if each is None else each for each in buffers), *known.rest]
-        for place, count in zip((known.rows, *known.others), counts, strict=True):
-            given[place] = count
-        args = dict(zip(known.kernel.arg_names, given, strict=True))
-        grid = -(-counts[0] // known.plan.rows), known.plan.programs
-        warps = known.plan.warps
-        alone[name] = lambda: known.kernel[grid](**args, num_warps=warps, enable_fp_fusion=False)
+        start(cached, buffers, pointers, counts)
+        given = *(buffers[0] if each is None else each for each in buffers), *counts, *cached.rest
+        args = dict(zip(cached.kernel.arg_names, given, strict=True))
+        grid = -(-counts[0] // cached.plan.rows), cached.plan.programs
+        warps = cached.plan.warps
+        alone[name] = lambda: cached.kernel[grid](**args, num_warps=warps, enable_fp_fusion=False)
 
     launch.launch = note  # every launch goes through this function
     try:

@@ -30,13 +30,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def _operation(kind: type[Operation]) -> Callable[[Function], Function]:
     """Return a decorator that registers a public function, as an operation and as an op of torch.library."""
 
-    def known(function: Function) -> Function:
+    def register(function: Function) -> Function:
         operation = kind(function.__name__, inspect.signature(function))
         OPERATIONS[operation.name] = operation
         library.register(operation)
         return function
 
-    return known
+    return register
 
 
 # Any: one tensor or several, as the operation says

@@ -124,4 +124,4 @@ def conversions(target: Any) -> tuple[str, ...]:  # noqa: ANN401
 
     # given explicitly, because Triton 3.9 warns without it
     options = make_backend(target).parse_options({"enable_fp_fusion": False})
-    return tuple(dtype_name(dtype) for dtype, known in FP8.items() if known in options.supported_fp8_dtypes)
+    return tuple(dtype_name(dtype) for dtype, name in FP8.items() if name in options.supported_fp8_dtypes)

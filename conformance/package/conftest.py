@@ -28,9 +28,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[plans.Plan]:
     """Return a list to which the plan of every launch is appended."""
     seen: list[plans.Plan] = []
 
-    def note(known: launch.Launch, *given: object) -> None:
-        start(known, *given)  # type: ignore[arg-type]  # passed on unchanged
-        seen.append(known.plan)
+    def note(cached: launch.Launch, *given: object) -> None:
+        start(cached, *given)  # type: ignore[arg-type]  # passed on unchanged
+        seen.append(cached.plan)
 
     start = launch.launch
     monkeypatch.setattr(launch, "launch", note)

@@ -20,6 +20,7 @@ from conformance.package.codegen.launches import unwritten
 from conformance.package.codegen.targets import TARGETS
 from conformance.package.codegen.variants import FUSED, PLANS, VARIANTS, VENDORS, compiled_for
 from conformance.package.codegen.workloads import WORKLOADS
+from conformance.runs import journal
 from conformance.selftest.every import every
 
 RUN = Path(__file__).resolve().parents[2] / "reports" / "codegen.json"
@@ -455,7 +456,8 @@ def test_the_page_says_what_the_terminal_says(
         (RUN.parent / "normkernels_h200_ci.json").read_text(encoding="utf-8"), encoding="utf-8"
     )
     without = report.write_page(tmp_path / "report.json").read_text(encoding="utf-8")
-    page = report.write_page(tmp_path / "report.json", document.section(made)).read_text(encoding="utf-8")
+    report.write_section(tmp_path, "codegen", document.section(made))
+    page = report.write_page(tmp_path / "report.json").read_text(encoding="utf-8")
     report.show_section(document.section(made), "build/codegen.json")
     shown = "".join(capsys.readouterr().out.split())
 
@@ -505,4 +507,12 @@ def test_the_command_writes_shows_and_ends(
     result = CliRunner().invoke(command.main, arguments)
 
     assert report.Exit.FAILED == result.exit_code
+    assert "a thread keeps 4 bytes of registers in memory" in page.read_text(encoding="utf-8")
+
+    # a later run begins with an empty folder, and ends with a page
+    made = (page.parent / "report.json").read_text(encoding="utf-8")
+    journal.prepare(page.parent)
+    assert not page.exists()
+    (page.parent / "report.json").write_text(made, encoding="utf-8")
+    report.write_page(page.parent / "report.json")
     assert "a thread keeps 4 bytes of registers in memory" in page.read_text(encoding="utf-8")

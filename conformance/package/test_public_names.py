@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import normkernels
+from conformance.selftest.processes import ran_alone
 
 IMPORT = """
 import os, sys
@@ -19,6 +17,7 @@ class Environment(dict):
     get = lambda self, key, default=None: self[key] if key in self else default
 
 import torch
+assert not {"triton", "normkernels"} & set(sys.modules)
 sys.modules["triton"] = None
 os.environ = Environment(os.environ, NORMKERNELS_PATH="nonsense", TRITON_INTERPRET="1")
 import normkernels
@@ -63,15 +62,7 @@ def test_every_public_name_is_documented() -> None:
 
 def test_importing_needs_no_triton_no_gpu_and_no_environment() -> None:
     """The names exist without Triton, without reading our variables, and without starting a GPU."""
-    root = str(Path(normkernels.__file__).parents[1])
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT],
-        env=environment | {"PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = ran_alone(IMPORT)
 
     assert done.returncode == 0, done.stderr
     assert str(sorted(normkernels.__all__)) == done.stdout.strip()

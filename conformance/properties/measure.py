@@ -10,7 +10,7 @@ import torch
 from conformance.calls.call import Subject, judged_on, metadata
 from conformance.cases.case import Case
 from conformance.operations import OPERATIONS
-from conformance.operations.rows import by_row, count
+from conformance.operations.rows import by_row, count, row_tensors
 from conformance.oracle.arithmetic import MARGIN, U
 from conformance.oracle.comparison import NOTHING, Comparison, compare, row_chunks
 from conformance.oracle.contract import Contract, rounded
@@ -39,10 +39,10 @@ def intervals(
     that judges the case.
     """
     device = device or judged_on(subject, case)
-    operation = OPERATIONS[case.operation]
+    operation, names = OPERATIONS[case.operation], row_tensors(case)
     given = {}
     for name, tensor in values.items():
-        part = by_row(case, name, tensor)[rows] if name in operation.row_tensors else tensor
+        part = by_row(case, name, tensor)[rows] if name in names else tensor
         given[name] = part.to(device)
     return operation.formula(subject.machine(case.operation), contract, {**given, **(returned or {})}, case)
 

@@ -4,7 +4,7 @@ from conformance.report import differences
 from conformance.report.document import Header, NoReport, Report, read
 from conformance.report.header import header, origin
 from conformance.report.lines import in_lines
-from conformance.report.page import page, write_page
+from conformance.report.page import page, write_page, write_section
 from conformance.report.results import Exit, build, exit_code, write
 from conformance.report.terminal import Progress, printable, show, show_section, summary
 
@@ -28,4 +28,5 @@ __all__ = [
     "summary",
     "write",
     "write_page",
+    "write_section",
 ]

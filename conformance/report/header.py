@@ -28,13 +28,12 @@ STARTS = 120.0  # seconds that CUDA may take to start
 def header(
     subject: Subject,
     *,
-    profile: str,
-    seed: int,
     chunks: str | None = None,
     allowance: Allowance = ALONE,
     greeting: Greeting | None = None,
+    **options: Any,  # noqa: ANN401 - values of the options that decide which cases are judged
 ) -> Header:
-    """Return what the numbers depend on: versions, machine, commit, subject, numerics environment.
+    """Return what the numbers depend on: versions, machine, commit, subject, numerics environment, ``options``.
 
     ``chunks`` names the numbers of the chunks that were judged, where they are not those of the profile;
     ``allowance`` is what each worker may hold of its GPU, ``greeting`` the answer of the adapter's process, where
@@ -45,12 +44,11 @@ def header(
         **origin(),
         device=device,
         gpu_memory=gpu_memory,
-        seed=seed,
-        profile=profile,
         chunks=chunks,
         adapter=_adapter(subject),
         changed_by_import=tuple(greeting.changed) if greeting else (),
         numerics=dict(greeting.numerics) if greeting else numerics(),
+        **options,
     )
 
 

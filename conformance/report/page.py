@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,38 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from conformance.report import table
 from conformance.report.document import Counts, Report, read
 from conformance.report.header import facts
-from conformance.report.table import Section
+from conformance.report.lines import in_lines
+from conformance.report.table import Said, Section, Tone
+from conformance.runs.data import from_data, to_data
 from conformance.runs.journal import Failed
 
+SECTIONS = "sections"  # folder beside report.json, with a file for each further section of the page
 
-def write_page(path: Path, *sections: Section) -> Path:
+
+def write_page(path: Path) -> Path:
     """Write ``report.html`` into the folder of a ``report.json`` and return its path.
 
-    The page follows from ``report.json`` and the sections that are given, alone.
+    The page follows from ``report.json`` and the sections of its folder, alone.
     """
     target = path.with_suffix(".html")
+    sections = map(_section, sorted((path.parent / SECTIONS).glob("*.json")))
     target.write_text(page(read(path), *sections), encoding="utf-8")
     return target
+
+
+def write_section(directory: Path, name: str, section: Section) -> None:
+    """Keep a section for every page that is written into a folder, now and after later runs."""
+    target = directory / SECTIONS / f"{name}.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(in_lines(to_data(section)), encoding="utf-8")
+
+
+def _section(path: Path) -> Section:
+    """Return a section from its file; an unreadable file is a section that says so."""
+    try:
+        return from_data(Section, json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        return Section(path.stem, Said(f"{path}: is no section of a page: {error}", Tone.WRONG), (), (), (), ())
 
 
 def page(report: Report, *sections: Section) -> str:

@@ -12,6 +12,7 @@ from conformance.properties import PASSIVE, PROMISES
 from conformance.report.document import Cause, Header, Level, Rate, Report, Row, Unfinished
 from conformance.report.results import Exit
 from conformance.runs.journal import Failed
+from conformance.runs.options import IN_HEADER
 
 # a cell and a list must stay readable; the rest is in report.json
 MOST_REASONS = 3
@@ -247,11 +248,12 @@ def heading(header: Header) -> tuple[str, ...]:
     contracts = ", ".join(f"{name}: {contract.text}" for name, contract in adapter.contracts.items())
     chunks = f", chunks {header.chunks}" if header.chunks else ""
     commit = f", commit {header.commit}" if header.commit else ""
+    decided = ", ".join(f"{name} {getattr(header, name)}" for name in IN_HEADER)
     versions = f"torch {header.torch}, triton {header.triton or 'not installed'}"
     return (
         f"{adapter.name} on {header.device}{_budget(header)}; {versions}",
         f"declares {contracts or 'no contract'}",
-        f"profile {header.profile}, seed {header.seed}{chunks}{commit}",
+        f"{decided}{chunks}{commit}",
         *(f"importing it changed {words}" for words in header.changed_by_import),
     )
 

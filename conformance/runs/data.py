@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass
+from enum import StrEnum
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -83,6 +84,8 @@ def _read(kind: Any, data: object, place: str) -> Any:  # noqa: ANN401 - a type,
         return _case(data, place)
     elif is_dataclass(kind) and isinstance(data, Mapping):
         return _object(kind, data, place)
+    elif isinstance(kind, type) and issubclass(kind, StrEnum) and data in [*kind]:
+        return kind(str(data))
     elif kind is float and _is_number(data):
         return float(data)  # type: ignore[arg-type]  # a number, or the text of one
     elif kind in {str, bool, int, NoneType} and type(data) is kind:
@@ -146,4 +149,6 @@ def _named(kind: Any) -> str:  # noqa: ANN401 - a type
         return "a list" if get_args(kind)[-1] is ... else f"a list of {len(get_args(kind))}"
     if get_origin(kind) is Mapping or is_dataclass(kind):
         return "an object"
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return f"one of {', '.join(kind)}"
     return {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "null")

@@ -17,6 +17,7 @@ class Option:
     """One option: its name on a command line, the type of its value, and the values that it takes.
 
     ``least`` is the smallest number that is taken; where ``above`` is set, numbers must be larger than that.
+    ``decides``: the cases depend on it, so the header of a report names it.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Option:
     many: bool = False
     least: int | None = None
     above: bool = False
+    decides: bool = False
     metavar: str | None = None
 
     @property
@@ -58,8 +60,10 @@ OPTIONS = (
     ),
     Option(name="property", metavar="NAME", many=True, help="Judge this property only; repeatable."),
     Option(name="device", choices=("cpu", "cuda"), help="Default: cuda where there is a GPU."),
-    Option(name="profile", choices=tuple(PROFILES), default="quick", help="How many cases are judged."),
-    Option(name="seed", type=int, default=0, least=0, help="The same seed, the same cases."),
+    Option(
+        name="profile", choices=tuple(PROFILES), default="quick", decides=True, help="How many cases are judged."
+    ),
+    Option(name="seed", type=int, default=0, least=0, decides=True, help="The same seed, the same cases."),
     Option(
         name="chunk",
         type=int,
@@ -118,6 +122,7 @@ OF_PYTEST = (
     ),
     Option(name="gpu-memory", type=float, least=0, above=True, help="As --memory, of the worker's GPU."),
 )
+IN_HEADER = tuple(option.name for option in OPTIONS if option.decides)
 NAMED = {option.name: option for option in (*OPTIONS, *OF_PYTEST)}
 
 

@@ -12,6 +12,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -58,6 +59,14 @@ def ran(
 ) -> subprocess.CompletedProcess[str]:
     """Return the end of a command, as :func:`started` starts it."""
     return started(folder, *arguments, **variables).ended(timeout)
+
+
+def ran_alone(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Return the end of Python code that ran in an empty folder."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "folder"
+        folder.mkdir()
+        return started(folder, "-c", code, *arguments, **variables).ended(timeout=300)
 
 
 def _begin(folder: Path, output: Sequence[Path], arguments: list[str], environment: Mapping[str, str]) -> None:

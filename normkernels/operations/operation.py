@@ -19,7 +19,7 @@ from normkernels.plans import Plan
 
 ENVIRONMENT = "NORMKERNELS_PATH"
 # More keys than the calls of a model have; a caller that varies eps or widths must not make the cache grow on.
-_MAX_KNOWN = 1024
+_MAX_CACHED = 1024
 
 # All arguments of a call by name.
 Given = Mapping[str, Any]
@@ -38,8 +38,6 @@ class Operation(Kernels):
     outputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     in_place: ClassVar[bool] = False
     indexed: ClassVar[bool] = False  # whether values are indices
-    # Kernel arguments that differ between calls of one key; the number of rows comes first.
-    count_names: ClassVar[tuple[str, ...]] = ("n_rows",)
     # The pointer whose alignment the kernel does not depend on.
     anywhere: ClassVar[int | None] = None
 
@@ -97,7 +95,7 @@ class Operation(Kernels):
 
     @abstractmethod
     def counts(self, tensors: Tensors, flags: Flags) -> Counts:
-        """Return the values of the counts; without rows nothing is launched."""
+        """Return the counts, which may differ between calls of one key; without rows nothing is launched."""
 
     @abstractmethod
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
@@ -113,8 +111,8 @@ OPERATIONS: dict[str, Operation] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """The kept outcome of a key: how to run every call that has it."""
+class Cached:
+    """The cached outcome of a key: how to run every call that has it."""
 
     flags: Flags
     launches: Launches | None  # None: natively
@@ -122,7 +120,7 @@ class Known:
     checked: set[Hashable]  # elements of the first tensor, addresses and strides of calls whose memory was checked
 
 
-_known: dict[Hashable, Known] = {}
+_cache: dict[Hashable, Cached] = {}
 
 
 def run(name: str, tensors: Tensors, flags: tuple[object, ...]) -> Results:
@@ -130,18 +128,18 @@ def run(name: str, tensors: Tensors, flags: tuple[object, ...]) -> Results:
     operation = OPERATIONS[name]
     key = operation.key(tensors, flags)
     try:
-        known = _known.get(key)
+        cached = _cache.get(key)
     except TypeError:
         # a flag that cannot be hashed, and has no meaning
-        key = known = None
-    if known is None:
-        known = _prepare(operation, tensors, flags, key)
+        key = cached = None
+    if cached is None:
+        cached = _prepare(operation, tensors, flags, key)
     else:
         if operation.indexed:
             operation.check_values(tensors)
-        if known.writes:
-            _check_memory(operation, tensors, known)
-    resolved, launches = known.flags, known.launches
+        if cached.writes:
+            _check_memory(operation, tensors, cached)
+    resolved, launches = cached.flags, cached.launches
     if launches is None:
         return operation.native(tensors, resolved)
     buffers, counts = operation.buffers(tensors, resolved), operation.counts(tensors, resolved)
@@ -150,36 +148,35 @@ def run(name: str, tensors: Tensors, flags: tuple[object, ...]) -> Results:
     return operation.results(buffers)
 
 
-def _check_memory(operation: Operation, tensors: Tensors, known: Known) -> None:
+def _check_memory(operation: Operation, tensors: Tensors, cached: Cached) -> None:
     """Check the memory of a call, unless a call of the same key had the same addresses and strides."""
     given = [each for each in tensors if each is not None]
-    places = given[0].numel(), *((each.data_ptr(), each.stride()) for each in given)
-    if places not in known.checked:
+    places = given[0].numel(), *[each.data_ptr() for each in given], *[each.stride() for each in given]
+    if places not in cached.checked:
         operation.check_memory(tensors)
-        if len(known.checked) >= _MAX_KNOWN:
-            known.checked.clear()
-        known.checked.add(places)
+        if len(cached.checked) >= _MAX_CACHED:
+            cached.checked.clear()
+        cached.checked.add(places)
 
 
-def _prepare(operation: Operation, tensors: Tensors, flags: tuple[object, ...], key: Hashable) -> Known:
-    """Check, describe and decide a call, and keep the outcome under its key."""
+def _prepare(operation: Operation, tensors: Tensors, flags: tuple[object, ...], key: Hashable) -> Cached:
+    """Check, describe and decide a call, and cache the outcome under its key."""
     given = operation.by_name(tensors, flags)
     call, resolved = _described(operation, given)
     device, launches = Device.of(tensors[0]), None
     if decide(operation, call, device, given["path"]).path is not Path.NATIVE:
         launches = Launches(
             tensors[0].device,
-            operation.count_names,
             lambda rows: operation.plan(replace(call, rows=rows), device)[0],
             partial(operation.arguments, resolved),
             operation.anywhere,
         )
-    known = Known(resolved, launches, operation.writes(tensors), set())
+    cached = Cached(resolved, launches, operation.writes(tensors), set())
     if key is not None:
-        if len(_known) >= _MAX_KNOWN:
-            _known.clear()
-        _known[key] = known
-    return known
+        if len(_cache) >= _MAX_CACHED:
+            _cache.clear()
+        _cache[key] = cached
+    return cached
 
 
 def _described(operation: Operation, given: Given) -> tuple[Call, Flags]:
@@ -204,15 +201,15 @@ def decide(operation: Operation, call: Call, device: Device, path: object) -> De
 def explain(operation: str, *args: Any, **kwargs: Any) -> Decision:  # noqa: ANN401
     """Return the decision on a call without running it; the arguments are those of the operation."""
     checks.choice("explain", "operation", operation, tuple(OPERATIONS))
-    known = OPERATIONS[operation]
-    bound = known.signature.bind(*args, **kwargs)
+    record = OPERATIONS[operation]
+    bound = record.signature.bind(*args, **kwargs)
     bound.apply_defaults()
-    call, _ = _described(known, bound.arguments)
-    tensors = [bound.arguments[name] for name in known.tensors]
-    decision = decide(known, call, Device.of(tensors[0]), bound.arguments["path"])
+    call, _ = _described(record, bound.arguments)
+    tensors = [bound.arguments[name] for name in record.tensors]
+    decision = decide(record, call, Device.of(tensors[0]), bound.arguments["path"])
     if decision.plan is None:
         return decision
-    depends = [each for place, each in enumerate(tensors) if each is not None and place != known.anywhere]
+    depends = [each for place, each in enumerate(tensors) if each is not None and place != record.anywhere]
     return replace(decision, launched=how(depends))
 
 
@@ -246,4 +243,4 @@ def reread_environment() -> None:
     """Drop the values read from the environment, and every decision made with them."""
     _forced.cache_clear()
     why_not_direct.cache_clear()
-    _known.clear()
+    _cache.clear()

@@ -36,7 +36,7 @@ from conformance.runs.options import OUT
 def main(context: click.Context, targets: tuple[str, ...], workers: int | None, directory: Path) -> None:
     """Compile the kernels of normkernels for GPUs that are not there, and judge the code.
 
-    Writes codegen.json, and adds its tables to report.html where the folder has a report.
+    Writes codegen.json, and adds its tables to the folder's report.html, now or with the next report.
     """
     if find_spec("triton") is None:
         raise click.UsageError("needs triton, which is not installed here")
@@ -49,9 +49,10 @@ def main(context: click.Context, targets: tuple[str, ...], workers: int | None, 
     path = directory / document.FILE
     path.write_text(report.in_lines(made), encoding="utf-8")
     section = document.section(made)
+    report.write_section(directory, path.stem, section)
     if (directory / "report.json").is_file():
         try:
-            report.write_page(directory / "report.json", section)
+            report.write_page(directory / "report.json")
         except report.NoReport as error:
             click.echo(str(error), err=True)
     report.show_section(section, str(path))

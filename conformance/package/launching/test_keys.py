@@ -14,7 +14,7 @@ import torch
 import normkernels
 from conformance.package.calls.tensors import DEVICE, Arguments
 from normkernels import InvalidCall
-from normkernels.operations.operation import OPERATIONS, _known, run
+from normkernels.operations.operation import OPERATIONS, _cache, run
 
 LOW, FULL = torch.bfloat16, torch.float32
 N = 64
@@ -278,7 +278,7 @@ def test_a_flag_that_has_no_hash_is_refused_as_any_other(flag: str) -> None:
 
     with pytest.raises(InvalidCall, match=f"{flag}=\\['no'\\]|{flag}=\"\\['no'\\]\""):
         normkernels.rms_norm(**given)
-    assert {} == _known
+    assert {} == _cache
 
 
 def without_outputs(name: str, given: Arguments) -> Arguments:
@@ -287,7 +287,7 @@ def without_outputs(name: str, given: Arguments) -> Arguments:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_a_known_call_is_as_good_as_its_first(name: str) -> None:
+def test_a_cached_call_is_as_good_as_its_first(name: str) -> None:
     """Every call of the table has the same bits, or the same refusal, after all others as it has alone."""
 
     def outcome(given: Arguments) -> Any:
@@ -315,9 +315,9 @@ def test_a_known_call_is_as_good_as_its_first(name: str) -> None:
     calls = {what: without_outputs(name, given) for what, given in others(name).items()}
     alone = {}
     for what, given in calls.items():
-        _known.clear()
+        _cache.clear()
         alone[what] = outcome(given)
-    _known.clear()
+    _cache.clear()
     outcome(without_outputs(name, call(name)))
     for _ in range(2):
         for what, given in calls.items():

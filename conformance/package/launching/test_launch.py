@@ -32,7 +32,7 @@ from conformance.package.calls.tensors import DEVICE
 from normkernels import launch, plans
 from normkernels.call import Device
 from normkernels.operations.operation import OPERATIONS as OURS
-from normkernels.operations.operation import _known, reread_environment
+from normkernels.operations.operation import _cache, reread_environment
 
 H200 = Device("cuda", has_triton=True, interpreting=False, table=plans.MEASURED)
 FP8 = torch.float8_e4m3fn
@@ -143,7 +143,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     monkeypatch.setattr(launch, "interpreting", lambda: False)
     active = SimpleNamespace(get_current_stream=lambda _index: STREAM)
     knobs = SimpleNamespace(launch_enter_hook=None, launch_exit_hook=None)
-    monkeypatch.setattr(launch, "_triton", lambda: (SimpleNamespace(active=active), knobs))
+    monkeypatch.setattr(launch, "_triton", lambda: (active.get_current_stream, knobs))
     replaced = set()
     for each in pkgutil.iter_modules(normkernels.kernels.__path__, "normkernels.kernels."):
         module = importlib.import_module(each.name)
@@ -433,18 +433,18 @@ def test_each_count_is_launched_by_its_plan(kind: str, gpu: Gpu) -> None:
             assert (-(-rows // plan.rows), 1, 1) == start.grid
             assert rows in start.args
     assert len(compiled) > 1
-    (known,) = _known.values()
-    assert known.launches is not None
-    assert {each.plan: each.compiled for each in known.launches.known} == compiled
+    (cached,) = _cache.values()
+    assert cached.launches is not None
+    assert {each.plan: each.compiled for each in cached.launches.cached} == compiled
 
 
 def test_counts_between_two_plan_nothing(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two counts with the same plan are the ends of a range with this plan."""
     for rows in (3, 100):
         normkernels.rms_norm(**rows_of(rows))
-    (known,) = _known.values()
-    assert known.launches is not None
-    monkeypatch.setattr(known.launches, "plan", lambda rows: pytest.fail(f"{rows} rows are planned"))
+    (cached,) = _cache.values()
+    assert cached.launches is not None
+    monkeypatch.setattr(cached.launches, "plan", lambda rows: pytest.fail(f"{rows} rows are planned"))
     for rows in (3, 4, 50, 100):
         normkernels.rms_norm(**rows_of(rows))
 
@@ -503,9 +503,9 @@ def test_a_kernel_starts_on_the_device_of_its_tensors(
 ) -> None:
     """The current device does not matter and stays current, through Triton and directly."""
     normkernels.rms_norm(**rows_of())
-    (known,) = _known.values()
-    assert known.launches is not None
-    (kept,) = known.launches.known
+    (cached,) = _cache.values()
+    assert cached.launches is not None
+    (kept,) = cached.launches.cached
     kept.device, kept.compiled = torch.device("cuda", index), None
     devices, current = Devices(), list[int]()
     monkeypatch.setattr(torch, "cuda", devices)
@@ -531,9 +531,9 @@ def test_a_kernel_starts_on_the_device_of_its_tensors(
 def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
     """Triton passes the count to another kernel, which is not kept for other counts."""
     normkernels.rms_norm(**rows_of())
-    (known,) = _known.values()
-    assert known.launches is not None
-    (kept,) = known.launches.known
+    (cached,) = _cache.values()
+    assert cached.launches is not None
+    (kept,) = cached.launches.cached
     tensors = [rows_of()["x"]] * 5
     pointers = [each.data_ptr() for each in tensors]
     gpu.starts.clear()
@@ -549,9 +549,9 @@ def test_a_count_past_32_bits_goes_through_triton(gpu: Gpu) -> None:
 def test_a_first_count_past_32_bits_is_not_kept(gpu: Gpu) -> None:
     """The kernel of such a count takes 64 bits."""
     normkernels.rms_norm(**rows_of())
-    (known,) = _known.values()
-    assert known.launches is not None
-    (kept,) = known.launches.known
+    (cached,) = _cache.values()
+    assert cached.launches is not None
+    (kept,) = cached.launches.cached
     kept.compiled = None
     tensors = [rows_of()["x"]] * 5
     pointers = [each.data_ptr() for each in tensors]

@@ -10,16 +10,15 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+
+from conformance.selftest.processes import ran_alone
 
 OPERATIONS = ("rms_norm", "rms_norm_gated", "rms_norm_gated 128", "mrope", "mrope_", "rms_norm_fp8", "gated_fp8")
 FUNCTION = 11
@@ -32,9 +31,7 @@ CTYPES: dict[str, Any] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": 
 @functools.cache
 def launched() -> dict[str, dict[str, Any]]:
     """Launch each operation in a separate process and return that process's output."""
-    environment = {k: v for k, v in os.environ.items() if k not in {"TRITON_INTERPRET", "NORMKERNELS_LAUNCH"}}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[3])}
-    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
+    done = ran_alone(f"import runpy; runpy.run_path({__file__!r}, run_name='__main__')", NORMKERNELS_LAUNCH="")
     assert done.returncode == 0, done.stderr[-4000:]
     facts: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return facts

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from conformance.calls.verdict import Status
 from conformance.runs.judge import judge
 from conformance.selftest.calls.test_budget import CASE
 from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.processes import ran_alone
 
 
 @pytest.fixture(autouse=True)
@@ -90,12 +89,16 @@ def test_threads_and_random_numbers_are_no_change() -> None:
 def test_the_compiler_imported_by_a_call_is_no_change() -> None:
     """Dynamo replaces functions of torch where it is imported, with torch 2.10 by the first call that compiles."""
     code = """
+import sys
 from conformance.calls.state_guard import captured, differences
+assert "torch._dynamo" not in sys.modules
 before = captured()
 import torch._dynamo
 assert () == differences(before, captured())
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = ran_alone(code)
+
+    assert 0 == done.returncode, done.stderr
 
 
 def test_a_call_has_what_its_import_left() -> None:

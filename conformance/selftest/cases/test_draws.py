@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from conformance.calls.call import Subject
 from conformance.cases.case import Case
 from conformance.cases.draws import drawn
 from conformance.runs.item import Item, cases_of, drawing, scope_of
+from conformance.selftest.processes import ran
 
 ITEM = Item("rms_norm_gated", "contract", "bfloat16", seed=3)
 COUNT = 200
@@ -38,17 +36,7 @@ def test_imported_constants_do_not_change_what_is_drawn(tmp_path: Path) -> None:
     """The default backend of Hypothesis gives constants of local modules, and keeps them in a folder."""
     numbers = [7**k % 2**32 + 100 for k in range(1000)]
     (tmp_path / "constants.py").write_text(f"NUMBERS = {numbers}\n", encoding="utf-8")
-    root = str(Path(__file__).parents[3])
-    path = os.pathsep.join([str(tmp_path), root, *filter(None, [os.environ.get("PYTHONPATH")])])
-
-    made = subprocess.run(
-        [sys.executable, "-c", OTHER],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    made = ran(tmp_path, "-c", OTHER)
 
     assert ids() == made.stdout.split()
     assert not (tmp_path / ".hypothesis").exists()

@@ -3,10 +3,7 @@
 import ctypes
 import mmap
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -25,8 +22,8 @@ from triton.runtime.errors import InterpreterError
 
 from conformance import interpreter
 from conformance.interpreter import faithful, rounding
+from conformance.selftest.processes import ran_alone
 
-ROOT = Path(__file__).parents[3]
 ROWS, COLS = 4, 8
 
 
@@ -90,15 +87,6 @@ def tree_kernel(x_ptr: Any, out_ptr: Any, ROWS: tl.constexpr, BLOCK: tl.constexp
     tl.store(out_ptr + tl.arange(0, ROWS)[:, None], x)
 
 
-def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in a separate process."""
-    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", code]
-    return subprocess.run(
-        command, env=inherited | environment, cwd=ROOT, capture_output=True, text=True, check=False
-    )
-
-
 def test_the_installed_interpreter_is_faithful() -> None:
     """Every cast, operator and reduction of the self-test is right here, and so is its quick part."""
     assert interpreter.self_test() == ()
@@ -108,7 +96,7 @@ def test_the_installed_interpreter_is_faithful() -> None:
 
 def test_the_shipped_interpreter_is_not() -> None:
     """The self-test, before installing, names each kind of error in Triton's own interpreter."""
-    done = run(
+    done = ran_alone(
         "from conformance.interpreter import self_test, unfaithful\nprint(*self_test(), unfaithful(), sep='\\n')",
         TRITON_INTERPRET="1",
     )
@@ -122,7 +110,7 @@ def test_the_shipped_interpreter_is_not() -> None:
 @pytest.mark.parametrize("value", [{}, {"TRITON_INTERPRET": "0"}], ids=["unset", "zero"])
 def test_install_needs_an_interpreting_triton(value: dict[str, str]) -> None:
     """If Triton was imported to compile, installing raises and names the required setting."""
-    done = run("from conformance import interpreter; interpreter.install()", **value)
+    done = ran_alone("from conformance import interpreter; interpreter.install()", **value)
 
     assert done.returncode == 1
     assert "RuntimeError: interpreter.install: TRITON_INTERPRET must be 1" in done.stderr

@@ -2,8 +2,6 @@
 
 import os
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +18,8 @@ from conformance.adapter import Adapter, Crashed, Unable, Unsupported, UsageErro
 from conformance.calls.call import Subject, perform
 from conformance.cases.case import Case, TensorSpec
 from conformance.interpreter import faithful, gpu
+from conformance.selftest.processes import ran_alone
 
-ROOT = Path(__file__).parents[3]
 X = TensorSpec((2, 4), "float32")
 CASE = Case(
     "rms_norm", (("x", X), ("weight", TensorSpec((4,), "float32"))), (("eps", 1e-6), ("weight_offset", 0.0))
@@ -191,9 +189,7 @@ def test_what_is_true_without_a_gpu_stays_true() -> None:
 def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run Python in a separate process with the interpreter installed."""
     start = "import torch\nfrom conformance import interpreter\ninterpreter.install()\n"
-    variables = {**os.environ, "TRITON_INTERPRET": "1", **environment}
-    command = [sys.executable, "-c", start + code]
-    return subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, check=False)
+    return ran_alone(start + code, TRITON_INTERPRET="1", **environment)
 
 
 MASKED = {torch.float32: "nan", torch.bfloat16: "nan", torch.float8_e4m3fn: "nan", torch.int16: str(0x5A5A)}

@@ -19,10 +19,12 @@ from conformance.calls.call import Subject
 from conformance.calls.verdict import Status, Verdict
 from conformance.report import table
 from conformance.report.document import Level, Rate
+from conformance.report.table import Said, Section, Tone
 from conformance.runs import journal
 from conformance.runs.data import to_data
 from conformance.runs.item import Failure, Item
 from conformance.runs.waivers import Waiver, Waivers, Where
+from conformance.selftest.every import every
 from conformance.selftest.report.test_report import BAD, CASE, FAILED, ITEM, OTHER, PASSED, Named
 
 ISSUE = "https://example.org/issues/7"
@@ -201,3 +203,29 @@ def test_the_page_says_what_is_taken_and_has_the_claim_to_paste(tmp_path: Path) 
     assert "rms_norm_gated takes rank 3, 128 columns" in page
     assert "refused: it gates after the norm, with silu" in page
     assert "&#39;columns&#39;: (128,)," in page
+
+
+SECTION = Section("Compiled code", Said("all of it", Tone.GOOD), ("by a compiler",), ("a kernel spills",), (), ())
+
+
+UNREADABLE: dict[str, tuple[tuple[str, str], str]] = {
+    "no JSON": (("{", ""), "Extra data"),
+    "another tone": (('"good"', '"loud"'), "end.tone is 'loud', must be one of good, wrong, aside"),
+    "an entry less": (('"wrong"', '"other"'), "it has no 'wrong'"),
+}
+
+
+@every(("change", "message"), [pytest.param(*UNREADABLE[name], id=name) for name in UNREADABLE])
+def test_a_section_that_cannot_be_read_says_so(
+    built: report.Report, tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    """A page has the sections of its folder; a file from another version of the suite costs its section alone."""
+    path, kept = report.write(tmp_path, built), tmp_path / "sections" / "codegen.json"
+    report.write_section(tmp_path, "codegen", SECTION)
+    said = _Page(report.write_page(path).read_text(encoding="utf-8")).text
+    kept.write_text(kept.read_text(encoding="utf-8").replace(*change), encoding="utf-8")
+    page = _Page(report.write_page(path).read_text(encoding="utf-8")).text
+
+    assert "Compiled code all of it by a compiler a kernel spills" in said
+    assert "a kernel spills" not in page
+    assert f"{kept}: is no section of a page: {message}" in page

@@ -26,6 +26,7 @@ from conformance.runs import journal
 from conformance.runs.data import from_data, to_data
 from conformance.runs.host import Greeting
 from conformance.runs.item import Failure, Item
+from conformance.runs.options import IN_HEADER
 
 REPORTS = Path(conformance.__file__).resolve().parents[1] / "reports"
 # Others are totals of runs, or no runs of the suite.
@@ -208,15 +209,17 @@ def test_a_row_has_an_exact_share_only_where_elements_were_compared(tmp_path: Pa
 
 
 def test_the_header_names_what_the_numbers_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report has versions, device, contract and numerics switches, forced paths included."""
+    """The report has versions, device, contract, options of the run and numerics switches, also a forced path."""
     monkeypatch.setenv("NORMKERNELS_PATH", "native")
-    made = report.header(Subject(Named()), profile="ci", seed=3)
+    decided: dict[str, Any] = {"profile": "ci", "seed": 3}
+    made = report.header(Subject(Named()), **decided)
 
     assert "native" == made.numerics["environment"]["NORMKERNELS_PATH"]
     assert ("normalised", "weighted") == made.adapter.contracts["rms_norm_gated"].rounds
     named = {"suite", "python", "torch", "triton", "hypothesis", "device", "platform", "commit"}
     assert named <= dict(facts(made)).keys()
-    assert ("ci", 3) == (made.profile, made.seed)
+    assert decided == {name: getattr(made, name) for name in IN_HEADER}
+    assert any(line.startswith("profile ci, seed 3") for line in table.heading(made))
 
 
 def _summary(built: report.Report, width: int, **options: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,8 @@ from conformance.operations import OPERATIONS, register
 from conformance.report import read
 from conformance.runs import outside
 from conformance.selftest.fakes.correct_norm import CorrectNorm
+from conformance.selftest.processes import ran
 
-ROOT = Path(__file__).parents[3]
 SCALED = '''\
 """An operation that multiplies rows by a weight, an adapter that is right, and one that is wrong."""
 
@@ -83,9 +82,7 @@ class Wrong(Right):
 
 def _conform(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a folder, as a user does."""
-    command = [sys.executable, "-m", "conformance", *arguments]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+    return ran(folder, "-m", "conformance", *arguments, PATH="", CUDA_VISIBLE_DEVICES="")
 
 
 @pytest.fixture(name="folder")
@@ -113,14 +110,7 @@ def test_a_mistake_in_it_is_found_and_reproduced(folder: Path) -> None:
     scripts = sorted((folder / "out").glob("repro_*.py"))
     script = next(path for path in scripts if not path.stem.endswith("standalone"))
     (folder / "elsewhere").mkdir()
-    again = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder / "elsewhere",
-        env={"PYTHONPATH": str(ROOT), "PATH": ""},
-    )
+    again = ran(folder / "elsewhere", str(script), PATH="")
 
     assert 1 == done.returncode, done.stderr
     assert 1 == again.returncode, again.stderr

@@ -1,0 +1,1 @@
+"""Decisions on calls: reasons against paths, forced paths, and decisions that are cached."""

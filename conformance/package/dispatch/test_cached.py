@@ -1,0 +1,155 @@
+"""A decision that is cached serves every call that it fits, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+
+from conformance.package.calls import fp8, mrope, rms_norm, rms_norm_gated
+from conformance.package.calls.mrope import bits, flat
+from conformance.package.calls.operations import assert_right, explain, run
+from conformance.package.calls.tensors import DEVICE, Arguments, values
+from conformance.selftest.every import every
+from normkernels import InvalidCall, plans
+from normkernels.operations.operation import _cache, reread_environment
+
+NORM, GATED = fp8.OPERATIONS
+MANY = 600 if DEVICE == "cpu" else 4096  # rows past every threshold of plans
+Make = Callable[[int], Arguments]  # from a number of rows
+GATES: dict[str, Arguments] = {
+    "a gate": {},
+    "no gate": {"gate": None},
+    "groups": {"group_size": 32},
+    "gate first": {"norm_before_gate": False},
+}
+
+
+def of_columns(call: Callable[..., Arguments], columns: int, **changes: object) -> Make:
+    """Return a function that makes a call of any number of rows."""
+    return lambda rows: call(rows, columns, **changes)
+
+
+# Calls of any number of rows, and the numbers that are tried after a call of two.
+CALLS: dict[tuple[str, str], tuple[Make, tuple[int, ...]]] = {
+    **{
+        ("rms_norm_gated", f"{name}, {columns}"): (
+            of_columns(rms_norm_gated.call, columns, **changes),
+            (1, 7, 8, 31, 32, 33, MANY),
+        )
+        for name, changes in GATES.items()
+        for columns in (64, 128)
+    },
+    **{
+        (operation, make.__name__): (of_columns(make, 96), (1, 7, 8, 33))
+        for operation in rms_norm.OPERATIONS
+        for make in (rms_norm.added, rms_norm.call)
+    },
+    **{
+        (operation, f"groups of {group}"): (
+            of_columns(partial(fp8.call, operation), 96, quant_group=group),
+            (1, 7, 8, 33),
+        )
+        for operation in fp8.OPERATIONS
+        for group in (None, 32, 40, 128)
+    },
+    **{
+        (GATED, f"groups of {group} in {width}"): (
+            of_columns(partial(fp8.call, GATED), 96, quant_group=group, group_size=width),
+            (2, 9),
+        )
+        for width in (24, 48, 96)
+        for group in (None, 24, 48)
+    },
+}
+
+
+@every(("operation", "name"), CALLS)
+def test_a_cached_call_agrees_with_decide(operation: str, name: str, launched: list[plans.Plan]) -> None:
+    """A call whose key is cached from another batch runs the plan that ``decide`` gives it."""
+    make, counts = CALLS[operation, name]
+    for rows in counts:
+        reread_environment()
+        run(operation, make(2))
+        arguments = make(rows)
+        results = run(operation, arguments)
+
+        assert 1 == len(_cache)
+        assert explain(operation, arguments).plan == launched[-1]
+        assert_right(operation, arguments, results)
+
+
+@pytest.mark.parametrize("operation", ["mrope", "mrope_"])
+@pytest.mark.parametrize("tokens", [1, 7, 8, 33])
+def test_a_cached_rotation_agrees_with_decide(operation: str, tokens: int, launched: list[plans.Plan]) -> None:
+    """Sections are the same as a list or a tuple; both forms have the same bits."""
+    run("mrope", mrope.call(2))
+    run("mrope_", mrope.call(3, sections=[6, 5, 5]))
+    arguments = mrope.call(tokens)
+    wanted, decision = run("mrope", arguments), explain(operation, arguments)
+    results = run(operation, arguments)
+
+    # one in place, one not: the kernel stores another set of columns
+    assert 2 == len(_cache)
+    assert decision.plan == launched[-1]
+    assert all(map(torch.equal, wanted, results))
+
+
+def test_a_key_of_one_operation_serves_no_other() -> None:
+    """The same arguments have separate keys in each operation."""
+    arguments = rms_norm.added()
+    for operation in (*rms_norm.OPERATIONS, *rms_norm.OPERATIONS):
+        assert_right(operation, arguments, run(operation, arguments))
+    with pytest.raises(InvalidCall, match="weight is a NoneType"):
+        run("gemma_rms_norm", rms_norm.call(weight=None))
+    run("rms_norm", rms_norm.call(weight=None))
+    with pytest.raises(InvalidCall, match="weight is a NoneType"):
+        run("gemma_rms_norm", rms_norm.call(weight=None))
+
+
+def test_a_key_of_one_operation_with_fp8_values_serves_no_other() -> None:
+    """Both operations take the same arguments where neither has a residual or a gate."""
+    for operation in (*fp8.OPERATIONS, *fp8.OPERATIONS):
+        arguments = fp8.full(operation) | ({"residual": None} if operation == NORM else {"gate": None})
+        run(operation, arguments)
+        assert_right(operation, {k: v for k, v in arguments.items() if k != "residual"}, run(operation, arguments))
+
+    assert 2 == len(_cache)
+
+
+def test_both_ranks_have_keys_of_their_own() -> None:
+    """The same columns, as heads or not, and as heads of another width."""
+    plain = flat(mrope.call())
+    for arguments in (mrope.call(), plain, plain | {"head_dim": 32}, mrope.call(), plain):
+        assert_right("mrope", arguments, run("mrope", arguments))
+
+    assert 3 == len(_cache)
+
+
+def test_strides_of_positions_decide_which_memory_they_share() -> None:
+    """Positions that begin at the same address are refused if they reach into q, and taken if they do not."""
+    tokens, heads, head_dim = 5, 2, 64
+    buffer = torch.zeros(tokens * heads * head_dim, dtype=torch.int64, device=DEVICE)
+    q = buffer.view(torch.float32)[-tokens * heads * head_dim :].view(tokens, heads, head_dim)
+    given = mrope.call(tokens, (heads, 1), head_dim, 32) | {"q": q, "positions": buffer[:tokens]}
+    run("mrope_", given)
+    run("mrope_", given)
+    # rotated zeros may be negative, which are no positions
+    buffer.zero_()
+
+    with pytest.raises(InvalidCall, match="q shares memory with positions"):
+        run("mrope_", given | {"positions": buffer[:: buffer.numel() // tokens]})
+
+
+def test_a_cached_call_still_looks_at_memory() -> None:
+    """The memory of q and k is no part of a key, and is checked in every call."""
+    run("mrope_", mrope.call())
+    q = values("q", 5, 6, 64)
+    arguments = mrope.call(q=q, k=q[:, 1:3])
+    before = bits(q).clone()
+
+    with pytest.raises(InvalidCall, match="k shares memory with q"):
+        run("mrope_", arguments)
+    assert torch.equal(before, bits(q))
