@@ -28,11 +28,15 @@ def first_fit(kernel, configs):
 
 
 def norm(name):
-    """Return one of the two functions."""
+    """Return one of the three functions."""
     import triton
 
     if DEVICE == "cpu":
         triton.autotune = lambda configs, key: lambda kernel: first_fit(kernel, configs)
+    if name == "k_activations":
+        from mamba_ssm.ops.triton.k_activations import swiglu
+
+        return lambda x, weight: swiglu(x)
     if name == "layernorm_gated":
         from mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
 
@@ -43,7 +47,7 @@ def norm(name):
 
 
 def judge(name):
-    """Normalise four rows of 128 columns, of which the last begins past element 2**31."""
+    """Call with four rows of 128 columns, of which the last begins past element 2**31."""
     stride = 2**31 // 3 + 1
     x = torch.empty(3 * stride + 128, dtype=torch.bfloat16, device=DEVICE).as_strided((4, 128), (stride, 1))
     x.copy_(torch.arange(512, dtype=torch.bfloat16).view(4, 128))
@@ -52,7 +56,7 @@ def judge(name):
     if DEVICE == "cuda":
         torch.cuda.synchronize()
     wrong = int((got != right).sum())
-    print(f"{name}: {wrong} of 512 elements differ from those of a contiguous copy")
+    print(f"{name}: {wrong} of {right.numel()} elements differ from those of a contiguous copy")
     return wrong != 0
 
 
@@ -60,7 +64,7 @@ if len(sys.argv) > 1:
     sys.exit(judge(sys.argv[1]))
 ended = {
     name: subprocess.run([sys.executable, __file__, name], check=False).returncode
-    for name in ("layernorm_gated", "layer_norm")
+    for name in ("layernorm_gated", "layer_norm", "k_activations")
 }
 print("exit status by function, negative for a signal:", ended)
 sys.exit(any(ended.values()))

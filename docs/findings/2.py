@@ -1,4 +1,4 @@
-"""mamba_ssm 2.3.2.post1: tensors of one column are refused because of a stride that means nothing.
+"""mamba_ssm 2.3.2.post1: tensors of one column, and of no rows, are refused because of a stride.
 
 Needs torch, triton and mamba_ssm. Exits 1 while it shows, 0 once it does not. Without a GPU the kernels run in
 Triton's interpreter.
@@ -31,7 +31,9 @@ from mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
 one = torch.ones(1, device=DEVICE)
 strided = torch.ones(2, device=DEVICE)[::2]  # one element, stride 2
 column = torch.ones(1, 4, device=DEVICE).t()  # one column, strides (1, 4)
+none = torch.ones(0, 4, device=DEVICE)[:, ::2]  # no rows, strides (4, 2)
 calls = {
+    "layer_norm_fn(x of no rows)": lambda: layer_norm_fn(none, torch.ones(2, device=DEVICE), None),
     "layer_norm_fn(x of one column)": lambda: layer_norm_fn(column, one, None),
     "rmsnorm_fn(weight of one column)": lambda: rmsnorm_fn(torch.ones(4, 1, device=DEVICE), strided, None),
 }
