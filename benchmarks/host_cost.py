@@ -81,9 +81,7 @@ def launches(operations: Mapping[str, Call]) -> dict[str, Call]:
         cached: launch.Launch, buffers: launch.Buffers, pointers: Sequence[int], counts: launch.Counts
     ) -> None:
         start(cached, buffers, pointers, counts)
-        given = [*(buffers[0] if each is None else each for each in buffers), *cached.rest]
-        for place, count in zip((cached.rows, *cached.others), counts, strict=True):
-            given[place] = count
+        given = *(buffers[0] if each is None else each for each in buffers), *counts, *cached.rest
         args = dict(zip(cached.kernel.arg_names, given, strict=True))
         grid = -(-counts[0] // cached.plan.rows), cached.plan.programs
         warps = cached.plan.warps

@@ -76,31 +76,34 @@ def measured(target: str, device: str, profile: str, operation: str, prop: str, 
     # imports Triton, which must come after the device is chosen
     from conformance.adapter import load
     from conformance.calls.call import Subject
+    from conformance.calls.verdict import Status
     from conformance.runs.item import cases_of, items, void_reason
     from conformance.runs.judge import judge, unjudged
 
     if void_reason(operation, prop):
         return None
     subject = Subject(load(target), device)
-    judged = items(subject, profile, operations=(operation,), properties=(prop,))
-    fit = [item for item in judged if unjudged(item, subject) is None]
+    listed = items(subject, profile, operations=(operation,), properties=(prop,))
+    fit = [item for item in listed if unjudged(item, subject) is None]
     cases = [case for item in fit for case in itertools.islice(cases_of(item, subject), most)]
     if not cases:
         return None
 
-    def judge_all() -> tuple[float, int]:
-        begun, elements = time.perf_counter(), 0
+    def judge_all() -> tuple[float, int, int]:
+        begun, judged, elements = time.perf_counter(), 0, 0
         for case in cases:
-            elements += sum(verdict.comparison.elements for verdict in judge(subject, prop, case))
-        return time.perf_counter() - begun, elements
+            verdicts = judge(subject, prop, case)
+            judged += any(verdict.status is not Status.NOT_JUDGED for verdict in verdicts)
+            elements += sum(verdict.comparison.elements for verdict in verdicts)
+        return time.perf_counter() - begun, judged, elements
 
-    first, _ = judge_all()
-    again, elements = judge_all()
+    first, judged, elements = judge_all()
+    if not judged:
+        return None
+    again, *_ = judge_all()
     with cProfile.Profile() as profiler:
-        profiled, _ = judge_all()
-    return Speed(
-        operation, prop, len(cases), elements, round(first, 3), round(again, 3), shares(profiler, profiled)
-    )
+        profiled, *_ = judge_all()
+    return Speed(operation, prop, judged, elements, round(first, 3), round(again, 3), shares(profiler, profiled))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

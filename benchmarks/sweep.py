@@ -119,8 +119,7 @@ def _launched(name: str, *tensors: torch.Tensor, in_place: bool = False, **other
     device = written[0].device
 
     def launch(plan: Plan) -> None:
-        names, anywhere = operation.count_names, operation.anywhere
-        Launches(device, names, lambda _rows: plan, arguments, anywhere).start(buffers, counts)
+        Launches(device, lambda _rows: plan, arguments, operation.anywhere).start(buffers, counts)
 
     return Problem(launch, written, tuple(each.clone() for each in written) if in_place else ())
 

@@ -15,9 +15,9 @@ from benchmarks.ahead import TRIES, Ahead, Job, _Queue, jobs, judge_ahead, searc
 from benchmarks.judged import Judgement, confirmed, judge
 from benchmarks.measure import SMOKE, Implementations, measure
 from benchmarks.peers import OURS, PEERS
-from benchmarks.peers.eager import Eager
 from benchmarks.results import PASSED
 from benchmarks.shapes import with_tokens, workloads
+from conformance.adapters.eager import Eager
 from conformance.calls.call import Subject
 from conformance.calls.materialize import values_of
 from conformance.calls.verdict import Status

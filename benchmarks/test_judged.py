@@ -11,12 +11,13 @@ import torch
 from benchmarks import measure as measuring
 from benchmarks.judged import Judgement, form_of, judge, picked
 from benchmarks.measure import SMOKE, Implementations, measure, set_count
-from benchmarks.peers import OURS, formulas
-from benchmarks.peers.eager import Eager
+from benchmarks.peers import OURS
 from benchmarks.results import CONTROL, PASSED
 from benchmarks.shapes import IN_PLACE, Workload, with_tokens, workloads
 from benchmarks.timing import Timing
 from conformance.adapter import Adapter, Declined
+from conformance.adapters import formulas
+from conformance.adapters.eager import Eager
 from conformance.calls.call import Subject
 from conformance.calls.materialize import values_of
 from conformance.calls.verdict import Status

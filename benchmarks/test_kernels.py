@@ -63,7 +63,8 @@ def _tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 def _launch(name: str) -> None:
     """Launch a kernel by its name, over tensors without memory."""
-    from benchmarks.kernels import empty, multi_row, original, streams
+    from benchmarks.kernels import empty, streams
+    from conformance.adapters.kernels import multi_row, original
 
     positions = _tensor(3, 8, dtype=torch.int64)
     rows, row, few = _tensor(4096, 128), _tensor(128), _tensor(24, 128)
@@ -113,7 +114,8 @@ def main() -> None:
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
 
-    from benchmarks.kernels import empty, multi_row, original, streams
+    from benchmarks.kernels import empty, streams
+    from conformance.adapters.kernels import multi_row, original
 
     backend = make_backend(GPUTarget(*TARGET))
     launched: list[tuple[ASTSource, dict[str, Any]]] = []

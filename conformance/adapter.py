@@ -55,8 +55,9 @@ class Adapter:
     outputs have ``strides`` that are ``"dense"`` (in any order of dimensions), ``"contiguous"``, or those of
     elementwise operations on x (``"like_input"``). Rows of ``zero_columns`` are judged only where that is
     declared. A kernel may be compiled for every number that it ``specialises`` on: ``"rows"``, ``"eps"``. Each of
-    these may be a table of operations. ``reference`` names a known adapter that ``parity`` compares with. An
-    adapter never sees an expected value.
+    these may be a table of operations. ``reference`` names a known adapter that ``parity`` compares with.
+    ``package`` names the distribution whose version belongs into a report. An adapter never sees an expected
+    value.
 
     A method with an underscore after an operation's name, and its signature, is the in-place form: it writes each
     output over an argument (y over x, s over the residual) and returns those arguments, or nothing. With fp8
@@ -64,6 +65,7 @@ class Adapter:
     """
 
     name: str = ""
+    package: str = ""
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     contracts: ClassVar[Mapping[str, str | Contract]] = {}
     deterministic: bool | Mapping[str, bool] = True
@@ -174,6 +176,15 @@ KNOWN = {
     "mamba": "conformance.adapters.mamba:Mamba",
     "unsloth": "conformance.adapters.unsloth:Unsloth",
     "xformers": "conformance.adapters.xformers:XFormers",
+    "torchnorm": "conformance.adapters.torchnorm:TorchNorm",
+    "quack": "conformance.adapters.quack:Quack",
+    "flashinfer": "conformance.adapters.flashinfer:FlashInfer",
+    "original": "conformance.adapters.original:Original",
+    "multi-row": "conformance.adapters.multi_row:MultiRow",
+    "eager": "conformance.adapters.eager:Eager",
+    "compile-static": "conformance.adapters.compiled:Compiled",
+    "compile-autotuned": "conformance.adapters.compiled:Autotuned",
+    "two-steps": "conformance.adapters.two_steps:TwoSteps",
 }
 
 
@@ -182,6 +193,14 @@ def load(target: str) -> Adapter:
 
     Raises ``UsageError`` with one line that says what to do.
     """
+    chosen = find(target)
+    adapter = chosen()
+    adapter.name = adapter.name or chosen.__name__.lower()
+    return adapter
+
+
+def find(target: str) -> type[Adapter]:
+    """Return the class of an adapter, which imports no implementation until it is made. Raises as ``load``."""
     place, wanted = split(KNOWN.get(target, target))
     module = _module(place, target)
     classes = {
@@ -196,10 +215,7 @@ def load(target: str) -> Adapter:
         found = f"say which: {target}:{{{','.join(sorted(classes))}}}" if classes else _WRITE_ONE
         message = f"{target}: has {len(classes)} adapters, {found}"
         raise UsageError(message)
-    chosen = classes[wanted] if wanted else next(iter(classes.values()))
-    adapter = chosen()
-    adapter.name = adapter.name or chosen.__name__.lower()
-    return adapter
+    return classes[wanted] if wanted else next(iter(classes.values()))
 
 
 def split(target: str) -> tuple[str, str]:

@@ -41,7 +41,8 @@ from conformance.oracle.contract import NAMED, Contract, in_braces, in_words
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.properties.discovery import Evidence
 from conformance.properties.passive import property_of
-from conformance.runs import again, describe, journal, outside
+from conformance.report import world as matrix
+from conformance.runs import again, describe, journal, lanes, outside
 from conformance.runs.host import Follow, Host, Judge, choose_device
 from conformance.runs.item import PROFILES, Item, Profile, items
 from conformance.runs.judge import Answer, Ask, asked, unjudged
@@ -116,6 +117,7 @@ Examples:
   conform list rms_norm_gated              the method to write, and the words of a claim
   conform replay 1f0c3a9b42 my_adapter.py  run a failed case again, and explain
   conform compare old/report.json build/conformance/report.json
+  conform world                            judge every known implementation that is installed here
 
 \b
 Exit status: 0 every judged property holds; 1 something failed, crashed or hung,
@@ -520,17 +522,22 @@ def survey(
 
 
 @cli.command(name="list")
-@click.argument("operation", required=False)
+@click.argument("name", metavar="[OPERATION|ADAPTER]", required=False)
 @_places
-def listing(operation: str | None, places: tuple[str, ...]) -> None:
-    """Operations, properties with their promise, known adapters, contracts, profiles.
+def listing(name: str | None, places: tuple[str, ...]) -> None:
+    """Operations, properties with their promise, known adapters with their package, contracts, profiles.
 
     Of one OPERATION: the method to write with its arguments, rounding points, the words of a claim, what a wrong
-    formula may lack.
+    formula may lack. Of one known ADAPTER: by operation its contract and the calls that it takes.
     """
     _use(places)
-    if operation is not None:
-        _named("OPERATION", [operation], OPERATIONS)
+    if name in KNOWN:
+        click.echo(f"{name}: {describe.implementation(name)}\n")
+        _section("takes", describe.claims(name))
+        return
+    if name is not None:
+        operation = name
+        _named("OPERATION", [operation], {**OPERATIONS, **KNOWN})
         click.echo(f"{describe.method(operation)}\n")
         _section("arguments", describe.arguments(operation))
         _section("rounding points", {"at": describe.points(operation)})
@@ -539,7 +546,7 @@ def listing(operation: str | None, places: tuple[str, ...]) -> None:
         return
     _section("operations", {name: _signature(name) for name in OPERATIONS})
     _section("properties", PROMISES)
-    _section("adapters", KNOWN)
+    _section("adapters", {known: describe.implementation(known) for known in KNOWN})
     named = {name: in_braces(Contract(rounds), sorted(rounds)) for name, rounds in NAMED.items()}
     _section("contracts", {**named, "eager": "every point of the operation"})
     _section("profiles", {name: _effort(name) for name in PROFILES})
@@ -588,6 +595,106 @@ def _read(path: Path) -> report.Report:
 
 
 @cli.command()
+@click.argument("adapters", nargs=-1, metavar="[ADAPTER]...")
+@_option("op", "operations")
+@_properties
+@click.option(
+    "--lane",
+    "devices",
+    type=click.Choice(("cpu", "cuda")),
+    multiple=True,
+    help="Where to judge. Default: on the CPU, and on a GPU where there is one.",
+)
+@_profile
+@click.option("-n", "workers", type=click.IntRange(min=1), help="Processes of each run.")
+@_seed
+@click.option(
+    "--waivers",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder with a file of known failures for each adapter that has some, called ADAPTER.toml.",
+)
+@click.option(
+    "--report",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("build/world"),
+    show_default=True,
+    metavar="DIR",
+    help="Folder of the reports, ADAPTER_LANE.json.",
+)
+@click.option(
+    "--page", type=click.Path(dir_okay=False, path_type=Path), help="Page to write. Default: DIR/world.md."
+)
+@click.option("--read", is_flag=True, help="Judge nothing: write the page from the reports of the folder.")
+def world(
+    adapters: tuple[str, ...],
+    operations: tuple[str, ...],
+    properties: tuple[str, ...],
+    devices: tuple[str, ...],
+    profile: str,
+    workers: int | None,
+    seed: int,
+    waivers: Path | None,
+    directory: Path,
+    page: Path | None,
+    *,
+    read: bool,
+) -> int:
+    """Judge known adapters, each in a run of its own on each lane, and write them side by side into one page.
+
+    Without ADAPTER all those are judged whose package is installed. Exit 1 if a run found something that no
+    waiver expects, 3 if nothing was judged.
+    """
+    _named("ADAPTER", adapters, KNOWN)
+    _named("--op", operations, OPERATIONS)
+    _named("--property", properties, PROPERTIES)
+    missing = lanes.missing(adapters or tuple(KNOWN))
+    chosen = [name for name in adapters or tuple(KNOWN) if name not in missing]
+    statuses: list[int] = []
+    if not read:
+        here = _chosen_device(None)
+        options = ["--profile", profile, "--seed", str(seed), *(("-n", str(workers)) if workers else ())]
+        options += [text for name in operations for text in ("--op", name)]
+        options += [text for name in properties for text in ("--property", name)]
+        files = {path.stem: path.resolve() for path in waivers.glob("*.toml")} if waivers else {}
+        _prepared(directory)
+        planned = lanes.planned(chosen, devices or tuple(dict.fromkeys(("cpu", here))), options, directory, files)
+        # what an earlier command left of the other lanes stays
+        for lane in planned:
+            (directory / f"{lane.folder.name}.json").unlink(missing_ok=True)
+        for ended in lanes.ran(planned):
+            statuses.append(ended.status)
+            made, kept = ended.lane.folder / "report.json", directory / f"{ended.lane.folder.name}.json"
+            if made.exists():
+                made.replace(kept)
+            # without a report the last line says why
+            said = matrix.verdict(_read(kept)) if kept.exists() else ended.said
+            click.echo(report.printable(f"{ended.lane.adapter}, {ended.lane.device}: {said}"))
+        for name, reason in missing.items():
+            click.echo(f"{name}: {reason}")
+    found = reports_of_lanes(directory)
+    without = missing if not read else {n: "no report" for n in KNOWN if n not in {each.name for each in found}}
+    written = page or directory / "world.md"
+    written.write_text(matrix.page(found, without), encoding="utf-8")
+    click.echo(f"{written}: {len(found)} reports")
+    wrong = [status for status in statuses if status not in {report.Exit.HOLDS, report.Exit.NOTHING_JUDGED}]
+    if wrong:
+        return report.Exit.BROKEN if report.Exit.BROKEN in wrong else report.Exit.FAILED
+    return report.Exit.HOLDS if found else report.Exit.NOTHING_JUDGED
+
+
+def reports_of_lanes(directory: Path) -> list[matrix.Judged]:
+    """Return the reports of a folder that are called after a known adapter and a lane, in the list's order."""
+    return [
+        matrix.Judged(name, lane, _read(path))
+        for name in KNOWN
+        for lane in ("cpu", "cuda")
+        if (path := directory / f"{name}_{lane}.json").is_file()
+    ]
+
+
+@cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--op", "operation", metavar="NAME", help="The operation that the adapter is for.")
 @_places
@@ -606,3 +713,36 @@ def init(file: Path, operation: str | None, places: tuple[str, ...]) -> None:
         raise UsageError(f"{file}: cannot be written: {error.strerror}") from error
     options = "".join(f" --operations {shlex.quote(place)}" for place in places)
     click.echo(f"{file} written; fill it in, then: conform run {shlex.quote(str(file))}{options}")
+
+
+@cli.command()
+@click.option("--out", type=click.Path(path_type=Path), default="build/prove/rows.jsonl", show_default=True)
+@click.option("--files", multiple=True, metavar="GLOB", help="Mutate these files of normkernels only; repeatable.")
+@click.option("--id", "ids", multiple=True, help="Judge this mutant only; repeatable.")
+@click.option(
+    "--only",
+    "what",
+    multiple=True,
+    type=click.Choice(["mutants", "planted", "unchanged"]),
+    help="Default: mutants and planted bugs. The unchanged package must survive.",
+)
+@click.option(
+    "--stage",
+    "stages",
+    multiple=True,
+    type=click.Choice(["quick", "ci", "package"]),
+    help="Default: all, in order.",
+)
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Judge N mutants only.")
+@click.option("--seed", default="0", show_default=True, help="The same seed, the same sample.")
+@click.option("--lane", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is a GPU.")
+@click.option("-n", "workers", type=click.IntRange(min=1), help="Processes. Default: one a core.")
+@click.option("--minutes", type=click.FloatRange(min=0), default=0.0, help="End after M minutes. Default: never.")
+@click.option("--limit", type=click.FloatRange(min=0), default=600.0, show_default=True, help="Seconds a stage.")
+@click.option("--recorded", type=click.Path(path_type=Path), help="Rows: what killed is judged first.")
+@click.option("--chart", type=click.Path(path_type=Path), metavar="DIR", help="Draw the score, too.")
+def prove(**given: Any) -> int:  # noqa: ANN401 - options as they are
+    """Judge mutants of normkernels, a row each, and print the score. Needs the checkout."""
+    from conformance.prove import command
+
+    return command.main(**given)

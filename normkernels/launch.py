@@ -27,6 +27,7 @@ ALIGNMENT = 16
 # Triton passes larger integers as another type, that is, to another kernel.
 _INT32 = 2**31
 
+# Kernels take pointers, then counts, then all other arguments.
 # Tensors in the order of the kernel's pointers. Any: a tensor, or None if there is none.
 Buffers = Sequence[Any]
 # Numbers that differ between calls with one key, the kernel's rows first.
@@ -40,9 +41,7 @@ class Launch:
     """A kernel and all of its arguments but pointers and counts."""
 
     kernel: Any  # Triton's function; triton has no types
-    rest: tuple[Any, ...]  # the arguments after the pointers
-    rows: int  # the place of the number of rows among all arguments
-    others: tuple[int, ...]  # the places of the other counts
+    rest: tuple[Any, ...]  # the arguments after the counts
     plan: Plan
     device: torch.device
     aligned: bool  # whether every pointer is a multiple of ALIGNMENT
@@ -62,30 +61,24 @@ def launch(cached: Launch, buffers: Buffers, pointers: Sequence[int], counts: Co
     if compiled is None or max(counts) >= _INT32:
         _launch_through_triton(cached, buffers, counts)
         return
-    args = [*pointers, *cached.rest]
-    args[cached.rows] = counts[0]
-    if cached.others:
-        for place, count in zip(cached.others, counts[1:], strict=True):
-            args[place] = count
-    plan, (driver, knobs) = cached.plan, _triton()
-    grid = -(-counts[0] // plan.rows), plan.programs, 1
+    plan, (stream_of, knobs) = cached.plan, _triton()
+    programs = -(-counts[0] // plan.rows)
     enter, leave = knobs.launch_enter_hook, knobs.launch_exit_hook
     # chains of hooks, which may be empty, functions or None
     if getattr(enter, "calls", enter) or getattr(leave, "calls", leave):
-        compiled[grid](*args)
+        compiled[programs, plan.programs, 1](*pointers, *counts, *cached.rest)
         return
+    stream, function, packed = stream_of(index), compiled.function, compiled.packed_metadata
+    args = (*pointers, *counts, *cached.rest)
     # no metadata and no hooks, which take as long as the launch
-    front = driver.active.get_current_stream(index), compiled.function, compiled.packed_metadata
-    compiled.run(*grid, *front, None, None, None, *args)
+    compiled.run(programs, plan.programs, 1, stream, function, packed, None, None, None, *args)
 
 
 def _launch_through_triton(cached: Launch, buffers: Buffers, counts: Counts) -> None:
     """Start a kernel as a user of Triton does, and cache the compiled kernel if it may be started directly."""
     # before the kernel writes, because an unknown word in the environment raises
     direct = not why_not_direct() and cached.aligned and max(counts) < _INT32
-    args = [*(buffers[0] if each is None else each for each in buffers), *cached.rest]
-    for place, count in zip((cached.rows, *cached.others), counts, strict=True):
-        args[place] = count
+    args = *(buffers[0] if each is None else each for each in buffers), *counts, *cached.rest
     # no fusion: a contracted x*x + y*y is not commutative, so its bits would depend on the layout
     limit = {} if cached.plan.registers is None else {"maxnreg": cached.plan.registers}
     grid = -(-counts[0] // cached.plan.rows), cached.plan.programs, 1
@@ -96,11 +89,11 @@ def _launch_through_triton(cached: Launch, buffers: Buffers, counts: Counts) -> 
 
 @cache
 def _triton() -> tuple[Any, Any]:
-    """Return Triton's driver and its knobs of launches."""
+    """Return Triton's function that says the current stream of a device, and its knobs of launches."""
     from triton import knobs
     from triton.runtime import driver
 
-    return driver, knobs.runtime
+    return driver.active.get_current_stream, knobs.runtime
 
 
 @dataclass(slots=True)
@@ -111,7 +104,6 @@ class Launches:
     """
 
     device: torch.device
-    counts: tuple[str, ...]  # kernel arguments that are counts
     plan: Callable[[int], Plan]  # for a number of rows
     arguments: Callable[[Buffers, Plan], Arguments]
     anywhere: int | None = None  # the pointer whose alignment no kernel depends on
@@ -121,9 +113,7 @@ class Launches:
         """Start the kernel for ``buffers``; the first buffer stands in for missing ones."""
         first = buffers[0].data_ptr()
         pointers = [first if each is None else each.data_ptr() for each in buffers]
-        union = 0
-        for pointer in pointers:
-            union |= pointer
+        union = reduce(or_, pointers)
         if union % ALIGNMENT and self.anywhere is not None:
             union = reduce(or_, (pointer for place, pointer in enumerate(pointers) if place != self.anywhere))
         aligned, rows = union % ALIGNMENT == 0, counts[0]
@@ -131,21 +121,20 @@ class Launches:
             if each.fewest <= rows <= each.most and each.aligned is aligned:
                 break
         else:
-            each = self._cache(buffers, rows, aligned=aligned)
+            each = self._cache(buffers, counts, aligned=aligned)
         launch(each, buffers, pointers, counts)
 
-    def _cache(self, buffers: Buffers, rows: int, *, aligned: bool) -> Launch:
-        """Return a launch of the plan for ``rows``: a new one, or a cached one whose range of rows grows."""
+    def _cache(self, buffers: Buffers, counts: Counts, *, aligned: bool) -> Launch:
+        """Return a launch of the plan for so many rows: a new one, or a cached one whose range of rows grows."""
+        rows = counts[0]
         plan = self.plan(rows)
         for each in self.cached:
             if each.plan == plan and each.aligned == aligned:
                 each.fewest, each.most = min(each.fewest, rows), max(each.most, rows)
                 return each
         kernel, args = self.arguments(buffers, plan)
-        names, given = kernel.arg_names, {**args, **dict.fromkeys(self.counts)}
-        rest = tuple(given[name] for name in names[len(buffers) :])
-        place, *others = map(names.index, self.counts)
-        self.cached.append(Launch(kernel, rest, place, tuple(others), plan, self.device, aligned, rows, rows))
+        rest = tuple(args[name] for name in kernel.arg_names[len(buffers) + len(counts) :])
+        self.cached.append(Launch(kernel, rest, plan, self.device, aligned, rows, rows))
         return self.cached[-1]
 
 

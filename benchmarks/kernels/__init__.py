@@ -1,1 +1,1 @@
-"""Our own kernels for designs without an installable package, and an empty kernel."""
+"""An empty kernel, and kernels that only move memory."""

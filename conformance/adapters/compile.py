@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -52,6 +53,7 @@ class Compile(Adapter):
     """Norms in float32, compiled whole for any number of rows."""
 
     name = "compile"
+    package = "torch"
     # on a CPU the compiled code adds a lane's share of a row one after another
     contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(
         ("rms_norm", "gemma_rms_norm", "rms_norm_gated"), Contract(rounds=frozenset(), depth="serial")
@@ -74,7 +76,8 @@ class Compile(Adapter):
         self._norm: Callable[..., Norm] = torch.compile(_rms_norm, fullgraph=True)
         self._gated: Callable[..., torch.Tensor] = torch.compile(_rms_norm_gated, fullgraph=True)
         # the first compilation of a process takes many seconds, more than a call is given
-        self._norm(torch.ones(2, 8), None, None, 0.0, 1e-6)
+        device = "cuda" if torch.cuda.is_available() and not os.environ.get("TRITON_INTERPRET") else "cpu"
+        self._norm(torch.ones(2, 8, device=device), None, None, 0.0, 1e-6)
 
     def rms_norm(
         self,

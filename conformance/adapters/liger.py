@@ -1,4 +1,4 @@
-"""Liger-Kernel: norms of Llama and Gemma, rotations of Qwen2-VL and Llama."""
+"""Liger-Kernel: norms of Llama and Gemma, LayerNorm, SwiGLU, softmax, rotations of Qwen2-VL and Llama."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ from conformance.adapters.importing import needed
 from conformance.oracle.contract import NAMED, Contract
 
 Norm = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
-NORM = {"columns": range(1, 65537), "residual": ("same", "none")}
+COLUMNS = range(1, 65537)
+NORM = {"columns": COLUMNS, "residual": ("same", "none")}
 
 
 class Liger(Adapter):
     """Liger's functions for training, forwards, in the casting modes of the models."""
 
     name = "liger"
+    package = "liger-kernel"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         "rms_norm": Contract(NAMED["hf"] | {"sum"}),
         "gemma_rms_norm": Contract(frozenset({"sum"})),
         "mrope": "low",
+        "layer_norm": "fp32",
+        "silu_and_mul": "eager",
+        # the maximum of a row is float32, and so is everything after it
+        "softmax": "fp32",
     }
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # without a weight Liger's norm has no offset, and adds no residual
@@ -42,6 +48,10 @@ class Liger(Adapter):
                 {"positions": "axes", "dims": ("quarter", "part", "odd")},
             ),
         },
+        "layer_norm": {"columns": COLUMNS, "weight": ("same", "float32"), "bias": ("same", "float32")},
+        # silu is rounded to the dtype of up, and so is the product
+        "silu_and_mul": {"columns": COLUMNS, "up": "same"},
+        "softmax": {"columns": COLUMNS},
     }
     # products are in the dtype of the angles: compilers fuse them with the sum
     fuses: bool | Mapping[str, bool] = {"mrope": True}
@@ -54,10 +64,13 @@ class Liger(Adapter):
         self._added = ops.LigerFusedAddRMSNormFunction.apply
         self._sectioned = ops.LigerQwen2VLMRopeFunction.apply
         self._rotated = ops.LigerRopeFunction.apply
+        self._layer_norm = ops.LigerLayerNormFunction.apply
+        self._silu_and_mul = ops.LigerSiLUMulFunction.apply
+        self._softmax = ops.LigerSoftmaxFunction.apply
 
     def row_thresholds(self, operation: str) -> tuple[int, ...]:
         """Return the number of rows at which narrow rows change their kernel."""
-        return () if operation == "mrope" else (32768,)
+        return (32768,) if operation in {"rms_norm", "gemma_rms_norm"} else ()
 
     def rms_norm(
         self,
@@ -91,6 +104,21 @@ class Liger(Adapter):
             return alone
         y, total = self._added(x, residual, weight, eps, offset, casting)
         return y, total
+
+    def layer_norm(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, eps: float) -> torch.Tensor:
+        """Call the function."""
+        y: torch.Tensor = self._layer_norm(x, weight, bias, eps)
+        return y
+
+    def silu_and_mul(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """Call the function, which scales neither gate nor product by default."""
+        y: torch.Tensor = self._silu_and_mul(gate, up)
+        return y
+
+    def softmax(self, x: torch.Tensor) -> torch.Tensor:
+        """Call the function."""
+        y: torch.Tensor = self._softmax(x)
+        return y
 
     def mrope(
         self,

@@ -31,6 +31,7 @@ class NormKernels(Adapter):
     """``normkernels`` as its dispatcher runs it, in fp32; the sum with a residual and the store round."""
 
     name = "normkernels"
+    package = "normkernels"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         "rms_norm": Contract(rounds=frozenset({"sum"}), depth="tile"),
         "gemma_rms_norm": Contract(rounds=frozenset({"sum"}), depth="tile"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch.nn import functional
 
-from conformance.adapter import Adapter
+from conformance.adapter import Adapter, Declined
 from conformance.oracle.contract import Contract
 
 
@@ -16,6 +17,7 @@ class Torch(Adapter):
     """Two fused steps, with a rounding after each."""
 
     name = "torch"
+    package = "torch"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         "rms_norm_gated": "two_step",
         "rms_norm": Contract(frozenset({"sum"})),
@@ -25,6 +27,9 @@ class Torch(Adapter):
         "silu_and_mul": "eager",
         "l2_norm": "eager",
         "softmax": "fp32",
+        "rope": "eager",
+        "gelu_and_mul": "eager",
+        "qk_norm_rope": Contract(frozenset({"normed", "angle", "turned"})),
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
         # F.rms_norm has no groups, and rounds to x's dtype where the contract rounds to the weight's; gating first
@@ -38,6 +43,9 @@ class Torch(Adapter):
         "silu_and_mul": {"up": "same"},
         "l2_norm": {},
         "softmax": {},
+        "rope": {},
+        # as in rms_norm
+        "qk_norm_rope": {"offset": "zero", "dtypes": ("same", "cos_float32")},
     }
     # PyTorch chooses how to sum by the whole shape
     batch_invariant = False
@@ -97,6 +105,12 @@ class Torch(Adapter):
         """Call ``F.softmax`` of the last dimension, which stays in float32 until it stores."""
         return functional.softmax(x, -1)
 
+    def gelu_and_mul(self, gate: torch.Tensor, up: torch.Tensor, *, approximate: str) -> torch.Tensor:
+        """Call ``F.gelu``, then multiply."""
+        if approximate == "none" and not gate.is_cuda:
+            raise Declined("erf on a CPU is a polynomial")
+        return functional.gelu(gate, approximate=approximate) * up
+
     def mrope(
         self,
         q: torch.Tensor,
@@ -120,14 +134,61 @@ class Torch(Adapter):
         angles = [table.gather(0, index)[:, None] for table in (cos, sin)]
         return _rotated(q, angles, head_dim), _rotated(k, angles, head_dim)
 
+    def rope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        positions: torch.Tensor | None,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        head_dim: int | None,
+        pairs: str,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Look cos and sin up once for both, then turn every head in the dtype it has."""
+        angles = [(table if positions is None else table[positions.long()])[:, None] for table in (cos, sin)]
+        return _rotated(q, angles, head_dim, pairs), _rotated(k, angles, head_dim, pairs)
 
-def _rotated(x: torch.Tensor, angles: list[torch.Tensor], head_dim: int | None) -> torch.Tensor:
+    def qk_norm_rope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        q_weight: torch.Tensor,
+        k_weight: torch.Tensor,
+        positions: torch.Tensor | None,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        eps: float,
+        weight_offset: float,
+        head_dim: int | None,
+        pairs: str,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Call ``F.rms_norm`` of the heads, then turn them."""
+        size = head_dim or q.shape[-1]
+        q, k = _normed_heads(q, q_weight, size, eps), _normed_heads(k, k_weight, size, eps)
+        return self.rope(q, k, positions, cos, sin, head_dim=head_dim, pairs=pairs)
+
+
+def _normed_heads(x: torch.Tensor, weight: torch.Tensor, size: int, eps: float) -> torch.Tensor:
+    heads = x.reshape(len(x), math.prod(x.shape[1:]) // size, size)
+    return functional.rms_norm(heads, (size,), weight, eps).reshape(x.shape)
+
+
+def _rotated(
+    x: torch.Tensor, angles: list[torch.Tensor], head_dim: int | None, pairs: str = "halves"
+) -> torch.Tensor:
     heads = x if head_dim is None else x.reshape(len(x), x.shape[1] // head_dim, head_dim)
-    cos, sin = (torch.cat((angle, angle), -1).to(x.dtype) for angle in angles)
-    rotary, rest = heads.tensor_split([cos.shape[-1]], -1)
-    first, second = rotary.chunk(2, -1)
-    turned = rotary * cos + torch.cat((-second, first), -1) * sin
-    return torch.cat((turned, rest), -1).reshape(x.shape)
+    if pairs == "neighbours":
+        cos, sin = (angle.repeat_interleave(2, -1).to(x.dtype) for angle in angles)
+        rotary, rest = heads.tensor_split([cos.shape[-1]], -1)
+        partners = torch.stack((-rotary[..., 1::2], rotary[..., ::2]), -1).flatten(-2)
+    else:
+        cos, sin = (torch.cat((angle, angle), -1).to(x.dtype) for angle in angles)
+        rotary, rest = heads.tensor_split([cos.shape[-1]], -1)
+        first, second = rotary.chunk(2, -1)
+        partners = torch.cat((-second, first), -1)
+    return torch.cat((rotary * cos + partners * sin, rest), -1).reshape(x.shape)
 
 
 def _norm(

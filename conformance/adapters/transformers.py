@@ -1,4 +1,4 @@
-"""Hugging Face Transformers: norms of Llama, Gemma 3 and Qwen3-Next, rotations of Qwen2-VL and Qwen3.5.
+"""Hugging Face Transformers: norms of Llama, Gemma 3, Qwen3-Next and Cohere, rotations of Qwen2-VL and Qwen3.5.
 
 ``hf`` names the norms' order of roundings; the rotations round the angles and every product.
 """
@@ -21,12 +21,16 @@ class Transformers(Adapter):
     """The modules, with the weight of each call in place of their own; a residual is added as their layers do."""
 
     name = "transformers"
+    package = "transformers"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         "rms_norm": Contract(NAMED["hf"] | {"sum"}),
         # rounded once: Gemma's module stays in float32, where Llama's has rounded by then
         "gemma_rms_norm": Contract(frozenset({"sum"})),
         "rms_norm_gated": "hf",
         "mrope": "eager",
+        "layer_norm": "fp32",
+        "l2_norm": "eager",
+        "silu_and_mul": "eager",
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
         # the class returns the wider of x's and the weight's dtypes, has a weight, and no offset
@@ -45,12 +49,19 @@ class Transformers(Adapter):
             "dtypes": ("same", "cos_float32"),
             "apart": {"order": "sectioned", "dims": ("quarter", "part", "odd")},
         },
+        # the class has no bias
+        "layer_norm": {"weight": ("same", "float32"), "bias": "none"},
+        "l2_norm": {},
+        # gate and up are projections of one input
+        "silu_and_mul": {"up": "same"},
     }
     # the modules are plain PyTorch, which chooses the order of a sum by the whole shape
     batch_invariant = False
 
     def __init__(self) -> None:
         try:
+            from transformers.activations import ACT2FN
+            from transformers.models.cohere import modeling_cohere
             from transformers.models.gemma3 import modeling_gemma3
             from transformers.models.llama import modeling_llama
             from transformers.models.qwen2_vl import modeling_qwen2_vl
@@ -63,6 +74,9 @@ class Transformers(Adapter):
         self._llama = modeling_llama.LlamaRMSNorm
         self._gemma = modeling_gemma3.Gemma3RMSNorm
         self._gated = modeling_qwen3_next.Qwen3NextRMSNormGated
+        self._centred = modeling_cohere.CohereLayerNorm
+        self._l2_norm = modeling_qwen3_next.l2norm
+        self._act = ACT2FN["silu"]
         self._sectioned = modeling_qwen2_vl
         self._interleaved = modeling_qwen3_5
 
@@ -97,6 +111,23 @@ class Transformers(Adapter):
     ) -> torch.Tensor:
         """Call ``Qwen3NextRMSNormGated``."""
         result: torch.Tensor = _module(self._gated, weight, eps)(x, gate)
+        return result
+
+    def layer_norm(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, eps: float
+    ) -> torch.Tensor:
+        """Call ``CohereLayerNorm``."""
+        result: torch.Tensor = _module(self._centred, weight, eps)(x)
+        return result
+
+    def l2_norm(self, x: torch.Tensor, *, eps: float) -> torch.Tensor:
+        """Call ``l2norm`` of Qwen3-Next."""
+        result: torch.Tensor = self._l2_norm(x, eps=eps)
+        return result
+
+    def silu_and_mul(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """Call the activation, then multiply, as the MLP of Llama does with both projections."""
+        result: torch.Tensor = self._act(gate) * up
         return result
 
     def mrope(

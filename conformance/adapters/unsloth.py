@@ -1,8 +1,9 @@
-"""Unsloth: norms of Llama and Gemma."""
+"""Unsloth: norms of Llama and Gemma, LayerNorm, SwiGLU."""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,21 +15,32 @@ from conformance.adapter import Adapter
 from conformance.adapters.importing import needed
 from conformance.oracle.contract import Contract
 
-NORM = {"columns": range(1, 65537), "residual": ("none",)}
+COLUMNS = range(1, 65537)
+NORM = {"columns": COLUMNS, "residual": ("none",)}
+CONTIGUOUS = ("contiguous", "offset")
 
 
 class Unsloth(Adapter):
-    """``Fast_RMS_Layernorm``, forwards."""
+    """``Fast_RMS_Layernorm`` and ``Fast_Layernorm``, forwards, and the kernel of SwiGLU."""
 
     name = "unsloth"
-    contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm": "hf", "gemma_rms_norm": "fp32"}
+    package = "unsloth"
+    contracts: ClassVar[Mapping[str, str | Contract]] = {
+        "rms_norm": "hf",
+        "gemma_rms_norm": "fp32",
+        "layer_norm": "fp32",
+        "silu_and_mul": "eager",
+    }
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # the kernel rounds to the weight's dtype where Hugging Face rounds to x's
         "rms_norm": {**NORM, "offset": ("zero",), "weight": ("same",)},
         "gemma_rms_norm": NORM,
+        "layer_norm": {"columns": COLUMNS, "weight": ("same", "float32")},
+        # the kernel walks through both tensors as if they were one row, which its callers' products are
+        "silu_and_mul": {"up": "same", "rank": "3", "gate_layout": CONTIGUOUS, "up_layout": CONTIGUOUS},
     }
     # eps is compiled in
-    few_variants = False
+    few_variants: bool | Mapping[str, bool] = {"rms_norm": False, "gemma_rms_norm": False, "layer_norm": False}
 
     def __init__(self) -> None:
         # the package refuses to be imported without a GPU, and writes files where it is
@@ -37,8 +49,12 @@ class Unsloth(Adapter):
             "UNSLOTH_COMPILE_LOCATION", str(Path(tempfile.gettempdir()) / "unsloth_compiled_cache")
         )
         needed("unsloth", "unsloth_zoo.utils", "unsloth", alone=True)
-        kernels = needed("unsloth", "unsloth.kernels.rms_layernorm", "unsloth", alone=True)
-        self._norm = kernels.Fast_RMS_Layernorm.apply
+        # some modules take the kind of device from the package's __init__, which did not run
+        kind = needed("unsloth", "unsloth_zoo.device_type", "unsloth", alone=True).DEVICE_TYPE
+        vars(sys.modules["unsloth_zoo"]).setdefault("DEVICE_TYPE", kind)
+        self._norm = _kernels("rms_layernorm").Fast_RMS_Layernorm.apply
+        self._layer_norm = _kernels("layernorm").Fast_Layernorm.apply
+        self._silu_and_mul = _kernels("swiglu").swiglu_fg_kernel
 
     def rms_norm(
         self,
@@ -59,3 +75,19 @@ class Unsloth(Adapter):
         """Call ``Fast_RMS_Layernorm`` with one added to the weight."""
         y: torch.Tensor = self._norm(x, weight, eps, True)  # noqa: FBT003 - a function of autograd takes no names
         return y
+
+    def layer_norm(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, eps: float
+    ) -> torch.Tensor:
+        """Call ``Fast_Layernorm``."""
+        y: torch.Tensor = self._layer_norm(x, weight, bias, eps)
+        return y
+
+    def silu_and_mul(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """Call ``swiglu_fg_kernel``."""
+        y: torch.Tensor = self._silu_and_mul(gate, up)
+        return y
+
+
+def _kernels(module: str) -> Any:  # noqa: ANN401 - of a package without types
+    return needed("unsloth", f"unsloth.kernels.{module}", "unsloth", alone=True)

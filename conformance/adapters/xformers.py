@@ -20,6 +20,7 @@ class XFormers(Adapter):
     """``rms_norm``, and ``rms_norm_add``, which adds in place."""
 
     name = "xformers"
+    package = "xformers"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         # documented as x += y, then the norm of x
         "rms_norm": Contract(frozenset({"sum"}))

@@ -118,11 +118,13 @@ def perform(
     poison: int = POISONS[0],
     form: str = "",
     fresh: int | None = None,
+    *,
+    backwards: bool = False,
 ) -> Call:
     """Materialise a case and call the implementation once. ``values`` default to the case's own.
 
     ``form`` ends the name of the adapter's method. ``fresh``: the poison of memory that is allocated in the call,
-    if it differs from the poison around the arguments.
+    if it differs from the poison around the arguments. ``backwards``: the order of interpreted programs.
     """
     fresh = poison if fresh is None else fresh
     materials = materialize(case, dict(values or values_for(subject, case)), subject.device, poison)
@@ -130,7 +132,7 @@ def perform(
     arguments = arguments_of(materials)
     if case.invalid is not None:
         arguments = operation.invalid[case.invalid](arguments)
-    with watched(subject.device, fresh) as record:
+    with watched(subject.device, fresh, backwards=backwards) as record:
         outcome = _call(subject, case, arguments, form)
     if isinstance(outcome, Ran) and not form:
         outcome = _with_path(subject, case, arguments, outcome)

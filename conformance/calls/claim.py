@@ -17,8 +17,8 @@ from conformance.adapter import UsageError
 from conformance.cases.case import Case
 from conformance.cases.factors import DTYPES, EVERYTHING, Level, Numbers, Taken
 from conformance.operations import OPERATIONS, Operation
+from conformance.operations.head_sizes import Sizes
 from conformance.operations.levels import levels_of
-from conformance.operations.mrope_calls import Sizes
 
 Given = Mapping[str, object]
 APART = "apart"

@@ -81,16 +81,18 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """Declarations of an adapter about itself and every operation."""
+    """Declarations of an adapter about itself and every operation. ``package``: distribution that it calls."""
 
     name: str
     reference: str | None = None
     operations: Mapping[str, Traits] = field(default_factory=dict)
+    package: str = ""
 
     @classmethod
     def of(cls, adapter: Adapter) -> Declared:
         """Return an adapter's declarations. Raises ``UsageError`` for a meaningless contract."""
-        return cls(adapter.name, adapter.reference, {name: Traits.of(adapter, name) for name in OPERATIONS})
+        traits = {name: Traits.of(adapter, name) for name in OPERATIONS}
+        return cls(adapter.name, adapter.reference, traits, adapter.package)
 
 
 def _claim(adapter: Adapter, operation: str) -> Taken:

@@ -15,6 +15,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,10 @@ class Record:
     programs: int = 0  # number of programs of the launches that Triton's interpreter runs
     copies: list[str] = field(default_factory=list)  # tensor copies, as "clone (4, 128)"
     owners: list[Owner] = field(default_factory=list)  # owners of memory allocated without being filled
+
+
+# Whether interpreted kernels run their programs from the last to the first. A GPU promises no order.
+BACKWARDS: ContextVar[bool] = ContextVar("backwards", default=False)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -102,11 +107,18 @@ def warm_up() -> None:
 
 
 @contextlib.contextmanager
-def watched(device: str, poison: int) -> Iterator[Record]:
-    """Record the effects of the code inside; uninitialised memory is filled with ``poison``."""
+def watched(device: str, poison: int, *, backwards: bool = False) -> Iterator[Record]:
+    """Record the effects of the code inside; uninitialised memory is filled with ``poison``.
+
+    ``backwards``: Triton's interpreter runs the programs of a launch from the last to the first.
+    """
     record = Record()
-    with _recorded_launches(record), _Watch(record, device, poison):
-        yield record
+    order = BACKWARDS.set(backwards)
+    try:
+        with _recorded_launches(record), _Watch(record, device, poison):
+            yield record
+    finally:
+        BACKWARDS.reset(order)
 
 
 # Variant name of each compiled kernel, from its first launch: one variant, with or without Triton's ``run``.

@@ -17,6 +17,7 @@ from triton.runtime import interpreter as shipped
 from triton.runtime.errors import InterpreterError
 
 from conformance.adapter import Unsupported, UsageError
+from conformance.calls.watch import BACKWARDS
 from conformance.interpreter import interned, launching, libdevice, rounding
 from conformance.interpreter.gpu import Missing
 from conformance.interpreter.rounding import FP8, RAW, Array
@@ -70,6 +71,13 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
 
     # whether the load in progress was given a value for masked elements
     other_given = False
+
+    def set_grid_idx(self, *place: int) -> None:
+        """Begin the next program, or the one as far from the end, where programs run backwards."""
+        if BACKWARDS.get():
+            sizes: tuple[int, ...] = self.grid_dim
+            place = tuple(size - 1 - at for at, size in zip(place, sizes, strict=True))
+        super().set_grid_idx(*place)
 
     def cast_impl(self, src: Handle, dst_type: Dtype) -> Handle:
         """Convert any type to any other."""

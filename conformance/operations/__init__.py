@@ -5,15 +5,20 @@ An operation of this repository adds a file here, and its name below; others com
 
 from conformance.cases.case import in_order
 from conformance.cases.values import PROFILES
+from conformance.operations.gelu_and_mul import GELU_AND_MUL
 from conformance.operations.gemma_rms_norm import GEMMA_RMS_NORM
 from conformance.operations.l2_norm import L2_NORM
 from conformance.operations.layer_norm import LAYER_NORM
 from conformance.operations.mrope import MROPE
 from conformance.operations.operation import Arguments, Operation, Output, Scaling, flags_of, telling_cases
+from conformance.operations.qk_norm_rope import QK_NORM_ROPE
+from conformance.operations.quantise_fp8 import QUANTISE_FP8
 from conformance.operations.rms_norm import RMS_NORM
 from conformance.operations.rms_norm_fp8 import RMS_NORM_FP8
 from conformance.operations.rms_norm_gated import RMS_NORM_GATED
 from conformance.operations.rms_norm_gated_fp8 import RMS_NORM_GATED_FP8
+from conformance.operations.rms_norm_int8 import RMS_NORM_INT8
+from conformance.operations.rope import ROPE
 from conformance.operations.silu_and_mul import SILU_AND_MUL
 from conformance.operations.softmax import SOFTMAX
 from conformance.operations.term import Term
@@ -56,6 +61,11 @@ for _operation in (
     SILU_AND_MUL,
     L2_NORM,
     SOFTMAX,
+    ROPE,
+    GELU_AND_MUL,
+    QUANTISE_FP8,
+    QK_NORM_ROPE,
+    RMS_NORM_INT8,
 ):
     register(_operation)
 

@@ -1,4 +1,4 @@
-"""Quantisation to fp8 after a norm: its arguments, outputs, formula, cases and mistakes.
+"""Quantisation to fp8, after a norm or alone: its arguments, outputs, formula, cases and mistakes.
 
 Per group of ``quant_group`` columns of the norm's ``y`` (None: the whole row; a shorter last group is legal)::
 
@@ -58,8 +58,11 @@ ROUNDS = (Point("unquantised"), Point("power_of_two", eager=False))
 BEHIND = {"blocks": "normal"}
 
 
-def fp8_operation(name: str, norm: Operation) -> Operation:
-    """Return the operation that quantises what ``norm`` returns."""
+def fp8_operation(name: str, norm: Operation, *, beside: bool = True) -> Operation:
+    """Return the operation that quantises what ``norm`` returns; ``beside``: its y may be asked for as well."""
+    factors = {factor: levels for factor, levels in FACTORS.items() if beside or factor != "unquantised"}
+    plain_flags = {flag: value for flag, value in PLAIN.items() if beside or flag != "also_unquantised"}
+    rounds = tuple(point for point in ROUNDS if beside or point.name != "unquantised")
 
     def formula(
         machine: Machine, contract: Contract, given: Mapping[str, torch.Tensor], case: Case
@@ -71,70 +74,84 @@ def fp8_operation(name: str, norm: Operation) -> Operation:
         level = assignment["values"]
         case = norm.complete({**assignment, "values": BEHIND.get(level, level)}, rng, scope)
         flags: dict[str, Flag] = {
-            "also_unquantised": assignment["unquantised"] == "yes",
+            "also_unquantised": assignment.get("unquantised") == "yes",
             "fp8_dtype": assignment["fp8"],
             # a kernel is compiled for its group
-            "quant_group": _group(assignment["quant_group"], case.tensors[0][1].shape[-1], scope.compiled(rng)),
+            "quant_group": _group(assignment["quant_group"], case, scope.compiled(rng)),
             "scale_layout": assignment["scales"],
         }
+        flags = {flag: flags[flag] for flag in plain_flags}
         (x_name, x), *others = case.tensors
         x = replace(x, values=level) if level in BEHIND else x
         return _call(name, replace(case, tensors=((x_name, x), *others)), flags)
 
     def empties(scope: Scope) -> tuple[Case, ...]:
         calls = norm.empties(scope)
-        plain = [_call(name, case, PLAIN) for case in calls]
-        column = {**PLAIN, "also_unquantised": True, "scale_layout": "column"}
+        plain = [_call(name, case, plain_flags) for case in calls]
+        others: dict[str, Flag] = {"also_unquantised": True, "scale_layout": "column"}
+        column = {flag: others.get(flag, value) for flag, value in plain_flags.items()}
         return (*plain, *(_call(name, case, column) for case in calls))
 
     def model_case(shape: ModelShape, tokens: int) -> Case:
         said = dict(shape.flags)
-        flags = {flag: said.get(flag, plain) for flag, plain in PLAIN.items()}
+        flags = {flag: said.get(flag, plain) for flag, plain in plain_flags.items()}
         return _call(name, norm.model_case(shape, tokens), flags)
 
     def simpler(case: Case) -> Iterator[Case]:
         yield from norm.simpler(case)
-        yield from plainer_flags(case, {**PLAIN, "quant_group": None})
+        yield from plainer_flags(case, {**plain_flags, "quant_group": None})
 
-    assert norm.scaling is not None
-    # scales follow y, which no factor changes
-    unscaled = {**norm.scaling.outputs, "values": 0, "scales": 0}
+    scaling = norm.scaling
+    if scaling is not None:
+        # scales follow y, which no factor changes
+        scaling = replace(scaling, outputs={**scaling.outputs, "values": 0, "scales": 0})
     return replace(
         norm,
         name=name,
-        factors={**norm.factors, **FACTORS, "values": (*norm.ordinary, *BEHIND, *_special(norm))},
-        readers={**norm.readers, **READERS, "values": _values(norm)},
+        factors={**norm.factors, **factors, "values": (*norm.ordinary, *BEHIND, *_special(norm))},
+        readers={**norm.readers, **{factor: READERS[factor] for factor in factors}, "values": _values(norm)},
         complete=complete,
         outputs=lambda case: (*quantised_outputs(case), *_unquantised_outputs(norm, case)),
         formula=formula,
-        rounds=(*norm.rounds, *ROUNDS),
-        points=lambda case: (*norm.points(case), "unquantised", "power_of_two"),
+        rounds=(*norm.rounds, *rounds),
+        points=lambda case: (*norm.points(case), *(point.name for point in rounds)),
         invalid={**norm.invalid, **INVALID},
         ordinary=(*norm.ordinary, *BEHIND),
-        terms=(*(_seen_in_values(term) for term in norm.terms), *TERMS),
+        terms=(*(seen_in_values(term) for term in norm.terms), *TERMS),
         empties=empties,
         model_case=model_case,
         simpler=simpler,
         # values and scales have no argument of their dtype to overwrite, and y is a fresh tensor
         in_place={name: over for name, over in norm.in_place.items() if name != "y"},
-        scaling=replace(norm.scaling, outputs=unscaled),
+        scaling=scaling,
     )
 
 
 def quantised(
     machine: Machine, contract: Contract, y: Interval, given: Mapping[str, torch.Tensor], case: Case
 ) -> dict[str, Interval]:
-    """Return the intervals of ``values`` and ``scales`` before their stores, ``y`` being ``(rows, n)``.
+    """Return the intervals of ``values`` and ``scales`` before their stores, ``y`` being ``(rows, n)``."""
+    return scaled(machine, contract, y, given, case.flag("quant_group"), torch.finfo(_fp8(case)).max)
+
+
+def scaled(
+    machine: Machine,
+    contract: Contract,
+    y: Interval,
+    given: Mapping[str, torch.Tensor],
+    group: int | None,
+    largest: float,
+) -> dict[str, Interval]:
+    """Return the intervals of the quotients, ``values``, and of their ``scales``, for groups of columns.
 
     The scales are judged given the ``y`` that was returned, where one was and the contract rounds it, and the
     values given the scales that were returned.
     """
-    largest = torch.finfo(_fp8(case)).max
     y = contract.at("unquantised", y, given["x"].dtype)
     if "unquantised" in contract.rounds and "y" in given:
         y = Interval.exactly(given["y"])
     n = y.lo.shape[-1]
-    groups = _grouped(y, min(case.flag("quant_group") or n, n))
+    groups = _grouped(y, min(group or n, n))
     amax = _at_least(machine.largest(groups), FLOOR)
     scales = machine.quotient(amax, Interval.exactly(amax.lo.new_tensor(largest)))
     if "power_of_two" in contract.rounds:
@@ -184,7 +201,7 @@ def quantised_outputs(case: Case) -> tuple[Output, ...]:
 
 def _unquantised_outputs(norm: Operation, case: Case) -> tuple[Output, ...]:
     """Return the outputs of the norm, with y only if it was asked for."""
-    wanted = case.flag("also_unquantised")
+    wanted = dict(case.flags).get("also_unquantised", False)
     return tuple(output for output in norm.outputs(case) if wanted or output.name != "y")
 
 
@@ -196,13 +213,17 @@ def _call(name: str, case: Case, flags: Mapping[str, Flag]) -> Case:
     return replace(case, operation=name, flags=tuple({**dict(case.flags), **flags}.items()))
 
 
-def _group(level: str, n: int, rng: random.Random) -> int | None:
+def _group(level: str, case: Case, rng: random.Random) -> int | None:
+    """Return the columns of a quant group; a ragged one holds whole groups of the norm if it can."""
     if level == "row":
         return None
     if level == "larger":
         return LARGER
     if level == "ragged":
-        fitting = [group for group in RAGGED if group < n and n % group]
+        n = case.tensors[0][1].shape[-1]
+        normed = next((value for name, value in case.flags if name == "group_size" and isinstance(value, int)), n)
+        spans = [group for group in range(2 * normed, n, normed) if n % group]
+        fitting = spans or [group for group in RAGGED if group < n and n % group]
         return rng.choice(fitting[:2]) if fitting else LARGER
     return int(level)
 
@@ -238,7 +259,7 @@ READERS: Mapping[str, Reader] = {
 }
 
 
-def _seen_in_values(term: Term) -> Term:
+def seen_in_values(term: Term) -> Term:
     """Return the term with the quantised outputs added: they show its loss where y is not returned."""
     shown = ("values", "scales") if "y" in term.outputs else ()
     return replace(term, outputs=(*term.outputs, *shown))

@@ -94,8 +94,9 @@ class Operation:
     ``positional``: the arguments passed by position, in order; everything else goes by name. Tensors among either
     (``keywords`` names those that go by name) are None where a case does not pass them. ``row_tensors``
     have one row per row of the output, so that the oracle can work in chunks of rows; ``token_axes`` names the
-    dimension of each row tensor that counts rows, where it is a single one and not all but the last. ``readers``
-    give the level that a case has of each factor, but for layouts, rank and rows. ``formula``
+    dimension of each row tensor that counts rows, where it is a single one and not all but the last. ``indexed``
+    are tables that hold rows for an argument to choose from, and that argument: without it they are row tensors.
+    ``readers`` give the level that a case has of each factor, but for layouts, rank and rows. ``formula``
     gives the interval of every output before its store, over row tensors in ``(rows, elements)``. In ``outputs``,
     an output from which another is computed comes after the other, and is judged before it. ``points`` are the
     rounding points that can show in a case, ``rounds`` all that the operation has, in the order of its formula.
@@ -132,6 +133,7 @@ class Operation:
     model_case: Callable[[ModelShape, int], Case]
     simpler: Callable[[Case], Iterator[Case]]
     token_axes: Mapping[str, int] = field(default_factory=dict)
+    indexed: Mapping[str, str] = field(default_factory=dict)
     unseen: frozenset[str] = frozenset()
     copies: Callable[[Case, Values], Mapping[str, tuple[torch.Tensor, torch.Tensor]]] | None = None
     in_place: Mapping[str, str] = field(default_factory=dict)

@@ -71,12 +71,12 @@ def formula(
         stream = outputs["s"] if returned is None else Interval.exactly(returned)
     inv_rms = inverse_rms(machine, contract, stream, case.flag("eps"), x.dtype)
     factors = contract.settle("normalised", machine, (stream, inv_rms), x.dtype)
-    scale, kind = _scale(machine, contract, given.get("weight"), offset_of(case), x)
+    scale, kind = scale_of(machine, contract, given.get("weight"), offset_of(case), x)
     factors = contract.settle("weighted", machine, (*factors, *scale), torch.promote_types(x.dtype, kind))
     return {**outputs, "y": machine.product(*factors)}
 
 
-def _scale(
+def scale_of(
     machine: Machine, contract: Contract, weight: torch.Tensor | None, offset: float, x: torch.Tensor
 ) -> tuple[tuple[Interval, ...], torch.dtype]:
     """Return ``offset + weight`` and its dtype: computed in float32 unless the contract rounds there."""
@@ -126,12 +126,18 @@ def outputs(case: Case) -> tuple[Output, ...]:
     return tuple(Output(name, x.shape, getattr(torch, x.dtype)) for name in names)
 
 
-def norm_operation(name: str, weights: tuple[str, ...], *settings: Setting) -> Operation:
+def norm_operation(
+    name: str,
+    weights: tuple[str, ...],
+    *settings: Setting,
+    values: Mapping[str, tuple[str, ...]] = VALUES,
+    ordinary: tuple[str, ...] = ORDINARY,
+) -> Operation:
     """Return the operation of a name; its weight has these dtypes, and an offset may be among its settings."""
     calls = RowCalls(
         name,
         (Rows("x"), Beside("residual", ("same", "none", "other"), keyword=True), Columns("weight", weights)),
-        VALUES,
+        values,
         (EPSILON, *settings),
     )
 
@@ -147,7 +153,7 @@ def norm_operation(name: str, weights: tuple[str, ...], *settings: Setting) -> O
         formula=formula,
         rounds=ROUNDS,
         points=points,
-        ordinary=ORDINARY,
+        ordinary=ordinary,
         terms=TERMS,
         model_case=model_case,
         row_tensors=frozenset({"x", "residual", "s"}),

@@ -224,7 +224,7 @@ class RowCalls:
 def below_eps(case: Case) -> Case:
     """Return the call with the largest eps, and rows so small that eps is most of the sum."""
     for name, spec in case.tensors:
-        if name in {"x", "residual"}:
+        if name in {"x", "residual", "q", "k"}:
             case = case.with_tensor(name, replace(spec, values="small"))
     return case.with_flag("eps", max(EPS))
 

@@ -14,6 +14,13 @@ from conformance.cases.case import Case
 from conformance.operations import OPERATIONS
 
 
+def row_tensors(case: Case) -> frozenset[str]:
+    """Return the arguments that have one row per row of the output; tables do where nothing indexes them."""
+    operation = OPERATIONS[case.operation]
+    unindexed = (table for table, index in operation.indexed.items() if case.tensor(index) is None)
+    return operation.row_tensors.union(unindexed)
+
+
 def count(case: Case) -> int:
     """Return the number of rows of a call."""
     axes = OPERATIONS[case.operation].token_axes
@@ -30,10 +37,10 @@ def by_row(case: Case, name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 def flat(case: Case) -> Case:
     """Return the case with one dimension that counts its rows: the other leading dimensions have one element."""
-    operation, rows = OPERATIONS[case.operation], count(case)
-    if not operation.token_axes:
+    rows = count(case)
+    if not OPERATIONS[case.operation].token_axes:
         for name, spec in case.tensors:
-            if name in operation.row_tensors:
+            if name in row_tensors(case):
                 others = (1,) * (len(spec.shape) - 2)
                 case = case.with_tensor(name, replace(spec, shape=(rows, *others, spec.shape[-1])))
     return case
@@ -47,7 +54,7 @@ def axis(case: Case, name: str) -> int:
 def with_rows(case: Case, rows: int) -> Case:
     """Return a :func:`flat` case with ``rows`` rows."""
     for name, spec in case.tensors:
-        if name in OPERATIONS[case.operation].row_tensors:
+        if name in row_tensors(case):
             shape = list(spec.shape)
             shape[axis(case, name)] = rows
             case = case.with_tensor(name, replace(spec, shape=tuple(shape)))

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from conformance.oracle.contract import rounded
-from conformance.oracle.interval import Interval
+from conformance.oracle.contract import EXPONENT, rounded
+from conformance.oracle.interval import Interval, read
 
-CHUNK = 2**24  # elements worked on at once
+CHUNK = 2**24  # elements worked on at once on a GPU
+CACHED = 2**17  # on a CPU: the steps of one chunk stay in its cache
 NARROW = 2.0**-10  # relative half widths that come from rounding alone
 
 
@@ -91,9 +92,9 @@ class Comparison:
 NOTHING = Comparison()
 
 
-def row_chunks(rows: int, n: int) -> Iterator[slice]:
-    """Yield slices of rows that hold at most ``CHUNK`` elements."""
-    step = max(1, CHUNK // max(n, 1))
+def row_chunks(rows: int, n: int, device: str) -> Iterator[slice]:
+    """Yield slices of rows that hold as many elements as a device works on at once."""
+    step = max(1, (CACHED if device == "cpu" else CHUNK) // max(n, 1))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
@@ -115,37 +116,46 @@ def compare(
     got = output.double()
     allowed = rounded(before_store, output.dtype)
     inside = allowed.contains(got)
-    middle, half = (before_store.lo + before_store.hi) / 2, (before_store.hi - before_store.lo) / 2
-    one_value = (allowed.lo == allowed.hi) & ~allowed.nan
+    one_value = allowed.lo == allowed.hi
+    if allowed.missing is not None:
+        one_value &= ~allowed.missing
     outside, exact, worst = 0.0, 0.0, 0.0
     if got.numel():
-        share = _needed_share(got, middle, half, output.dtype)
-        # in one transfer: each waits for the GPU
-        found = (~inside).sum().double(), one_value.sum().double(), share.max()
-        outside, exact, worst = torch.stack(found).tolist()
+        share = _needed_share(got, before_store, output.dtype)
+        within, exact, needed = read(inside.count_nonzero(), one_value.count_nonzero(), share)
+        outside, worst = got.numel() - within, max(needed, 0.0)
     return Comparison(
         elements=got.numel(),
         outside=int(outside),
         exact=int(exact),
         worst=worst,
         first=_first(name, got, allowed, inside, shape, row, output.dtype) if outside else None,
-        errors=_errors(got, middle, half, output.dtype) if signed else NO_ERRORS,
+        errors=_errors(got, before_store, output.dtype) if signed else NO_ERRORS,
     )
 
 
-def _needed_share(got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return the fraction of the half width needed before half an ulp of the store explains the output."""
+def _needed_share(got: torch.Tensor, before_store: Interval, dtype: torch.dtype) -> torch.Tensor:
+    """Return the largest fraction of the half width needed before half an ulp of the store explains an output.
+
+    It is negative where half an ulp explains all of them.
+    """
+    if before_store.is_exact:
+        return got.new_zeros(())
+    lo, hi = before_store.lo, before_store.hi
+    both, width = lo + hi, hi - lo
     # A fraction close to 1 says nothing either where a step before the store rounds to 16 bits, as y does before
     # it is quantised, and a tie is inside the bound: the two numbers next to the tie are the interval's ends, and
     # every right kernel gives one of them.
-    missing = ((got - middle).abs() - _ulp(got, dtype) / 2).clamp(min=0.0)
+    missing = (got + got).sub_(both).abs_().sub_(_ulp(got, dtype))
+    # no width has no fraction, nor have infinities
+    share = missing.div_(width).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
     # a number that may also be flushed to zero says nothing about the bound, nor does one that overflows
-    narrow = (half > 0) & (half < middle.abs() * NARROW) & got.isfinite()
-    return torch.where(narrow, missing / half, 0.0)
+    return share.masked_fill_(width >= both.abs_().mul_(NARROW), 0.0).max()
 
 
-def _errors(got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, dtype: torch.dtype) -> Errors:
+def _errors(got: torch.Tensor, before_store: Interval, dtype: torch.dtype) -> Errors:
     """Return the signed errors, over elements whose output and interval are finite and normal."""
+    middle, half = (before_store.lo + before_store.hi) / 2, (before_store.hi - before_store.lo) / 2
     size = middle.abs()
     ordinary = got.isfinite() & half.isfinite() & (size >= torch.finfo(dtype).smallest_normal)
     per_ulp = torch.where(ordinary, 1.0 / _ulp(middle, dtype), 0.0)
@@ -157,9 +167,11 @@ def _errors(got: torch.Tensor, middle: torch.Tensor, half: torch.Tensor, dtype: 
 
 def _ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return the distance from each value to its neighbour away from zero."""
+    if not dtype.is_floating_point:
+        return torch.ones_like(values)
     info = torch.finfo(dtype)
-    exponent = torch.frexp(values.abs().clamp(min=info.smallest_normal)).exponent
-    return torch.ldexp(torch.full_like(values, info.eps), exponent - 1)
+    size = values.abs().clamp_(min=info.smallest_normal)
+    return size.view(torch.int64).bitwise_and_(EXPONENT).view(torch.float64).mul_(info.eps)
 
 
 def _first(

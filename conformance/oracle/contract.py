@@ -14,7 +14,9 @@ from typing import Literal, Protocol
 
 import torch
 
-from conformance.oracle.interval import Interval
+from conformance.oracle.interval import Interval, Span
+
+EXPONENT = 0x7FF0000000000000  # the exponent's bits of a float64: alone they are a power of two
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,30 +136,37 @@ def in_braces(contract: Contract, points: Iterable[str]) -> str:
 
 
 def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Round float64 values to ``dtype`` once, to nearest even; fp8 saturates, as every kernel has to.
+    """Round float64 values to ``dtype`` once, to nearest even; fp8 and integers saturate, as every kernel has to.
 
-    ``values.to(bfloat16)`` goes through float32 and rounds twice. Here float32 is reached by rounding to odd
-    (truncate, then set the last bit where anything was lost), after which one more rounding is exact, because
-    float32 has more than two bits more than the target.
+    ``values.to(bfloat16)`` goes through float32 and rounds twice.
     """
+    if not dtype.is_floating_point:
+        return values.round().clamp(torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     if dtype.itemsize == 1:
         # PyTorch's cast saturates in some versions and gives NaN in others
         values = values.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max)
-    single = values.float()
-    if dtype != torch.float32:
-        exact = single.double()
-        truncated = single.view(torch.int32) - (exact.abs() > values.abs()).int()
-        odd = torch.where((exact != values) & exact.isfinite(), truncated | 1, truncated)
-        # beyond float32 the cast gives infinity, and so would the conversion to any 16-bit type
-        single = torch.where(exact.isfinite(), odd.view(torch.float32), single)
-    return single.to(dtype).double()
+    if dtype == torch.float32:
+        return values.float().double()
+    # the sum with a number whose last bit is the last one of the result is rounded there, to nearest even
+    info = torch.finfo(dtype)
+    power = values.view(torch.int64).bitwise_and(EXPONENT).view(torch.float64)
+    carrier = power.clamp_(info.smallest_normal, info.max).mul_(1.5 * info.eps * 2.0**52)
+    exact = (values + carrier).sub_(carrier).copysign_(values)
+    # past the largest number the cast gives infinity
+    return exact.to(dtype).double()
 
 
 def rounded(interval: Interval, dtype: torch.dtype) -> Interval:
     """Return the interval with both ends rounded: rounding is monotonic, so no allowed value is lost or added."""
-    if interval.is_exact:
-        lo = hi = round_once(interval.lo, dtype)
-    else:
-        # at once: on most tensors a step takes as long as on one of twice the size
-        lo, hi = round_once(torch.stack((interval.lo, interval.hi)), dtype).unbind()
-    return Interval(lo, hi, interval.nan)
+    ends = round_once(interval.ends, dtype)
+    return Interval.of(ends, interval.missing, _rounded_span(interval.span, dtype))
+
+
+def _rounded_span(span: Span, dtype: torch.dtype) -> Span:
+    """Return loose bounds of what is rounded: it may become zero, or infinite."""
+    info = torch.finfo(dtype)
+    loose = span.loose()
+    least = loose.least if loose.least > info.smallest_normal else 0.0
+    # fp8 saturates
+    past = info.max if dtype.itemsize == 1 else math.inf
+    return Span(least, loose.most if loose.most < info.max else past, span.positive)

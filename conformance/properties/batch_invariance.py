@@ -8,7 +8,7 @@ from conformance.adapter import Ran
 from conformance.calls.call import Subject, perform, values_for
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
-from conformance.operations import OPERATIONS, Operation, rows
+from conformance.operations import Operation, rows
 from conformance.oracle.bits import same_bits
 from conformance.properties.property import Property, contiguous, ordinary
 
@@ -42,7 +42,7 @@ def _counts(subject: Subject, case: Case) -> list[int]:
 
 
 def _first_values(case: Case, values: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
-    names = OPERATIONS[case.operation].row_tensors
+    names = rows.row_tensors(case)
     return {
         name: tensor.narrow(rows.axis(case, name), 0, count) if name in names else tensor
         for name, tensor in values.items()

@@ -46,15 +46,20 @@ def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
 def _levels(operation: Operation, scope: Scope) -> Iterator[Case]:
     """Yield a plain call at every level of every factor that is claimed in part.
 
-    Past the claim only levels of tensors are tried: the implementation may have no argument for a flag.
+    Past the claim only levels of tensors are tried: the implementation may have no argument for a flag. A layout
+    is tried in every rank that is claimed: some are another layout in one alone.
     """
     free = replace(scope, taken=EVERYTHING)
-    plain = {name: chosen[0] for name, chosen in scope.levels(operation.factors).items()}
+    levels = scope.levels(operation.factors)
+    plain, ranks = {name: chosen[0] for name, chosen in levels.items()}, levels["rank"]
     for name, taken in scope.taken.levels:
         for level in operation.factors.get(name, ()):
             if level in taken or name in {"rank", "index"} or name.endswith("_layout"):
                 sized = free.sized(**_exact(scope)) if name != "width" else free
-                yield operation.complete({**plain, name: level}, random.Random(level), sized)  # noqa: S311
+                beyond = level not in taken and name.endswith("_layout")
+                for rank in ranks if beyond else (plain["rank"],):
+                    given = {**plain, "rank": rank, name: level}
+                    yield operation.complete(given, random.Random(level), sized)  # noqa: S311
     for dtype in DTYPES:
         if dtype not in dict(scope.taken.levels).get("dtype", DTYPES):
             other = replace(free, dtype=dtype).sized(**_exact(scope))

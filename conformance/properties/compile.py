@@ -7,6 +7,7 @@ a third may not. torch itself compiles again for every number that is no size, s
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,11 +16,13 @@ import torch
 
 from conformance.adapter import Adapter, Crashed, Ran
 from conformance.calls.call import Subject, arguments_of, call_with
+from conformance.calls.claim import outside
 from conformance.calls.materialize import materialize, values_of
 from conformance.calls.memory import POISONS
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
-from conformance.operations import Operation
+from conformance.cases.factors import EVERYTHING, Scope, picked
+from conformance.operations import OPERATIONS, Operation
 from conformance.operations.row_calls import EPS
 from conformance.operations.rows import count, flat, with_rows
 from conformance.oracle.bits import same_bits
@@ -31,7 +34,10 @@ MOST_GRAPHS = 2
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call eagerly and compiled, over several numbers of rows and every eps, and count the graphs."""
+    """Call eagerly and compiled, over several numbers of rows, and count the graphs; then with another eps.
+
+    Rows of one column come last: they have nothing to reduce, which compilers take for a case of its own.
+    """
     case = flat(case)
     graphs: list[object] = []
     torch._dynamo.reset()  # noqa: SLF001 - the one way to forget what other cases compiled
@@ -46,7 +52,22 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     if "eps" in dict(case.flags):
         other = next(eps for eps in EPS if eps != case.flag("eps"))
         wrong = _differs(subject, whole, with_rows(case, ROWS[-1]).with_flag("eps", other))
+    narrow = _of_one_column(subject, case)
+    if narrow is not None and not wrong:
+        wrong = _differs(subject, whole, narrow)
+        wrong = replace(wrong, reason=f"in rows of one column: {wrong.reason}") if wrong else None
     return (replace(wrong, case=case) if wrong else Verdict("compile", case, Status.PASSED),)
+
+
+def _of_one_column(subject: Subject, case: Case) -> Case | None:
+    """Return a plain call whose rows have one column, None where it is not taken; a rotation needs two."""
+    operation, claim = OPERATIONS[case.operation], subject.traits(case.operation).claim or EVERYTHING
+    if operation.token_axes:
+        return None
+    scope = Scope(case.dtype, device=subject.device, fixed=fixed(operation), taken=claim).sized(rows=3, columns=1)
+    rng = random.Random(case.seed)  # noqa: S311 - reproducible, not secret
+    narrow = operation.complete(picked(scope.levels(operation.factors), rng), rng, scope)
+    return None if outside(claim, narrow) else narrow
 
 
 def compiled(adapter: Adapter, operation: str, backend: Callable[..., Any]) -> Adapter:

@@ -24,11 +24,14 @@ UNWRITABLE = ("expanded", SAME)
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call the in-place form twice, with two poisons around the arguments, and the functional form once."""
+    """Call the in-place form twice, with two poisons around the arguments, and the functional form once.
+
+    Triton's interpreter runs the programs of the second call in the other order.
+    """
     values = values_for(subject, case)
     written = []
     for poison in POISONS:
-        made = perform(subject, case, values, poison, FORM)
+        made = perform(subject, case, values, poison, FORM, backwards=poison != POISONS[0])
         if not isinstance(made.outcome, Ran):
             return (without_outputs("in_place", case, made.outcome),)
         arguments, returned = made.materials.arguments, made.outcome.outputs
@@ -46,9 +49,8 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         reason = f"{comparison.first}; {comparison.outside} of {comparison.elements} elements outside"
         return (_verdict(case, reason, comparison),)
     if not all(map(same_bits, first, second)):
-        return (
-            _verdict(case, "the result changes with what lies beside the arguments (or by chance)", comparison),
-        )
+        reason = "the result changes with what lies beside the arguments, with the order of programs, or by chance"
+        return (_verdict(case, reason, comparison),)
     return (_verdict(case, _unlike_the_functional_form(subject, case, values, first), comparison),)
 
 

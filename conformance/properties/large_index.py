@@ -1,7 +1,8 @@
 """Offsets past 2**31 and 2**32 elements are right: a strided tensor crosses them without holding them.
 
 The rows, or the elements, of one tensor are so far apart that the last of them is past 2**32 elements, in strides
-that themselves fit 31 bits. On the CPU there is no memory between them
+that themselves fit 31 bits; the same with enough rows for each path of the implementation. Two rows have a
+stride that is itself past 32 bits. On the CPU there is no memory between them
 (:meth:`conformance.calls.memory.Owner.spread`); on a GPU the memory is really allocated, where there is enough.
 """
 
@@ -26,6 +27,7 @@ from conformance.operations import Operation
 from conformance.operations.rows import count
 from conformance.properties.measure import measure
 from conformance.properties.property import Property
+from conformance.properties.variants import INTERPRETED_ROWS
 
 LIMIT = 2**32
 # so that no stride of rows needs more than 31 bits itself
@@ -85,19 +87,33 @@ def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
     plain = {name: levels[0] for name, levels in scope.levels(operation.factors).items()}
     drawn = (operation.complete(plain, random.Random(seed), scope) for seed in itertools.count())  # noqa: S311
     base = next(case for case in drawn if count(case) >= FEWEST)
+    far = [(base, name, layout) for name, spec in base.tensors for layout in _far_apart(spec)]
+    for rows in (2, *_past_thresholds(scope)):
+        sized = operation.complete(plain, random.Random(rows), scope.sized(rows=rows))  # noqa: S311
+        specs = [(name, spec) for name, spec in sized.tensors if name in operation.row_tensors]
+        far += [(sized, name, _rows_apart(spec)) for name, spec in specs if math.prod(spec.shape[:-1]) >= rows]
     return tuple(
-        base.with_tensor(name, replace(spec, layout=layout))
-        for name, spec in base.tensors
-        for layout in _far_apart(spec)
+        case.with_tensor(name, replace(dict(case.tensors)[name], layout=layout)) for case, name, layout in far
     )
 
 
+def _past_thresholds(scope: Scope) -> list[int]:
+    """Return a number of rows behind each threshold, each enough for a stride that fits 31 bits."""
+    most = INTERPRETED_ROWS if scope.device == "cpu" else math.inf
+    return [edge + 1 for edge in scope.row_edges if FEWEST <= edge <= most]
+
+
 def _far_apart(spec: TensorSpec) -> Iterator[Layout]:
-    rows, elements = math.prod(spec.shape[:-1]), math.prod(spec.shape)
-    if rows >= FEWEST:
-        yield Layout("row_gap", LIMIT // (rows - 1) + 1 - spec.shape[-1])
+    if math.prod(spec.shape[:-1]) >= FEWEST:
+        yield _rows_apart(spec)
+    elements = math.prod(spec.shape)
     if elements >= FEWEST:
         yield Layout("step", LIMIT // (elements - 1) + 1)
+
+
+def _rows_apart(spec: TensorSpec) -> Layout:
+    """Return the layout that takes the last row past the limit."""
+    return Layout("row_gap", LIMIT // (math.prod(spec.shape[:-1]) - 1) + 1 - spec.shape[-1])
 
 
 LARGE_INDEX = Property(

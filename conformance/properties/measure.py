@@ -10,7 +10,7 @@ import torch
 from conformance.calls.call import Subject, judged_on, metadata
 from conformance.cases.case import Case
 from conformance.operations import OPERATIONS
-from conformance.operations.rows import by_row, count
+from conformance.operations.rows import by_row, count, row_tensors
 from conformance.oracle.arithmetic import MARGIN, U
 from conformance.oracle.comparison import NOTHING, Comparison, compare, row_chunks
 from conformance.oracle.contract import Contract, rounded
@@ -39,10 +39,10 @@ def intervals(
     that judges the case.
     """
     device = device or judged_on(subject, case)
-    operation = OPERATIONS[case.operation]
+    operation, names = OPERATIONS[case.operation], row_tensors(case)
     given = {}
     for name, tensor in values.items():
-        part = by_row(case, name, tensor)[rows] if name in operation.row_tensors else tensor
+        part = by_row(case, name, tensor)[rows] if name in names else tensor
         given[name] = part.to(device)
     return operation.formula(subject.machine(case.operation), contract, {**given, **(returned or {})}, case)
 
@@ -60,11 +60,11 @@ def apart(one: Interval, other: Interval) -> torch.Tensor:
     return (one.lo > other.hi) | (one.hi < other.lo)
 
 
-def chunks(case: Case) -> Iterator[slice]:
-    """Yield the rows of a case in parts that fit the oracle's memory."""
+def chunks(subject: Subject, case: Case) -> Iterator[slice]:
+    """Yield the rows of a case in the parts that the oracle works on."""
     rows = count(case)
     elements = sum(math.prod(want.shape) for want in OPERATIONS[case.operation].outputs(case))
-    return row_chunks(rows, elements // max(rows, 1))
+    return row_chunks(rows, elements // max(rows, 1), judged_on(subject, case))
 
 
 def sampled(subject: Subject, case: Case, rows: slice) -> bool:
@@ -109,7 +109,7 @@ def measure(
     """
     expected = OPERATIONS[case.operation].outputs(case)
     total = NOTHING
-    for rows in chunks(case) if slices is None else slices:
+    for rows in chunks(subject, case) if slices is None else slices:
         parts = {
             want.name: got.reshape(count(case), -1)[rows].to(judged_on(subject, case))
             for want, got in zip(expected, outputs, strict=True)

@@ -13,7 +13,7 @@ from conformance.adapter import Ran
 from conformance.calls.call import Subject, perform, values_for
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
-from conformance.operations import OPERATIONS, rows
+from conformance.operations import rows
 from conformance.oracle.bits import same_bits
 from conformance.properties.batch_invariance import cannot, fixed, native
 from conformance.properties.property import Property
@@ -68,7 +68,7 @@ def _padded(
     case: Case, values: dict[str, torch.Tensor], fill: Callable[[torch.Tensor], torch.Tensor], more: int
 ) -> dict[str, torch.Tensor]:
     """Return the values with ``more`` rows made of the first rows, in the other order."""
-    names = OPERATIONS[case.operation].row_tensors
+    names = rows.row_tensors(case)
     return {
         name: _appended(tensor, fill, more, rows.axis(case, name)) if name in names else tensor
         for name, tensor in values.items()

@@ -26,9 +26,13 @@ def property_of(case: Case) -> str:
 
 
 def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Judge every passive property on two calls with two poisons: values, metadata, memory, written, path."""
+    """Judge every passive property on two calls with two poisons: values, metadata, memory, written, path.
+
+    Triton's interpreter runs the programs of the second call in the other order.
+    """
     values = values_for(subject, case)
-    first, second = (perform(subject, case, values, poison) for poison in POISONS)
+    first = perform(subject, case, values, POISONS[0])
+    second = perform(subject, case, values, POISONS[1], backwards=True)
     prop = property_of(case)
     for made in (first, second):
         if isinstance(made.outcome, Misreturned):
@@ -117,7 +121,8 @@ def _off_path(made: Call) -> str:
 def _differs(outputs: tuple[torch.Tensor, ...], again: tuple[torch.Tensor, ...]) -> str:
     if all(same_bits(a, b) for a, b in zip(outputs, again, strict=True)):
         return ""
-    return "the result changes with what lies beside the arguments or in fresh memory (or by chance)"
+    reason = "the result changes with what lies beside the arguments or in fresh memory"
+    return f"{reason}, with the order of programs, or by chance"
 
 
 def _unwritten(

@@ -8,7 +8,7 @@ from conformance.adapter import Ran
 from conformance.calls.call import Subject, perform, values_for
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
-from conformance.operations import OPERATIONS, rows
+from conformance.operations import rows
 from conformance.oracle.bits import same_bits
 from conformance.properties.batch_invariance import cannot, fixed, native
 from conformance.properties.property import Property
@@ -19,7 +19,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     case = rows.flat(case)
     shift = 1 + case.seed % max(rows.count(case) - 1, 1)
     values = values_for(subject, case)
-    names = OPERATIONS[case.operation].row_tensors
+    names = rows.row_tensors(case)
     rolled = {
         name: torch.roll(tensor, shift, rows.axis(case, name)) if name in names else tensor
         for name, tensor in values.items()

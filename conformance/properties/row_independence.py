@@ -8,7 +8,7 @@ from conformance.adapter import Ran
 from conformance.calls.call import Subject, perform, values_for
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
-from conformance.operations import OPERATIONS, rows
+from conformance.operations import rows
 from conformance.oracle.bits import same_bits
 from conformance.properties.property import Property, contiguous, ordinary, several_rows
 
@@ -16,10 +16,9 @@ from conformance.properties.property import Property, contiguous, ordinary, seve
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call twice, the second time with NaN in every row but one."""
     row = case.seed % rows.count(case)
-    values = values_for(subject, case)
+    values, names = values_for(subject, case), rows.row_tensors(case)
     spoiled = {
-        name: _spoiled(case, name, tensor, row) if name in OPERATIONS[case.operation].row_tensors else tensor
-        for name, tensor in values.items()
+        name: _spoiled(case, name, tensor, row) if name in names else tensor for name, tensor in values.items()
     }
     outputs = []
     for given in (values, spoiled):

@@ -34,9 +34,13 @@ class Rounding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declarations:
-    """All that an adapter declares: each of the ``traits`` for all operations, or for each."""
+    """All that an adapter declares: each of the ``traits`` for all operations, or for each.
+
+    ``package``: the distribution that it calls, and its version.
+    """
 
     name: str
+    package: str = sparse(str)
     contracts: Mapping[str, Rounding]
     traits: Mapping[str, bool | Mapping[str, bool]] = rest()
     reference: str | None = None

@@ -138,6 +138,7 @@ def _adapter(subject: Subject) -> Declarations:
     contracts = {name: traits.contract for name, traits in declared.operations.items() if traits.contract}
     return Declarations(
         name=declared.name,
+        package=" ".join(filter(None, (declared.package, version(declared.package)))) if declared.package else "",
         contracts={
             operation: Rounding(
                 tuple(sorted(contract.rounds)), contract.depth, in_words(contract, OPERATIONS[operation].rounds)

@@ -1,16 +1,18 @@
-"""Texts for the authors of adapters: how an operation is called, and what a survey found."""
+"""Texts for the authors of adapters: how an operation is called, what an adapter takes, what a survey found."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 
-from conformance.calls.claim import APART, pasted, said, size_names
+from conformance.adapter import Adapter, find
+from conformance.calls.claim import APART, claim, pasted, said, size_names
 from conformance.calls.materialize import passed
 from conformance.cases.case import Case
 from conformance.cases.factors import DTYPES, Scope
 from conformance.operations import OPERATIONS, Operation, flags_of
-from conformance.oracle.contract import NAMED
+from conformance.oracle.contract import NAMED, in_words, named
+from conformance.runs.host import version
 from conformance.runs.survey import Survey
 
 MOST_REASONS = 3
@@ -122,6 +124,30 @@ def terms(name: str) -> str:
     """Return the terms that a wrong formula may lack, and the mistakes that must raise."""
     operation = OPERATIONS[name]
     return f"{', '.join(term.name for term in operation.terms)}; wrong in {len(operation.invalid)} ways on purpose"
+
+
+def implementation(target: str) -> str:
+    """Return the package of a known adapter with its version, and the operations that it has."""
+    kind = find(target)
+    installed = version(kind.package) if kind.package else ""
+    package = f"{kind.package} {'not installed' if installed is None else installed}".strip()
+    return f"{package or 'no package'}: {', '.join(_judged(kind))}"
+
+
+def claims(target: str) -> dict[str, str]:
+    """Return for each operation of a known adapter its contract, and the calls that it claims."""
+    kind = find(target)
+    said_of = {}
+    for name in _judged(kind):
+        given = kind.takes.get(name)
+        taken = "makes no claim" if given is None else said(name, claim(target, name, given))
+        contract = in_words(named(kind.contracts[name], OPERATIONS[name].rounds), OPERATIONS[name].rounds)
+        said_of[name] = f"{contract}; {taken}"
+    return said_of
+
+
+def _judged(kind: type[Adapter]) -> list[str]:
+    return [name for name in OPERATIONS if name in kind.contracts]
 
 
 def found(operation: str, survey: Survey) -> str:

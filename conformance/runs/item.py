@@ -197,8 +197,8 @@ def items(
 ) -> tuple[Item, ...]:
     """Return every item of a profile, or of one chunk of it or beyond it, in the order in which they are judged.
 
-    Empty selections mean all. A property that says nothing of an operation has no items there. Raises
-    ``UsageError`` where all that was selected is of that kind.
+    Empty selections mean all. A property that says nothing of an operation has no items there, and an operation
+    without a method has one, which says so. Raises ``UsageError`` where all that was selected says nothing.
     """
     pairs = list(itertools.product(operations or OPERATIONS, properties or PROPERTIES))
     void = {pair: reason for pair in pairs if (reason := void_reason(*pair))}
@@ -206,13 +206,16 @@ def items(
         (operation, prop), reason = next(iter(void.items()))
         raise UsageError(f"--op {operation} --property {prop}: nothing to judge, {reason}")
     in_order = sorted(PROPERTIES, key=lambda name: EARLY.index(name) if name in EARLY else len(EARLY))
-    return tuple(
+    listed = [
         Item(operation, prop, dtype, profile, seed, number)
         for operation, prop in itertools.product(OPERATIONS, in_order)
         if (operation, prop) in pairs and (operation, prop) not in void
         for dtype in DTYPES
         for number in _chunks(prop, PROFILES[profile], chunk)
-    )
+    ]
+    implemented = {item.operation: subject.traits(item.operation).implemented for item in listed}
+    first = {item.operation: item for item in reversed(listed) if item.chunk == 0}
+    return tuple(item for item in listed if implemented[item.operation] or item == first.get(item.operation))
 
 
 def void_reason(operation: str, prop: str) -> str:

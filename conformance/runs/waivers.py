@@ -41,7 +41,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from conformance.adapter import UsageError
 from conformance.calls.verdict import BAD, Status, Verdict
-from conformance.cases.case import LAYOUTS, Case
+from conformance.cases.case import BESIDE, Case
 from conformance.cases.factors import DTYPES
 from conformance.operations import OPERATIONS
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
@@ -268,7 +268,7 @@ def _where(given: dict[str, Any]) -> Where:
     return Where(
         **named,
         n=tuple(widths),
-        layout=tuple((tensor, _names("layout", kind, LAYOUTS)) for tensor, kind in kinds.items()),
+        layout=tuple((tensor, _names("layout", kind, BESIDE)) for tensor, kind in kinds.items()),
         flags=tuple(
             (name, tuple(None if v == "None" else v for v in _listed(value)))
             for name, value in _table("flags", given).items()

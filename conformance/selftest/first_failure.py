@@ -1,20 +1,20 @@
 """Time to the first failure of every fake, in the order in which a run judges: what a developer waits for.
 
 ``python -m conformance.selftest.first_failure [--every K]`` prints the median, 95 % and the longest, in seconds of
-a processor and in cases; a survey is part of it, importing is not. Every fake is judged in a process of its own.
+a processor and in cases; a survey is part of it, importing is not. Every fake is judged in a process of its own;
+those that need a GPU are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
+from conformance.adapter import Adapter
 from conformance.calls import state_guard
 from conformance.calls.call import Subject
 from conformance.calls.child import single_threaded
@@ -23,7 +23,8 @@ from conformance.calls.watch import warm_up
 from conformance.cases.case import Case
 from conformance.runs.host import choose_device, faithful_interpreter
 from conformance.runs.item import items
-from conformance.runs.judge import judge_item, surveyed, tried
+from conformance.runs.judge import judge_item
+from conformance.selftest.contained import in_processes, judging, survey_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +38,35 @@ class Found:
     cases: int
 
 
-def first_failure(number: int) -> Found:
-    """Return the first failure of one of the fakes, each as each of its operations."""
-    fake, operation = _runs()[number]
+def first_failure(run: tuple[type[Adapter], str]) -> Found:
+    """Return the first failure of a fake as one of its operations, which this process has not called yet."""
+    # imports Triton, which must come after the device is chosen
+    from conformance.selftest.fakes import right
+
+    fake, operation = run
     subject = Subject(fake(), "cpu")
     seen: set[Case] = set()
-    begun = time.process_time()
-    found = surveyed(operation, subject, partial(tried, subject), profile="quick", seed=0)
-    for item in items(subject, operations=(operation,)):
-        for verdict in judge_item(item, subject, begun=seen.add, found=found):
-            if verdict.status in BAD:
-                spent = time.process_time() - begun
-                return Found(fake.__name__, operation, verdict.property, spent, len(seen))
-    return Found(fake.__name__, operation, "", time.process_time() - begun, len(seen))
+    begun = _spent()
+    found = survey_of(subject, operation, right(operation)())
+    prop = ""
+    with judging(subject) as ask:
+        for item in items(subject, operations=(operation,)):
+            verdicts = judge_item(item, subject, ask, begun=seen.add, found=found)
+            prop = next((verdict.property for verdict in verdicts if verdict.status in BAD), "")
+            if prop:
+                break
+    return Found(fake.__name__, operation, prop, _spent() - begun, len(seen))
 
 
-def _runs() -> list[tuple[type, str]]:
-    # imports Triton, which must come after the device is chosen
+def _spent() -> float:
+    """Return the seconds of a processor, those of ended children included."""
+    return sum(os.times()[:4])
+
+
+def _runs() -> list[tuple[type[Adapter], str]]:
     from conformance.selftest.fakes import FAKES
 
-    return [(fake, name) for fake in FAKES for name in fake.operations]
+    return [(fake, name) for fake in FAKES if not getattr(fake, "gpu", "") for name in fake.operations]
 
 
 def summary(found: Sequence[Found]) -> str:
@@ -75,21 +85,24 @@ def summary(found: Sequence[Found]) -> str:
     return "\n".join(lines)
 
 
+def prepare() -> None:
+    """Do once what every process would otherwise do: it is forked from this one."""
+    choose_device("cpu")
+    single_threaded()
+    assert not faithful_interpreter()
+    # as in the process of an adapter
+    warm_up()
+    state_guard.captured()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Judge every K-th fake, two processes at once."""
     parser = argparse.ArgumentParser(prog="python -m conformance.selftest.first_failure")
     parser.add_argument("--every", type=int, default=1, metavar="K")
     parser.add_argument("-n", type=int, default=2, metavar="N", help="processes")
     given = parser.parse_args(arguments)
-    choose_device("cpu")
-    single_threaded()
-    assert not faithful_interpreter()
-    # as in the process of an adapter, before it is forked
-    warm_up()
-    state_guard.captured()
-    numbers = range(0, len(_runs()), given.every)
-    with multiprocessing.get_context("fork").Pool(given.n, maxtasksperchild=1) as pool:
-        found = list(pool.imap_unordered(first_failure, numbers, chunksize=1))
+    prepare()
+    found = list(in_processes(first_failure, _runs()[:: given.every], given.n))
     sys.stdout.write(f"{summary(found)}\n")
 
 

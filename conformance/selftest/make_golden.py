@@ -244,6 +244,51 @@ def silu_mpmath_cases() -> None:
     )
 
 
+# Products with a gelu at 50 digits
+
+
+def gelu_mpmath_cases() -> None:
+    """Return ``gelu(gate) * up`` of a few numbers by both formulas, up to where erf is one."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    cases: list[dict[str, Any]] = []
+    for approximate, dtype, up_dtype, values in itertools.product(
+        ("none", "tanh"), DTYPES, DTYPES, ("ordinary", "wide")
+    ):
+        gate, up = _rows(draw, 33, dtype, values), _rows(draw, 33, up_dtype, "ordinary")
+        case = {
+            "id": f"{len(cases):02d}-{approximate}-{dtype}-{up_dtype}-{values}",
+            "approximate": approximate,
+            "dtype": dtype,
+            "up_dtype": up_dtype,
+        }
+        exact = [
+            [mpmath.nstr(_gelu(mpmath, z, approximate) * float.fromhex(u), 30) for z, u in zip(*rows, strict=True)]
+            for rows in zip(gate, up, strict=True)
+        ]
+        cases.append(case | {"gate": gate, "up": up, "out": exact})
+    _write(
+        "gelu_and_mul_mpmath.json",
+        cases,
+        what="gelu(gate) * up of two rows; inputs exact, out to 30 digits and not rounded to dtype",
+        seed=SEED,
+        digits=mpmath.mp.dps,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
+def _gelu(mp: Any, gate: str, approximate: str) -> Any:
+    """Return the formula's value, written as in a text; 50 digits are lost to no sum with one."""
+    x = mp.mpf(float.fromhex(gate))
+    with mp.workdps(500):
+        if approximate == "none":
+            return x * (1 + mp.erf(x / mp.sqrt(2))) / 2
+        cubic = mp.mpf("0.044715")
+        return x * (1 + mp.tanh(mp.sqrt(2 / mp.pi) * (x + cubic * x**3))) / 2
+
+
 # Rows divided by their length, at 50 digits
 
 
@@ -374,15 +419,22 @@ def _mrope(mp: Any, case: dict[str, Any], name: str) -> list[list[str]]:
         turns = [
             mp.mpc(float.fromhex(case["cos"][p][i]), float.fromhex(case["sin"][p][i])) for i, p in enumerate(found)
         ]
-        turned = []
-        for start in range(0, len(numbers), size):
-            head = numbers[start : start + size]
-            pairs = [
-                mp.mpc(*pair) * turn for *pair, turn in zip(head[:half], head[half : 2 * half], turns, strict=True)
-            ]
-            turned += [*(z.real for z in pairs), *(z.imag for z in pairs), *head[2 * half :]]
-        out.append([mp.nstr(v, 30) for v in turned])
+        out.append([mp.nstr(v, 30) for v in _turned(mp, numbers, size, turns)])
     return out
+
+
+def _turned(mp: Any, numbers: list[Any], size: int, turns: list[Any], pairs: str = "halves") -> list[Any]:
+    """Rotate every head of ``size`` numbers: each pair is a complex number, and so is each angle."""
+    half, turned = len(turns), []
+    for start in range(0, len(numbers), size):
+        head = numbers[start : start + size]
+        rotary = head[: 2 * half]
+        parts = (rotary[:half], rotary[half:]) if pairs == "halves" else (rotary[::2], rotary[1::2])
+        products = [mp.mpc(*pair) * turn for *pair, turn in zip(*parts, turns, strict=True)]
+        ends = [z.real for z in products], [z.imag for z in products]
+        in_order = itertools.chain(*ends) if pairs == "halves" else itertools.chain(*zip(*ends, strict=True))
+        turned += [*in_order, *head[2 * half :]]
+    return turned
 
 
 def _axes(sections: tuple[int, ...], half: int, *, interleaved: bool) -> list[int]:
@@ -397,6 +449,124 @@ def _axes(sections: tuple[int, ...], half: int, *, interleaved: bool) -> list[in
     axes[sections[0] : sections[0] + sections[1]] = [1] * sections[1]
     axes[sections[0] + sections[1] :] = [2] * sections[2]
     return axes
+
+
+# Rotations at a position for every token, in halves or in neighbours
+
+
+def rope_mpmath_cases() -> None:
+    """Return rotations of a few heads by the cosines and sines of a table, or by those of the tokens."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    sizes = itertools.cycle(HEADS)
+    cases: list[dict[str, Any]] = []
+    for pairs, indexed, dtype, float32_tables, values in itertools.product(
+        ("halves", "neighbours"), (True, False), DTYPES, (True, False), ("ordinary", "wide")
+    ):
+        head_dim, half = next(sizes)
+        angle_dtype = "float32" if float32_tables else dtype
+        places = draw.sample(range(CACHE), 3)
+        rows = range(CACHE) if indexed else places
+        angles = [[mpmath.mpf(p) / 100 ** (mpmath.mpf(i) / half) for i in range(half)] for p in rows]
+        case = {
+            "id": f"{len(cases):02d}-{dtype}-{2 * half}-of-{head_dim}-{pairs}-{values}",
+            "dtype": dtype,
+            "angle_dtype": angle_dtype,
+            "head_dim": head_dim,
+            "pairs": pairs,
+            # three tokens: one and two heads
+            "q": _rows(draw, head_dim, dtype, values, rows=3),
+            "k": _rows(draw, 2 * head_dim, dtype, values, rows=3),
+            "positions": places if indexed else None,
+            "cos": [[_hex(_rounded(float(mpmath.cos(a)), angle_dtype)) for a in row] for row in angles],
+            "sin": [[_hex(_rounded(float(mpmath.sin(a)), angle_dtype)) for a in row] for row in angles],
+        }
+        cases.append(case | {f"rotated_{name}": _rope(mpmath, case, name) for name in ("q", "k")})
+    _write(
+        "rope_mpmath.json",
+        cases,
+        what="rotations of three tokens; inputs exact, outputs to 30 digits and not rounded to dtype",
+        seed=SEED,
+        digits=50,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
+def _rope(mp: Any, case: dict[str, Any], name: str) -> list[list[str]]:
+    """Rotate the heads of every token by the row of its position, or by its own."""
+    out = []
+    for token, row in enumerate(case[name]):
+        place = token if case["positions"] is None else case["positions"][token]
+        ends = zip(case["cos"][place], case["sin"][place], strict=True)
+        turns = [mp.mpc(float.fromhex(c), float.fromhex(s)) for c, s in ends]
+        numbers = [mp.mpf(float.fromhex(v)) for v in row]
+        out.append([mp.nstr(v, 30) for v in _turned(mp, numbers, case["head_dim"], turns, case["pairs"])])
+    return out
+
+
+# Rotations after norms
+
+
+def qk_norm_rope_mpmath_cases() -> None:
+    """Return rotations of a few heads, each after its norm."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    sizes, eps = itertools.cycle(HEADS), itertools.cycle(EPS)
+    cases: list[dict[str, Any]] = []
+    for pairs, offset, dtype, weight_dtype, values in itertools.product(
+        ("halves", "neighbours"), (0.0, 1.0, -0.1), DTYPES, ("same", "float32"), ("ordinary", "wide")
+    ):
+        head_dim, half = next(sizes)
+        wide = dtype if weight_dtype == "same" else weight_dtype
+        angles = [[mpmath.mpf(p) / 100 ** (mpmath.mpf(i) / half) for i in range(half)] for p in range(CACHE)]
+        case = {
+            "id": f"{len(cases):02d}-{dtype}-{2 * half}-of-{head_dim}-{pairs}-{offset:g}-{values}",
+            "dtype": dtype,
+            "parameter_dtype": wide,
+            "head_dim": head_dim,
+            "pairs": pairs,
+            "weight_offset": _hex(_rounded(offset, "float32")),
+            "eps": _hex(_rounded(next(eps), "float32")),
+            # three tokens: one and two heads
+            "q": _rows(draw, head_dim, dtype, values, rows=3),
+            "k": _rows(draw, 2 * head_dim, dtype, values, rows=3),
+            "q_weight": _rows(draw, head_dim, wide, "ordinary", rows=1)[0],
+            "k_weight": _rows(draw, head_dim, wide, "ordinary", rows=1)[0],
+            "positions": draw.sample(range(CACHE), 3),
+            "cos": [[_hex(_rounded(float(mpmath.cos(a)), wide)) for a in row] for row in angles],
+            "sin": [[_hex(_rounded(float(mpmath.sin(a)), wide)) for a in row] for row in angles],
+        }
+        cases.append(case | {f"rotated_{name}": _qk_norm_rope(mpmath, case, name) for name in ("q", "k")})
+    _write(
+        "qk_norm_rope_mpmath.json",
+        cases,
+        what="rotations of three tokens after norms; inputs exact, outputs to 30 digits and not rounded to dtype",
+        seed=SEED,
+        digits=50,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
+def _qk_norm_rope(mp: Any, case: dict[str, Any], name: str) -> list[list[str]]:
+    """Normalise the heads of every token, then rotate them."""
+    size, out = case["head_dim"], []
+    offset, eps = (mp.mpf(float.fromhex(case[each])) for each in ("weight_offset", "eps"))
+    weight = [offset + mp.mpf(float.fromhex(v)) for v in case[f"{name}_weight"]]
+    for row, place in zip(case[name], case["positions"], strict=True):
+        numbers = [mp.mpf(float.fromhex(v)) for v in row]
+        normed = []
+        for start in range(0, len(numbers), size):
+            head = numbers[start : start + size]
+            root = mp.sqrt(mp.fsum(v * v for v in head) / size + eps)
+            normed += [v / root * w for v, w in zip(head, weight, strict=True)]
+        ends = zip(case["cos"][place], case["sin"][place], strict=True)
+        turns = [mp.mpc(float.fromhex(c), float.fromhex(s)) for c, s in ends]
+        out.append([mp.nstr(v, 30) for v in _turned(mp, normed, size, turns, case["pairs"])])
+    return out
 
 
 # digits of the significand, exponent of the smallest number
@@ -463,6 +633,36 @@ def fp8_mpmath_cases() -> None:
     )
 
 
+def quantise_mpmath_cases() -> None:
+    """Return scales and fp8 numbers of x itself, in fractions; the second row is all zero."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    groups = itertools.cycle(QUANT_GROUPS)
+    cases: list[dict[str, Any]] = []
+    for dtype, fp8, values in itertools.product(DTYPES, LARGEST, ("ordinary", "wide")):
+        n, quant_group = next(groups)
+        case: dict[str, Any] = {
+            "id": f"{len(cases):02d}-{dtype}-{fp8}-{n}-by-{quant_group}",
+            "dtype": dtype,
+            "fp8_dtype": fp8,
+            "quant_group": quant_group,
+            "x": [*_rows(draw, n, dtype, values, rows=1), [_hex(0.0)] * n],
+        }
+        exact = [[str(Fraction(float.fromhex(value))) for value in row] for row in case["x"]]
+        cases.append(case | {how: _quantised(mpmath, exact, how, case) for how in ("unrounded", "power_of_two")})
+    _write(
+        "quantise_fp8_mpmath.json",
+        cases,
+        what="two rows, quantised; inputs exact, scales to 30 digits and fp8 numbers, with scales as they are "
+        "(unrounded), and rounded up to powers of two",
+        seed=SEED,
+        digits=mpmath.mp.dps,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
 def _quantised(mp: Any, exact: list[list[str]], how: str, case: dict[str, Any]) -> dict[str, Any]:
     """Return the formula's values, written as in a text."""
     floor, scales, values = Fraction(_rounded(1e-10, "float32")), [], []
@@ -476,6 +676,55 @@ def _quantised(mp: Any, exact: list[list[str]], how: str, case: dict[str, Any]) 
         scales.append([mp.nstr(mp.mpf(scale.numerator) / scale.denominator, 30) for scale in of])
         quotients = [v / scale for part, scale in zip(parts, of, strict=True) for v in part]
         values.append([_hex(_nearest(quotient, case["fp8_dtype"])) for quotient in quotients])
+    return {"scales": scales, "values": values}
+
+
+# RMSNorm with a residual, quantised to int8: fractions, from the norm at 50 digits
+
+
+def int8_mpmath_cases() -> None:
+    """Return scales and integers of a few rows, the second of which is all zero."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    widths, eps = itertools.cycle(WIDTHS), itertools.cycle(EPS)
+    cases: list[dict[str, Any]] = []
+    for residual, weight, dtype, values in itertools.product(
+        (False, True), (True, False), DTYPES, ("ordinary", "wide")
+    ):
+        n = next(widths)
+        nothing = [_hex(0.0)] * n
+        case: dict[str, Any] = {
+            "id": f"{len(cases):02d}-{dtype}-{n}-{values}",
+            "dtype": dtype,
+            "x": [*_rows(draw, n, dtype, values, rows=1), nothing],
+            "residual": [*_rows(draw, n, dtype, values, rows=1), nothing] if residual else None,
+            "weight": _rows(draw, n, dtype, "ordinary", rows=1)[0] if weight else None,
+            "eps": _hex(_rounded(next(eps), "float32")),
+        }
+        exact = _rms_norm(mpmath, case | {"weight_offset": 0.0})["out"]
+        cases.append(case | {"y": exact} | _int8(mpmath, exact, dtype))
+    _write(
+        "rms_norm_int8_mpmath.json",
+        cases,
+        what="norms of two rows, quantised to int8; inputs exact, y to 30 digits, of x + residual rounded to "
+        "dtype; scales to 30 digits and integers, of y rounded to dtype",
+        seed=SEED,
+        digits=mpmath.mp.dps,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
+def _int8(mp: Any, exact: list[list[str]], dtype: str) -> dict[str, Any]:
+    """Return the formula's value, written as in a text."""
+    floor, scales, values = Fraction(_rounded(1e-10, "float32")), [], []
+    for row in exact:
+        y = [Fraction(_nearest(Fraction(value), dtype)) for value in row]
+        scale = max(floor, *(abs(value) for value in y)) / 127
+        scales.append(mp.nstr(mp.mpf(scale.numerator) / scale.denominator, 30))
+        # Python rounds a fraction's half to even
+        values.append([round(value / scale) for value in y])
     return {"scales": scales, "values": values}
 
 
@@ -702,6 +951,132 @@ def _rotation_cases(file: str, rotary: Any, apply: Any, *, head_dim: int, interl
     )
 
 
+def rope_transformers_cases() -> None:
+    """Return the rotations of Llama, GPT-NeoX and GPT-J on the CPU, with tables in the dtype of q."""
+    import torch
+    from transformers.models.gpt_neox import modeling_gpt_neox
+    from transformers.models.gptj import modeling_gptj
+    from transformers.models.llama import modeling_llama
+
+    def halves(model: Any) -> Any:
+        return lambda q, k, *angles: model.apply_rotary_pos_emb(q, k, *(torch.cat((a, a), -1) for a in angles))
+
+    def neighbours(q: Any, k: Any, cos: Any, sin: Any) -> Any:
+        # GPT-J has tokens before heads, and cuts the rotated part out itself
+        for x in (q, k):
+            turned, rest = x.transpose(1, 2).tensor_split([2 * cos.shape[-1]], -1)
+            turned = modeling_gptj.apply_rotary_pos_emb(turned, sin, cos)
+            yield torch.cat((turned, rest), -1).transpose(1, 2)
+
+    _rope_cases("rope_llama.json", "Llama", halves(modeling_llama), head_dim=32, half=16, pairs="halves")
+    _rope_cases("rope_gpt_neox.json", "GPT-NeoX", halves(modeling_gpt_neox), head_dim=32, half=4, pairs="halves")
+    _rope_cases("rope_gptj.json", "GPT-J", neighbours, head_dim=32, half=8, pairs="neighbours")
+
+
+def _rope_cases(file: str, model: str, apply: Any, *, head_dim: int, half: int, pairs: str) -> None:
+    """Return one model's cases: the angles of the positions are looked up in tables."""
+    import torch
+    import transformers
+
+    draw = torch.Generator().manual_seed(SEED)
+    tokens, cache = 5, 40
+    angles = torch.outer(torch.arange(cache), 100.0 ** (-torch.arange(half) / half))
+    cases: list[dict[str, Any]] = []
+    for dtype, scale in itertools.product(DTYPES, (1.0, 30.0)):
+        kind = getattr(torch, dtype)
+        q, k = ((scale * torch.randn(1, n, tokens, head_dim, generator=draw)).to(kind) for n in (3, 2))
+        positions = torch.randint(cache, (tokens,), generator=draw)
+        cos, sin = angles.cos().to(kind), angles.sin().to(kind)
+        rotated = apply(q, k, cos[positions][None], sin[positions][None])
+        flat = [tensor[0].transpose(0, 1).reshape(tokens, -1) for tensor in (q, k, *rotated)]
+        cases.append(
+            {
+                "id": f"{len(cases):02d}-{dtype}-{2 * half}-of-{head_dim}",
+                "dtype": dtype,
+                "head_dim": head_dim,
+                "pairs": pairs,
+                "positions": positions.tolist(),
+                "cos": _bits(cos),
+                "sin": _bits(sin),
+            }
+            | dict(zip(("q", "k", "rotated_q", "rotated_k"), map(_bits, flat), strict=True))
+        )
+    _write(
+        file,
+        cases,
+        what=f"Hugging Face's apply_rotary_pos_emb of {model} on a CPU; a string a row, a bit pattern an element",
+        seed=SEED,
+        versions={
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
+def qk_norm_rope_transformers_cases() -> None:
+    """Return norms and rotations of Qwen3 and Qwen3-Next on the CPU, with parameters in the dtype of q."""
+    from transformers.models.qwen3 import modeling_qwen3
+    from transformers.models.qwen3_next import modeling_qwen3_next
+
+    _qk_norm_rope_cases("qwen3", modeling_qwen3, modeling_qwen3.Qwen3RMSNorm, half=16, offset=0.0)
+    next_norm = modeling_qwen3_next.Qwen3NextRMSNorm
+    _qk_norm_rope_cases("qwen3_next", modeling_qwen3_next, next_norm, half=4, offset=1.0)
+
+
+def _qk_norm_rope_cases(model: str, module: Any, norm: Any, *, half: int, offset: float) -> None:
+    """Return one model's cases: heads of 32, in halves, as its attention has them."""
+    import torch
+    import transformers
+
+    draw = torch.Generator().manual_seed(SEED)
+    tokens, cache, size = 5, 40, 32
+    angles = torch.outer(torch.arange(cache), 100.0 ** (-torch.arange(half) / half))
+    cases: list[dict[str, Any]] = []
+    for dtype, scale in itertools.product(DTYPES, (1.0, 30.0)):
+        kind = getattr(torch, dtype)
+        q, k = ((scale * torch.randn(1, n, tokens, size, generator=draw)).to(kind) for n in (3, 2))
+        weights = [(torch.rand(size, generator=draw) + 0.5 - offset).to(kind) for _ in range(2)]
+        positions = torch.randint(cache, (tokens,), generator=draw)
+        cos, sin = angles.cos().to(kind), angles.sin().to(kind)
+        normed = []
+        for x, weight in zip((q, k), weights, strict=True):
+            norms = norm(size, eps=1e-6)
+            norms.weight = torch.nn.Parameter(weight, requires_grad=False)
+            normed.append(norms(x))
+        tables = (torch.cat((a, a), -1)[positions][None] for a in (cos, sin))
+        rotated = module.apply_rotary_pos_emb(*normed, *tables)
+        flat = [tensor[0].transpose(0, 1).reshape(tokens, -1) for tensor in (q, k, *rotated)]
+        cases.append(
+            {
+                "id": f"{len(cases):02d}-{dtype}-{2 * half}-of-{size}",
+                "dtype": dtype,
+                "head_dim": size,
+                "pairs": "halves",
+                "weight_offset": _hex(offset),
+                "eps": _hex(1e-6),
+                "q_weight": _bits(weights[0][None])[0],
+                "k_weight": _bits(weights[1][None])[0],
+                "positions": positions.tolist(),
+                "cos": _bits(cos),
+                "sin": _bits(sin),
+            }
+            | dict(zip(("q", "k", "rotated_q", "rotated_k"), map(_bits, flat), strict=True))
+        )
+    _write(
+        f"qk_norm_rope_{model}.json",
+        cases,
+        what=f"Hugging Face's {norm.__name__} of q and k, then apply_rotary_pos_emb of its module, on a CPU; a "
+        "string a row, a bit pattern an element",
+        seed=SEED,
+        versions={
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
 def _bits(tensor: Any) -> list[str]:
     """Return the rows of a matrix as bit patterns, most significant digit first."""
     import torch
@@ -737,12 +1112,23 @@ if __name__ == "__main__":
             norm_mpmath_cases,
             layer_mpmath_cases,
             silu_mpmath_cases,
+            gelu_mpmath_cases,
             l2_mpmath_cases,
             softmax_mpmath_cases,
             mrope_mpmath_cases,
+            rope_mpmath_cases,
+            qk_norm_rope_mpmath_cases,
             fp8_mpmath_cases,
+            quantise_mpmath_cases,
+            int8_mpmath_cases,
         ),
-        "transformers": (gated_transformers_cases, norm_transformers_cases, mrope_transformers_cases),
+        "transformers": (
+            gated_transformers_cases,
+            norm_transformers_cases,
+            mrope_transformers_cases,
+            rope_transformers_cases,
+            qk_norm_rope_transformers_cases,
+        ),
     }
     for make in MAKERS[sys.argv[1]]:
         make()

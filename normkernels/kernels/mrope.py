@@ -156,10 +156,10 @@ def mrope_kernel(
     k_ptr,  # [n_tokens, k_heads, HEAD_DIM], any strides; k_out likewise
     positions_ptr,  # [AXES, n_tokens], any strides
     cos_ptr,  # [max_positions, HALF], any strides; sin likewise
-    sin_ptr, q_out_ptr, k_out_ptr, q_token_stride, q_head_stride, q_col_stride, k_token_stride, k_head_stride,
-    k_col_stride, axis_stride, position_stride, cos_row_stride, cos_col_stride, sin_row_stride, sin_col_stride,
-    q_out_token_stride, q_out_head_stride, q_out_col_stride, k_out_token_stride, k_out_head_stride,
-    k_out_col_stride, n_tokens, q_heads, k_heads, max_positions, t_section, h_section, w_section,
+    sin_ptr, q_out_ptr, k_out_ptr, n_tokens, axis_stride, position_stride, q_token_stride, q_head_stride,
+    q_col_stride, k_token_stride, k_head_stride, k_col_stride, cos_row_stride, cos_col_stride, sin_row_stride,
+    sin_col_stride, q_out_token_stride, q_out_head_stride, q_out_col_stride, k_out_token_stride,
+    k_out_head_stride, k_out_col_stride, q_heads, k_heads, max_positions, t_section, h_section, w_section,
     AXES: tl.constexpr, INTERLEAVED: tl.constexpr, IN_PLACE: tl.constexpr, ACCESS: tl.constexpr,
     HALF: tl.constexpr, REST: tl.constexpr, HALF_BLOCK: tl.constexpr, REST_BLOCK: tl.constexpr,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, Q_BLOCKS: tl.constexpr, K_BLOCKS: tl.constexpr,

@@ -15,8 +15,8 @@ def rms_norm_kernel(
     x_ptr,  # [size_0, size_1, size_2, WIDTH], any strides; residual, out and sum likewise
     residual_ptr, weight_ptr,  # [WIDTH]
     out_ptr, sum_ptr,
-    x_stride_2, residual_stride_2, out_stride_2, sum_stride_2,
     n_rows,  # size_0 * size_1 * size_2
+    x_stride_2, residual_stride_2, out_stride_2, sum_stride_2,
     weight_offset, eps,
     # used where leading sizes do not collapse, or columns are not adjacent
     size_1, size_2, size_2_inverse, size_2_shift,

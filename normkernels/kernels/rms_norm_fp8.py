@@ -16,8 +16,8 @@ def rms_norm_fp8_kernel(
     residual_ptr, weight_ptr,  # [WIDTH]
     out_ptr, scale_ptr,  # [n_rows, ceil(WIDTH / GROUP)]
     y_ptr, sum_ptr,
+    n_rows, scale_group_stride,  # size_0 * size_1 * size_2 rows
     x_stride_2, residual_stride_2, out_stride_2, y_stride_2, sum_stride_2, scale_row_stride,
-    scale_group_stride, n_rows,  # size_0 * size_1 * size_2
     weight_offset, eps,
     # used where leading sizes do not collapse, or columns are not adjacent
     size_1, size_2, size_2_inverse, size_2_shift,

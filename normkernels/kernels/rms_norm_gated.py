@@ -61,7 +61,7 @@ def gated_norm(
 def rms_norm_gated_128_kernel(
     x_ptr, gate_ptr,  # [n_rows, 128] contiguous; out likewise
     weight_ptr,  # [128]
-    out_ptr, weight_stride, n_rows, eps,
+    out_ptr, n_rows, weight_stride, eps,
     ACTIVATION: tl.constexpr, NORMALISED: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Apply norm, weight and gate to ``ROWS`` contiguous rows of 128 a program."""
@@ -100,8 +100,8 @@ def rms_norm_gated_kernel(
     x_ptr,  # [size_0, size_1, size_2, WIDTH], any strides; gate and out likewise
     gate_ptr, weight_ptr,  # [n_groups * WIDTH]
     out_ptr,
-    x_stride_2, gate_stride_2, out_stride_2,
     n_rows,  # size_0 * size_1 * size_2
+    x_stride_2, gate_stride_2, out_stride_2,
     eps,
     # used where leading sizes do not collapse, or columns are not adjacent
     n_groups,

@@ -18,8 +18,8 @@ def rms_norm_gated_fp8_kernel(
     gate_ptr, weight_ptr,  # [N]
     out_ptr, scale_ptr,  # [n_rows / SPANS, ceil(N / GROUP)]
     y_ptr,
-    x_stride_2, gate_stride_2, out_stride_2, y_stride_2, scale_row_stride, scale_group_stride,
-    n_rows,  # size_0 * size_1 * size_2
+    n_rows, scale_group_stride,  # size_0 * size_1 * size_2 rows
+    x_stride_2, gate_stride_2, out_stride_2, y_stride_2, scale_row_stride,
     eps,
     # used where leading sizes do not collapse, or columns are not adjacent
     size_1, size_2, size_2_inverse, size_2_shift,

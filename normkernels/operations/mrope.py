@@ -12,7 +12,7 @@ from normkernels.dispatch import Path, Reason, Rejection, Stop
 from normkernels.errors import InvalidCall
 from normkernels.launch import Arguments, Buffers, Counts
 from normkernels.operations.operation import Flags, Given, Operation, Results, Tensors, memory
-from normkernels.operations.rows import access
+from normkernels.operations.rows import STRIDED, access
 from normkernels.plans import power_of_two
 
 # Bytes of q, and of k, that a thread loads before anything that waits: a quarter of its registers.
@@ -23,7 +23,6 @@ class Mrope(Operation):
     """``mrope``."""
 
     path = Path.HEADS
-    count_names = ("n_tokens", "axis_stride", "position_stride")
     anywhere = 2  # positions are read one at a time
     indexed = True
 
@@ -32,25 +31,23 @@ class Mrope(Operation):
 
         Token counts and the strides of positions are not among them.
         """
-        if checks.transformed():
+        q, k, positions, cos, sin = tensors
+        if type(q) not in PLAIN or checks.transformed():
             return None
         # a list is kept as a tuple; types, because True equals 1, in sections too
         sections = tuple(flags[0]) if isinstance(flags[0], (list, tuple)) else ()
-        key = [self.name, *sections, *map(type, sections), *flags[1:], *map(type, flags[1:])]
-        gradient = False
+        device, gradients = q.device, torch.is_grad_enabled()
+        key = [self.name, device, *sections, *map(type, sections), *flags[1:], *map(type, flags[1:])]
         for each in tensors:
-            if type(each) not in PLAIN or each.is_neg() or each.layout is not torch.strided:
+            if type(each) not in PLAIN or each.is_neg() or each.layout is not STRIDED or each.device != device:
                 return None
-            gradient = gradient or each.requires_grad
-            key += each.device, each.dtype
-        q, k, positions, cos, sin = tensors
+            key += each.dtype, gradients and each.requires_grad
         tokens, of_k, of_positions = q.shape[:1], k.shape, positions.shape
         if not tokens or of_k[:1] != tokens or of_positions[-1:] != tokens:
             return None
         # viewed as heads, one token of two dimensions has other strides
         key += q.shape[1:], q.stride(), of_k[1:], k.stride(), len(q.shape) == 2 and tokens == (1,)
         key += of_positions[:-1], cos.shape, cos.stride(), sin.shape, sin.stride()
-        key.append(gradient and torch.is_grad_enabled())
         return tuple(key)
 
     def resolve(self, given: Given) -> Flags:

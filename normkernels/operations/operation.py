@@ -38,8 +38,6 @@ class Operation(Kernels):
     outputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     in_place: ClassVar[bool] = False
     indexed: ClassVar[bool] = False  # whether values are indices
-    # Kernel arguments that differ between calls of one key; the number of rows comes first.
-    count_names: ClassVar[tuple[str, ...]] = ("n_rows",)
     # The pointer whose alignment the kernel does not depend on.
     anywhere: ClassVar[int | None] = None
 
@@ -97,7 +95,7 @@ class Operation(Kernels):
 
     @abstractmethod
     def counts(self, tensors: Tensors, flags: Flags) -> Counts:
-        """Return the values of the counts; without rows nothing is launched."""
+        """Return the counts, which may differ between calls of one key; without rows nothing is launched."""
 
     @abstractmethod
     def arguments(self, flags: Flags, buffers: Buffers, plan: Plan) -> Arguments:
@@ -153,7 +151,7 @@ def run(name: str, tensors: Tensors, flags: tuple[object, ...]) -> Results:
 def _check_memory(operation: Operation, tensors: Tensors, cached: Cached) -> None:
     """Check the memory of a call, unless a call of the same key had the same addresses and strides."""
     given = [each for each in tensors if each is not None]
-    places = given[0].numel(), *((each.data_ptr(), each.stride()) for each in given)
+    places = given[0].numel(), *[each.data_ptr() for each in given], *[each.stride() for each in given]
     if places not in cached.checked:
         operation.check_memory(tensors)
         if len(cached.checked) >= _MAX_CACHED:
@@ -169,7 +167,6 @@ def _prepare(operation: Operation, tensors: Tensors, flags: tuple[object, ...], 
     if decide(operation, call, device, given["path"]).path is not Path.NATIVE:
         launches = Launches(
             tensors[0].device,
-            operation.count_names,
             lambda rows: operation.plan(replace(call, rows=rows), device)[0],
             partial(operation.arguments, resolved),
             operation.anywhere,

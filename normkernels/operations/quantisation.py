@@ -41,8 +41,6 @@ class QuantisedNorm(RowNorm):
     Mixed into the norm itself, whose flags and native form it uses.
     """
 
-    count_names = ("n_rows", "scale_group_stride")
-
     def resolve(self, given: Given) -> Flags:
         norm, columns = super().resolve(given), given["quant_group"]  # type: ignore[safe-super]  # of the norm
         if columns is not None and not checks.is_count(columns):

@@ -15,7 +15,7 @@ from normkernels.launch import ALIGNMENT
 from normkernels.operations.operation import Given, Operation, Tensors
 
 ROUNDINGS = ("fp32", "hf")
-_STRIDED = torch.strided
+STRIDED = torch.strided
 
 
 class RowNorm(Operation):
@@ -50,7 +50,7 @@ class RowNorm(Operation):
                 type(each) not in PLAIN
                 or each.is_neg()
                 or each.get_device() != index
-                or each.layout is not _STRIDED
+                or each.layout is not STRIDED
             ):
                 return None
             if index < 0 and each.device != device:

@@ -143,7 +143,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     monkeypatch.setattr(launch, "interpreting", lambda: False)
     active = SimpleNamespace(get_current_stream=lambda _index: STREAM)
     knobs = SimpleNamespace(launch_enter_hook=None, launch_exit_hook=None)
-    monkeypatch.setattr(launch, "_triton", lambda: (SimpleNamespace(active=active), knobs))
+    monkeypatch.setattr(launch, "_triton", lambda: (active.get_current_stream, knobs))
     replaced = set()
     for each in pkgutil.iter_modules(normkernels.kernels.__path__, "normkernels.kernels."):
         module = importlib.import_module(each.name)

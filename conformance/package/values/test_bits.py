@@ -110,7 +110,7 @@ def test_bits_do_not_depend_on_how_heads_are_shared(
             buffers = [*sources, *given, *results]
             _, args = operation.arguments(flags, buffers, plan)
             arguments = partial(operation.arguments, flags)
-            launches = Launches(q.device, operation.count_names, partial(_planned, plan), arguments)
+            launches = Launches(q.device, partial(_planned, plan), arguments)
             launches.start(buffers, operation.counts(buffers, flags))
             assert all(map(torch.equal, wanted, results))
             assert programs > 1 or (args["Q_BLOCKS"] > args["AHEAD"]) == (ahead == 32)

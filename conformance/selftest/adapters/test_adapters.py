@@ -32,6 +32,7 @@ FLAGS: dict[str, tuple[tuple[str, Flag], ...]] = {
 }
 COMPANION = {"rms_norm": "residual", "gemma_rms_norm": "residual", "rms_norm_gated": "gate"}
 OPERATIONS_OF_OTHERS = (*FLAGS, "mrope")
+ROWS_OF_OTHERS = ("layer_norm", "l2_norm", "silu_and_mul")
 
 
 def _cases(name: str, dtype: str) -> list[Case]:
@@ -70,7 +71,7 @@ def _rotation(dtype: str) -> Case:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", OPERATIONS_OF_OTHERS)
+@pytest.mark.parametrize("name", [*OPERATIONS_OF_OTHERS, *ROWS_OF_OTHERS])
 @pytest.mark.parametrize("target", ["torch", "transformers"])
 def test_nothing_that_a_known_implementation_does_fails(target: str, name: str, dtype: str) -> None:
     """Every claimed call is right, or declined for a stated reason, and some calls are right."""

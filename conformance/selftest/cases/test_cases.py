@@ -23,6 +23,7 @@ from conformance.properties import PROPERTIES
 from conformance.properties.passive import judge_call, property_of
 from conformance.runs.item import PROFILES as DEPTHS
 from conformance.runs.item import Item, cases_of, items, scope_of, void_reason
+from conformance.runs.judge import unjudged
 from conformance.selftest.every import every
 
 CASE = Case(
@@ -231,7 +232,7 @@ def test_the_same_seed_gives_the_same_cases() -> None:
 
 def test_there_are_items_exactly_where_a_property_says_something() -> None:
     """A property that says nothing of an operation has no items; where it alone is asked for, that is an error."""
-    subject = Subject(_Nothing())
+    subject = Subject(load("native"))
     made = {(item.operation, item.property) for item in items(subject, "ci")}
 
     assert made == {pair for pair in product(OPERATIONS, PROPERTIES) if not void_reason(*pair)}
@@ -239,6 +240,19 @@ def test_there_are_items_exactly_where_a_property_says_something() -> None:
     assert ("rms_norm_gated", "chain") not in made
     with pytest.raises(UsageError, match="--op rms_norm_gated --property chain: nothing to judge, no result"):
         items(subject, operations=("rms_norm_gated",), properties=("chain",))
+
+
+@pytest.mark.parametrize("profile", DEPTHS)
+def test_an_operation_without_a_method_has_one_item(profile: str) -> None:
+    """The item says that the operation is not implemented, whatever was selected; later chunks have none."""
+    subject = Subject(_Nothing())
+
+    others = [name for name in OPERATIONS if name != "rms_norm_gated"]
+    made = [str(item) for item in items(subject, profile) if item.operation in others]
+    assert made == [f"{name}/values/bfloat16/0" for name in others]
+    [scale] = items(subject, profile, operations=("rms_norm",), properties=("scale",))
+    assert unjudged(scale, subject) == (Status.DECLINED, "not implemented")
+    assert not items(subject, profile, operations=tuple(others), chunk=1)
 
 
 @pytest.mark.parametrize("profile", DEPTHS)

@@ -3,6 +3,9 @@
 A fake is a class of a module in this folder that names in ``caught_by`` the properties that must catch it. Classes
 that name none are right: the bases of the fakes, and implementations that must pass. Modules with operations from
 outside may have both, as adapters that name in ``operations`` what they implement.
+
+``ends_its_process`` marks a fake that faults: it is judged in a child. ``gpu`` says why a fake can be wrong on a
+GPU alone. Fakes of modules named ``kernels…`` run there, where there is one.
 """
 
 from __future__ import annotations
@@ -15,9 +18,13 @@ from conformance.adapter import Adapter
 from conformance.runs import outside
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
+from conformance.selftest.fakes.correct_gelu_and_mul import CorrectGeluAndMul
+from conformance.selftest.fakes.correct_int8_norm import CorrectInt8Norm
 from conformance.selftest.fakes.correct_l2_norm import CorrectL2Norm
 from conformance.selftest.fakes.correct_layer_norm import CorrectLayerNorm
 from conformance.selftest.fakes.correct_norm import CorrectNorm
+from conformance.selftest.fakes.correct_quantise_fp8 import CorrectQuantiseFp8
+from conformance.selftest.fakes.correct_rope import CorrectRope
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.correct_silu_and_mul import CorrectSiluAndMul
 from conformance.selftest.fakes.correct_softmax import CorrectSoftmax
@@ -31,6 +38,10 @@ Fake = type[
     | CorrectSiluAndMul
     | CorrectL2Norm
     | CorrectSoftmax
+    | CorrectRope
+    | CorrectGeluAndMul
+    | CorrectQuantiseFp8
+    | CorrectInt8Norm
 ]
 
 

@@ -34,76 +34,8 @@ class _GatedNorm(Correct):
         return y
 
 
-class CorrectFp8(Adapter):
-    """The norm rounded to x's dtype, a scale per group, the quotient rounded once and saturated."""
-
-    name = "correct_fp8"
-    operations: ClassVar[tuple[str, ...]] = ("rms_norm_fp8", "rms_norm_gated_fp8")
-    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in operations}
-    strides = "contiguous"
-    zero_columns = True
-    contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(operations, UNQUANTISED)
-    validates = True
-    # the fake must be caught, and first by one of these properties
-    caught_by: tuple[str, ...] = ()
-
-    def rms_norm_fp8(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor | None,
-        *,
-        residual: torch.Tensor | None,
-        weight_offset: float,
-        eps: float,
-        quant_group: int | None,
-        scale_layout: str,
-        fp8_dtype: torch.dtype,
-        also_unquantised: bool,
-    ) -> tuple[torch.Tensor, ...]:
-        """Normalise the sum, quantise, return the sum last."""
-        self.check(quant_group, scale_layout, fp8_dtype)
-        made = _Norm().norm(x, weight, residual, weight_offset, eps)
-        y, *s = (made,) if isinstance(made, torch.Tensor) else made
-        return (*self.quantised(y, x, quant_group, scale_layout, fp8_dtype, unquantised=also_unquantised), *s)
-
-    def rms_norm_fp8_(
-        self, x: torch.Tensor, weight: torch.Tensor | None, *, residual: torch.Tensor | None, **flags: Any
-    ) -> tuple[torch.Tensor, ...]:
-        """Write the sum over the residual, the rest into fresh tensors."""
-        results = self.rms_norm_fp8(x, weight, residual=residual, **flags)
-        return results if residual is None else self.overwrite(results, residual)
-
-    def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Write the sum, the last result, over the residual, and return the residual in its place."""
-        return (*results[:-1], residual.copy_(results[-1]))
-
-    def rms_norm_gated_fp8(
-        self,
-        x: torch.Tensor,
-        gate: torch.Tensor | None,
-        weight: torch.Tensor,
-        *,
-        eps: float,
-        group_size: int | None,
-        norm_before_gate: bool,
-        activation: str,
-        quant_group: int | None,
-        scale_layout: str,
-        fp8_dtype: torch.dtype,
-        also_unquantised: bool,
-    ) -> tuple[torch.Tensor, ...]:
-        """Normalise and gate, quantise."""
-        self.check(quant_group, scale_layout, fp8_dtype)
-        y = _GatedNorm().rms_norm_gated(
-            x,
-            gate,
-            weight,
-            eps=eps,
-            group_size=group_size,
-            norm_before_gate=norm_before_gate,
-            activation=activation,
-        )
-        return self.quantised(y, x, quant_group, scale_layout, fp8_dtype, unquantised=also_unquantised)
+class Quantisation:
+    """The steps from numbers to fp8: a scale per group, the quotient rounded once and saturated."""
 
     def check(self, quant_group: int | None, scale_layout: str, fp8_dtype: torch.dtype) -> None:
         """Refuse arguments that describe no quantisation."""
@@ -185,3 +117,75 @@ class CorrectFp8(Adapter):
     ) -> tuple[torch.Tensor, ...]:
         """Return all results in their order."""
         return (values, scales, *beside)
+
+
+class CorrectFp8(Quantisation, Adapter):
+    """The norm rounded to x's dtype, a scale per group, the quotient rounded once and saturated."""
+
+    name = "correct_fp8"
+    operations: ClassVar[tuple[str, ...]] = ("rms_norm_fp8", "rms_norm_gated_fp8")
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in operations}
+    strides = "contiguous"
+    zero_columns = True
+    contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(operations, UNQUANTISED)
+    validates = True
+    # the fake must be caught, and first by one of these properties
+    caught_by: tuple[str, ...] = ()
+
+    def rms_norm_fp8(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        *,
+        residual: torch.Tensor | None,
+        weight_offset: float,
+        eps: float,
+        quant_group: int | None,
+        scale_layout: str,
+        fp8_dtype: torch.dtype,
+        also_unquantised: bool,
+    ) -> tuple[torch.Tensor, ...]:
+        """Normalise the sum, quantise, return the sum last."""
+        self.check(quant_group, scale_layout, fp8_dtype)
+        made = _Norm().norm(x, weight, residual, weight_offset, eps)
+        y, *s = (made,) if isinstance(made, torch.Tensor) else made
+        return (*self.quantised(y, x, quant_group, scale_layout, fp8_dtype, unquantised=also_unquantised), *s)
+
+    def rms_norm_fp8_(
+        self, x: torch.Tensor, weight: torch.Tensor | None, *, residual: torch.Tensor | None, **flags: Any
+    ) -> tuple[torch.Tensor, ...]:
+        """Write the sum over the residual, the rest into fresh tensors."""
+        results = self.rms_norm_fp8(x, weight, residual=residual, **flags)
+        return results if residual is None else self.overwrite(results, residual)
+
+    def overwrite(self, results: tuple[torch.Tensor, ...], residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Write the sum, the last result, over the residual, and return the residual in its place."""
+        return (*results[:-1], residual.copy_(results[-1]))
+
+    def rms_norm_gated_fp8(
+        self,
+        x: torch.Tensor,
+        gate: torch.Tensor | None,
+        weight: torch.Tensor,
+        *,
+        eps: float,
+        group_size: int | None,
+        norm_before_gate: bool,
+        activation: str,
+        quant_group: int | None,
+        scale_layout: str,
+        fp8_dtype: torch.dtype,
+        also_unquantised: bool,
+    ) -> tuple[torch.Tensor, ...]:
+        """Normalise and gate, quantise."""
+        self.check(quant_group, scale_layout, fp8_dtype)
+        y = _GatedNorm().rms_norm_gated(
+            x,
+            gate,
+            weight,
+            eps=eps,
+            group_size=group_size,
+            norm_before_gate=norm_before_gate,
+            activation=activation,
+        )
+        return self.quantised(y, x, quant_group, scale_layout, fp8_dtype, unquantised=also_unquantised)

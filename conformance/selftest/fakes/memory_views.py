@@ -22,3 +22,12 @@ def reread(tensor: torch.Tensor, strides: tuple[int, ...], back: int = 0) -> tor
 def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the strides of a contiguous tensor."""
     return torch.empty(shape, device="meta").stride()
+
+
+def wrapped(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the elements that offsets of 32 bits reach: past 2**32 they begin again at the first one."""
+    offsets = torch.zeros((), dtype=torch.int64)
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        offsets = offsets[..., None] + torch.arange(size) * stride
+    reach = int(offsets.max()) + 1
+    return tensor.as_strided((reach,), (1,))[offsets % 2**32]

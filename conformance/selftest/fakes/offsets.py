@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 
 from conformance.selftest.fakes.correct import Correct
+from conformance.selftest.fakes.correct_fp8 import CorrectFp8
+from conformance.selftest.fakes.correct_l2_norm import CorrectL2Norm
+from conformance.selftest.fakes.correct_layer_norm import CorrectLayerNorm
+from conformance.selftest.fakes.correct_norm import CorrectNorm
+from conformance.selftest.fakes.correct_rotation import CorrectRotation
+from conformance.selftest.fakes.correct_silu_and_mul import CorrectSiluAndMul
+from conformance.selftest.fakes.correct_softmax import CorrectSoftmax
 from conformance.selftest.fakes.kernels import sigmoid_rows_kernel
+from conformance.selftest.fakes.memory_views import wrapped
+
+FAR: tuple[str, ...] = ("large_index",)
 
 
 class OffsetsOf32Bits(Correct):
     """Offsets are unsigned and have 32 bits: elements past 2**32 are read from the beginning."""
 
-    caught_by = ("large_index",)
+    caught_by = FAR
 
     def load(self, x: torch.Tensor) -> torch.Tensor:
         """Gather by offsets that wrap."""
-        offsets = torch.zeros((), dtype=torch.int64)
-        for size, stride in zip(x.shape, x.stride(), strict=True):
-            offsets = offsets[..., None] + torch.arange(size) * stride
-        reach = int(offsets.max()) + 1
-        return x.as_strided((reach,), (1,))[offsets % 2**32].float()
+        return super().load(wrapped(x))
 
 
 class OffsetsOf31Bits(Correct):
     """``row * stride`` is a product of 32-bit integers in the kernel: past 2**31 it points before the tensor."""
+
+    ends_its_process = True
+    caught_by = FAR
 
     def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
         """Launch with the row stride, which by itself is small."""
@@ -37,3 +48,109 @@ class OffsetsOf31Bits(Correct):
             BLOCK=triton.next_power_of_2(gate.shape[-1]),
         )
         return out if activation == "sigmoid" else gate.float() * out
+
+
+class NormOffsetsOf32Bits(CorrectNorm):
+    """Rows of x are found by a product of 32 bits."""
+
+    caught_by = FAR
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Gather x by offsets that wrap."""
+        return super().add(wrapped(x), residual)
+
+
+class ResidualOffsetsOf32Bits(CorrectNorm):
+    """Rows of x are found by 64 bits, rows of the residual by 32: the line was fixed once."""
+
+    caught_by = FAR
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Gather the residual by offsets that wrap."""
+        return super().add(x, wrapped(residual))
+
+
+class NormStrideOf32Bits(CorrectNorm):
+    """The row stride itself is passed in 32 bits: a stride past 2**32 is cut off."""
+
+    caught_by = FAR
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Cut every stride."""
+        return super().add(x.as_strided(x.shape, [stride % 2**32 for stride in x.stride()]), residual)
+
+
+class NarrowRowsOffsetsOf32Bits(CorrectNorm):
+    """A kernel of blocks of rows, for many rows of up to 256 columns, was forgotten when offsets got 64 bits."""
+
+    caught_by = FAR
+
+    def row_thresholds(self, operation: str) -> tuple[int, ...]:
+        """Return where the kernel of blocks takes over."""
+        return (32,)
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Gather by offsets that wrap in the other kernel alone."""
+        blocks = x.shape[-1] <= 256 and x.numel() // x.shape[-1] >= 32
+        return super().add(wrapped(x) if blocks else x, residual)
+
+
+class LayerOffsetsOf32Bits(CorrectLayerNorm):
+    """The first column of a row is found by a product of 32 bits."""
+
+    caught_by = FAR
+
+    def load(self, x: torch.Tensor) -> torch.Tensor:
+        """Gather by offsets that wrap."""
+        return super().load(wrapped(x))
+
+
+class L2OffsetsOf32Bits(CorrectL2Norm):
+    """The number of a program has 32 bits, and so has its product with the row stride."""
+
+    caught_by = FAR
+
+    def load(self, x: torch.Tensor) -> torch.Tensor:
+        """Gather by offsets that wrap."""
+        return super().load(wrapped(x))
+
+
+class SoftmaxOffsetsOf32Bits(CorrectSoftmax):
+    """Scores are found by offsets of 32 bits."""
+
+    caught_by = FAR
+
+    def load(self, x: torch.Tensor) -> torch.Tensor:
+        """Gather by offsets that wrap."""
+        return super().load(wrapped(x))
+
+
+class SiluOffsetsOf32Bits(CorrectSiluAndMul):
+    """Gate and up are found by offsets of 32 bits."""
+
+    caught_by = FAR
+
+    def load(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Gather by offsets that wrap."""
+        return super().load(wrapped(tensor) if tensor.numel() else tensor)
+
+
+class RotationOffsetsOf32Bits(CorrectRotation):
+    """Tokens are found by a product of 32 bits, a year after the norms of the same library were repaired."""
+
+    caught_by = FAR
+
+    def heads(self, x: torch.Tensor, size: int) -> torch.Tensor:
+        """Gather q and k by offsets that wrap."""
+        return super().heads(wrapped(x) if x.numel() else x, size)
+
+
+class Fp8OffsetsOf32Bits(CorrectFp8):
+    """Rows of the norm that quantises are found by offsets of 32 bits."""
+
+    operations = ("rms_norm_fp8",)
+    caught_by = FAR
+
+    def rms_norm_fp8(self, x: torch.Tensor, weight: torch.Tensor | None, **flags: Any) -> tuple[torch.Tensor, ...]:
+        """Gather x by offsets that wrap."""
+        return super().rms_norm_fp8(wrapped(x) if x.numel() else x, weight, **flags)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import reduce
 from itertools import permutations, product
 from operator import add
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +17,9 @@ from conformance.calls.verdict import BAD, Status
 from conformance.cases.case import Case, TensorSpec
 from conformance.cases.factors import DTYPES
 from conformance.operations import OPERATIONS
+from conformance.operations.head_sizes import DIMS, MODEL_CACHE, Sizes, spec_of
 from conformance.operations.mrope import axis_of_frequency
-from conformance.operations.mrope_calls import DIMS, MODEL_CACHE, Sizes, sections, spec_of
+from conformance.operations.mrope_calls import sections
 from conformance.operations.rows import by_row, count
 from conformance.oracle.arithmetic import MIN_NORMAL, Machine
 from conformance.oracle.comparison import Comparison, compare
@@ -31,18 +30,11 @@ from conformance.runs.item import cases_of, items
 from conformance.runs.judge import judge_item
 from conformance.selftest.every import every
 from conformance.selftest.fakes.correct_rotation import RIGHT, CorrectRotation, EagerRotation, LowRotation
+from conformance.selftest.oracle.golden import from_bits, golden_cases, numbers
 
-GOLDEN = Path(__file__).resolve().parents[3] / "fixtures" / "golden"
 OPERATION = OPERATIONS["mrope"]
 ROUNDS = contracts(OPERATION.rounds)
 OUTPUTS = {"rotated_q": "q", "rotated_k": "k"}
-CODES = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
-
-
-def _golden(name: str) -> list[Any]:
-    cases: list[dict[str, Any]] = json.loads((GOLDEN / name).read_text(encoding="utf-8"))["cases"]
-    assert cases
-    return [pytest.param(case, id=f"{name.removesuffix('.json')}-{case['id']}") for case in cases]
 
 
 def _case(given: dict[str, torch.Tensor], golden: dict[str, Any]) -> Case:
@@ -59,16 +51,11 @@ def _intervals(contract: Contract, given: dict[str, torch.Tensor], golden: dict[
 # --- 50 digits ----------------------------------------------------------------------------------------------
 
 
-def _numbers(rows: list[list[str]], dtype: str) -> torch.Tensor:
-    values = [[float.fromhex(value) for value in row] for row in rows]
-    return torch.tensor(values, dtype=torch.float64).to(getattr(torch, dtype))
-
-
-@every("golden", _golden("mrope_mpmath.json"))
+@every("golden", golden_cases("mrope_mpmath.json"))
 def test_formula_holds_the_value_at_50_digits(golden: dict[str, Any]) -> None:
     """The true result is inside the interval, a few fp32 roundings of the larger product wide."""
-    given = {name: _numbers(golden[name], golden["dtype"]) for name in ("q", "k")}
-    given |= {name: _numbers(golden[name], golden["angle_dtype"]) for name in ("cos", "sin")}
+    given = {name: numbers(golden[name], golden["dtype"]) for name in ("q", "k")}
+    given |= {name: numbers(golden[name], golden["angle_dtype"]) for name in ("cos", "sin")}
     given["positions"] = torch.tensor(golden["positions"])
     for output, got in _intervals(Contract(), given, golden).items():
         largest = float(given[OUTPUTS[output]].abs().max())
@@ -82,29 +69,22 @@ def test_formula_holds_the_value_at_50_digits(golden: dict[str, Any]) -> None:
 # --- Hugging Face -------------------------------------------------------------------------------------------
 
 
-def _from_bits(rows: list[str], dtype: torch.dtype) -> torch.Tensor:
-    size = 8 * dtype.itemsize
-    codes = [[int(code, 16) for code in row.split()] for row in rows]
-    signed = [[code - (1 << size) if code >> (size - 1) else code for code in row] for row in codes]
-    return torch.tensor(signed, dtype=CODES[dtype]).view(dtype)
-
-
 def _forbidden(rounds: frozenset[str], golden: dict[str, Any]) -> float:
     """Return the share of a model's rotated elements that are outside a contract."""
     dtype = getattr(torch, golden["dtype"])
-    given = {name: _from_bits(golden[name], dtype) for name in ("q", "k", "cos", "sin")}
+    given = {name: from_bits(golden[name], dtype) for name in ("q", "k", "cos", "sin")}
     given["positions"] = torch.tensor(golden["positions"])
     turned = 2 * given["cos"].shape[1]
     outside = []
     for output, got in _intervals(Contract(rounds), given, golden).items():
-        inside = rounded(got, dtype).contains(_from_bits(golden[output], dtype).double())
+        inside = rounded(got, dtype).contains(from_bits(golden[output], dtype).double())
         heads = inside.reshape(-1, golden["head_dim"])
         assert heads[:, turned:].all()
         outside.append(~heads[:, :turned])
     return float(torch.cat(outside).double().mean())
 
 
-MODELS = [*_golden("mrope_qwen2_vl.json"), *_golden("mrope_qwen3_5.json")]
+MODELS = [*golden_cases("mrope_qwen2_vl.json"), *golden_cases("mrope_qwen3_5.json")]
 LOW = [param for param in MODELS if param.values[0]["dtype"] != "float32"]
 
 

@@ -52,8 +52,12 @@ def _declaring(operation: str, rounds: frozenset[str], adapter: Adapter | None =
     return Subject(made)
 
 
+# a quantisation alone rounds nowhere else
+ROUNDING = [name for name, operation in OPERATIONS.items() if any(point.eager for point in operation.rounds)]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", ROUNDING)
 def test_a_contract_that_is_not_followed_is_told_from_the_one_that_is(operation: str, dtype: str) -> None:
     """The case fails, and its sentence has both sets and the share that the declared one explains."""
     case = _case(operation, dtype)

@@ -17,6 +17,7 @@ from conformance.cases.case import Case, Layout, TensorSpec
 from conformance.cases.factors import Scope
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
+from conformance.properties.large_index import FEWEST
 from conformance.runs.host import faithful_interpreter
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.offsets import OffsetsOf31Bits
@@ -35,7 +36,10 @@ def _reach(spec: TensorSpec) -> int:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_tensor_reaches_past_32_bits(operation: str) -> None:
-    """Each tensor of a call has a case with many rows (strides fit 31 bits) and one with far elements."""
+    """Each tensor of a call has a case with many rows (strides fit 31 bits) and one with far elements.
+
+    A stride that is itself past 32 bits has fewer rows.
+    """
     cases = _cases(operation)
     far = {(name, spec.layout.kind) for case in cases for name, spec in case.tensors if _reach(spec) > 2**32}
     names = {name for case in cases for name, _ in case.tensors}
@@ -43,7 +47,24 @@ def test_every_tensor_reaches_past_32_bits(operation: str) -> None:
     assert all(sum(_reach(spec) > 2**32 for _, spec in case.tensors) == 1 for case in cases)
     assert names == {name for name, _ in far}
     assert {"row_gap", "step"} == {kind for _, kind in far}
-    assert all(spec.layout.place(spec.shape).strides[0] < 2**31 for case in cases for _, spec in case.tensors)
+    strides = {
+        (spec.shape[0], spec.layout.place(spec.shape).strides[0]) for case in cases for _, spec in case.tensors
+    }
+    assert all(stride < 2**31 for rows, stride in strides if rows >= FEWEST)
+    # rows of a rotation are heads, of which two tokens have more than two
+    assert OPERATIONS[operation].token_axes or any(stride > 2**32 for _, stride in strides)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_rows_are_far_apart_on_every_path(operation: str) -> None:
+    """Behind each declared threshold some rows cross the limit; numbers that would take too long are left out."""
+    assert LARGE_INDEX.given is not None
+    cases = LARGE_INDEX.given(OPERATIONS[operation], Scope("bfloat16", row_edges=(1, 32, 10**6)))
+    far = [spec.shape[0] for case in cases for _, spec in case.tensors if _reach(spec) > 2**32]
+
+    assert 33 in far
+    assert 2 in far
+    assert max(far) < 10**6
 
 
 def test_offsets_of_31_bits_leave_all_memory(request: pytest.FixtureRequest) -> None:

@@ -1,0 +1,1 @@
+"""Kernels of designs without an installable package, written anew."""

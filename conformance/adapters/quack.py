@@ -1,0 +1,68 @@
+"""quack: a norm in CuTe, with or without a residual."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any, ClassVar
+
+import torch
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from conformance.adapter import Adapter, Declined
+from conformance.adapters.importing import needed
+from conformance.oracle.contract import Contract
+
+Norm = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+
+
+class Quack(Adapter):
+    """quack's forward function. It has no offset: one is added to Gemma's weight beforehand, in its dtype."""
+
+    name = "quack"
+    package = "quack-kernels"
+    contracts: ClassVar[Mapping[str, str | Contract]] = {
+        # quack normalises the sum before rounding it
+        "rms_norm": "fp32",
+        "gemma_rms_norm": Contract(frozenset({"offset"})),
+    }
+
+    def __init__(self) -> None:
+        self._norm: Any = needed("quack", "quack.rmsnorm", self.package).rmsnorm_fwd
+        # a model would add one when it loads: cached by weight and version
+        self._added: MutableMapping[torch.Tensor, tuple[int | None, torch.Tensor]] = WeakTensorKeyDictionary()
+
+    def rms_norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        *,
+        residual: torch.Tensor | None,
+        weight_offset: float,
+        eps: float,
+    ) -> Norm:
+        """Flatten the leading dimensions, call it."""
+        if weight_offset:
+            raise Declined("it has no offset")
+        return self._called(x, weight, residual, eps)
+
+    def gemma_rms_norm(
+        self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
+    ) -> Norm:
+        """Call it with one added to the weight, once per weight."""
+        version, added = self._added.get(weight, (None, weight))
+        if version != weight._version:  # noqa: SLF001 - how torch counts writes to a tensor
+            version, added = weight._version, weight + 1  # noqa: SLF001
+            self._added[weight] = (version, added)
+        return self._called(x, added, residual, eps)
+
+    def _called(
+        self, x: torch.Tensor, weight: torch.Tensor | None, residual: torch.Tensor | None, eps: float
+    ) -> Norm:
+        if not x.is_cuda or not x.numel():
+            raise Declined("it runs on a GPU, and has rows")
+        if not (x.is_contiguous() and (residual is None or residual.is_contiguous())):
+            raise Declined("it takes contiguous rows")
+        rows = x.view(-1, x.shape[-1])
+        before = None if residual is None else residual.view(rows.shape)
+        y, total, _ = self._norm(rows, weight, residual=before, eps=eps)
+        return y.view(x.shape) if residual is None else (y.view(x.shape), total.view(x.shape))

@@ -1,0 +1,159 @@
+"""Judgement of one mutant, in a process that was forked for it: the suite's items, or the package's tests.
+
+Everything that may fail is told to the process that forked this one, as plain tuples: where judging is, and what
+killed the mutant. A mutant may also end this process, or never return.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from conformance.adapter import load
+from conformance.calls import state_guard
+from conformance.calls.budget import ALONE, Allowance
+from conformance.calls.call import Subject
+from conformance.calls.declared import Declared, check
+from conformance.calls.verdict import BAD
+from conformance.cases.case import Case
+from conformance.cases.factors import DTYPES
+from conformance.prove.copies import PACKAGE, ROOT
+from conformance.prove.planted import PREFIX, fake
+from conformance.runs.item import EARLY, Item, items
+from conformance.runs.judge import judge_item, surveyed, tried, unjudged
+from conformance.runs.worker import Worker
+
+OURS, NATIVE = "normkernels", "native"  # adapters: as the dispatcher decides, and by plain PyTorch alone
+PACKAGE_TESTS = "package"  # the stage that is no profile
+
+# What a process tells: ("at", where), ("killed", property, where, why), ("survived",) or ("unborn", why).
+Told = tuple[str, ...]
+Tell = Callable[[Told], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One mutant at one stage: the folder of its package, and what is judged of it."""
+
+    folder: Path
+    stage: str  # a profile, or PACKAGE_TESTS
+    lane: str  # cpu or cuda
+    adapters: tuple[str, ...]
+    operations: tuple[str, ...]
+    tests: tuple[str, ...]
+    unfaithful: str = ""
+    allowance: Allowance = ALONE
+    first: str = ""  # a cell that is judged before all others
+
+
+def judged(trial: Trial, tell: Tell) -> None:
+    """Judge a mutant until something fails, and tell that."""
+    ready = PACKAGE not in sys.modules or all(name.startswith(PREFIX) for name in trial.adapters)
+    assert ready, "the package was imported before its mutant was there"
+    sys.path.insert(0, str(trial.folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(trial.folder), str(ROOT)])
+    sys.dont_write_bytecode = True
+    if trial.stage == PACKAGE_TESTS:
+        _tested(trial, tell)
+    else:
+        _by_the_suite(trial, tell)
+
+
+def _by_the_suite(trial: Trial, tell: Tell) -> None:
+    before = state_guard.captured()
+    subjects = {}
+    try:
+        for name in trial.adapters:
+            adapter = fake(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else load(name)
+            check(adapter, trial.operations)
+            Declared.of(adapter)
+            subjects[name] = Subject(adapter, trial.lane, trial.unfaithful)
+    except BaseException as error:  # noqa: BLE001 - a mutant may raise anything
+        tell(("unborn", f"{type(error).__name__}: {error}"[:200]))
+        return
+    state_guard.settle(before)
+    for name, item in _in_order(trial, subjects):
+        where = f"{name}:{item.cell()}"
+        tell(("at", item.property, where))
+        for verdict in _verdicts(item, subjects[name], trial.allowance, lambda: tell(("at",))):
+            if verdict.status in BAD:
+                tell(("killed", verdict.property, where, f"{verdict.status}: {verdict.reason}"[:200]))
+                return
+    tell(("survived",))
+
+
+def _in_order(trial: Trial, subjects: dict[str, Subject]) -> list[tuple[str, Item]]:
+    """Return the items of all adapters and operations, those first that cost little and kill most."""
+    pairs = [
+        (name, item)
+        for name, subject in subjects.items()
+        for item in items(subject, trial.stage, operations=trial.operations)
+        if unjudged(item, subject) is None
+    ]
+    places = {name: place for place, name in enumerate(EARLY)}
+
+    def place(pair: tuple[str, Item]) -> tuple[object, ...]:
+        name, item = pair
+        rank = places.get(item.property, len(EARLY))
+        return f"{name}:{item.cell()}" != trial.first, rank, item.chunk, item.property, DTYPES.index(item.dtype)
+
+    return sorted(pairs, key=place)
+
+
+_SURVEYS: dict[tuple[int, str, str], Any] = {}
+
+
+def _verdicts(item: Item, subject: Subject, allowance: Allowance, begun: Callable[[], None]) -> Any:  # noqa: ANN401
+    """Return the verdicts on an item, one after the other."""
+    worker = Worker(subject, allowance)
+
+    def attempt(case: Case) -> Any:  # noqa: ANN401 - as the worker
+        begun()
+        return worker.attempt(case) if subject.device != "cpu" else tried(subject, case)
+
+    known = id(subject), item.operation, item.profile
+    if known not in _SURVEYS:
+        survey = partial(surveyed, profile=item.profile, seed=item.seed)
+        _SURVEYS[known] = survey(item.operation, subject, attempt)
+    return judge_item(item, subject, worker.judge, lambda _: begun(), _SURVEYS[known])
+
+
+class _Reporter:
+    """Plugin of pytest that tells where the tests are, and what fails."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self.failed = False
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Tell which test begins."""
+        self._tell(("at", PACKAGE_TESTS, nodeid))
+
+    def pytest_runtest_logreport(self, report: Any) -> None:  # noqa: ANN401 - pytest's
+        """Tell the first failure."""
+        if report.failed and not self.failed:
+            self.failed = True
+            self._tell(("killed", PACKAGE_TESTS, report.nodeid, report.longreprtext[-200:]))
+
+    def pytest_collectreport(self, report: Any) -> None:  # noqa: ANN401 - pytest's
+        """Tell that a file of tests cannot be imported."""
+        self.pytest_runtest_logreport(report)
+
+
+def _tested(trial: Trial, tell: Tell) -> None:
+    """Run the package's tests until one fails."""
+    import pytest
+
+    os.chdir(ROOT)
+    reporter = _Reporter(tell)
+    # plain: what is imported already can no longer be rewritten, about which pytest would warn
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", f"--rootdir={ROOT}"]
+    status = pytest.main([*options, "--device", trial.lane, *trial.tests], plugins=[reporter])
+    if not reporter.failed:
+        told: Sequence[str] = ("survived",) if status == pytest.ExitCode.OK else ("unborn", f"pytest: {status!r}")
+        tell(tuple(told))

@@ -1,0 +1,210 @@
+"""Mutants in processes of their own, several at once: each is forked from this one, which has imported torch.
+
+This process has Triton, torch and the suite, and not the package: a mutant costs the import of the package and the
+calls that kill it. A process group of its own ends with it, and so does what it started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+
+from conformance.calls import state_guard
+from conformance.calls.budget import Allowance, fair_memory
+from conformance.calls.child import _resident, single_threaded
+from conformance.calls.watch import warm_up
+from conformance.prove.copies import PACKAGE, package_tests, reached, write
+from conformance.prove.judging import NATIVE, OURS, PACKAGE_TESTS, Told, Trial, judged
+from conformance.prove.mutants import Mutant
+from conformance.prove.planted import PREFIX
+from conformance.prove.rows import CRASHED, HUNG, KILLED, SURVIVED, UNBORN, UNTIL_THE_LIMIT, Row, row
+from conformance.prove.score import PLANTED
+from conformance.runs.host import choose_device, faithful_interpreter, gpus
+
+SILENCE = {"cpu": 60.0, "cuda": 180.0}  # seconds that a case may take: on a GPU it compiles
+GLANCE = 0.5  # seconds between two looks at the processes
+_FORK = multiprocessing.get_context("fork")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A mutant at a stage. ``first`` is the item that killed it before, if one did: it is judged first."""
+
+    mutant: Mutant
+    stage: str
+    first: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A mutant's process, and what it has told so far."""
+
+    task: Task
+    process: ForkProcess
+    pipe: Connection
+    folder: Path
+    began: float
+    heard: float
+    cases: int = 0
+    at: tuple[str, str] = ("", "")  # property, and where
+    end: Told | None = field(default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Judge of many mutants. ``limit`` is in seconds a stage of one mutant."""
+
+    lane: str
+    workers: int
+    limit: float
+    unfaithful: str = ""
+
+    @classmethod
+    def prepared(cls, lane: str | None, workers: int, limit: float) -> Runner:
+        """Return a runner, this process prepared for its forks. Call before anything imports Triton."""
+        chosen = choose_device(lane)
+        single_threaded()
+        unfaithful = faithful_interpreter() if chosen == "cpu" else ""
+        # once, what every fork would otherwise do; importing Triton starts nothing on a GPU
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module("triton")
+        warm_up()
+        state_guard.captured()
+        return cls(chosen, workers, limit, unfaithful)
+
+    def run(self, tasks: Iterable[Task], until: float) -> Iterator[Row]:
+        """Yield a row for each task as it ends; those that run at ``until`` have none."""
+        waiting, running = deque(tasks), list[Running]()
+        place = Path(tempfile.mkdtemp(prefix="mutants-"))
+        try:
+            while (waiting or running) and time.monotonic() < until:
+                while waiting and len(running) < self.workers:
+                    running.append(self._started(waiting.popleft(), place))
+                wait([each.pipe for each in running], GLANCE)
+                for each in list(running):
+                    if (found := self._looked_at(each)) is not None:
+                        running.remove(each)
+                        _end(each)
+                        yield found
+        finally:
+            for each in running:
+                _end(each)
+            shutil.rmtree(place, ignore_errors=True)
+
+    def _started(self, task: Task, place: Path) -> Running:
+        ours, theirs = _FORK.Pipe()
+        folder = Path(tempfile.mkdtemp(dir=place))
+        process = _FORK.Process(target=_forked, args=(self._trial(task, folder), task.mutant, theirs, ours))
+        process.start()
+        theirs.close()
+        now = time.monotonic()
+        return Running(task, process, ours, folder, now, now)
+
+    def _trial(self, task: Task, folder: Path) -> Trial:
+        file, bug = task.mutant.file, task.mutant.kind == PLANTED
+        # native forms are cheap to judge, and the interpreter runs none of them
+        native = "/operations/" in file and self.lane == "cpu"
+        return Trial(
+            folder,
+            task.stage,
+            self.lane,
+            (f"{PREFIX}{task.mutant.id}",) if bug else (NATIVE, OURS) if native else (OURS,),
+            (task.mutant.function,) if bug else reached(file),
+            _tests(task) if task.stage == PACKAGE_TESTS else (),
+            self.unfaithful,
+            Allowance.of(self.workers, len(gpus())),
+            task.first,
+        )
+
+    def _looked_at(self, each: Running) -> Row | None:
+        """Return the row of a mutant whose process ended, or has to; None while it works."""
+        now = time.monotonic()
+        with contextlib.suppress(EOFError, OSError):
+            while each.end is None and each.pipe.poll():
+                told: Told = each.pipe.recv()
+                each.heard = now
+                if told[0] == "at":
+                    each.cases += len(told) == 1
+                    each.at = (told[1], told[2]) if len(told) > 1 else each.at
+                else:
+                    each.end = told
+        if each.end is not None:
+            return _row_of(each, each.end, self.lane)
+        if not each.process.is_alive():
+            code = each.process.exitcode or 0
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+            return self._row(each, CRASHED, how)
+        # a test that compiles for minutes has not hung
+        if each.task.stage != PACKAGE_TESTS and now - each.heard > SILENCE[self.lane]:
+            return self._row(each, HUNG, f"no answer within {SILENCE[self.lane]:g} s")
+        if now - each.began > self.limit:
+            return self._row(each, SURVIVED, UNTIL_THE_LIMIT)
+        if _resident(each.process.pid) > fair_memory(self.workers):
+            return self._row(each, CRASHED, "took too much memory")
+        return None
+
+    def _row(self, each: Running, verdict: str, why: str) -> Row:
+        by, where = ("", "") if verdict == SURVIVED else each.at
+        return _row_of(each, (verdict, by, where, why), self.lane)
+
+
+def _row_of(each: Running, end: Sequence[str], lane: str) -> Row:
+    verdict, *more = end
+    by, where, why = more if len(more) == 3 else ("", "", *more, "")[:3]
+    seconds = round(time.monotonic() - each.began, 2)
+    told = {"by": by, "where": where, "why": why, "seconds": seconds, "cases": each.cases}
+    assert verdict in {KILLED, CRASHED, HUNG, UNBORN, SURVIVED}
+    return row(each.task.mutant, each.task.stage, lane, verdict, **told)
+
+
+def _tests(task: Task) -> tuple[str, ...]:
+    """Return the files of tests for a mutant, the one first that killed it before."""
+    first = task.first.partition("::")[0]
+    every = package_tests(task.mutant.file)
+    return (first, *(each for each in every if each != first)) if first in every else every
+
+
+def _forked(trial: Trial, mutant: Mutant, pipe: Connection, parents_end: Connection) -> None:
+    """Make this process that of a mutant, and judge it."""
+    parents_end.close()
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _silent(trial.folder / "output")
+    # what is compiled is kept by its source: all mutants of other files share what they compile
+    own = mutant.file.startswith(f"{PACKAGE}/kernels/")
+    os.environ["TRITON_CACHE_DIR"] = str((trial.folder if own else trial.folder.parent) / "triton")
+    single_threaded()
+    write(trial.folder, mutant)
+    with contextlib.suppress(BrokenPipeError):
+        judged(trial, pipe.send)
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _silent(file: Path) -> None:
+    """Send all output of this process into a file."""
+    number = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(number, stream)
+
+
+def _end(each: Running) -> None:
+    """End a mutant's process, all that it started, and its files."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(each.process.pid or 0, signal.SIGKILL)
+    each.process.join()
+    each.pipe.close()
+    shutil.rmtree(each.folder, ignore_errors=True)

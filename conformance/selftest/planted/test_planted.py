@@ -1,0 +1,64 @@
+"""The table of planted bugs: each has a name, a public report, and a fake that the suite catches.
+
+``test_fakes.py`` judges the fakes, each once, however many bugs share it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from conformance.operations import OPERATIONS
+from conformance.selftest.fakes import FAKES
+from conformance.selftest.first_failure import Found
+from conformance.selftest.planted import OUTSIDE, PLANTED, Outside, Planted
+from conformance.selftest.planted.__main__ import table
+
+FEWEST = 120
+REPORT = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+/(issues/\d+|commit/[0-9a-f]{7,40})")
+
+
+def test_enough_bugs_are_planted() -> None:
+    """There are many bugs, and nearly as many fakes: a score over the rows is not one fake's."""
+    assert len(PLANTED) >= FEWEST
+    assert len({bug.fake for bug in PLANTED}) >= FEWEST
+
+
+def test_each_bug_has_a_name_a_report_and_a_sentence() -> None:
+    """Names are unique over both tables, reports are public, and each row has a mechanism or a reason."""
+    every: tuple[Planted | Outside, ...] = (*PLANTED, *OUTSIDE)
+    unsaid = [bug.name for bug in PLANTED if not bug.mechanism.endswith(".")]
+
+    assert len(every) == len({bug.name for bug in every})
+    assert [] == [bug.source for bug in every if not REPORT.fullmatch(bug.source)]
+    assert [] == unsaid + [bug.name for bug in OUTSIDE if not bug.reason.endswith(".")]
+
+
+def test_each_bug_is_a_fake_of_its_operations() -> None:
+    """The linked class is collected, so that it is judged, as every operation of the row."""
+    strange = [bug.name for bug in PLANTED if not bug.operations or not set(bug.operations) <= set(OPERATIONS)]
+    elsewhere = [bug.name for bug in PLANTED if not set(bug.operations) <= set(bug.kind().operations)]
+
+    assert [] == strange + elsewhere
+    assert [] == [bug.name for bug in PLANTED if bug.kind() not in FAKES]
+
+
+def test_the_table_names_what_is_caught_and_what_is_not() -> None:
+    """A row of a bug that nothing caught says so, one that needs a GPU says why, and only the former counts."""
+    bugs = [
+        Planted(name, "", ("rms_norm",), fake, "")
+        for name, fake in (
+            ("a", "sums.SumTruncated"),
+            ("b", "sums.SumSaturates"),
+            ("c", "kernels_gpu.RowsPastTheGrid"),
+        )
+    ]
+    found = [Found("SumTruncated", "rms_norm", "chain", 1.5, 40), Found("SumSaturates", "rms_norm", "", 9.0, 700)]
+    caught, missed, elsewhere, *sums = table(bugs, found).splitlines()
+
+    assert " chain " in caught
+    assert "NOT CAUGHT" in missed
+    assert elsewhere.endswith("not judged: as many interpreted programs are over the budget")
+    assert sums[1:] == [
+        "1 of 2 caught where they can exist without a GPU",
+        "time to detection: median 1.50 s, longest 1.5 s",
+    ]

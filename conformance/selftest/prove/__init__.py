@@ -1,0 +1,1 @@
+"""Tests of the mutants, of their marks, and of the score."""

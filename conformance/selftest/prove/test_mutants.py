@@ -1,0 +1,134 @@
+"""Mutants: each kind of change, ids that survive edits elsewhere, and sources that stay valid."""
+
+from __future__ import annotations
+
+import ast
+import random
+
+from conformance.prove.copies import ROOT, mutants, package_tests, reached
+from conformance.prove.mutants import Mutant, mutants_of, mutated
+from conformance.selftest.every import every
+
+FILE = "normkernels/kernels/some.py"
+
+
+def _of(body: str, kind: str) -> list[str]:
+    """Return what the mutants of one kind make of a line in a function."""
+    head = "def f(a, b, x_stride_0, x_stride_1, y_stride_0):\n    c = a\n"
+    source = f"{head}    {body}\n"
+    found = [mutated(source, m) for m in mutants_of(FILE, source) if m.kind == kind and m.line > 2]
+    return [text.removeprefix(head).strip() for text in found]
+
+
+@every(
+    ("kind", "body", "after"),
+    [
+        ("operator", "c = a & b", ["c = (a | b)"]),
+        ("operator", "c = tl.max(a)", ["c = tl.min(a)"]),
+        ("operator", "c = -a", ["c = a"]),
+        ("operator", "a += 1", ["a -= 1"]),
+        ("term", "c = a + b", ["c = a", "c = b"]),
+        ("term", "c = a // b", ["c = a"]),
+        ("term", "c = a and b", ["c = b", "c = a"]),
+        ("bool", "c = a and b", ["c = (a or b)"]),
+        ("comparison", "c = a < b", ["c = (a <= b)", "c = (a >= b)"]),
+        ("comparison", "c = a is None", ["c = (a is not None)"]),
+        ("constant", "c = 7", ["c = 8", "c = 6"]),
+        ("constant", "c = True", ["c = False"]),
+        ("mask", "c = tl.load(a, mask=b, other=0.0)", ["c = tl.load(a)", "c = tl.load(a, mask=b)"]),
+        ("arguments", "c = f(a, b)", ["c = f(b, a)"]),
+        ("cast", "c = a.to(b)", ["c = a"]),
+        ("cast", "c = widened(a)", ["c = a"]),
+        ("dtype", "c = tl.int64", ["c = tl.int32"]),
+        ("stride", "c = x_stride_0", ["c = x_stride_1", "c = y_stride_0"]),
+        ("guard", "if a:\n        c = b", ["if (not a):\n        c = b"]),
+        ("statement", "c = b", ["pass"]),
+        ("statement", "tl.store(a, b)", ["pass"]),
+        ("statement", "raise ValueError(a + b)", ["pass"]),
+    ],
+)
+def test_every_kind_of_change_is_made(kind: str, body: str, after: list[str]) -> None:
+    """A line has exactly these mutants of a kind."""
+    assert after == _of(body, kind)
+
+
+@every(
+    "body",
+    [
+        "assert a < b",
+        "raise ValueError(f'{a + 1}')",
+        "c = tl.load(a, eviction_policy='x' if a else 'y')",
+        "new = a",
+        "return f'{a + 1}'",
+    ],
+)
+def test_what_changes_no_result_is_no_mutant(body: str) -> None:
+    """Assertions, messages, hints and first bindings have none, but for an exception that is not raised."""
+    source = f"def f(a, b):\n    {body}\n"
+
+    assert [] == [m for m in mutants_of(FILE, source) if m.kind != "statement"]
+
+
+def test_an_id_survives_edits_elsewhere() -> None:
+    """Lines before, and other functions, change no id; the file and the function do."""
+    source = "def f(a, b):\n    return a + b + 1\n"
+    moved = f"import os\n\n\ndef g(a):\n    return a - 1\n\n\n{source}"
+
+    def ids(file: str, text: str) -> set[str]:
+        return {m.id for m in mutants_of(file, text) if m.function != "g"}
+
+    assert ids(FILE, source) == ids(FILE, moved)
+    assert not ids(FILE, source) & ids("normkernels/kernels/other.py", source)
+    assert not ids(FILE, source) & ids(FILE, source.replace("def f", "def h"))
+
+
+def test_equal_changes_of_one_function_have_ids_of_their_own() -> None:
+    """The second of two equal lines is another mutant."""
+    found = mutants_of(FILE, "def f(a):\n    a = a + 1\n    a = a + 1\n")
+
+    assert len(found) == len({m.id for m in found}) > 0
+
+
+EVERY = mutants()
+
+
+def test_ids_are_unique() -> None:
+    """No two mutants of the package share an id."""
+    assert len(EVERY) == len({m.id for m in EVERY}) > 1000
+
+
+@every("mutant", random.Random(0).sample(EVERY, 60))  # noqa: S311 - not secret
+def test_every_mutant_is_valid_python_and_another_program(mutant: Mutant) -> None:
+    """A mutant changes the syntax tree of its file, and no line after it moves up."""
+    source = (ROOT / mutant.file).read_text("utf-8")
+    text = mutated(source, mutant)
+
+    assert ast.dump(ast.parse(text)) != ast.dump(ast.parse(source))
+    assert text.splitlines()[: mutant.line - 1] == source.splitlines()[: mutant.line - 1]
+
+
+@every(
+    ("file", "operations"),
+    [
+        ("kernels/mrope.py", {"mrope"}),
+        ("kernels/rms_norm.py", {"rms_norm", "gemma_rms_norm"}),
+        ("kernels/quantise.py", {"rms_norm_fp8", "rms_norm_gated_fp8"}),
+    ],
+)
+def test_a_kernel_reaches_its_operations_alone(file: str, operations: set[str]) -> None:
+    """What imports a kernel is judged for its mutants."""
+    assert operations <= set(reached(f"normkernels/{file}"))
+    assert "rms_norm_gated" not in reached(f"normkernels/{file}")
+
+
+def test_a_shared_file_reaches_every_operation() -> None:
+    """A mutant of the plans may break any operation, and one of the operation's own file that one first."""
+    everything = reached("normkernels/plans.py")
+
+    assert {"mrope", "rms_norm", "rms_norm_gated", "rms_norm_fp8", "rms_norm_gated_fp8"} <= set(everything)
+    assert "rms_norm_gated" == reached("normkernels/operations/rms_norm_gated.py")[0]
+
+
+def test_tests_of_a_module_come_first() -> None:
+    """The tests that are named after a module are run first for its mutants."""
+    assert "conformance/package/test_plans.py" == package_tests("normkernels/plans.py")[0]

@@ -1,0 +1,64 @@
+"""A sample of mutants, another one with every commit, of which none may live that is not marked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from conformance.prove.copies import ROOT, mutants
+from conformance.prove.equivalent import equivalent, marks
+from conformance.prove.rows import ended, read
+from conformance.report.header import origin
+from conformance.selftest.processes import ran
+
+# What killed each mutant when all were judged, on a machine of sixteen cores: it is judged first, and alone.
+RECORDED = ROOT / "reports" / "mutants.jsonl"
+SAMPLE = 60
+# Mutants of a kernel and of a native form, and what kills them.
+KNOWN = {"c773d6d2dd": "values", "a7f44d6349": "values"}
+
+
+def _prove(tmp_path: Path, *arguments: str) -> dict[str, str]:
+    """Return what became of the mutants that were judged, by id."""
+    out = tmp_path / "rows.jsonl"
+    workers = str(min(2, len(os.sched_getaffinity(0))))
+    ended_as = ran(
+        tmp_path,
+        "-m",
+        "conformance",
+        "prove",
+        *("--lane", "cpu", "-n", workers, "--only", "mutants", "--out", str(out)),
+        *arguments,
+        timeout=900,
+    )
+    assert ended_as.returncode in {0, 1}, ended_as.stderr
+    return {
+        name: row.by if row.dead else f"alive: {row.file}:{row.line}" for name, row in ended(read(out)).items()
+    }
+
+
+def test_known_mutants_die(tmp_path: Path) -> None:
+    """A kernel's mutant and one of a native form are killed by the values, in the sources as they are."""
+    asked = [part for name in KNOWN for part in ("--id", name)]
+
+    assert KNOWN == _prove(tmp_path, "--stage", "quick", *asked)
+
+
+def test_no_mutant_of_the_sample_lives(tmp_path: Path) -> None:
+    """Of the mutants that were killed once every one of the sample is killed still."""
+    if not RECORDED.exists():
+        pytest.skip("no record of which mutants die: conform prove --out reports/mutants.jsonl")
+    given = ("--recorded", str(RECORDED), "--sample", str(SAMPLE), "--seed", str(origin()["commit"]))
+    found = _prove(tmp_path, *given, "--limit", "60")
+
+    assert SAMPLE == len(found)
+    assert [] == [f"{name} {said}" for name, said in found.items() if said.startswith("alive")]
+
+
+def test_marks_leave_most_mutants() -> None:
+    """Marks are exceptions: most mutants have to die."""
+    every = mutants()
+
+    assert len(equivalent(every, "cpu", marks())) < len(every) / 4

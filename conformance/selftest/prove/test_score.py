@@ -1,0 +1,129 @@
+"""The score: from rows to tables, and the marks of equivalent mutants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conformance.prove.chart import draw, fates
+from conformance.prove.command import Asked, chosen, left
+from conformance.prove.copies import mutants
+from conformance.prove.equivalent import Mark, equivalent, marks, told
+from conformance.prove.mutants import Mutant
+from conformance.prove.rows import KILLED, SURVIVED, UNBORN, UNTIL_THE_LIMIT, Row, line, read, row
+from conformance.prove.score import PLANTED, counted, first_stage, killers, score
+from conformance.selftest.every import every
+
+
+def _mutant(name: str, kind: str = "operator") -> Mutant:
+    file = PLANTED if kind == PLANTED else "normkernels/plans.py"
+    return Mutant(name, file, 3, "f", kind, "a", "b", 0, 1, "b")
+
+
+def _row(name: str, verdict: str, seconds: float = 1.0, stage: str = "quick", **more: object) -> Row:
+    return row(_mutant(name), stage, "cpu", verdict, seconds=seconds, **more)
+
+
+ROWS = (
+    _row("a", KILLED, 1.0, by="values"),
+    _row("b", UNBORN, 9.0),
+    _row("c", SURVIVED),
+    _row("c", KILLED, 4.0, stage="package", by="package", where="test"),
+    _row("d", SURVIVED),
+    _row("e", SURVIVED, why=UNTIL_THE_LIMIT),
+    row(_mutant("bug", PLANTED), "quick", "cpu", KILLED, by="values", seconds=2.0),
+)
+APART = frozenset({"d"})
+
+
+def test_counts_tell_the_dead_the_equivalent_and_the_living() -> None:
+    """A mutant counts once, where it died; one that does not import has no time to detection."""
+    count = counted("all", ROWS[:-1], APART)
+
+    assert (5, 1, 1, 1) == (count.judged, count.unborn, count.equivalent, count.cut)
+    assert {"quick, cpu": 1, "package, cpu": 1} == count.killed
+    assert (4, 3) == (count.demanded, count.dead)
+    assert (1.0, 4.0) == count.times
+
+
+def test_a_mark_on_a_dead_mutant_counts_for_nothing() -> None:
+    """Marking a mutant that is killed raises no share."""
+    assert counted("all", ROWS, frozenset({"a"})).equivalent == 0
+
+
+def test_one_stage_is_scored_alone() -> None:
+    """A mutant that a later stage kills is alive in the first."""
+    assert "2 of 4 killed, 50.0 %" in first_stage(ROWS[:-1], APART)
+
+
+def test_the_score_names_every_killer() -> None:
+    """The whole score has tables of mutants and of planted bugs, and what killed them."""
+    said = score(ROWS, APART, APART)
+
+    assert "## Mutants" in said
+    assert "## Planted bugs" in said
+    assert "| values | 1 | 1 | 1.5 | 2 |" in killers(ROWS)
+
+
+def test_the_picture_is_drawn(tmp_path: Path) -> None:
+    """The picture has a bar for each part."""
+    assert {"killed": 2, "does not import": 1, "equivalent": 1, "alive": 1} == fates(ROWS, APART)["plans.py"]
+    assert all(path.stat().st_size > 0 for path in draw(ROWS, APART, "a caption", tmp_path))
+
+
+def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """A run that was killed while it wrote a line leaves the lines before it."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(map(line, ROWS)) + '{"id": "x', encoding="utf-8")
+
+    assert read(file) == ROWS
+    assert () == read(tmp_path / "none.jsonl")
+
+
+def test_a_run_goes_on_where_another_ended() -> None:
+    """The dead are not judged again, nor what a stage judged to its end."""
+    every = [_mutant(name) for name in "abcdef"]
+
+    assert ["e", "f"] == [task.mutant.id for task in left(every, "quick", "cpu", ROWS)]
+    assert ["d", "e", "f"] == [task.mutant.id for task in left(every, "package", "cpu", ROWS)]
+
+
+def test_a_recorded_kill_is_tried_first_and_at_its_stage() -> None:
+    """The stage before the one that killed a mutant is left out, and that stage begins with its killer."""
+    recorded = {each.id: each for each in ROWS if each.dead}
+    every = [_mutant(name) for name in "ac"]
+
+    assert [("a", "")] == [(task.mutant.id, task.first) for task in left(every, "quick", "cpu", (), recorded)]
+    assert [("a", ""), ("c", "test")] == [
+        (task.mutant.id, task.first) for task in left(every, "package", "cpu", (), recorded)
+    ]
+
+
+def test_a_sample_rotates_with_its_seed() -> None:
+    """The same seed gives the same sample, another one another, and neither a marked mutant."""
+    every = [_mutant(f"{number:02}") for number in range(50)]
+    one, same, other = (
+        [m.id for m in chosen(every, Asked(Path("x"), sample=20, seed=seed), ("07",))] for seed in ("1", "1", "2")
+    )
+
+    assert one == same != other
+    assert 20 == len(set(one))
+    assert "07" not in {m.id for m in chosen(every, Asked(Path("x")), ("07",))}
+
+
+@every("mark", [(f"{mark.id or mark.file} {mark.text}", mark) for mark in marks()])
+def test_every_mark_still_applies(mark: tuple[str, Mark]) -> None:
+    """What is marked as equivalent exists in today's sources, as the mark shows it, and has a proof."""
+    _, given = mark
+    found = [mutant for mutant in mutants() if given.holds(mutant)]
+
+    assert found
+    assert len(given.proof) > 20
+    assert not given.id or [given.mutant] == [told(mutant) for mutant in found]
+
+
+def test_a_mark_of_a_lane_holds_there_alone() -> None:
+    """What a CPU cannot show may be shown by a GPU."""
+    mark = Mark("nothing shows", id="a", lane="cpu")
+
+    assert {"a"} == equivalent([_mutant("a")], "cpu", [mark])
+    assert set() == equivalent([_mutant("a")], "cuda", [mark])
