@@ -46,10 +46,10 @@ def test_a_layout_gets_the_accesses_that_it_allows(name: str, monkeypatch: pytes
     wanted, make = ACCESSES[name]
     seen: list[str] = []
 
-    def note(cached: launch.Launch, tensors: Any, *given: Any) -> None:
-        names = cached.kernel.arg_names[len(tensors) :]
+    def note(cached: launch.Launch, buffers: Any, pointers: Any, counts: Any) -> None:
+        names = cached.kernel.arg_names[len(buffers) + len(counts) :]
         seen.append(dict(zip(names, cached.rest, strict=True))["ACCESS"])
-        start(cached, tensors, *given)
+        start(cached, buffers, pointers, counts)
 
     start = launch.launch
     with monkeypatch.context() as patch:
