@@ -21,6 +21,7 @@ from conformance.operations.head_sizes import (
     DIMS,
     HEADS,
     MODEL_CACHE,
+    Sized,
     Sizes,
     drawn,
     read_dims,
@@ -43,19 +44,6 @@ TABLES = ("cos", "sin")
 OTHER_K = "other_k"
 # the parameters in float32 by level of the factor `dtypes`; all others are in q's dtype, but k in another one
 DTYPES: Mapping[str, tuple[str, ...]] = {"same": (), "cos_float32": TABLES, OTHER_K: TABLES}
-
-
-@dataclass(frozen=True, slots=True)
-class Sized:
-    """An argument that is no tensor, and follows from a level and the number of frequencies.
-
-    ``level`` reads the level of a value.
-    """
-
-    name: str
-    levels: tuple[str, ...]
-    value: Callable[[str, int], Flag]
-    level: Callable[[Flag], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +90,7 @@ class HeadCalls:
     def readers(self) -> Mapping[str, Reader]:
         """Return how the level of each factor is read from a case, but for ranks, rows and layouts."""
         settings = {each.factor: readers.flag(each.name, each.levels) for each in self.settings if each.levels}
-        sized: dict[str, Reader] = {each.name: _reader(each) for each in self.sized}
+        sized: dict[str, Reader] = {each.name: each.read for each in self.sized}
         values = {"dtypes": self._read_dtypes, "values": readers.values(self.names, self.values)}
         return {"dims": read_dims, "heads": read_heads, **values, **self.positions.readers, **settings, **sized}
 
@@ -257,10 +245,6 @@ class HeadCalls:
                 yield replace(sizes, head_dim=narrower)
         if sizes.rank == 3:
             yield replace(sizes, rank=2)
-
-
-def _reader(setting: Sized) -> Reader:
-    return lambda case: setting.level(case.flag(setting.name))
 
 
 def head_operation(

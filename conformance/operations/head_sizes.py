@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from conformance.cases.case import Case, TensorSpec
+from conformance.cases.case import Case, Flag, TensorSpec
 from conformance.cases.factors import Assignment, Scope, rows, usual
 
 # sizes of a head, and half of its rotated part. Few, because a kernel may be compiled for each
@@ -53,6 +54,23 @@ def spec_of(case: Case, name: str) -> TensorSpec:
     spec = case.tensor(name)
     assert spec is not None
     return spec
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """An argument that is no tensor, and follows from a level and the number of frequencies.
+
+    ``level`` reads the level of a value.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+    value: Callable[[str, int], Flag]
+    level: Callable[[Flag], str]
+
+    def read(self, case: Case) -> str:
+        """Return the level that a case has."""
+        return self.level(case.flag(self.name))
 
 
 def drawn(assignment: Assignment, rng: random.Random, scope: Scope) -> Sizes:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from conformance.cases.case import Flag, Layout, TensorSpec
 from conformance.cases.factors import Assignment, Factors
 from conformance.operations import rotation
-from conformance.operations.head_calls import HeadCalls, Sized
+from conformance.operations.head_calls import HeadCalls
 from conformance.operations.head_mistakes import POSITIONS
-from conformance.operations.head_sizes import Sizes, spec_of
+from conformance.operations.head_sizes import Sized, Sizes, spec_of
 from conformance.operations.head_tensors import Heads, Positions, Table
 from conformance.operations.mrope_mistakes import ON_AXES
 from conformance.operations.readers import Reader
