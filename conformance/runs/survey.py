@@ -316,9 +316,13 @@ class _Search:
         return frozenset(found)
 
     def _levels(self, case: Case) -> dict[str, str]:
-        # one row cannot be transposed: a layout that looks contiguous to the implementation shows nothing else
+        # one row cannot be transposed: a layout that looks contiguous to the implementation shows nothing else.
+        # Calls of models may have layouts that are no level, such as slices
+        drawn = OPERATIONS[case.operation].factors
         levels = {
-            name: level for name, level in effective_levels(case).items() if name not in {"rows", *OF_VALUES}
+            name: level
+            for name, level in effective_levels(case).items()
+            if name not in {"rows", *OF_VALUES} and level in drawn[name]
         }
         return {"dtype": case.dtype, **levels}
 
