@@ -1,4 +1,4 @@
-"""Liger-Kernel: norms of Llama and Gemma, LayerNorm, SwiGLU, softmax, rotations of Qwen2-VL and Llama."""
+"""Liger-Kernel: norms of Llama and Gemma, LayerNorm, SwiGLU, GEGLU, softmax, rotations of Qwen2-VL and Llama."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Liger(Adapter):
         "mrope": "low",
         "layer_norm": "fp32",
         "silu_and_mul": "eager",
+        "gelu_and_mul": "eager",
+        "rope": "low",
         # the maximum of a row is float32, and so is everything after it
         "softmax": "fp32",
     }
@@ -51,10 +53,12 @@ class Liger(Adapter):
         "layer_norm": {"columns": COLUMNS, "weight": ("same", "float32"), "bias": ("same", "float32")},
         # silu is rounded to the dtype of up, and so is the product
         "silu_and_mul": {"columns": COLUMNS, "up": "same"},
+        "gelu_and_mul": {"columns": COLUMNS, "up": "same", "approximate": "tanh"},
         "softmax": {"columns": COLUMNS},
+        "rope": {"pairs": "halves"},
     }
     # products are in the dtype of the angles: compilers fuse them with the sum
-    fuses: bool | Mapping[str, bool] = {"mrope": True}
+    fuses: bool | Mapping[str, bool] = {"mrope": True, "rope": True}
     # rows of up to 256 columns come sixteen to a program from 32,768 rows on, which is another order
     batch_invariant: bool | Mapping[str, bool] = {"rms_norm": False, "gemma_rms_norm": False}
 
@@ -66,6 +70,7 @@ class Liger(Adapter):
         self._rotated = ops.LigerRopeFunction.apply
         self._layer_norm = ops.LigerLayerNormFunction.apply
         self._silu_and_mul = ops.LigerSiLUMulFunction.apply
+        self._gelu_and_mul = ops.LigerGELUMulFunction.apply
         self._softmax = ops.LigerSoftmaxFunction.apply
 
     def row_thresholds(self, operation: str) -> tuple[int, ...]:
@@ -115,6 +120,11 @@ class Liger(Adapter):
         y: torch.Tensor = self._silu_and_mul(gate, up)
         return y
 
+    def gelu_and_mul(self, gate: torch.Tensor, up: torch.Tensor, *, approximate: str) -> torch.Tensor:
+        """Call the function, which has the approximation alone."""
+        y: torch.Tensor = self._gelu_and_mul(gate, up)
+        return y
+
     def softmax(self, x: torch.Tensor) -> torch.Tensor:
         """Call the function."""
         y: torch.Tensor = self._softmax(x)
@@ -133,16 +143,45 @@ class Liger(Adapter):
         interleaved: bool,
     ) -> tuple[torch.Tensor, ...]:
         """Call the rotation on three axes, or that of text; angles are gathered as models do for all layers."""
-        dim, rotary_dim = head_dim or q.shape[-1], 2 * cos.shape[1]
-        axes = positions.dim() == 2
-        if not (q.shape[1] and k.shape[1]):
-            raise Declined("it has heads")
-        # Liger turns contiguous arguments in place
-        heads = [x.clone().view(1, len(x), math.prod(x.shape[1:]) // dim, dim).transpose(1, 2) for x in (q, k)]
+        dim = head_dim or q.shape[-1]
+        if positions.dim() == 1:
+            return self._text(q, k, (cos[positions.long()], sin[positions.long()]), dim)
+        heads = _heads(q, k, dim)
         # the first of two equal halves is read
-        angles = [table[positions.long()].repeat(*[1] * positions.dim(), 2) for table in (cos, sin)]
-        if axes:
-            turned = self._sectioned(*heads, *(angle[:, None] for angle in angles), list(sections))
-        else:
-            turned = self._rotated(*heads, *angles, None, 1, rotary_dim)
-        return tuple(y.transpose(1, 2).reshape(x.shape) for x, y in zip((q, k), turned, strict=True))
+        angles = (table[positions.long()].repeat(1, 1, 2)[:, None] for table in (cos, sin))
+        return _rows(self._sectioned(*heads, *angles, list(sections)), q, k)
+
+    def rope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        positions: torch.Tensor | None,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        head_dim: int | None,
+        pairs: str,
+    ) -> tuple[torch.Tensor, ...]:
+        """Call the rotation of text; angles are gathered as models do for all layers."""
+        angles = (cos, sin) if positions is None else (cos[positions.long()], sin[positions.long()])
+        return self._text(q, k, angles, head_dim or q.shape[-1])
+
+    def _text(
+        self, q: torch.Tensor, k: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor], dim: int
+    ) -> tuple[torch.Tensor, ...]:
+        # the first of two equal halves is read
+        tables = (angle.repeat(1, 2) for angle in angles)
+        turned = self._rotated(*_heads(q, k, dim), *tables, None, 1, 2 * angles[0].shape[1])
+        return _rows(turned, q, k)
+
+
+def _heads(q: torch.Tensor, k: torch.Tensor, dim: int) -> list[torch.Tensor]:
+    """Return copies of both, heads before tokens: Liger turns contiguous arguments in place."""
+    if not (q.shape[1] and k.shape[1]):
+        raise Declined("it has heads")
+    return [x.clone().view(1, len(x), math.prod(x.shape[1:]) // dim, dim).transpose(1, 2) for x in (q, k)]
+
+
+def _rows(turned: tuple[torch.Tensor, ...], q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return turned heads in the shapes of q and k."""
+    return tuple(y.transpose(1, 2).reshape(x.shape) for x, y in zip((q, k), turned, strict=True))

@@ -31,6 +31,8 @@ class Transformers(Adapter):
         "layer_norm": "fp32",
         "l2_norm": "eager",
         "silu_and_mul": "eager",
+        "gelu_and_mul": "eager",
+        "rope": "eager",
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
         # the class returns the wider of x's and the weight's dtypes, has a weight, and no offset
@@ -54,6 +56,10 @@ class Transformers(Adapter):
         "l2_norm": {},
         # gate and up are projections of one input
         "silu_and_mul": {"up": "same"},
+        # erf on a CPU is a polynomial
+        "gelu_and_mul": {"up": "same", "approximate": "tanh"},
+        # Llama turns whole heads
+        "rope": {"dtypes": ("same", "cos_float32"), "dims": "whole", "pairs": "halves"},
     }
     # the modules are plain PyTorch, which chooses the order of a sum by the whole shape
     batch_invariant = False
@@ -76,7 +82,8 @@ class Transformers(Adapter):
         self._gated = modeling_qwen3_next.Qwen3NextRMSNormGated
         self._centred = modeling_cohere.CohereLayerNorm
         self._l2_norm = modeling_qwen3_next.l2norm
-        self._act = ACT2FN["silu"]
+        self._silu, self._gelu = ACT2FN["silu"], ACT2FN["gelu_pytorch_tanh"]
+        self._rotated = modeling_llama.apply_rotary_pos_emb
         self._sectioned = modeling_qwen2_vl
         self._interleaved = modeling_qwen3_5
 
@@ -127,8 +134,30 @@ class Transformers(Adapter):
 
     def silu_and_mul(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         """Call the activation, then multiply, as the MLP of Llama does with both projections."""
-        result: torch.Tensor = self._act(gate) * up
+        result: torch.Tensor = self._silu(gate) * up
         return result
+
+    def gelu_and_mul(self, gate: torch.Tensor, up: torch.Tensor, *, approximate: str) -> torch.Tensor:
+        """Call the activation, then multiply, as the MLP of Gemma does."""
+        result: torch.Tensor = self._gelu(gate) * up
+        return result
+
+    def rope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        positions: torch.Tensor | None,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        head_dim: int | None,
+        pairs: str,
+    ) -> tuple[torch.Tensor, ...]:
+        """Call ``apply_rotary_pos_emb`` of Llama with the given angles, in q's dtype as the model makes them."""
+        heads = [x if head_dim is None else x.reshape(len(x), x.shape[1] // head_dim, head_dim) for x in (q, k)]
+        rows = [table if positions is None else table[positions.long()] for table in (cos, sin)]
+        turned = self._rotated(*heads, *(torch.cat((row, row), -1).to(q.dtype) for row in rows))
+        return tuple(y.reshape(x.shape) for x, y in zip((q, k), turned, strict=True))
 
     def mrope(
         self,

@@ -1,4 +1,4 @@
-"""Unsloth: norms of Llama and Gemma, LayerNorm, SwiGLU."""
+"""Unsloth: norms of Llama and Gemma, LayerNorm, SwiGLU, GEGLU."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from conformance.oracle.contract import Contract
 COLUMNS = range(1, 65537)
 NORM = {"columns": COLUMNS, "residual": ("none",)}
 CONTIGUOUS = ("contiguous", "offset")
+# these kernels walk through both tensors as if they were one row, which their callers' products are
+HALVES = {"up": "same", "rank": "3", "gate_layout": CONTIGUOUS, "up_layout": CONTIGUOUS}
 
 
 class Unsloth(Adapter):
-    """``Fast_RMS_Layernorm`` and ``Fast_Layernorm``, forwards, and the kernel of SwiGLU."""
+    """``Fast_RMS_Layernorm`` and ``Fast_Layernorm``, forwards, and the kernels of SwiGLU and GEGLU."""
 
     name = "unsloth"
     package = "unsloth"
@@ -30,14 +32,15 @@ class Unsloth(Adapter):
         "gemma_rms_norm": "fp32",
         "layer_norm": "fp32",
         "silu_and_mul": "eager",
+        "gelu_and_mul": "eager",
     }
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # the kernel rounds to the weight's dtype where Hugging Face rounds to x's
         "rms_norm": {**NORM, "offset": ("zero",), "weight": ("same",)},
         "gemma_rms_norm": NORM,
         "layer_norm": {"columns": COLUMNS, "weight": ("same", "float32")},
-        # the kernel walks through both tensors as if they were one row, which its callers' products are
-        "silu_and_mul": {"up": "same", "rank": "3", "gate_layout": CONTIGUOUS, "up_layout": CONTIGUOUS},
+        "silu_and_mul": HALVES,
+        "gelu_and_mul": HALVES,
     }
     # eps is compiled in
     few_variants: bool | Mapping[str, bool] = {"rms_norm": False, "gemma_rms_norm": False, "layer_norm": False}
@@ -55,6 +58,8 @@ class Unsloth(Adapter):
         self._norm = _kernels("rms_layernorm").Fast_RMS_Layernorm.apply
         self._layer_norm = _kernels("layernorm").Fast_Layernorm.apply
         self._silu_and_mul = _kernels("swiglu").swiglu_fg_kernel
+        geglu = _kernels("geglu")
+        self._gelu_and_mul = {"none": geglu.geglu_exact_forward_kernel, "tanh": geglu.geglu_approx_forward_kernel}
 
     def rms_norm(
         self,
@@ -86,6 +91,11 @@ class Unsloth(Adapter):
     def silu_and_mul(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         """Call ``swiglu_fg_kernel``."""
         y: torch.Tensor = self._silu_and_mul(gate, up)
+        return y
+
+    def gelu_and_mul(self, gate: torch.Tensor, up: torch.Tensor, *, approximate: str) -> torch.Tensor:
+        """Call ``geglu_exact_forward_kernel`` or ``geglu_approx_forward_kernel``."""
+        y: torch.Tensor = self._gelu_and_mul[approximate](gate, up)
         return y
 
 

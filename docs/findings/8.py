@@ -1,4 +1,4 @@
-"""unsloth 2026.10.9: swiglu_fg_kernel reads memory around its arguments where they are not contiguous.
+"""unsloth 2026.10.9: swiglu_fg_kernel and both of GEGLU read memory around arguments that are not contiguous.
 
 Needs torch, triton, unsloth and unsloth_zoo. Exits 1 while it shows, 0 once it does not. Without a GPU the kernel
 runs in Triton's interpreter.
@@ -19,17 +19,22 @@ if DEVICE == "cpu":
     for name in ("unsloth", "unsloth.kernels", "unsloth_zoo"):
         sys.modules[name] = importlib.util.module_from_spec(importlib.util.find_spec(name))
 
-from unsloth.kernels import swiglu
+from unsloth.kernels import geglu, swiglu
 
 if DEVICE == "cpu":
-    swiglu.torch_gpu_device = lambda device: contextlib.nullcontext()
+    swiglu.torch_gpu_device = geglu.torch_gpu_device = lambda device: contextlib.nullcontext()
 
 torch.manual_seed(0)
 # both halves of one projection, as models that fuse them have them
 gate, up = torch.randn(1, 4, 2 * 64, device=DEVICE).chunk(2, -1)
-right = torch.nn.functional.silu(gate) * up
-strided = swiglu.swiglu_fg_kernel(gate, up)
-copied = swiglu.swiglu_fg_kernel(gate.contiguous(), up.contiguous())
-print("elements that are wrong of contiguous halves:", int((copied - right).abs().gt(1e-5).sum()))
-print("elements that are wrong of views:", int((strided - right).abs().gt(1e-5).sum()), "of", right.numel())
-sys.exit(not torch.allclose(strided, right, atol=1e-5))
+kernels = {
+    "swiglu_fg_kernel": (swiglu.swiglu_fg_kernel, torch.nn.functional.silu(gate) * up),
+    "geglu_exact_forward_kernel": (geglu.geglu_exact_forward_kernel, torch.nn.functional.gelu(gate) * up),
+}
+failed = 0
+for name, (kernel, right) in kernels.items():
+    views, copies = kernel(gate, up), kernel(gate.contiguous(), up.contiguous())
+    wrong = [int((found - right).abs().gt(1e-5).sum()) for found in (views, copies)]
+    failed += wrong[0]
+    print(f"{name}: {wrong[0]} of {right.numel()} elements are wrong of views, {wrong[1]} of contiguous copies")
+sys.exit(failed != 0)
