@@ -42,10 +42,22 @@ def test_each_bug_is_a_fake_of_its_operations() -> None:
     assert [] == [bug.name for bug in PLANTED if bug.kind() not in FAKES]
 
 
+def test_each_bug_is_judged_where_its_fake_can_be_wrong() -> None:
+    """Fakes of kernels run on both devices, or on a GPU alone, all others in the memory of this process."""
+    expected = {
+        bug.name: ("cuda",)
+        if hasattr(bug.kind(), "gpu")
+        else ("cpu", "cuda")[: 1 + bug.fake.startswith("kernels")]
+        for bug in PLANTED
+    }
+
+    assert expected == {bug.name: bug.lanes for bug in PLANTED}
+
+
 def test_the_table_names_what_is_caught_and_what_is_not() -> None:
     """A row of a bug that nothing caught says so, one that needs a GPU says why, and only the former counts."""
     bugs = [
-        Planted(name, "", ("rms_norm",), fake, "")
+        Planted(name, "", ("rms_norm",), (), fake, "")
         for name, fake in (
             ("a", "sums.SumTruncated"),
             ("b", "sums.SumSaturates"),
