@@ -11,10 +11,11 @@ from conformance.prove.score import PLANTED
 # Tests of this repository, which nothing else imports: named here, because this is one as well.
 MODULE = "conformance.selftest.planted"
 PREFIX = "planted:"
+IN = " in "  # between the name of a bug and its operation
 
 
-def planted() -> tuple[Mutant, ...]:
-    """Return every planted bug; none where this checkout has none."""
+def planted(lane: str) -> tuple[Mutant, ...]:
+    """Return every planted bug of a lane, in each of its operations; none where this checkout has none."""
     try:
         module = importlib.import_module(MODULE)
     except ModuleNotFoundError as error:
@@ -22,13 +23,15 @@ def planted() -> tuple[Mutant, ...]:
             raise
         return ()
     return tuple(
-        Mutant(bug.name, PLANTED, 0, bug.operation, PLANTED, bug.mechanism, bug.source, 0, 0, "")
+        Mutant(f"{bug.name}{IN}{operation}", PLANTED, 0, operation, PLANTED, bug.mechanism, bug.source, 0, 0, "")
         for bug in module.PLANTED
+        if lane in bug.lanes
+        for operation in bug.operations
     )
 
 
 def fake(name: str) -> Adapter:
     """Return the adapter that has a bug."""
-    found = next(bug.fake for bug in importlib.import_module(MODULE).PLANTED if bug.name == name)
-    made: Adapter = found() if isinstance(found, type) else found
+    bugs = importlib.import_module(MODULE).PLANTED
+    made: Adapter = next(bug for bug in bugs if bug.name == name.rpartition(IN)[0]).kind()()
     return made

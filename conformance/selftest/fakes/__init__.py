@@ -5,7 +5,7 @@ that name none are right: the bases of the fakes, and implementations that must 
 outside may have both, as adapters that name in ``operations`` what they implement.
 
 ``ends_its_process`` marks a fake that faults: it is judged in a child. ``gpu`` says why a fake can be wrong on a
-GPU alone. Fakes of modules named ``kernels…`` run there, where there is one.
+GPU alone. Fakes that launch kernels run there, where there is one.
 """
 
 from __future__ import annotations
@@ -69,6 +69,11 @@ RIGHT: dict[str, Fake] = {
     for name in kind.operations
 }
 """The base of the fakes of each operation."""
+
+
+def launches(kind: type) -> bool:
+    """Return whether a fake runs in Triton kernels: it, or a base of it, stands in a module named ``kernels…``."""
+    return any(base.__module__.startswith(f"{__name__}.kernels") for base in kind.__mro__)
 
 
 def right(operation: str) -> Fake:

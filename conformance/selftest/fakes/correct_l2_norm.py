@@ -60,4 +60,4 @@ class CorrectL2Norm(Adapter):
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Round once, to nearest even, into a fresh contiguous tensor of x's dtype."""
-        return torch.empty(x.shape, dtype=x.dtype).copy_(y)
+        return torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(y)

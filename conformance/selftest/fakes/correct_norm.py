@@ -129,7 +129,7 @@ class CorrectNorm(Adapter):
 
     def weigh(self, y: torch.Tensor, weight: torch.Tensor | None, offset: float) -> torch.Tensor:
         """Multiply each column by the offset and its weight."""
-        return y * self.scale(torch.ones(y.shape[-1]) if weight is None else weight, offset)
+        return y * self.scale(torch.ones(y.shape[-1], device=y.device) if weight is None else weight, offset)
 
     def scale(self, weight: torch.Tensor, offset: float) -> torch.Tensor:
         """Return ``offset + weight``, formed in fp32."""
@@ -137,11 +137,11 @@ class CorrectNorm(Adapter):
 
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Round once, to nearest even, into a fresh contiguous tensor of x's dtype."""
-        return torch.empty(x.shape, dtype=x.dtype).copy_(y)
+        return torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(y)
 
     def store_sum(self, s: torch.Tensor, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Return the sum in a fresh contiguous tensor of x's dtype."""
-        return torch.empty(x.shape, dtype=x.dtype).copy_(s)
+        return torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(s)
 
     def pair(self, y: torch.Tensor, s: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return both results in their order."""

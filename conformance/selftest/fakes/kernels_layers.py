@@ -90,10 +90,6 @@ class KernelLayer(CorrectLayerNorm):
         )
         return out
 
-    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Round into a fresh tensor where x is."""
-        return torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(y)
-
 
 class KernelLayerMaskedLanes(KernelLayer):
     """Masked lanes hold zero, and after the mean is subtracted its square enters the variance."""
@@ -134,7 +130,3 @@ class KernelL2RowsConstexpr(CorrectL2Norm):
             BLOCK=triton.next_power_of_2(rows.shape[1]),
         )
         return out
-
-    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Round into a fresh tensor where x is."""
-        return torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(y)

@@ -17,19 +17,21 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 FAKES = "conformance.selftest.fakes"
-CPU, GPU = "cpu", "gpu"
+CPU = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
 class Planted:
     """A bug as reported, its mechanism in a sentence, and the fake that has it: ``module.Class`` in ``fakes``.
 
-    ``operations`` are those in which it is planted. Importing this needs no Triton, importing the fake does.
+    ``operations`` are those in which it is planted, ``lanes`` the devices on which the fake runs and is wrong.
+    Importing this needs no Triton, importing the fake does.
     """
 
     name: str
     source: str
     operations: tuple[str, ...]
+    lanes: tuple[str, ...]
     fake: str
     mechanism: str
 
@@ -38,10 +40,6 @@ class Planted:
         module, _, name = self.fake.partition(".")
         kind: Fake = getattr(importlib.import_module(f"{FAKES}.{module}"), name)
         return kind
-
-    def lane(self) -> str:
-        """Return where the bug can exist: on any device, or on a GPU alone."""
-        return GPU if getattr(self.kind(), "gpu", "") else CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,14 @@ def _rows(file: str) -> list[dict[str, str]]:
 
 
 PLANTED = tuple(
-    Planted(row["name"], row["source"], tuple(row["operations"].split()), row["fake"], row["mechanism"])
+    Planted(
+        row["name"],
+        row["source"],
+        tuple(row["operations"].split()),
+        tuple(row["lanes"].split()),
+        row["fake"],
+        row["mechanism"],
+    )
     for row in _rows("planted.csv")
 )
 OUTSIDE = tuple(Outside(**row) for row in _rows("outside.csv"))

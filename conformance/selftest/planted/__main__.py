@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     prepare()
     bugs = PLANTED[:: given.every]
-    runs = {(bug.kind(), operation) for bug in bugs if bug.lane() == CPU for operation in bug.operations}
+    runs = {(bug.kind(), operation) for bug in bugs if CPU in bug.lanes for operation in bug.operations}
     in_order = sorted(runs, key=lambda run: (run[0].__module__, run[0].__name__, run[1]))
     sys.stdout.write(f"{table(bugs, list(in_processes(first_failure, in_order, given.n)))}\n")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from conformance.operations import OPERATIONS
-from conformance.selftest.fakes import FAKES
+from conformance.selftest.fakes import FAKES, Fake, launches
 from conformance.selftest.first_failure import Found
 from conformance.selftest.planted import OUTSIDE, PLANTED, Outside, Planted
 from conformance.selftest.planted.__main__ import table
@@ -42,10 +42,21 @@ def test_each_bug_is_a_fake_of_its_operations() -> None:
     assert [] == [bug.name for bug in PLANTED if bug.kind() not in FAKES]
 
 
+def test_each_bug_is_judged_where_its_fake_can_be_wrong() -> None:
+    """Fakes of kernels run on both devices, or on a GPU alone; those that fault, and all others, on a CPU."""
+    assert {bug.name: _lanes(bug.kind()) for bug in PLANTED} == {bug.name: bug.lanes for bug in PLANTED}
+
+
+def _lanes(kind: Fake) -> tuple[str, ...]:
+    if hasattr(kind, "gpu"):
+        return ("cuda",)
+    return ("cpu", "cuda") if launches(kind) and not hasattr(kind, "ends_its_process") else ("cpu",)
+
+
 def test_the_table_names_what_is_caught_and_what_is_not() -> None:
     """A row of a bug that nothing caught says so, one that needs a GPU says why, and only the former counts."""
     bugs = [
-        Planted(name, "", ("rms_norm",), fake, "")
+        Planted(name, "", ("rms_norm",), (), fake, "")
         for name, fake in (
             ("a", "sums.SumTruncated"),
             ("b", "sums.SumSaturates"),
