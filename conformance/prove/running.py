@@ -24,7 +24,7 @@ from pathlib import Path
 
 from conformance.calls import state_guard
 from conformance.calls.budget import Allowance, fair_memory
-from conformance.calls.child import _resident, single_threaded
+from conformance.calls.child import resident, single_threaded
 from conformance.calls.watch import warm_up
 from conformance.prove.copies import PACKAGE, package_tests, reached, write
 from conformance.prove.judging import NATIVE, OURS, PACKAGE_TESTS, Told, Trial, judged
@@ -152,7 +152,7 @@ class Runner:
             return self._row(each, HUNG, f"no answer within {SILENCE[self.lane]:g} s")
         if now - each.began > self.limit:
             return self._row(each, SURVIVED, UNTIL_THE_LIMIT)
-        if _resident(each.process.pid) > fair_memory(self.workers):
+        if resident(each.process.pid) > fair_memory(self.workers):
             return self._row(each, CRASHED, "took too much memory")
         return None
 

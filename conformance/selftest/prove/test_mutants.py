@@ -116,7 +116,7 @@ def test_every_mutant_is_valid_python_and_another_program(mutant: Mutant) -> Non
     ],
 )
 def test_a_kernel_reaches_its_operations_alone(file: str, operations: set[str]) -> None:
-    """What imports a kernel is judged for its mutants."""
+    """The operations that import a kernel are judged for its mutants, and no others."""
     assert operations <= set(reached(f"normkernels/{file}"))
     assert "rms_norm_gated" not in reached(f"normkernels/{file}")
 

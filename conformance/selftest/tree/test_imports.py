@@ -27,6 +27,7 @@ ORDER = (
     "report",
     "plugin",
     "suite",
+    "prove",
     "cli",
     "__main__",
 )
