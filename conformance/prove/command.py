@@ -76,7 +76,7 @@ def prove(asked: Asked, say: Callable[[Row, str], None]) -> tuple[Row, ...]:
     makers: dict[str, Callable[[], tuple[Mutant, ...]]] = {
         "unchanged": unchanged,
         "mutants": lambda: picked,
-        "planted": planted,
+        "planted": lambda: planted(runner.lane),
     }
     parts = [(stage, makers[what]) for what in makers if what in asked.what for stage in asked.stages]
     with asked.out.open("a", encoding="utf-8") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from conformance.adapter import Adapter
 from conformance.prove.mutants import Mutant
@@ -13,22 +14,23 @@ MODULE = "conformance.selftest.planted"
 PREFIX = "planted:"
 
 
-def planted() -> tuple[Mutant, ...]:
-    """Return every planted bug; none where this checkout has none."""
-    try:
-        module = importlib.import_module(MODULE)
-    except ModuleNotFoundError as error:
-        if error.name != MODULE:
-            raise
-        return ()
+def planted(lane: str) -> tuple[Mutant, ...]:
+    """Return the bugs that can exist on a lane, one for each operation that has it."""
     return tuple(
-        Mutant(bug.name, PLANTED, 0, bug.operation, PLANTED, bug.mechanism, bug.source, 0, 0, "")
-        for bug in module.PLANTED
+        Mutant(name, PLANTED, 0, operation, PLANTED, bug.mechanism, bug.source, 0, 0, "")
+        for name, (bug, operation) in _bugs().items()
+        if lane == "cuda" or bug.lane() == "cpu"
     )
 
 
 def fake(name: str) -> Adapter:
     """Return the adapter that has a bug."""
-    found = next(bug.fake for bug in importlib.import_module(MODULE).PLANTED if bug.name == name)
-    made: Adapter = found() if isinstance(found, type) else found
+    bug, _ = _bugs()[name]
+    made: Adapter = bug.kind()()
     return made
+
+
+def _bugs() -> dict[str, tuple[Any, str]]:
+    """Return every bug and its operation by a name of both; Any: their module is a test."""
+    table = importlib.import_module(MODULE).PLANTED
+    return {f"{bug.name}: {operation}": (bug, operation) for bug in table for operation in bug.operations}

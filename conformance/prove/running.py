@@ -75,6 +75,8 @@ class Runner:
     @classmethod
     def prepared(cls, lane: str | None, workers: int, limit: float) -> Runner:
         """Return a runner, this process prepared for its forks. Call before anything imports Triton."""
+        # asking torch for a GPU in the way that starts none: a fork of a process that uses a GPU cannot
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         chosen = choose_device(lane)
         single_threaded()
         unfaithful = faithful_interpreter() if chosen == "cpu" else ""
