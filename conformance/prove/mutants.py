@@ -88,7 +88,7 @@ class Mutant:
     id: str
     file: str  # such as normkernels/kernels/mrope.py
     line: int
-    function: str  # with its class; nothing outside of functions
+    function: str  # with its class; outside of both the name that is assigned, or nothing
     kind: str
     before: str
     after: str
@@ -145,6 +145,8 @@ def _changes(tree: ast.Module) -> Iterator[tuple[str, Change]]:
     """Yield every change with the name of the function that it is in."""
 
     def walk(node: ast.AST, scope: str, strides: tuple[str, ...]) -> Iterator[tuple[str, Change]]:
+        if not scope and isinstance(node, ast.Assign | ast.AnnAssign):
+            scope = _assigned(node)
         if isinstance(node, _SCOPES):
             scope = f"{scope}.{node.name}".lstrip(".")
             if isinstance(node, ast.FunctionDef):
@@ -159,6 +161,12 @@ def _changes(tree: ast.Module) -> Iterator[tuple[str, Change]]:
             yield from walk(child, scope, strides)
 
     yield from walk(tree, "", ())
+
+
+def _assigned(node: ast.Assign | ast.AnnAssign) -> str:
+    """Return the name that a statement outside of functions assigns, or nothing."""
+    target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+    return target.id if isinstance(target, ast.Name) else ""
 
 
 def _inside(node: ast.AST) -> Iterator[ast.AST]:
