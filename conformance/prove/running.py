@@ -62,6 +62,17 @@ class Running:
     at: tuple[str, str] = ("", "")  # property, and where
     end: Told | None = field(default=None)
 
+    def listen(self, told: Told, now: float) -> None:
+        """Take in what the process tells."""
+        self.heard = now
+        match told:
+            case "at", prop, where:
+                self.at = prop, where
+            case "cases", count:
+                self.cases = int(count)
+            case _:
+                self.end = told
+
 
 @dataclass(frozen=True, slots=True)
 class Runner:
@@ -134,15 +145,12 @@ class Runner:
     def _looked_at(self, each: Running) -> Row | None:
         """Return the row of a mutant whose process ended, or has to; None while it works."""
         now = time.monotonic()
-        with contextlib.suppress(EOFError, OSError):
+        try:
             while each.end is None and each.pipe.poll():
-                told: Told = each.pipe.recv()
-                each.heard = now
-                if told[0] == "at":
-                    each.cases += len(told) == 1
-                    each.at = (told[1], told[2]) if len(told) > 1 else each.at
-                else:
-                    each.end = told
+                each.listen(each.pipe.recv(), now)
+        except (EOFError, OSError):
+            # it is ending
+            each.process.join(GLANCE)
         if each.end is not None:
             return _row_of(each, each.end, self.lane)
         if not each.process.is_alive():
