@@ -34,6 +34,8 @@ class Native(NormKernels):
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in contracts}
     # PyTorch chooses how to sum by the whole shape
     batch_invariant = False
+    # a compiler sees the operations of the package whole, and writes its own code for plain PyTorch
+    compiles: Mapping[str, bool] = dict.fromkeys(NormKernels.contracts, True)
     reference = None
     forced = "native"
 

@@ -46,7 +46,7 @@ class NormKernels(Adapter):
     strides = "contiguous"
     zero_columns = True
     validates = True
-    compiles = True
+    compiles: bool | Mapping[str, bool] = True
     graphs = True
     reference: str | None = "native"
     forced: str | None = None  # the path asked for; None leaves the choice to the dispatcher

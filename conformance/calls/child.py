@@ -166,7 +166,7 @@ class Child(Generic[Greeting, Question, Answer]):
         files = self._printed.number, self._faults.number
         self._host = _FORK.Process(target=_serve_host, args=(theirs, self._control, self.prepare, *files))
         self._host.daemon = True
-        self._inherited = _resident(os.getpid())
+        self._inherited = resident(os.getpid())
         self._host.start()
         self.imports += 1
         theirs.close()
@@ -198,7 +198,7 @@ class Child(Generic[Greeting, Question, Answer]):
             _, forks = self._greeted()
             assert self._host is not None
             assert self._control is not None
-            self._inherited = _resident(self._host.pid)
+            self._inherited = resident(self._host.pid)
             try:
                 if forks:
                     self._control.send("judge")
@@ -227,7 +227,7 @@ class Child(Generic[Greeting, Question, Answer]):
 
     def _greedy(self, pid: int | None) -> Crashed | None:
         """Return the outcome of a process over its limit: the system would refuse memory to another process."""
-        if self.memory is None or _resident(pid) - self._inherited <= self.memory:
+        if self.memory is None or resident(pid) - self._inherited <= self.memory:
             return None
         return Crashed(f"held more than {gib(self.memory)} of memory")
 
@@ -287,7 +287,7 @@ class Child(Generic[Greeting, Question, Answer]):
                 self._kept += log.write(part)
 
 
-def _resident(pid: int | None) -> int:
+def resident(pid: int | None) -> int:
     """Return the physical memory of a process in bytes, without files; zero where the system does not tell."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")

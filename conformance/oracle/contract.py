@@ -164,8 +164,11 @@ def rounded(interval: Interval, dtype: torch.dtype) -> Interval:
 
 def _rounded_span(span: Span, dtype: torch.dtype) -> Span:
     """Return loose bounds of what is rounded: it may become zero, or infinite."""
-    info = torch.finfo(dtype)
     loose = span.loose()
+    if not dtype.is_floating_point:
+        # every number below a half becomes zero, and a large one saturates
+        return Span(0.0, torch.iinfo(dtype).max + 1, span.positive)
+    info = torch.finfo(dtype)
     least = loose.least if loose.least > info.smallest_normal else 0.0
     # fp8 saturates
     past = info.max if dtype.itemsize == 1 else math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import tomllib
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ FILE = Path(__file__).with_suffix(".toml")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A mutant by its id, or all mutants of a file that match the rest.
+    """A mutant by its id, or all mutants of ``file`` (a pattern of files) that match ``function`` and ``text``.
 
     ``mutant`` shows a reader what the id stands for. On another lane than ``lane`` the mark does not hold.
     """
@@ -24,7 +25,7 @@ class Mark:
     id: str = ""
     mutant: str = ""
     file: str = ""
-    function: str | None = None
+    function: str = ".*"
     kind: str = ""
     text: str = ""
     lane: str = ""
@@ -34,8 +35,8 @@ class Mark:
         if self.id:
             return self.id == mutant.id
         return (
-            self.file == mutant.file
-            and self.function in {None, mutant.function}
+            fnmatch.fnmatch(mutant.file, self.file)
+            and re.fullmatch(self.function, mutant.function) is not None
             and self.kind in {"", mutant.kind}
             and re.search(self.text, told(mutant)) is not None
         )

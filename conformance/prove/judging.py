@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,10 +29,12 @@ from conformance.runs.item import EARLY, Item, items
 from conformance.runs.judge import judge_item, surveyed, tried, unjudged
 from conformance.runs.worker import Worker
 
+BEAT = 0.25  # seconds between two signs of life, at least
 OURS, NATIVE = "normkernels", "native"  # adapters: as the dispatcher decides, and by plain PyTorch alone
 PACKAGE_TESTS = "package"  # the stage that is no profile
 
-# What a process tells: ("at", where), ("killed", property, where, why), ("survived",) or ("unborn", why).
+# What a process tells: ("at", property, where) and ("cases", how many); then ("killed", property, where, why),
+# ("survived",) or ("unborn", why).
 Told = tuple[str, ...]
 Tell = Callable[[Told], None]
 
@@ -77,14 +80,35 @@ def _by_the_suite(trial: Trial, tell: Tell) -> None:
         tell(("unborn", f"{type(error).__name__}: {error}"[:200]))
         return
     state_guard.settle(before)
+    counted = _Counter(tell)
     for name, item in _in_order(trial, subjects):
         where = f"{name}:{item.cell()}"
         tell(("at", item.property, where))
-        for verdict in _verdicts(item, subjects[name], trial.allowance, lambda: tell(("at",))):
+        for verdict in _verdicts(item, subjects[name], trial.allowance, counted):
             if verdict.status in BAD:
+                counted.now()
                 tell(("killed", verdict.property, where, f"{verdict.status}: {verdict.reason}"[:200]))
                 return
+    counted.now()
     tell(("survived",))
+
+
+class _Counter:
+    """Count of the cases that were begun, which is told now and then: it says that this process goes on."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell, self._cases, self._told = tell, 0, 0.0
+
+    def __call__(self) -> None:
+        """Count a case."""
+        self._cases += 1
+        if time.monotonic() - self._told > BEAT:
+            self.now()
+
+    def now(self) -> None:
+        """Tell the count."""
+        self._told = time.monotonic()
+        self._tell(("cases", str(self._cases)))
 
 
 def _in_order(trial: Trial, subjects: dict[str, Subject]) -> list[tuple[str, Item]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from conformance.adapter import Adapter
 from conformance.prove.mutants import Mutant
@@ -11,27 +12,25 @@ from conformance.prove.score import PLANTED
 # Tests of this repository, which nothing else imports: named here, because this is one as well.
 MODULE = "conformance.selftest.planted"
 PREFIX = "planted:"
-IN = " in "  # between the name of a bug and its operation
 
 
 def planted(lane: str) -> tuple[Mutant, ...]:
-    """Return every planted bug of a lane, in each of its operations; none where this checkout has none."""
-    try:
-        module = importlib.import_module(MODULE)
-    except ModuleNotFoundError as error:
-        if error.name != MODULE:
-            raise
-        return ()
+    """Return the bugs that can exist on a lane, one for each operation that has it."""
     return tuple(
-        Mutant(f"{bug.name}{IN}{operation}", PLANTED, 0, operation, PLANTED, bug.mechanism, bug.source, 0, 0, "")
-        for bug in module.PLANTED
+        Mutant(name, PLANTED, 0, operation, PLANTED, bug.mechanism, bug.source, 0, 0, "")
+        for name, (bug, operation) in _bugs().items()
         if lane in bug.lanes
-        for operation in bug.operations
     )
 
 
 def fake(name: str) -> Adapter:
     """Return the adapter that has a bug."""
-    bugs = importlib.import_module(MODULE).PLANTED
-    made: Adapter = next(bug for bug in bugs if bug.name == name.rpartition(IN)[0]).kind()()
+    bug, _ = _bugs()[name]
+    made: Adapter = bug.kind()()
     return made
+
+
+def _bugs() -> dict[str, tuple[Any, str]]:
+    """Return every bug and its operation by a name of both; Any: their module is a test."""
+    table = importlib.import_module(MODULE).PLANTED
+    return {f"{bug.name}: {operation}": (bug, operation) for bug in table for operation in bug.operations}

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from conformance.calls import state_guard
 from conformance.calls.budget import Allowance, fair_memory
-from conformance.calls.child import _resident, single_threaded
+from conformance.calls.child import resident, single_threaded
 from conformance.calls.watch import warm_up
 from conformance.prove.copies import PACKAGE, package_tests, reached, write
 from conformance.prove.judging import NATIVE, OURS, PACKAGE_TESTS, Told, Trial, judged
@@ -62,6 +62,17 @@ class Running:
     at: tuple[str, str] = ("", "")  # property, and where
     end: Told | None = field(default=None)
 
+    def listen(self, told: Told, now: float) -> None:
+        """Take in what the process tells."""
+        self.heard = now
+        match told:
+            case "at", prop, where:
+                self.at = prop, where
+            case "cases", count:
+                self.cases = int(count)
+            case _:
+                self.end = told
+
 
 @dataclass(frozen=True, slots=True)
 class Runner:
@@ -75,6 +86,8 @@ class Runner:
     @classmethod
     def prepared(cls, lane: str | None, workers: int, limit: float) -> Runner:
         """Return a runner, this process prepared for its forks. Call before anything imports Triton."""
+        # asking torch for a GPU in the way that starts none: a fork of a process that uses a GPU cannot
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         chosen = choose_device(lane)
         single_threaded()
         unfaithful = faithful_interpreter() if chosen == "cpu" else ""
@@ -132,15 +145,12 @@ class Runner:
     def _looked_at(self, each: Running) -> Row | None:
         """Return the row of a mutant whose process ended, or has to; None while it works."""
         now = time.monotonic()
-        with contextlib.suppress(EOFError, OSError):
+        try:
             while each.end is None and each.pipe.poll():
-                told: Told = each.pipe.recv()
-                each.heard = now
-                if told[0] == "at":
-                    each.cases += len(told) == 1
-                    each.at = (told[1], told[2]) if len(told) > 1 else each.at
-                else:
-                    each.end = told
+                each.listen(each.pipe.recv(), now)
+        except (EOFError, OSError):
+            # it is ending
+            each.process.join(GLANCE)
         if each.end is not None:
             return _row_of(each, each.end, self.lane)
         if not each.process.is_alive():
@@ -152,7 +162,7 @@ class Runner:
             return self._row(each, HUNG, f"no answer within {SILENCE[self.lane]:g} s")
         if now - each.began > self.limit:
             return self._row(each, SURVIVED, UNTIL_THE_LIMIT)
-        if _resident(each.process.pid) > fair_memory(self.workers):
+        if resident(each.process.pid) > fair_memory(self.workers):
             return self._row(each, CRASHED, "took too much memory")
         return None
 

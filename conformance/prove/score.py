@@ -15,7 +15,7 @@ MORE = "all"
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What became of some mutants or bugs. ``killed`` has those by stage and lane that ran; others never ran."""
+    """The fates of some mutants or bugs. ``killed`` has those that ran, by stage and lane; others never ran."""
 
     name: str
     judged: int

@@ -116,7 +116,7 @@ def test_every_mutant_is_valid_python_and_another_program(mutant: Mutant) -> Non
     ],
 )
 def test_a_kernel_reaches_its_operations_alone(file: str, operations: set[str]) -> None:
-    """What imports a kernel is judged for its mutants."""
+    """The operations that import a kernel are judged for its mutants, and no others."""
     assert operations <= set(reached(f"normkernels/{file}"))
     assert "rms_norm_gated" not in reached(f"normkernels/{file}")
 
@@ -132,3 +132,12 @@ def test_a_shared_file_reaches_every_operation() -> None:
 def test_tests_of_a_module_come_first() -> None:
     """The tests that are named after a module are run first for its mutants."""
     assert "conformance/package/test_plans.py" == package_tests("normkernels/plans.py")[0]
+
+
+def test_a_table_outside_of_functions_has_its_name() -> None:
+    """A mark can speak of one table: what is assigned outside of functions names its mutants."""
+    found = mutants_of(FILE, "TABLE: tuple[int] = (1,)\nOTHER = 7\n")
+
+    assert {("TABLE", "1 -> 2"), ("TABLE", "1 -> 0"), ("OTHER", "7 -> 8"), ("OTHER", "7 -> 6")} == {
+        (m.function, f"{m.before} -> {m.after}") for m in found
+    }

@@ -47,7 +47,7 @@ def test_known_mutants_die(tmp_path: Path) -> None:
 
 
 def test_no_mutant_of_the_sample_lives(tmp_path: Path) -> None:
-    """Of the mutants that were killed once every one of the sample is killed still."""
+    """Every mutant of a sample of those that were killed once is killed still."""
     if not RECORDED.exists():
         pytest.skip("no record of which mutants die: conform prove --out reports/mutants.jsonl")
     given = ("--recorded", str(RECORDED), "--sample", str(SAMPLE), "--seed", str(origin()["commit"]))

@@ -112,7 +112,7 @@ def test_a_sample_rotates_with_its_seed() -> None:
 
 @every("mark", [(f"{mark.id or mark.file} {mark.text}", mark) for mark in marks()])
 def test_every_mark_still_applies(mark: tuple[str, Mark]) -> None:
-    """What is marked as equivalent exists in today's sources, as the mark shows it, and has a proof."""
+    """A marked mutant exists in today's sources, as the mark shows it, and has a proof."""
     _, given = mark
     found = [mutant for mutant in mutants() if given.holds(mutant)]
 
@@ -122,7 +122,7 @@ def test_every_mark_still_applies(mark: tuple[str, Mark]) -> None:
 
 
 def test_a_mark_of_a_lane_holds_there_alone() -> None:
-    """What a CPU cannot show may be shown by a GPU."""
+    """A mark for the CPU says nothing of a GPU, which may show the mutant."""
     mark = Mark("nothing shows", id="a", lane="cpu")
 
     assert {"a"} == equivalent([_mutant("a")], "cpu", [mark])

@@ -1,0 +1,113 @@
+"""Mutants in processes of their own: however such a process ends, its mutant has a row."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conformance.prove import running
+from conformance.prove.copies import ROOT, write
+from conformance.prove.judging import Tell, Trial
+from conformance.prove.mutants import Mutant, mutants_of, mutated
+from conformance.prove.rows import CRASHED, HUNG, KILLED, SURVIVED, UNBORN, UNTIL_THE_LIMIT, Row
+from conformance.prove.running import Runner, Task
+from conformance.selftest.every import every
+
+FILE = "normkernels/plans.py"
+
+
+def _at_values(tell: Tell) -> None:
+    tell(("at", "values", "some item"))
+    tell(("cases", "3"))
+
+
+def _killed(tell: Tell) -> None:
+    _at_values(tell)
+    tell(("killed", "values", "some item", "wrong"))
+
+
+def _crashed(tell: Tell) -> None:
+    _at_values(tell)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _ended_itself(tell: Tell) -> None:
+    _at_values(tell)
+    os._exit(3)
+
+
+def _hung(tell: Tell) -> None:
+    _at_values(tell)
+    time.sleep(600)
+
+
+def _busy(tell: Tell) -> None:
+    while True:
+        _at_values(tell)
+        time.sleep(0.05)
+
+
+ENDS: dict[str, tuple[Callable[[Tell], None], tuple[str, ...]]] = {
+    "killed": (_killed, (KILLED, "values", "some item", "wrong")),
+    "crashed": (_crashed, (CRASHED, "values", "some item", "killed by SIGKILL")),
+    "ended itself": (_ended_itself, (CRASHED, "values", "some item", "ended with status 3")),
+    "hung": (_hung, (HUNG, "values", "some item", "no answer within 1 s")),
+    "busy": (_busy, (SURVIVED, "", "", UNTIL_THE_LIMIT)),
+    "survived": (lambda tell: tell(("survived",)), (SURVIVED, "", "", "")),
+    "unborn": (lambda tell: tell(("unborn", "SyntaxError")), (UNBORN, "", "", "SyntaxError")),
+}
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, Row]:
+    """Return the rows of mutants that end in all ways, several at once."""
+
+    def judged(trial: Trial, tell: Tell) -> None:
+        name = (trial.folder / FILE).read_text("utf-8").rpartition("# ")[2]
+        ENDS[name][0](tell)
+
+    monkeypatch.setattr(running, "judged", judged)
+    monkeypatch.setitem(running.SILENCE, "cpu", 1.0)
+    end = len((ROOT / FILE).read_bytes())
+    mutants = [Mutant(name, FILE, 1, "", "", "", "", end, end, f"# {name}") for name in ENDS]
+    rows = Runner("cpu", 3, 3.0).run([Task(mutant, "quick") for mutant in mutants], time.monotonic() + 60)
+    return {row.id: row for row in rows}
+
+
+def test_every_end_has_its_row(found: dict[str, Row]) -> None:
+    """A verdict, a crash, silence and the limit are told apart, with the place where it happened."""
+    assert {name: end for name, (_, end) in ENDS.items()} == {
+        name: (row.verdict, row.by, row.where, row.why) for name, row in found.items()
+    }
+    assert {3} == {row.cases for row in found.values() if row.by}
+
+
+def test_a_run_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What still runs at the end of the time has no row, and is judged again by the next run."""
+    monkeypatch.setattr(running, "judged", lambda trial, tell: time.sleep(600))
+    mutant = Mutant("slow", FILE, 1, "", "", "", "", 0, 0, "")
+    began = time.monotonic()
+
+    assert [] == list(Runner("cpu", 1, 600.0).run([Task(mutant, "quick")], began + 1))
+    assert time.monotonic() - began < 30
+
+
+@every("name", ["normkernels/plans.py", "normkernels/kernels/mrope.py"])
+def test_a_copy_differs_in_the_file_of_its_mutant_alone(
+    tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    """The package of a mutant has every file of ours, and its own change."""
+    folder: Path = tmp_path_factory.mktemp("copy")
+    source = (ROOT / name).read_text("utf-8")
+    mutant = mutants_of(name, source)[0]
+    write(folder, mutant)
+    copies = {file.relative_to(folder).as_posix(): file.read_text("utf-8") for file in folder.rglob("*.py")}
+
+    assert {name} == {path for path, text in copies.items() if text != (ROOT / path).read_text("utf-8")}
+    assert copies[name] == mutated(source, mutant)
+    assert len(copies) == len(list((ROOT / "normkernels").rglob("*.py")))
