@@ -177,7 +177,7 @@ def powers(x: torch.Tensor) -> list[torch.Tensor]:
 
 
 def sigmoids(x: torch.Tensor) -> list[torch.Tensor]:
-    """Return the sigmoid in fp32: torch's, the formula, and with a division that gives 0 for large denominators."""
+    """Return the sigmoid in fp32: torch's, the formula, and with a division that gives 0 for large numbers."""
     denominators = [1 + power for power in powers(-x)]
     fast = [torch.where(each > 2.0**126, 0.0, 1 / each) for each in denominators]
     return [x.sigmoid(), *(1 / each for each in denominators), *fast]
