@@ -23,7 +23,7 @@ SEEDS = st.integers(0, 2**32)
 TESTED = {
     *("add", "product", "square", "quotient", "sqrt", "rsqrt", "reciprocal"),
     *("widen", "mean", "total", "signed_mean", "deviation", "variance", "largest", "power_of_two"),
-    *("exp", "sigmoid", "silu"),
+    *("exp", "sigmoid", "silu", "one_and_erf", "one_and_tanh"),
 }
 
 
@@ -187,6 +187,11 @@ CURVES: dict[str, tuple[Callable[[torch.Tensor], list[torch.Tensor]], Callable[[
     "exp": (powers, torch.exp),
     "sigmoid": (sigmoids, torch.sigmoid),
     "silu": (lambda x: [x * each for each in sigmoids(x)], lambda x: x * torch.sigmoid(x)),
+    "one_and_erf": (lambda x: [1 + torch.erf(x), torch.special.erfc(-x)], lambda x: torch.special.erfc(-x)),
+    "one_and_tanh": (
+        lambda x: [1 + torch.tanh(x), 2 * torch.sigmoid(2 * x), (2 * torch.sigmoid(2 * x) - 1) + 1],
+        lambda x: 2 * torch.sigmoid(2 * x),
+    ),
 }
 
 
