@@ -74,15 +74,17 @@ def sampled(subject: Subject, case: Case, rows: slice) -> bool:
 
 
 def agree(ours: Mapping[str, Interval], theirs: Mapping[str, Interval]) -> None:
-    """Raise ``Disagreement`` where two machines allow other results, by more than the model's own margin."""
+    """Raise ``Disagreement`` where two machines allow other results, by more than the model's own margin.
+
+    A step differs by units of float64 of its operands, and widens by far more of them: a share of the width holds
+    the difference, also where large operands cancel.
+    """
     for name, interval in ours.items():
+        width = (theirs[name].hi - theirs[name].lo).nan_to_num(nan=0.0, posinf=0.0)
         for end in ("lo", "hi"):
             a, b = (getattr(one, end).cpu() for one in (interval, theirs[name]))
-            same = (
-                (a == b)
-                | (a.isnan() & b.isnan())
-                | ((a - b).abs() <= MARGIN * U * torch.minimum(a.abs(), b.abs()))
-            )
+            margin = MARGIN * torch.maximum(width, U * torch.minimum(a.abs(), b.abs()))
+            same = (a == b) | (a.isnan() & b.isnan()) | ((a - b).abs() <= margin)
             if not bool(same.all()):
                 place = tuple(torch.nonzero(~same)[0].tolist())
                 message = f"{name}.{end}{list(place)}: {a[place]:.17g} on the GPU, {b[place]:.17g} on the CPU"

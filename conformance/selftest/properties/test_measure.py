@@ -31,6 +31,19 @@ def test_a_larger_difference_is_an_error_of_the_suite(other: float) -> None:
         agree(_interval(2.0, 1.0), _interval(2.0, other))
 
 
+@pytest.mark.parametrize(("apart", "alike"), [(MARGIN / 2, True), (MARGIN * 2, False)])
+def test_ends_near_zero_may_differ_by_a_share_of_the_width(apart: float, alike: bool) -> None:  # noqa: FBT001
+    """Where a bias cancels a normalised value, the end is small, and the difference is that of large operands."""
+    low, high = torch.tensor([1e-9], dtype=torch.float64), torch.tensor([1e-9 + U], dtype=torch.float64)
+    nowhere = torch.zeros(1, dtype=torch.bool)
+    ours, theirs = ({"y": Interval(each, high, nowhere)} for each in (low + apart * U, low))
+    if alike:
+        agree(ours, theirs)
+        return
+    with pytest.raises(Disagreement, match=r"y\.lo\[0\]"):
+        agree(ours, theirs)
+
+
 def test_a_difference_in_what_may_be_nan_is_an_error_of_the_suite() -> None:
     """Ends alike, NaN allowed on one machine only."""
     with pytest.raises(Disagreement, match="y: NaN is allowed elsewhere"):
