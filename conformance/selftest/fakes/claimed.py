@@ -76,9 +76,10 @@ class OddRowsOf769(PairStoresOfOddRows):
 class LastStrideUnchecked(CorrectNorm):
     """Neighbouring columns are claimed, and nothing refuses a row whose columns are apart."""
 
+    # in one dimension a gap is between the columns
     takes: ClassVar[Claims] = {
-        "rms_norm": {"x_layout": ("contiguous", "row_gap", "offset")},
-        "gemma_rms_norm": {"x_layout": ("contiguous", "row_gap", "offset")},
+        name: {"rank": ("2", "3", "4"), "x_layout": ("contiguous", "row_gap", "offset")}
+        for name in CorrectNorm.operations
     }
     caught_by = ("claim",)
 

@@ -16,6 +16,7 @@ from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.correct_silu_and_mul import CorrectSiluAndMul
 from conformance.selftest.fakes.correct_softmax import CorrectSoftmax
 from conformance.selftest.fakes.kernels import sigmoid_rows_kernel
+from conformance.selftest.fakes.kernels_rows import matrix
 from conformance.selftest.fakes.memory_views import wrapped
 
 FAR: tuple[str, ...] = ("large_index",)
@@ -39,13 +40,14 @@ class OffsetsOf31Bits(Correct):
 
     def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
         """Launch with the row stride, which by itself is small."""
+        rows = matrix(gate)
         out = torch.empty(gate.shape, dtype=torch.float32)
-        sigmoid_rows_kernel[(gate.shape[0],)](
-            gate_ptr=gate,
+        sigmoid_rows_kernel[(len(rows),)](
+            gate_ptr=rows,
             out_ptr=out,
-            gate_row_stride=gate.stride(0),
-            n_cols=gate.shape[-1],
-            BLOCK=triton.next_power_of_2(gate.shape[-1]),
+            gate_row_stride=rows.stride(0),
+            n_cols=rows.shape[1],
+            BLOCK=triton.next_power_of_2(rows.shape[1]),
         )
         return out if activation == "sigmoid" else gate.float() * out
 
