@@ -743,6 +743,11 @@ def init(file: Path, operation: str | None, places: tuple[str, ...]) -> None:
 @click.option("--chart", type=click.Path(path_type=Path), metavar="DIR", help="Draw the score, too.")
 def prove(**given: Any) -> int:  # noqa: ANN401 - options as they are
     """Judge mutants of normkernels, a row each, and print the score. Needs the checkout."""
-    from conformance.prove import command
+    try:
+        from conformance.prove import command
+    except ModuleNotFoundError as error:
+        if error.name != "conformance.prove":
+            raise
+        raise UsageError("prove: mutates the sources of this repository, run it in a checkout") from error
 
     return command.main(**given)

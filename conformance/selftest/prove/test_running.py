@@ -88,7 +88,7 @@ def test_every_end_has_its_row(found: dict[str, Row]) -> None:
 
 
 def test_a_run_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What still runs at the end of the time has no row, and is judged again by the next run."""
+    """A mutant that still runs at the end of the time has no row, and is judged by the next run."""
     monkeypatch.setattr(running, "judged", lambda trial, tell: time.sleep(600))
     mutant = Mutant("slow", FILE, 1, "", "", "", "", 0, 0, "")
     began = time.monotonic()

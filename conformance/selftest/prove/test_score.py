@@ -9,7 +9,7 @@ from conformance.prove.command import Asked, chosen, left
 from conformance.prove.copies import mutants
 from conformance.prove.equivalent import Mark, equivalent, marks, told
 from conformance.prove.mutants import Mutant
-from conformance.prove.rows import KILLED, SURVIVED, UNBORN, UNTIL_THE_LIMIT, Row, line, read, row
+from conformance.prove.rows import KILLED, SURVIVED, UNBORN, UNTIL_THE_LIMIT, Row, ended, line, read, row
 from conformance.prove.score import PLANTED, counted, first_stage, killers, score
 from conformance.selftest.every import every
 
@@ -33,6 +33,7 @@ ROWS = (
     row(_mutant("bug", PLANTED), "quick", "cpu", KILLED, by="values", seconds=2.0),
 )
 APART = frozenset({"d"})
+EVERY = mutants()
 
 
 def test_counts_tell_the_dead_the_equivalent_and_the_living() -> None:
@@ -48,6 +49,13 @@ def test_counts_tell_the_dead_the_equivalent_and_the_living() -> None:
 def test_a_mark_on_a_dead_mutant_counts_for_nothing() -> None:
     """Marking a mutant that is killed raises no share."""
     assert counted("all", ROWS, frozenset({"a"})).equivalent == 0
+
+
+def test_the_dead_stay_dead() -> None:
+    """A mutant that was killed once and survives elsewhere, as on another lane, is killed."""
+    dead, alive = _row("a", KILLED, by="values"), _row("a", SURVIVED, stage="ci")
+
+    assert {"a": dead} == ended([dead, alive]) == ended([alive, dead])
 
 
 def test_one_stage_is_scored_alone() -> None:
@@ -114,7 +122,7 @@ def test_a_sample_rotates_with_its_seed() -> None:
 def test_every_mark_still_applies(mark: tuple[str, Mark]) -> None:
     """A marked mutant exists in today's sources, as the mark shows it, and has a proof."""
     _, given = mark
-    found = [mutant for mutant in mutants() if given.holds(mutant)]
+    found = [mutant for mutant in EVERY if given.holds(mutant)]
 
     assert found
     assert len(given.proof) > 20
