@@ -32,6 +32,7 @@ FEW = 2.0**22  # of U: steps that move a number by less than half of itself
 POWER = 0.5  # the mantissa of every power of two
 ONE = Span(1.0, 1.0, positive=True)
 LARGE_EXPONENT = 80.0  # float32 has exp of less, and of less below zero
+NOTHING = 2.0**-160  # less is zero in float32, whatever the error of an exponential function
 
 # IEEE 754: correctly rounded. CUDA C++ Programming Guide, table of maximum errors: "x+y, x*y: 0"
 ADD = MULTIPLY = 1.0
@@ -314,7 +315,11 @@ class Machine:
         bounds = Span(positive=True)
         if span.most < LARGE_EXPONENT:
             bounds = Span(math.exp(-span.most) / 2, math.exp(span.most) * 2, positive=True)
-        powers = Interval.of(z.ends.exp(), z.missing, bounds)
+        ends = z.ends.exp()
+        if span.most > -math.log(NOTHING):
+            # whether even float64 underflows depends on the machine that judges
+            ends = torch.where(ends < NOTHING, 0.0, ends)
+        powers = Interval.of(ends, z.missing, bounds)
         return self.widen(powers, relative, most=(EXP + EXP_PER_UNIT * span.most, TINY))
 
     def sigmoid(self, z: Interval) -> Interval:

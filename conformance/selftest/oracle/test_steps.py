@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from conformance.oracle.arithmetic import Machine, U
 from conformance.oracle.comparison import CACHED, compare, row_chunks
+from conformance.oracle.contract import rounded
 from conformance.oracle.interval import Interval
 from conformance.selftest.oracle import test_arithmetic
 from conformance.selftest.oracle.test_arithmetic import POSITIVE, SMALL, Members, flushed, machines, members
@@ -237,3 +238,13 @@ def test_a_chunk_has_the_same_comparison_as_its_rows() -> None:
         *(sum(part[i] for part in parts) for i in range(3)),
         max(p[3] for p in parts),
     )
+
+
+@machines
+@pytest.mark.parametrize(("exponent", "most"), [(-104.0, 2.0**-149), (-112.0, 0.0), (-744.0, 0.0), (-1e4, 0.0)])
+def test_powers_too_small_for_float32_are_zero(machine: Machine, exponent: float, most: float) -> None:
+    """At -744 even float64 has a subnormal, or zero where a GPU computes: the result must not depend on that."""
+    power = machine.exp(Interval.exactly(torch.tensor([exponent, 1.0])))
+
+    assert power.lo[0] == 0.0
+    assert rounded(power, torch.float32).hi[0] == most
