@@ -108,7 +108,7 @@ class MutationUndeclared(Correct):
 @torch.library.custom_op("conformance_fakes::rounded", mutates_args=())
 def rounded(y: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the result in the dtype of the second argument, and the one before."""
-    return y.to(like.dtype, copy=True), y.clone()
+    return y.to(like.dtype, copy=True, memory_format=torch.contiguous_format), y.clone()
 
 
 @rounded.register_fake

@@ -15,7 +15,13 @@ from conformance.selftest.fakes.correct_norm import CorrectNorm
 FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)
 FLOOR = 1e-10
 
-UNQUANTISED = Contract(frozenset({"sum", "unquantised"}), "tile")
+OPERATIONS = ("rms_norm_fp8", "rms_norm_gated_fp8")
+
+
+def declared(*rounds: str) -> Mapping[str, str | Contract]:
+    """Return the contract of each operation: a gated norm has no sum to round."""
+    gated = frozenset(rounds) - {"sum"}
+    return dict(zip(OPERATIONS, (Contract(frozenset(rounds), "tile"), Contract(gated, "tile")), strict=True))
 
 
 class _Norm(CorrectNorm):
@@ -123,11 +129,11 @@ class CorrectFp8(Quantisation, Adapter):
     """The norm rounded to x's dtype, a scale per group, the quotient rounded once and saturated."""
 
     name = "correct_fp8"
-    operations: ClassVar[tuple[str, ...]] = ("rms_norm_fp8", "rms_norm_gated_fp8")
+    operations: ClassVar[tuple[str, ...]] = OPERATIONS
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in operations}
     strides = "contiguous"
     zero_columns = True
-    contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(operations, UNQUANTISED)
+    contracts: ClassVar[Mapping[str, str | Contract]] = declared("sum", "unquantised")
     validates = True
     # the fake must be caught, and first by one of these properties
     caught_by: tuple[str, ...] = ()

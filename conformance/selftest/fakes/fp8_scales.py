@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from conformance.oracle.contract import Contract
-from conformance.selftest.fakes.correct_fp8 import FLOOR, UNQUANTISED, CorrectFp8
+from conformance.selftest.fakes.correct_fp8 import FLOOR, CorrectFp8, declared
 from conformance.selftest.fakes.memory import spill
 
 ALL: tuple[str, ...] = ("values", "layout", "specials")
@@ -214,9 +214,7 @@ class PowerOfTwoUndeclared(CorrectFp8):
 class PowerOfTwoDeclared(CorrectFp8):
     """Scales of any size; powers of two are declared."""
 
-    contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(
-        CorrectFp8.operations, Contract(UNQUANTISED.rounds | {"power_of_two"}, UNQUANTISED.depth)
-    )
+    contracts: ClassVar[Mapping[str, str | Contract]] = declared("sum", "unquantised", "power_of_two")
     caught_by = ALL
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from conformance.oracle.contract import Contract
-from conformance.selftest.fakes.correct_fp8 import CorrectFp8
+from conformance.selftest.fakes.correct_fp8 import CorrectFp8, declared
 
 ALL: tuple[str, ...] = ("values", "layout", "specials")
 
@@ -37,9 +37,7 @@ class RoundedThroughBfloat16(CorrectFp8):
 class TiesAwayFromZero(CorrectFp8):
     """Ties go away from zero. With powers of two for scales every sixteenth bf16 number is a tie."""
 
-    contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(
-        CorrectFp8.operations, Contract(frozenset({"sum", "unquantised", "power_of_two"}), "tile")
-    )
+    contracts: ClassVar[Mapping[str, str | Contract]] = declared("sum", "unquantised", "power_of_two")
     caught_by = ALL
 
     def scales(self, amax: torch.Tensor, largest: float) -> torch.Tensor:
@@ -64,9 +62,7 @@ class QuantisedBeforeRounding(CorrectFp8):
 class RoundedBeforeUndeclared(CorrectFp8):
     """The norm is rounded to x's dtype before it is quantised; the contract does not say so."""
 
-    contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(
-        CorrectFp8.operations, Contract(frozenset({"sum"}), "tile")
-    )
+    contracts: ClassVar[Mapping[str, str | Contract]] = declared("sum")
     caught_by = ALL
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from conformance.oracle.contract import Contract
-from conformance.selftest.fakes.correct_fp8 import UNQUANTISED, CorrectFp8
+from conformance.selftest.fakes.correct_fp8 import CorrectFp8, declared
 from conformance.selftest.fakes.correct_layer_norm import CorrectLayerNorm
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.weight_offsets import NormWeightBytesReadAsXs
@@ -124,9 +124,7 @@ class LayerIsAnRmsNorm(CorrectLayerNorm):
 class PowerOfTwoToNearest(CorrectFp8):
     """Exponents are rounded to the nearest, where others of the same model are rounded up, as declared."""
 
-    contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(
-        CorrectFp8.operations, Contract(UNQUANTISED.rounds | {"power_of_two"}, UNQUANTISED.depth)
-    )
+    contracts: ClassVar[Mapping[str, str | Contract]] = declared("sum", "unquantised", "power_of_two")
     caught_by = ALL
 
     def scales(self, amax: torch.Tensor, largest: float) -> torch.Tensor:

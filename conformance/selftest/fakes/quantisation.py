@@ -8,11 +8,7 @@ from typing import ClassVar
 import torch
 
 from conformance.oracle.contract import Contract, round_once
-from conformance.selftest.fakes.correct_fp8 import FLOOR, UNQUANTISED, CorrectFp8
-
-
-def _declared(*rounds: str) -> Mapping[str, str | Contract]:
-    return dict.fromkeys(CorrectFp8.operations, Contract(frozenset(rounds), UNQUANTISED.depth))
+from conformance.selftest.fakes.correct_fp8 import FLOOR, CorrectFp8, declared
 
 
 class Reciprocals(CorrectFp8):
@@ -54,7 +50,7 @@ class IgnoresNan(CorrectFp8):
 class Unrounded(CorrectFp8):
     """Quantisation of the norm in registers, as declared."""
 
-    contracts: ClassVar[Mapping[str, str | Contract]] = _declared("sum")
+    contracts: ClassVar[Mapping[str, str | Contract]] = declared("sum")
 
     def unquantised(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Keep fp32."""
@@ -64,7 +60,7 @@ class Unrounded(CorrectFp8):
 class PowersOfTwo(CorrectFp8):
     """Scales rounded up by their logarithm, columns padded to four rows, as DeepGEMM takes them."""
 
-    contracts: ClassVar[Mapping[str, str | Contract]] = _declared("sum", "unquantised", "power_of_two")
+    contracts: ClassVar[Mapping[str, str | Contract]] = declared("sum", "unquantised", "power_of_two")
 
     def scales(self, amax: torch.Tensor, largest: float) -> torch.Tensor:
         """Round the logarithm up."""

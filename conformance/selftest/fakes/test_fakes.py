@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from conformance.calls.call import Subject
+from conformance.calls.declared import check
 from conformance.calls.verdict import BAD, Status, Verdict
 from conformance.operations import OPERATIONS
 from conformance.properties import PASSIVE, PROPERTIES
@@ -354,6 +355,12 @@ def test_fakes_make_one_mistake_each() -> None:
     assert len(FAKES) == len(set(FAKES))
     assert len(FAKES) == len({fake.__doc__ for fake in FAKES})
     assert all(fake.caught_by and set(fake.caught_by) <= {*PROPERTIES, *PASSIVE} for fake in FAKES)
+
+
+def test_a_run_would_take_every_fake() -> None:
+    """Contracts and claims are words that a run knows: otherwise it would end before the first call."""
+    for fake in FAKES:
+        check(fake(), fake.operations)
 
 
 def test_no_fake_is_lost_unnoticed() -> None:
