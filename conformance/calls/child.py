@@ -309,7 +309,7 @@ def _serve_host(
 ) -> None:
     """Prepare, send the greeting, and answer or fork processes that answer, until the parent hangs up."""
     parents_end.close()
-    _die_with_the_parent()
+    die_with_the_parent()
     # the parent decides about Ctrl-C and about being ended
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -338,7 +338,7 @@ def _serve_host(
         if judge == 0:
             control.close()
             ours.close()
-            _die_with_the_parent()
+            die_with_the_parent()
             single_threaded()
             _answer(theirs, prepared)
         theirs.close()
@@ -393,7 +393,7 @@ def _forkable() -> bool:
     return not any(map(_DEVICES.match, opened))
 
 
-def _die_with_the_parent() -> None:
+def die_with_the_parent() -> None:
     """Have the system end this process when its parent ends for any reason."""
     ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
 

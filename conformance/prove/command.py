@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -111,6 +112,8 @@ def left(
 def main(**given: Any) -> int:  # noqa: ANN401 - options of the command line
     """Run the command, and print the score; return 1 where something is alive, or the package itself is not."""
     named = {name: value for name, value in given.items() if value not in (None, ())}
+    # ended from outside, a run ends its processes as well
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     asked = Asked(**{"workers": len(os.sched_getaffinity(0)), **named})
     made = prove(asked, _say)
     every = {mutant.id: mutant for mutant in mutants(("*",))}

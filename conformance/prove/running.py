@@ -24,7 +24,7 @@ from pathlib import Path
 
 from conformance.calls import state_guard
 from conformance.calls.budget import Allowance, fair_memory
-from conformance.calls.child import resident, single_threaded
+from conformance.calls.child import die_with_the_parent, resident, single_threaded
 from conformance.calls.watch import warm_up
 from conformance.prove.copies import PACKAGE, package_tests, reached, write
 from conformance.prove.judging import NATIVE, OURS, PACKAGE_TESTS, Told, Trial, judged
@@ -190,8 +190,10 @@ def _tests(task: Task) -> tuple[str, ...]:
 def _forked(trial: Trial, mutant: Mutant, pipe: Connection, parents_end: Connection) -> None:
     """Make this process that of a mutant, and judge it."""
     parents_end.close()
+    die_with_the_parent()
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _silent(trial.folder / "output")
     # what is compiled is kept by its source: all mutants of other files share what they compile
     own = mutant.file.startswith(f"{PACKAGE}/kernels/")
