@@ -65,7 +65,7 @@ def page(report: Report, *sections: Section) -> str:
         totals=totals,
         heading=table.heading(report.header),
         taken=table.taken(report),
-        claims=[each.claim for each in report.surveys.values() if not each.claimed],
+        claims=[each.claim for each in report.surveys.values() if not each.claimed and each.claim],
         tables=table.tables(report, reasons),
         missing=table.not_implemented(report),
         reasons=reasons,

@@ -143,7 +143,8 @@ def _unproved(records: Records) -> list[str]:
 
 
 def _taken(operation: str, found: Survey) -> Taken:
-    """Return a survey as the report has it, in words as well."""
+    """Return a survey as the report has it, in words as well; there is no claim to paste where no call ran."""
+    known = found.claimed or found.ran > 0
     return Taken(
         taken=to_data(found.taken),
         claimed=found.claimed,
@@ -152,8 +153,8 @@ def _taken(operation: str, found: Survey) -> Taken:
         refusals=found.refusals,
         crashes=found.crashes,
         programs=found.programs,
-        said=said(operation, found.taken),
-        claim=pasted(operation, found.taken),
+        said=said(operation, found.taken) if known else "takes nothing that was tried",
+        claim=pasted(operation, found.taken) if known else "",
     )
 
 

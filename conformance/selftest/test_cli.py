@@ -74,8 +74,8 @@ def test_a_new_adapter_passes_as_it_stands(tmp_path: Path) -> None:
     report = _report(tmp_path / "out")
 
     assert 0 == run.returncode, run.stdout + run.stderr
-    # two properties, three dtypes, and every operation, implemented or not
-    assert (True, 6 * len(OPERATIONS), 0) == (
+    # two properties in three dtypes of one operation; every other one has an item that says it is not implemented
+    assert (True, 6 + len(OPERATIONS) - 1, 0) == (
         report["footer"]["complete"],
         report["footer"]["items"],
         report["footer"]["exit_code"],
@@ -177,16 +177,17 @@ def test_without_a_report_nothing_can_be_judged_again(
 
 
 def test_an_adapter_that_declines_everything_is_not_right(tmp_path: Path) -> None:
-    """Exit 3: without a judged call there is no pass; every cell has the declined calls and their reason."""
+    """Exit 3: without a judged call there is no pass; every cell has the declined calls, and no evidence."""
     (tmp_path / "mine.py").write_text(DECLINES, encoding="utf-8")
     run = _conform(tmp_path, "run", "mine.py", *VALUES)
 
     assert 3 == run.returncode, run.stdout + run.stderr
     assert "nothing was judged" in run.stdout
-    assert {"declined"} == {
+    assert {"declined", "no_evidence"} == {
         status for counts in _rows(_report(tmp_path / "build/conformance")).values() for status in counts
     }
     assert "no groups" in run.stdout
+    assert re.search(r"rms_norm_gated takes nothing that was tried \(0 of \d+ calls", run.stdout)
     assert "not implemented" in run.stdout
 
 

@@ -9,7 +9,7 @@ import torch
 
 from conformance.adapter import Adapter
 from conformance.oracle.contract import Contract
-from conformance.selftest.fakes.correct_fp8 import FLOOR, UNQUANTISED
+from conformance.selftest.fakes.correct_fp8 import FLOOR, declared
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 
 LARGEST = 127.0
@@ -31,7 +31,9 @@ class CorrectInt8Norm(Adapter):
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {"rms_norm_int8": {}}
     strides = "contiguous"
     zero_columns = True
-    contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_int8": UNQUANTISED}
+    contracts: ClassVar[Mapping[str, str | Contract]] = {
+        "rms_norm_int8": declared("sum", "unquantised")["rms_norm_fp8"]
+    }
     validates = True
     # the fake must be caught, and first by one of these properties
     caught_by: tuple[str, ...] = ()
