@@ -44,8 +44,8 @@ def test_a_kernel_without_constants_of_the_traffic_passes(request: pytest.Fixtur
     assert {Status.PASSED} == {verdict.status for verdict in judge_item(item, subject)}
 
 
-# a factor of the arguments of softmax changes all results, by no power of it; one of what is quantised is one of the
-# scales, but for the floor under them
+# a factor of the arguments of softmax changes all results, by no power of it; one of what is quantised is one of
+# the scales, but for the floor under them
 UNSCALED = {"softmax", "quantise_fp8"}
 
 
