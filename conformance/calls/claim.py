@@ -18,7 +18,7 @@ from conformance.cases.case import Case
 from conformance.cases.factors import DTYPES, EVERYTHING, Level, Numbers, Taken
 from conformance.operations import OPERATIONS, Operation
 from conformance.operations.head_sizes import Sizes
-from conformance.operations.levels import levels_of
+from conformance.operations.levels import effective_levels, levels_of
 
 Given = Mapping[str, object]
 APART = "apart"
@@ -120,9 +120,13 @@ def outside(taken: Taken, case: Case) -> str:
     if taken == EVERYTHING:
         return ""
     levels = {"dtype": case.dtype, **levels_of(case)}
+    in_memory, factors = effective_levels(case), OPERATIONS[case.operation].factors
     for name, chosen in taken.levels:
-        if name in levels and levels[name] not in chosen:
-            return f"{name} is {levels[name]}, taken: {', '.join(sorted(chosen))}"
+        # a vector with gaps has a step, which who takes gaps between rows need not take
+        stepped = in_memory.get(name) == "step" and "step" in factors.get(name, ())
+        for level in (levels.get(name), "step" if stepped else None):
+            if level is not None and level not in chosen:
+                return f"{name} is {level}, taken: {', '.join(sorted(chosen))}"
     sizes = sizes_of(case)
     for name, numbers in taken.sizes:
         if name in sizes and sizes[name] not in numbers:

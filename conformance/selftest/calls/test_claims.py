@@ -127,6 +127,16 @@ def test_a_call_lies_inside_of_a_claim_or_the_reason_is_told(given: dict[str, An
     assert words == outside(claim("takes", GATED, given), CASE)
 
 
+def test_a_vector_with_gaps_has_a_step() -> None:
+    """Who takes gaps between rows need not take gaps between the elements of a single one."""
+    gaps = claim("takes", GATED, {"x_layout": ("contiguous", "row_gap")})
+    both = claim("takes", GATED, {"x_layout": ("contiguous", "row_gap", "step")})
+    case = replace(CASE, tensors=(("x", replace(X, shape=(128,), layout=Layout("row_gap", 3))), *CASE.tensors[1:]))
+
+    assert outside(gaps, case) == "x_layout is step, taken: contiguous, row_gap"
+    assert "" == outside(both, case) == outside(gaps, CASE)
+
+
 def test_a_claim_survives_json_and_is_told_in_words() -> None:
     """A report has the claim as data and as a sentence."""
     given = {"rank": "3", "columns": 128, "x_layout": "contiguous", "gate_layout": "contiguous"}
