@@ -149,7 +149,7 @@ def tables(report: Report, reasons: Reasons) -> tuple[Table, ...]:
 
 
 def not_implemented(report: Report) -> tuple[str, ...]:
-    """Return a line for each operation that the adapter does not implement, in place of a table of refusals."""
+    """Return the operations that the adapter does not implement: a line names them, in place of tables."""
     said: dict[str, set[str]] = {}
     for row in report.results:
         reasons = {each.reason for each in row.reasons}

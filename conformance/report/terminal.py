@@ -60,7 +60,8 @@ def summary(report: Report, place: str) -> RenderableType:
     parts: list[RenderableType] = [_heading(report.header)]
     parts += _smoke(report.smoke)
     parts += [_table(shown) for shown in table.tables(report, reasons)]
-    parts += [Text(f"{name}: {NOT_IMPLEMENTED}", style=ASIDE) for name in table.not_implemented(report)]
+    if missing := table.not_implemented(report):
+        parts.append(Text(f"{NOT_IMPLEMENTED}: {', '.join(missing)}", style=ASIDE))
     parts.append(Text("\n".join(f"[{number}] {reason}" for number, reason in reasons), style=ASIDE))
     cards = table.cards(report)
     parts += [_card(card) for card in cards[:MOST_CARDS]]
