@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from conformance.prove.rows import Row, ended
 from conformance.prove.score import by, counted, part
 
 FORMATS = ("png", "svg")
+CAPTION = 150  # characters a line
 COLOURS = {"killed": "#2f7d4f", "does not import": "#9cc7ab", "equivalent": "#c8c8c8", "alive": "#c0392b"}
 
 
@@ -27,7 +29,7 @@ def draw(rows: Sequence[Row], apart: frozenset[str], caption: str, folder: Path)
     left, right = figure.subplots(1, 2)
     _fates(left, rows, apart)
     _times(right, rows)
-    figure.supxlabel(caption, fontsize=8, color="0.3")
+    figure.supxlabel("\n".join(textwrap.wrap(caption, CAPTION)), fontsize=8, color="0.3")
     folder.mkdir(parents=True, exist_ok=True)
     paths = tuple(folder / f"score.{kind}" for kind in FORMATS)
     for path in paths:
@@ -57,11 +59,13 @@ def _fates(axes: Any, rows: Sequence[Row], apart: frozenset[str]) -> None:  # no
     start = [0] * len(found)
     for fate, colour in COLOURS.items():
         widths = [each[fate] for each in found.values()]
+        if not any(widths):
+            continue
         axes.barh(places, widths, left=start, color=colour, label=fate)
         start = [a + b for a, b in zip(start, widths, strict=True)]
     axes.set_yticks(places, list(found), fontsize=8)
-    axes.set_xlabel("mutants")
-    axes.legend(fontsize=8, frameon=False)
+    axes.set_xlabel("mutants, and planted bugs by operation")
+    axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(COLOURS))
 
 
 def _times(axes: Any, rows: Sequence[Row]) -> None:  # noqa: ANN401 - as above
@@ -72,4 +76,4 @@ def _times(axes: Any, rows: Sequence[Row]) -> None:  # noqa: ANN401 - as above
         axes.annotate(f"{len(every)}", (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")
     axes.set_yticks(range(len(ordered)), [name for name, _ in ordered], fontsize=8)
     axes.set_xscale("log")
-    axes.set_xlabel("seconds until it was dead; how many were killed on the right")
+    axes.set_xlabel("seconds until found; how many, on the right")
