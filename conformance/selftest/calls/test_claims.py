@@ -128,7 +128,7 @@ def test_a_call_lies_inside_of_a_claim_or_the_reason_is_told(given: dict[str, An
 
 
 def test_a_vector_with_gaps_has_a_step() -> None:
-    """Who takes gaps between rows need not take gaps between the elements of a single one."""
+    """Gaps between rows may be taken without gaps between the elements of a single one."""
     gaps = claim("takes", GATED, {"x_layout": ("contiguous", "row_gap")})
     both = claim("takes", GATED, {"x_layout": ("contiguous", "row_gap", "step")})
     case = replace(CASE, tensors=(("x", replace(X, shape=(128,), layout=Layout("row_gap", 3))), *CASE.tensors[1:]))
