@@ -13,7 +13,7 @@ from conformance.prove.rows import ended, read
 from conformance.report.header import origin
 from conformance.selftest.processes import ran
 
-# What killed each mutant when all were judged, on a machine of sixteen cores: it is judged first, and alone.
+# What killed each mutant when a sample was judged, on a machine of sixteen cores: it is judged first, and alone.
 RECORDED = ROOT / "reports" / "mutants.jsonl"
 SAMPLE = 60
 # Mutants of a kernel and of a native form, and what kills them.
