@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conformance.prove.others.tables import OUTSIDE, Row, counted
+from conformance.prove.others.tables import OURS, OUTSIDE, Row, counted
 
 COLOURS = {"caught": "#2f7d4f", "not caught": "#e8b4ad", "not called": "#e4e4e4"}
 
@@ -46,7 +46,7 @@ def draw(rows: Sequence[Row], header: Mapping[str, Any], path: Path) -> None:
         fontsize=8,
         frameon=False,
     )
-    about = f"{len(rows)} planted bugs, a column each; models of the suites, not the suites"
+    about = f"{len(rows)} planted bugs, a column each; models of the suites, not the suites; {OURS} must catch all"
     figure.supxlabel(f"{about}; {header['date']}, commit {header['commit']}", fontsize=8, color="0.3")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None})

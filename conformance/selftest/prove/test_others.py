@@ -16,9 +16,11 @@ from conformance.calls.call import Subject
 from conformance.cases.case import Layout, TensorSpec
 from conformance.operations import OPERATIONS
 from conformance.prove.copies import ROOT
+from conformance.prove.others.__main__ import read
 from conformance.prove.others.comparing import OUTPUTS, VALUES, cases, in_float32, values, wrong
 from conformance.prove.others.judging import CRASH, EXCEPTION, NAMED, asked, comparable, contained, judged
 from conformance.prove.others.memory import placed, pooled
+from conformance.prove.others.picture import draw
 from conformance.prove.others.suites import NORMS, SUITES, Part, Rule, every
 from conformance.prove.others.tables import OUTSIDE, Count, Row, counted, told
 from conformance.selftest.fakes import CLASSES, Fake
@@ -251,3 +253,15 @@ def test_a_run_gives_what_is_recorded(tmp_path: Path) -> None:
     assert len(found) == 3
     assert all(line["found"].items() <= known[line["bug"]].items() for line in found)
     assert "models" in ended.stdout.casefold()
+
+
+def test_the_picture_is_drawn(tmp_path: Path) -> None:
+    """The picture is a PNG of at most 200 kB, the same each time."""
+    header, rows = read(RECORD)
+    first, again = tmp_path / "first.png", tmp_path / "again" / "again.png"
+    draw(rows, header, first)
+    draw(rows, header, again)
+
+    assert first.read_bytes() == again.read_bytes()
+    assert first.read_bytes().startswith(b"\x89PNG")
+    assert first.stat().st_size <= 200_000
