@@ -11,7 +11,7 @@ OUTSIDE = "outside"  # the model has no call of the operation, or no reference t
 OURS = "conformance, quick"
 MODELS = (
     "Models of these suites, by their inputs and tolerances, and not the suites: no test of theirs was run. "
-    f"Bugs are planted where they do not escape {OURS}: its row is no comparison, the tests demand that it is whole."
+    f"The tests of this repository demand that {OURS} catches every planted bug: its row is no comparison."
 )
 
 
