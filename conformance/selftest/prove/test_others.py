@@ -255,6 +255,16 @@ def test_a_run_gives_what_is_recorded(tmp_path: Path) -> None:
     assert "models" in ended.stdout.casefold()
 
 
+def test_rows_of_ours_that_lack_a_bug_end_the_run(tmp_path: Path) -> None:
+    """A bug without a row was not judged, which must not look like one that was missed."""
+    ended = ran(
+        tmp_path, "-m", "conformance.prove.others", "--bug", "aiter 2637", "--ours", str(tmp_path / "none")
+    )
+
+    assert ended.returncode == 1
+    assert "no row of 'aiter 2637: rms_norm_fp8', run: conform prove" in ended.stderr
+
+
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
     """The picture is a PNG of at most 200 kB, the same each time."""
     header, rows = read(RECORD)
