@@ -27,7 +27,8 @@ from conformance.cases.case import Placement
 
 Untyped = Any  # any argument or result of an operator or a kernel
 
-_EMPTY = frozenset(
+# operators that allocate memory without filling it
+EMPTY = frozenset(
     {
         torch.ops.aten.empty.memory_format,
         torch.ops.aten.empty_like.default,
@@ -82,7 +83,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         kwargs: Untyped = None,
     ) -> Untyped:
         result = func(*args, **(kwargs or {}))
-        if func in _EMPTY and result.device.type == torch.device(self.device).type:
+        if func in EMPTY and result.device.type == torch.device(self.device).type:
             return self._guarded(result)
         if func in _COPIES:
             self.record.copies.append(f"{func.overloadpacket.__name__} {tuple(result.shape)}")
