@@ -9,7 +9,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -42,7 +43,7 @@ from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.properties.discovery import Evidence
 from conformance.properties.passive import property_of
 from conformance.report import world as matrix
-from conformance.runs import again, describe, journal, lanes, outside
+from conformance.runs import again, describe, journal, lanes, outside, settings
 from conformance.runs.host import Follow, Host, Judge, choose_device
 from conformance.runs.item import PROFILES, Item, Profile, items
 from conformance.runs.judge import Answer, Ask, asked, unjudged
@@ -124,13 +125,46 @@ Exit status: 0 every judged property holds; 1 something failed, crashed or hung,
 or a waiver is out of date; 2 bad usage; 3 nothing was judged, or nothing is known of
 the values in a dtype that is taken; 4 the suite itself failed; 130 interrupted, with
 a report of what was judged until then.
+
+Options that a project always gives may stand in conform.toml, or under [tool.conform] in pyproject.toml, of the
+current folder: conform run --help says which.
 """
 
 
 @click.group(help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="normkernels", prog_name="conform")
-def cli() -> None:
-    """Hold the commands together."""
+@click.option("--isolated", is_flag=True, help="Read no options from conform.toml or pyproject.toml.")
+@click.pass_context
+def cli(context: click.Context, *, isolated: bool) -> None:
+    """Hold the commands together, and give them the options of the project's file as defaults."""
+    if isolated or context.invoked_subcommand not in SETTLED:
+        return
+    found = settings.read(Path())
+    context.obj = found
+    context.default_map = {name: _defaults(cli.commands[name], found.values) for name in SETTLED}
+    if found.file:
+        context.with_resource(_naming(found.file))
+
+
+# commands that take what a project's file says
+SETTLED = ("run", "survey", "replay", "list", "init")
+
+
+def _defaults(command: click.Command, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a project's values by the names of a command's parameters. A replay shows every property."""
+    named = {param.opts[0].removeprefix("--"): param.name for param in command.params if param.name}
+    left_out = "property" if command.name == "replay" else None
+    return {named[name]: value for name, value in values.items() if name in named and name != left_out}
+
+
+@contextmanager
+def _naming(file: str) -> Iterator[None]:
+    """Name the file that options were read from in what is said about options."""
+    try:
+        yield
+    except (click.BadParameter, UsageError) as error:
+        said = error.format_message() if isinstance(error, click.BadParameter) else str(error)
+        raise UsageError(f"{said} (options are also read from {file})") from error
 
 
 _target = click.argument("target", default="normkernels")
@@ -208,7 +242,9 @@ def run(
 ) -> int:
     """Judge TARGET: a known adapter (conform list), package.module:Class or file.py:Class.
 
-    :Class may be left out where there is one adapter.
+    :Class may be left out where there is one adapter. What is not given here is read from conform.toml, or from
+    [tool.conform] in pyproject.toml, of the current folder: the keys are target, device, import-limit, op,
+    operations, profile, property, report, seed and waivers.
     """
     chosen = _chosen_device(device)
     _use(places)
@@ -230,7 +266,7 @@ def run(
         host.close()
     given = {"adapter": target, "device": chosen, "profile": profile, "seed": seed, "report": directory}
     given |= {"import-limit": import_limit, "op": operations, "property": properties, "waivers": waivers}
-    given |= {"operations": places}
+    given |= {"operations": places, "options-from": _file_of_options()}
     display = _Display(Console(stderr=True))
     with tempfile.TemporaryDirectory(prefix="journal-", dir=directory) as journals:
         if failed is not None:
@@ -244,6 +280,12 @@ def run(
             if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
                 break
     return _ended(directory / "report.json", status, display)
+
+
+def _file_of_options() -> str | None:
+    """Return the name of the file that options were read from."""
+    found = click.get_current_context().find_object(settings.Settings)
+    return found.file or None if found else None
 
 
 def _failed_before(directory: Path) -> again.Again:

@@ -286,6 +286,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         host_of(config).subject,
         **{name: config.getoption(name) for name in IN_HEADER},
         chunks=None if profile == set(planned) else _numbers(planned),
+        options_from=config.getoption("options_from"),
         allowance=config.stash[_ALLOWANCE],
         greeting=host_of(config).greeting,
     )
