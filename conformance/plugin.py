@@ -1,6 +1,7 @@
 """pytest wiring only: where the suite runs, which adapter is judged, how many cases, which files are written.
 
-``pytest -p conformance.plugin --pyargs conformance.suite --adapter TARGET`` judges; ``conform run`` calls that.
+``pytest --pyargs conformance.suite --adapter TARGET`` judges, in a checkout with ``-p conformance.plugin``;
+``conform run`` calls that.
 """
 
 from __future__ import annotations
