@@ -42,6 +42,7 @@ from conformance.oracle.contract import NAMED, Contract, in_braces, in_words
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.properties.discovery import Evidence
 from conformance.properties.passive import property_of
+from conformance.report import github
 from conformance.report import world as matrix
 from conformance.runs import again, describe, journal, lanes, outside, settings
 from conformance.runs.host import Follow, Host, Judge, choose_device
@@ -147,7 +148,7 @@ def cli(context: click.Context, *, isolated: bool) -> None:
 
 
 # commands that take what a project's file says
-SETTLED = ("run", "survey", "replay", "list", "init")
+SETTLED = ("run", "survey", "replay", "annotate", "list", "init")
 
 
 def _defaults(command: click.Command, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -634,6 +635,28 @@ def _read(path: Path) -> report.Report:
         return report.read(path / "report.json" if path.is_dir() else path)
     except report.NoReport as error:
         raise UsageError(str(error)) from error
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, path_type=Path))
+@click.option("--target", metavar="TARGET", help="The adapter, as conform run was told it: its file is annotated.")
+@click.option(
+    "--summary",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Append the report in Markdown to FILE, such as $GITHUB_STEP_SUMMARY.",
+)
+def annotate(folder: Path, target: str | None, summary: Path | None) -> None:
+    """Print the report of DIR as commands of a workflow, by which GitHub annotates files."""
+    made = _read(folder)
+    for line in github.commands(made, target, github.text_of):
+        click.echo(report.printable(line))
+    if summary is not None:
+        try:
+            with summary.open("a", encoding="utf-8") as file:
+                file.write(github.summary(made))
+        except OSError as error:
+            raise UsageError(f"--summary {summary}: cannot be written: {error.strerror}") from error
 
 
 @cli.command()
