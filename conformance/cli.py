@@ -27,6 +27,7 @@ except ModuleNotFoundError as error:
     print(f"conform: {error.name} is not installed here, run: pip install {wanted}", file=sys.stderr)  # noqa: T201
     sys.exit(2)
 
+from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.table import Table
 
@@ -56,6 +57,7 @@ from conformance.runs.waivers import load as load_waivers
 
 MOST_WORKERS = 8
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+Completing = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 SKELETON = '''\
 """Lets `conform run` judge my implementation: replace the bodies below by calls of it."""
 
@@ -128,7 +130,10 @@ the values in a dtype that is taken; 4 the suite itself failed; 130 interrupted,
 a report of what was judged until then.
 
 Options that a project always gives may stand in conform.toml, or under [tool.conform] in pyproject.toml, of the
-current folder: conform run --help says which.
+current folder: conform run --help says which. A shell completes names after
+
+\b
+  eval "$(_CONFORM_COMPLETE=bash_source conform)"
 """
 
 
@@ -168,7 +173,18 @@ def _naming(file: str) -> Iterator[None]:
         raise UsageError(f"{said} (options are also read from {file})") from error
 
 
-_target = click.argument("target", default="normkernels")
+def _completing(*tables: Iterable[str], files: bool = False) -> Completing:
+    """Return what completes a word on a command line: the names of some tables, and files."""
+
+    def complete(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+        found = [CompletionItem(name) for table in tables for name in table if name.startswith(begun)]
+        return [*found, CompletionItem(begun, type="file")] if files else found
+
+    return complete
+
+
+COMPLETED = {"op": _completing(OPERATIONS), "property": _completing(PROPERTIES)}
+_target = click.argument("target", default="normkernels", shell_complete=_completing(KNOWN, files=True))
 
 
 def _option(name: str, parameter: str | None = None, text: str | None = None) -> Callable[[_Command], _Command]:
@@ -188,6 +204,7 @@ def _option(name: str, parameter: str | None = None, text: str | None = None) ->
         default=option.default,
         multiple=option.many,
         metavar=option.metavar,
+        shell_complete=COMPLETED.get(name),
         show_default=option.default is not None,
         help=text or option.help,
     )
@@ -565,7 +582,9 @@ def survey(
 
 
 @cli.command(name="list")
-@click.argument("name", metavar="[OPERATION|ADAPTER]", required=False)
+@click.argument(
+    "name", metavar="[OPERATION|ADAPTER]", required=False, shell_complete=_completing(OPERATIONS, KNOWN)
+)
 @_places
 def listing(name: str | None, places: tuple[str, ...]) -> None:
     """Operations, properties with their promise, known adapters with their package, contracts, profiles.
@@ -639,7 +658,12 @@ def _read(path: Path) -> report.Report:
 
 @cli.command()
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, path_type=Path))
-@click.option("--target", metavar="TARGET", help="The adapter, as conform run was told it: its file is annotated.")
+@click.option(
+    "--target",
+    metavar="TARGET",
+    help="The adapter, as conform run was told it: its file is annotated.",
+    shell_complete=_completing(files=True),
+)
 @click.option(
     "--summary",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -660,7 +684,7 @@ def annotate(folder: Path, target: str | None, summary: Path | None) -> None:
 
 
 @cli.command()
-@click.argument("adapters", nargs=-1, metavar="[ADAPTER]...")
+@click.argument("adapters", nargs=-1, metavar="[ADAPTER]...", shell_complete=_completing(KNOWN))
 @_option("op", "operations")
 @_properties
 @click.option(
@@ -761,7 +785,13 @@ def reports_of_lanes(directory: Path) -> list[matrix.Judged]:
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--op", "operation", metavar="NAME", help="The operation that the adapter is for.")
+@click.option(
+    "--op",
+    "operation",
+    metavar="NAME",
+    help="The operation that the adapter is for.",
+    shell_complete=COMPLETED["op"],
+)
 @_places
 def init(file: Path, operation: str | None, places: tuple[str, ...]) -> None:
     """Write an adapter to FILE, to fill in. It never replaces a file, and without --op works as it stands."""
