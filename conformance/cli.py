@@ -9,7 +9,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -26,6 +27,7 @@ except ModuleNotFoundError as error:
     print(f"conform: {error.name} is not installed here, run: pip install {wanted}", file=sys.stderr)  # noqa: T201
     sys.exit(2)
 
+from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.table import Table
 
@@ -41,8 +43,9 @@ from conformance.oracle.contract import NAMED, Contract, in_braces, in_words
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.properties.discovery import Evidence
 from conformance.properties.passive import property_of
+from conformance.report import github
 from conformance.report import world as matrix
-from conformance.runs import again, describe, journal, lanes, outside
+from conformance.runs import again, describe, journal, lanes, outside, settings
 from conformance.runs.host import Follow, Host, Judge, choose_device
 from conformance.runs.item import PROFILES, Item, Profile, items
 from conformance.runs.judge import Answer, Ask, asked, unjudged
@@ -54,6 +57,7 @@ from conformance.runs.waivers import load as load_waivers
 
 MOST_WORKERS = 8
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+Completing = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 SKELETON = '''\
 """Lets `conform run` judge my implementation: replace the bodies below by calls of it."""
 
@@ -124,16 +128,63 @@ Exit status: 0 every judged property holds; 1 something failed, crashed or hung,
 or a waiver is out of date; 2 bad usage; 3 nothing was judged, or nothing is known of
 the values in a dtype that is taken; 4 the suite itself failed; 130 interrupted, with
 a report of what was judged until then.
+
+Options that a project always gives may stand in conform.toml, or under [tool.conform] in pyproject.toml, of the
+current folder: conform run --help says which. A shell completes names after
+
+\b
+  eval "$(_CONFORM_COMPLETE=bash_source conform)"
 """
 
 
 @click.group(help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="normkernels", prog_name="conform")
-def cli() -> None:
-    """Hold the commands together."""
+@click.option("--isolated", is_flag=True, help="Read no options from conform.toml or pyproject.toml.")
+@click.pass_context
+def cli(context: click.Context, *, isolated: bool) -> None:
+    """Hold the commands together, and give them the options of the project's file as defaults."""
+    if isolated or context.invoked_subcommand not in SETTLED:
+        return
+    found = settings.read(Path())
+    context.obj = found
+    context.default_map = {name: _defaults(cli.commands[name], found.values) for name in SETTLED}
+    if found.file:
+        context.with_resource(_naming(found.file))
 
 
-_target = click.argument("target", default="normkernels")
+# commands that take what a project's file says
+SETTLED = ("run", "survey", "replay", "annotate", "list", "init")
+
+
+def _defaults(command: click.Command, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a project's values by the names of a command's parameters. A replay shows every property."""
+    named = {param.opts[0].removeprefix("--"): param.name for param in command.params if param.name}
+    left_out = "property" if command.name == "replay" else None
+    return {named[name]: value for name, value in values.items() if name in named and name != left_out}
+
+
+@contextmanager
+def _naming(file: str) -> Iterator[None]:
+    """Name the file that options were read from in what is said about options."""
+    try:
+        yield
+    except (click.BadParameter, UsageError) as error:
+        said = error.format_message() if isinstance(error, click.BadParameter) else str(error)
+        raise UsageError(f"{said} (options are also read from {file})") from error
+
+
+def _completing(*tables: Iterable[str], files: bool = False) -> Completing:
+    """Return what completes a word on a command line: the names of some tables, and files."""
+
+    def complete(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+        found = [CompletionItem(name) for table in tables for name in table if name.startswith(begun)]
+        return [*found, CompletionItem(begun, type="file")] if files else found
+
+    return complete
+
+
+COMPLETED = {"op": _completing(OPERATIONS), "property": _completing(PROPERTIES)}
+_target = click.argument("target", default="normkernels", shell_complete=_completing(KNOWN, files=True))
 
 
 def _option(name: str, parameter: str | None = None, text: str | None = None) -> Callable[[_Command], _Command]:
@@ -153,6 +204,7 @@ def _option(name: str, parameter: str | None = None, text: str | None = None) ->
         default=option.default,
         multiple=option.many,
         metavar=option.metavar,
+        shell_complete=COMPLETED.get(name),
         show_default=option.default is not None,
         help=text or option.help,
     )
@@ -208,7 +260,9 @@ def run(
 ) -> int:
     """Judge TARGET: a known adapter (conform list), package.module:Class or file.py:Class.
 
-    :Class may be left out where there is one adapter.
+    :Class may be left out where there is one adapter. What is not given here is read from conform.toml, or from
+    [tool.conform] in pyproject.toml, of the current folder: the keys are target, device, import-limit, op,
+    operations, profile, property, report, seed and waivers.
     """
     chosen = _chosen_device(device)
     _use(places)
@@ -230,7 +284,7 @@ def run(
         host.close()
     given = {"adapter": target, "device": chosen, "profile": profile, "seed": seed, "report": directory}
     given |= {"import-limit": import_limit, "op": operations, "property": properties, "waivers": waivers}
-    given |= {"operations": places}
+    given |= {"operations": places, "options-from": _file_of_options()}
     display = _Display(Console(stderr=True))
     with tempfile.TemporaryDirectory(prefix="journal-", dir=directory) as journals:
         if failed is not None:
@@ -244,6 +298,12 @@ def run(
             if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
                 break
     return _ended(directory / "report.json", status, display)
+
+
+def _file_of_options() -> str | None:
+    """Return the name of the file that options were read from."""
+    found = click.get_current_context().find_object(settings.Settings)
+    return found.file or None if found else None
 
 
 def _failed_before(directory: Path) -> again.Again:
@@ -522,7 +582,9 @@ def survey(
 
 
 @cli.command(name="list")
-@click.argument("name", metavar="[OPERATION|ADAPTER]", required=False)
+@click.argument(
+    "name", metavar="[OPERATION|ADAPTER]", required=False, shell_complete=_completing(OPERATIONS, KNOWN)
+)
 @_places
 def listing(name: str | None, places: tuple[str, ...]) -> None:
     """Operations, properties with their promise, known adapters with their package, contracts, profiles.
@@ -595,7 +657,34 @@ def _read(path: Path) -> report.Report:
 
 
 @cli.command()
-@click.argument("adapters", nargs=-1, metavar="[ADAPTER]...")
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--target",
+    metavar="TARGET",
+    help="The adapter, as conform run was told it: its file is annotated.",
+    shell_complete=_completing(files=True),
+)
+@click.option(
+    "--summary",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Append the report in Markdown to FILE, such as $GITHUB_STEP_SUMMARY.",
+)
+def annotate(folder: Path, target: str | None, summary: Path | None) -> None:
+    """Print the report of DIR as commands of a workflow, by which GitHub annotates files."""
+    made = _read(folder)
+    for line in github.commands(made, target, github.text_of):
+        click.echo(report.printable(line))
+    if summary is not None:
+        try:
+            with summary.open("a", encoding="utf-8") as file:
+                file.write(github.summary(made))
+        except OSError as error:
+            raise UsageError(f"--summary {summary}: cannot be written: {error.strerror}") from error
+
+
+@cli.command()
+@click.argument("adapters", nargs=-1, metavar="[ADAPTER]...", shell_complete=_completing(KNOWN))
 @_option("op", "operations")
 @_properties
 @click.option(
@@ -696,7 +785,13 @@ def reports_of_lanes(directory: Path) -> list[matrix.Judged]:
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--op", "operation", metavar="NAME", help="The operation that the adapter is for.")
+@click.option(
+    "--op",
+    "operation",
+    metavar="NAME",
+    help="The operation that the adapter is for.",
+    shell_complete=COMPLETED["op"],
+)
 @_places
 def init(file: Path, operation: str | None, places: tuple[str, ...]) -> None:
     """Write an adapter to FILE, to fill in. It never replaces a file, and without --op works as it stands."""

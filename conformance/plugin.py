@@ -1,6 +1,7 @@
 """pytest wiring only: where the suite runs, which adapter is judged, how many cases, which files are written.
 
-``pytest -p conformance.plugin --pyargs conformance.suite --adapter TARGET`` judges; ``conform run`` calls that.
+``pytest --pyargs conformance.suite --adapter TARGET`` judges, in a checkout with ``-p conformance.plugin``;
+``conform run`` calls that.
 """
 
 from __future__ import annotations
@@ -286,6 +287,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         host_of(config).subject,
         **{name: config.getoption(name) for name in IN_HEADER},
         chunks=None if profile == set(planned) else _numbers(planned),
+        options_from=config.getoption("options_from"),
         allowance=config.stash[_ALLOWANCE],
         greeting=host_of(config).greeting,
     )

@@ -48,7 +48,10 @@ class Declarations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """Versions, machine, commit, adapter and switches, on which the numbers of a report depend."""
+    """Versions, machine, commit, adapter and switches, on which the numbers of a report depend.
+
+    ``options_from``: the file that options were read from, beside those of the command line.
+    """
 
     suite: str | None
     python: str
@@ -62,6 +65,7 @@ class Header:
     seed: int
     profile: str
     chunks: str | None = None
+    options_from: str | None = sparse(lambda: None)
     adapter: Declarations
     changed_by_import: tuple[str, ...] = ()
     numerics: Mapping[str, Any] = field(default_factory=dict)

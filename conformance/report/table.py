@@ -248,12 +248,13 @@ def heading(header: Header) -> tuple[str, ...]:
     contracts = ", ".join(f"{name}: {contract.text}" for name, contract in adapter.contracts.items())
     chunks = f", chunks {header.chunks}" if header.chunks else ""
     commit = f", commit {header.commit}" if header.commit else ""
+    file = f", options from {header.options_from}" if header.options_from else ""
     decided = ", ".join(f"{name} {getattr(header, name)}" for name in IN_HEADER)
     versions = f"torch {header.torch}, triton {header.triton or 'not installed'}"
     return (
         f"{adapter.name} on {header.device}{_budget(header)}; {versions}",
         f"declares {contracts or 'no contract'}",
-        f"{decided}{chunks}{commit}",
+        f"{decided}{chunks}{commit}{file}",
         *(f"importing it changed {words}" for words in header.changed_by_import),
     )
 

@@ -14,6 +14,7 @@ from conformance.calls.verdict import BAD, Status
 from conformance.operations import OPERATIONS
 from conformance.properties import PROMISES
 from conformance.report.document import Counts, Report
+from conformance.report.markdown import table
 
 NOTHING = ""  # the cell of an operation that an implementation does not have
 EXPLAINS = re.compile(r"no set of rounding points explains all|\{[\w, ]*\} explains all(?: \(named: [\w, ]+\))?")
@@ -86,19 +87,6 @@ def page(judged: Sequence[Judged], missing: Mapping[str, str]) -> str:
     return "\n\n".join([f"# What others ship, judged\n\n{KEY}", *tables, *rest]) + "\n"
 
 
-def _table(columns: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table, none where there is no row."""
-    for number, row in enumerate(rows):
-        if not number:
-            yield _line(columns)
-            yield _line(["---"] * len(columns))
-        yield _line([text.replace("|", "\\|") for text in row])
-
-
-def _line(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(texts)} |"
-
-
 def _implementations(judged: Sequence[Judged]) -> Iterator[str]:
     def rows() -> Iterator[Sequence[str]]:
         for each in judged:
@@ -108,7 +96,7 @@ def _implementations(judged: Sequence[Judged]) -> Iterator[str]:
             made = f"{header.profile}, seed {header.seed}, {header.commit or 'no commit'}"
             yield each.title, header.adapter.package or "–", versions, made, *numbers, verdict(each.report)
 
-    return _table(("adapter", "package", "on", "run", "cases", "elements", "verdict"), rows())
+    return table(("adapter", "package", "on", "run", "cases", "elements", "verdict"), rows())
 
 
 def verdict(report: Report) -> str:
@@ -132,7 +120,7 @@ def _contracts(judged: Sequence[Judged]) -> Iterator[str]:
                 found = _found(each, operation)
                 yield each.title, operation, declared.text if declared else "–", found, claim
 
-    return _table(("adapter", "operation", "contract", "found", "calls"), rows())
+    return table(("adapter", "operation", "contract", "found", "calls"), rows())
 
 
 def _found(each: Judged, operation: str) -> str:
@@ -166,7 +154,7 @@ def _failures(judged: Sequence[Judged]) -> Iterator[str]:
                     operations = ", ".join(_operations(waiver.where))
                     yield each.title, operations, said, f"{count}", "", f"{link}<{waiver.issue}>"
 
-    return _table(("adapter", "operation", "cause", "cases", "shows in", "known as"), rows())
+    return table(("adapter", "operation", "cause", "cases", "shows in", "known as"), rows())
 
 
 def _operations(where: str) -> list[str]:
@@ -185,4 +173,4 @@ def _matrix(operation: str, judged: Sequence[Judged]) -> Iterator[str]:
             if any(text not in {NOTHING, "–"} for text in row):
                 yield name, *row
 
-    return _table(("property", *titles), rows())
+    return table(("property", *titles), rows())

@@ -121,6 +121,7 @@ OF_PYTEST = (
         help="GiB that a worker's calls may hold. Default: its share of four fifths.",
     ),
     Option(name="gpu-memory", type=float, least=0, above=True, help="As --memory, of the worker's GPU."),
+    Option(name="options-from", metavar="FILE", help="File that options were read from, for the report to name."),
 )
 IN_HEADER = tuple(option.name for option in OPTIONS if option.decides)
 NAMED = {option.name: option for option in (*OPTIONS, *OF_PYTEST)}

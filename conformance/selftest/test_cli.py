@@ -484,6 +484,45 @@ def test_help_keeps_its_examples_a_line_each(capsys: pytest.CaptureFixture[str])
     assert not [line for line in lines if line.count("conform ") > 1]
 
 
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("conform run torchn", ["plain,torchnorm", "file,torchn"]),
+        ("conform survey mine", ["file,mine"]),
+        ("conform run mine.py --op rms_norm_g", ["plain,rms_norm_gated", "plain,rms_norm_gated_fp8"]),
+        ("conform run mine.py --property lay", ["plain,layout"]),
+        ("conform replay 0123456789 nati", ["plain,native", "file,nati"]),
+        ("conform list nati", ["plain,native"]),
+        ("conform list mro", ["plain,mrope"]),
+        ("conform world native torchn", ["plain,torchnorm"]),
+        ("conform init mine.py --op mro", ["plain,mrope"]),
+        ("conform run mine.py --profile n", ["plain,nightly"]),
+        ("conform annot", ["plain,annotate"]),
+    ],
+)
+def test_a_shell_completes_names(
+    line: str, completed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names of adapters, operations and properties, and files, in the form that bash reads."""
+    monkeypatch.setenv("_CONFORM_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
+
+    assert 0 == _called(monkeypatch)
+    assert completed == capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_told_how_to_complete(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The script for a shell asks ``conform`` for the words."""
+    monkeypatch.setenv("_CONFORM_COMPLETE", f"{shell}_source")
+
+    assert 0 == _called(monkeypatch)
+    assert f"_CONFORM_COMPLETE={shell}_complete" in capsys.readouterr().out
+
+
 HIDDEN = """
 import runpy, sys
 hidden = sys.argv.pop(1)

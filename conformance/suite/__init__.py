@@ -1,1 +1,1 @@
-"""The suite as pytest runs it: ``pytest -p conformance.plugin --pyargs conformance.suite --adapter TARGET``."""
+"""The suite as pytest runs it: ``pytest --pyargs conformance.suite --adapter TARGET``."""

@@ -127,14 +127,14 @@ def test_the_wheel_holds_the_fixtures_that_a_run_reads(wheel: Path) -> None:
 
 
 def test_the_wheel_declares_its_names(wheel: Path) -> None:
-    """The wheel has the command, the extra, no automatic pytest plugin, and only the packages at its top."""
+    """The wheel has the command, the extra, pytest's way in, and only the packages at its top."""
     with zipfile.ZipFile(wheel) as archive:
         (info,) = {n.partition("/")[0] for n in archive.namelist() if ".dist-info/" in n}
         entry_points = archive.read(f"{info}/entry_points.txt").decode()
         metadata = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
 
     assert "conform = conformance.cli:main" in entry_points
-    assert "pytest11" not in entry_points
+    assert "[pytest11]\nconformance = conformance.suite.asked\n" in entry_points
     assert "conformance" in metadata.get_all("Provides-Extra", [])
     assert {"normkernels", "conformance", info} == {n.partition("/")[0] for n in _names(wheel)}
 
@@ -167,3 +167,48 @@ def test_a_third_party_file_is_judged_outside(
     for failure in report["failures"][:1]:
         shown = _run([outside / "venv" / "bin" / "python", failure["reproducer"]], cwd=tmp_path)
         assert code == shown.returncode, shown.stdout + shown.stderr
+
+
+def test_pytest_judges_where_the_suite_is_asked_for(outside: Path, tmp_path: Path) -> None:
+    """From an empty folder the name of the suite is enough: no plugin is named."""
+    (tmp_path / "theirs.py").write_text(WRONG, encoding="utf-8")
+    pytest: list[str | Path] = [
+        outside / "venv" / "bin" / "python",
+        "-m",
+        "pytest",
+        "--pyargs",
+        "conformance.suite",
+    ]
+    judged = _run([*pytest, "--adapter", "theirs.py", "-q", *RUN[2:-1]], cwd=tmp_path)
+
+    assert 1 == judged.returncode, judged.stdout + judged.stderr
+    assert json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))["failures"]
+
+
+THEIR_OPTIONS = """
+def pytest_addoption(parser):
+    for name in ("--adapter", "--profile", "--op", "--report", "--seed"):
+        parser.addoption(name, default="theirs")
+"""
+THEIR_TEST = """
+import sys
+
+def test_nothing_is_there_that_was_not_asked_for(pytestconfig):
+    assert "ours" == pytestconfig.getoption("adapter")
+    assert "theirs" == pytestconfig.getoption("profile")
+    assert pytestconfig.pluginmanager.has_plugin("conformance")
+    assert not {"torch", "triton", "hypothesis", "conformance.plugin", "conformance.runs"} & set(sys.modules)
+"""
+
+
+def test_other_projects_tests_are_left_alone(outside: Path, tmp_path: Path) -> None:
+    """Their options may have the same names as the suite's, nothing warns, and nothing large is imported."""
+    (tmp_path / "conftest.py").write_text(THEIR_OPTIONS, encoding="utf-8")
+    (tmp_path / "test_theirs.py").write_text(THEIR_TEST, encoding="utf-8")
+    # of all plugins that are installed here, ours alone
+    others = [part for name in ("hypothesispytest", "anyio", "xdist") for part in ("-p", f"no:{name}")]
+    pytest: list[str | Path] = [outside / "venv" / "bin" / "python", "-m", "pytest", "-q", "-W", "error", *others]
+    tested = _run([*pytest, "--adapter", "ours"], cwd=tmp_path)
+
+    assert 0 == tested.returncode, tested.stdout + tested.stderr
+    assert "warning" not in tested.stdout

@@ -1,0 +1,52 @@
+"""The suite's way into pytest: it is asked for by its name, and by nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conformance.selftest.processes import ran
+from conformance.suite.asked import asked
+
+# whether or not this checkout is installed, and pytest finds the module by itself
+QUIET = ("-m", "pytest", "-q", "--disable-plugin-autoload", "-p", "conformance.suite.asked")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--pyargs", "conformance.suite"), True),
+        (("--pyargs", "conformance.suite.test_items", "-x"), True),
+        (("--pyargs", "conformance.suite::test_item"), True),
+        ((), False),
+        (("--adapter", "mine.py"), False),
+        (("tests", "-k", "conformance"), False),
+        (("--pyargs", "conformance.suites"), False),
+    ],
+)
+def test_the_name_of_the_suite_asks_for_it(arguments: tuple[str, ...], *, expected: bool) -> None:
+    """Options of other projects may be called as the suite's are."""
+    assert expected == asked(arguments)
+
+
+def test_options_are_there_where_the_suite_is_asked_for(tmp_path: Path) -> None:
+    """They are read as any others, named in the help, and unknown in other runs."""
+    without = ran(tmp_path, *QUIET, "--adapter", "mine.py")
+    shown = ran(tmp_path, *QUIET, "--pyargs", "conformance.suite", "--help")
+    refused = ran(tmp_path, *QUIET, "--pyargs", "conformance.suite", "--seed", "-1")
+    twice = ran(tmp_path, *QUIET, "-p", "conformance.plugin", "--pyargs", "conformance.suite", "--seed", "-1")
+
+    assert "unrecognized arguments: --adapter" in without.stderr
+    assert "--import-limit" in shown.stdout
+    assert "-1, must be at least 0" in refused.stderr
+    assert "-1, must be at least 0" in twice.stderr
+
+
+def test_an_adapter_is_judged_without_naming_a_plugin(tmp_path: Path) -> None:
+    """The name of the suite is enough for its adapter to be imported, and refused, as in any run."""
+    (tmp_path / "wrong.py").write_text("1 / 0", encoding="utf-8")
+    judged = ran(tmp_path, *QUIET, "--pyargs", "conformance.suite", "--adapter", "wrong.py")
+
+    assert pytest.ExitCode.INTERRUPTED == judged.returncode, judged.stdout + judged.stderr
+    assert "wrong.py: cannot be loaded: ZeroDivisionError" in judged.stdout
