@@ -33,6 +33,7 @@ POWER = 0.5  # the mantissa of every power of two
 ONE = Span(1.0, 1.0, positive=True)
 LARGE_EXPONENT = 80.0  # float32 has exp of less, and of less below zero
 NOTHING = 2.0**-160  # less is zero in float32, whatever the error of an exponential function
+LEAST_EXPONENT = -746.0  # float64 has no exp of less
 
 # IEEE 754: correctly rounded. CUDA C++ Programming Guide, table of maximum errors: "x+y, x*y: 0"
 ADD = MULTIPLY = 1.0
@@ -317,8 +318,8 @@ class Machine:
             bounds = Span(math.exp(-span.most) / 2, math.exp(span.most) * 2, positive=True)
         ends = z.ends.exp()
         if span.most > -math.log(NOTHING):
-            # whether even float64 underflows depends on the machine that judges
-            ends = torch.where(ends < NOTHING, 0.0, ends)
+            # the machine that judges may make zero of numbers that float64 has: all of them are taken for one
+            ends = torch.where((ends < NOTHING) & (z.ends > LEAST_EXPONENT), NOTHING, ends)
         powers = Interval.of(ends, z.missing, bounds)
         return self.widen(powers, relative, most=(EXP + EXP_PER_UNIT * span.most, TINY))
 
