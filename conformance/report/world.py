@@ -66,8 +66,9 @@ def cells(judged: Sequence[Judged]) -> tuple[Cell, ...]:
     """Return every cell of the matrix: verdicts of all dtypes together, of operations that are there."""
     counted: dict[tuple[str, str, str], Counter[str]] = {}
     for each in judged:
+        there = each.operations
         for row in each.report.results:
-            if row.operation in each.operations:
+            if row.operation in there:
                 counts = counted.setdefault((each.title, row.operation, row.property), Counter())
                 counts.update(row.counts)
     return tuple(Cell(*key, dict(counts)) for key, counts in counted.items())
