@@ -4,10 +4,9 @@ A mutant replaces the text of one node of the syntax tree; all other text and it
 from the file, the function, what is replaced and by what, and not from the line: a mark on a mutant survives edits
 elsewhere.
 
-mutmut 3.8 and cosmic-ray 8.7 were tried first. mutmut switches between copies of a function in one module, and
-leaves functions with a decorator out, so that it has no mutant of a ``@triton.jit`` function, whose source Triton
-reads from its file. cosmic-ray writes into the checkout and starts Python for every mutant: three to five seconds
-of importing torch, where most mutants die within one.
+mutmut 3.8 was read and not used: it switches between copies of a function in one module, and leaves functions with a
+decorator out, so that it has no mutant of a ``@triton.jit`` function, whose source Triton reads from its file. Tools
+that start Python for every mutant import torch each time: three to five seconds, where most mutants die within one.
 """
 
 from __future__ import annotations
