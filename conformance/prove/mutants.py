@@ -4,9 +4,10 @@ A mutant replaces the text of one node of the syntax tree; all other text and it
 from the file, the function, what is replaced and by what, and not from the line: a mark on a mutant survives edits
 elsewhere.
 
-mutmut 3.8 was read and not used: it switches between copies of a function in one module, and leaves functions with a
-decorator out, so that it has no mutant of a ``@triton.jit`` function, whose source Triton reads from its file. Tools
-that start Python for every mutant import torch each time: three to five seconds, where most mutants die within one.
+mutmut 3.8 was read and not used: it switches between copies of a function in one module, and leaves functions with
+a decorator out, so that it has no mutant of a ``@triton.jit`` function, whose source Triton reads from its file.
+Tools that start Python for every mutant import torch each time: three to five seconds, where most mutants die
+within one.
 """
 
 from __future__ import annotations
