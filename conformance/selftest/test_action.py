@@ -19,7 +19,7 @@ from conformance.runs.options import NAMED
 from conformance.selftest.processes import OWN, ROOT
 
 ACTION: Mapping[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
-WRONG = cli.SKELETON.replace(" * act.to(y.device)", "")
+WRONG = cli.init.SKELETON.replace(" * act.to(y.device)", "")
 
 
 def _step(name: str) -> Mapping[str, Any]:

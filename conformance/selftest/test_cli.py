@@ -29,10 +29,10 @@ from conformance.runs import options
 from conformance.runs.data import to_data
 from conformance.selftest.processes import ROOT, ran
 
-WRONG = cli.SKELETON.replace(
+WRONG = cli.init.SKELETON.replace(
     "y.square().mean(-1, keepdim=True)", "(y * y).sum(-1, keepdim=True) / (y.shape[-1] - 1 or 1)"
 )
-DECLINES = cli.SKELETON.replace("if group_size is not None:", "if True:")
+DECLINES = cli.init.SKELETON.replace("if group_size is not None:", "if True:")
 VALUES = ("--property", "values", "-n", "1")
 BROKEN = "raise RuntimeError('no thresholds')"
 BEGINS = """
@@ -156,7 +156,7 @@ def test_what_failed_before_is_judged_again(tmp_path: Path) -> None:
     assert {failure["id"] for failure in after["failures"]} <= {failure["id"] for failure in before["failures"]}
     assert 1 == after["footer"]["judged_cases"]
 
-    (tmp_path / "wrong.py").write_text(cli.SKELETON, encoding="utf-8")
+    (tmp_path / "wrong.py").write_text(cli.init.SKELETON, encoding="utf-8")
     mended = _conform(tmp_path, "run", "wrong.py", "--report", "out", "--last-failed", "-n", "1")
     assert 0 == mended.returncode, mended.stdout
     nothing = _conform(tmp_path, "run", "wrong.py", "--report", "out", "--last-failed", "-n", "1")
@@ -193,7 +193,7 @@ def test_an_adapter_that_declines_everything_is_not_right(tmp_path: Path) -> Non
 
 def test_a_suite_that_breaks_decides_nothing(tmp_path: Path) -> None:
     """A broken drawing of cases gives exit 4 and the traceback, whatever verdicts came before."""
-    (tmp_path / "mine.py").write_text(cli.SKELETON, encoding="utf-8")
+    (tmp_path / "mine.py").write_text(cli.init.SKELETON, encoding="utf-8")
     draws = f"def broken(*_):\n    {BROKEN}\n\n\njudging.cases_of = broken\ncli.main()\n"
     (tmp_path / "broken_suite.py").write_text(
         f"from conformance import cli\nfrom conformance.runs import judge as judging\n\n\n{draws}"
@@ -282,16 +282,16 @@ def test_bad_usage_is_one_line_that_says_what_to_do(
 ) -> None:
     """Exit 2, a single line on stderr, nothing on stdout, and no file written."""
     two = "from conformance import Adapter\nclass A(Adapter): pass\nclass B(Adapter): pass\n"
-    vague = cli.SKELETON.replace('contracts = {"rms_norm_gated": "fp32"}', "")
-    files = {"right.py": cli.SKELETON, "empty.py": "", "broken.py": "1 / 0", "two.py": two, "vague.py": vague}
-    files["odd.py"] = cli.SKELETON.replace('"fp32"', '"fp31"')
+    vague = cli.init.SKELETON.replace('contracts = {"rms_norm_gated": "fp32"}', "")
+    files = {"right.py": cli.init.SKELETON, "empty.py": "", "broken.py": "1 / 0", "two.py": two, "vague.py": vague}
+    files["odd.py"] = cli.init.SKELETON.replace('"fp32"', '"fp31"')
     files |= {
         "exits.py": "raise SystemExit(0)",
         "ends.py": "import os; print('no GPU'); os._exit(0)",
         "killed.py": "import ctypes\nctypes.string_at(0)",
         "begins.py": BEGINS,
         "slow.py": "import time; time.sleep(60)",
-        "edges.py": f"{cli.SKELETON}\n    def row_thresholds(self, operation):\n        {BROKEN}\n",
+        "edges.py": f"{cli.init.SKELETON}\n    def row_thresholds(self, operation):\n        {BROKEN}\n",
     }
     files["bad.toml"] = "[[waiver]]\nwhere = { n = 1 }\n"
     for name, text in files.items():
@@ -313,7 +313,7 @@ def test_bad_usage_is_one_line_that_says_what_to_do(
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_the_skeleton_is_right(dtype: str, tmp_path: Path) -> None:
     """The file of ``init`` fails nowhere, so that every later failure is the user's own."""
-    (tmp_path / "mine.py").write_text(cli.SKELETON, encoding="utf-8")
+    (tmp_path / "mine.py").write_text(cli.init.SKELETON, encoding="utf-8")
     subject = Subject(load(str(tmp_path / "mine.py")))
     operation = OPERATIONS["rms_norm_gated"]
     cases = enumerated_cases(operation.factors, operation.complete, Scope(dtype), strength=2, seed=2)
@@ -400,7 +400,7 @@ def test_compare_shows_other_headers_and_decides_by_rows(
     assert "no difference\n" == capsys.readouterr().out
 
 
-@pytest.mark.parametrize("text", [cli.SKELETON, WRONG], ids=["right", "wrong"])
+@pytest.mark.parametrize("text", [cli.init.SKELETON, WRONG], ids=["right", "wrong"])
 def test_a_case_is_replayed_from_its_json(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

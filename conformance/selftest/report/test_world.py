@@ -13,7 +13,7 @@ from conformance import report
 from conformance.adapter import KNOWN, load
 from conformance.calls.call import Subject
 from conformance.calls.verdict import BAD, Status
-from conformance.cli import reports_of_lanes
+from conformance.cli.world import reports_of_lanes
 from conformance.report.document import Cause, Footer, Report, Row, Taken, Waived
 from conformance.report.world import Cell, Judged, cells, page
 from conformance.runs import lanes

@@ -17,7 +17,7 @@ from conformance import cli
 from conformance.adapter import load
 from conformance.calls.call import Subject
 from conformance.cases.factors import DTYPES
-from conformance.cli import SKELETON
+from conformance.cli.init import SKELETON
 from conformance.properties import PROPERTIES
 from conformance.report import Exit
 from conformance.runs.item import EARLY, PROFILES, Item, cases_of, items
@@ -221,11 +221,11 @@ def test_a_chunk_of_a_profile_is_a_part_of_it() -> None:
 def test_chunks_go_on_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole profile comes first; then chunk after chunk, none of which begins too late."""
     now = [0.0]
-    monkeypatch.setattr("conformance.cli.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("conformance.cli.run.time.monotonic", lambda: now[0])
 
     def numbers(profile: str, only: int | None, minutes: float | None) -> list[int | None]:
         now[0], found = 0.0, []
-        for number in cli._chunks(PROFILES[profile], only, minutes):
+        for number in cli.run._chunks(PROFILES[profile], only, minutes):
             found.append(number)
             now[0] += 40
         return found
@@ -240,7 +240,7 @@ def test_chunks_go_on_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_chunk_is_the_same_alone_and_in_a_run(one_process: Run, tmp_path: Path) -> None:
     """Two chunks of one run on two workers equal separate ones; name and header have their numbers."""
-    both = "from conformance import cli; cli._chunks = lambda *given: [1, 2]; cli.main()"
+    both = "from conformance import cli; cli.run._chunks = lambda *given: [1, 2]; cli.main()"
     code, shown, report = _ran(tmp_path, SKELETON, *VALUES, "-n", "2", "--seed", "5", code=both)
     alone = one_process.report
     here = Counter[str]()

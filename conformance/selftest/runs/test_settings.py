@@ -199,7 +199,7 @@ def test_runs_of_known_adapters_do_not_take_a_project_s_options(tmp_path: Path) 
 
 def test_a_report_names_the_file(tmp_path: Path) -> None:
     """A third party's folder needs no argument; header and summary say which file was read, by its name."""
-    (tmp_path / "mine.py").write_text(cli.SKELETON, encoding="utf-8")
+    (tmp_path / "mine.py").write_text(cli.init.SKELETON, encoding="utf-8")
     options = "target = 'mine.py'\nop = 'rms_norm_gated'\nproperty = 'empty'\nreport = 'out'\nseed = 3\n"
     _read(tmp_path, pyproject=f"[tool.conform]\n{options}")
     run = ran(tmp_path, "-m", "conformance", "run", "-n", "1", "--seed", "4")

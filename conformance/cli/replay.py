@@ -1,0 +1,116 @@
+"""``conform replay``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from conformance import report
+from conformance.adapter import UsageError
+from conformance.calls.call import Subject
+from conformance.calls.verdict import Status, Verdict
+from conformance.cases.case import Case
+from conformance.cli import options
+from conformance.operations import OPERATIONS
+from conformance.oracle.contract import in_words
+from conformance.properties import PASSIVE, PROPERTIES
+from conformance.properties.discovery import Evidence
+from conformance.properties.passive import property_of
+from conformance.runs.host import Follow, Judge
+from conformance.runs.item import PROFILES, Item
+from conformance.runs.judge import Answer, Ask, asked, unjudged
+
+
+@click.command()
+@click.argument("case")
+@options.target
+@options.places
+@options.properties
+@options.device
+@options.import_limit
+@options.report_folder
+def replay(
+    case: str,
+    target: str,
+    places: tuple[str, ...],
+    properties: tuple[str, ...],
+    device: str | None,
+    import_limit: float,
+    directory: Path,
+) -> int:
+    """Run one CASE again on TARGET, and explain: JSON text, a file, or the id of a case of the last report."""
+    chosen = options.chosen_device(device)
+    options.use(places)
+    options.named("--property", [name for name in properties if name not in PASSIVE], PROPERTIES)
+    read = _case(case, directory)
+    host = options.host(target, chosen, [read.operation], PROFILES["ci"].limit, import_limit)
+    subject = host.subject
+
+    def ask(prop: str, case: Case) -> Answer:
+        answer: Answer = host.ask(Judge(prop, case))
+        return answer
+
+    verdicts = _only(properties, _judged(subject, read, ask, properties))
+    outside = any(verdict.comparison.outside for verdict in verdicts)
+    said = host.ask(Follow(Evidence((read,)))) if outside else ""
+    host.close()
+    click.echo(f"{read.id}: {read}")
+    contract = in_words(subject.contract(read.operation), OPERATIONS[read.operation].rounds)
+    lines = [f"{subject.declared.name} declares {contract}", ""]
+    lines += [f"{verdict.property:20} {verdict.status:10} {verdict.reason}".rstrip() for verdict in verdicts]
+    lines += [verdict.trace for verdict in verdicts if verdict.trace][:1]
+    lines += ["", said] if isinstance(said, str) and said else []
+    click.echo(report.printable("\n".join(lines)))
+    counts = Counter[str](verdict.status for verdict in verdicts)
+    return report.exit_code(counts, complete=True)
+
+
+def _case(given: str, directory: Path) -> Case:
+    """Return the case that a JSON text, a file or an id stands for."""
+    text, place = given, "CASE"
+    if not given.lstrip().startswith("{"):
+        places = (Path(given), directory / "cases" / f"{given}.json")
+        found = next((path for path in places if path.is_file()), None)
+        if found is None:
+            raise UsageError(f"CASE {given}: no JSON, no file, and no id in {directory / 'cases'}")
+        text, place = found.read_text(encoding="utf-8"), str(found)
+    try:
+        case = Case.from_json(text)
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}") from error
+    if case.operation not in OPERATIONS:
+        raise UsageError(
+            f"{place}: operation {case.operation!r} is unknown, must be one of {', '.join(OPERATIONS)}"
+        )
+    return case
+
+
+def _only(properties: Sequence[str], verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Return the verdicts asked for; where the calls gave none of those, all verdicts that are not passed."""
+    judged = list(verdicts)
+    passive = any(name in PROPERTIES and PROPERTIES[name].passive for name in properties)
+    asked_for = {*properties, *(property_of(verdict.case) for verdict in judged if passive)}
+    found = [verdict for verdict in judged if not properties or verdict.property in asked_for]
+    return found or [verdict for verdict in judged if verdict.status is not Status.PASSED]
+
+
+def _judged(subject: Subject, case: Case, ask: Ask, properties: Sequence[str]) -> Iterator[Verdict]:
+    """Yield verdicts of all properties that fit the case, or of those asked for: ``values`` shows passive ones."""
+    empty = not all(case.tensors[0][1].shape)
+    names = ["errors"] if case.invalid else ["empty"] if empty else _of_ordinary_cases()
+    if properties:
+        names = [name for name in properties if name in PROPERTIES] or ["values"]
+    for name in names:
+        if reason := unjudged(Item(case.operation, name, case.dtype), subject):
+            yield Verdict(name, case, *reason)
+            continue
+        yield from asked(ask, PROPERTIES[name], case)
+
+
+def _of_ordinary_cases() -> list[str]:
+    """Return the properties of calls that have elements and a meaning; one of those that share a judge."""
+    judges = {PROPERTIES[name].judge: name for name in reversed(PROPERTIES) if name not in {"errors", "empty"}}
+    return list(reversed(judges.values()))
