@@ -9,6 +9,7 @@ import torch
 
 from conformance.adapter import Adapter, Declined
 from conformance.adapters.importing import needed
+from conformance.adapters.tvm_ffi import misaligned_declined
 from conformance.oracle.contract import Contract
 
 
@@ -38,14 +39,16 @@ class FlashInfer(Adapter):
         """Call it without a residual."""
         if weight_offset:
             raise Declined("its offset is one or none")
-        y: torch.Tensor = self._norm.rmsnorm(_rows(x, weight, residual), weight, eps)
+        with misaligned_declined():
+            y: torch.Tensor = self._norm.rmsnorm(_rows(x, weight, residual), weight, eps)
         return y.view(x.shape)
 
     def gemma_rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
     ) -> torch.Tensor:
         """Call it without a residual."""
-        y: torch.Tensor = self._norm.gemma_rmsnorm(_rows(x, weight, residual), weight, eps)
+        with misaligned_declined():
+            y: torch.Tensor = self._norm.gemma_rmsnorm(_rows(x, weight, residual), weight, eps)
         return y.view(x.shape)
 
     def rms_norm_(
@@ -60,13 +63,15 @@ class FlashInfer(Adapter):
         """Write y over x and the sum over the residual."""
         if weight_offset:
             raise Declined("its offset is one or none")
-        self._norm.fused_add_rmsnorm(_rows(x, weight), _rows(residual, weight), weight, eps)
+        with misaligned_declined():
+            self._norm.fused_add_rmsnorm(_rows(x, weight), _rows(residual, weight), weight, eps)
 
     def gemma_rms_norm_(
         self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
     ) -> None:
         """Write y over x and the sum over the residual."""
-        self._norm.gemma_fused_add_rmsnorm(_rows(x, weight), _rows(residual, weight), weight, eps)
+        with misaligned_declined():
+            self._norm.gemma_fused_add_rmsnorm(_rows(x, weight), _rows(residual, weight), weight, eps)
 
 
 def _rows(

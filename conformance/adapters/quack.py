@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from conformance.adapter import Adapter, Declined
 from conformance.adapters.importing import needed
+from conformance.adapters.tvm_ffi import misaligned_declined
 from conformance.oracle.contract import Contract
 
 Norm = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 
 class Quack(Adapter):
-    """quack's forward function. It has no offset: one is added to Gemma's weight beforehand, in its dtype."""
+    """quack's forward function. It has no offset: one is added to Gemma's weight before, in its dtype."""
 
     name = "quack"
     package = "quack-kernels"
@@ -28,8 +28,6 @@ class Quack(Adapter):
 
     def __init__(self) -> None:
         self._norm: Any = needed("quack", "quack.rmsnorm", self.package).rmsnorm_fwd
-        # a model would add one when it loads: cached by weight and version
-        self._added: MutableMapping[torch.Tensor, tuple[int | None, torch.Tensor]] = WeakTensorKeyDictionary()
 
     def rms_norm(
         self,
@@ -48,12 +46,12 @@ class Quack(Adapter):
     def gemma_rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
     ) -> Norm:
-        """Call it with one added to the weight, once per weight."""
-        version, added = self._added.get(weight, (None, weight))
-        if version != weight._version:  # noqa: SLF001 - how torch counts writes to a tensor
-            version, added = weight._version, weight + 1  # noqa: SLF001
-            self._added[weight] = (version, added)
-        return self._called(x, added, residual, eps)
+        """Call it with one added to the weight."""
+        return self._called(x, self.added(weight), residual, eps)
+
+    def added(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the weight and one, in its dtype."""
+        return weight + 1
 
     def _called(
         self, x: torch.Tensor, weight: torch.Tensor | None, residual: torch.Tensor | None, eps: float
@@ -64,5 +62,6 @@ class Quack(Adapter):
             raise Declined("it takes contiguous rows")
         rows = x.view(-1, x.shape[-1])
         before = None if residual is None else residual.view(rows.shape)
-        y, total, _ = self._norm(rows, weight, residual=before, eps=eps)
+        with misaligned_declined():
+            y, total, _ = self._norm(rows, weight, residual=before, eps=eps)
         return y.view(x.shape) if residual is None else (y.view(x.shape), total.view(x.shape))

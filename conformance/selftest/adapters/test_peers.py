@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from conformance.adapter import KNOWN, Adapter, Ran, UsageError, load
+from conformance.adapter import KNOWN, Adapter, Declined, Ran, UsageError, load
 from conformance.adapters.importing import needed
+from conformance.adapters.tvm_ffi import misaligned_declined
 from conformance.calls.call import Subject, perform
 from conformance.calls.claim import claim, outside, said
 from conformance.calls.declared import check
@@ -60,6 +61,18 @@ def test_without_its_package_an_adapter_says_what_to_install(monkeypatch: pytest
 
     with pytest.raises(UsageError, match=f"needs {module}.*, pip install {package}: "):
         load(target)
+
+
+def test_a_kernel_that_refuses_an_address_declines() -> None:
+    """The reason has the alignment and nothing that changes with the call; another error is one."""
+    said = (
+        "Misaligned Tensor data on argument #1 when calling: `__call__(mW: Tensor([2], float16))`, expected data "
+    )
+
+    with pytest.raises(Declined, match="its data begin at multiples of 16 bytes"), misaligned_declined():
+        raise ValueError(f"{said}alignment=16 bytes")
+    with pytest.raises(ValueError, match="shape"), misaligned_declined():
+        raise ValueError("Mismatched shape on argument #1")
 
 
 def _claims() -> dict[tuple[str, str], dict[str, Any]]:
