@@ -86,27 +86,35 @@ def rows(plan: Plan, device: str) -> Iterator[Row]:
     """Measure model by model; rows for which no time was left say so."""
     begun = time.monotonic()
     for name in plan.models:
+        of_layers = SHAPES[name].arguments["num_hidden_layers"]
+        planned = [
+            Row(name, 0, of_layers, 0, {}, phase, mode, size, plan.prompt, {}, reason=LATE)
+            for size in plan.batches
+            for phase in PHASES
+            for mode in (MODES if device != "cpu" else MODES[:1])
+        ]
         if time.monotonic() - begun > plan.seconds:
-            click.echo(f"{name}: {LATE}")
+            yield from planned
             continue
         model = build(name, device, layers=plan.layers, tiny=plan.tiny)
-        config = model.body.config
-        of_layers = SHAPES[name].arguments["num_hidden_layers"]
         with torch.inference_mode(), swapped(model) as models:
-            of = Row(
-                name, config.num_hidden_layers, of_layers, len(models.swap.replaced), models.swap.unknown,
-                "", "", 0, plan.prompt, {},
-            )  # fmt: skip
-            for size in plan.batches:
-                batch = batch_of(config, size, plan.prompt, device)
-                for phase in PHASES:
-                    for mode in MODES if device != "cpu" else MODES[:1]:
-                        row = replace(of, phase=phase, mode=mode, batch=size)
-                        late = time.monotonic() - begun > plan.seconds
-                        yield replace(row, reason=LATE) if late else measured(row, models, batch)
-                        let_go()
-                del batch
-        del model, models
+            batch = None
+            for row in planned:
+                if time.monotonic() - begun > plan.seconds:
+                    yield row
+                    continue
+                if batch is None or len(batch.prompt) != row.batch:
+                    batch = batch_of(model.body.config, row.batch, plan.prompt, device)
+                of = replace(
+                    row,
+                    layers=model.body.config.num_hidden_layers,
+                    norms=len(models.swap.replaced),
+                    unknown=models.swap.unknown,
+                    reason="",
+                )
+                yield measured(of, models, batch)
+                let_go()
+        del model, models, batch
         let_go()
 
 

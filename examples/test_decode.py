@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,11 +158,24 @@ def test_a_row_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(line(row).endswith(row.reason) for row in rows)
 
 
-def test_a_spent_budget_leaves_names() -> None:
-    """Rows for which no time was left say so."""
-    plan = decode.Plan(("Qwen2-VL-7B",), (1,), None, PROMPT, 0.0, tiny=True)
+@pytest.mark.parametrize(("times", "built"), [((0, 9), []), ((0, 0, 0, 9), ["Qwen2-VL-7B"])])
+def test_a_spent_budget_leaves_rows(
+    times: Sequence[int], built: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows for which no time was left say so, also where there was none left to make the model."""
+    made: list[str] = []
 
-    assert {decode.LATE} >= {row.reason for row in decode.rows(plan, "cpu")}
+    def note(name: str, *given: Any, **rest: Any) -> Decoder:
+        made.append(name)
+        return build(name, *given, **rest)
+
+    monkeypatch.setattr(decode, "build", note)
+    monkeypatch.setattr(decode, "measured", lambda row, *_: row)
+    monkeypatch.setattr(decode, "time", SimpleNamespace(monotonic=iter(times).__next__))
+    plan = decode.Plan(("Qwen2-VL-7B",), (1,), None, PROMPT, 1.0, tiny=True)
+
+    assert [*[""] * len(built), *[decode.LATE] * (2 - len(built))] == [r.reason for r in decode.rows(plan, "cpu")]
+    assert built == made
 
 
 def test_a_line_has_times_ratios_and_distance() -> None:
