@@ -82,6 +82,11 @@ class Plan:
     tiny: bool
 
 
+def modes(device: str) -> tuple[str, ...]:
+    """Return the modes that a device has."""
+    return MODES if device != "cpu" else MODES[:1]
+
+
 def rows(plan: Plan, device: str) -> Iterator[Row]:
     """Measure model by model; rows for which no time was left say so."""
     begun = time.monotonic()
@@ -91,7 +96,7 @@ def rows(plan: Plan, device: str) -> Iterator[Row]:
             Row(name, 0, of_layers, 0, {}, phase, mode, size, plan.prompt, {}, reason=LATE)
             for size in plan.batches
             for phase in PHASES
-            for mode in (MODES if device != "cpu" else MODES[:1])
+            for mode in modes(device)
         ]
         if time.monotonic() - begun > plan.seconds:
             yield from planned
@@ -131,11 +136,11 @@ def let_go() -> None:
 @click.option("--layers", type=click.IntRange(4), help="Layers of each model, if it has more.")
 @click.option("--prompt", type=click.IntRange(1), default=PROMPT, show_default=True, help="Tokens of each prompt.")
 @click.option("--seconds", default=240.0, show_default=True, help="Begin no row after that.")
-@click.option("--tiny", is_flag=True, help="Narrow models on the CPU: shows that all of it runs.")
+@click.option("--tiny", is_flag=True, help="Narrow models, on whatever there is: shows that all of it runs.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=OUT, show_default=True)
 def main(models: Sequence[str], batches: Sequence[int], out: Path, *, tiny: bool, **rest: Any) -> None:  # noqa: ANN401
     """Print a table of milliseconds and distances, and write its rows as JSON, a line each, after a header."""
-    device = choose_device("cpu" if tiny else None)
+    device = choose_device()
     if device == "cpu":
         faithful_interpreter()
         # narrow models: threads would wait for each other most of the time

@@ -18,16 +18,16 @@ from transformers import StaticCache
 import normkernels
 from benchmarks.timing import Timing
 from examples import decode, steps
-from examples.decode import PHASES, main, reason
+from examples.decode import PHASES, main, modes, reason
 from examples.models import BEFORE, CONTROL, OURS, SHAPES, Decoder, build, swapped
 from examples.steps import ROOM, batch_of, calls_of, logits_of, rewind
 from examples.table import Distance, Row, distance, line
-from normkernels import launch
 
 # norms of a narrow model of two layers, and rotations of one forward: Qwen3.5 attends in its last layer alone
 NORMS = {"Qwen3.5-27B": 2 * 2 + 2 + 1 + 1, "Gemma-3-4B": 4 * 2 + 2 * 2 + 1, "Qwen2-VL-7B": 2 * 2 + 1}
 ROTATIONS = {"Qwen3.5-27B": 1, "Gemma-3-4B": 2, "Qwen2-VL-7B": 2}
 PROMPT = 5
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def code_of(model: Decoder) -> ModuleType:
@@ -40,8 +40,8 @@ def norms(model: nn.Module) -> list[type[nn.Module]]:
     return [type(module) for module in model.modules() if "Norm" in type(module).__name__]
 
 
-def test_all_of_it_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each model has a row for each phase, with times, every norm replaced, and logits within bfloat16's error."""
+def test_all_of_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each model has a row for each phase and mode, with times, its norms replaced, and logits that agree."""
     monkeypatch.setattr(steps, "MOST", 1)
     monkeypatch.setattr(decode, "STEPS", 1)
     out = tmp_path / "rows.jsonl"
@@ -50,7 +50,9 @@ def test_all_of_it_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     assert 0 == done.exit_code
     assert {"torch", "triton", "transformers", "device", "commit"} <= header["header"].keys()
-    assert [(name, phase) for name in SHAPES for phase in PHASES] == [(row["model"], row["phase"]) for row in rows]
+    assert [(row["model"], row["phase"], row["mode"]) for row in rows] == [
+        (name, phase, mode) for name in SHAPES for phase in PHASES for mode in modes(DEVICE)
+    ]
     for row in rows:
         assert "" == row["reason"]
         assert (NORMS[row["model"]], {}) == (row["norms"], row["unknown"])
@@ -61,22 +63,14 @@ def test_all_of_it_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_ours_run_and_theirs_come_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ours_run_and_theirs_come_back(name: str, launched: list[object]) -> None:
     """Every norm and rotation of a forward launches a kernel of ours; afterwards the model's own are in place."""
-    launched: list[object] = []
-    start = launch.launch
-
-    def note(*given: Any) -> None:
-        launched.append(given)
-        start(*given)
-
-    monkeypatch.setattr(launch, "launch", note)
-    model = build(name, "cpu", tiny=True)
+    model = build(name, DEVICE, tiny=True)
     own, weights = norms(model), {key: value.data_ptr() for key, value in model.named_parameters()}
     rotation = vars(code_of(model))["apply_rotary_pos_emb"]
     with torch.inference_mode(), swapped(model) as models:
         after = models.ways[OURS].model
-        batch = batch_of(model.body.config, 1, PROMPT, "cpu")
+        batch = batch_of(model.body.config, 1, PROMPT, DEVICE)
         models.ways[BEFORE](batch.prompt, batch.cache)
         assert [] == launched
         models.ways[OURS](batch.token, batch.cache)
@@ -91,9 +85,9 @@ def test_ours_run_and_theirs_come_back(name: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_wrong_weight_shows_in_the_logits(name: str) -> None:
     """The distance of the rows is wide enough to see a norm that is wrong."""
-    model = build(name, "cpu", tiny=True)
+    model = build(name, DEVICE, tiny=True)
     with torch.inference_mode(), swapped(model) as models:
-        batch = batch_of(model.body.config, 2, PROMPT, "cpu")
+        batch = batch_of(model.body.config, 2, PROMPT, DEVICE)
         run = {way: calls_of(models.ways[way], batch)["prefill"] for way in (BEFORE, OURS)}
         right, ours = (logits_of("prefill", run[way], run[way], batch) for way in (BEFORE, OURS))
         weight = next(weight for key, weight in model.named_parameters() if "norm" in key)
@@ -106,9 +100,9 @@ def test_a_wrong_weight_shows_in_the_logits(name: str) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_steps_continue_the_prompt(name: str) -> None:
     """The logits of steps are those of longer prompts, in this order."""
-    model = build(name, "cpu", tiny=True)
+    model = build(name, DEVICE, tiny=True)
     with torch.inference_mode(), swapped(model) as models:
-        batch = batch_of(model.body.config, 2, PROMPT, "cpu")
+        batch = batch_of(model.body.config, 2, PROMPT, DEVICE)
         calls = calls_of(models.ways[BEFORE], batch)
         seen = logits_of("decode", calls["decode"], calls["prefill"], batch)
         for place, logits in enumerate(seen):
@@ -119,9 +113,9 @@ def test_steps_continue_the_prompt(name: str) -> None:
 
 def test_steps_never_fill_the_cache() -> None:
     """Rewound between rounds, a cache takes any number of steps, and each follows the prompt again."""
-    model = build("Gemma-3-4B", "cpu", tiny=True)
+    model = build("Gemma-3-4B", DEVICE, tiny=True)
     with torch.inference_mode(), swapped(model) as models:
-        batch = batch_of(model.body.config, 1, PROMPT, "cpu")
+        batch = batch_of(model.body.config, 1, PROMPT, DEVICE)
         calls = calls_of(models.ways[BEFORE], batch)
         calls["prefill"]()
         first = calls["decode"]()
@@ -151,10 +145,10 @@ def test_a_row_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(decode, "logits_of", refusing)
     plan = decode.Plan(("Qwen2-VL-7B",), (1,), None, PROMPT, 60.0, tiny=True)
-    rows = [*decode.rows(plan, "cpu")]
+    rows = [*decode.rows(plan, DEVICE)]
 
     why = "RuntimeError in refusing (test_decode.py): shape '[3]' is invalid for input of size 2"
-    assert [why] * 2 == [row.reason for row in rows]
+    assert {why} == {row.reason for row in rows}
     assert all(line(row).endswith(row.reason) for row in rows)
 
 
@@ -174,7 +168,7 @@ def test_a_spent_budget_leaves_rows(
     monkeypatch.setattr(decode, "time", SimpleNamespace(monotonic=iter(times).__next__))
     plan = decode.Plan(("Qwen2-VL-7B",), (1,), None, PROMPT, 1.0, tiny=True)
 
-    assert [*[""] * len(built), *[decode.LATE] * (2 - len(built))] == [r.reason for r in decode.rows(plan, "cpu")]
+    assert [*[""] * len(built), *[decode.LATE] * (2 - len(built))] == [r.reason for r in decode.rows(plan, DEVICE)]
     assert built == made
 
 
