@@ -26,7 +26,7 @@ def _fragments(source: str) -> list[str]:
     return [line for line in _openings(source) if line.split()[0] in FRAGMENTS]
 
 
-@pytest.mark.parametrize("folder", ["normkernels", "conformance", "benchmarks"])
+@pytest.mark.parametrize("folder", ["normkernels", "conformance", "benchmarks", "examples"])
 def test_docstrings_begin_with_a_verb_or_a_noun(folder: str) -> None:
     """The first word of a docstring says what a function does or what a class is."""
     found = {

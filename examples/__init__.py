@@ -1,0 +1,1 @@
+"""The package in use: in models of transformers, and through Hugging Face's ``kernels`` library."""
