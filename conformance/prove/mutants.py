@@ -65,6 +65,36 @@ def mutated(source: str, mutant: Mutant) -> str:
     return (text[: mutant.start] + mutant.text.encode() + text[mutant.end :]).decode()
 
 
+def statement_lines(source: str, mutant: Mutant) -> range | None:
+    """Return the lines of the innermost statement that a mutant changes, without those of its body.
+
+    None where the statement runs as its module is imported: then every call may follow from it.
+    """
+    offsets = _offsets(source)
+    found, inside = None, False
+    parts: list[tuple[ast.AST, bool]] = [(ast.parse(source), False)]
+    while parts:
+        node, called = parts.pop()
+        if isinstance(node, ast.stmt):
+            assert node.end_lineno is not None
+            assert node.end_col_offset is not None
+            start = offsets[node.lineno - 1] + node.col_offset
+            if not start <= mutant.start < mutant.end <= offsets[node.end_lineno - 1] + node.end_col_offset:
+                continue
+            found, inside = node, called
+        inner = called or isinstance(node, ast.FunctionDef)
+        parts += [(child, inner) for child in ast.iter_child_nodes(node)]
+    return _head(found) if found is not None and inside else None
+
+
+def _head(node: ast.stmt) -> range:
+    """Return the lines of a statement without its body; all of them where it begins with none of its own."""
+    assert node.end_lineno is not None
+    body = getattr(node, "body", None)
+    end = body[0].lineno if isinstance(body, list) and not isinstance(node, ast.Try) else node.end_lineno + 1
+    return range(node.lineno, max(end, node.lineno + 1))
+
+
 def _offsets(source: str) -> list[int]:
     """Return the byte at which each line begins."""
     offsets = [0]

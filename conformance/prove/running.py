@@ -27,8 +27,9 @@ from conformance.calls.budget import Allowance, fair_memory
 from conformance.calls.child import die_with_the_parent, resident, single_threaded
 from conformance.calls.watch import warm_up
 from conformance.prove.copies import PACKAGE, package_tests, reached, write
-from conformance.prove.judging import NATIVE, OURS, PACKAGE_TESTS, Told, Trial, judged
+from conformance.prove.judging import PACKAGE_TESTS, Told, Trial, judged
 from conformance.prove.mutants import Mutant
+from conformance.prove.order import OURS, Order, adapters
 from conformance.prove.planted import PREFIX
 from conformance.prove.rows import CRASHED, HUNG, KILLED, SURVIVED, UNBORN, UNTIL_THE_LIMIT, Row, row
 from conformance.prove.score import PLANTED
@@ -41,11 +42,17 @@ _FORK = multiprocessing.get_context("fork")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A mutant at a stage. ``first`` is the item that killed it before, if one did: it is judged first."""
+    """A mutant at a stage. ``first`` is the place that killed it before, if one did: it is judged first.
+
+    ``order`` has the cases that reach it, where they are known. ``properties`` judge it, by default all.
+    """
 
     mutant: Mutant
     stage: str
     first: str = ""
+    order: Order | None = None
+    properties: tuple[str, ...] = ()
+    seed: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -128,18 +135,19 @@ class Runner:
 
     def _trial(self, task: Task, folder: Path) -> Trial:
         file, bug = task.mutant.file, task.mutant.kind == PLANTED
-        # native forms are cheap to judge, and the interpreter runs none of them
-        native = "/operations/" in file and self.lane == "cpu"
         return Trial(
             folder,
             task.stage,
             self.lane,
-            (f"{PREFIX}{task.mutant.id}",) if bug else (NATIVE, OURS) if native else (OURS,),
+            (f"{PREFIX}{task.mutant.id}",) if bug else adapters(file) if self.lane == "cpu" else (OURS,),
             (task.mutant.function,) if bug else reached(file),
             _tests(task) if task.stage == PACKAGE_TESTS else (),
             self.unfaithful,
             Allowance.of(self.workers, len(gpus())),
             task.first,
+            None if task.order is None else task.order.of(task.mutant, task.first),
+            task.properties,
+            task.seed,
         )
 
     def _looked_at(self, each: Running) -> Row | None:
