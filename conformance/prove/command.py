@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +19,7 @@ from typing import Any
 from conformance.prove import reach, rows
 from conformance.prove.chart import draw
 from conformance.prove.codes import OURS, content, twins
+from conformance.prove.company import Rounds
 from conformance.prove.copies import FILES, UNCHANGED, mutants, reached, unchanged
 from conformance.prove.equivalent import equivalent, marks
 from conformance.prove.judging import PACKAGE_TESTS
@@ -87,8 +90,8 @@ def prove(asked: Asked, say: Callable[[Row, str], None]) -> tuple[Row, ...]:
         for stage, what in parts:
             tasks = left(makers[what](), stage, runner.lane, known, recorded, reach.state())
             # what killed a mutant once is judged first, and seldom more than that
-            order = None if recorded or what == "planted" else _order(tasks, stage, runner, known)
-            ended = _ended(tasks, runner, order, until, apart=what == "mutants")
+            order = None if recorded or what != "mutants" else _order(tasks, stage, runner, known)
+            ended = _ended(tasks, runner, order, until, _cut(known)) if order else _alone(tasks, runner, until)
             for number, found in enumerate(ended, start=1):
                 row = replace(found, suite=reach.state())
                 if order is not None:
@@ -111,27 +114,42 @@ def _order(tasks: Sequence[Task], stage: str, runner: Runner, known: Iterable[Ro
     return Order(reach.recorded(pairs, stage, runner.unfaithful, runner.workers), known)
 
 
-def _ended(
-    tasks: Sequence[Task], runner: Runner, order: Order | None, until: float, *, apart: bool
-) -> Iterator[Row]:
-    """Yield the rows of tasks at one stage, first those of mutants that need no judgement.
+def _alone(tasks: Iterable[Task], runner: Runner, until: float) -> Iterator[Row]:
+    """Yield the rows of tasks, each judged by all items."""
+    for _, row in runner.run(deque(tasks), until):
+        yield row
 
-    ``apart``: mutants with the same code are judged once, those with the code of the package never.
+
+def _ended(
+    tasks: Sequence[Task], runner: Runner, order: Order, until: float, cut: Collection[tuple[str, str]]
+) -> Iterator[Row]:
+    """Yield the rows of mutants at one stage, first of those that need no judgement.
+
+    Mutants with the same code are judged once, those with the code of the package never. Those that were ``cut``
+    off before, by id and content, had their time alone.
     """
-    first = {task.mutant.id: task for task in tasks}
-    every = [task.mutant for task in tasks]
-    groups = dict(twins(every)) if apart else {mutant.id: [mutant] for mutant in every}
-    for mutant in groups.pop(OURS, ()):
-        yield rows.row(mutant, first[mutant.id].stage, runner.lane, rows.SAME)
-    if order is not None:
-        for name in [name for name, group in groups.items() if not order.reaches(group[0])]:
-            for mutant in groups.pop(name):
-                yield rows.row(mutant, first[mutant.id].stage, runner.lane, rows.UNREACHED)
+    named = {task.mutant.id: replace(task, order=order) for task in tasks}
+    groups = dict(twins(task.mutant for task in tasks))
+    settled = [(mutant, rows.SAME) for mutant in groups.pop(OURS, ())]
+    for name in [name for name, group in groups.items() if not order.reaches(group[0])]:
+        settled += [(mutant, rows.UNREACHED) for mutant in groups.pop(name)]
+    for mutant, verdict in settled:
+        yield rows.row(mutant, named[mutant.id].stage, runner.lane, verdict)
     alike = {group[0].id: group for group in groups.values()}
-    for row in runner.run((replace(first[name], order=order) for name in alike), until):
+    before = {name for name, group in alike.items() if (name, content(group[0])) in cut}
+    rounds = Rounds(
+        [named[name] for name in alike if name not in before], [named[name] for name in alike if name in before]
+    )
+    found = (row for task, ended in runner.run(rounds.waiting, until) for row in rounds.taken(task, ended))
+    for row in itertools.chain(found, rounds.rest(runner.lane)):
         yield row
         for twin in alike[row.id][1:]:
             yield rows.like(row, twin)
+
+
+def _cut(known: Iterable[Row]) -> frozenset[tuple[str, str]]:
+    """Return the mutants that were cut off in an earlier run, by id and content."""
+    return frozenset((row.id, row.content) for row in known if row.why == rows.UNTIL_THE_LIMIT)
 
 
 def died_on(lane: str, row: Row | None) -> bool:

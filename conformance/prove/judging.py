@@ -6,6 +6,7 @@ killed the mutant. A mutant may also end this process, or never return.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -31,10 +32,11 @@ from conformance.runs.judge import judge, judge_item, surveyed, tried, unjudged
 from conformance.runs.worker import Worker
 
 BEAT = 0.25  # seconds between two signs of life, at least
+PATIENCE = 10.0  # seconds of a case, and times those that it took with the package, until it has hung
 PACKAGE_TESTS = "package"  # the stage that is no profile
 
-# What a process tells: ("at", property, where) and ("cases", how many); then ("killed", property, where, why),
-# ("survived",) or ("unborn", why).
+# What a process tells: ("at", property, where), ("cases", how many) and ("within", seconds until it tells more);
+# then ("killed", property, where, why), ("suspect", property, where, ""), ("survived",) or ("unborn", why).
 Told = tuple[str, ...]
 Tell = Callable[[Told], None]
 
@@ -58,6 +60,7 @@ class Trial:
     steps: tuple[Step, ...] | None = None
     properties: tuple[str, ...] = ()  # of the items; none: all
     seed: int = 0
+    budget: float = math.inf  # seconds of work, after which one that lives waits for company
 
 
 def judged(trial: Trial, tell: Tell) -> None:
@@ -88,8 +91,15 @@ def _by_the_suite(trial: Trial, tell: Tell) -> None:
     state_guard.settle(before)
     counted = _Counter(tell)
     judged = _by_items(trial, subjects, counted) if trial.steps is None else _by_steps(trial, subjects, counted)
-    for prop, where, verdicts in judged:
+    began = time.process_time()
+    for prop, where, limit, verdicts in judged:
+        if time.process_time() - began > trial.budget:
+            counted.now()
+            tell(("suspect", prop, where, ""))
+            return
         tell(("at", prop, where))
+        if limit:
+            tell(("within", f"{limit:g}"))
         for verdict in verdicts:
             if verdict.status in BAD:
                 counted.now()
@@ -99,18 +109,19 @@ def _by_the_suite(trial: Trial, tell: Tell) -> None:
     tell(("survived",))
 
 
-# Property, place and verdicts, which are not made before they are asked for.
-Judged = Iterator[tuple[str, str, Iterable[Verdict]]]
+# Property, place, a limit of seconds if there is one, and verdicts, which are made as they are asked for.
+Judged = Iterator[tuple[str, str, float, Iterable[Verdict]]]
 
 
 def _by_items(trial: Trial, subjects: Mapping[str, Subject], begun: Callable[[], None]) -> Judged:
     for name, item in _in_order(trial, subjects):
-        yield item.property, f"{name}:{item.cell()}", _verdicts(item, subjects[name], trial.allowance, begun)
+        yield item.property, f"{name}:{item.cell()}", 0.0, _verdicts(item, subjects[name], trial.allowance, begun)
 
 
 def _by_steps(trial: Trial, subjects: Mapping[str, Subject], begun: Callable[[], None]) -> Judged:
     for step in trial.steps or ():
-        yield step.prop, step.where, _of_step(step, subjects[step.adapter], begun)
+        limit = PATIENCE * (1.0 + step.seconds)
+        yield step.prop, step.where, limit, _of_step(step, subjects[step.adapter], begun)
 
 
 def _of_step(step: Step, subject: Subject, begun: Callable[[], None]) -> Iterator[Verdict]:

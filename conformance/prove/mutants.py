@@ -59,10 +59,12 @@ def mutants_of(file: str, source: str) -> tuple[Mutant, ...]:
     return tuple(sorted(found, key=lambda mutant: (mutant.start, mutant.end)))
 
 
-def mutated(source: str, mutant: Mutant) -> str:
-    """Return the text of a mutant's file with its change."""
+def mutated(source: str, *mutants: Mutant) -> str:
+    """Return the text of a file with the changes of its mutants, which do not overlap."""
     text = source.encode()
-    return (text[: mutant.start] + mutant.text.encode() + text[mutant.end :]).decode()
+    for mutant in sorted(mutants, key=lambda each: each.start, reverse=True):
+        text = text[: mutant.start] + mutant.text.encode() + text[mutant.end :]
+    return text.decode()
 
 
 def statement_lines(source: str, mutant: Mutant) -> range | None:

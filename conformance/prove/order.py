@@ -63,6 +63,12 @@ class Order:
         # sorted keeps the order of equals
         return tuple(sorted(self._reaching(mutant), key=place))
 
+    def company(self, mutants: Iterable[Mutant], start: str = "") -> tuple[Step, ...]:
+        """Return the steps that reach any of some mutants, from a place on, in an order that never changes."""
+        places = {step.where: place for place, step in enumerate(self._steps)}
+        reached = {places[step.where] for mutant in mutants for step in self._reaching(mutant)}
+        return tuple(self._steps[place] for place in sorted(reached) if place >= places.get(start, 0))
+
     def reaches(self, mutant: Mutant) -> bool:
         """Return whether any step reaches a mutant."""
         return any(True for _ in self._reaching(mutant))

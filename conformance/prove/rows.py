@@ -12,6 +12,7 @@ from conformance.prove.mutants import Mutant
 
 # How a mutant ends. Without an import nothing was judged of it: that kills it too, and is counted apart.
 KILLED, CRASHED, HUNG, UNBORN, SURVIVED = "killed", "crashed", "hung", "unborn", "survived"
+SUSPECT = "suspect"  # it lives after its time alone, and is judged on: no row of a file has it
 UNREACHED = "not reached"  # it survived because no case runs the changed statement: a case is missing
 SAME = "same code"  # it compiles to the code of the package, and is no other program
 UNTIL_THE_LIMIT = "until the limit"  # why a mutant survived that was not judged whole

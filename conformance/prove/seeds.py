@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,8 +59,8 @@ def judge(
     with out.open("a", encoding="utf-8") as file:
         for seed in seeds:
             left = [(bug, prop) for bug, prop in asked if (bug.id, profile, seed) not in done]
-            tasks = [Task(bug, profile, properties=(prop,), seed=seed) for bug, prop in left]
-            for row in runner.run(tasks, time.monotonic() + 1e9):
+            tasks = deque(Task(bug, profile, properties=(prop,), seed=seed) for bug, prop in left)
+            for _, row in runner.run(tasks, time.monotonic() + 1e9):
                 if row.why == UNTIL_THE_LIMIT:
                     # not judged whole: neither found nor missed
                     continue

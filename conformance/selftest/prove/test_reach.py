@@ -108,6 +108,7 @@ def test_lines_of_the_package_are_recorded_in_every_thread(tmp_path: Path) -> No
 # Run in a process of its own, which has not imported the package: the cases of one property are the whole profile.
 SCRIPT = """
 import sys, time
+from collections import deque
 from pathlib import Path
 from conformance.prove import reach
 from conformance.prove.copies import mutants
@@ -131,7 +132,7 @@ tasks = [
     for mutant in mutants(["kernels/rms_norm_gated.py"])
     if mutant.kind == "statement" and mutant.before in told
 ]
-for row in runner.run(tasks, time.monotonic() + 300):
+for _, row in runner.run(deque(tasks), time.monotonic() + 300):
     reached = len(order.of(next(task.mutant for task in tasks if task.mutant.id == row.id)))
     print(row.before, row.verdict, row.by, reached, len(steps), row.cases, row.where, sep="|")
 """
