@@ -57,10 +57,11 @@ class Rounds:
 
     def _convene(self) -> None:
         """Form companies of those that are free: whole ones, and any once nobody else waits."""
+        nobody = not self.waiting
         for file in dict.fromkeys(mutant.file for mutant in self._free):
             while True:
                 free = [mutant for mutant in self._free if mutant.file == file]
-                if not free or (len(free) < MOST and self.waiting):
+                if not free or (len(free) < MOST and not nobody):
                     break
                 met = together(free)[:MOST]
                 self._free = [mutant for mutant in self._free if mutant not in met]
