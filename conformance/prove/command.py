@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from conformance.prove import rows
+from conformance.prove import reach, rows
 from conformance.prove.chart import draw
-from conformance.prove.copies import FILES, UNCHANGED, mutants, unchanged
+from conformance.prove.codes import OURS, content, twins
+from conformance.prove.company import Rounds
+from conformance.prove.copies import FILES, UNCHANGED, mutants, reached, unchanged
 from conformance.prove.equivalent import equivalent, marks
 from conformance.prove.judging import PACKAGE_TESTS
 from conformance.prove.mutants import Mutant
+from conformance.prove.order import Order, adapters
 from conformance.prove.planted import planted
 from conformance.prove.rows import Row
 from conformance.prove.running import Runner, Task
@@ -28,6 +33,7 @@ from conformance.report.header import origin
 
 NOTHING: Mapping[str, Row] = MappingProxyType({})
 STAGES = ("quick", "ci", PACKAGE_TESTS)
+WORTH = 20  # mutants that cost more to judge by all cases than to find out which cases reach them
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +85,71 @@ def prove(asked: Asked, say: Callable[[Row, str], None]) -> tuple[Row, ...]:
         "mutants": lambda: picked,
         "planted": lambda: planted(runner.lane),
     }
-    parts = [(stage, makers[what]) for what in makers if what in asked.what for stage in asked.stages]
+    parts = [(stage, what) for what in makers if what in asked.what for stage in asked.stages]
     with asked.out.open("a", encoding="utf-8") as file:
-        for stage, made in parts:
-            tasks = left(made(), stage, runner.lane, known, recorded)
-            for number, row in enumerate(runner.run(tasks, until), start=1):
+        for stage, what in parts:
+            tasks = left(makers[what](), stage, runner.lane, known, recorded, reach.state())
+            # what killed a mutant once is judged first, and seldom more than that
+            order = None if recorded or what != "mutants" else _order(tasks, stage, runner, known)
+            ended = _ended(tasks, runner, order, until, _cut(known)) if order else _alone(tasks, runner, until)
+            for number, found in enumerate(ended, start=1):
+                row = replace(found, suite=reach.state())
+                if order is not None:
+                    order.learn(row)
                 file.write(rows.line(row))
                 file.flush()
                 known.append(row)
                 say(row, f"{stage} {number} of {len(tasks)}")
     return tuple(known)
+
+
+def _order(tasks: Sequence[Task], stage: str, runner: Runner, known: Iterable[Row]) -> Order | None:
+    """Return the cases that reach mutants, in order; None where it is not worth finding out, or not possible."""
+    files = {task.mutant.file for task in tasks}
+    pairs = sorted({(name, each) for file in files for name in adapters(file) for each in reached(file)})
+    if runner.lane != "cpu" or stage == PACKAGE_TESTS or not pairs:
+        return None
+    if len(tasks) < WORTH and not reach.on_file(pairs, stage):
+        return None
+    return Order(reach.recorded(pairs, stage, runner.unfaithful, runner.workers), known)
+
+
+def _alone(tasks: Iterable[Task], runner: Runner, until: float) -> Iterator[Row]:
+    """Yield the rows of tasks, each judged by all items."""
+    for _, row in runner.run(deque(tasks), until):
+        yield row
+
+
+def _ended(
+    tasks: Sequence[Task], runner: Runner, order: Order, until: float, cut: Collection[tuple[str, str]]
+) -> Iterator[Row]:
+    """Yield the rows of mutants at one stage, first of those that need no judgement.
+
+    Mutants with the same code are judged once, those with the code of the package never. Those that were ``cut``
+    off before, by id and content, had their time alone.
+    """
+    named = {task.mutant.id: replace(task, order=order) for task in tasks}
+    groups = dict(twins(task.mutant for task in tasks))
+    settled = [(mutant, rows.SAME) for mutant in groups.pop(OURS, ())]
+    for name in [name for name, group in groups.items() if not order.reaches(group[0])]:
+        settled += [(mutant, rows.UNREACHED) for mutant in groups.pop(name)]
+    for mutant, verdict in settled:
+        yield rows.row(mutant, named[mutant.id].stage, runner.lane, verdict)
+    alike = {group[0].id: group for group in groups.values()}
+    before = {name for name, group in alike.items() if (name, content(group[0])) in cut}
+    rounds = Rounds(
+        [named[name] for name in alike if name not in before], [named[name] for name in alike if name in before]
+    )
+    found = (row for task, ended in runner.run(rounds.waiting, until) for row in rounds.taken(task, ended))
+    for row in itertools.chain(found, rounds.rest(runner.lane)):
+        yield row
+        for twin in alike[row.id][1:]:
+            yield rows.like(row, twin)
+
+
+def _cut(known: Iterable[Row]) -> frozenset[tuple[str, str]]:
+    """Return the mutants that were cut off in an earlier run, by id and content."""
+    return frozenset((row.id, row.content) for row in known if row.why == rows.UNTIL_THE_LIMIT)
 
 
 def died_on(lane: str, row: Row | None) -> bool:
@@ -97,16 +158,31 @@ def died_on(lane: str, row: Row | None) -> bool:
 
 
 def left(
-    picked: Iterable[Mutant], stage: str, lane: str, known: Iterable[Row], recorded: Mapping[str, Row] = NOTHING
+    picked: Iterable[Mutant],
+    stage: str,
+    lane: str,
+    known: Iterable[Row],
+    recorded: Mapping[str, Row] = NOTHING,
+    suite: str = "",
 ) -> list[Task]:
-    """Return the tasks of a stage: mutants that are not dead, and were not judged there to the end."""
-    here = (row for row in known if (row.stage, row.lane) == (stage, lane) and row.why != rows.UNTIL_THE_LIMIT)
-    done = {row.id for row in (*here, *(row for row in known if row.dead))}
+    """Return the tasks of a stage: mutants that are not dead, and were not judged whole there by this suite."""
+    here = stage, lane, suite
+    done = {
+        (row.id, row.content)
+        for row in known
+        if row.dead
+        or row.verdict == rows.SAME
+        or ((row.stage, row.lane, row.suite) == here and row.why != rows.UNTIL_THE_LIMIT)
+    }
     # a stage before the one that killed a mutant says nothing new of it
-    done |= {name for name, row in recorded.items() if STAGES.index(row.stage) > STAGES.index(stage)}
+    later = {name for name, row in recorded.items() if STAGES.index(row.stage) > STAGES.index(stage)}
     able = (mutant for mutant in picked if mutant.kind != PLANTED or stage != PACKAGE_TESTS)
     found = {name: row.where for name, row in recorded.items() if row.stage == stage}
-    return [Task(mutant, stage, found.get(mutant.id, "")) for mutant in able if mutant.id not in done]
+    return [
+        Task(mutant, stage, found.get(mutant.id, ""))
+        for mutant in able
+        if mutant.id not in later and (mutant.id, content(mutant)) not in done
+    ]
 
 
 def main(**given: Any) -> int:  # noqa: ANN401 - options of the command line
@@ -117,9 +193,13 @@ def main(**given: Any) -> int:  # noqa: ANN401 - options of the command line
     asked = Asked(**{"workers": len(os.sched_getaffinity(0)), **named})
     made = prove(asked, _say)
     every = {mutant.id: mutant for mutant in mutants(("*",))}
-    found = [row for row in made if row.kind == PLANTED or row.id in every]
+    found = [row for row in made if row.kind == PLANTED or _of(row, every)]
     apart, on_cpu = (equivalent(every.values(), lane, marks()) for lane in ("", "cpu"))
-    alive = [row for row in rows.ended(found).values() if not row.dead and row.id not in apart]
+    alive = [
+        row
+        for row in rows.ended(found).values()
+        if not row.dead and row.id not in apart and row.verdict != rows.SAME
+    ]
     broken = [row for row in made if row.kind == UNCHANGED and row.dead]
     for row in (*alive, *broken):
         what = f"{row.id} {row.file}:{row.line} {row.function} {row.kind}: {row.before} -> {row.after}"
@@ -130,6 +210,11 @@ def main(**given: Any) -> int:  # noqa: ANN401 - options of the command line
     if asked.chart is not None:
         draw(found, apart, about, asked.chart)
     return int(bool(alive or broken))
+
+
+def _of(row: Row, every: Mapping[str, Mutant]) -> bool:
+    """Return whether a row is one of today's mutants."""
+    return row.id in every and row.content in {"", content(every[row.id])}
 
 
 def header() -> str:

@@ -40,16 +40,16 @@ def unchanged() -> tuple[Mutant, ...]:
     return tuple(Mutant(f"unchanged {file}", file, 1, "", UNCHANGED, "", "", 0, 0, "") for file in homes)
 
 
-def write(folder: Path, mutant: Mutant | None) -> None:
-    """Write the package into a folder: links to its files, and the mutant's own."""
+def write(folder: Path, *mutants: Mutant) -> None:
+    """Write the package into a folder: links to its files, and the files of mutants with all of their changes."""
     for file in (ROOT / PACKAGE).rglob("*"):
         name = file.relative_to(ROOT)
         if file.is_dir() or "__pycache__" in name.parts:
             continue
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        if mutant is not None and name.as_posix() == mutant.file:
-            place.write_text(mutated(file.read_text("utf-8"), mutant), encoding="utf-8")
+        if own := [mutant for mutant in mutants if mutant.file == name.as_posix()]:
+            place.write_text(mutated(file.read_text("utf-8"), *own), encoding="utf-8")
         else:
             place.symlink_to(file)
 

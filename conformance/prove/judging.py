@@ -6,10 +6,11 @@ killed the mutant. A mutant may also end this process, or never return.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,28 +21,32 @@ from conformance.calls import state_guard
 from conformance.calls.budget import ALONE, Allowance
 from conformance.calls.call import Subject
 from conformance.calls.declared import Declared, check
-from conformance.calls.verdict import BAD
+from conformance.calls.verdict import BAD, Verdict
 from conformance.cases.case import Case
 from conformance.cases.factors import DTYPES
 from conformance.prove.copies import PACKAGE, ROOT
 from conformance.prove.planted import PREFIX, fake
+from conformance.prove.reach import Step
 from conformance.runs.item import EARLY, Item, items
-from conformance.runs.judge import judge_item, surveyed, tried, unjudged
+from conformance.runs.judge import judge, judge_item, surveyed, tried, unjudged
 from conformance.runs.worker import Worker
 
 BEAT = 0.25  # seconds between two signs of life, at least
-OURS, NATIVE = "normkernels", "native"  # adapters: as the dispatcher decides, and by plain PyTorch alone
+PATIENCE = 10.0  # seconds of a case, and times those that it took with the package, until it has hung
 PACKAGE_TESTS = "package"  # the stage that is no profile
 
-# What a process tells: ("at", property, where) and ("cases", how many); then ("killed", property, where, why),
-# ("survived",) or ("unborn", why).
+# What a process tells: ("at", property, where), ("cases", how many) and ("within", seconds until it tells more);
+# then ("killed", property, where, why), ("suspect", property, where, ""), ("survived",) or ("unborn", why).
 Told = tuple[str, ...]
 Tell = Callable[[Told], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One mutant at one stage: the folder of its package, and what is judged of it."""
+    """One mutant at one stage: the folder of its package, and what is judged of it.
+
+    ``steps`` are the cases that reach it, where they are known: they are judged in place of all items.
+    """
 
     folder: Path
     stage: str  # a profile, or PACKAGE_TESTS
@@ -51,7 +56,11 @@ class Trial:
     tests: tuple[str, ...]
     unfaithful: str = ""
     allowance: Allowance = ALONE
-    first: str = ""  # a cell that is judged before all others
+    first: str = ""  # the place that is judged before all others
+    steps: tuple[Step, ...] | None = None
+    properties: tuple[str, ...] = ()  # of the items; none: all
+    seed: int = 0
+    budget: float = math.inf  # seconds of work, after which one that lives waits for company
 
 
 def judged(trial: Trial, tell: Tell) -> None:
@@ -81,16 +90,43 @@ def _by_the_suite(trial: Trial, tell: Tell) -> None:
         return
     state_guard.settle(before)
     counted = _Counter(tell)
-    for name, item in _in_order(trial, subjects):
-        where = f"{name}:{item.cell()}"
-        tell(("at", item.property, where))
-        for verdict in _verdicts(item, subjects[name], trial.allowance, counted):
+    judged = _by_items(trial, subjects, counted) if trial.steps is None else _by_steps(trial, subjects, counted)
+    began = time.process_time()
+    for prop, where, limit, verdicts in judged:
+        if time.process_time() - began > trial.budget:
+            counted.now()
+            tell(("suspect", prop, where, ""))
+            return
+        tell(("at", prop, where))
+        if limit:
+            tell(("within", f"{limit:g}"))
+        for verdict in verdicts:
             if verdict.status in BAD:
                 counted.now()
                 tell(("killed", verdict.property, where, f"{verdict.status}: {verdict.reason}"[:200]))
                 return
     counted.now()
     tell(("survived",))
+
+
+# Property, place, a limit of seconds if there is one, and verdicts, which are made as they are asked for.
+Judged = Iterator[tuple[str, str, float, Iterable[Verdict]]]
+
+
+def _by_items(trial: Trial, subjects: Mapping[str, Subject], begun: Callable[[], None]) -> Judged:
+    for name, item in _in_order(trial, subjects):
+        yield item.property, f"{name}:{item.cell()}", 0.0, _verdicts(item, subjects[name], trial.allowance, begun)
+
+
+def _by_steps(trial: Trial, subjects: Mapping[str, Subject], begun: Callable[[], None]) -> Judged:
+    for step in trial.steps or ():
+        limit = PATIENCE * (1.0 + step.seconds)
+        yield step.prop, step.where, limit, _of_step(step, subjects[step.adapter], begun)
+
+
+def _of_step(step: Step, subject: Subject, begun: Callable[[], None]) -> Iterator[Verdict]:
+    begun()
+    yield from judge(subject, step.prop, step.case)
 
 
 class _Counter:
@@ -111,12 +147,14 @@ class _Counter:
         self._tell(("cases", str(self._cases)))
 
 
-def _in_order(trial: Trial, subjects: dict[str, Subject]) -> list[tuple[str, Item]]:
+def _in_order(trial: Trial, subjects: Mapping[str, Subject]) -> list[tuple[str, Item]]:
     """Return the items of all adapters and operations, those first that cost little and kill most."""
     pairs = [
         (name, item)
         for name, subject in subjects.items()
-        for item in items(subject, trial.stage, operations=trial.operations)
+        for item in items(
+            subject, trial.stage, trial.seed, operations=trial.operations, properties=trial.properties
+        )
         if unjudged(item, subject) is None
     ]
     places = {name: place for place, name in enumerate(EARLY)}
@@ -124,7 +162,9 @@ def _in_order(trial: Trial, subjects: dict[str, Subject]) -> list[tuple[str, Ite
     def place(pair: tuple[str, Item]) -> tuple[object, ...]:
         name, item = pair
         rank = places.get(item.property, len(EARLY))
-        return f"{name}:{item.cell()}" != trial.first, rank, item.chunk, item.property, DTYPES.index(item.dtype)
+        # a place may have a case after its item
+        known = f"{trial.first} ".startswith(f"{name}:{item.cell()} ")
+        return not known, rank, item.chunk, item.property, DTYPES.index(item.dtype)
 
     return sorted(pairs, key=place)
 

@@ -59,10 +59,42 @@ def mutants_of(file: str, source: str) -> tuple[Mutant, ...]:
     return tuple(sorted(found, key=lambda mutant: (mutant.start, mutant.end)))
 
 
-def mutated(source: str, mutant: Mutant) -> str:
-    """Return the text of a mutant's file with its change."""
+def mutated(source: str, *mutants: Mutant) -> str:
+    """Return the text of a file with the changes of its mutants, which do not overlap."""
     text = source.encode()
-    return (text[: mutant.start] + mutant.text.encode() + text[mutant.end :]).decode()
+    for mutant in sorted(mutants, key=lambda each: each.start, reverse=True):
+        text = text[: mutant.start] + mutant.text.encode() + text[mutant.end :]
+    return text.decode()
+
+
+def statement_lines(source: str, mutant: Mutant) -> range | None:
+    """Return the lines of the innermost statement that a mutant changes, without those of its body.
+
+    None where the statement runs as its module is imported: then every call may follow from it.
+    """
+    offsets = _offsets(source)
+    found, inside = None, False
+    parts: list[tuple[ast.AST, bool]] = [(ast.parse(source), False)]
+    while parts:
+        node, called = parts.pop()
+        if isinstance(node, ast.stmt):
+            assert node.end_lineno is not None
+            assert node.end_col_offset is not None
+            start = offsets[node.lineno - 1] + node.col_offset
+            if not start <= mutant.start < mutant.end <= offsets[node.end_lineno - 1] + node.end_col_offset:
+                continue
+            found, inside = node, called
+        inner = called or isinstance(node, ast.FunctionDef)
+        parts += [(child, inner) for child in ast.iter_child_nodes(node)]
+    return _head(found) if found is not None and inside else None
+
+
+def _head(node: ast.stmt) -> range:
+    """Return the lines of a statement without its body; all of them where it begins with none of its own."""
+    assert node.end_lineno is not None
+    body = getattr(node, "body", None)
+    end = body[0].lineno if isinstance(body, list) and not isinstance(node, ast.Try) else node.end_lineno + 1
+    return range(node.lineno, max(end, node.lineno + 1))
 
 
 def _offsets(source: str) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import multiprocessing
 import os
 import shutil
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -27,10 +28,12 @@ from conformance.calls.budget import Allowance, fair_memory
 from conformance.calls.child import die_with_the_parent, resident, single_threaded
 from conformance.calls.watch import warm_up
 from conformance.prove.copies import PACKAGE, package_tests, reached, write
-from conformance.prove.judging import NATIVE, OURS, PACKAGE_TESTS, Told, Trial, judged
+from conformance.prove.judging import PACKAGE_TESTS, Told, Trial, judged
 from conformance.prove.mutants import Mutant
+from conformance.prove.order import OURS, Order, adapters
 from conformance.prove.planted import PREFIX
-from conformance.prove.rows import CRASHED, HUNG, KILLED, SURVIVED, UNBORN, UNTIL_THE_LIMIT, Row, row
+from conformance.prove.reach import Step
+from conformance.prove.rows import CRASHED, HUNG, KILLED, SURVIVED, SUSPECT, UNBORN, UNTIL_THE_LIMIT, Row, row
 from conformance.prove.score import PLANTED
 from conformance.runs.host import choose_device, faithful_interpreter, gpus
 
@@ -41,11 +44,30 @@ _FORK = multiprocessing.get_context("fork")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A mutant at a stage. ``first`` is the item that killed it before, if one did: it is judged first."""
+    """A mutant at a stage. ``first`` is the place that killed it before, if one did: it is judged first.
+
+    ``order`` has the cases that reach it, where they are known. ``properties`` judge it, by default all.
+    ``budget``: the seconds of work after which a mutant that lives is a suspect. ``others`` of the same file are
+    judged in the same copy, from the case at ``start`` on.
+    """
 
     mutant: Mutant
     stage: str
     first: str = ""
+    order: Order | None = None
+    properties: tuple[str, ...] = ()
+    seed: int = 0
+    budget: float = math.inf
+    others: tuple[Mutant, ...] = ()
+    start: str = ""
+
+    def steps(self) -> tuple[Step, ...] | None:
+        """Return the cases that judge the mutant and its company, where they are known."""
+        if self.order is None:
+            return None
+        alone = not self.others and not self.start
+        every = (self.mutant, *self.others)
+        return self.order.of(self.mutant, self.first) if alone else self.order.company(every, self.start)
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +80,7 @@ class Running:
     folder: Path
     began: float
     heard: float
+    patience: float  # seconds without a word, after which it has hung
     cases: int = 0
     at: tuple[str, str] = ("", "")  # property, and where
     end: Told | None = field(default=None)
@@ -70,6 +93,8 @@ class Running:
                 self.at = prop, where
             case "cases", count:
                 self.cases = int(count)
+            case "within", seconds:
+                self.patience = float(seconds)
             case _:
                 self.end = told
 
@@ -98,9 +123,12 @@ class Runner:
         state_guard.captured()
         return cls(chosen, workers, limit, unfaithful)
 
-    def run(self, tasks: Iterable[Task], until: float) -> Iterator[Row]:
-        """Yield a row for each task as it ends; those that run at ``until`` have none."""
-        waiting, running = deque(tasks), list[Running]()
+    def run(self, waiting: deque[Task], until: float) -> Iterator[tuple[Task, Row]]:
+        """Yield each task that waits with its row, as it ends; those that run at ``until`` have none.
+
+        Whoever takes a row may let more tasks wait.
+        """
+        running = list[Running]()
         place = Path(tempfile.mkdtemp(prefix="mutants-"))
         try:
             while (waiting or running) and time.monotonic() < until:
@@ -111,7 +139,7 @@ class Runner:
                     if (found := self._looked_at(each)) is not None:
                         running.remove(each)
                         _end(each)
-                        yield found
+                        yield each.task, found
         finally:
             for each in running:
                 _end(each)
@@ -120,26 +148,30 @@ class Runner:
     def _started(self, task: Task, place: Path) -> Running:
         ours, theirs = _FORK.Pipe()
         folder = Path(tempfile.mkdtemp(dir=place))
-        process = _FORK.Process(target=_forked, args=(self._trial(task, folder), task.mutant, theirs, ours))
+        process = _FORK.Process(
+            target=_forked, args=(self._trial(task, folder), (task.mutant, *task.others), theirs, ours)
+        )
         process.start()
         theirs.close()
         now = time.monotonic()
-        return Running(task, process, ours, folder, now, now)
+        return Running(task, process, ours, folder, now, now, SILENCE[self.lane])
 
     def _trial(self, task: Task, folder: Path) -> Trial:
         file, bug = task.mutant.file, task.mutant.kind == PLANTED
-        # native forms are cheap to judge, and the interpreter runs none of them
-        native = "/operations/" in file and self.lane == "cpu"
         return Trial(
             folder,
             task.stage,
             self.lane,
-            (f"{PREFIX}{task.mutant.id}",) if bug else (NATIVE, OURS) if native else (OURS,),
+            (f"{PREFIX}{task.mutant.id}",) if bug else adapters(file) if self.lane == "cpu" else (OURS,),
             (task.mutant.function,) if bug else reached(file),
             _tests(task) if task.stage == PACKAGE_TESTS else (),
             self.unfaithful,
             Allowance.of(self.workers, len(gpus())),
             task.first,
+            task.steps(),
+            task.properties,
+            task.seed,
+            task.budget,
         )
 
     def _looked_at(self, each: Running) -> Row | None:
@@ -158,8 +190,8 @@ class Runner:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
             return self._row(each, CRASHED, how)
         # a test that compiles for minutes has not hung
-        if each.task.stage != PACKAGE_TESTS and now - each.heard > SILENCE[self.lane]:
-            return self._row(each, HUNG, f"no answer within {SILENCE[self.lane]:g} s")
+        if each.task.stage != PACKAGE_TESTS and now - each.heard > each.patience:
+            return self._row(each, HUNG, f"no answer within {each.patience:g} s")
         if now - each.began > self.limit:
             return self._row(each, SURVIVED, UNTIL_THE_LIMIT)
         if resident(each.process.pid) > fair_memory(self.workers):
@@ -176,7 +208,7 @@ def _row_of(each: Running, end: Sequence[str], lane: str) -> Row:
     by, where, why = more if len(more) == 3 else ("", "", *more, "")[:3]
     seconds = round(time.monotonic() - each.began, 2)
     told = {"by": by, "where": where, "why": why, "seconds": seconds, "cases": each.cases}
-    assert verdict in {KILLED, CRASHED, HUNG, UNBORN, SURVIVED}
+    assert verdict in {KILLED, CRASHED, HUNG, UNBORN, SUSPECT, SURVIVED}
     return row(each.task.mutant, each.task.stage, lane, verdict, **told)
 
 
@@ -187,8 +219,8 @@ def _tests(task: Task) -> tuple[str, ...]:
     return (first, *(each for each in every if each != first)) if first in every else every
 
 
-def _forked(trial: Trial, mutant: Mutant, pipe: Connection, parents_end: Connection) -> None:
-    """Make this process that of a mutant, and judge it."""
+def _forked(trial: Trial, mutants: tuple[Mutant, ...], pipe: Connection, parents_end: Connection) -> None:
+    """Make this process that of a mutant and its company, and judge it."""
     parents_end.close()
     die_with_the_parent()
     os.setsid()
@@ -196,10 +228,10 @@ def _forked(trial: Trial, mutant: Mutant, pipe: Connection, parents_end: Connect
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _silent(trial.folder / "output")
     # what is compiled is kept by its source: all mutants of other files share what they compile
-    own = mutant.file.startswith(f"{PACKAGE}/kernels/")
+    own = mutants[0].file.startswith(f"{PACKAGE}/kernels/")
     os.environ["TRITON_CACHE_DIR"] = str((trial.folder if own else trial.folder.parent) / "triton")
     single_threaded()
-    write(trial.folder, mutant)
+    write(trial.folder, *mutants)
     with contextlib.suppress(BrokenPipeError):
         judged(trial, pipe.send)
     sys.stdout.flush()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from statistics import median
 
-from conformance.prove.rows import UNBORN, UNTIL_THE_LIMIT, Row, ended
+from conformance.prove.rows import SAME, UNBORN, UNREACHED, UNTIL_THE_LIMIT, Row, ended
 
 PLANTED = "planted"  # the kind of rows that are no mutants
 MORE = "all"
@@ -23,6 +23,7 @@ class Count:
     equivalent: int
     killed: dict[str, int]
     cut: int  # survived until the limit: not judged whole
+    unreached: int  # run by no case
     times: tuple[float, ...]
 
     @property
@@ -39,16 +40,18 @@ class Count:
 def counted(name: str, rows: Iterable[Row], apart: frozenset[str]) -> Count:
     """Return the count of some rows; ``apart`` are the ids of equivalent mutants."""
     last = list(ended(rows).values())
-    alive = [row for row in last if not row.dead]
     # a mark on what was killed is out of date, and counts for nothing
-    equivalent = sum(row.id in apart for row in alive)
+    alive = [row for row in last if not row.dead and row.id not in apart and row.verdict != SAME]
     ran = [row for row in last if row.dead and row.verdict != UNBORN]
     killed: dict[str, int] = {}
     for row in ran:
         killed[step(row)] = killed.get(step(row), 0) + 1
-    cut = sum(row.why == UNTIL_THE_LIMIT and row.id not in apart for row in alive)
+    unborn = sum(row.verdict == UNBORN for row in last)
+    cut = sum(row.why == UNTIL_THE_LIMIT for row in alive)
+    unreached = sum(row.verdict == UNREACHED for row in alive)
     times = tuple(sorted(row.seconds for row in ran))
-    return Count(name, len(last), len(last) - len(alive) - len(ran), equivalent, killed, cut, times)
+    equivalent = len(last) - len(alive) - len(ran) - unborn
+    return Count(name, len(last), unborn, equivalent, killed, cut, unreached, times)
 
 
 def step(row: Row) -> str:
@@ -67,14 +70,31 @@ def by(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
 def table(counts: Sequence[Count], first: str) -> str:
     """Return a table in Markdown, a line for each count."""
     steps = list(dict.fromkeys(name for count in counts for name in count.killed))
-    head = [first, "judged", "equivalent", "killed", *steps, "does not import", "alive", "of these cut off"]
+    head = [
+        first,
+        "judged",
+        "equivalent",
+        "killed",
+        *steps,
+        "does not import",
+        "alive",
+        "of these cut off",
+        "not reached",
+    ]
     head += ["share", "median s", "worst s"]
     lines = [head, ["---"] * len(head)]
     for count in counts:
         alive = count.demanded - count.dead
         cells = [count.name, count.judged, count.equivalent, count.dead]
         cells += [count.killed.get(name, 0) for name in steps]
-        cells += [count.unborn, alive, count.cut, percent(count.dead, count.demanded), *_times(count.times)]
+        cells += [
+            count.unborn,
+            alive,
+            count.cut,
+            count.unreached,
+            percent(count.dead, count.demanded),
+            *_times(count.times),
+        ]
         lines.append([str(cell) for cell in cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

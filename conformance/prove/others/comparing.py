@@ -85,6 +85,7 @@ def _scaled(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
 KINDS: Mapping[str, Callable[[tuple[int, ...], torch.Generator], torch.Tensor]] = {
     "randn": lambda shape, generator: torch.randn(shape, generator=generator),
     "ones": lambda shape, _: torch.ones(shape),
+    "uniform": lambda shape, generator: 4.0 * torch.rand(shape, generator=generator) - 2.0,
     "scaled": _scaled,
 }
 

@@ -2,7 +2,7 @@
 
 Figures are those of the suites' files at the commit of each link. Where a figure is not known, the model has a
 plain one of its own that helps to catch: several rows, widths that are no power of two, normal values, an eps of
-1e-6. TorchCTS is not modelled: its tolerances are not known here.
+1e-6.
 """
 
 from __future__ import annotations
@@ -86,6 +86,9 @@ TORCH: Limits = {
     "int8": (1.0, 0.0),
 }
 FLOATS = {name: TORCH[name] for name in DTYPES}
+# of TorchCTS, which fails beyond its "usable" tolerances, five times those that it warns of
+USABLE_NORMS: Limits = {"float32": (5e-4, 5e-4), "float16": (5e-2, 5e-2), "bfloat16": (2.5e-1, 1e-1)}
+USABLE_ELEMENTS: Limits = {"float32": (5e-5, 5e-5), "float16": (5e-3, 5e-3), "bfloat16": (5e-2, 5e-2)}
 TWICE: Limits = {"bfloat16": (5e-2, 0.0), "float16": (1e-2, 0.0), "float32": (1e-4, 0.0)}
 
 
@@ -99,6 +102,13 @@ def _fla(name: str, rule: Rule) -> Suite:
     )
     return Suite(
         name, "https://github.com/fla-org/flash-linear-attention/tree/bc3b101/tests/modules", parts, poison=True
+    )
+
+
+def _cts(operation: str, limits: Limits, shape: tuple[int, int], eps: float = 0.0) -> Part:
+    without = (WITHOUT_RESIDUAL,)
+    return Part(
+        (operation,), limits, Rule.CLOSE, (shape,), "uniform", "uniform", without=without, eps=eps, eager=True
     )
 
 
@@ -208,5 +218,16 @@ SUITES = (
                 without=(WITHOUT_RESIDUAL,),
             ),
         ),
+    ),
+    # its test of an RMS norm composes operations of a backend, in whose place a kernel is judged here
+    Suite(
+        "TorchCTS",
+        "https://github.com/TorchCTS/TorchCTS/tree/1065c4f/torchcts",
+        (
+            _cts("rms_norm", USABLE_NORMS, (64, 32), 1e-6),
+            _cts("layer_norm", USABLE_NORMS, (64, 32), 1e-5),
+            _cts("softmax", USABLE_ELEMENTS, (16, 32)),
+        ),
+        checks_dtype=False,
     ),
 )

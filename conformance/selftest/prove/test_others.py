@@ -16,13 +16,13 @@ from conformance.calls.call import Subject
 from conformance.cases.case import Layout, TensorSpec
 from conformance.operations import OPERATIONS
 from conformance.prove.copies import ROOT
-from conformance.prove.others.__main__ import read
+from conformance.prove.others.__main__ import added, read, write
 from conformance.prove.others.comparing import OUTPUTS, VALUES, cases, in_float32, values, wrong
 from conformance.prove.others.judging import CRASH, EXCEPTION, NAMED, asked, comparable, contained, judged
 from conformance.prove.others.memory import placed, pooled
 from conformance.prove.others.picture import draw
 from conformance.prove.others.suites import NORMS, SUITES, Part, Rule, every
-from conformance.prove.others.tables import OUTSIDE, Count, Row, counted, told
+from conformance.prove.others.tables import OURS, OUTSIDE, Count, Row, counted, told
 from conformance.selftest.fakes import CLASSES, Fake
 from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
 from conformance.selftest.fakes.correct_rotation import EagerRotation
@@ -179,6 +179,7 @@ def test_the_models_call_what_they_name() -> None:
 def test_values_follow_from_the_call() -> None:
     """The same call has the same numbers, of the distribution that a part names."""
     plain, ones, scaled = NORM, Part(NORMS, NORM.limits, weights="ones"), Part(NORMS, NORM.limits, values="scaled")
+    uniform = Part(NORMS, NORM.limits, values="uniform")
     case = max(cases(plain, "rms_norm"), key=lambda each: each.tensors[0][1].shape[-1])
     first, again = values(plain, case), values(plain, case)
     _, n = case.tensors[0][1].shape
@@ -188,6 +189,8 @@ def test_values_follow_from_the_call() -> None:
     assert torch.equal(torch.ones(n), values(ones, case)["weight"])
     assert torch.equal(first["x"] / (2 * n), values(scaled, case)["x"])
     assert pytest.approx(1.0, abs=0.1) == float(first["x"].std())
+    assert pytest.approx(2.0, abs=0.1) == float(values(uniform, case)["x"].abs().max())
+    assert pytest.approx(0.0, abs=0.1) == float(values(uniform, case)["x"].mean())
 
 
 def test_positions_count_where_a_suite_counts() -> None:
@@ -253,6 +256,20 @@ def test_a_run_gives_what_is_recorded(tmp_path: Path) -> None:
     assert len(found) == 3
     assert all(line["found"].items() <= known[line["bug"]].items() for line in found)
     assert "models" in ended.stdout.casefold()
+
+
+def test_a_model_is_added_to_known_rows(tmp_path: Path) -> None:
+    """The column of a model stands where the models have it, beside all others; rows of other bugs end the run."""
+    out = tmp_path / "others.jsonl"
+    write(out, [Row("a", "rms_norm", "", {"Liger": VALUES, OURS: "values"})], 1)
+    added(out, [Row("a", "rms_norm", "", {"TorchCTS": CRASH})], ["TorchCTS"])
+    header, rows = read(out)
+
+    assert ["Liger", "TorchCTS", OURS] == list(rows[0].found)
+    assert [VALUES, CRASH, "values"] == list(rows[0].found.values())
+    assert {"TorchCTS"} == set(header["added"])
+    with pytest.raises(SystemExit, match="has other bugs"):
+        added(out, [Row("b", "rms_norm", "", {"TorchCTS": CRASH})], ["TorchCTS"])
 
 
 def test_rows_of_ours_that_lack_a_bug_end_the_run(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,8 +76,8 @@ def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, Row]:
     monkeypatch.setitem(running.SILENCE, "cpu", 1.0)
     end = len((ROOT / FILE).read_bytes())
     mutants = [Mutant(name, FILE, 1, "", "", "", "", end, end, f"# {name}") for name in ENDS]
-    rows = Runner("cpu", 3, 3.0).run([Task(mutant, "quick") for mutant in mutants], time.monotonic() + 60)
-    return {row.id: row for row in rows}
+    tasks = deque(Task(mutant, "quick") for mutant in mutants)
+    return {row.id: row for _, row in Runner("cpu", 3, 3.0).run(tasks, time.monotonic() + 60)}
 
 
 def test_every_end_has_its_row(found: dict[str, Row]) -> None:
@@ -93,7 +94,7 @@ def test_a_run_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     mutant = Mutant("slow", FILE, 1, "", "", "", "", 0, 0, "")
     began = time.monotonic()
 
-    assert [] == list(Runner("cpu", 1, 600.0).run([Task(mutant, "quick")], began + 1))
+    assert [] == list(Runner("cpu", 1, 600.0).run(deque([Task(mutant, "quick")]), began + 1))
     assert time.monotonic() - began < 30
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from conformance.prove.chart import draw, fates
@@ -9,7 +10,20 @@ from conformance.prove.command import Asked, chosen, left
 from conformance.prove.copies import mutants
 from conformance.prove.equivalent import Mark, equivalent, marks, told
 from conformance.prove.mutants import Mutant
-from conformance.prove.rows import KILLED, SURVIVED, UNBORN, UNTIL_THE_LIMIT, Row, ended, line, read, row
+from conformance.prove.rows import (
+    KILLED,
+    SAME,
+    SURVIVED,
+    UNBORN,
+    UNREACHED,
+    UNTIL_THE_LIMIT,
+    Row,
+    ended,
+    like,
+    line,
+    read,
+    row,
+)
 from conformance.prove.score import PLANTED, counted, first_stage, killers, score
 from conformance.selftest.every import every
 
@@ -49,6 +63,27 @@ def test_counts_tell_the_dead_the_equivalent_and_the_living() -> None:
 def test_a_mark_on_a_dead_mutant_counts_for_nothing() -> None:
     """Marking a mutant that is killed raises no share."""
     assert counted("all", ROWS, frozenset({"a"})).equivalent == 0
+
+
+def test_mutants_that_were_not_judged_have_counts_of_their_own() -> None:
+    """One that no case runs is alive, one with the code of the package is equivalent."""
+    count = counted("all", [_row("f", UNREACHED), _row("g", SAME), _row("h", SURVIVED)], frozenset())
+
+    assert (3, 1, 2, 0, 1) == (count.judged, count.equivalent, count.demanded, count.dead, count.unreached)
+
+
+def test_a_twin_has_the_fate_of_the_one_that_was_judged() -> None:
+    """Its row says of whom; where that one was cut off, so was the twin."""
+    killed, cut = (like(row, _mutant("twin")) for row in (ROWS[0], ROWS[5]))
+
+    assert ("twin", KILLED, "values", "as a", 1.0) == (
+        killed.id,
+        killed.verdict,
+        killed.by,
+        killed.why,
+        killed.seconds,
+    )
+    assert (SURVIVED, UNTIL_THE_LIMIT) == (cut.verdict, cut.why)
 
 
 def test_the_dead_stay_dead() -> None:
@@ -93,6 +128,17 @@ def test_a_run_goes_on_where_another_ended() -> None:
 
     assert ["e", "f"] == [task.mutant.id for task in left(every, "quick", "cpu", ROWS)]
     assert ["d", "e", "f"] == [task.mutant.id for task in left(every, "package", "cpu", ROWS)]
+
+
+def test_a_row_is_of_one_text_and_one_suite() -> None:
+    """What was killed stays killed until its file changes; what survived is judged again by another suite."""
+    every = [_mutant(name) for name in "abcdg"]
+    known = [*ROWS, _row("g", SAME)]
+    changed = [replace(row, content="another") for row in known]
+
+    assert [] == left(every, "quick", "cpu", known)
+    assert ["d"] == [task.mutant.id for task in left(every, "quick", "cpu", known, suite="another")]
+    assert list("abcdg") == [task.mutant.id for task in left(every, "quick", "cpu", changed)]
 
 
 def test_a_recorded_kill_is_tried_first_and_at_its_stage() -> None:
