@@ -54,7 +54,8 @@ class Liger(Adapter):
         # silu is rounded to the dtype of up, and so is the product
         "silu_and_mul": {"columns": COLUMNS, "up": "same"},
         "gelu_and_mul": {"columns": COLUMNS, "up": "same", "approximate": "tanh"},
-        "softmax": {"columns": COLUMNS},
+        # LigerSoftmaxFunction takes scores alone
+        "softmax": {"columns": COLUMNS, "mask": "none", "scale": "none"},
         "rope": {"pairs": "halves"},
     }
     # products are in the dtype of the angles: compilers fuse them with the sum
@@ -125,7 +126,7 @@ class Liger(Adapter):
         y: torch.Tensor = self._gelu_and_mul(gate, up)
         return y
 
-    def softmax(self, x: torch.Tensor) -> torch.Tensor:
+    def softmax(self, x: torch.Tensor, *, mask: torch.Tensor | None, scale: float | None) -> torch.Tensor:
         """Call the function."""
         y: torch.Tensor = self._softmax(x)
         return y

@@ -69,11 +69,15 @@ class Native(NormKernels):
         rows = x.float()
         return (rows * torch.rsqrt(rows.square().sum(-1, keepdim=True) + eps)).to(x.dtype).contiguous()
 
-    def softmax(self, x: torch.Tensor) -> torch.Tensor:
+    def softmax(self, x: torch.Tensor, *, mask: torch.Tensor | None, scale: float | None) -> torch.Tensor:
         """Compute in float32, and round once."""
         if x.dim() == 0 or not x.is_floating_point():
             raise ValueError("softmax: x must be rows of floats")
-        rows = x.float()
+        if mask is not None and (mask.shape != x.shape or mask.dtype not in {x.dtype, torch.float32, torch.bool}):
+            raise ValueError("softmax: the mask must be in x's shape, of bools, or floats in x's dtype or float32")
+        rows = x.float() if scale is None else x.float() * scale
+        if mask is not None:
+            rows = rows.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else rows + mask.float()
         powers = torch.exp(rows - rows.amax(-1, keepdim=True)) if x.numel() else rows
         return (powers / powers.sum(-1, keepdim=True)).to(x.dtype).contiguous()
 

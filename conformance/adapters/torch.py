@@ -26,7 +26,7 @@ class Torch(Adapter):
         "layer_norm": "fp32",
         "silu_and_mul": "eager",
         "l2_norm": "eager",
-        "softmax": "fp32",
+        "softmax": Contract(frozenset({"scaled", "masked"})),
         "rope": "eager",
         "gelu_and_mul": "eager",
         "qk_norm_rope": Contract(frozenset({"normed", "angle", "turned"})),
@@ -101,9 +101,12 @@ class Torch(Adapter):
         """Write the formula in x's dtype: ``F.normalize`` has another one, without eps under the root."""
         return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
 
-    def softmax(self, x: torch.Tensor) -> torch.Tensor:
-        """Call ``F.softmax`` of the last dimension, which stays in float32 until it stores."""
-        return functional.softmax(x, -1)
+    def softmax(self, x: torch.Tensor, *, mask: torch.Tensor | None, scale: float | None) -> torch.Tensor:
+        """Scale and mask in the dtypes given, then call ``F.softmax``, which stays in float32 until it stores."""
+        scores = x if scale is None else x * scale
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        return functional.softmax(scores, -1).to(x.dtype)
 
     def gelu_and_mul(self, gate: torch.Tensor, up: torch.Tensor, *, approximate: str) -> torch.Tensor:
         """Call ``F.gelu``, then multiply."""

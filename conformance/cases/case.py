@@ -247,6 +247,10 @@ class Case:
         """Return this case with one flag replaced."""
         return replace(self, flags=tuple((n, value if n == name else v) for n, v in self.flags))
 
+    def without_flag(self, name: str) -> Case:
+        """Return this case with one flag left out."""
+        return replace(self, flags=tuple((n, v) for n, v in self.flags if n != name))
+
     def to_json(self) -> str:
         """Return canonical JSON: the same case is always the same text."""
         return json.dumps(self.to_data(), sort_keys=True, separators=(",", ":"))

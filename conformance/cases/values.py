@@ -25,7 +25,8 @@ def draw(
 ) -> torch.Tensor:
     """Return a contiguous tensor of ``shape`` on a device, with values of ``profile`` that the CPU draws.
 
-    A profile of integers names their exclusive upper bound: ``positions<1000``.
+    A profile of integers names their exclusive upper bound: ``positions<1000``. Bools are False for the lowest
+    number and for minus infinity, as in masks.
     """
     profile, _, bound = profile.partition("<")
     n = shape[-1] if shape else 1
@@ -37,11 +38,12 @@ def draw(
     if bound:
         return _positions(POSITIONS[profile], rows, n, int(bound), generator).to(device, dtype).reshape(shape)
     distinct = min(rows, distinct_rows(n))
-    values = PROFILES[profile](distinct, n, dtype, generator)
-    limit = torch.finfo(dtype).max
+    kind = torch.float32 if dtype == torch.bool else dtype
+    values = PROFILES[profile](distinct, n, kind, generator)
+    limit = torch.finfo(kind).max
     finite = torch.where(values.isfinite(), values.clamp(-limit, limit), values)
     # rows are repeated on the device: all of them would take longer to bring there than to judge
-    stored = finite.to(dtype).to(device)
+    stored = (finite > -limit if dtype == torch.bool else finite.to(dtype)).to(device)
     if distinct < rows:
         stored = stored.repeat(-(-rows // distinct), 1)[:rows]
     return stored.reshape(shape)

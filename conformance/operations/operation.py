@@ -91,27 +91,27 @@ class Scaling:
 class Operation:
     """One mathematical function with its arguments.
 
-    ``positional``: the arguments passed by position, in order; everything else goes by name. Tensors among either
-    (``keywords`` names those that go by name) are None where a case does not pass them. ``row_tensors``
-    have one row per row of the output, so that the oracle can work in chunks of rows; ``token_axes`` names the
-    dimension of each row tensor that counts rows, where it is a single one and not all but the last. ``indexed``
-    are tables that hold rows for an argument to choose from, and that argument: without it they are row tensors.
-    ``readers`` give the level that a case has of each factor, but for layouts, rank and rows. ``formula``
-    gives the interval of every output before its store, over row tensors in ``(rows, elements)``. In ``outputs``,
-    an output from which another is computed comes after the other, and is judged before it. ``points`` are the
-    rounding points that can show in a case, ``rounds`` all that the operation has, in the order of its formula.
-    ``invalid`` makes a call meaningless in one way; ``unseen`` are the
-    mistakes in values, which a call on a GPU does not read. ``copies`` gives the elements that an output takes
-    over bit for bit: their places in the output, and their values. ``ordinary`` are the levels of the factor
-    ``values`` with finite numbers far from overflow, ``telling`` the levels of other factors at which every
-    rounding point shows. ``terms`` are the parts that a wrong formula may lack. ``model_case`` is the call of a
-    real model for a number of tokens; ``simpler`` gives the cases to try in place of a failing one. ``in_place``
-    names the argument that the in-place form overwrites with an output, and leaves out the outputs that are fresh
-    there too; it is empty without such a form. ``parameters`` are the tensors that a model loads once, and may
-    reload. ``scaling`` is the effect on the outputs of a factor on the arguments. ``carried`` names outputs that
-    are the sum of x and an argument, and that argument: the next layer's call gets these outputs for it.
-    ``profiles`` are value profiles of the operation's own, all of finite numbers. ``one_factor`` says that a row
-    of outputs is a row of arguments times one number.
+    ``positional``: the arguments passed by position, in order; everything else goes by name. Tensors among either,
+    and optional settings (``keywords`` names both that go by name), are None where a case does not have them.
+    ``row_tensors`` have one row per row of the output, so that the oracle can work in chunks of rows;
+    ``token_axes`` names the dimension of each row tensor that counts rows, where it is a single one and not all
+    but the last. ``indexed`` are tables that hold rows for an argument to choose from, and that argument: without
+    it they are row tensors. ``readers`` give the level that a case has of each factor, but for layouts, rank and
+    rows. ``formula`` gives the interval of every output before its store, over row tensors in ``(rows,
+    elements)``. In ``outputs``, an output from which another is computed comes after the other, and is judged
+    before it. ``points`` are the rounding points that can show in a case, ``rounds`` all that the operation has,
+    in the order of its formula. ``invalid`` makes a call meaningless in one way; ``unseen`` are the mistakes in
+    values, which a call on a GPU does not read. ``copies`` gives the elements that an output takes over bit for
+    bit: their places in the output, and their values. ``ordinary`` are the levels of the factor ``values`` with
+    finite numbers far from overflow, ``telling`` the levels of other factors at which every rounding point shows.
+    ``terms`` are the parts that a wrong formula may lack. ``model_case`` is the call of a real model for a number
+    of tokens; ``simpler`` gives the cases to try in place of a failing one. ``in_place`` names the argument that
+    the in-place form overwrites with an output, and leaves out the outputs that are fresh there too; it is empty
+    without such a form. ``parameters`` are the tensors that a model loads once, and may reload. ``scaling`` is the
+    effect on the outputs of a factor on the arguments. ``carried`` names outputs that are the sum of x and an
+    argument, and that argument: the next layer's call gets these outputs for it. ``profiles`` are value profiles
+    of the operation's own, all of finite numbers. ``one_factor`` says that a row of outputs is a row of arguments
+    times one number.
     """
 
     name: str

@@ -14,11 +14,14 @@ NARROW, WIDE = 16, 2048
 
 
 def flag(name: str, levels: Mapping[str, Flag] | None = None) -> Reader:
-    """Return a reader of a flag: the level that has its value, or without levels the value as text."""
+    """Return a reader of a flag: the level that has its value, or without levels the value as text.
+
+    A flag that a case leaves out is None.
+    """
     if levels is None:
         return lambda case: str(case.flag(name))
     found = {value: level for level, value in levels.items()}
-    return lambda case: found.get(case.flag(name))
+    return lambda case: found.get(dict(case.flags).get(name))
 
 
 def dtype(name: str, levels: tuple[str, ...]) -> Reader:

@@ -40,7 +40,8 @@ class Setting:
     """An argument that is no tensor, passed by name.
 
     ``levels``: its value by level of a factor, the plainest first; ``factor``: the factor's name, by default the
-    argument's. Without levels it is one of ``drawn``, and no factor.
+    argument's. Without levels it is one of ``drawn``, and no factor. A setting whose plain value is None is
+    optional: a case leaves it out there, and its call passes None.
     """
 
     name: str
@@ -56,6 +57,11 @@ class Setting:
     def plain(self) -> Flag:
         """Return the value at the plainest level."""
         return next(iter(self.levels.values()))
+
+    @property
+    def optional(self) -> bool:
+        """Return whether calls may leave the setting out."""
+        return bool(self.levels) and self.plain is None
 
 
 EPSILON = Setting("eps", drawn=EPS)
@@ -138,7 +144,9 @@ class RowCalls:
             tensors.append((tensor.name, TensorSpec(tensor.shape(first), dtype, place, profile)))
         for setting in self.settings:
             known = setting.levels
-            flags[setting.name] = known[assignment[setting.factor]] if known else rng.choice(setting.drawn)
+            value = known[assignment[setting.factor]] if known else rng.choice(setting.drawn)
+            if value is not None or not setting.optional:
+                flags[setting.name] = value
         return Case(self.operation, tuple(tensors), tuple(flags.items()), rng.randrange(2**32))
 
     def empties(self, scope: Scope) -> tuple[Case, ...]:
@@ -184,6 +192,9 @@ class RowCalls:
         """Yield cases with plain layouts, flags and dtypes, fewer tensors, smaller shapes, ordinary values."""
         yield from plainer_layouts(case)
         yield from plainer_flags(case, self._plain_flags())
+        for setting in self.settings:
+            if setting.optional and setting.name in dict(case.flags):
+                yield case.without_flag(setting.name)
         for tensor in self.tensors:
             if tensor.optional and case.tensor(tensor.name) is not None:
                 yield case.with_tensor(tensor.name, None)
@@ -201,7 +212,8 @@ class RowCalls:
         return {tensor.name: ("same",) for tensor in self.tensors if "same" in tensor.dtypes}
 
     def _plain_flags(self) -> dict[str, Any]:
-        return {**self.plain, **{setting.name: setting.plain for setting in self.settings if setting.levels}}
+        said = (setting for setting in self.settings if setting.levels and not setting.optional)
+        return {**self.plain, **{setting.name: setting.plain for setting in said}}
 
     def fewer_rows(self, case: Case) -> Iterator[Case]:
         """Yield the case with fewer dimensions and rows."""
@@ -251,7 +263,10 @@ def row_operation(
     followed: dict[str, Any] = {
         "name": calls.operation,
         "positional": tuple(tensor.name for tensor in calls.tensors if not tensor.keyword),
-        "keywords": tuple(tensor.name for tensor in calls.tensors if tensor.keyword),
+        "keywords": (
+            *(tensor.name for tensor in calls.tensors if tensor.keyword),
+            *(setting.name for setting in calls.settings if setting.optional),
+        ),
         "row_tensors": frozenset(tensor.name for tensor in calls.tensors if isinstance(tensor, Rows)),
         "factors": calls.factors,
         "readers": calls.readers,

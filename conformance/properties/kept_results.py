@@ -131,6 +131,9 @@ def _telling(places: torch.Tensor, shows: Callable[[torch.Tensor], bool]) -> tor
 def _other(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Return the tensor with opposite numbers in some places, or with other positions taken from its own."""
     changed, index = tensor.clone(), tuple(places.t())
+    if tensor.dtype == torch.bool:
+        changed[index] = ~tensor[index]
+        return changed
     changed[index] = -tensor[index] if tensor.is_floating_point() else tensor.max() - tensor[index]
     return changed
 

@@ -70,14 +70,16 @@ def arguments(name: str) -> dict[str, str]:
     operation = OPERATIONS[name]
     cases = list(_one_of_every_level(operation))
     said = {}
-    for tensor in (*operation.positional, *operation.keywords):
+    tensors = {name for case in cases for name, _ in case.tensors}
+    optional = [name for name in operation.keywords if name not in tensors]
+    for tensor in (each for each in (*operation.positional, *operation.keywords) if each in tensors):
         specs = [case.tensor(tensor) for case in cases]
         shapes = {len(spec.shape) for spec in specs if spec is not None}
         dimensions = f"{min(shapes)}" if len(shapes) == 1 else f"{min(shapes)} to {max(shapes)}"
         several = "dimension" if dimensions == "1" else "dimensions"
         said[tensor] = f"tensor of {dimensions} {several}{', or None' if None in specs else ''}"
-    for flag in flags_of(operation):
-        values = list(dict.fromkeys(repr(passed(flag, case.flag(flag))) for case in cases))
+    for flag in (*optional, *flags_of(operation)):
+        values = list(dict.fromkeys(repr(passed(flag, dict(case.flags).get(flag))) for case in cases))
         said[flag] = ", ".join([*values[:MOST_VALUES], *(["…"] if len(values) > MOST_VALUES else [])])
     return said
 

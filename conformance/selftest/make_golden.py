@@ -358,6 +358,46 @@ def softmax_mpmath_cases() -> None:
     )
 
 
+SCALES = (0.125, 3.0, 0.088388346135616302490234375)
+MASKS = ("padding", "bias", "bools")
+
+
+def masked_softmax_mpmath_cases() -> None:
+    """Return softmax of ``x * scale + mask``, of masks of minus infinity, of numbers, and of bools."""
+    import mpmath
+
+    mpmath.mp.dps = 50
+    draw = random.Random(SEED)  # noqa: S311 - test data
+    widths, scales = itertools.cycle(WIDTHS), itertools.cycle(SCALES)
+    cases: list[dict[str, Any]] = []
+    for mask, dtype, values in itertools.product(MASKS, DTYPES, ("ordinary", "wide")):
+        n, scale = next(widths), next(scales)
+        x, bias = _rows(draw, n, dtype, values), _rows(draw, n, dtype, "ordinary")
+        kept = [[draw.random() < 0.5 for _ in row[:-1]] for row in x]
+        # a row keeps one column at least
+        kept = [[*row, not any(row)] for row in kept]
+        added = bias if mask == "bias" else [["0x0.0p+0" if keeps else "-inf" for keeps in row] for row in kept]
+        case: dict[str, Any] = {"id": f"{len(cases):02d}-{dtype}-{n}-{values}-{mask}", "dtype": dtype}
+        exact = []
+        for row, terms in zip(x, added, strict=True):
+            scores = [
+                mpmath.mpf(float.fromhex(value)) * mpmath.mpf(scale) + mpmath.mpf(float.fromhex(term))
+                for value, term in zip(row, terms, strict=True)
+            ]
+            powers = [mpmath.exp(score) for score in scores]
+            exact.append([mpmath.nstr(power / mpmath.fsum(powers), 30) for power in powers])
+        told = kept if mask == "bools" else added
+        cases.append(case | {"x": x, "mask": told, "scale": _hex(scale), "out": exact})
+    _write(
+        "masked_softmax_mpmath.json",
+        cases,
+        what="softmax of two rows, scaled and masked; inputs exact, out to 30 digits and not rounded to dtype",
+        seed=SEED,
+        digits=mpmath.mp.dps,
+        versions={"mpmath": mpmath.__version__, "python": platform.python_version()},
+    )
+
+
 # Rotations at positions on three axes, at 50 digits
 
 # the size of a head and half of what is rotated
@@ -1115,6 +1155,7 @@ if __name__ == "__main__":
             gelu_mpmath_cases,
             l2_mpmath_cases,
             softmax_mpmath_cases,
+            masked_softmax_mpmath_cases,
             mrope_mpmath_cases,
             rope_mpmath_cases,
             qk_norm_rope_mpmath_cases,

@@ -25,27 +25,42 @@ class CorrectSoftmax(Adapter):
     # the fake must be caught, and first by one of these properties
     caught_by: tuple[str, ...] = ()
 
-    def softmax(self, x: torch.Tensor) -> torch.Tensor:
+    def softmax(self, x: torch.Tensor, *, mask: torch.Tensor | None, scale: float | None) -> torch.Tensor:
         """Check the call, then take the steps in order."""
-        self.check(x)
+        self.check(x, mask)
         if x.numel() == 0:
             return x.new_empty(x.shape)
-        given = self.load(x)
-        powers = self.power(given - self.largest(given))
-        return self.store(self.divide(powers, self.total(powers)), x)
+        y = self.shares(self.masked(self.scaled(self.load(x), scale), mask))
+        return self.store(y, x)
 
-    def softmax_(self, x: torch.Tensor) -> torch.Tensor:
+    def softmax_(self, x: torch.Tensor, *, mask: torch.Tensor | None, scale: float | None) -> torch.Tensor:
         """Write the result over x."""
-        return x.copy_(self.softmax(x))
+        return x.copy_(self.softmax(x, mask=mask, scale=scale))
 
-    def check(self, x: torch.Tensor) -> None:
+    def check(self, x: torch.Tensor, mask: torch.Tensor | None) -> None:
         """Refuse an invalid call."""
-        if x.dim() == 0 or x.dtype not in FLOATS:
+        fits = mask is None or (mask.shape == x.shape and mask.dtype in {*FLOATS, torch.bool})
+        if x.dim() == 0 or x.dtype not in FLOATS or not fits:
             raise ValueError("softmax: the call has no meaning")
 
     def load(self, x: torch.Tensor) -> torch.Tensor:
         """Return the rows in fp32."""
         return x.float()
+
+    def scaled(self, given: torch.Tensor, scale: float | None) -> torch.Tensor:
+        """Return the rows times the scale, if there is one."""
+        return given if scale is None else given * scale
+
+    def masked(self, given: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Return the rows with the mask, if there is one."""
+        if mask is None:
+            return given
+        return torch.where(mask, given, -torch.inf) if mask.dtype == torch.bool else given + mask.float()
+
+    def shares(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the powers of each row over their sum."""
+        powers = self.power(scores - self.largest(scores))
+        return self.divide(powers, self.total(powers))
 
     def largest(self, given: torch.Tensor) -> torch.Tensor:
         """Return the maximum of each row."""

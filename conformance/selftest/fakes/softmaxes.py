@@ -75,17 +75,13 @@ class SoftmaxOnlineWithoutRescaling(CorrectSoftmax):
 
     caught_by = ALL
 
-    def softmax(self, x: torch.Tensor) -> torch.Tensor:
+    def shares(self, scores: torch.Tensor) -> torch.Tensor:
         """Add up powers of different maxima."""
-        self.check(x)
-        if x.numel() == 0:
-            return x.new_empty(x.shape)
-        given = self.load(x)
-        so_far, total = torch.full_like(given[..., :1], -torch.inf), torch.zeros_like(given[..., :1])
-        for tile in torch.split(given, 64, -1):
+        so_far, total = torch.full_like(scores[..., :1], -torch.inf), torch.zeros_like(scores[..., :1])
+        for tile in torch.split(scores, 64, -1):
             so_far = torch.maximum(so_far, self.largest(tile))
             total = total + self.total(self.power(tile - so_far))
-        return self.store(self.divide(self.power(given - so_far), total), x)
+        return self.divide(self.power(scores - so_far), total)
 
 
 class SoftmaxOfBaseTwo(CorrectSoftmax):
@@ -146,15 +142,11 @@ class SoftmaxPaddingInTheSum(CorrectSoftmax):
 
     caught_by = ALL
 
-    def softmax(self, x: torch.Tensor) -> torch.Tensor:
+    def shares(self, scores: torch.Tensor) -> torch.Tensor:
         """Pad with zero in place of minus infinity."""
-        self.check(x)
-        n = x.shape[-1]
-        if x.numel() == 0:
-            return x.new_empty(x.shape)
-        wide = torch.nn.functional.pad(self.load(x), (0, (1 << (n - 1).bit_length()) - n))
-        powers = self.power(wide - self.largest(wide))
-        return self.store(self.divide(powers, self.total(powers))[..., :n], x)
+        n = scores.shape[-1]
+        wide = torch.nn.functional.pad(scores, (0, (1 << (n - 1).bit_length()) - n))
+        return super().shares(wide)[..., :n]
 
 
 class SoftmaxLastColumnNotSummed(CorrectSoftmax):
@@ -210,7 +202,7 @@ class SoftmaxIsItsLogarithm(CorrectSoftmax):
 class SoftmaxOfMaskedRowsIsZero(CorrectSoftmax):
     """A row of minus infinity alone gives zeros."""
 
-    caught_by = ("specials",)
+    caught_by = ("specials", "values")
 
     def divide(self, powers: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
         """Replace NaN."""
@@ -275,7 +267,7 @@ class SoftmaxTakesIntegers(CorrectSoftmax):
 
     caught_by = ("errors",)
 
-    def check(self, x: torch.Tensor) -> None:
+    def check(self, x: torch.Tensor, mask: torch.Tensor | None) -> None:
         """Let torch decide."""
 
 
@@ -284,6 +276,6 @@ class SoftmaxInPlaceReturnsAFreshTensor(CorrectSoftmax):
 
     caught_by = ("in_place",)
 
-    def softmax_(self, x: torch.Tensor) -> torch.Tensor:
+    def softmax_(self, x: torch.Tensor, *, mask: torch.Tensor | None, scale: float | None) -> torch.Tensor:
         """Write nothing."""
-        return self.softmax(x)
+        return self.softmax(x, mask=mask, scale=scale)

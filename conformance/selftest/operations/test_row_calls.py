@@ -80,6 +80,22 @@ def test_flags_are_the_settings() -> None:
     assert set(EPSILON.drawn) == {case.flag("eps") for case in cases}
 
 
+def test_an_optional_setting_is_left_out_where_it_is_none() -> None:
+    """Its call passes None; a simpler call leaves it out, and its level is read from what is not there."""
+    calls = RowCalls(
+        "scaled", (Rows("x"),), {"normal": ("normal",)}, (Setting("scale", {"no": None, "half": 0.5}),)
+    )
+    plain, scaled = (
+        calls.complete({**{name: levels[0] for name, levels in calls.factors.items()}, "scale": level}, rng, scope)
+        for scope, rng, level in ((Scope("float16"), random.Random(0), level) for level in ("no", "half"))  # noqa: S311
+    )
+
+    assert ((), (("scale", 0.5),)) == (plain.flags, scaled.flags)
+    assert ["no", "half"] == [calls.readers["scale"](case) for case in (plain, scaled)]
+    assert plain in list(calls.simpler(scaled))
+    assert plain.flags == calls.empties(Scope("float16"))[0].flags
+
+
 def _said(call: dict[str, object]) -> dict[str, object]:
     """Return the arguments of a call as data that can be compared."""
     tensors = {n: (t.shape, t.dtype) for n, t in call.items() if isinstance(t, torch.Tensor)}

@@ -289,12 +289,34 @@ def l2_norm(given: Given, kinds: Kinds, flags: Mapping[str, Any], contract: Cont
 
 
 def softmax(given: Given, kinds: Kinds, flags: Mapping[str, Any], contract: Contract) -> dict[str, Row]:
-    """Return one row of ``exp(x - max(x)) / sum(exp(x - max(x)))``."""
-    at = _at(contract.rounds, kinds["x"])
-    largest = known(max(given["x"]))
-    powers = [at("exp", exp(at("difference", add(known(x), -largest)))) for x in given["x"]]
-    summed = at("total", total(powers, contract.additions(len(powers))))
+    """Return one row of ``exp(s - max(s)) / sum(exp(s - max(s)))``, ``s = x * scale + mask``, of a finite mask."""
+    kind, scores = kinds["x"], [known(x) for x in given["x"]]
+    if "scale" in flags:
+        scores = [_at(contract.rounds, kind)("scaled", product(score, known(flags["scale"]))) for score in scores]
+        # the oracle in tensors takes numbers for known where all of a tensor are
+        scores = [replace(score, known=all(each.known for each in scores)) for score in scores]
+    if "mask" in given:
+        kind = promoted(kind, kinds["mask"])
+        sums = (add(score, known(number)) for score, number in zip(scores, given["mask"], strict=True))
+        scores = [_at(contract.rounds, kind)("masked", score) for score in sums]
+    at = _at(contract.rounds, kind)
+    powers = [at("exp", exp(at("difference", z))) for z in _from_largest(scores)]
+    summed = total(powers, contract.additions(len(powers)))
+    if not all(score.known for score in scores):
+        summed = replace(summed, lo=max(summed.lo, mpf("0.5")))
+    summed = at("total", summed)
     return {"y": [quotient(power, summed) for power in powers]}
+
+
+def _from_largest(scores: Row) -> Row:
+    """Return scores less the largest, which is zero for the only one that can be the largest, and never above."""
+    largest = Set(max(s.lo for s in scores), max(s.hi for s in scores), all(s.known for s in scores))
+    found = [add(score, -largest) for score in scores]
+    if largest.known:
+        return found
+    leading = [place for place, score in enumerate(scores) if score.hi >= largest.lo]
+    below = [Set(min(z.lo, mpf(0)), min(z.hi, mpf(0))) for z in found]
+    return [known(0.0) if leading == [place] else z for place, z in enumerate(below)]
 
 
 def silu_and_mul(given: Given, kinds: Kinds, flags: Mapping[str, Any], contract: Contract) -> dict[str, Row]:

@@ -11,6 +11,7 @@ import torch
 
 from conformance.cases.case import Case, TensorSpec
 from conformance.operations import OPERATIONS
+from conformance.operations.softmax import SCALES
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract, contracts
 from conformance.selftest.oracle.digits import DIGITS, FORMATS, FORMULAS, TINY
@@ -26,10 +27,10 @@ TENSORS = {
     "rms_norm_gated": ("x", "gate", "weight"),
     "layer_norm": ("x", "weight", "bias"),
     "l2_norm": ("x",),
-    "softmax": ("x",),
+    "softmax": ("x", "mask"),
     "silu_and_mul": ("gate", "up"),
 }
-VECTORS = {"weight", "bias"}
+VECTORS, OPTIONAL = {"weight", "bias"}, {"residual", "mask"}
 FLAGS: dict[str, dict[str, tuple[Any, ...]]] = {
     "rms_norm": {"eps": (1e-6, 0.0, 1e-3), "weight_offset": (0.0, 1.0, -0.1)},
     "gemma_rms_norm": {"eps": (1e-6, 1e-3)},
@@ -41,6 +42,7 @@ FLAGS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "layer_norm": {"eps": (1e-6, 1e-3)},
     "l2_norm": {"eps": (1e-6, 1e-3)},
+    "softmax": {"scale": (None, 0.125, 0.75, SCALES["root"])},
 }
 
 
@@ -50,15 +52,17 @@ def drawn(name: str, rng: random.Random) -> tuple[Case, dict[str, torch.Tensor]]
     scale = rng.choice((1.0, 30.0, 2.0**-10))
     specs, values = {}, {}
     for tensor in TENSORS[name]:
-        dtype = rng.choice((kind, "float32")) if tensor in VECTORS else kind
-        if tensor == "residual" and rng.random() < 0.5:
+        dtype = rng.choice((kind, "float32")) if tensor in {*VECTORS, "mask"} else kind
+        if tensor in OPTIONAL and rng.random() < 0.5:
             continue
         numbers = [rng.gauss(0, 1) * (1.0 if tensor in VECTORS or tensor == "gate" else scale) for _ in range(n)]
         shape = (n,) if tensor in VECTORS else (1, n)
         specs[tensor] = TensorSpec(shape, dtype)
         values[tensor] = torch.tensor(numbers).to(getattr(torch, dtype)).reshape(shape)
-    flags = tuple((flag, rng.choice(levels)) for flag, levels in sorted(FLAGS.get(name, {}).items()))
-    return Case(name, tuple(specs.items()), flags), values
+    flags = [(flag, rng.choice(levels)) for flag, levels in sorted(FLAGS.get(name, {}).items())]
+    # a case leaves out a scale that is None, but no group
+    said = tuple((flag, value) for flag, value in flags if flag != "scale" or value is not None)
+    return Case(name, tuple(specs.items()), said), values
 
 
 def as_float32(flag: Any) -> Any:
