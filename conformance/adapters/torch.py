@@ -112,6 +112,8 @@ class Torch(Adapter):
         """Call ``F.gelu``, then multiply."""
         if approximate == "none" and not gate.is_cuda:
             raise Declined("erf on a CPU is a polynomial")
+        if up.dtype != gate.dtype:
+            raise Declined("a product of two dtypes has the wider one")
         return functional.gelu(gate, approximate=approximate) * up
 
     def mrope(
