@@ -19,7 +19,7 @@ NEWEST_VENV := .venv-newest
 NEWEST_BIN := $(NEWEST_VENV)/bin
 NEWEST_INSTALLED := $(NEWEST_VENV)/.installed
 
-.PHONY: conform test newest lint matrix bench clean
+.PHONY: conform test newest lint matrix bench docs clean
 
 conform: $(INSTALLED)  ## judge normkernels: the quick profile, on the GPU where there is one
 	$(BIN)/conform run normkernels
@@ -43,6 +43,9 @@ bench: $(INSTALLED)  ## judge and time everybody that is installed side by side,
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks draw build/benchmarks/results.json
 
+docs: $(INSTALLED)  ## the documentation, in build/docs; a warning is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/docs
+
 clean:
 	rm -rf $(VENV) $(NEWEST_VENV) .tox build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -51,7 +54,7 @@ $(INSTALLED): pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip show --quiet triton 2>/dev/null || $(BIN)/python -m pip install --quiet $(TRITON)
-	$(BIN)/python -m pip install --quiet --editable '.[conformance,dev,models,bench]'
+	$(BIN)/python -m pip install --quiet --editable '.[conformance,dev,docs,models,bench]'
 	@touch $@
 
 $(NEWEST_INSTALLED): pyproject.toml Makefile

@@ -140,7 +140,7 @@ def rms_norm_fp8(
 
     ``y``, and ``s`` with a residual, are the results of ``rms_norm``: y is rounded to x's dtype before it is
     quantised, and is returned if ``also_unquantised``. Each ``quant_group`` columns of a row share a scale
-    (None: the whole row does; the last group of a row may be shorter): in fp32,
+    (None: the whole row does; the last group of a row may be shorter), in fp32::
 
         scale = max(amax(|y|), 1e-10) / fp8_max,   values = round(y / scale), saturated,
 
