@@ -11,11 +11,11 @@ PAGES = tuple(sorted((ROOT / "docs").glob("*.md")))
 FINDINGS = tuple(sorted((ROOT / "docs" / "findings").glob("*.md")))
 
 PROGRAMS = ("conform", "make", "pip", "pytest", "python")
-BLOCK = re.compile(r"^```(?P<kind>\S*)\n(?P<lines>.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<lines>.*?)^```", re.MULTILINE | re.DOTALL)
 # a line of a block may be one of a list of YAML; a comment, or two spaces, end a command
 LINE = re.compile(rf"^ *(?:- )?(?:run: )?(?P<command>(?:{'|'.join(PROGRAMS)}) .+?)(?: {{2,}}.*)?$", re.MULTILINE)
 # in a line of text programs may stand with their folder, and variables before them
-INLINE = re.compile(rf"`(?:\w+=\S+ )*(?:\.venv/bin/)?(?P<command>(?:{'|'.join(PROGRAMS)}) [^`]+)`")
+INLINE = re.compile(rf"`(?:\w+=\S+ )*(?:\.venv/bin/)?(?P<command>(?:{'|'.join(PROGRAMS)})\s[^`]+)`")
 
 
 def text_of(path: Path) -> str:
@@ -29,8 +29,9 @@ def blocks(text: str) -> tuple[str, ...]:
 
 
 def inline(text: str) -> tuple[str, ...]:
-    """Return the commands in the sentences of a document, each on one line."""
-    return tuple(" ".join(found["command"].split()) for found in INLINE.finditer(BLOCK.sub("", text)))
+    """Return the commands in the sentences of a document, each on one line and without a pipe."""
+    found = (command["command"].partition("|")[0] for command in INLINE.finditer(BLOCK.sub("", text)))
+    return tuple(" ".join(command.split()) for command in found)
 
 
 def changed(text: str, adapter: str) -> str:
