@@ -17,6 +17,7 @@ import pytest
 from conformance import cli
 from conformance.cli import init
 from conformance.selftest.documents import FINDINGS, PAGES, READMES, ROOT, blocks, changed, inline, text_of
+from conformance.selftest.every import every
 from conformance.selftest.processes import ran
 
 RESULTS = (ROOT / "reports" / "README.md", ROOT / "benchmarks" / "results" / "README.md")
@@ -186,7 +187,7 @@ def _unknown_to_conform(given: Sequence[str]) -> Iterator[str]:
     yield from (word for word in given if word.startswith("-") and word not in options)
 
 
-@pytest.mark.parametrize(
+@every(
     ("command", "word"),
     [
         ("conform judge my_adapter.py", "judge"),

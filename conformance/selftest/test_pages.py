@@ -5,13 +5,18 @@ from __future__ import annotations
 import html
 import re
 import runpy
+import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import pytest
+import yaml  # type: ignore[import-untyped]  # its types are a package that nothing else needs
 
-from conformance.selftest.documents import PAGES, ROOT, blocks, text_of
+from conformance.oracle.contract import Contract
+from conformance.selftest.documents import BLOCK, PAGES, READMES, ROOT, blocks, inline, text_of
+from conformance.selftest.every import every
 
 DOCS = ROOT / "docs"
+MADE = DOCS / "world.md"  # made whole by the command in its first lines
 PICTURES = DOCS / "pictures"
 SCRIPT = runpy.run_path(str(DOCS / "pictures.py"))
 INCLUDED = re.compile(
@@ -19,6 +24,15 @@ INCLUDED = re.compile(
     r':start-(?:after|at): "(?P<begin>[^"]+)"\n(?::end-before: "(?P<end>[^"]+)"\n)?```$',
     re.MULTILINE,
 )
+# what somebody measured or counted: with a unit, as a share, or with two digits behind the point
+NUMBER = re.compile(
+    r"\d[\d.,]*\s?(?:%|µs|ms|s|GB|MB|seconds|minutes|cases)\b|\d[\d.,]* of (?:the )?\d|\b\d+\.\d{2,}\b"
+)
+READERS: Mapping[str, Callable[[str], object]] = {
+    "python": lambda text: compile(text, "a block", "exec"),
+    "toml": tomllib.loads,
+    "yaml": yaml.safe_load,
+}
 LISTED = re.compile(r"^```\{toctree\}\n(?::.*\n)*\n(?P<pages>(?:\S+\n)+)```$", re.MULTILINE)
 
 
@@ -31,7 +45,7 @@ def test_every_page_is_reached_from_the_first() -> None:
     assert [] == [name for name in listed if not (DOCS / f"{name}.md").is_file()]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@every("page", PAGES)
 def test_included_sections_exist(page: Path) -> None:
     """The lines between which a section stands are in its file once, in that order."""
     text = text_of(page)
@@ -68,3 +82,55 @@ def test_pictures_of_a_run_show_the_command_of_the_page() -> None:
     assert f"$ {command}<" in shown
     assert "failed of" in shown
     assert all((PICTURES / name).stat().st_size < 200_000 for name in ("terminal.svg", "page.png"))
+
+
+def _without_command(text: str) -> list[str]:
+    """Return the headings of sections that have a measured number, and neither show nor name a command."""
+    # a comment in a block is no heading
+    for block in BLOCK.finditer(text):
+        shown = "\n".join(f"`{command}`" for command in blocks(block[0]))
+        text = text.replace(block[0], f"{shown}\n{' '.join(block['lines'].split())}")
+    sections = re.split(r"^(?=#+ )", text, flags=re.MULTILINE)
+    return [part.partition("\n")[0] for part in sections if NUMBER.search(part) and not inline(part)]
+
+
+@every("document", [document for document in (*READMES, *PAGES) if document != MADE])
+def test_no_number_is_without_its_command(document: Path) -> None:
+    """A section with a measured number has a command, which gives it."""
+    assert [] == _without_command(text_of(document))
+
+
+def test_a_number_without_a_command_is_noticed() -> None:
+    """The check above can fail, on a number in a sentence or in a block."""
+    text = "# A\n\nIt takes 25 µs.\n\n# B\n\n25 µs (`python -m x`)\n\n# C\n\n```text\nworst 0.307\n```\n"
+
+    assert ["# A", "# C"] == _without_command(text)
+
+
+@every("document", (*READMES, *PAGES))
+def test_blocks_are_what_they_say(document: Path) -> None:
+    """Blocks of Python compile, and those of TOML and YAML can be read."""
+    for block in BLOCK.finditer(text_of(document)):
+        READERS.get(block["kind"], str)(block["lines"])
+
+
+def test_the_contract_of_the_page_is_one() -> None:
+    """Its adapter can be made, and has the contracts that the page says."""
+    (block,) = (block for block in BLOCK.finditer(text_of(DOCS / "contracts.md")) if block["kind"] == "python")
+    names: dict[str, type] = {}
+    exec(block["lines"], names)  # noqa: S102 - the page's own code
+    adapter = names["MyNorms"]()
+
+    assert Contract(frozenset({"normalised", "weighted"})) == adapter.contract("rms_norm")
+    assert Contract(frozenset({"normalised"}), "serial") == adapter.contract("rms_norm_gated")
+
+
+def test_the_workflow_of_the_page_gives_inputs_of_the_action() -> None:
+    """The step that uses the action names inputs that it has, and the sentence below names all of them."""
+    page = text_of(DOCS / "ci.md")
+    workflow, *_ = (yaml.safe_load(block["lines"]) for block in BLOCK.finditer(page) if block["kind"] == "yaml")
+    (step,) = (step for step in workflow["jobs"]["conform"]["steps"] if "normkernels" in step.get("uses", ""))
+    inputs = yaml.safe_load(text_of(ROOT / "action.yml"))["inputs"]
+
+    assert set(step["with"]) <= set(inputs)
+    assert all(f"`{name}`" in page for name in inputs)
