@@ -43,8 +43,8 @@ bench: $(INSTALLED)  ## judge and time everybody that is installed side by side,
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks draw build/benchmarks/results.json
 
-docs: $(INSTALLED)  ## the documentation, in build/docs; a warning is an error
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/docs
+docs: $(INSTALLED)  ## the documentation, in build/docs, whole each time: a warning is an error
+	$(BIN)/sphinx-build --quiet --fresh-env --write-all --fail-on-warning --keep-going -c docs . build/docs
 
 clean:
 	rm -rf $(VENV) $(NEWEST_VENV) .tox build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
