@@ -22,7 +22,7 @@ include_patterns = [
     "benchmarks/results/README.md",
 ]
 exclude_patterns = [".*", "build", "dist"]
-# a finding is reached from the table of findings; test_documents.py looks for the other pages in the first one
+# a finding is reached from the table of findings; test_pages.py looks for all other pages in the first one
 suppress_warnings = ["toc.not_included"]
 
 html_theme = "furo"
@@ -31,6 +31,8 @@ html_title = "normkernels and conformance"
 html_extra_path = ["redirect"]
 
 html_show_copyright = False
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
 # headings can be linked to, as in a repository
 myst_heading_anchors = 3
 
