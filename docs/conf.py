@@ -17,6 +17,7 @@ include_patterns = [
     "docs/*.md",
     "docs/findings/*.md",
     "conformance/README.md",
+    "examples/README.md",
     "reports/README.md",
     "fixtures/README.md",
     "benchmarks/results/README.md",

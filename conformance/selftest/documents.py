@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-READMES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "conformance" / "README.md")
+READMES = tuple(
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "conformance/README.md", "examples/README.md")
+)
 PAGES = tuple(sorted((ROOT / "docs").glob("*.md")))
 FINDINGS = tuple(sorted((ROOT / "docs" / "findings").glob("*.md")))
 

@@ -88,6 +88,8 @@ NOT_RUN = {
     "conform run my_adapter.py -x": "test_cli.py runs it, on an adapter that is wrong as well",
     "conform run my_adapter.py --last-failed": "test_cli.py runs it, after several failures",
     f"conform replay {SHOWN} my_adapter.py --property memory": "test_cli.py runs it, for each kind of property",
+    "python -m examples.decode": "times models on a GPU",
+    "python -m examples.decode --tiny": "examples/test_decode.py runs it",
     "make conform": "judges all kernels, which takes a minute",
     "make test": "is what runs this test",
     "pip install normkernels[conformance]": "downloads; test_wheel.py installs the wheel, and runs what is in it",
