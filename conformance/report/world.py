@@ -108,7 +108,8 @@ def verdict(report: Report) -> str:
         return "interrupted"
     if bad:
         return f"{bad:,} of {sum(verdicts.values()):,} verdicts are bad"
-    return f"holds, but for {known:,} known failures" if known else "holds"
+    failures = "failure" if known == 1 else "failures"
+    return f"holds, but for {known:,} known {failures}" if known else "holds"
 
 
 def _contracts(judged: Sequence[Judged]) -> Iterator[str]:
