@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from benchmarks.timing import Timing
 from examples import decode, steps
 from examples.decode import PHASES, main, modes, reason
 from examples.models import BEFORE, CONTROL, OURS, SHAPES, Decoder, build, swapped
-from examples.steps import ROOM, batch_of, calls_of, logits_of, rewind
+from examples.steps import ROOM, Call, batch_of, calls_of, logits_of, rewind
 from examples.table import Distance, Row, distance, line
 
 # norms of a narrow model of two layers, and rotations of one forward: Qwen3.5 attends in its last layer alone
@@ -43,7 +44,9 @@ def norms(model: nn.Module) -> list[type[nn.Module]]:
 def test_all_of_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each model has a row for each phase and mode, with times, its norms replaced, and logits that agree."""
     monkeypatch.setattr(steps, "MOST", 1)
+    monkeypatch.setattr(steps, "COMPARED", 2)
     monkeypatch.setattr(decode, "STEPS", 1)
+    monkeypatch.setattr(decode, "WARM_UPS", 1)
     out = tmp_path / "rows.jsonl"
     done = CliRunner().invoke(main, ["--tiny", "--prompt", str(PROMPT), "--out", str(out)], catch_exceptions=False)
     header, *rows = map(json.loads, out.read_text(encoding="utf-8").splitlines())
@@ -124,6 +127,29 @@ def test_steps_never_fill_the_cache() -> None:
             again = calls["decode"]()
 
     assert torch.equal(first, again)
+
+
+def test_graphs_run_in_place_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a row is of graphs, they are timed, and the logits that are compared are theirs."""
+    replayed: list[str] = []
+
+    def recorded(calls: dict[str, Call]) -> dict[str, Call]:
+        def replay(name: str) -> torch.Tensor:
+            replayed.append(name)
+            return -calls[name]()
+
+        return {name: functools.partial(replay, name) for name in calls}
+
+    monkeypatch.setattr(steps, "MOST", 1)
+    monkeypatch.setattr(decode, "STEPS", 1)
+    monkeypatch.setattr(decode, "captured", recorded)
+    plan = decode.Plan(("Qwen2-VL-7B",), (1,), None, PROMPT, 600.0, tiny=True)
+    monkeypatch.setattr(decode, "modes", lambda _: ("graph",))
+    rows = [*decode.rows(plan, DEVICE)]
+
+    assert {BEFORE, OURS, CONTROL} == set(replayed)
+    assert ["", ""] == [row.reason for row in rows]
+    assert all(row.times and row.distance and row.distance.cosine < -0.99 for row in rows)
 
 
 class Ending:

@@ -6,20 +6,20 @@ The keys are ``target`` and the options of ``conform run``, without their dashes
     profile = "ci"
     op = ["rms_norm", "rms_norm_gated"]
 
-Paths are relative to the folder of the file, in which ``conform`` runs.
+Paths are relative to the folder of the file, in which ``conform`` or pytest runs.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from conformance.adapter import UsageError
 from conformance.calls.claim import known
-from conformance.runs.options import NAMED, OPTIONS, Option
+from conformance.runs.options import NAMED, OPTIONS, Option, arguments
 
 OWN, SHARED = "conform.toml", "pyproject.toml"
 # a chunk is a part of a single run
@@ -46,6 +46,20 @@ def read(folder: Path) -> Settings:
     if own is not None:
         return Settings(OWN, _checked(OWN, own))
     return Settings() if table is None else Settings(SHARED, _checked(f"{SHARED}: tool.conform", table))
+
+
+def missing(found: Settings, line: Sequence[str]) -> list[str]:
+    """Return the arguments for pytest that a file has and a command line lacks; they name the file too."""
+    named = {"adapter" if name == "target" else name: value for name, value in found.values.items()}
+    named |= {"options-from": found.file or None}
+    given = {each.partition("=")[0] for each in line}
+    return arguments(
+        {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in named.items()
+            if NAMED[name].flag not in given
+        }
+    )
 
 
 def _toml(path: Path) -> dict[str, Any] | None:

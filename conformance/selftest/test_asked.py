@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from conformance import cli
 from conformance.selftest.processes import ran
 from conformance.suite.asked import asked
 
@@ -41,6 +43,35 @@ def test_options_are_there_where_the_suite_is_asked_for(tmp_path: Path) -> None:
     assert "--import-limit" in shown.stdout
     assert "-1, must be at least 0" in refused.stderr
     assert "-1, must be at least 0" in twice.stderr
+
+
+JUDGE = (*QUIET, "--pyargs", "conformance.suite")
+OPTIONS = "target = 'mine.py'\nop = 'rms_norm_gated'\nproperty = 'empty'\nreport = 'out'\nseed = 3\n"
+
+
+@pytest.mark.parametrize("more", [(), ("-p", "xdist.plugin", "-n", "1")], ids=["one process", "xdist"])
+def test_the_project_s_file_has_what_the_command_line_lacks(tmp_path: Path, more: tuple[str, ...]) -> None:
+    """The options of ``conform.toml`` decide, those of the command line win, and the report names the file."""
+    (tmp_path / "mine.py").write_text(cli.init.SKELETON, encoding="utf-8")
+    (tmp_path / "conform.toml").write_text(OPTIONS, encoding="utf-8")
+    judged = ran(tmp_path, *JUDGE, *more, "--seed", "4", "--op=rms_norm_gated")
+    made = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    header = made["header"]
+
+    assert pytest.ExitCode.OK == judged.returncode, judged.stdout + judged.stderr
+    assert ("mynorms", 4, "conform.toml") == (header["adapter"]["name"], header["seed"], header["options_from"])
+    assert {("rms_norm_gated", "empty")} == {(row["operation"], row["property"]) for row in made["results"]}
+
+
+def test_a_wrong_file_is_an_error_of_usage(tmp_path: Path) -> None:
+    """The message is that of ``conform``; a run that does not ask for the suite does not read the file."""
+    (tmp_path / "conform.toml").write_text("profil = 'ci'", encoding="utf-8")
+    refused = ran(tmp_path, *JUDGE)
+    other = ran(tmp_path, *QUIET)
+
+    assert pytest.ExitCode.USAGE_ERROR == refused.returncode
+    assert "conform.toml: 'profil' is unknown, did you mean 'profile'?" in refused.stderr
+    assert pytest.ExitCode.NO_TESTS_COLLECTED == other.returncode
 
 
 def test_an_adapter_is_judged_without_naming_a_plugin(tmp_path: Path) -> None:

@@ -97,6 +97,17 @@ def test_a_wrong_file_is_one_line(files: Mapping[str, str], said: str, tmp_path:
     assert "\n" not in str(refused.value)
 
 
+def test_pytest_gets_what_its_command_line_lacks(tmp_path: Path) -> None:
+    """Every value becomes an argument, lists one for each, unless its option is given; the file is named."""
+    found = _read(tmp_path, conform="target = 'mine.py'\nop = ['rms_norm', 'mrope']\nseed = 7\nreport = 'out'")
+    rest = ["--options-from", "conform.toml"]
+    ops = ["--op", "rms_norm", "--op", "mrope"]
+
+    assert ["--adapter", "mine.py", *ops, "--seed", "7", "--report", "out", *rest] == settings.missing(found, [])
+    assert [*ops, *rest] == settings.missing(found, ["--adapter", "other.py", "--seed=1", "--report", "build"])
+    assert [] == settings.missing(settings.Settings(), ["--seed", "1"])
+
+
 def _given(command: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return what a command is called with."""
     called: dict[str, Any] = {}
