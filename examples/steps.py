@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import random
 import time
@@ -39,8 +40,23 @@ class Batch:
 def batch_of(config: Any, size: int, prompt: int, device: str) -> Batch:  # noqa: ANN401 - transformers has no types
     """Return some sequences of random tokens."""
     tokens = torch.randint(config.vocab_size, (size, prompt + COMPARED), device=device)
-    cache = StaticCache(config=config, max_cache_len=prompt + ROOM)
+    cache = cache_of(config, prompt + ROOM)
     return Batch(tokens[:, :prompt], tokens[:, prompt:], cache, tokens[:, prompt : prompt + 1].clone())
+
+
+def cache_of(config: Any, tokens: int) -> StaticCache:  # noqa: ANN401 - as above
+    """Return a cache whose layers count their tokens in a tensor, so that each replay of a graph goes on.
+
+    A layer that slides counts them in Python, and a graph keeps the number that it was recorded with. Here such a
+    layer keeps all tokens, which is the same while they fit into its window. Raises ``ValueError`` otherwise.
+    """
+    kept = copy.deepcopy(config)
+    kinds = getattr(kept, "layer_types", None) or ()
+    if "sliding_attention" in kinds:
+        if tokens > kept.sliding_window:
+            raise ValueError(f"{tokens} tokens: must be at most {kept.sliding_window}, the window of its layers")
+        kept.layer_types = ["full_attention" if kind == "sliding_attention" else kind for kind in kinds]
+    return StaticCache(config=kept, max_cache_len=tokens)
 
 
 def calls_of(way: Way, batch: Batch) -> dict[str, Call]:
@@ -59,8 +75,6 @@ def rewind(batch: Batch) -> None:
     for layer in batch.cache.layers:
         if hasattr(layer, "cumulative_length"):
             layer.cumulative_length.fill_(length)
-        if hasattr(layer, "cumulative_length_int"):
-            layer.cumulative_length_int = length
 
 
 def logits_of(phase: str, call: Call, prefill: Call, batch: Batch) -> torch.Tensor:

@@ -21,7 +21,7 @@ from benchmarks.timing import Timing
 from examples import decode, steps
 from examples.decode import PHASES, main, modes, reason
 from examples.models import BEFORE, CONTROL, OURS, SHAPES, Decoder, build, swapped
-from examples.steps import ROOM, Call, batch_of, calls_of, logits_of, rewind
+from examples.steps import ROOM, Call, batch_of, cache_of, calls_of, logits_of, rewind
 from examples.table import Distance, Row, distance, line
 
 # norms of a narrow model of two layers, and rotations of one forward: Qwen3.5 attends in its last layer alone
@@ -112,6 +112,35 @@ def test_steps_continue_the_prompt(name: str) -> None:
             longer = torch.cat((batch.prompt, batch.following[:, : place + 1]), dim=1)
             cache = StaticCache(config=model.body.config, max_cache_len=PROMPT + ROOM)
             assert distance(logits, models.ways[BEFORE](longer, cache)).cosine > 0.999
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_step_changes_tensors_alone(name: str) -> None:
+    """A number that a step changes in Python would stay in a graph as it was recorded."""
+
+    def numbers() -> list[dict[str, object]]:
+        return [{key: value for key, value in vars(layer).items() if type(value) is int} for layer in layers]
+
+    model = build(name, DEVICE, tiny=True)
+    with torch.inference_mode(), swapped(model) as models:
+        batch = batch_of(model.body.config, 1, PROMPT, DEVICE)
+        layers = batch.cache.layers
+        calls = calls_of(models.ways[BEFORE], batch)
+        calls["prefill"]()
+        before = numbers()
+        calls["decode"]()
+
+    assert any(before)
+    assert before == numbers()
+
+
+def test_a_cache_longer_than_a_window_is_refused() -> None:
+    """There a layer that keeps all tokens would not be one that slides."""
+    config = build("Gemma-3-4B", DEVICE, tiny=True).body.config
+
+    assert cache_of(config, config.sliding_window).layers
+    with pytest.raises(ValueError, match="1025 tokens: must be at most 1024"):
+        cache_of(config, config.sliding_window + 1)
 
 
 def test_steps_never_fill_the_cache() -> None:
