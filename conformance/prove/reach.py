@@ -23,6 +23,7 @@ from typing import Any
 from conformance.adapter import load
 from conformance.calls import state_guard
 from conformance.calls.call import Subject
+from conformance.calls.child import single_threaded
 from conformance.calls.verdict import BAD
 from conformance.cases.case import Case
 from conformance.prove.copies import PACKAGE, ROOT
@@ -68,7 +69,9 @@ def recorded(
     if missing:
         _file("", "", "", folder).parent.mkdir(parents=True, exist_ok=True)
         # forked before the package is imported, which mutants have to find unimported
-        with multiprocessing.get_context("fork").Pool(min(workers, len(missing))) as pool:
+        forks = multiprocessing.get_context("fork")
+        # which renews torch's pool of threads: of several that compute at once another may find none
+        with forks.Pool(min(workers, len(missing)), initializer=single_threaded) as pool:
             pool.starmap(_record, missing, chunksize=1)
     return tuple(step for file in files.values() for step in _read(file))
 
