@@ -16,14 +16,14 @@ Norm = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 
 class Quack(Adapter):
-    """quack's forward function. It has no offset: one is added to Gemma's weight before, in its dtype."""
+    """quack's forward function, from 0.6.5 on: it adds an offset to the weight in float32."""
 
     name = "quack"
     package = "quack-kernels"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         # quack normalises the sum before rounding it
         "rms_norm": "fp32",
-        "gemma_rms_norm": Contract(frozenset({"offset"})),
+        "gemma_rms_norm": "fp32",
     }
 
     def __init__(self) -> None:
@@ -39,29 +39,19 @@ class Quack(Adapter):
         eps: float,
     ) -> Norm:
         """Flatten the leading dimensions, call it."""
-        if weight_offset:
-            raise Declined("it has no offset")
-        return self._called(x, weight, residual, eps)
-
-    def gemma_rms_norm(
-        self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
-    ) -> Norm:
-        """Call it with one added to the weight."""
-        return self._called(x, self.added(weight), residual, eps)
-
-    def added(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return the weight and one, in its dtype."""
-        return weight + 1
-
-    def _called(
-        self, x: torch.Tensor, weight: torch.Tensor | None, residual: torch.Tensor | None, eps: float
-    ) -> Norm:
         if not x.is_cuda or not x.numel():
             raise Declined("it runs on a GPU, and has rows")
         if not (x.is_contiguous() and (residual is None or residual.is_contiguous())):
             raise Declined("it takes contiguous rows")
         rows = x.view(-1, x.shape[-1])
         before = None if residual is None else residual.view(rows.shape)
+        offset = weight_offset if weight is not None else 0.0
         with misaligned_declined():
-            y, total, _ = self._norm(rows, weight, residual=before, eps=eps)
+            y, total, _ = self._norm(rows, weight, residual=before, eps=eps, weight_offset=offset)
         return y.view(x.shape) if residual is None else (y.view(x.shape), total.view(x.shape))
+
+    def gemma_rms_norm(
+        self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
+    ) -> Norm:
+        """Call it with an offset of one."""
+        return self.rms_norm(x, weight, residual=residual, weight_offset=1.0, eps=eps)
