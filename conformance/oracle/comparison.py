@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from conformance.oracle.contract import EXPONENT, rounded
+from conformance.oracle.histogram import NO_SIZES, Sizes, sizes
 from conformance.oracle.interval import Interval, read
+from conformance.oracle.places import Places, places
 
 CHUNK = 2**24  # elements worked on at once on a GPU
 CACHED = 2**17  # on a CPU: the steps of one chunk stay in its cache
@@ -69,6 +71,7 @@ class Comparison:
 
     ``exact``: elements with one allowed value. ``worst``: the largest fraction of the error bound before the store
     that any output used; 0 where the exact result rounds to the output. ``errors``: given if asked for.
+    ``sizes``: of all errors. ``places``: of the wrong elements of an output.
     """
 
     elements: int = 0
@@ -77,6 +80,8 @@ class Comparison:
     worst: float = 0.0
     first: BadElement | None = None
     errors: Errors = NO_ERRORS
+    sizes: Sizes = NO_SIZES
+    places: Places | None = None
 
     def __add__(self, other: Comparison) -> Comparison:
         return Comparison(
@@ -86,6 +91,8 @@ class Comparison:
             max(self.worst, other.worst),
             self.first or other.first,
             self.errors + other.errors,
+            self.sizes + other.sizes,
+            self.places + other.places if self.places and other.places else self.places or other.places,
         )
 
 
@@ -119,11 +126,17 @@ def compare(
     one_value = allowed.lo == allowed.hi
     if allowed.missing is not None:
         one_value &= ~allowed.missing
-    outside, exact, worst = 0.0, 0.0, 0.0
+    outside, exact, worst, found = 0.0, 0.0, 0.0, NO_SIZES
     if got.numel():
-        share = _needed_share(got, before_store, output.dtype)
+        lo, hi = before_store.lo, before_store.hi
+        # twice the middles of the intervals, twice their half widths, and twice the errors
+        both, width = lo + hi, hi - lo
+        error = (got + got).sub_(both).abs_()
+        share = _needed_share(got, both, width, error, output.dtype)
         within, exact, needed = read(inside.count_nonzero(), one_value.count_nonzero(), share)
         outside, worst = got.numel() - within, max(needed, 0.0)
+        ulp = _ulp(both.mul_(0.5), output.dtype)
+        found = sizes(error, width.add_(ulp), ulp, inside if outside else None)
     return Comparison(
         elements=got.numel(),
         outside=int(outside),
@@ -131,26 +144,26 @@ def compare(
         worst=worst,
         first=_first(name, got, allowed, inside, shape, row, output.dtype) if outside else None,
         errors=_errors(got, before_store, output.dtype) if signed else NO_ERRORS,
+        sizes=found,
+        places=places(name, ~inside, math.prod(shape) // got.shape[-1], row) if outside else None,
     )
 
 
-def _needed_share(got: torch.Tensor, before_store: Interval, dtype: torch.dtype) -> torch.Tensor:
+def _needed_share(
+    got: torch.Tensor, both: torch.Tensor, width: torch.Tensor, error: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
     """Return the largest fraction of the half width needed before half an ulp of the store explains an output.
 
     It is negative where half an ulp explains all of them.
     """
-    if before_store.is_exact:
-        return got.new_zeros(())
-    lo, hi = before_store.lo, before_store.hi
-    both, width = lo + hi, hi - lo
     # A fraction close to 1 says nothing either where a step before the store rounds to 16 bits, as y does before
     # it is quantised, and a tie is inside the bound: the two numbers next to the tie are the interval's ends, and
     # every right kernel gives one of them.
-    missing = (got + got).sub_(both).abs_().sub_(_ulp(got, dtype))
+    missing = _ulp(got, dtype).neg_().add_(error)
     # no width has no fraction, nor have infinities
     share = missing.div_(width).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
     # a number that may also be flushed to zero says nothing about the bound, nor does one that overflows
-    return share.masked_fill_(width >= both.abs_().mul_(NARROW), 0.0).max()
+    return share.masked_fill_(width >= both.abs().mul_(NARROW), 0.0).max()
 
 
 def _errors(got: torch.Tensor, before_store: Interval, dtype: torch.dtype) -> Errors:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.cases.case import Case
+from conformance.oracle.histogram import NO_SIZES, Sizes
 from conformance.runs.data import Unreadable, from_data, rest, sparse
 from conformance.runs.journal import Failed, Smoke
 
@@ -101,7 +102,7 @@ class Row:
 
     ``worst`` is the largest error as a share of its bound, ``exact`` the share of elements that had to be exact;
     both are None where no element was compared. ``terms``: cases that show a term, of the cases that have it.
-    ``array``: rows of the covering array that ran, of how many.
+    ``array``: rows of the covering array that ran, of how many. ``sizes``: of the errors of all elements.
     """
 
     operation: str
@@ -114,6 +115,7 @@ class Row:
     reasons: tuple[Reason, ...] = ()
     terms: Mapping[str, tuple[int, int]] = sparse(dict)
     array: tuple[int, int] | None = sparse(lambda: None)
+    sizes: Sizes = sparse(lambda: NO_SIZES)  # noqa: RUF009 - a field
 
     def key(self) -> tuple[str, str, str]:
         """Return what is judged in the row."""

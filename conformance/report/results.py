@@ -227,6 +227,7 @@ def _row(row: tuple[str, str, str], tally: Tally) -> Row:
         reasons=tuple(Reason(status, reason, count) for (status, reason), count in tally.reasons.most_common()),
         terms=tally.terms,
         array=tally.array if tally.array[1] else None,
+        sizes=tally.sizes,
     )
 
 

@@ -40,8 +40,20 @@ def explained(
         failure, remarks = _smallest(item, verdict, judge)
         if said and wrong_outputs(verdict):
             remarks, said = [*remarks, said], ""
-        failures.append(Failure(item, failure, verdict.case, "\n".join(remarks)))
+        alike = [each for each in verdicts if each.property == verdict.property]
+        failures.append(Failure(item, failure, verdict.case, "\n".join(remarks), _widest(alike)))
     return failures
+
+
+def _widest(verdicts: Iterable[Verdict]) -> Verdict | None:
+    """Return the failing verdict with the finest picture of wrong elements, if one has such a picture."""
+
+    def cells(verdict: Verdict) -> int:
+        places = verdict.comparison.places
+        return len(places.counts) if places is not None and verdict.status is Status.FAILED else 0
+
+    widest = max(verdicts, key=cells)
+    return widest if cells(widest) else None
 
 
 def evidence_of(verdicts: Iterable[Verdict]) -> Evidence:

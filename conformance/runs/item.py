@@ -178,12 +178,16 @@ def _number(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A property that does not hold: the verdict on the smallest case found, the case as drawn, and a remark."""
+    """A property that does not hold: the verdict on the smallest case found, the case as drawn, and a remark.
+
+    ``widest`` is the verdict of the item that shows best where elements are wrong.
+    """
 
     item: Item
     verdict: Verdict
     original: Case
     note: str
+    widest: Verdict | None = None
 
 
 def items(

@@ -19,7 +19,8 @@ from conformance.calls.verdict import BAD, Status, Verdict
 from conformance.cases.case import Case
 from conformance.operations.levels import effective_levels
 from conformance.oracle.comparison import BadElement
-from conformance.runs.data import from_data, number, to_data
+from conformance.oracle.histogram import NO_SIZES, Sizes
+from conformance.runs.data import from_data, number, sparse, to_data
 from conformance.runs.item import Failure, Item
 
 Line = dict[str, Any]
@@ -46,7 +47,7 @@ class Journal:
         line: Line = {"property": verdict.property, "status": verdict.status, "id": self._id(verdict.case)}
         if comparison.elements:
             line |= {"elements": comparison.elements, "exact": comparison.exact}
-            line["worst"] = number(comparison.worst)
+            line |= {"worst": number(comparison.worst), "sizes": to_data(comparison.sizes)}
         if verdict.terms:
             line["terms"] = dict(verdict.terms)
         if verdict.status is not Status.PASSED:
@@ -94,9 +95,26 @@ class Element:
     ulps: float
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Where elements of an output are wrong in a case: a digit for each cell of a coarse grid, a text a line.
+
+    A cell is 0 where none of its elements is wrong, and 9 where all are.
+    """
+
+    case: Case
+    output: str
+    rows: int
+    columns: int
+    cells: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """A failure: its smallest case and the case as drawn, the first bad element, and how to reproduce it."""
+    """A failure: its smallest case and the case as drawn, the first bad element, and how to reproduce it.
+
+    ``picture`` is of the failing case of the same property and item that shows most.
+    """
 
     operation: str
     property: str
@@ -109,6 +127,7 @@ class Failed:
     elements: int
     outside: int
     first: Element | None
+    picture: Picture | None = sparse(lambda: None)  # noqa: RUF009 - a field
     note: str
     trace: str = ""
     reproducer: str
@@ -139,6 +158,7 @@ def _failed(failure: Failure, reproducer: Path) -> Failed:
         elements=comparison.elements,
         outside=comparison.outside,
         first=_element(comparison.first),
+        picture=_picture(failure.widest),
         note=failure.note,
         trace=verdict.trace,
         reproducer=str(reproducer),
@@ -147,6 +167,13 @@ def _failed(failure: Failure, reproducer: Path) -> Failed:
 
 def _element(bad: BadElement | None) -> Element | None:
     return None if bad is None else Element(bad.output, bad.index, bad.got, bad.lo, bad.hi, bad.ulps)
+
+
+def _picture(verdict: Verdict | None) -> Picture | None:
+    places = verdict.comparison.places if verdict is not None else None
+    if verdict is None or places is None:
+        return None
+    return Picture(verdict.case, places.output, places.rows, places.columns, places.shaded())
 
 
 Row = tuple[str, str, str]  # operation, property, dtype
@@ -160,6 +187,7 @@ class Tally:
     elements: int = 0
     exact: int = 0
     worst: float = 0.0
+    sizes: Sizes = NO_SIZES
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)  # (status, reason) of unjudged cases
     terms: dict[str, tuple[int, int]] = field(
         default_factory=dict
@@ -173,6 +201,8 @@ class Tally:
         self.elements += line.get("elements", 0)
         self.exact += line.get("exact", 0)
         self.worst = max(self.worst, float(line.get("worst", 0.0)))
+        if "sizes" in line:
+            self.sizes += from_data(Sizes, line["sizes"])
         for term, shows in line.get("terms", {}).items():
             seen, of = self.terms.get(term, (0, 0))
             self.terms[term] = seen + shows, of + 1

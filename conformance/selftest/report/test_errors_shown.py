@@ -1,0 +1,62 @@
+"""Sizes of errors and pictures of wrong elements reach the report, and are read from it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from conformance import report
+from conformance.calls.call import Subject
+from conformance.calls.verdict import Verdict
+from conformance.oracle.histogram import Histogram, Sizes
+from conformance.oracle.places import Places
+from conformance.runs import journal
+from conformance.runs.explain import explained
+from conformance.runs.item import Failure
+from conformance.selftest.report.test_report import CASE, FAILED, ITEM, PASSED, Named
+
+RIGHT, WRONG = Sizes(Histogram(-3, (6,)), Histogram(-2, (6,))), Sizes(Histogram(-1, (5, 0, 1)), Histogram(0, (6,)))
+WIDE = replace(CASE, seed=8)
+
+
+def _failed(places: Places | None) -> Verdict:
+    return replace(FAILED, comparison=replace(FAILED.comparison, sizes=WRONG, places=places))
+
+
+def _read(directory: Path, *verdicts: Verdict, failure: Failure) -> report.Report:
+    """Return the report of some verdicts and a failure, as it is read from its file."""
+    with closing(journal.Journal(directory, "gw0")) as shard:
+        shard.started(ITEM, CASE)
+        for verdict in verdicts:
+            shard.judged(ITEM, verdict)
+        shard.failed(failure, directory / "repro.py")
+        shard.finished(ITEM)
+    header = report.header(Subject(Named()), profile="quick", seed=0)
+    built = report.build(journal.read(directory), header, [str(ITEM)], 1.5)
+    return report.read(report.write(directory, built))
+
+
+def test_a_row_has_the_sizes_of_all_its_errors(tmp_path: Path) -> None:
+    """The counts of several cases are added up; a failure has the picture of its widest case."""
+    widest = replace(_failed(Places("y", 2, 2, (0, 1, 1, 0))), case=WIDE)
+    right = replace(PASSED, comparison=replace(PASSED.comparison, sizes=RIGHT))
+    read = _read(tmp_path, right, widest, failure=Failure(ITEM, FAILED, CASE, "", widest))
+
+    assert Sizes(Histogram(-3, (6, 0, 5, 0, 1)), Histogram(-2, (6, 0, 6))) == read.results[0].sizes
+    assert journal.Picture(WIDE, "y", 2, 2, ("09", "90")) == read.failures[0].picture
+
+
+def test_a_failure_without_places_has_no_picture(tmp_path: Path) -> None:
+    """An output of another shape has no wrong elements."""
+    assert _read(tmp_path, FAILED, failure=Failure(ITEM, FAILED, CASE, "")).failures[0].picture is None
+
+
+def test_the_picture_is_of_the_failing_case_that_shows_most() -> None:
+    """The first failing case may be small; a case of another property is no picture of this one."""
+    small, wide = Places("y", 1, 1, (1,)), Places("y", 1, 3, (1, 0, 0))
+    wider = replace(_failed(Places("y", 1, 9, (1,) * 9)), property="layout")
+    verdicts = (_failed(small), replace(_failed(wide), case=WIDE), PASSED, wider)
+    first, second = explained(ITEM, verdicts, lambda _: (), lambda _: "")
+
+    assert (verdicts[1], wider) == (first.widest, second.widest)
