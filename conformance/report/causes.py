@@ -11,7 +11,8 @@ from math import prod
 from conformance.calls.verdict import Status
 from conformance.report import document
 from conformance.runs.explain import NOTHING_TO_COMPARE, SAME_CALL
-from conformance.runs.journal import Bad, Failed, Judged, Records
+from conformance.runs.failed import Failed
+from conformance.runs.journal import Bad, Judged, Records
 
 # a rule is a cause of its own from this share of its cases failing, and better where nearly all do
 SURE, CERTAIN = 0.8, 0.95

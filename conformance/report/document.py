@@ -11,7 +11,7 @@ from typing import Any
 from conformance.cases.case import Case
 from conformance.oracle.histogram import NO_SIZES, Sizes
 from conformance.runs.data import Unreadable, from_data, rest, sparse
-from conformance.runs.journal import Failed, Smoke
+from conformance.runs.failed import Failed, Smoke
 
 Counts = Mapping[str, int]  # by status, or by property
 

@@ -15,7 +15,7 @@ from conformance.report.header import facts
 from conformance.report.lines import in_lines
 from conformance.report.table import Said, Section, Tone
 from conformance.runs.data import from_data, to_data
-from conformance.runs.journal import Failed
+from conformance.runs.failed import Failed
 
 SECTIONS = "sections"  # folder beside report.json, with a file for each further section of the page
 

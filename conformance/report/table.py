@@ -11,7 +11,7 @@ from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
 from conformance.properties import PASSIVE, PROMISES
 from conformance.report.document import Cause, Header, Level, Rate, Report, Row, Unfinished
 from conformance.report.results import Exit
-from conformance.runs.journal import Failed
+from conformance.runs.failed import Failed
 from conformance.runs.options import IN_HEADER
 
 # a cell and a list must stay readable; the rest is in report.json

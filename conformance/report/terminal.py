@@ -19,8 +19,8 @@ from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
 from conformance.report import table
 from conformance.report.document import Header, Report, read
 from conformance.report.table import Section, Tone
+from conformance.runs.failed import Smoke
 from conformance.runs.host import LOG
-from conformance.runs.journal import Smoke
 
 GOOD, WRONG, ASIDE = "green", "bold red", "dim"
 STYLES = {Tone.GOOD: GOOD, Tone.WRONG: WRONG, Tone.ASIDE: ASIDE}

@@ -9,7 +9,7 @@ from pathlib import Path
 from conformance.cases.case import Case
 from conformance.properties import PASSIVE
 from conformance.properties.passive import property_of
-from conformance.runs.journal import Failed
+from conformance.runs.failed import Failed
 
 Again = Mapping[str, tuple[Case, ...]]
 

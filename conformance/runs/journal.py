@@ -18,9 +18,9 @@ from conformance.adapter import Crashed
 from conformance.calls.verdict import BAD, Status, Verdict
 from conformance.cases.case import Case
 from conformance.operations.levels import effective_levels
-from conformance.oracle.comparison import BadElement
 from conformance.oracle.histogram import NO_SIZES, Sizes
-from conformance.runs.data import from_data, number, sparse, to_data
+from conformance.runs.data import from_data, number, to_data
+from conformance.runs.failed import Failed, Smoke, failed
 from conformance.runs.item import Failure, Item
 
 Line = dict[str, Any]
@@ -62,7 +62,7 @@ class Journal:
 
     def failed(self, failure: Failure, reproducer: Path) -> None:
         """Note a failure: the smallest case, the first bad element, how to reproduce it."""
-        self._write("failed", failure.item, **to_data(_failed(failure, reproducer)))
+        self._write("failed", failure.item, **to_data(failed(failure, reproducer)))
 
     def finished(self, item: Item, array: tuple[int, int] = (0, 0)) -> None:
         """Note that an item's cases were judged; ``array``: rows of its covering array that ran, of how many."""
@@ -81,99 +81,6 @@ class Journal:
         if self._named[0] is not case:
             self._named = (case, case.id)
         return self._named[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Element:
-    """The first element outside its allowed set."""
-
-    output: str
-    index: tuple[int, ...]
-    got: float
-    lo: float
-    hi: float
-    ulps: float
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """Where elements of an output are wrong in a case: a digit for each cell of a coarse grid, a text a line.
-
-    A cell is 0 where none of its elements is wrong, and 9 where all are.
-    """
-
-    case: Case
-    output: str
-    rows: int
-    columns: int
-    cells: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """A failure: its smallest case and the case as drawn, the first bad element, and how to reproduce it.
-
-    ``picture`` is of the failing case of the same property and item that shows most.
-    """
-
-    operation: str
-    property: str
-    dtype: str
-    status: str
-    reason: str
-    id: str
-    case: Case
-    original: Case
-    elements: int
-    outside: int
-    first: Element | None
-    picture: Picture | None = sparse(lambda: None)  # noqa: RUF009 - a field
-    note: str
-    trace: str = ""
-    reproducer: str
-
-
-@dataclass(frozen=True, slots=True)
-class Smoke:
-    """The first and plainest call of a run, where it crashed."""
-
-    item: str
-    how: str
-    trace: str
-    case: Case
-
-
-def _failed(failure: Failure, reproducer: Path) -> Failed:
-    verdict = failure.verdict
-    comparison = verdict.comparison
-    return Failed(
-        operation=failure.item.operation,
-        property=verdict.property,
-        dtype=failure.item.dtype,
-        status=verdict.status,
-        reason=verdict.reason,
-        id=verdict.case.id,
-        case=verdict.case,
-        original=failure.original,
-        elements=comparison.elements,
-        outside=comparison.outside,
-        first=_element(comparison.first),
-        picture=_picture(failure.widest),
-        note=failure.note,
-        trace=verdict.trace,
-        reproducer=str(reproducer),
-    )
-
-
-def _element(bad: BadElement | None) -> Element | None:
-    return None if bad is None else Element(bad.output, bad.index, bad.got, bad.lo, bad.hi, bad.ulps)
-
-
-def _picture(verdict: Verdict | None) -> Picture | None:
-    places = verdict.comparison.places if verdict is not None else None
-    if verdict is None or places is None:
-        return None
-    return Picture(verdict.case, places.output, places.rows, places.columns, places.shaded())
 
 
 Row = tuple[str, str, str]  # operation, property, dtype

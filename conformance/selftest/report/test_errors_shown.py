@@ -13,6 +13,7 @@ from conformance.oracle.histogram import Histogram, Sizes
 from conformance.oracle.places import Places
 from conformance.runs import journal
 from conformance.runs.explain import explained
+from conformance.runs.failed import Picture
 from conformance.runs.item import Failure
 from conformance.selftest.report.test_report import CASE, FAILED, ITEM, PASSED, Named
 
@@ -44,7 +45,7 @@ def test_a_row_has_the_sizes_of_all_its_errors(tmp_path: Path) -> None:
     read = _read(tmp_path, right, widest, failure=Failure(ITEM, FAILED, CASE, "", widest))
 
     assert Sizes(Histogram(-3, (6, 0, 5, 0, 1)), Histogram(-2, (6, 0, 6))) == read.results[0].sizes
-    assert journal.Picture(WIDE, "y", 2, 2, ("09", "90")) == read.failures[0].picture
+    assert Picture(WIDE, "y", 2, 2, ("09", "90")) == read.failures[0].picture
 
 
 def test_a_failure_without_places_has_no_picture(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from conformance.cases.case import Case, TensorSpec
 from conformance.report import github
 from conformance.report.document import Cause, Footer, Level, Rate, Report, Row
 from conformance.report.results import Exit
-from conformance.runs.journal import Failed
+from conformance.runs.failed import Failed
 
 CASE = Case(
     "rms_norm",

@@ -11,7 +11,7 @@ from conformance.cases.case import Case
 from conformance.cases.factors import Scope
 from conformance.operations import OPERATIONS
 from conformance.runs import again
-from conformance.runs.journal import Failed
+from conformance.runs.failed import Failed
 
 
 def _failed(prop: str, smallest: Case, drawn: Case) -> Failed:
