@@ -22,7 +22,7 @@ class Places:
 
     def __add__(self, other: Places) -> Places:
         """Return the counts of two parts of one output; of two outputs, those of the first."""
-        if other.output != self.output:
+        if (other.output, other.rows, other.columns) != (self.output, self.rows, self.columns):
             return self
         counts = tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
         return Places(self.output, self.rows, self.columns, counts)

@@ -8,6 +8,7 @@ from pathlib import Path
 from conformance.calls.verdict import Verdict
 from conformance.cases.case import Case
 from conformance.oracle.comparison import BadElement
+from conformance.runs.behind import Behind
 from conformance.runs.data import sparse
 from conformance.runs.item import Failure
 
@@ -42,7 +43,8 @@ class Picture:
 class Failed:
     """A failure: its smallest case and the case as drawn, the first bad element, and how to reproduce it.
 
-    ``picture`` is of the failing case of the same property and item that shows most.
+    ``behind`` are the numbers behind the first bad element. ``picture`` is of the failing case of the same
+    property and item that shows most.
     """
 
     operation: str
@@ -56,6 +58,7 @@ class Failed:
     elements: int
     outside: int
     first: Element | None
+    behind: Behind | None = sparse(lambda: None)  # noqa: RUF009 - a field
     picture: Picture | None = sparse(lambda: None)  # noqa: RUF009 - a field
     note: str
     trace: str = ""
@@ -72,7 +75,7 @@ class Smoke:
     case: Case
 
 
-def failed(failure: Failure, reproducer: Path) -> Failed:
+def failed(failure: Failure, reproducer: Path, behind: Behind | None) -> Failed:
     """Return a failure as its row, with the script that reproduces it."""
     verdict = failure.verdict
     comparison = verdict.comparison
@@ -88,6 +91,7 @@ def failed(failure: Failure, reproducer: Path) -> Failed:
         elements=comparison.elements,
         outside=comparison.outside,
         first=_element(comparison.first),
+        behind=behind,
         picture=_picture(failure.widest),
         note=failure.note,
         trace=verdict.trace,

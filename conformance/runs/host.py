@@ -23,6 +23,7 @@ from conformance.calls.watch import warm_up
 from conformance.cases.case import Case
 from conformance.properties.discovery import Evidence
 from conformance.runs import reproducer, sharing
+from conformance.runs.behind import Place, behind
 from conformance.runs.item import Failure
 from conformance.runs.worker import Worker, may_be_anothers
 
@@ -106,8 +107,16 @@ class Reproduce:
     failure: Failure
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Question: which numbers are behind a wrong element. Answer: ``Behind``."""
+
+    case: Case
+    place: Place
+
+
 # Questions to the process that has the adapter. The answer depends on the question, or says how a call ended.
-Question = Judge | Smoke | Try | Follow | Reproduce
+Question = Judge | Smoke | Try | Follow | Reproduce | Look
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +234,8 @@ def _answered(worker: Worker, target: str, granted: Granted) -> Any:  # noqa: AN
         case Reproduce(failure):
             assert granted.directory is not None, "a run says where it writes before anything fails"
             return reproducer.write(failure, worker.subject, granted.directory, target)
+        case Look(case, place):
+            return behind(worker.subject, case, place)
 
 
 def _not_imported(how: str, start: float) -> str:

@@ -19,6 +19,7 @@ from conformance.calls.verdict import BAD, Status, Verdict
 from conformance.cases.case import Case
 from conformance.operations.levels import effective_levels
 from conformance.oracle.histogram import NO_SIZES, Sizes
+from conformance.runs.behind import Behind
 from conformance.runs.data import from_data, number, to_data
 from conformance.runs.failed import Failed, Smoke, failed
 from conformance.runs.item import Failure, Item
@@ -60,9 +61,9 @@ class Journal:
         """Note one status for a whole item, without a case: it cannot be judged here, or broke the suite."""
         self._write("judged", item, property=item.property, status=status, reason=reason, waivers=waivers)
 
-    def failed(self, failure: Failure, reproducer: Path) -> None:
-        """Note a failure: the smallest case, the first bad element, how to reproduce it."""
-        self._write("failed", failure.item, **to_data(failed(failure, reproducer)))
+    def failed(self, failure: Failure, reproducer: Path, behind: Behind | None = None) -> None:
+        """Note a failure: the smallest case, the first bad element and what is behind it, how to reproduce it."""
+        self._write("failed", failure.item, **to_data(failed(failure, reproducer, behind)))
 
     def finished(self, item: Item, array: tuple[int, int] = (0, 0)) -> None:
         """Note that an item's cases were judged; ``array``: rows of its covering array that ran, of how many."""

@@ -17,8 +17,9 @@ from conformance.operations.rows import count
 from conformance.properties import PROPERTIES
 from conformance.properties.discovery import Evidence
 from conformance.runs import journal
+from conformance.runs.behind import Behind, Place
 from conformance.runs.explain import explained
-from conformance.runs.host import Follow, Host, Judge, Reproduce, Smoke, Try
+from conformance.runs.host import Follow, Host, Judge, Look, Reproduce, Smoke, Try
 from conformance.runs.item import Failure, Item
 from conformance.runs.judge import (
     Answer,
@@ -151,8 +152,16 @@ class Judging:
     def _explained(self, failure: Failure) -> Failure:
         path = self.host.ask(Reproduce(failure))
         assert isinstance(path, Path), f"could not write the reproducer: {path}"
-        self.journal.failed(failure, path)
+        self.journal.failed(failure, path, self._behind(failure.verdict))
         return failure
+
+    def _behind(self, verdict: Verdict) -> Behind | None:
+        """Return the numbers behind the first wrong element, if there is one and they can be had."""
+        bad = verdict.comparison.first
+        if bad is None:
+            return None
+        answer = self.host.ask(Look(verdict.case, Place(bad.output, bad.index, bad.got)))
+        return answer if isinstance(answer, Behind) else None
 
     def close(self) -> None:
         """End the process that judges."""

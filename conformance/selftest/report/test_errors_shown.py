@@ -12,6 +12,7 @@ from conformance.calls.verdict import Verdict
 from conformance.oracle.histogram import Histogram, Sizes
 from conformance.oracle.places import Places
 from conformance.runs import journal
+from conformance.runs.behind import Behind, Operand, Without
 from conformance.runs.explain import explained
 from conformance.runs.failed import Picture
 from conformance.runs.item import Failure
@@ -25,13 +26,13 @@ def _failed(places: Places | None) -> Verdict:
     return replace(FAILED, comparison=replace(FAILED.comparison, sizes=WRONG, places=places))
 
 
-def _read(directory: Path, *verdicts: Verdict, failure: Failure) -> report.Report:
+def _read(directory: Path, *verdicts: Verdict, failure: Failure, behind: Behind | None = None) -> report.Report:
     """Return the report of some verdicts and a failure, as it is read from its file."""
     with closing(journal.Journal(directory, "gw0")) as shard:
         shard.started(ITEM, CASE)
         for verdict in verdicts:
             shard.judged(ITEM, verdict)
-        shard.failed(failure, directory / "repro.py")
+        shard.failed(failure, directory / "repro.py", behind)
         shard.finished(ITEM)
     header = report.header(Subject(Named()), profile="quick", seed=0)
     built = report.build(journal.read(directory), header, [str(ITEM)], 1.5)
@@ -61,3 +62,16 @@ def test_the_picture_is_of_the_failing_case_that_shows_most() -> None:
     first, second = explained(ITEM, verdicts, lambda _: (), lambda _: "")
 
     assert (verdicts[1], wider) == (first.widest, second.widest)
+
+
+def test_the_numbers_behind_an_element_are_in_the_report(tmp_path: Path) -> None:
+    """They are read as they were written, infinities and NaN included."""
+    inf, nan = float("inf"), float("nan")
+    behind = Behind((Operand("x", (0, 1), -inf, -inf, 2.5, inf),), (Without("eps", -inf, inf, explains=True),))
+    other = Behind((Operand("cos", None, None, 0.0, 1.0, 0.5),), (Without("mean", nan, nan, explains=False),))
+    first = _read(tmp_path, FAILED, failure=Failure(ITEM, FAILED, CASE, ""), behind=behind).failures[0]
+    (tmp_path / "journal-gw0.jsonl").unlink()
+    second = _read(tmp_path, FAILED, failure=Failure(ITEM, FAILED, CASE, ""), behind=other).failures[0]
+
+    assert behind == first.behind
+    assert repr(other) == repr(second.behind)
