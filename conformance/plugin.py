@@ -29,7 +29,7 @@ from conformance.runs import again, journal, outside, sharing
 from conformance.runs.host import Host, choose_device, gpus
 from conformance.runs.item import PROFILES, Item, items
 from conformance.runs.judging import Judging, surveyed_by
-from conformance.runs.options import IN_HEADER, OF_PYTEST, OPTIONS, Option
+from conformance.runs.options import IN_HEADER, OF_PYTEST, OPTIONS, Option, command
 from conformance.runs.surveys import Surveys
 from conformance.runs.surveys import read as read_surveys
 from conformance.runs.waivers import NONE, Run, Waivers
@@ -287,6 +287,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         host_of(config).subject,
         **{name: config.getoption(name) for name in IN_HEADER},
         chunks=None if profile == set(planned) else _numbers(planned),
+        command=command(host_of(config).target, vars(config.option)),
         options_from=config.getoption("options_from"),
         allowance=config.stash[_ALLOWANCE],
         greeting=host_of(config).greeting,

@@ -42,14 +42,15 @@ class Sizes:
     """Errors of outputs from the middle of what is allowed, in two measures.
 
     ``share``: of the allowed error, the rounding of the store included; from 1 on are the elements that are wrong.
-    ``ulps``: steps of the output's dtype.
+    ``ulps``: steps of the output's dtype; ``wrong``: those of the wrong elements alone.
     """
 
     share: Histogram = Histogram()
     ulps: Histogram = Histogram()
+    wrong: Histogram = Histogram()
 
     def __add__(self, other: Sizes) -> Sizes:
-        return Sizes(self.share + other.share, self.ulps + other.ulps)
+        return Sizes(self.share + other.share, self.ulps + other.ulps, self.wrong + other.wrong)
 
 
 NO_SIZES = Sizes()
@@ -76,7 +77,8 @@ def _sizes(error: torch.Tensor, allowed: torch.Tensor, ulp: torch.Tensor, *, rig
     share = error / allowed
     # what may be flushed to zero is far away, and still right
     share = share.nan_to_num_(nan=0.0).clamp_(max=RIGHT) if right else share.clamp_(min=1.0)
-    return Sizes(_counted(share), _counted(error.div_(ulp).mul_(0.5)))
+    ulps = _counted(error.div_(ulp).mul_(0.5))
+    return Sizes(_counted(share), ulps, Histogram() if right else ulps)
 
 
 def _counted(errors: torch.Tensor) -> Histogram:

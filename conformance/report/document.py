@@ -51,7 +51,8 @@ class Declarations:
 class Header:
     """Versions, machine, commit, adapter and switches, on which the numbers of a report depend.
 
-    ``options_from``: the file that options were read from, beside those of the command line.
+    ``command``: the command line that judges the same. ``options_from``: the file that options were read from,
+    beside those of the command line.
     """
 
     suite: str | None
@@ -66,6 +67,7 @@ class Header:
     seed: int
     profile: str
     chunks: str | None = None
+    command: str = sparse(str)
     options_from: str | None = sparse(lambda: None)
     adapter: Declarations
     changed_by_import: tuple[str, ...] = ()

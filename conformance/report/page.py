@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from conformance.report import table
 from conformance.report.document import Counts, Report, read
+from conformance.report.failure import shown
+from conformance.report.figures import Figure, charts
 from conformance.report.header import facts
 from conformance.report.lines import in_lines
-from conformance.report.table import Said, Section, Tone
+from conformance.report.summary import summaries
+from conformance.report.table import Line, Said, Section, Table, Tone
 from conformance.runs.data import from_data, to_data
-from conformance.runs.failed import Failed
 
 SECTIONS = "sections"  # folder beside report.json, with a file for each further section of the page
 
@@ -48,6 +51,31 @@ def _section(path: Path) -> Section:
 
 def page(report: Report, *sections: Section) -> str:
     """Return the page of a report, with further sections at its end."""
+    reasons = table.Reasons()
+    end, totals = table.closing(report)
+    parts = {
+        "end": end,
+        "totals": totals,
+        "heading": table.heading(report.header),
+        "command": report.header.command,
+        "problems": table.problems(report),
+        "summaries": summaries(report),
+        "missing": table.not_implemented(report),
+        "cards": [(card, [shown(failure) for failure in card.failures]) for card in table.cards(report)],
+        "tables": [_judged(each, report) for each in table.tables(report, reasons)],
+        "taken": table.taken(report),
+        "claims": [each.claim for each in report.surveys.values() if not each.claimed and each.claim],
+        "waivers": [(waiver, _counts(waiver.counts)) for waiver in report.waivers],
+        "sections": sections,
+        "reasons": list(reasons),
+        "evidence": table.evidence(report),
+        "facts": list(facts(report.header)),
+    }
+    return rendered("report.html.jinja", end.text, links=list(_links(parts)), **parts)
+
+
+def rendered(template: str, title: str, **parts: object) -> str:
+    """Return the page that a template makes of its parts."""
     # package data is found wherever the suite is installed, a zip included
     templates = Environment(
         loader=PackageLoader("conformance.report"),
@@ -56,60 +84,37 @@ def page(report: Report, *sections: Section) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    reasons = table.Reasons()
-    end, totals = table.closing(report)
-    cards = table.cards(report)
-    return templates.get_template("report.html.jinja").render(
-        name=report.header.adapter.name,
-        end=end,
-        totals=totals,
-        heading=table.heading(report.header),
-        taken=table.taken(report),
-        claims=[each.claim for each in report.surveys.values() if not each.claimed and each.claim],
-        tables=table.tables(report, reasons),
-        missing=table.not_implemented(report),
-        reasons=reasons,
-        cards=[(card, [_shown(failure) for failure in card.failures]) for card in cards],
-        idle=table.idle,
-        problems=table.problems(report),
-        evidence=table.evidence(report),
-        waivers=[(waiver, _counts(waiver.counts)) for waiver in report.waivers],
-        facts=list(facts(report.header)),
-        sections=sections,
-    )
+    return templates.get_template(template).render(title=title, **parts)
 
 
-def _shown(failure: Failed) -> dict[str, Any]:
-    """Return a failure's cases in words, and the command that replays the failure from this page alone."""
-    return {
-        "property": failure.property,
-        "status": failure.status,
-        "operation": failure.operation,
-        "dtype": failure.dtype,
-        "reason": failure.reason,
-        "note": failure.note,
-        "id": failure.id,
-        "shrunk": str(failure.case),
-        "drawn": str(failure.original),
-        "replay": f"conform replay {shlex.quote(failure.case.to_json())}",
-        "first": _first(failure),
-        "trace": failure.trace,
-        "script": f"python {shlex.quote(failure.reproducer)}",
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A table with the lines of which something was judged, the others, and charts of its errors."""
+
+    table: Table
+    judged: tuple[Line, ...]
+    idle: tuple[Line, ...]
+    charts: tuple[tuple[str, tuple[Figure, ...]], ...]
+
+
+def _judged(made: Table, report: Report) -> _Judged:
+    idle = tuple(line for line in made.lines if table.idle(line[2]))
+    judged = tuple(line for line in made.lines if line not in idle)
+    return _Judged(made, judged, idle, charts(report, made.operation))
+
+
+def _links(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the anchors of the page's parts, and their names."""
+    named = {
+        "summaries": ("summary", "what is known"),
+        "cards": ("causes", f"{len(parts['cards'])} causes of failures"),
     }
-
-
-def _first(failure: Failed) -> dict[str, str]:
-    """Return the first bad element, its parts in reading order."""
-    bad = failure.first
-    if bad is None:
-        return {}
-    return {
-        "element": f"{bad.output}{list(bad.index)}",
-        "came out": str(bad.got),
-        "allowed": f"{bad.lo} exactly" if bad.lo == bad.hi else f"{bad.lo} to {bad.hi}",
-        "off by": f"{bad.ulps} ulp",
-        "outside": f"{failure.outside} of {failure.elements} elements",
-    }
+    yield from (link for part, link in named.items() if parts[part])
+    yield from ((each.table.operation, each.table.operation) for each in parts["tables"])
+    rest = {name: (name, name) for name in ("taken", "waivers", "reasons", "evidence")}
+    yield from (link for part, link in rest.items() if parts[part])
+    yield from ((f"section-{number}", each.title) for number, each in enumerate(parts["sections"], start=1))
+    yield "environment", "environment"
 
 
 def _counts(counts: Counts) -> str:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from conformance.calls.budget import gib
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
 from conformance.properties import PASSIVE, PROMISES
-from conformance.report.document import Cause, Header, Level, Rate, Report, Row, Unfinished
+from conformance.report.document import Cause, Header, Level, Rate, Report, Row, Taken, Unfinished
 from conformance.report.results import Exit
 from conformance.runs.failed import Failed
 from conformance.runs.options import IN_HEADER
@@ -45,6 +45,7 @@ class Said:
 
 
 Cell = tuple[Said, ...]
+Line = tuple[str, str, tuple[Cell, ...]]  # a property, its promise, and a cell for each dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Table:
 
     operation: str
     dtypes: tuple[str, ...]
-    lines: tuple[tuple[str, str, tuple[Cell, ...]], ...]
+    lines: tuple[Line, ...]
     of: str = "property"
 
 
@@ -179,7 +180,7 @@ def _cell(row: Row | None, prop: str, reasons: Reasons, report: Report) -> Cell:
         return (Said("no call ran" if prop in PASSIVE else "not in this run", Tone.ASIDE),)
     counts = row.counts
     judged = sum(counts.get(status, 0) for status in (Status.PASSED, *BAD))
-    lines = [_judged(counts, judged, _causes_of(row, report))] if judged else []
+    lines = [_judged(counts, judged, causes_of(row, report))] if judged else []
     for status, word in _ASIDE.items():
         if counts.get(status):
             number = f"{counts[status]} " if judged or status != Status.NOT_JUDGED else ""
@@ -205,7 +206,7 @@ _ASIDE = {
 }
 
 
-def _causes_of(row: Row, report: Report) -> tuple[int, ...]:
+def causes_of(row: Row, report: Report) -> tuple[int, ...]:
     """Return the numbers of the causes of a cell's failures."""
     return tuple(
         number
@@ -333,10 +334,14 @@ def taken(report: Report) -> tuple[str, ...]:
     """Return what is taken of every operation that was judged, a line each, and how that is known."""
     lines = []
     for operation, found in report.surveys.items():
-        known = "claimed" if found.claimed else f"{found.ran} of {found.calls} calls of a survey ran"
-        lines.append(f"{operation} {found.said} ({known})")
+        lines.append(f"{operation} {found.said} ({known(found)})")
         lines += [f"   refused: {reason}" for reason, _ in found.refusals[:MOST_REASONS]]
     return tuple(lines)
+
+
+def known(found: Taken) -> str:
+    """Return how it is known what is taken."""
+    return "claimed" if found.claimed else f"{found.ran} of {found.calls} calls of a survey ran"
 
 
 def _counted(counts: Mapping[str, int]) -> str:

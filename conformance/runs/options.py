@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,24 @@ OF_PYTEST = (
 )
 IN_HEADER = tuple(option.name for option in OPTIONS if option.decides)
 NAMED = {option.name: option for option in (*OPTIONS, *OF_PYTEST)}
+
+
+def command(target: str, given: Mapping[str, object]) -> str:
+    """Return the command that judges a target with some options, by the names that argparse gives them.
+
+    Nothing where a run judged what failed before: no command line says what that was.
+    """
+    if given.get("again") is not None:
+        return ""
+    chosen = {}
+    for option in OPTIONS:
+        value = given.get(option.name.replace("-", "_"))
+        if option.name not in _OF_THE_PLACE and value not in (option.default, []):
+            chosen[option.name] = tuple(value) if isinstance(value, list) else value
+    return shlex.join(["conform", "run", target, *arguments(chosen)])
+
+
+_OF_THE_PLACE = frozenset({"import-limit", "report"})  # options on which no verdict depends
 
 
 def arguments(given: Mapping[str, object]) -> list[str]:

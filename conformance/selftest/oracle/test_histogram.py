@@ -57,7 +57,7 @@ def test_an_error_counts_at_its_size(got: float, allowed: Allowed, share: int, u
     found = compare("y", torch.tensor([[got]]), _interval(allowed), (1, 1), 0)
 
     assert ({share: 1}, {ulps: 1}) == (_counts(found.sizes.share), _counts(found.sizes.ulps))
-    assert found.outside == (share >= 0)
+    assert found.outside == (share >= 0) == sum(found.sizes.wrong.counts)
 
 
 @given(st.lists(st.sampled_from(sorted(ERRORS)), min_size=1, max_size=20))
@@ -69,6 +69,7 @@ def test_every_element_counts_once(names: list[str]) -> None:
 
     assert reduce(add, (each.sizes for each in single)) == found.sizes
     assert len(names) == sum(found.sizes.share.counts) == sum(found.sizes.ulps.counts)
+    assert found.outside == sum(found.sizes.wrong.counts)
     assert found.outside == sum(count for power, count in _counts(found.sizes.share).items() if power >= 0)
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from conformance import report
 from conformance.calls.call import Subject
 from conformance.calls.verdict import Status, Verdict
+from conformance.properties import PROMISES
 from conformance.report import table
 from conformance.report.document import Level, Rate
 from conformance.report.table import Said, Section, Tone
@@ -28,7 +29,7 @@ from conformance.selftest.every import every
 from conformance.selftest.report.test_report import BAD, CASE, FAILED, ITEM, OTHER, PASSED, Named
 
 ISSUE = "https://example.org/issues/7"
-VOID = {"meta", "br", "input"}
+VOID = {"meta", "br"}
 
 REPORTS = Path(__file__).resolve().parents[3] / "reports"
 
@@ -44,8 +45,8 @@ class _Page(HTMLParser):
         self.named: set[str] = set()
         self.linked: set[str] = set()
         self.loads: list[str] = []
-        self.idle = ""
-        self._in_idle = False
+        self.folded = ""
+        self.scripts: list[str] = []
         self.feed(text)
         self.text = " ".join(" ".join(self.words).split())
 
@@ -56,18 +57,24 @@ class _Page(HTMLParser):
         self.classes |= set(given.get("class", "").split())
         self.named |= {given[name] for name in ("id",) if name in given}
         self.linked |= {value[1:] for name, value in given.items() if name == "href" and value.startswith("#")}
-        if tag == "tr":
-            self._in_idle = "idle" in given.get("class", "")
-        if tag in {"script", "link", "img", "iframe"} or "src" in given:
+        if tag in {"link", "img", "iframe"} or {"src", "srcset", "xlink:href"} & set(given):
             self.loads.append(tag)
+        self.scripts += [""] * (tag == "script")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
 
     def handle_endtag(self, tag: str) -> None:
         assert tag == self.open.pop()
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if "script" in self.open:
+            self.scripts[-1] += data
+        elif "style" not in self.open:
             self.words.append(data)
-            self.idle += data * self._in_idle
+            self.folded += data * ("details" in self.open)
 
 
 @pytest.fixture(name="built")
@@ -126,8 +133,14 @@ def test_the_page_says_all_that_the_terminal_says(built: report.Report, page: _P
 
 
 def test_the_page_needs_nothing_beside_it(page: _Page) -> None:
-    """The page loads no script, picture, style sheet or font; a footnote's number leads to its reason."""
+    """The page loads no script, picture, style sheet or font; a footnote's number leads to its reason.
+
+    Its one script is the suite's own, and stands in the page.
+    """
+    own = (Path(report.__file__).parent / "templates" / "copy.js").read_text(encoding="utf-8")
+
     assert [] == page.loads
+    assert [own.strip()] == [script.strip() for script in page.scripts]
     assert page.linked
     assert page.linked <= page.named
 
@@ -155,10 +168,13 @@ def test_a_cell_leads_to_the_cause_of_its_failures(built: report.Report, page: _
     assert linked <= page.named
 
 
-def test_lines_of_which_nothing_was_judged_can_be_hidden(page: _Page) -> None:
-    """A box hides them without a script: these lines are marked, and lines with a verdict are not."""
-    assert "hide" in page.named
-    assert [True, False] == [name in page.idle for name in ("determinism", "values")]
+def test_lines_of_which_nothing_was_judged_are_folded(page: _Page) -> None:
+    """These lines unfold without a script; lines with a verdict are not folded."""
+    promise = PROMISES["determinism"]
+
+    assert promise in page.folded
+    assert PROMISES["values"] in page.text
+    assert PROMISES["values"] not in page.folded
 
 
 def test_a_cause_shows_its_rates_and_a_traceback(built: report.Report) -> None:
@@ -229,3 +245,13 @@ def test_a_section_that_cannot_be_read_says_so(
     assert "Compiled code all of it by a compiler a kernel spills" in said
     assert "a kernel spills" not in page
     assert f"{kept}: is no section of a page: {message}" in page
+
+
+def test_the_page_begins_with_what_is_known(page: _Page) -> None:
+    """What fails, what holds and what has no evidence stand before everything else, with their reasons."""
+    known = page.text[: page.text.index("Causes of failures")]
+
+    assert "fails values (bfloat16), layout (bfloat16) cause 1 cause 2" in known
+    assert "holds metadata (bfloat16)" in known
+    assert "no evidence determinism (float16): the adapter does not declare it" in known
+    assert "not implemented: rms_norm" in known
