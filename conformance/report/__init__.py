@@ -1,6 +1,7 @@
 """Reports: records → ``report.json`` for machines; a summary and a page for people."""
 
 from conformance.report import differences
+from conformance.report.compared import compared
 from conformance.report.document import Header, NoReport, Report, read
 from conformance.report.header import header, origin
 from conformance.report.lines import in_lines
@@ -15,6 +16,7 @@ __all__ = [
     "Progress",
     "Report",
     "build",
+    "compared",
     "differences",
     "exit_code",
     "header",

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from conformance.calls.verdict import BAD, Status
 from conformance.report import table
 from conformance.report.document import Report, Row
+from conformance.report.state import State, state_of, why_unknown
 from conformance.report.table import Tone
 
-# what may be true of a property, in the order of the lines
-FAILS, WAIVED, HOLDS, UNKNOWN = "fails", "fails, waived", "holds", "no evidence"
-TONES = {FAILS: Tone.WRONG, WAIVED: Tone.ASIDE, HOLDS: Tone.GOOD, UNKNOWN: Tone.ASIDE}
-UNPROVED = frozenset({Status.NO_EVIDENCE, Status.ERROR})  # whatever else was judged
+# in the order of the lines
+TONES = {State.FAILS: Tone.WRONG, State.WAIVED: Tone.ASIDE, State.HOLDS: Tone.GOOD, State.UNKNOWN: Tone.ASIDE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +49,15 @@ def _summary(report: Report, operation: str) -> Summary:
 
 def _lines(report: Report, rows: list[Row]) -> Iterator[Line]:
     every = len({row.dtype for row in rows})
-    found: dict[tuple[str, str], list[Row]] = {}
+    found: dict[tuple[State, str], list[Row]] = {}
     for row in rows:
-        found.setdefault(_state(row), []).append(row)
+        found.setdefault((state_of(row), why_unknown(row)), []).append(row)
     for head, tone in TONES.items():
         for (state, why), some in found.items():
-            if state == head:
-                causes = {number for row in some for number in table.causes_of(row, report) if state == FAILS}
+            if state is head:
+                numbers = (table.causes_of(row, report) for row in some if state is State.FAILS)
                 said = f"{_named(some, every)}: {why}" if why else _named(some, every)
-                yield Line(head, tone, said, tuple(sorted(causes)))
-
-
-def _state(row: Row) -> tuple[str, str]:
-    """Return what is known of a row, and why it is not more: the most frequent reason."""
-    counts = row.counts
-    if any(counts.get(status) for status in BAD):
-        return FAILS, ""
-    if counts.get(Status.WAIVED):
-        return WAIVED, ""
-    if counts.get(Status.PASSED) and not any(counts.get(status) for status in UNPROVED):
-        return HOLDS, ""
-    given = sorted(row.reasons, key=lambda each: (each.status not in UNPROVED, -each.count))
-    return UNKNOWN, given[0].reason if given else ""
+                yield Line(head, tone, said, tuple(sorted(set().union(*numbers))))
 
 
 def _named(rows: Iterable[Row], every: int) -> str:
