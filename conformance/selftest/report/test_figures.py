@@ -70,8 +70,8 @@ def test_an_old_report_has_no_figures() -> None:
     assert "How large the errors are" not in page
 
 
-def test_the_page_has_the_figures_and_the_numbers_behind_an_element(tmp_path: Path) -> None:
-    """All of it is read from the report: picture, charts, arguments, and the term that explains what came out."""
+def with_everything() -> report.Report:
+    """Return a report of failures that has all that a page can show."""
     failing = report.read(REPORTS / "original_h200.json")
     behind = Behind(
         (Operand("x", (1, 2), 0.25, -1.0, 1.0, 0.5), Operand("cos", None, None, 0.0, 1.0, 0.5)),
@@ -80,7 +80,13 @@ def test_the_page_has_the_figures_and_the_numbers_behind_an_element(tmp_path: Pa
     drawn = Picture(replace(CASE, seed=77), "y", 2, 6, ("000000", "009910"))
     failures = tuple(replace(failure, behind=behind, picture=drawn) for failure in failing.failures)
     rows = tuple(replace(row, sizes=SIZES) for row in failing.results)
-    path = report.write(tmp_path, replace(failing, failures=failures, results=rows))
+    header = replace(failing.header, command="conform run original")
+    return replace(failing, header=header, failures=failures, results=rows)
+
+
+def test_the_page_has_the_figures_and_the_numbers_behind_an_element(tmp_path: Path) -> None:
+    """All of it is read from the report: picture, charts, arguments, and the term that explains what came out."""
+    path = report.write(tmp_path, with_everything())
     page = report.write_page(path).read_text(encoding="utf-8")
 
     assert json.loads(path.read_text(encoding="utf-8"))["failures"][0]["picture"]["cells"] == ["000000", "009910"]
@@ -92,3 +98,4 @@ def test_the_page_has_the_figures_and_the_numbers_behind_an_element(tmp_path: Pa
     assert '<th scope="row">eps</th><td>1.0 to 2.0</td><td></td>' in page
     assert "error ÷ allowed" in page
     assert "error in ulps" in page
+    assert "<pre>conform run original</pre>" in page
