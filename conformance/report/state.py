@@ -11,7 +11,7 @@ UNPROVED = frozenset({Status.NO_EVIDENCE, Status.ERROR})  # whatever else was ju
 
 
 class State(StrEnum):
-    """What is known of a row, the worst first."""
+    """State of a row of results, the worst first."""
 
     FAILS = "fails"
     WAIVED = "fails, waived"

@@ -26,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is known of an operation: the calls that it takes, and a line for each thing that is true."""
+    """Summary of an operation: the calls that it takes, and a line for each thing that is true of it."""
 
     operation: str
     on: str

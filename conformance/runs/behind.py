@@ -44,7 +44,7 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Without:
-    """What would be allowed for an element if the formula lacked a term; ``explains``: it is what came out."""
+    """Results that a formula without a term would allow for an element; ``explains``: what came out is one."""
 
     term: str
     lo: float

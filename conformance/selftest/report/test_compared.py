@@ -1,4 +1,4 @@
-"""Of two reports, what got worse comes first."""
+"""A comparison of two reports shows first what got worse."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_difference_has_a_direction(
 
 
 def test_a_larger_error_is_worse_and_a_smaller_one_better() -> None:
-    """Where as many cases fail, the worst error decides."""
+    """The worst error decides between rows in which as many cases fail."""
     first, second = _report(*_row(HOLDS, worst=0.5)), _report(*_row(HOLDS, worst=0.75))
 
     assert [Change.WORSE] == [found.change for found in of_results(first, second)]

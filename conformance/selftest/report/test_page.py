@@ -248,7 +248,7 @@ def test_a_section_that_cannot_be_read_says_so(
 
 
 def test_the_page_begins_with_what_is_known(page: _Page) -> None:
-    """What fails, what holds and what has no evidence stand before everything else, with their reasons."""
+    """Failing, holding and unproved properties stand before everything else, with their reasons."""
     known = page.text[: page.text.index("Causes of failures")]
 
     assert "fails values (bfloat16), layout (bfloat16) cause 1 cause 2" in known

@@ -41,7 +41,7 @@ def test_an_operand_is_the_element_at_the_place_and_the_range_of_its_row() -> No
 
 
 def test_a_missing_term_explains_what_came_out() -> None:
-    """Of an adapter without the offset, the offset explains the first wrong element, and no other term does."""
+    """The offset explains the first wrong element of an adapter without it, and no other term does."""
     subject = Subject(OffsetOmitted())
     verdict = next(v for v in PROPERTIES["values"].judge(subject, CASE) if v.status is Status.FAILED)
     bad = verdict.comparison.first
