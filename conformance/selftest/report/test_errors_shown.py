@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from conformance import report
+from conformance.calls.budget import ALONE
 from conformance.calls.call import Subject
 from conformance.calls.verdict import Verdict
 from conformance.oracle.histogram import Histogram, Sizes
@@ -15,7 +17,12 @@ from conformance.runs import journal
 from conformance.runs.behind import Behind, Operand, Without
 from conformance.runs.explain import explained
 from conformance.runs.failed import Picture
-from conformance.runs.item import Failure
+from conformance.runs.host import Host
+from conformance.runs.item import Failure, Item
+from conformance.runs.judging import Judging, surveyed_by
+from conformance.runs.surveys import Surveys
+from conformance.runs.waivers import NONE
+from conformance.selftest.fakes.weight_offsets import OffsetOmitted
 from conformance.selftest.report.test_report import CASE, FAILED, ITEM, PASSED, Named
 
 RIGHT, WRONG = Sizes(Histogram(-3, (6,)), Histogram(-2, (6,))), Sizes(Histogram(-1, (5, 0, 1)), Histogram(0, (6,)))
@@ -75,3 +82,22 @@ def test_the_numbers_behind_an_element_are_in_the_report(tmp_path: Path) -> None
 
     assert behind == first.behind
     assert repr(other) == repr(second.behind)
+
+
+def test_a_run_gathers_all_that_a_page_shows_of_wrong_elements(tmp_path: Path) -> None:
+    """The child that compares elements counts them, and looks behind the first wrong one."""
+    host = Host(f"{OffsetOmitted.__module__}:{OffsetOmitted.__name__}", "cpu", 60.0, ("rms_norm",))
+    host.judge_for(tmp_path, 60.0, None, ALONE)
+    surveys = Surveys(tmp_path, partial(surveyed_by, host, "quick", 0))
+    with closing(Judging(host, journal.Journal(tmp_path, "gw0"), NONE, surveys)) as judging:
+        judging.run(Item("rms_norm", "contract", "float16"))
+    records = journal.read(tmp_path)
+    (failure,) = records.failures
+    (tally,) = records.tallies.values()
+
+    assert failure.behind is not None
+    assert ["offset"] == [term.term for term in failure.behind.without if term.explains]
+    assert failure.picture is not None
+    assert failure.picture.rows * failure.picture.columns > failure.elements
+    assert tally.elements == sum(tally.sizes.share.counts)
+    assert sum(tally.sizes.wrong.counts) > 0
