@@ -23,7 +23,7 @@ from conformance.calls.watch import warm_up
 from conformance.cases.case import Case
 from conformance.properties.discovery import Evidence
 from conformance.runs import reproducer, sharing
-from conformance.runs.behind import Place, behind
+from conformance.runs.behind import Place
 from conformance.runs.item import Failure
 from conformance.runs.worker import Worker, may_be_anothers
 
@@ -109,7 +109,7 @@ class Reproduce:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Question: which numbers are behind a wrong element. Answer: ``Behind``."""
+    """Question: which numbers are behind a wrong element. Answer: ``Behind``, or None."""
 
     case: Case
     place: Place
@@ -235,7 +235,7 @@ def _answered(worker: Worker, target: str, granted: Granted) -> Any:  # noqa: AN
             assert granted.directory is not None, "a run says where it writes before anything fails"
             return reproducer.write(failure, worker.subject, granted.directory, target)
         case Look(case, place):
-            return behind(worker.subject, case, place)
+            return worker.look(case, place)
 
 
 def _not_imported(how: str, start: float) -> str:

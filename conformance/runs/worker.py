@@ -16,6 +16,7 @@ from conformance.calls.call import Subject, perform
 from conformance.calls.verdict import Status
 from conformance.cases.case import Case
 from conformance.properties.discovery import Evidence, follow
+from conformance.runs.behind import Behind, Place, behind
 from conformance.runs.judge import Answer, judge, tried
 from conformance.runs.survey import Tried
 
@@ -61,6 +62,15 @@ class Worker:
             return ""
         self._spoilt = isinstance(said, Crashed)
         return "" if isinstance(said, Crashed) else said
+
+    def look(self, case: Case, place: Place) -> Behind | None:
+        """Return the numbers behind an element; nothing where the GPU fails, or has too little memory."""
+        try:
+            found = _crash_of_the_gpu(lambda: behind(self._within_budget(), case, place))
+        except torch.OutOfMemoryError:
+            return None
+        self._spoilt = isinstance(found, Crashed)
+        return None if isinstance(found, Crashed) else found
 
     def smoke(self, case: Case) -> Crashed | None:
         """Return how a call crashes, or nothing where it does not."""

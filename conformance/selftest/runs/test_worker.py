@@ -13,6 +13,7 @@ from conformance.calls.call import Subject
 from conformance.calls.verdict import Status, Verdict
 from conformance.properties import errors
 from conformance.properties.discovery import Evidence
+from conformance.runs.behind import Place
 from conformance.runs.item import Item, cases_of
 from conformance.runs.judge import Answer
 from conformance.runs.worker import Worker
@@ -135,3 +136,23 @@ def test_a_kernel_astray_is_no_way_to_refuse_a_call() -> None:
     (verdict,) = errors.judge(subject, case)
 
     assert Status.CRASHED is verdict.status
+
+
+@pytest.mark.parametrize(
+    ("error", "healthy"), [(torch.OutOfMemoryError("out"), True), (torch.AcceleratorError(ILLEGAL), False)]
+)
+def test_a_look_behind_an_element_costs_no_verdict(
+    error: Exception,
+    healthy: bool,
+    monkeypatch: pytest.MonkeyPatch,  # noqa: FBT001
+) -> None:
+    """A lack of memory and a fault of the GPU are no numbers; after the fault another process goes on."""
+
+    def raises(*_: object) -> None:
+        raise error
+
+    worker = Worker(Subject(Correct()))
+    monkeypatch.setattr("conformance.runs.worker.behind", raises)
+
+    assert worker.look(CASE, Place("out", (0, 0), 1.0)) is None
+    assert healthy == worker.healthy()
