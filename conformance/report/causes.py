@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from conformance.calls.verdict import Status
+from conformance.cases.case import Case
 from conformance.report import document
 from conformance.runs.explain import NOTHING_TO_COMPARE, SAME_CALL
 from conformance.runs.failed import Failed
@@ -259,6 +260,7 @@ def _same(one: Cause, other: Cause) -> bool:
 def _written(cause: Cause, places: list[int]) -> document.Cause:
     properties = Counter(prop for _, prop in {(row.id, bad.property) for row, bad in cause.bad})
     status = Counter(str(bad.status) for _, bad in cause.bad).most_common(1)[0][0]
+    case, example = (None, cause.bad[0][1].reason) if places else _smallest(cause)
     return document.Cause(
         says=cause.says,
         severity=severity(cause.says, status, properties),
@@ -269,8 +271,17 @@ def _written(cause: Cause, places: list[int]) -> document.Cause:
         judged=len({id(row) for row in (*cause.inside, *cause.failing)}),
         rates=tuple(_rate(cause, factor) for factor in cause.conditions),
         failures=tuple(places),
-        example=cause.bad[0][1].reason,
+        example=example,
+        case=case,
     )
+
+
+def _smallest(cause: Cause) -> tuple[Case | None, str]:
+    """Return the smallest case that fails, and the reason; no case where the journal has none."""
+    known = [(Case.from_data(bad.case), bad.reason) for _, bad in cause.bad if bad.case is not None]
+    if not known:
+        return None, cause.bad[0][1].reason
+    return min(known, key=lambda each: sum(prod(spec.shape) for _, spec in each[0].tensors))
 
 
 def _rate(cause: Cause, factor: str) -> document.Rate:

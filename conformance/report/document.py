@@ -144,7 +144,10 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Failures of one kind: where and how often they show; ``failures`` are places in the report's list."""
+    """Failures of one kind: where and how often they show; ``failures`` are places in the report's list.
+
+    ``example`` is the reason of a failing verdict, ``case`` its case where the list has no failure of the cause.
+    """
 
     says: str
     severity: int
@@ -156,6 +159,7 @@ class Cause:
     rates: tuple[Rate, ...]
     failures: tuple[int, ...]
     example: str
+    case: Case | None = sparse(lambda: None)  # noqa: RUF009 - a field
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from conformance.cases.case import Case
 from conformance.report.figures import Figure, picture
 from conformance.runs.behind import Operand, Without
 from conformance.runs.failed import Failed
@@ -53,8 +54,13 @@ def shown(failure: Failed) -> Shown:
         pictured=str(places.case) if places else "",
         trace=failure.trace,
         script=f"python {shlex.quote(failure.reproducer)}",
-        replay=f"conform replay {shlex.quote(failure.case.to_json())}",
+        replay=replay(failure.case),
     )
+
+
+def replay(case: Case) -> str:
+    """Return the command that judges a case again, on whichever adapter stands for TARGET."""
+    return f"conform replay {shlex.quote(case.to_json())} TARGET"
 
 
 def _first(failure: Failed) -> tuple[tuple[str, str], ...]:

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from conformance.report import table
 from conformance.report.document import Counts, Report, read
-from conformance.report.failure import shown
+from conformance.report.failure import replay, shown
 from conformance.report.figures import Figure, charts
 from conformance.report.header import facts
 from conformance.report.lines import in_lines
@@ -84,7 +84,7 @@ def rendered(template: str, title: str, **parts: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return templates.get_template(template).render(title=title, **parts)
+    return templates.get_template(template).render(title=title, replay=replay, **parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,9 +235,9 @@ def write(directory: Path, report: Report) -> Path:
     """Write ``cases/<id>.json`` and then, in one step, ``report.json``, whose path is returned."""
     cases = directory / "cases"
     cases.mkdir(parents=True, exist_ok=True)
-    for failure in report.failures:
-        for case in (failure.case, failure.original):
-            (cases / f"{case.id}.json").write_text(case.to_json() + "\n", encoding="utf-8")
+    known = [case for failure in report.failures for case in (failure.case, failure.original)]
+    for case in (*known, *(cause.case for cause in report.causes if cause.case is not None)):
+        (cases / f"{case.id}.json").write_text(case.to_json() + "\n", encoding="utf-8")
     target = directory / "report.json"
     unfinished = directory / "report.json.part"
     unfinished.write_text(in_lines(data.to_data(report)), encoding="utf-8")

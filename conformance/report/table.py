@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from conformance.calls.budget import gib
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
+from conformance.cases.case import Case
 from conformance.properties import PASSIVE, PROMISES
 from conformance.report.document import Cause, Header, Level, Rate, Report, Row, Taken, Unfinished
 from conformance.report.results import Exit
@@ -91,11 +92,15 @@ class Reasons:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One cause of failures: where and how often it shows, and its failures, the smallest case first."""
+    """One cause of failures: where and how often it shows, and its failures, the smallest case first.
+
+    Where it has no failures, ``example`` is one in words, and ``case`` its case, if that is known.
+    """
 
     number: int
     head: str
     example: str
+    case: Case | None
     lines: tuple[str, ...]
     rates: tuple[tuple[str, tuple[tuple[str, str, float], ...]], ...]  # by factor: level, rate, share that fails
     failures: tuple[Failed, ...]
@@ -115,7 +120,8 @@ def _card(number: int, cause: Cause, report: Report) -> Card:
     rates = tuple((rate.factor, tuple(_rate(level) for level in rate.levels)) for rate in cause.rates)
     head = f"{cause.says}: {', '.join(cause.operations)}, {', '.join(cause.dtypes)}"
     failures = tuple(report.failures[place] for place in cause.failures)
-    return Card(number, head, cause.example, lines, rates, failures, _others(failures))
+    example = cause.example if cause.case is None else f"case {cause.case.id}: {cause.case}\n{cause.example}"
+    return Card(number, head, example, cause.case, lines, rates, failures, _others(failures))
 
 
 def _others(failures: tuple[Failed, ...]) -> str:

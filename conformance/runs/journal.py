@@ -120,11 +120,12 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A bad verdict on a judged case."""
+    """A bad verdict on a judged case; ``case`` is that case as it is in the journal."""
 
     property: str
     status: str
     reason: str
+    case: Line | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -237,7 +238,7 @@ def _note(rows: dict[tuple[str, str], Judged], line: Line, case: Line) -> None:
         levels = {sys.intern(f): sys.intern(level) for f, level in effective_levels(Case.from_data(case)).items()}
         row = rows[item, name] = Judged(operation, prop, name, {**levels, "dtype": dtype})
     if line["status"] in BAD:
-        row.bad.append(Bad(line["property"], line["status"], line.get("reason", "")))
+        row.bad.append(Bad(line["property"], line["status"], line.get("reason", ""), line.get("case")))
 
 
 def _lines(shard: Path) -> Iterator[Line]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable
 from contextlib import closing
@@ -81,8 +82,12 @@ def _grouped(records: Records) -> tuple[Cause, ...]:
 
 
 @cache
+def _records_of_four() -> Records:
+    return _records(FourMistakes, PROPERTIES, ("bfloat16", "float32"))
+
+
 def _four() -> tuple[Cause, ...]:
-    return _grouped(_records(FourMistakes, PROPERTIES, ("bfloat16", "float32")))
+    return _grouped(_records_of_four())
 
 
 def test_four_mistakes_are_four_causes() -> None:
@@ -118,6 +123,26 @@ def test_a_cause_has_rates_its_properties_and_its_smallest_case() -> None:
     assert {0} == {failing for level, (failing, _) in by_level.items() if level != "minus_a_tenth"}
     assert {"values", "layout", "specials"} <= set(offset.properties)
     assert len(offset.failures) >= 3
+
+
+def test_a_cause_without_a_failure_has_its_smallest_case() -> None:
+    """The report names a case to replay for every cause; with a failure that is the failure's."""
+    records = _records_of_four()
+    failing = {row.id: row for row in records.rows if row.bad}
+    causes = grouped(records, ())
+
+    assert all((cause.case is None) == bool(cause.failures) for cause in _four())
+    assert 4 == len(causes)
+    for cause in causes:
+        assert cause.case is not None
+        assert cause.example in {bad.reason for bad in failing[cause.case.id].bad}
+        sizes = [
+            math.prod(Case.from_data(bad.case).tensors[0][1].shape)
+            for row in failing.values()
+            for bad in row.bad
+            if bad.reason == cause.example and bad.case is not None
+        ]
+        assert math.prod(cause.case.tensors[0][1].shape) == min(sizes)
 
 
 class Right(CorrectNorm):

@@ -17,6 +17,7 @@ from rich.console import Console
 from conformance import report
 from conformance.calls.call import Subject
 from conformance.calls.verdict import Status, Verdict
+from conformance.cases.case import Case
 from conformance.properties import PROMISES
 from conformance.report import table
 from conformance.report.document import Level, Rate
@@ -255,3 +256,15 @@ def test_the_page_begins_with_what_is_known(page: _Page) -> None:
     assert "holds metadata (bfloat16)" in known
     assert "no evidence determinism (float16): the adapter does not declare it" in known
     assert "not implemented: rms_norm" in known
+
+
+def test_a_cause_without_a_failure_names_a_case(built: report.Report, tmp_path: Path) -> None:
+    """The card has the case, and the command that replays it; its file lies beside the report."""
+    case = replace(CASE, seed=123)
+    alone = replace(built.causes[0], failures=(), case=case, example="y[0] = 7")
+    path = report.write(tmp_path / "alone", replace(built, causes=(alone,)))
+    page = _Page(report.write_page(path).read_text(encoding="utf-8"))
+
+    assert f"case {case.id}: {case} y[0] = 7" in page.text
+    assert f"conform replay '{case.to_json()}' TARGET" in page.text
+    assert case == Case.from_json((path.parent / "cases" / f"{case.id}.json").read_text(encoding="utf-8"))
