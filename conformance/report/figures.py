@@ -66,7 +66,11 @@ def picture(places: Picture) -> Figure:
         for x, long, shade in _runs(line)
         if shade
     )
-    said = f"{places.rows:,} rows × {places.columns:,} columns of {places.output}"
+    rows, columns = (
+        f"{count:,} {name}{'s' * (count > 1)}"
+        for count, name in ((places.rows, "row"), (places.columns, "column"))
+    )
+    said = f"{rows} × {columns} of {places.output}"
     size = len(places.cells[0]) * CELL, len(places.cells) * height
     return Figure("where elements are wrong", *size, parts, (), said)
 
