@@ -142,9 +142,7 @@ def test_a_kernel_astray_is_no_way_to_refuse_a_call() -> None:
     ("error", "healthy"), [(torch.OutOfMemoryError("out"), True), (torch.AcceleratorError(ILLEGAL), False)]
 )
 def test_a_look_behind_an_element_costs_no_verdict(
-    error: Exception,
-    healthy: bool,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: FBT001
+    error: Exception, monkeypatch: pytest.MonkeyPatch, *, healthy: bool
 ) -> None:
     """A lack of memory and a fault of the GPU are no numbers; after the fault another process goes on."""
 
