@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from conformance.report import differences, table
+from conformance.report import cards, differences, table
 from conformance.report.differences import Change, Difference
 from conformance.report.document import Report
 from conformance.report.failure import shown
@@ -21,7 +21,7 @@ def compared(first: Report, second: Report, names: tuple[str, str], command: str
     new = differences.new_causes(first, second)
     end = _end(rows)
     parts = [(change, [_line(each, new, second) for each in rows if each.change is change]) for change in Change]
-    cards = [card for card in table.cards(second) if card.number in new]
+    explained = [card for card in cards.cards(second) if card.number in new]
     return rendered(
         "compare.html.jinja",
         end.text,
@@ -30,7 +30,7 @@ def compared(first: Report, second: Report, names: tuple[str, str], command: str
         ends=[table.closing(report)[0] for report in (first, second)],
         command=command,
         parts=[(change.name.lower(), HEADS[change], TONES[change], lines) for change, lines in parts if lines],
-        cards=[(card, [shown(failure) for failure in card.failures]) for card in cards],
+        cards=[(card, [shown(failure) for failure in card.failures]) for card in explained],
         headers=differences.of_headers(first, second),
     )
 

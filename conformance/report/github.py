@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from conformance.adapter import KNOWN, split
-from conformance.report import table
+from conformance.report import cards, table
+from conformance.report.cards import Card
 from conformance.report.document import Report
 from conformance.report.markdown import table as lines_of_table
 from conformance.report.results import Exit
-from conformance.report.table import Card, Said, Tone
+from conformance.report.table import Said, Tone
 
 Text = Callable[[str], str | None]
 Place = tuple[str, int]  # a file, and a line of it
@@ -34,7 +35,7 @@ def commands(report: Report, target: str | None, text: Text) -> tuple[str, ...]:
     end, totals = table.closing(report)
     holds = report.footer.exit_code == Exit.HOLDS
     said = [_command("notice" if holds else "error", "conform", f"{end.text}\n{totals}", None)]
-    said += [_of_card(card, report, target, text) for card in table.cards(report)]
+    said += [_of_card(card, report, target, text) for card in cards.cards(report)]
     return (*said, *(_command("error", "conform", problem, None) for problem in table.problems(report)))
 
 
@@ -107,7 +108,7 @@ def summary(report: Report) -> str:
     end, totals = table.closing(report)
     reasons = table.Reasons()
     parts = [f"## {_plain(end.text)}", _paragraph(*table.heading(report.header)), _paragraph(*totals.splitlines())]
-    parts += [_cause(card) for card in table.cards(report)]
+    parts += [_cause(card) for card in cards.cards(report)]
     parts += [f"**{_plain(problem)}**" for problem in table.problems(report)]
     for shown in table.tables(report, reasons):
         columns = (shown.of, *shown.dtypes)

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from conformance.report import table
+from conformance.report import cards, table
 from conformance.report.document import Counts, Report, read
 from conformance.report.failure import replay, shown
 from conformance.report.figures import Figure, charts
@@ -61,7 +61,7 @@ def page(report: Report, *sections: Section) -> str:
         "problems": table.problems(report),
         "summaries": summaries(report),
         "missing": table.not_implemented(report),
-        "cards": [(card, [shown(failure) for failure in card.failures]) for card in table.cards(report)],
+        "cards": [(card, [shown(failure) for failure in card.failures]) for card in cards.cards(report)],
         "tables": [_judged(each, report) for each in table.tables(report, reasons)],
         "taken": table.taken(report),
         "claims": [each.claim for each in report.surveys.values() if not each.claimed and each.claim],

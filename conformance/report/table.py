@@ -8,17 +8,14 @@ from enum import StrEnum
 
 from conformance.calls.budget import gib
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
-from conformance.cases.case import Case
 from conformance.properties import PASSIVE, PROMISES
-from conformance.report.document import Cause, Header, Level, Rate, Report, Row, Taken, Unfinished
+from conformance.report.document import Header, Report, Row, Taken, Unfinished
 from conformance.report.results import Exit
-from conformance.runs.failed import Failed
 from conformance.runs.options import IN_HEADER
 
 # a cell and a list must stay readable; the rest is in report.json
 MOST_REASONS = 3
 MOST_UNFINISHED = 10
-MOST_IDS = 8
 
 
 class Tone(StrEnum):
@@ -88,64 +85,6 @@ class Reasons:
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         return ((number, reason) for reason, number in self._numbers.items())
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One cause of failures: where and how often it shows, and its failures, the smallest case first.
-
-    Where it has no failures, ``example`` is one in words, and ``case`` its case, if that is known.
-    """
-
-    number: int
-    head: str
-    example: str
-    case: Case | None
-    lines: tuple[str, ...]
-    rates: tuple[tuple[str, tuple[tuple[str, str, float], ...]], ...]  # by factor: level, rate, share that fails
-    failures: tuple[Failed, ...]
-    others: str  # the cases of further failures, to replay
-
-
-def cards(report: Report) -> tuple[Card, ...]:
-    """Return a card for every cause of failures, the worst first."""
-    return tuple(_card(number, cause, report) for number, cause in enumerate(report.causes, start=1))
-
-
-def _card(number: int, cause: Cause, report: Report) -> Card:
-    shown = ", ".join(f"{prop} ({count})" for prop, count in cause.properties.items())
-    many = f"{cause.cases:,} of {cause.judged:,} judged cases fail" + " where" * bool(cause.rates)
-    where = " and ".join(_told(rate) for rate in cause.rates)
-    lines = (f"{many} {where}".rstrip(), *(_elsewhere(rate) for rate in cause.rates), f"shows in {shown}")
-    rates = tuple((rate.factor, tuple(_rate(level) for level in rate.levels)) for rate in cause.rates)
-    head = f"{cause.says}: {', '.join(cause.operations)}, {', '.join(cause.dtypes)}"
-    failures = tuple(report.failures[place] for place in cause.failures)
-    example = cause.example if cause.case is None else f"case {cause.case.id}: {cause.case}\n{cause.example}"
-    return Card(number, head, example, cause.case, lines, rates, failures, _others(failures))
-
-
-def _others(failures: tuple[Failed, ...]) -> str:
-    ids = list(dict.fromkeys(failure.id for failure in failures))[1:]
-    more = f" and {len(ids) - MOST_IDS} more" if len(ids) > MOST_IDS else ""
-    return f"also cases {', '.join(ids[:MOST_IDS])}{more}" if ids else ""
-
-
-def _told(rate: Rate) -> str:
-    return f"{rate.factor} is {' or '.join(rate.where)}"
-
-
-def _elsewhere(rate: Rate) -> str:
-    """Return the rate of every level of the rule, and one rate for all other levels."""
-    inside = [level for level in rate.levels if level.level in rate.where]
-    outside = [level for level in rate.levels if level.level not in rate.where]
-    failing, judged = sum(level.failing for level in outside), sum(level.judged for level in outside)
-    said = [f"{name} {share}" for name, share, _ in map(_rate, inside)]
-    said += [f"others {failing:,} of {judged:,}"] * bool(outside)
-    return f"{rate.factor}: {', '.join(said)}"
-
-
-def _rate(level: Level) -> tuple[str, str, float]:
-    return level.level, f"{level.failing:,} of {level.judged:,}", level.failing / level.judged
 
 
 def tables(report: Report, reasons: Reasons) -> tuple[Table, ...]:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
-from conformance.report import table
+from conformance.report import cards, table
 from conformance.report.document import Header, Report, read
 from conformance.report.table import Section, Tone
 from conformance.runs.failed import Smoke
@@ -63,9 +63,9 @@ def summary(report: Report, place: str) -> RenderableType:
     if missing := table.not_implemented(report):
         parts.append(Text(f"{NOT_IMPLEMENTED}: {', '.join(missing)}", style=ASIDE))
     parts.append(Text("\n".join(f"[{number}] {reason}" for number, reason in reasons), style=ASIDE))
-    cards = table.cards(report)
-    parts += [_card(card) for card in cards[:MOST_CARDS]]
-    if left_out := cards[MOST_CARDS:]:
+    made = cards.cards(report)
+    parts += [_card(card) for card in made[:MOST_CARDS]]
+    if left_out := made[MOST_CARDS:]:
         parts.append(Text(f"and {len(left_out)} more causes in report.json", style=WRONG))
     parts += [Text(line, style=WRONG) for line in table.problems(report)]
     parts += [Text("\n".join(["", *table.taken(report)]), style=ASIDE)] if report.surveys else []
@@ -115,7 +115,7 @@ def _line(said: table.Said) -> Text:
     return Text(f"{said.text} {said.marks}".rstrip(), style=STYLES[said.tone])
 
 
-def _card(card: table.Card) -> RenderableType:
+def _card(card: cards.Card) -> RenderableType:
     parts: list[RenderableType] = [
         Text(f"{card.number}. {card.head}", style=WRONG),
         Padding(Text("\n".join(card.lines)), (0, 0, 0, 3)),
@@ -124,7 +124,7 @@ def _card(card: table.Card) -> RenderableType:
     return Group(*parts, *_smallest(card), *others, Text())
 
 
-def _smallest(card: table.Card) -> list[RenderableType]:
+def _smallest(card: cards.Card) -> list[RenderableType]:
     """Return the smallest case of a cause, its reason and remark, and the script that shows the failure."""
     if not card.failures:
         return [Padding(Text(card.example), (0, 0, 0, 3))]
