@@ -17,8 +17,9 @@ import torch
 from conformance.calls.call import Subject
 from conformance.cases.case import Case
 from conformance.report import causes
-from conformance.report.causes import WRONG_VALUES, conditions, grouped, signature
+from conformance.report.causes import conditions, grouped
 from conformance.report.document import Cause
+from conformance.report.signature import WRONG_VALUES, signature
 from conformance.runs import journal
 from conformance.runs.explain import explained
 from conformance.runs.item import Item
