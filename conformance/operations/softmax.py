@@ -39,7 +39,8 @@ VALUES = {
     "wide_gate": ("wide_gate", "normal"),
     "large": ("large", "padding"),
     "lowest": ("normal", "lowest"),
-    "masked": ("masked", "padding"),
+    # scores of the lowest number are no higher than what bools may fill in
+    "masked": ("masked", "normal"),
     "whole": ("normal", "whole"),
     "specials": ("specials", "padding"),
     "subnormal": ("subnormal", "normal"),
