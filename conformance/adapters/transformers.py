@@ -60,7 +60,7 @@ class Transformers(Adapter):
         "l2_norm": {},
         # gate and up are projections of one input
         "silu_and_mul": {"up": "same"},
-        # erf on a CPU is a polynomial
+        # the activations by erf are PyTorch's
         "gelu_and_mul": {"up": "same", "approximate": "tanh"},
         # Llama turns whole heads
         "rope": {"dtypes": ("same", "cos_float32"), "dims": "whole", "pairs": "halves"},
