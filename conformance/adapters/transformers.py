@@ -1,5 +1,6 @@
 """Hugging Face Transformers: norms of Llama, Gemma 3, Qwen3-Next and Cohere, rotations of Qwen2-VL and Qwen3.5.
 
+Heads of Qwen3 are normalised and rotated, and scores of GPT-BigCode scaled and masked before their softmax.
 ``hf`` names the norms' order of roundings; the rotations round the angles and every product.
 """
 
@@ -33,6 +34,9 @@ class Transformers(Adapter):
         "silu_and_mul": "eager",
         "gelu_and_mul": "eager",
         "rope": "eager",
+        # Qwen3's norm is Llama's: it rounds before the weight and after it, in one dtype
+        "qk_norm_rope": Contract(frozenset({"normalised", "normed", "angle", "turned"})),
+        "softmax": Contract(frozenset({"filled"})),
     }
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
         # the class returns the wider of x's and the weight's dtypes, has a weight, and no offset
@@ -56,10 +60,18 @@ class Transformers(Adapter):
         "l2_norm": {},
         # gate and up are projections of one input
         "silu_and_mul": {"up": "same"},
-        # erf on a CPU is a polynomial
+        # the activations by erf are PyTorch's
         "gelu_and_mul": {"up": "same", "approximate": "tanh"},
         # Llama turns whole heads
         "rope": {"dtypes": ("same", "cos_float32"), "dims": "whole", "pairs": "halves"},
+        "qk_norm_rope": {
+            "dtypes": ("same", "cos_float32"),
+            "dims": "whole",
+            "pairs": "halves",
+            "offset": "zero",
+        },
+        # bools choose between scores and a low number; where masks are added, no function has the softmax alone
+        "softmax": {"mask": ("none", "bool")},
     }
     # the modules are plain PyTorch, which chooses the order of a sum by the whole shape
     batch_invariant = False
@@ -69,8 +81,10 @@ class Transformers(Adapter):
             from transformers.activations import ACT2FN
             from transformers.models.cohere import modeling_cohere
             from transformers.models.gemma3 import modeling_gemma3
+            from transformers.models.gpt_bigcode import modeling_gpt_bigcode
             from transformers.models.llama import modeling_llama
             from transformers.models.qwen2_vl import modeling_qwen2_vl
+            from transformers.models.qwen3 import modeling_qwen3
             from transformers.models.qwen3_5 import modeling_qwen3_5
             from transformers.models.qwen3_next import modeling_qwen3_next
         except ImportError as error:
@@ -84,6 +98,8 @@ class Transformers(Adapter):
         self._l2_norm = modeling_qwen3_next.l2norm
         self._silu, self._gelu = ACT2FN["silu"], ACT2FN["gelu_pytorch_tanh"]
         self._rotated = modeling_llama.apply_rotary_pos_emb
+        self._qwen3 = modeling_qwen3
+        self._scores = modeling_gpt_bigcode
         self._sectioned = modeling_qwen2_vl
         self._interleaved = modeling_qwen3_5
 
@@ -142,6 +158,17 @@ class Transformers(Adapter):
         result: torch.Tensor = self._gelu(gate) * up
         return result
 
+    def softmax(self, x: torch.Tensor, *, mask: torch.Tensor | None, scale: float | None) -> torch.Tensor:
+        """Call ``upcast_softmax``, or ``upcast_masked_softmax`` with the number that attention fills in."""
+        factor, wide = 1.0 if scale is None else scale, torch.float32
+        low = torch.full([], torch.finfo(wide).min, dtype=wide, device=x.device)
+        result: torch.Tensor = (
+            self._scores.upcast_softmax(x, factor, wide)
+            if mask is None
+            else self._scores.upcast_masked_softmax(x, mask, low, factor, wide)
+        )
+        return result
+
     def rope(
         self,
         q: torch.Tensor,
@@ -154,9 +181,28 @@ class Transformers(Adapter):
         pairs: str,
     ) -> tuple[torch.Tensor, ...]:
         """Call ``apply_rotary_pos_emb`` of Llama with the given angles, in q's dtype as the model makes them."""
-        heads = [x if head_dim is None else x.reshape(len(x), x.shape[1] // head_dim, head_dim) for x in (q, k)]
-        rows = [table if positions is None else table[positions.long()] for table in (cos, sin)]
-        turned = self._rotated(*heads, *(torch.cat((row, row), -1).to(q.dtype) for row in rows))
+        turned = self._rotated(*_heads(q, k, head_dim), *_angles(q, positions, cos, sin))
+        return tuple(y.reshape(x.shape) for x, y in zip((q, k), turned, strict=True))
+
+    def qk_norm_rope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        q_weight: torch.Tensor,
+        k_weight: torch.Tensor,
+        positions: torch.Tensor | None,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        eps: float,
+        weight_offset: float,
+        head_dim: int | None,
+        pairs: str,
+    ) -> tuple[torch.Tensor, ...]:
+        """Call ``Qwen3RMSNorm`` of the heads, then ``apply_rotary_pos_emb``, as ``Qwen3Attention`` does."""
+        heads = zip(_heads(q, k, head_dim), (q_weight, k_weight), strict=True)
+        normed = (_module(self._qwen3.Qwen3RMSNorm, weight, eps)(x) for x, weight in heads)
+        turned = self._qwen3.apply_rotary_pos_emb(*normed, *_angles(q, positions, cos, sin))
         return tuple(y.reshape(x.shape) for x, y in zip((q, k), turned, strict=True))
 
     def mrope(
@@ -172,15 +218,26 @@ class Transformers(Adapter):
         interleaved: bool,
     ) -> tuple[torch.Tensor, ...]:
         """Call ``apply_rotary_pos_emb`` of Qwen3.5, or, for sections, Qwen2-VL's, with the given angles."""
-        heads = [x if head_dim is None else x.reshape(len(x), x.shape[1] // head_dim, head_dim) for x in (q, k)]
         model = self._interleaved if interleaved else self._sectioned
         kind = model.Qwen3_5TextRotaryEmbedding if interleaved else model.Qwen2VLRotaryEmbedding
         rotary = SimpleNamespace(mrope_section=sections)
         # rows of three axes, as the class computes them from positions
         rows = positions.expand(3, -1).long()
         angles = [kind.recomposition_frequencies(rotary, table[rows]).to(q.dtype) for table in (cos, sin)]
-        turned = model.apply_rotary_pos_emb(*heads, *angles)
+        turned = model.apply_rotary_pos_emb(*_heads(q, k, head_dim), *angles)
         return tuple(y.reshape(x.shape) for x, y in zip((q, k), turned, strict=True))
+
+
+def _heads(q: torch.Tensor, k: torch.Tensor, head_dim: int | None) -> list[torch.Tensor]:
+    return [x if head_dim is None else x.reshape(len(x), x.shape[1] // head_dim, head_dim) for x in (q, k)]
+
+
+def _angles(
+    q: torch.Tensor, positions: torch.Tensor | None, cos: torch.Tensor, sin: torch.Tensor
+) -> list[torch.Tensor]:
+    """Return cosines and sines of the tokens, for whole heads, in q's dtype as the models make them."""
+    rows = (table if positions is None else table[positions.long()] for table in (cos, sin))
+    return [torch.cat((row, row), -1).to(q.dtype) for row in rows]
 
 
 def _module(kind: Any, weight: torch.Tensor, eps: float) -> Any:  # noqa: ANN401 - of a package without types

@@ -1,7 +1,8 @@
-"""Unsloth: norms of Llama and Gemma, LayerNorm, SwiGLU, GEGLU."""
+"""Unsloth: norms of Llama and Gemma, LayerNorm, SwiGLU, GEGLU, norm and rotation of heads in one kernel."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from conformance.adapter import Adapter
+from conformance.adapter import Adapter, Declined
 from conformance.adapters.importing import needed
 from conformance.oracle.contract import Contract
 
@@ -20,6 +21,8 @@ NORM = {"columns": COLUMNS, "residual": ("none",)}
 CONTIGUOUS = ("contiguous", "offset")
 # these kernels walk through both tensors as if they were one row, which their callers' products are
 HALVES = {"up": "same", "rank": "3", "gate_layout": CONTIGUOUS, "up_layout": CONTIGUOUS}
+# numbers of a head next to each other
+HEADS = (*CONTIGUOUS, "row_gap", "swapped", "expanded", "slice")
 
 
 class Unsloth(Adapter):
@@ -33,6 +36,8 @@ class Unsloth(Adapter):
         "layer_norm": "fp32",
         "silu_and_mul": "eager",
         "gelu_and_mul": "eager",
+        # rounded where its norm and its rotation round; angles keep their dtype
+        "qk_norm_rope": Contract(frozenset({"normalised", "normed", "turned"})),
     }
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # the kernel rounds to the weight's dtype where Hugging Face rounds to x's
@@ -41,7 +46,19 @@ class Unsloth(Adapter):
         "layer_norm": {"columns": COLUMNS, "weight": ("same", "float32")},
         "silu_and_mul": HALVES,
         "gelu_and_mul": HALVES,
+        # other heads go to two kernels; this one rounds to the weight's dtype where the contract rounds to q's
+        "qk_norm_rope": {
+            "dims": "whole",
+            "dtypes": ("same", "cos_float32"),
+            "head_dim": tuple(2**power for power in range(4, 11)),
+            "k_layout": HEADS,
+            "offset": "zero",
+            "pairs": "halves",
+            "q_layout": HEADS,
+        },
     }
+    # the products of the rotation are in the dtype of q and the angles: compilers fuse them with the sum
+    fuses: bool | Mapping[str, bool] = {"qk_norm_rope": True}
     # eps is compiled in
     few_variants: bool | Mapping[str, bool] = {"rms_norm": False, "gemma_rms_norm": False, "layer_norm": False}
 
@@ -59,6 +76,7 @@ class Unsloth(Adapter):
         self._layer_norm = _kernels("layernorm").Fast_Layernorm.apply
         self._silu_and_mul = _kernels("swiglu").swiglu_fg_kernel
         geglu = _kernels("geglu")
+        self._qk_norm_rope = _kernels("qk_norm_rope").Fast_QK_Norm_RoPE.apply
         self._gelu_and_mul = {"none": geglu.geglu_exact_forward_kernel, "tanh": geglu.geglu_approx_forward_kernel}
 
     def rms_norm(
@@ -97,6 +115,35 @@ class Unsloth(Adapter):
         """Call ``geglu_exact_forward_kernel`` or ``geglu_approx_forward_kernel``."""
         y: torch.Tensor = self._gelu_and_mul[approximate](gate, up)
         return y
+
+    def qk_norm_rope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        q_weight: torch.Tensor,
+        k_weight: torch.Tensor,
+        positions: torch.Tensor | None,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        eps: float,
+        weight_offset: float,
+        head_dim: int | None,
+        pairs: str,
+    ) -> tuple[torch.Tensor, ...]:
+        """Call ``Fast_QK_Norm_RoPE`` with contiguous weights, positions in int32, and angles for whole heads."""
+        if q.stride(-1) != 1 or k.stride(-1) != 1:
+            raise Declined("fast_qk_norm_rope does not give such heads to this kernel")
+        size = head_dim or q.shape[-1]
+        heads = (x.reshape(1, len(x), math.prod(x.shape[1:]) // size, size) for x in (q, k))
+        weights, tables = (
+            (weight.contiguous() for weight in (q_weight, k_weight)),
+            (cos.repeat(1, 2), sin.repeat(1, 2)),
+        )
+        given = positions is not None
+        index = positions.int().contiguous() if positions is not None else cos.new_empty(1, dtype=torch.int32)
+        turned = self._qk_norm_rope(*heads, *weights, *tables, index, eps, eps, given)
+        return tuple(y.reshape(x.shape) for x, y in zip((q, k), turned, strict=True))
 
 
 def _kernels(module: str) -> Any:  # noqa: ANN401 - of a package without types

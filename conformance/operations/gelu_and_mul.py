@@ -19,7 +19,7 @@ from conformance.operations import silu_and_mul
 from conformance.operations.operation import Arguments, Scaling
 from conformance.operations.row_calls import RowCalls, Setting, row_operation
 from conformance.operations.tensors import Beside, Rows
-from conformance.operations.term import Dropped, Term, Values, with_ones, without_last_column
+from conformance.operations.term import Term, Values, drawn_as, lacking, with_ones, without_last_column
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract, Point
 from conformance.oracle.interval import Interval
@@ -92,15 +92,9 @@ def model_case(shape: ModelShape, tokens: int) -> Case:
     return replace(case, operation="gelu_and_mul", flags=shape.flags)
 
 
-def _with(name: str, value: Flag, only: str = "") -> Dropped:
-    """Give the formula a flag for that which no call has; ``only`` calls by one of both formulas."""
-
-    def dropped(case: Case, values: Values) -> tuple[Case, Values] | None:
-        if only and case.flag("approximate") != only:
-            return None
-        return replace(case, flags=(*case.flags, (name, value))), values
-
-    return dropped
+def _without_cube(case: Case, values: Values) -> tuple[Case, Values] | None:
+    """Leave the cube out of the formula by tanh."""
+    return lacking("cubed")(case, values) if case.flag("approximate") == "tanh" else None
 
 
 def _by_the_other(case: Case, values: Values) -> tuple[Case, Values]:
@@ -108,8 +102,7 @@ def _by_the_other(case: Case, values: Values) -> tuple[Case, Values]:
     return case.with_flag("approximate", other), values
 
 
-def _falling(case: Case) -> Case:
-    return case.with_tensor("gate", replace(case.tensors[0][1], values="falling_gate"))
+FALLING = drawn_as("gate", "falling_gate")
 
 
 def _unknown(call: Arguments) -> Arguments:
@@ -124,9 +117,9 @@ GELU_AND_MUL = row_operation(
     ordinary=("normal", "rows", "large", "falling_gate", "wide_gate"),
     mistakes={"unknown approximation": _unknown},
     terms=(
-        Term("activation", _with("activation", value=False)),
-        Term("approximation", _by_the_other, made=_falling),
-        Term("cube", _with("cubed", value=False, only="tanh"), levels={"approximate": "tanh"}, made=_falling),
+        Term("activation", lacking("activation")),
+        Term("approximation", _by_the_other, made=FALLING),
+        Term("cube", _without_cube, levels={"approximate": "tanh"}, made=FALLING),
         Term("gate", with_ones("gate")),
         Term("up", with_ones("up")),
         Term("last column", without_last_column("gate", "up")),

@@ -6,7 +6,6 @@ eps stands under the root. ``x / max(length, eps)``, as ``F.normalize`` has it, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 
@@ -15,7 +14,7 @@ from conformance.operations.inverse_rms import inverse_root
 from conformance.operations.operation import Scaling
 from conformance.operations.row_calls import EPSILON, RowCalls, below_eps, row_operation
 from conformance.operations.tensors import Rows
-from conformance.operations.term import Term, Values, without_flag, without_last_column
+from conformance.operations.term import Term, Values, lacking, without_flag, without_last_column
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract, Point
 from conformance.oracle.interval import Interval
@@ -42,9 +41,7 @@ def formula(
 
 def _with_mean(case: Case, values: Values) -> tuple[Case, Values] | None:
     """Divide the sum by n, as an RMSNorm does: no value of an argument does."""
-    if case.tensors[0][1].shape[-1] == 1:
-        return None
-    return replace(case, flags=(*case.flags, ("summed", False))), values
+    return None if case.tensors[0][1].shape[-1] == 1 else lacking("summed")(case, values)
 
 
 L2_NORM = row_operation(

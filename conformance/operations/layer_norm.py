@@ -7,51 +7,33 @@ and their squares, ``mean(x**2) - mean(x)**2``, is wrong in rows whose mean is f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 
 from conformance.cases.case import Case
 from conformance.operations.inverse_rms import STATISTICS, inverse_root
 from conformance.operations.operation import Scaling
-from conformance.operations.row_calls import EPSILON, RowCalls, below_eps, row_operation
+from conformance.operations.row_calls import EPSILON, RowCalls, below_eps, by_profile, row_operation
 from conformance.operations.tensors import Columns, Rows
-from conformance.operations.term import (
-    Term,
-    Values,
-    with_ones,
-    without_flag,
-    without_last_column,
-    without_tensor,
-)
+from conformance.operations.term import Term, lacking, with_ones, without_flag, without_last_column, without_tensor
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract, Point
 from conformance.oracle.interval import Interval
 
+ORDINARY = ("normal", "rows", "constant", "shifted", "large")
 # profiles of x, weight and bias by level; the ordinary ones first
+PLAIN = ("weight", "normal")
 VALUES = {
-    "normal": ("normal", "weight", "normal"),
-    "rows": ("rows", "weight", "normal"),
-    "constant": ("constant", "weight", "normal"),
-    "shifted": ("shifted", "weight", "normal"),
-    "large": ("large", "weight", "normal"),
-    "specials": ("specials", "weight", "normal"),
+    **by_profile(PLAIN, *ORDINARY, "specials"),
     "special_weight": ("normal", "special_weight", "normal"),
     "special_bias": ("normal", "weight", "special_weight"),
-    "subnormal": ("subnormal", "weight", "normal"),
-    "huge": ("huge", "weight", "normal"),
+    **by_profile(PLAIN, "subnormal", "huge"),
 }
-ORDINARY = ("normal", "rows", "constant", "shifted", "large")
 # deviations from the mean of a row, relative to it, and the number of columns that share one
 DEVIATIONS = ((2.0**-3, 1), (2.0**-7, 32), (2.0**-7, 256))
 
-ROUNDS = (
-    Point("mean", scales=True),
-    Point("centred", scales=True),
-    *STATISTICS,
-    Point("normalised"),
-    Point("weighted"),
-)
+CENTRING = (Point("mean", scales=True), Point("centred", scales=True))
+ROUNDS = (*CENTRING, *STATISTICS, Point("normalised"), Point("weighted"))
 
 
 def shifted(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
@@ -95,19 +77,6 @@ def points(case: Case) -> tuple[str, ...]:
     return ("mean", "centred", "square", "variance", "rstd", *last)
 
 
-def _without_mean(case: Case, values: Values) -> tuple[Case, Values]:
-    """Leave the mean in: no value of an argument does."""
-    return replace(case, flags=(*case.flags, ("subtract_mean", False))), values
-
-
-TERMS = (
-    Term("mean", _without_mean),
-    Term("eps", without_flag("eps", 0.0), made=below_eps),
-    Term("weight", with_ones("weight")),
-    Term("bias", without_tensor("bias")),
-    Term("last column", without_last_column("x"), elsewhere=True),
-)
-
 LAYER_NORM = row_operation(
     RowCalls(
         "layer_norm",
@@ -119,7 +88,13 @@ LAYER_NORM = row_operation(
     rounds=ROUNDS,
     points=points,
     ordinary=ORDINARY,
-    terms=TERMS,
+    terms=(
+        Term("mean", lacking("subtract_mean")),
+        Term("eps", without_flag("eps", 0.0), made=below_eps),
+        Term("weight", with_ones("weight")),
+        Term("bias", without_tensor("bias")),
+        Term("last column", without_last_column("x"), elsewhere=True),
+    ),
     in_place={"y": "x"},
     # a factor of the input is divided out, if eps follows its square
     scaling=Scaling({"x": 1, "eps": 2}, {"y": 0}),

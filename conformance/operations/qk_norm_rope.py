@@ -8,7 +8,6 @@ to x's dtype before it is rotated is the rounding point ``normed``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 
@@ -23,7 +22,7 @@ from conformance.operations.operation import Scaling
 from conformance.operations.rms_norm import OFFSETS, scale_of
 from conformance.operations.rotation import ROTATED, rotated
 from conformance.operations.row_calls import EPSILON, Setting, below_eps
-from conformance.operations.term import Term, Values, with_ones, without_flag
+from conformance.operations.term import Term, lacking, with_ones, without_flag
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract, Point
 from conformance.oracle.interval import Interval
@@ -95,18 +94,13 @@ def _normed(
     return contract.at("normed", machine.product(*factors, *scale), x.dtype)
 
 
-def _without_last_column(case: Case, values: Values) -> tuple[Case, Values]:
-    """Leave the last number of every head out of the mean: no value of an argument does."""
-    return replace(case, flags=(*case.flags, ("count_last", False))), values
-
-
 # one call for both
 _OFFSET = {"offset": "one"}
 TERMS = (
     Term("eps", without_flag("eps", 0.0), levels=_OFFSET, made=below_eps),
     Term("offset", without_flag("weight_offset", 0.0), levels=_OFFSET, made=below_eps),
     *(Term(f"weight of {name}", with_ones(WEIGHTS[name]), outputs=(ROTATED[name],)) for name in ROTATED),
-    Term("last column of a head", _without_last_column),
+    Term("last column of a head", lacking("count_last")),
     rotation.PAIRING,
     *rotation.TERMS,
 )

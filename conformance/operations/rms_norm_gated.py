@@ -18,7 +18,7 @@ from conformance.cases.factors import Assignment, Scope, width
 from conformance.cases.shrink import smaller
 from conformance.operations.inverse_rms import STATISTICS, inverse_rms
 from conformance.operations.operation import Arguments, Scaling
-from conformance.operations.row_calls import EPSILON, RowCalls, Setting, below_eps, row_operation
+from conformance.operations.row_calls import EPSILON, RowCalls, Setting, below_eps, by_profile, row_operation
 from conformance.operations.tensors import Beside, Columns, Rows
 from conformance.operations.term import (
     Term,
@@ -33,17 +33,14 @@ from conformance.oracle.contract import Contract, Point
 from conformance.oracle.interval import Interval
 
 # profiles of x, gate and weight by level; the ordinary ones first
+PLAIN = ("gate", "weight")
 VALUES = {
-    "normal": ("normal", "gate", "weight"),
-    "rows": ("rows", "gate", "weight"),
-    "constant": ("constant", "gate", "weight"),
-    "large": ("large", "gate", "weight"),
+    **by_profile(PLAIN, "normal", "rows", "constant", "large"),
     "wide_gate": ("normal", "wide_gate", "weight"),
     "specials": ("specials", "specials", "weight"),
     "special_weight": ("normal", "gate", "special_weight"),
     "specials_everywhere": ("specials", "specials", "special_weight"),
-    "subnormal": ("subnormal", "gate", "weight"),
-    "huge": ("huge", "gate", "weight"),
+    **by_profile(PLAIN, "subnormal", "huge"),
 }
 
 

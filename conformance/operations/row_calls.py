@@ -35,6 +35,11 @@ ROWS = ("few", "one", "many")
 WIDTHS = ("tile", "narrow", "edge", "odd", "wide")
 
 
+def by_profile(others: tuple[str, ...], *profiles: str) -> dict[str, tuple[str, ...]]:
+    """Return levels of the factor ``values``: each a profile of the first tensor, all with the same others."""
+    return {profile: (profile, *others) for profile in profiles}
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """An argument that is no tensor, passed by name.

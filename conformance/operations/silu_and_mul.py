@@ -12,7 +12,7 @@ from conformance.cases.corpus import ModelShape
 from conformance.operations.operation import Scaling
 from conformance.operations.row_calls import RowCalls, row_operation
 from conformance.operations.tensors import Beside, Rows
-from conformance.operations.term import Term, Values, with_ones, without_last_column
+from conformance.operations.term import Term, lacking, with_ones, without_last_column
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract, Point
 from conformance.oracle.interval import Interval
@@ -51,11 +51,6 @@ def model_case(shape: ModelShape, tokens: int) -> Case:
     return Case("silu_and_mul", (("gate", gate), ("up", replace(up, values="normal"))), (), tokens)
 
 
-def _with_sigmoid(case: Case, values: Values) -> tuple[Case, Values]:
-    """Put a sigmoid in the place of the activation: no value of an argument does."""
-    return replace(case, flags=(*case.flags, ("activation", "sigmoid"))), values
-
-
 SILU_AND_MUL = row_operation(
     CALLS,
     formula=formula,
@@ -63,7 +58,7 @@ SILU_AND_MUL = row_operation(
     points=lambda _: ("act",),
     ordinary=("normal", "rows", "large", "wide_gate"),
     terms=(
-        Term("activation", _with_sigmoid),
+        Term("activation", lacking("activation", value="sigmoid")),
         Term("gate", with_ones("gate")),
         Term("up", with_ones("up")),
         Term("last column", without_last_column("gate", "up")),

@@ -15,8 +15,8 @@ as in GPT-BigCode). A float mask of the lowest number is finite, and needs no pr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -24,7 +24,7 @@ from conformance.cases.case import LAYOUTS, Case
 from conformance.cases.corpus import ModelShape
 from conformance.operations.row_calls import RowCalls, Setting, row_operation
 from conformance.operations.tensors import Beside, Rows, Wrong
-from conformance.operations.term import Term, Values, without_flag, without_tensor
+from conformance.operations.term import Term, Values, drawn_as, lacking, without_flag, without_tensor
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract, Point
 from conformance.oracle.interval import Interval, Span, either
@@ -39,7 +39,8 @@ VALUES = {
     "wide_gate": ("wide_gate", "normal"),
     "large": ("large", "padding"),
     "lowest": ("normal", "lowest"),
-    "masked": ("masked", "padding"),
+    # scores of the lowest number are no higher than what bools may fill in
+    "masked": ("masked", "normal"),
     "whole": ("normal", "whole"),
     "specials": ("specials", "padding"),
     "subnormal": ("subnormal", "normal"),
@@ -211,16 +212,6 @@ def model_case(shape: ModelShape, tokens: int) -> Case:
     return CALLS.model_case(shape, tokens).with_tensor("mask", None)
 
 
-def _without_sum(case: Case, values: Values) -> tuple[Case, Values]:
-    """Return the powers as they are: no value of an argument does."""
-    return replace(case, flags=(*case.flags, ("divided", False))), values
-
-
-def _drawn_as(profile: str) -> Callable[[Case], Case]:
-    """Return the call with rows of another profile."""
-    return lambda case: case.with_tensor("x", replace(case.tensors[0][1], values=profile))
-
-
 def _without_last_column(case: Case, values: Values) -> tuple[Case, Values] | None:
     """Mask the last column: the power of a zero would be in the sum."""
     if case.tensors[0][1].shape[-1] == 1:
@@ -240,8 +231,8 @@ SOFTMAX = row_operation(
     telling={**CALLS.telling, "scale": ("root",), "values": ("wide_gate",)},
     terms=(
         # the maximum is none: it cancels, and is there so that nothing overflows
-        Term("sum", _without_sum, made=_drawn_as("constant")),
-        Term("last column", _without_last_column, elsewhere=True, made=_drawn_as("crowned")),
+        Term("sum", lacking("divided"), made=drawn_as("x", "constant")),
+        Term("last column", _without_last_column, elsewhere=True, made=drawn_as("x", "crowned")),
         Term("scale", without_flag("scale", None), levels={"scale": "eighth"}),
         Term("mask", without_tensor("mask"), levels={"mask": "same"}),
     ),

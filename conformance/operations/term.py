@@ -7,11 +7,11 @@ next to large values, and so is a missing last column among many.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from conformance.cases.case import Case
+from conformance.cases.case import Case, Flag
 
 Values = Mapping[str, torch.Tensor]  # values of a case's tensors, by name
 # The call without the term, or None where the call does not have it.
@@ -32,6 +32,20 @@ class Term:
     elsewhere: bool = False
     levels: Mapping[str, str] = field(default_factory=dict)
     made: Callable[[Case], Case] | None = None
+
+
+def lacking(part: str, *, value: Flag = False) -> Dropped:
+    """Tell the formula by a flag that no call has to leave a part out: no value of an argument does."""
+    return lambda case, values: (replace(case, flags=(*case.flags, (part, value))), values)
+
+
+def drawn_as(name: str, profile: str) -> Callable[[Case], Case]:
+    """Return how a call gets a tensor of another profile."""
+
+    def made(case: Case) -> Case:
+        return case.with_tensor(name, replace(dict(case.tensors)[name], values=profile))
+
+    return made
 
 
 def without_flag(name: str, value: object) -> Dropped:

@@ -85,8 +85,12 @@ def arguments(name: str) -> dict[str, str]:
 
 
 def _one_of_every_level(operation: Operation) -> Iterator[Case]:
-    """Yield plain calls, each with another level of one factor."""
-    plain = {factor: levels[0] for factor, levels in operation.factors.items()}
+    """Yield plain calls that pass every argument, each with another level of one factor."""
+    arguments = {*operation.positional, *operation.keywords}
+    plain = {
+        factor: next(level for level in levels if level != "none" or factor not in arguments)
+        for factor, levels in operation.factors.items()
+    }
     for number, (factor, levels) in enumerate(operation.factors.items()):
         for level in levels:
             rng = random.Random(f"{number} {level}")  # noqa: S311 - the same text every time

@@ -52,6 +52,15 @@ def test_every_known_adapter_is_described(target: str) -> None:
     assert all("; takes " in line or line.endswith("; makes no claim") for line in claims.values())
 
 
+def test_arguments_that_calls_leave_out_are_described() -> None:
+    """A mask has as many dimensions as x; a scale is one of some numbers, or None."""
+    said = describe.arguments("softmax")
+
+    assert ["x", "mask", "scale"] == list(said)
+    assert f"{said['x']}, or None" == said["mask"]
+    assert said["scale"].startswith("None, 0.125, ")
+
+
 def test_a_package_that_is_missing_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The version stands beside the package, or that it is not installed."""
     monkeypatch.setattr(describe, "version", {"torch": "2.13.0"}.get)

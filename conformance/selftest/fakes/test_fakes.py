@@ -246,6 +246,7 @@ OTHERS: dict[str, set[str]] = {
     "correct_fp8": {"CorrectFp8", "Quantisation", "_GatedNorm", "_Norm"},
     "correct_gelu_and_mul": {
         "CorrectGeluAndMul",
+        "GeluByAPolynomial",
         "GeluByASigmoid",
         "GeluInFloat64",
         "GeluWithoutCancelling",
