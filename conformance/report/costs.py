@@ -53,9 +53,8 @@ def section(chunks: Sequence[Spent], state: State) -> Section:
     nodes = sorted({each.node for each in chunks})
     cases, seconds = sum(each.cases for each in chunks), sum(each.seconds for each in chunks)
     left = "without an end" if state.left is None else f"{state.left:,} are open"
-    lost = f"{state.lost} came back without a report" if state.lost else ""
     heading = [f"campaign: {_many(len(chunks), 'chunk')} on {_many(len(nodes), 'machine')}, {left}"]
-    heading += [f"{lost}, and were handed out again"] if lost else []
+    heading += [f"chunks came back without a report {state.lost} times"] if state.lost else []
     wrong = [f"chunk {number} has no report: given up" for number in state.given_up]
     return Section(
         title="campaign",
