@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
+from pathlib import Path
 from typing import Any, Protocol
 
 from conformance.adapter import UsageError
@@ -48,7 +49,10 @@ class Here:
 
 
 class Cluster:
-    """A Ray cluster: each task has ``workers`` cores, and a GPU where there are any."""
+    """A Ray cluster: each task has ``workers`` cores, and a GPU where there are any.
+
+    Until it is closed, nothing can be printed to stdout.
+    """
 
     def __init__(self, address: str, workers: int, device: str | None) -> None:
         try:
@@ -56,11 +60,16 @@ class Cluster:
         except ModuleNotFoundError as error:
             raise UsageError("--ray: Ray is not installed here, run: pip install 'normkernels[ray]'") from error
         self._ray: Any = ray
+        self._quiet = ExitStack()
+        # whatever it is told, Ray prints the end of a lost machine's log there, at the latest when it is left
+        nowhere = self._quiet.enter_context(Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - it is one
+        self._quiet.enter_context(redirect_stdout(nowhere))
         # a cluster of one's own, which ends with the campaign, needs no page
         own = {"include_dashboard": False} if address == "local" else {}
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
         except (ConnectionError, ValueError) as error:
+            self.close()
             raise UsageError(f"--ray {address}: no cluster answers there: {error}") from error
         gpus = ray.cluster_resources().get("GPU", 0)
         if device == "cuda" and not gpus:
@@ -68,6 +77,11 @@ class Cluster:
             raise UsageError("--device cuda: this cluster shows no GPU; leave --device out to judge on CPUs")
         self.device = device or ("cuda" if gpus else "cpu")
         self._needs = {"num_cpus": workers, "num_gpus": int(self.device == "cuda")}
+        if not any(_fits(each["Resources"], self._needs) for each in ray.nodes() if each["Alive"]):
+            self.close()
+            raise UsageError(
+                f"-n {workers}: no machine of this cluster has {workers} cores for a chunk, give fewer"
+            )
         # a chunk that was lost is handed out again by the campaign, which counts how often
         options = {**self._needs, "max_retries": 0, "scheduling_strategy": "SPREAD"}
         self._judge = ray.remote(judge).options(**options)
@@ -80,9 +94,7 @@ class Cluster:
         """Yield the result of every task that is taken, as they end; one whose machine is lost has no report."""
         running: dict[Any, Task] = {}
         try:
-            # Ray prints there when a machine is lost, whatever it is told
-            with redirect_stdout(sys.stderr):
-                yield from self._ended(take, running)
+            yield from self._ended(take, running)
         finally:
             for each in running:
                 self._ray.cancel(each, force=True)
@@ -107,9 +119,14 @@ class Cluster:
     def close(self) -> None:
         """Leave the cluster, which ends what still runs for this campaign."""
         self._ray.shutdown()
+        self._quiet.close()
 
 
 def slots(resources: Mapping[str, float], needs: Mapping[str, int]) -> int:
-    """Return how many tasks with the same needs run at a time; one waits where there are no machines yet."""
+    """Return how many tasks with the same needs run at a time; one waits where all machines are lost."""
+    return max(1, _fits(resources, needs))
+
+
+def _fits(resources: Mapping[str, float], needs: Mapping[str, int]) -> int:
     names = {"num_cpus": "CPU", "num_gpus": "GPU"}
-    return max(1, min(int(resources.get(names[need], 0) // count) for need, count in needs.items() if count))
+    return min(int(resources.get(names[need], 0) // count) for need, count in needs.items() if count)

@@ -50,6 +50,8 @@ def test_coverage_grows_by_chunk() -> None:
 
     assert ("1", "2", "4", "5", "have a name") == growth.dtypes
     assert {"rms_norm": ["16", "18", "19", "19", "400"]} == _lines(growth)
+    _, shorter = costs.section(CHUNKS[:4], STATE).tables
+    assert ("1", "2", "4", "have a name") == shorter.dtypes
 
 
 def test_coverage_has_a_price() -> None:

@@ -54,6 +54,10 @@ class FakeRay:
         """Return the resources of all machines."""
         return self.resources
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return one machine with all resources, and one that is lost."""
+        return [{"Alive": True, "Resources": self.resources}, {"Alive": False, "Resources": {"CPU": 999.0}}]
+
     def remote(self, judge: Callable[[Task], Result]) -> Any:
         """Return a function for other machines, whose references are the tasks themselves."""
         self.judge = judge
@@ -82,7 +86,8 @@ class FakeRay:
         self.cancelled.append(task)
 
     def shutdown(self) -> None:
-        """Note that the cluster was left."""
+        """Note that the cluster was left, and print what Ray prints at last."""
+        print("a machine was lost")  # noqa: T201
         self.left = True
 
 
@@ -129,6 +134,7 @@ def test_a_cluster_judges_every_chunk(cluster: Connect, capsys: pytest.CaptureFi
     """As many at a time as it has cores; the chunk of a lost machine comes back, with the reason in a line."""
     fake, executor = cluster({"CPU": 3.0})
     results = {result.task.chunk: result for result in executor.results(_tasks(6))}
+    executor.close()
 
     assert ([0, 1, 2, 3, 4, 5], 3) == (sorted(results), fake.most)
     assert (None, "Lost: its node is dead", {}) == (
@@ -137,7 +143,10 @@ def test_a_cluster_judges_every_chunk(cluster: Connect, capsys: pytest.CaptureFi
         results[DEAD].files,
     )
     assert all(results[chunk].files for chunk in results if chunk != DEAD)
-    assert ("", []) == (capsys.readouterr().out, fake.cancelled)
+    assert ("", "") == tuple(capsys.readouterr())
+    assert [] == fake.cancelled
+    print("the report")  # noqa: T201
+    assert "the report\n" == capsys.readouterr().out
 
 
 def test_a_chunk_that_comes_back_may_be_taken_again(cluster: Connect) -> None:
@@ -150,6 +159,8 @@ def test_a_chunk_that_comes_back_may_be_taken_again(cluster: Connect) -> None:
         if len(found) < 3:
             queue.append(Task(DEAD + len(found) - 1, (), ".", "parts/2"))
 
+    executor.close()
+
     assert [2, 2, 3] == found
 
 
@@ -160,15 +171,25 @@ def test_a_gpu_for_each_task(cluster: Connect) -> None:
 
     assert ("cuda", 4, wanted) == (executor.device, executor.slots(), fake.needs)
 
+    executor.close()
     fake, executor = cluster({"CPU": 64.0, "GPU": 4.0}, workers=2, device="cpu")
+    executor.close()
     assert ("cpu", 32, 0) == (executor.device, executor.slots(), fake.needs["num_gpus"])
 
 
 def test_a_cluster_without_gpus_has_no_lane_for_them(cluster: Connect) -> None:
     """It judges on CPUs, or says so where GPUs are asked for."""
-    assert "cpu" == cluster({"CPU": 1.0})[1].device
+    _, executor = cluster({"CPU": 1.0})
+    executor.close()
+    assert "cpu" == executor.device
     with pytest.raises(UsageError, match="this cluster shows no GPU"):
         cluster({"CPU": 1.0}, device="cuda")
+
+
+def test_a_chunk_that_fits_no_machine_is_bad_usage(cluster: Connect) -> None:
+    """It would wait for ever."""
+    with pytest.raises(UsageError, match="-n 4: no machine of this cluster has 4 cores"):
+        cluster({"CPU": 3.0}, workers=4)
 
 
 def test_a_campaign_that_ends_early_ends_its_tasks(cluster: Connect) -> None:
@@ -199,7 +220,8 @@ def test_without_ray_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(("address", "given"), [("local", {"include_dashboard": False}), ("auto", {})])
 def test_ray_is_quiet(cluster: Connect, address: str, given: dict[str, Any]) -> None:
     """It prints nothing of its own, and a cluster that a campaign starts has no dashboard."""
-    fake, _ = cluster({"CPU": 1.0}, address=address)
+    fake, executor = cluster({"CPU": 1.0}, address=address)
+    executor.close()
 
     assert {"address": address, "log_to_driver": False, "logging_level": "ERROR", **given} == fake.given
 
@@ -208,5 +230,5 @@ def test_ray_is_quiet(cluster: Connect, address: str, given: dict[str, Any]) -> 
     ("resources", "expected"), [({"CPU": 9.0, "GPU": 2.0}, 2), ({"CPU": 9.0, "GPU": 8.0}, 4), ({}, 1)]
 )
 def test_what_is_scarce_limits_the_tasks(resources: Mapping[str, float], expected: int) -> None:
-    """A task waits where the cluster has no machine yet."""
+    """A task waits where the cluster has lost its machines."""
     assert expected == slots(resources, {"num_cpus": 2, "num_gpus": 1})
