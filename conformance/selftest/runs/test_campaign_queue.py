@@ -24,7 +24,7 @@ def test_other_texts_name_no_chunk(text: str) -> None:
 
 
 def test_chunks_that_are_done_are_left_out() -> None:
-    """What is left is in order, and without an end where no chunks are named."""
+    """The others are in order, and without an end where no chunks are named."""
     assert [1, 4] == list(to_judge(range(5), {0, 2, 3, 9}, "quick"))
     assert [0, 2, 3] == list(itertools.islice(to_judge(None, {1}, "quick"), 3))
 
@@ -74,7 +74,7 @@ def test_the_time_ends_the_queue() -> None:
 
 
 def test_a_queue_that_stopped_hands_nothing_out() -> None:
-    """What is running goes on, and nothing is begun."""
+    """Chunks that run go on, and none is begun."""
     queue = Queue(itertools.count())
     queue.stopped = True
 
