@@ -102,6 +102,7 @@ def campaign(
     options.named("--op", operations, OPERATIONS)
     options.named("--property", properties, PROPERTIES)
     executor: Executor = Cluster(address, workers or 1, device) if address else Here(options.chosen_device(device))
+    begun: list[Path] = []
     try:
         given: dict[str, object] = {"device": executor.device, "profile": profile, "seed": seed}
         given |= {"op": operations, "property": properties, "operations": places}
@@ -117,22 +118,35 @@ def campaign(
         ]
         until = float("inf") if minutes is None else time.monotonic() + 60 * minutes
         queue = Queue(to_judge(wanted, chunks.done(directory), profile, properties), until)
-        interrupted = _judged(executor, queue, tuple(made), directory, exitfirst=exitfirst)
+        interrupted = _judged(executor, queue, tuple(made), directory, begun, exitfirst=exitfirst)
         state = _state(executor, queue, wanted, directory, profile, properties)
     finally:
         executor.close()
+        chunks.tidy(directory, begun)
     code = _merged(directory, state, held, profile)
     return report.Exit.INTERRUPTED if interrupted else code
 
 
-def _judged(executor: Executor, queue: Queue, made: tuple[str, ...], directory: Path, *, exitfirst: bool) -> bool:
-    """Judge chunks until the queue is empty, keep their reports, and return whether that was interrupted."""
+def _judged(
+    executor: Executor,
+    queue: Queue,
+    made: tuple[str, ...],
+    directory: Path,
+    begun: list[Path],
+    *,
+    exitfirst: bool,
+) -> bool:
+    """Judge chunks until the queue is empty, keep their reports, and return whether that was interrupted.
+
+    The folders of all tasks are added to ``begun``.
+    """
 
     def take() -> Task | None:
         number = queue.take()
         if number is None:
             return None
-        return Task(number, made, str(Path.cwd()), str(chunks.place_of(directory, number)))
+        begun.append(chunks.place_of(directory, number))
+        return Task(number, made, str(Path.cwd()), str(begun[-1]))
 
     known = chunks.done(directory)
     first = chunks.chunk(directory, min(known)) if known else None

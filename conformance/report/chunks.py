@@ -7,6 +7,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,15 @@ def _write(path: Path, text: str) -> None:
 def place_of(directory: Path, number: int) -> Path:
     """Return a new folder for the report of a chunk, as deep as the one in which the report will be kept."""
     return directory / PARTS / f"{number}-{uuid.uuid4().hex[:12]}"
+
+
+def tidy(directory: Path, places: Iterable[Path]) -> None:
+    """Remove the folders of tasks that have ended, and that one of them may have left."""
+    for place in places:
+        shutil.rmtree(place, ignore_errors=True)
+    with suppress(OSError):
+        # another command may judge more chunks for this folder
+        (directory / PARTS).rmdir()
 
 
 def done(directory: Path) -> set[int]:

@@ -66,6 +66,7 @@ def test_a_campaign_goes_on_where_it_ended(tmp_path: Path) -> None:
 
     assert (1, "2") == (run.returncode, made.header.chunks), run.stderr
     assert "campaign: 1 chunk on 1 machine, 1 are open" in run.stdout
+    assert not (tmp_path / "out" / "parts").exists()
     script = made.failures[made.causes[0].failures[0]].reproducer
     assert script.startswith("out/chunks/2/repro_")
     assert f"python {script}" in run.stdout
@@ -131,6 +132,7 @@ def test_a_cluster_may_lose_a_machine(cluster: Any, tmp_path: Path) -> None:
     assert "0 to 3" == made.header.chunks
     assert _totals([made]) == _totals(_chunks(tmp_path / "out"))
     assert {"0", "1", "2", "3"} == {path.name for path in (tmp_path / "out" / "chunks").iterdir()}
+    assert not (tmp_path / "out" / "parts").exists()
     # the words of Ray about it are in its logs
     assert ended.stdout.lstrip().startswith("mynorms on CPU")
     assert len(ended.stderr.splitlines()) == 5, ended.stderr

@@ -75,6 +75,19 @@ def test_what_was_not_judged_to_its_end_is_not_kept(tmp_path: Path, made: report
     assert (set(), set()) == (chunks.done(tmp_path), _files(tmp_path))
 
 
+def test_what_ended_tasks_left_is_removed(tmp_path: Path) -> None:
+    """The folders of another command, which judges as well, stay."""
+    ours, theirs = (chunks.place_of(tmp_path, number) for number in (1, 2))
+    for place in (ours, theirs):
+        place.mkdir(parents=True)
+        (place / "output.log").touch()
+    chunks.tidy(tmp_path, [ours])
+
+    assert {f"parts/{theirs.name}/output.log"} == _files(tmp_path)
+    chunks.tidy(tmp_path, [theirs, ours])
+    assert not (tmp_path / "parts").exists()
+
+
 def test_a_chunk_of_other_versions_is_bad_usage(tmp_path: Path, made: report.Report) -> None:
     """Chunk, machine and difference are named, and the chunk is not kept."""
     first = chunks.accept(tmp_path, _result(tmp_path, made), None)
