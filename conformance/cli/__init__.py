@@ -23,11 +23,12 @@ except ModuleNotFoundError as error:
 
 from conformance import report
 from conformance.adapter import UsageError
-from conformance.cli import annotate, compare, init, listing, prove, replay, run, survey, world
+from conformance.cli import annotate, campaign, compare, init, listing, prove, replay, run, survey, world
 from conformance.runs import settings
 
 COMMANDS = (
     run.run,
+    campaign.campaign,
     replay.replay,
     survey.survey,
     listing.listing,
@@ -70,6 +71,8 @@ Examples:
   conform list rms_norm_gated              the method to write, and the words of a claim
   conform replay 1f0c3a9b42 my_adapter.py  run a failed case again, and explain
   conform compare old/report.json build/conformance/report.json
+  conform campaign my_adapter.py --chunks 500 --ray auto
+                                           as many new cases again, 500 times, on the machines of a Ray cluster
   conform world                            judge every known implementation that is installed here
 
 \b
@@ -102,13 +105,16 @@ def cli(context: click.Context, *, isolated: bool) -> None:
 
 
 # commands that take what a project's file says
-SETTLED = ("run", "survey", "replay", "annotate", "list", "init")
+SETTLED = ("run", "campaign", "survey", "replay", "annotate", "list", "init")
 
 
 def _defaults(command: click.Command, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a project's values by the names of a command's parameters. A replay shows every property."""
+    """Return a project's values by the names of a command's parameters.
+
+    A replay shows every property, and a campaign has a folder of its own.
+    """
     named = {param.opts[0].removeprefix("--"): param.name for param in command.params if param.name}
-    left_out = "property" if command.name == "replay" else None
+    left_out = {"replay": "property", "campaign": "report"}.get(command.name or "")
     return {named[name]: value for name, value in values.items() if name in named and name != left_out}
 
 

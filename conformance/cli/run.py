@@ -89,7 +89,8 @@ def run(
         raise UsageError("--last-failed: judges a profile again; leave --chunk and --minutes out")
     failed = _failed_before(directory) if last_failed else None
     host = options.host(target, chosen, operations, PROFILES[profile].limit, import_limit)
-    items(host.subject, profile, operations=operations, properties=properties)
+    if not items(host.subject, profile, operations=operations, properties=properties, chunk=chunk):
+        raise UsageError(f"--chunk {chunk}: nothing to judge, what was chosen has no cases in that chunk")
     options.prepared(directory)
     number_of_workers = workers or _cores()
     if number_of_workers > 1:

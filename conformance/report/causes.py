@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -65,7 +65,7 @@ def grouped(records: Records, failures: Sequence[Failed]) -> tuple[document.Caus
             places.setdefault(id(owner), []).append(place)
         else:
             found.append(_of_one(place, failure))
-    found += [_written(cause, _smallest_first(cause, places.get(id(cause), []), failures)) for cause in causes]
+    found += [_written(cause, by_size(cause.says, places.get(id(cause), []), failures)) for cause in causes]
     return tuple(sorted(found, key=lambda cause: (cause.severity, -cause.cases, cause.says)))
 
 
@@ -266,14 +266,17 @@ def _of_one(place: int, failure: Failed) -> document.Cause:
     )
 
 
-def _smallest_first(cause: Cause, places: list[int], failures: Sequence[Failed]) -> list[int]:
-    """Return the places in the order of their cases' sizes, symptoms last."""
+def by_size(says: str, places: Iterable[int], failures: Sequence[Failed]) -> list[int]:
+    """Return the places of a cause's failures in the order of their cases' sizes, symptoms last."""
 
-    def size(place: int) -> tuple[bool, int, int]:
+    def order(place: int) -> tuple[bool, tuple[int, int]]:
         failure = failures[place]
-        symptom = signature(failure.status, failure.reason) != cause.says
-        # the length of its text tells cases of one size apart: plain layouts have a short one
-        text = str(failure.case.to_data()["tensors"].values())
-        return symptom, sum(prod(spec.shape) for _, spec in failure.case.tensors), len(text)
+        return signature(failure.status, failure.reason) != says, size(failure)
 
-    return sorted(places, key=size)
+    return sorted(places, key=order)
+
+
+def size(failure: Failed) -> tuple[int, int]:
+    """Return the size of a failure's case: elements, and the length of its text, short for plain layouts."""
+    text = str(failure.case.to_data()["tensors"].values())
+    return sum(prod(spec.shape) for _, spec in failure.case.tensors), len(text)

@@ -203,12 +203,29 @@ class Footer:
     exit_code: int
 
 
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """Pairs of levels of different factors that judged cases of an operation have, of how many that have a name.
+
+    ``pairs`` are hexadecimal digits, with a bit for each pair (``operations/pairs.py`` numbers them).
+    """
+
+    pairs: str
+    of: int
+
+    @property
+    def seen(self) -> int:
+        """Return the number of pairs that judged cases have."""
+        return int(self.pairs, 16).bit_count()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A whole report."""
 
     header: Header
     surveys: Mapping[str, Taken] = field(default_factory=dict)
+    coverage: Mapping[str, Covered] = sparse(dict)
     results: tuple[Row, ...]
     smoke: Smoke | None = None
     failures: tuple[Failed, ...]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
 from conformance.calls.claim import pasted, said, to_data
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
+from conformance.operations.pairs import pairs_of, written
 from conformance.properties import PROMISES
 from conformance.report import causes
-from conformance.report.document import Footer, Header, Reason, Report, Row, Taken, Unfinished, Waived
+from conformance.report.document import Covered, Footer, Header, Reason, Report, Row, Taken, Unfinished, Waived
 from conformance.report.lines import in_lines
-from conformance.runs import data
+from conformance.runs import data, journal
 from conformance.runs.item import PROFILES
 from conformance.runs.journal import Records, Tally
 from conformance.runs.judge import CRASHES
@@ -50,17 +51,13 @@ def build(
     """
     left = sorted(set(planned) - records.finished)
     unfinished = tuple(Unfinished(item, records.unfinished.get(item)) for item in left)
-    crashing = _wholly_crashed(records)
-    alarms = [
-        *_wholly_declined(records),
-        *(f"{operation}: every call crashes alike: {how}" for operation, how in crashing.items()),
-        *_unjudged_crashes(records, surveys or {}),
-    ]
+    taken = {name: _taken(name, found) for name, found in (surveys or {}).items()}
+    alarms = alarms_of(records.tallies, taken)
     totals = sum((tally.counts for tally in records.tallies.values()), Counter[str]())
     complete = not unfinished and not interrupted
     waived = tuple(_waiver(place, waivers, records, complete=complete) for place in range(len(waivers.every)))
     out_of_date = sum(bool(each.stale) for each in waived)
-    unproved = _unproved(records)
+    unproved = unproved_of(records.tallies)
     code = exit_code(
         totals,
         complete=complete,
@@ -88,8 +85,9 @@ def build(
     )
     return Report(
         header=header,
-        surveys={name: _taken(name, found) for name, found in (surveys or {}).items()},
-        results=tuple(_row(row, records.tallies[row]) for row in sorted(records.tallies, key=_place)),
+        surveys=taken,
+        coverage={name: _covered(name, pairs) for name, pairs in sorted(records.pairs.items())},
+        results=rows(records.tallies),
         smoke=records.smoke,
         failures=records.failures,
         causes=causes.grouped(records, records.failures),
@@ -124,20 +122,30 @@ def exit_code(
     return Exit.NOTHING_JUDGED if unproved else Exit.HOLDS
 
 
-def _unjudged_crashes(records: Records, surveys: Mapping[str, Survey]) -> list[str]:
+def alarms_of(tallies: Mapping[journal.Row, Tally], surveys: Mapping[str, Taken]) -> list[str]:
+    """Return what is wrong with operations as a whole."""
+    crashing = _wholly_crashed(tallies)
+    return [
+        *_wholly_declined(tallies),
+        *(f"{operation}: every call crashes alike: {how}" for operation, how in crashing.items()),
+        *_unjudged_crashes(tallies, surveys),
+    ]
+
+
+def _unjudged_crashes(tallies: Mapping[journal.Row, Tally], surveys: Mapping[str, Taken]) -> list[str]:
     """Return operations whose calls crashed in a survey, where this run judges no property that shows crashes."""
     return [
         f"{operation}: calls crash that the survey tried, as {found.crashes[0]}: judge claim or values"
         for operation, found in surveys.items()
-        if found.crashes and not any(row[0] == operation and row[1] in CRASHES for row in records.tallies)
+        if found.crashes and not any(row[0] == operation and row[1] in CRASHES for row in tallies)
     ]
 
 
-def _unproved(records: Records) -> list[str]:
+def unproved_of(tallies: Mapping[journal.Row, Tally]) -> list[str]:
     """Return dtypes of operations whose values have no evidence, although they are claimed or taken."""
     return [
         f"{operation} in {dtype}"
-        for (operation, prop, dtype), tally in records.tallies.items()
+        for (operation, prop, dtype), tally in tallies.items()
         if prop == "values" and tally.counts[Status.NO_EVIDENCE]
     ]
 
@@ -158,15 +166,17 @@ def _taken(operation: str, found: Survey) -> Taken:
     )
 
 
-def _wholly_declined(records: Records) -> list[str]:
+def _covered(operation: str, pairs: Iterable[int]) -> Covered:
+    return Covered(written(pairs), len(pairs_of(operation)))
+
+
+def _wholly_declined(tallies: Mapping[journal.Row, Tally]) -> list[str]:
     """Return operations that an adapter names but of which it took no call: whatever passes is of the others."""
     alarms = []
-    for operation in dict.fromkeys(operation for operation, _, _ in records.tallies):
-        tallies = [tally for (name, _, _), tally in records.tallies.items() if name == operation]
-        counts = sum((tally.counts for tally in tallies), Counter[str]())
-        reasons = {
-            reason: None for tally in tallies for status, reason in tally.reasons if status == Status.DECLINED
-        }
+    for operation in dict.fromkeys(operation for operation, _, _ in tallies):
+        its = [tally for (name, _, _), tally in tallies.items() if name == operation]
+        counts = sum((tally.counts for tally in its), Counter[str]())
+        reasons = {reason: None for tally in its for status, reason in tally.reasons if status == Status.DECLINED}
         reasons.pop(NOT_IMPLEMENTED, None)
         if reasons and not any(counts[status] for status in (Status.PASSED, Status.WAIVED, *BAD)):
             said = "; ".join(list(reasons)[:3])
@@ -174,13 +184,13 @@ def _wholly_declined(records: Records) -> list[str]:
     return alarms
 
 
-def _wholly_crashed(records: Records) -> dict[str, str]:
+def _wholly_crashed(tallies: Mapping[journal.Row, Tally]) -> dict[str, str]:
     """Return how calls crash, by operation, where every call that was made crashed in the same words."""
     found = {}
-    for operation in dict.fromkeys(operation for operation, _, _ in records.tallies):
-        tallies = [tally for (name, _, _), tally in records.tallies.items() if name == operation]
-        counts = sum((tally.counts for tally in tallies), Counter[str]())
-        ways = {reason for tally in tallies for status, reason in tally.reasons if status == Status.CRASHED}
+    for operation in dict.fromkeys(operation for operation, _, _ in tallies):
+        its = [tally for (name, _, _), tally in tallies.items() if name == operation]
+        counts = sum((tally.counts for tally in its), Counter[str]())
+        ways = {reason for tally in its for status, reason in tally.reasons if status == Status.CRASHED}
         judged = sum(counts[status] for status in (Status.PASSED, Status.WAIVED, Status.ERROR, *BAD))
         if len(ways) == 1 and counts[Status.CRASHED] == judged > 1:
             found[operation] = ways.pop()
@@ -206,6 +216,11 @@ def _waiver(place: int, waivers: Waivers, records: Records, *, complete: bool) -
         counts={status: counts[status] for status in Status if counts[status]},
         stale=stale(counts) if held and complete else "",
     )
+
+
+def rows(tallies: Mapping[journal.Row, Tally]) -> tuple[Row, ...]:
+    """Return the rows of a report, in the order of its tables."""
+    return tuple(_row(row, tallies[row]) for row in sorted(tallies, key=_place))
 
 
 def _place(row: tuple[str, str, str]) -> tuple[str, int, str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from conformance.adapter import UsageError
@@ -234,6 +234,11 @@ def _chunks(prop: str, profile: Profile, wanted: int | None) -> list[int]:
         return list(parts) if wanted is None else [wanted]
     # a list of given cases is judged whole, and leaves nothing to draw
     return [wanted] if wanted >= profile.chunks and PROPERTIES[prop].given is None else []
+
+
+def has_items(chunk: int, profile: str, properties: Sequence[str]) -> bool:
+    """Return whether one of the properties has cases in a chunk of a profile, or beyond it."""
+    return any(_chunks(name, PROFILES[profile], chunk) for name in properties)
 
 
 def scope_of(item: Item, subject: Subject, survey: Survey | None = None) -> Scope:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from conformance.adapter import Crashed
 from conformance.calls.verdict import BAD, Status, Verdict
 from conformance.cases.case import Case
 from conformance.operations.levels import effective_levels
+from conformance.operations.pairs import pairs_in
 from conformance.oracle.histogram import NO_SIZES, Sizes
 from conformance.runs.behind import Behind
 from conformance.runs.data import from_data, number, to_data
@@ -145,7 +146,8 @@ class Records:
 
     ``unfinished`` maps an item to the case that ran last in it, ``waivers`` the place of a waiver to the numbers
     of its verdicts by status. ``rows`` has every judged case of the operations in which one fails,
-    ``judged_cases`` counts the cases of all operations.
+    ``judged_cases`` counts the cases of all operations, ``pairs`` has the numbers of the pairs of levels that
+    judged cases of each operation have.
     """
 
     tallies: Mapping[Row, Tally]
@@ -157,6 +159,7 @@ class Records:
     smoke: Smoke | None = None
     rows: Sequence[Judged] = ()
     judged_cases: int = 0
+    pairs: Mapping[str, Collection[int]] = field(default_factory=dict)
 
 
 class JournalDamaged(ValueError):
@@ -223,8 +226,11 @@ def merge(lines: Iterable[Line]) -> Records:
     unfinished = {item: Case.from_data(case) for item, case in running.items() if item not in finished}
     failing = {row.operation for row in rows.values() if row.bad}
     kept = [row for row in rows.values() if row.operation in failing]
+    pairs: dict[str, set[int]] = {}
+    for row in rows.values():
+        pairs.setdefault(row.operation, set()).update(pairs_in(row.operation, row.levels))
     return Records(
-        tallies, tuple(failures), frozenset(finished), unfinished, cases, waivers, smoke, kept, len(rows)
+        tallies, tuple(failures), frozenset(finished), unfinished, cases, waivers, smoke, kept, len(rows), pairs
     )
 
 
