@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conformance.report import read
-from conformance.selftest.processes import ROOT, ran
+from conformance.selftest.processes import ROOT, judged, ran
 
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -27,7 +27,7 @@ def _folder(tmp_path: Path) -> Path:
 
 def _run(folder: Path, name: str, *arguments: str) -> int:
     chosen = (f"my_ops.py:{name}", *GIVEN, "--op", "group_norm", "--device", "cpu", "-n", "1", "--report", "out")
-    return ran(folder, "-m", "conformance", "run", *chosen, *arguments).returncode
+    return judged(folder, "-m", "conformance", "run", *chosen, *arguments).returncode
 
 
 def test_the_page_has_five_mistakes() -> None:
