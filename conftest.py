@@ -39,3 +39,8 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.collect()
         gc.freeze()
         gc.set_threshold(OBJECTS, *gc.get_threshold()[1:])
+
+
+def pytest_unconfigure() -> None:
+    """Let Python free everything at its end: libraries complain of what is left there."""
+    gc.unfreeze()
