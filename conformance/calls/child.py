@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import multiprocessing
 import os
 import re
@@ -327,6 +328,8 @@ def _serve_host(
     control.send((prepared.greeting, forks))
     if not forks:
         _answer(control, prepared)
+    # modules are a million objects, which no judge has to search for garbage
+    gc.freeze()
     while True:
         try:
             control.recv()

@@ -7,6 +7,7 @@ covering array enumerates assignments so that every pair (or triple) of levels o
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -234,19 +235,20 @@ def width(level: str, rng: random.Random, scope: Scope, parts: int = 1) -> int:
     return wanted
 
 
-def _widths(level: str, scope: Scope, parts: int) -> list[int]:
+@functools.lru_cache(maxsize=2**12)
+def _widths(level: str, scope: Scope, parts: int) -> tuple[int, ...]:
     """Return the widths of a class that are taken."""
     most = scope.max_width
-    return [n for n in _WIDTHS[level](scope) if 1 <= n <= most and scope.taken.fits_width(n, parts)]
+    return tuple(n for n in _WIDTHS[level](scope) if 1 <= n <= most and scope.taken.fits_width(n, parts))
 
 
-def _usual_widths(scope: Scope, parts: int) -> list[int]:
+def _usual_widths(scope: Scope, parts: int) -> tuple[int, ...]:
     """Return widths from the numbers of a claim, for a class that has no width that is taken."""
     groups = scope.taken.numbers("group_size")
     if groups is not None:
-        return [n for n in usual(groups) if scope.taken.fits_width(n, parts)] or [groups[0]]
+        return tuple(n for n in usual(groups) if scope.taken.fits_width(n, parts)) or (groups[0],)
     numbers = usual(scope.taken.numbers("columns") or range(1, scope.max_width + 1))
-    return [n // parts for n in numbers if n % parts == 0] or [numbers[0]]
+    return tuple(n // parts for n in numbers if n % parts == 0) or (numbers[0],)
 
 
 def usual(numbers: Numbers) -> list[int]:

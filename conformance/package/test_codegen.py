@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from conformance import report
 from conformance.package.codegen import __main__ as command
 from conformance.package.codegen import collect, document
+from conformance.package.codegen import compile as program
 from conformance.package.codegen.checks import CHECKS, KNOWN, Row, problems
 from conformance.package.codegen.facts import Facts, asked, of_amd, of_nvidia, scattered
 from conformance.package.codegen.launches import unwritten
@@ -403,8 +405,30 @@ def test_arguments_are_laid_out_as_the_case_says(name: str) -> None:
         assert q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr()
 
 
-def test_a_child_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child's earlier output is kept, and its last lines are shown."""
+def test_a_target_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A process that fails or hangs keeps what it printed, its last lines are shown, and others go on."""
+
+    def shown(name: str) -> None:
+        print(f'{{"target": "{name}"}}\nnot JSON', flush=True)  # noqa: T201 - as a target's process does
+        if name == "sm_80":
+            raise RuntimeError("out of memory")
+        time.sleep(60 if name == "sm_90" else 0)
+
+    monkeypatch.setattr(program, "show_rows", shown)
+    monkeypatch.setattr(program, "LIMIT", 1)
+    program.main(["sm_80", "sm_90", "gfx942"], 2)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    failed = {row["target"]: row["failed"] for row in rows if "failed" in row}
+
+    assert ["gfx942", "sm_80", "sm_90"] == sorted(row["target"] for row in rows if "failed" not in row)
+    assert {"sm_80", "sm_90"} == set(failed)
+    assert failed["sm_80"].startswith("exit status 1: ")
+    assert failed["sm_80"].endswith("RuntimeError: out of memory\n")
+    assert "took more than 1 s: " == failed["sm_90"]
+
+
+def test_a_program_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program's earlier output is kept, and its last lines are shown."""
     printed = '{"target": "sm_90", "variant": "norm"}\nnot JSON\n'
     done = subprocess.CompletedProcess([], 3, printed, "out of memory")
     monkeypatch.setattr(subprocess, "run", lambda *_args, **_named: done)

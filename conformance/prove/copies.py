@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -20,14 +20,15 @@ SLOW = ("test_compiles", "test_codegen", "test_hugging_face", "test_models")  # 
 FILES = ("kernels/*", "operations/*", "call.py", "checks.py", "dispatch.py", "launch.py", "plans.py")
 
 
-def sources(patterns: Sequence[str] = FILES) -> tuple[str, ...]:
+def sources(patterns: tuple[str, ...] = FILES) -> tuple[str, ...]:
     """Return the files of the package that match a pattern, relative to the root."""
     files = sorted((ROOT / PACKAGE).rglob("*.py"))
     named = {file.relative_to(ROOT / PACKAGE).as_posix(): file.relative_to(ROOT).as_posix() for file in files}
     return tuple(path for name, path in named.items() if any(fnmatch.fnmatch(name, each) for each in patterns))
 
 
-def mutants(patterns: Sequence[str] = FILES) -> tuple[Mutant, ...]:
+@cache
+def mutants(patterns: tuple[str, ...] = FILES) -> tuple[Mutant, ...]:
     """Return all mutants of today's sources in files that match a pattern."""
     return tuple(
         mutant for file in sources(patterns) for mutant in mutants_of(file, (ROOT / file).read_text("utf-8"))

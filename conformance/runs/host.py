@@ -212,7 +212,7 @@ class Host:
         changed = state_guard.settle(before)
         # last: proving the interpreter takes longer than refusing an adapter
         unfaithful = faithful_interpreter() if self.device == "cpu" else ""
-        worker = Worker(Subject(adapter, self.device, unfaithful))
+        worker = Worker(Subject(adapter, self.device, unfaithful, known=declared))
         return Prepared(
             Greeting(declared, unfaithful, said, changed),
             lambda granted: _answered(worker, self.target, granted),

@@ -1,11 +1,14 @@
 """Commands in processes of their own that are forked after torch was imported, which takes seconds of a start.
 
 A command sees what it would see if Python had been started for it: the environment, the folder, and neither Triton
-nor anything else that the tests imported.
+nor anything else that the tests imported. Only a command that is ``judged`` finds Triton there, as a process does
+that judges on a CPU.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -14,8 +17,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+
+from conformance.calls.child import single_threaded
+from conformance.calls.watch import warm_up
+from conformance.runs.host import choose_device, faithful_interpreter, gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = ("PYTEST", "TRITON_", "COV_")  # beginnings of variables that steer the tests, and no command
@@ -23,17 +31,23 @@ OWN = ("PYTEST", "TRITON_", "COV_")  # beginnings of variables that steer the te
 _FORKS = multiprocessing.get_context("forkserver")
 # sympy is the largest part of what torch imports when something is called first
 _FORKS.set_forkserver_preload(["conformance.cli", "sympy"])
+_FORK = multiprocessing.get_context("fork")
+
+Given = tuple[Path, Sequence[Path], list[str], dict[str, str]]  # the arguments of _begin
 
 
 class Command:
-    """A running command, which leads a process group of its own; its output is in two files beside ``folder``."""
+    """A running command, which leads a process group of its own; its output is in two files beside ``folder``.
 
-    def __init__(self, folder: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    ``ready``: where there is no GPU, a process that is ready to judge forks it.
+    """
+
+    def __init__(
+        self, folder: Path, arguments: Sequence[str], environment: Mapping[str, str], *, ready: bool = False
+    ) -> None:
         self._output = [folder.with_name(f"{folder.name}.{name}") for name in ("out", "err")]
-        self._process: ForkServerProcess = _FORKS.Process(
-            target=_begin, args=(folder, self._output, list(arguments), dict(environment))
-        )
-        self._process.start()
+        given = folder, self._output, list(arguments), dict(environment)
+        self._process = _Ready(given) if ready and not gpus() else _forked(given)
         assert self._process.pid is not None
         self.pid = self._process.pid
 
@@ -48,17 +62,81 @@ class Command:
         return subprocess.CompletedProcess((), status, *said)
 
 
-def started(folder: Path, *arguments: str, **variables: str) -> Command:
+class _Ready:
+    """A process that another one forked, which is ready to judge on a CPU and tells how its forks end."""
+
+    idle: list[Connection] = []  # noqa: RUF012 - pipes to those that run no command, of this whole process
+
+    def __init__(self, given: Given) -> None:
+        self._parent = self.idle.pop() if self.idle else _made_ready()
+        self._parent.send(given)
+        self.pid: int = self._parent.recv()
+        self.exitcode: int | None = None
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end."""
+        if self.exitcode is None and self._parent.poll(timeout):
+            self.exitcode = self._parent.recv()
+            self.idle.append(self._parent)
+
+
+def _forked(given: Given) -> ForkServerProcess:
+    process = _FORKS.Process(target=_begin, args=given)
+    process.start()
+    return process
+
+
+def _made_ready() -> Connection:
+    """Start a process that is ready to judge, and return the pipe to it. It ends when the pipe is closed."""
+    here, there = _FORKS.Pipe()
+    _FORKS.Process(target=_serve, args=(there,)).start()
+    there.close()
+    # Python waits for processes before it would close the pipe by itself
+    atexit.register(here.close)
+    return here
+
+
+def _serve(commands: Connection) -> None:
+    """Do once what every process that judges does first, two seconds each; then run commands, one at a time."""
+    choose_device("cpu")
+    single_threaded()
+    warm_up()
+    faithful_interpreter()
+    gc.freeze()
+    while True:
+        try:
+            given: Given = commands.recv()
+        except EOFError:
+            return
+        process = _FORK.Process(target=_begin, args=given)
+        process.start()
+        commands.send(process.pid)
+        process.join()
+        commands.send(process.exitcode)
+
+
+def started(folder: Path, *arguments: str, ready: bool = False, **variables: str) -> Command:
     """Start a command as ``python`` would: a script, ``-m`` and a module, or ``-c`` and code, and arguments."""
-    outside = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
-    return Command(folder, arguments, {**outside, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **variables})
+    return Command(folder, arguments, _environment(variables), ready=ready)
 
 
 def ran(
     folder: Path, *arguments: str, timeout: float = 300.0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Return the end of a command, as :func:`started` starts it."""
-    return started(folder, *arguments, **variables).ended(timeout)
+    return Command(folder, arguments, _environment(variables)).ended(timeout)
+
+
+def judged(
+    folder: Path, *arguments: str, timeout: float = 300.0, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Return the end of a command that judges: what it would import and prove first is there already."""
+    return Command(folder, arguments, _environment(variables), ready=True).ended(timeout)
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
+    return {**outside, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **variables}
 
 
 def ran_alone(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -66,7 +144,7 @@ def ran_alone(code: str, *arguments: str, **variables: str) -> subprocess.Comple
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "folder"
         folder.mkdir()
-        return started(folder, "-c", code, *arguments, **variables).ended(timeout=300)
+        return Command(folder, ("-c", code, *arguments), _environment(variables)).ended(timeout=300)
 
 
 def _begin(folder: Path, output: Sequence[Path], arguments: list[str], environment: Mapping[str, str]) -> None:

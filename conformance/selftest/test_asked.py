@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conformance import cli
-from conformance.selftest.processes import ran
+from conformance.selftest.processes import judged, ran
 from conformance.suite.asked import asked
 
 # whether or not this checkout is installed, and pytest finds the module by itself
@@ -77,7 +77,7 @@ def test_a_wrong_file_is_an_error_of_usage(tmp_path: Path) -> None:
 def test_an_adapter_is_judged_without_naming_a_plugin(tmp_path: Path) -> None:
     """The name of the suite is enough for its adapter to be imported, and refused, as in any run."""
     (tmp_path / "wrong.py").write_text("1 / 0", encoding="utf-8")
-    judged = ran(tmp_path, *QUIET, "--pyargs", "conformance.suite", "--adapter", "wrong.py")
+    refused = judged(tmp_path, *QUIET, "--pyargs", "conformance.suite", "--adapter", "wrong.py")
 
-    assert pytest.ExitCode.INTERRUPTED == judged.returncode, judged.stdout + judged.stderr
-    assert "wrong.py: cannot be loaded: ZeroDivisionError" in judged.stdout
+    assert pytest.ExitCode.INTERRUPTED == refused.returncode, refused.stdout + refused.stderr
+    assert "wrong.py: cannot be loaded: ZeroDivisionError" in refused.stdout

@@ -27,7 +27,7 @@ from conformance.properties.passive import judge_call
 from conformance.report.document import Footer, Row
 from conformance.runs import options
 from conformance.runs.data import to_data
-from conformance.selftest.processes import ROOT, ran
+from conformance.selftest.processes import ROOT, judged, ran
 
 WRONG = cli.init.SKELETON.replace(
     "y.square().mean(-1, keepdim=True)", "(y * y).sum(-1, keepdim=True) / (y.shape[-1] - 1 or 1)"
@@ -50,7 +50,7 @@ PLAIN = Case("rms_norm", (("x", TensorSpec((4, 8), "float32")),), FLAGS).to_json
 
 def _conform(folder: Path, *arguments: str, code: str = "-m conformance") -> subprocess.CompletedProcess[str]:
     """Run ``conform`` in a separate process, in ``folder``."""
-    return ran(folder, *code.split(), *arguments)
+    return judged(folder, *code.split(), *arguments)
 
 
 def _report(folder: Path) -> dict[str, Any]:

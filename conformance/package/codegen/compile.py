@@ -1,18 +1,25 @@
-"""A program that compiles every variant for one target, its argument, and prints a line of JSON for each.
+"""A program that compiles every variant for some targets, and prints a line of JSON for each.
 
-It runs in a process of its own: an interpreting process cannot compile, and this one pretends to have a GPU.
+Its arguments are the number of processes at a time, and the targets. It is a program because an interpreting
+process cannot compile. Each target has a process that pretends to have that GPU, forked once all imports are done.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import math
+import multiprocessing
+import os
+import signal
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from multiprocessing.connection import wait
+from typing import IO, Any
 
 import triton
 from triton.backends import backends
@@ -39,7 +46,63 @@ GAPS = ((0, 1), (0, 3), (0, 16), (1, 16))
 STARTS = (0, 1, 3, 16)
 
 
-def main(name: str) -> None:
+LIMIT = 900  # seconds a target
+LAST = 2000  # characters of a process's errors before it failed
+_FORK = multiprocessing.get_context("fork")
+
+
+def main(names: Sequence[str], workers: int) -> None:
+    """Print the rows of each target as its process ends, ``workers`` at a time."""
+    # what is imported is no garbage: no fork has to look
+    gc.freeze()
+    waiting, running = list(names), list[_Running]()
+    while waiting or running:
+        while waiting and len(running) < workers:
+            running.append(_Running(waiting.pop(0)))
+        ended = wait([each.process.sentinel for each in running])
+        for each in [each for each in running if each.process.sentinel in ended]:
+            running.remove(each)
+            print(*each.lines(), sep="\n", flush=True)  # noqa: T201 - the parent reads it
+    gc.unfreeze()
+
+
+class _Running:
+    """A process for one target, whose rows and errors go into files."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        # closed once they are read
+        self._files = [tempfile.TemporaryFile("w+", encoding="utf-8") for _ in range(2)]  # noqa: SIM115
+        self.process = _FORK.Process(target=_write, args=(name, *self._files), daemon=True)
+        self.process.start()
+
+    def lines(self) -> list[str]:
+        """Return the rows, once the process has ended; if it failed, also a row that says how."""
+        self.process.join()
+        printed, errors = map(_read, self._files)
+        found, code = [line for line in printed.splitlines() if line.startswith("{")], self.process.exitcode
+        if code:
+            how = f"took more than {LIMIT} s" if code == -signal.SIGALRM else f"exit status {code}"
+            found.append(json.dumps({"target": self._name, "failed": f"{how}: {errors[-LAST:]}"}))
+        return found
+
+
+def _read(file: IO[str]) -> str:
+    with file:
+        file.seek(0)
+        return file.read()
+
+
+def _write(name: str, printed: IO[str], errors: IO[str]) -> None:
+    """Print the rows of a target into a file, and all else that is written to the two standard files."""
+    for number, file in enumerate((printed, errors), start=1):
+        os.dup2(file.fileno(), number)
+    sys.stdout, sys.stderr = printed, errors
+    signal.alarm(LIMIT)
+    show_rows(name)
+
+
+def show_rows(name: str) -> None:
     """Print the rows of a target."""
     target = TARGETS[name]
     if not any(each.compiler.supports_target(gpu(target)) for each in backends.values()):
@@ -156,4 +219,4 @@ def _places(case: Case, *, gaps: bool) -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[2:], int(sys.argv[1]))

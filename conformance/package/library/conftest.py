@@ -7,10 +7,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from conformance.properties.compile import unmeasured_guards
+
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> Iterator[None]:
     """Start without compiled code, and leave none."""
     torch._dynamo.reset()
-    yield
+    with unmeasured_guards():
+        yield
     torch._dynamo.reset()

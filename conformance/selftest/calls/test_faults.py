@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conformance.runs.host import gpus
-from conformance.selftest.processes import ran
+from conformance.selftest.processes import judged
 
 # a right implementation except for wide rows, which have another fault in each dtype
 ADAPTER = """
@@ -126,7 +126,7 @@ def _run(folder: Path, lines: dict[str, str], *options: str) -> tuple[int, str, 
     command = ["-m", "pytest", "-p", "conformance.plugin", "--pyargs", "conformance.suite"]
     given = ["--adapter", str(file), "--report", str(folder / "report")]
     given += ["--op", "rms_norm_gated", "--property", "values"]
-    done = ran(folder, *command, *given, *options, "-q", "-p", "no:cacheprovider", COLUMNS="200")
+    done = judged(folder, *command, *given, *options, "-q", "-p", "no:cacheprovider", COLUMNS="200")
     report = json.loads((folder / "report" / "report.json").read_text())
     return done.returncode, done.stdout, report
 
@@ -148,7 +148,7 @@ def test_a_fault_on_a_gpu_costs_its_own_verdicts_only(tmp_path: Path) -> None:
     _costs_its_own_verdicts(faults, code, shown, report)
     assert 2 * 2**30 == report["header"]["gpu_memory"]["bytes"]
     (poisoned,) = (failure for failure in report["failures"] if failure["dtype"] == DTYPES[0])
-    assert ran(tmp_path, poisoned["reproducer"]).returncode
+    assert judged(tmp_path, poisoned["reproducer"]).returncode
 
 
 def test_a_poisoned_context_spoils_no_later_verdict(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_poisoned_context_spoils_no_later_verdict(tmp_path: Path) -> None:
         assert "crashed" not in rows[dtype]
     (failure,) = report["failures"]
     assert "AcceleratorError: CUDA error: an illegal memory access was encountered" in failure["reason"]
-    assert 1 == ran(tmp_path, failure["reproducer"]).returncode
+    assert 1 == judged(tmp_path, failure["reproducer"]).returncode
 
 
 def _costs_its_own_verdicts(faults: dict[str, Fault], code: int, shown: str, report: dict[str, Any]) -> None:
@@ -183,5 +183,5 @@ def _costs_its_own_verdicts(faults: dict[str, Fault], code: int, shown: str, rep
         assert failure["id"] in shown
         assert fault.reason in shown
         if fault.ends is not None:
-            script = ran(Path(failure["reproducer"]).parent, failure["reproducer"])
+            script = judged(Path(failure["reproducer"]).parent, failure["reproducer"])
             assert fault.ends == script.returncode, script.stdout + script.stderr

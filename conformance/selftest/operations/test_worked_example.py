@@ -10,7 +10,7 @@ import pytest
 
 from conformance.report import read
 from conformance.selftest.documents import ROOT, blocks, text_of
-from conformance.selftest.processes import ran
+from conformance.selftest.processes import judged, ran
 
 PAGE = text_of(ROOT / "docs" / "operations.md")
 COMMANDS = blocks(PAGE)
@@ -31,7 +31,7 @@ def _folder(tmp_path: Path) -> Path:
 def _run(folder: Path, command: str, *arguments: str) -> int:
     """Run a command of the page, on the CPU."""
     given = [*shlex.split(command)[1:], "--device", "cpu", "-n", "1", "--report", "out"]
-    return ran(folder, "-m", "conformance", *given, *arguments).returncode
+    return judged(folder, "-m", "conformance", *given, *arguments).returncode
 
 
 def test_the_page_has_five_mistakes() -> None:

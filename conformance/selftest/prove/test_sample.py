@@ -11,7 +11,7 @@ from conformance.prove.copies import ROOT, mutants
 from conformance.prove.equivalent import equivalent, marks
 from conformance.prove.rows import ended, read
 from conformance.report.header import origin
-from conformance.selftest.processes import ran
+from conformance.selftest.processes import judged
 
 # What killed each mutant when a sample was judged, on a machine of sixteen cores: it is judged first, and alone.
 RECORDED = ROOT / "reports" / "mutants.jsonl"
@@ -24,7 +24,7 @@ def _prove(tmp_path: Path, *arguments: str) -> dict[str, str]:
     """Return what became of the mutants that were judged, by id."""
     out = tmp_path / "rows.jsonl"
     workers = str(min(2, len(os.sched_getaffinity(0))))
-    ended_as = ran(
+    ended_as = judged(
         tmp_path,
         "-m",
         "conformance",

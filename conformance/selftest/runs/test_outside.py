@@ -14,7 +14,7 @@ from conformance.operations import OPERATIONS, register
 from conformance.report import read
 from conformance.runs import outside
 from conformance.selftest.fakes.correct_norm import CorrectNorm
-from conformance.selftest.processes import ran
+from conformance.selftest.processes import judged
 
 SCALED = '''\
 """An operation that multiplies rows by a weight, an adapter that is right, and one that is wrong."""
@@ -82,7 +82,7 @@ class Wrong(Right):
 
 def _conform(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a folder, as a user does."""
-    return ran(folder, "-m", "conformance", *arguments, PATH="", CUDA_VISIBLE_DEVICES="")
+    return judged(folder, "-m", "conformance", *arguments, PATH="", CUDA_VISIBLE_DEVICES="")
 
 
 @pytest.fixture(name="folder")
@@ -110,7 +110,7 @@ def test_a_mistake_in_it_is_found_and_reproduced(folder: Path) -> None:
     scripts = sorted((folder / "out").glob("repro_*.py"))
     script = next(path for path in scripts if not path.stem.endswith("standalone"))
     (folder / "elsewhere").mkdir()
-    again = ran(folder / "elsewhere", str(script), PATH="")
+    again = judged(folder / "elsewhere", str(script), PATH="")
 
     assert 1 == done.returncode, done.stderr
     assert 1 == again.returncode, again.stderr

@@ -66,10 +66,11 @@ HANGS = SKELETON.replace(
 ).replace("    validates = False\n", "    validates = False\n    takes = {'rms_norm_gated': {'group': 'none'}}\n")
 
 
-def _started(folder: Path, text: str, *arguments: str, code: str = CONFORM) -> Command:
+def _started(folder: Path, text: str, *arguments: str, code: str = CONFORM, ready: bool = True) -> Command:
     """Start ``conform run`` on an adapter, in a separate process, and always on the CPU."""
     (folder / "mine.py").write_text(text, encoding="utf-8")
-    return started(folder, "-c", code, "run", "mine.py", "--report", "out", "--device", "cpu", *arguments)
+    given = ("run", "mine.py", "--report", "out", "--device", "cpu", *arguments)
+    return started(folder, "-c", code, *given, ready=ready)
 
 
 def _noted(text: str) -> str:
@@ -77,9 +78,11 @@ def _noted(text: str) -> str:
     return WHO + text.replace("        y = x.float()", "        note()\n        y = x.float()")
 
 
-def _ran(folder: Path, text: str, *arguments: str, code: str = CONFORM) -> tuple[int, str, dict[str, Any]]:
+def _ran(
+    folder: Path, text: str, *arguments: str, code: str = CONFORM, ready: bool = True
+) -> tuple[int, str, dict[str, Any]]:
     """Return the exit status of a run, its output, and its report."""
-    ended = _started(folder, text, *arguments, code=code).ended(timeout=300)
+    ended = _started(folder, text, *arguments, code=code, ready=ready).ended(timeout=300)
     report: dict[str, Any] = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
     assert "Traceback" not in ended.stderr, ended.stderr
     return ended.returncode, " ".join(ended.stdout.split()), report
@@ -129,14 +132,16 @@ def _two_workers(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Run a wrong adapter with waivers."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "known.toml").write_text(KNOWN, encoding="utf-8")
-    return Run(*_ran(folder, _noted(WRONG), *VALUES, "--waivers", "known.toml", "-n", "2"), folder)
+    return Run(*_ran(folder, _noted(WRONG), *VALUES, "--waivers", "known.toml", "-n", "2", ready=False), folder)
 
 
 @pytest.fixture(name="one_process", scope="module")
 def _one_process(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Run a chunk of a right adapter."""
     folder = tmp_path_factory.mktemp("one")
-    return Run(*_ran(folder, _noted(SKELETON), *VALUES, "-n", "1", "--seed", "5", "--chunk", "2"), folder)
+    return Run(
+        *_ran(folder, _noted(SKELETON), *VALUES, "-n", "1", "--seed", "5", "--chunk", "2", ready=False), folder
+    )
 
 
 # --- waivers ------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from conformance import cli
 from conformance.adapter import UsageError
 from conformance.runs import lanes, settings
-from conformance.selftest.processes import ran
+from conformance.selftest.processes import judged
 
 ALL = """
 target = "mine.py"
@@ -213,7 +213,7 @@ def test_a_report_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(cli.init.SKELETON, encoding="utf-8")
     options = "target = 'mine.py'\nop = 'rms_norm_gated'\nproperty = 'empty'\nreport = 'out'\nseed = 3\n"
     _read(tmp_path, pyproject=f"[tool.conform]\n{options}")
-    run = ran(tmp_path, "-m", "conformance", "run", "-n", "1", "--seed", "4")
+    run = judged(tmp_path, "-m", "conformance", "run", "-n", "1", "--seed", "4")
     made = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
 
     assert 0 == run.returncode, run.stdout + run.stderr
