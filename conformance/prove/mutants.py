@@ -89,6 +89,13 @@ def statement_lines(source: str, mutant: Mutant) -> range | None:
     return _head(found) if found is not None and inside else None
 
 
+def lines_that_run(source: str) -> frozenset[int]:
+    """Return the lines of all statements, without those of documentation, of comments and between statements."""
+    every = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt))
+    text = (node for node in every if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)))
+    return frozenset(line for node in text for line in _head(node))
+
+
 def _head(node: ast.stmt) -> range:
     """Return the lines of a statement without its body; all of them where it begins with none of its own."""
     assert node.end_lineno is not None

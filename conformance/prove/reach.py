@@ -26,7 +26,9 @@ from conformance.calls.call import Subject
 from conformance.calls.child import single_threaded
 from conformance.calls.verdict import BAD
 from conformance.cases.case import Case
+from conformance.prove.codes import source
 from conformance.prove.copies import PACKAGE, ROOT
+from conformance.prove.mutants import lines_that_run
 from conformance.report.header import origin
 from conformance.runs.item import items
 from conformance.runs.judge import Answer, judge, judge_item
@@ -109,6 +111,8 @@ def _record(adapter: str, operation: str, profile: str, unfaithful: str, file: P
     temporary = file.with_suffix(".part")
     with temporary.open("w", encoding="utf-8") as out:
         for cell, case, seconds, lines in _steps(subject, operation, profile, tracer):
+            for name, where in lines.items():
+                assert where <= _running(name), f"{name}: lines {sorted(where - _running(name))} ran, and are none"
             ran = json.dumps({name: sorted(where) for name, where in sorted(lines.items())})
             told = {"cell": cell, "case": case.to_data(), "seconds": round(seconds, 4)}
             # many cases run the same lines: written once, and named by a number
@@ -119,6 +123,12 @@ def _record(adapter: str, operation: str, profile: str, unfaithful: str, file: P
                 told["lines"] = json.loads(ran)
             out.write(f"{json.dumps(told)}\n")
     temporary.rename(file)
+
+
+@cache
+def _running(file: str) -> frozenset[int]:
+    """Return the lines of a file that can run: what rewrites a kernel must leave its lines where they are."""
+    return lines_that_run(source(file))
 
 
 def _steps(

@@ -12,7 +12,7 @@ from conformance.cases.case import Case, TensorSpec
 from conformance.prove import reach
 from conformance.prove.codes import OURS, code, twins
 from conformance.prove.copies import ROOT, mutants
-from conformance.prove.mutants import Mutant, mutants_of, statement_lines
+from conformance.prove.mutants import Mutant, lines_that_run, mutants_of, statement_lines
 from conformance.prove.order import Order
 from conformance.prove.reach import Step, Tracer
 from conformance.prove.rows import KILLED, SURVIVED, row
@@ -77,6 +77,13 @@ def test_a_statement_that_is_lost_has_its_first_lines() -> None:
     found = [m for m in mutants_of("f.py", SOURCE) if m.kind == "statement" and m.before.startswith("for")]
 
     assert [range(10, 11)] == [statement_lines(SOURCE, mutant) for mutant in found]
+
+
+def test_documentation_runs_no_lines() -> None:
+    """Lines of a statement can run; those of comments, of documentation and between statements cannot."""
+    text = 'def f():\n    """Do.\n\n    More."""\n    # why\n\n    a = (\n        1\n    )\n    return a\n'
+
+    assert {1, 7, 8, 9, 10} == lines_that_run(text)
 
 
 def test_lines_of_the_package_are_recorded_in_every_thread(tmp_path: Path) -> None:
