@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from conformance.prove.changes import HINTS, SCOPES, Change, changes_of, statements_lost, strides_in
+from conformance.prove.changes import HINTS, SCOPES, Change, asserts, changes_of, statements_lost, strides_in
 
 _ATOMS = (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Set)
 
@@ -152,8 +152,10 @@ def _assigned(node: ast.Assign | ast.AnnAssign) -> str:
 
 def _inside(node: ast.AST) -> Iterator[ast.AST]:
     """Yield the parts of a node in which there can be mutants."""
+    if asserts(node):
+        return
     match node:
-        case ast.Raise() | ast.Assert() | ast.JoinedStr() | ast.Import() | ast.ImportFrom():
+        case ast.Raise() | ast.JoinedStr() | ast.Import() | ast.ImportFrom():
             return
         case ast.FunctionDef(args=arguments, body=body):
             yield from arguments.defaults

@@ -16,7 +16,11 @@ from conformance.prove.reach import Step
 from conformance.prove.rows import Row
 from conformance.runs.item import EARLY
 
-OURS, NATIVE = "normkernels", "native"  # adapters: as the dispatcher decides, and by plain PyTorch alone
+# Adapters: as the dispatcher decides, and by plain PyTorch alone; and both with the other order of roundings.
+OURS, NATIVE = "normkernels", "native"
+ROUNDED = {OURS: "conformance.adapters.hf_order:HfOrder", NATIVE: "conformance.adapters.hf_order:NativeHfOrder"}
+# operations of which the other order has other results
+ORDERED = frozenset({"rms_norm", "rms_norm_gated", "rms_norm_fp8", "rms_norm_gated_fp8"})
 NEAR = 4  # a kill in the same function counts as so many in the same file
 TURN = 0.05  # seconds that a case is put off for each one of its item before it
 TELLING = 4  # the turns of properties that find mistakes early are shorter
@@ -25,9 +29,17 @@ _NONE = Counter[str]()
 
 
 @cache
-def adapters(file: str) -> tuple[str, ...]:
-    """Return the adapters that judge a file: native forms are cheap, and the interpreter runs none of them."""
-    return (NATIVE, OURS) if "/operations/" in file else (OURS,)
+def judges(file: str, lane: str = "cpu") -> tuple[tuple[str, str], ...]:
+    """Return the adapters and operations whose cases judge a file on a lane.
+
+    Native forms are cheap to judge, and the interpreter runs none of them. On a GPU, where each order of roundings
+    would compile its own kernels, the plain one judges alone.
+    """
+    if lane != "cpu":
+        return tuple((OURS, operation) for operation in reached(file))
+    adapters = (NATIVE, OURS) if "/operations/" in file else (OURS,)
+    plain = [(adapter, operation) for adapter in adapters for operation in reached(file)]
+    return (*plain, *((ROUNDED[adapter], operation) for adapter, operation in plain if operation in ORDERED))
 
 
 class Order:
@@ -75,9 +87,9 @@ class Order:
 
     def _reaching(self, mutant: Mutant) -> Iterator[Step]:
         lines = None if mutant.kind == UNCHANGED else statement_lines(source(mutant.file), mutant)
-        judges, operations = adapters(mutant.file), reached(mutant.file)
+        pairs = frozenset(judges(mutant.file))
         for step in self._steps:
-            if step.adapter in judges and step.case.operation in operations:
+            if (step.adapter, step.case.operation) in pairs:
                 ran = step.lines.get(mutant.file, frozenset())
                 if lines is None or not ran.isdisjoint(lines):
                     yield step
