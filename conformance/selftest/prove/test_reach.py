@@ -13,7 +13,8 @@ from conformance.prove import reach
 from conformance.prove.codes import OURS, code, twins
 from conformance.prove.copies import ROOT, mutants
 from conformance.prove.mutants import Mutant, lines_that_run, mutants_of, statement_lines
-from conformance.prove.order import Order
+from conformance.prove.order import NATIVE, ROUNDED, Order, judges
+from conformance.prove.order import OURS as OURS_ALONE
 from conformance.prove.reach import Step, Tracer
 from conformance.prove.rows import KILLED, SURVIVED, row
 from conformance.selftest.every import every
@@ -159,6 +160,16 @@ def test_a_mutant_is_judged_by_the_cases_that_reach_it(tmp_path: Path) -> None:
     verdict, by, reached, steps, cases, where = told["y = y.to(out_ptr.dtype.element_ty)"]
     assert (SURVIVED, "", "") == (verdict, by, where)
     assert 0 < int(cases) == int(reached) < int(steps)
+
+
+def test_both_orders_of_roundings_judge_a_file_on_a_cpu() -> None:
+    """Native forms judge operations alone; the other order judges where it differs, and a GPU has one order."""
+    kernel, native = set(judges(KERNEL)), set(judges("normkernels/operations/rms_norm_gated.py"))
+
+    assert {(OURS_ALONE, "rms_norm_gated"), (ROUNDED[OURS_ALONE], "rms_norm_gated")} <= kernel < native
+    assert {(NATIVE, "rms_norm_gated"), (ROUNDED[NATIVE], "rms_norm_gated")} <= native - kernel
+    assert {OURS_ALONE} == {name for name, _ in judges(KERNEL, "cuda")}
+    assert not {(name, "mrope") for name in ROUNDED.values()} & set(judges("normkernels/plans.py"))
 
 
 def _step(number: int, lines: set[int], seconds: float, prop: str = "values") -> Step:
