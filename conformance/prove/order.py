@@ -12,7 +12,7 @@ from functools import cache
 from conformance.prove.codes import source
 from conformance.prove.copies import UNCHANGED, reached
 from conformance.prove.mutants import Mutant, statement_lines
-from conformance.prove.reach import Step
+from conformance.prove.reach import Reach, Step
 from conformance.prove.rows import Row
 from conformance.runs.item import EARLY
 
@@ -45,14 +45,15 @@ def judges(file: str, lane: str = "cpu") -> tuple[tuple[str, str], ...]:
 class Order:
     """Steps of mutants in order, which learns from the rows of others."""
 
-    def __init__(self, steps: Iterable[Step], rows: Iterable[Row] = ()) -> None:
+    def __init__(self, known: Reach, rows: Iterable[Row] = ()) -> None:
         turns = Counter[tuple[str, str]]()
         put_off = []
-        for step in sorted(steps, key=lambda each: each.seconds):
+        for step in sorted(known.steps, key=lambda each: each.seconds):
             item = step.adapter, step.cell
             put_off.append((step.seconds + TURN * turns[item] / (TELLING if step.prop in EARLY else 1), step))
             turns[item] += 1
         self._steps = [step for _, step in sorted(put_off, key=lambda each: each[0])]
+        self._imported = known.imported
         self._kills: dict[tuple[str, ...], Counter[str]] = {}
         for row in rows:
             self.learn(row)
@@ -87,6 +88,8 @@ class Order:
 
     def _reaching(self, mutant: Mutant) -> Iterator[Step]:
         lines = None if mutant.kind == UNCHANGED else statement_lines(source(mutant.file), mutant)
+        if lines is not None and not self._imported.get(mutant.file, frozenset()).isdisjoint(lines):
+            lines = None
         pairs = frozenset(judges(mutant.file))
         for step in self._steps:
             if (step.adapter, step.case.operation) in pairs:
