@@ -65,6 +65,7 @@ COMPARISONS: Mapping[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
 COMMUTE = (ast.Add, ast.Mult, ast.BitAnd, ast.BitOr)  # either side can be the one that is lost
 _STRIDE = re.compile(r"^(?P<tensor>.*?)_?(?P<axis>(?:token_|head_|col_|row_|axis_|group_)?stride(?:_\d)?)$")
 SCOPES = (ast.FunctionDef, ast.ClassDef)
+ASSERTIONS = frozenset({"static_assert", "device_assert"})
 
 Change = tuple[str, ast.AST, ast.AST | None]  # kind, the node, and its replacement; None: a statement is dropped
 
@@ -105,6 +106,14 @@ def changes_of(node: ast.AST, strides: tuple[str, ...]) -> Iterator[Change]:
         case ast.Name(id=name, ctx=ast.Load()) if _STRIDE.match(name):
             for other in _other_strides(name, strides):
                 yield "stride", node, ast.Name(other)
+
+
+def asserts(node: ast.AST) -> bool:
+    """Return whether a node is an assertion, of Python or of a kernel."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        func = node.value.func
+        return isinstance(func, ast.Attribute) and func.attr in ASSERTIONS
+    return isinstance(node, ast.Assert)
 
 
 def _changed(node: ast.AST, **fields: object) -> ast.AST:
@@ -220,7 +229,7 @@ _LOST: Mapping[type[ast.stmt], Callable[[ast.stmt], bool]] = {
     ast.Break: lambda _: True,
     ast.For: lambda _: True,
     ast.If: lambda node: not getattr(node, "orelse", ()),
-    ast.Expr: lambda node: isinstance(getattr(node, "value", None), ast.Call),
+    ast.Expr: lambda node: isinstance(getattr(node, "value", None), ast.Call) and not asserts(node),
 }
 
 

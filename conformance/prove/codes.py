@@ -45,7 +45,7 @@ def _ours(file: str) -> str:
 
 def _parts(made: CodeType) -> tuple[object, ...]:
     """Return all of a code but its places in the text."""
-    held = tuple(_parts(each) if isinstance(each, CodeType) else (type(each), each) for each in made.co_consts)
+    held = tuple(_parts(each) if isinstance(each, CodeType) else each for each in made.co_consts)
     names = made.co_names, made.co_varnames, made.co_freevars, made.co_cellvars
     return made.co_code, made.co_flags, made.co_argcount, made.co_exceptiontable, names, held
 

@@ -20,11 +20,11 @@ from conformance.prove import reach, rows
 from conformance.prove.chart import draw
 from conformance.prove.codes import OURS, content, twins
 from conformance.prove.company import Rounds
-from conformance.prove.copies import FILES, UNCHANGED, mutants, reached, unchanged
+from conformance.prove.copies import FILES, UNCHANGED, mutants, unchanged
 from conformance.prove.equivalent import equivalent, marks
 from conformance.prove.judging import PACKAGE_TESTS
 from conformance.prove.mutants import Mutant
-from conformance.prove.order import Order, adapters
+from conformance.prove.order import Order, judges
 from conformance.prove.planted import planted
 from conformance.prove.rows import Row
 from conformance.prove.running import Runner, Task
@@ -106,7 +106,7 @@ def prove(asked: Asked, say: Callable[[Row, str], None]) -> tuple[Row, ...]:
 def _order(tasks: Sequence[Task], stage: str, runner: Runner, known: Iterable[Row]) -> Order | None:
     """Return the cases that reach mutants, in order; None where it is not worth finding out, or not possible."""
     files = {task.mutant.file for task in tasks}
-    pairs = sorted({(name, each) for file in files for name in adapters(file) for each in reached(file)})
+    pairs = sorted({pair for file in files for pair in judges(file)})
     if runner.lane != "cpu" or stage == PACKAGE_TESTS or not pairs:
         return None
     if len(tasks) < WORTH and not reach.on_file(pairs, stage):

@@ -15,8 +15,8 @@ from conformance.prove.mutants import Mutant
 from conformance.prove.rows import SURVIVED, SUSPECT, UNTIL_THE_LIMIT, Row, row
 from conformance.prove.running import Task
 
-ALONE = 4.0  # seconds of work after which a mutant that lives waits for company
-MOST = 16  # mutants in a company
+ALONE = 1.0  # seconds of work after which a mutant that lives waits for company: nearly all that die do so before
+MOST = 32  # mutants in a company
 
 
 class Rounds:

@@ -51,8 +51,7 @@ class Trial:
     folder: Path
     stage: str  # a profile, or PACKAGE_TESTS
     lane: str  # cpu or cuda
-    adapters: tuple[str, ...]
-    operations: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]  # adapters, and operations of theirs
     tests: tuple[str, ...]
     unfaithful: str = ""
     allowance: Allowance = ALONE
@@ -65,7 +64,7 @@ class Trial:
 
 def judged(trial: Trial, tell: Tell) -> None:
     """Judge a mutant until something fails, and tell that."""
-    ready = PACKAGE not in sys.modules or all(name.startswith(PREFIX) for name in trial.adapters)
+    ready = PACKAGE not in sys.modules or all(name.startswith(PREFIX) for name, _ in trial.pairs)
     assert ready, "the package was imported before its mutant was there"
     sys.path.insert(0, str(trial.folder))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(trial.folder), str(ROOT)])
@@ -80,9 +79,9 @@ def _by_the_suite(trial: Trial, tell: Tell) -> None:
     before = state_guard.captured()
     subjects = {}
     try:
-        for name in trial.adapters:
+        for name, operations in _asked(trial).items():
             adapter = fake(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else load(name)
-            check(adapter, trial.operations)
+            check(adapter, operations)
             Declared.of(adapter)
             subjects[name] = Subject(adapter, trial.lane, trial.unfaithful)
     except BaseException as error:  # noqa: BLE001 - a mutant may raise anything
@@ -107,6 +106,14 @@ def _by_the_suite(trial: Trial, tell: Tell) -> None:
                 return
     counted.now()
     tell(("survived",))
+
+
+def _asked(trial: Trial) -> dict[str, tuple[str, ...]]:
+    """Return the adapters that judge, each with its operations."""
+    pairs = trial.pairs
+    if trial.steps is not None:
+        pairs = tuple(dict.fromkeys((step.adapter, step.case.operation) for step in trial.steps))
+    return {name: tuple(each for adapter, each in pairs if adapter == name) for name, _ in pairs}
 
 
 # Property, place, a limit of seconds if there is one, and verdicts, which are made as they are asked for.
@@ -153,7 +160,7 @@ def _in_order(trial: Trial, subjects: Mapping[str, Subject]) -> list[tuple[str, 
         (name, item)
         for name, subject in subjects.items()
         for item in items(
-            subject, trial.stage, trial.seed, operations=trial.operations, properties=trial.properties
+            subject, trial.stage, trial.seed, operations=_asked(trial)[name], properties=trial.properties
         )
         if unjudged(item, subject) is None
     ]

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from conformance.prove.changes import HINTS, SCOPES, Change, changes_of, statements_lost, strides_in
+from conformance.prove.changes import HINTS, SCOPES, Change, asserts, changes_of, statements_lost, strides_in
 
 _ATOMS = (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Set)
 
@@ -89,6 +89,13 @@ def statement_lines(source: str, mutant: Mutant) -> range | None:
     return _head(found) if found is not None and inside else None
 
 
+def lines_that_run(source: str) -> frozenset[int]:
+    """Return the lines of all statements, without those of documentation, of comments and between statements."""
+    every = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt))
+    text = (node for node in every if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)))
+    return frozenset(line for node in text for line in _head(node))
+
+
 def _head(node: ast.stmt) -> range:
     """Return the lines of a statement without its body; all of them where it begins with none of its own."""
     assert node.end_lineno is not None
@@ -145,8 +152,10 @@ def _assigned(node: ast.Assign | ast.AnnAssign) -> str:
 
 def _inside(node: ast.AST) -> Iterator[ast.AST]:
     """Yield the parts of a node in which there can be mutants."""
+    if asserts(node):
+        return
     match node:
-        case ast.Raise() | ast.Assert() | ast.JoinedStr() | ast.Import() | ast.ImportFrom():
+        case ast.Raise() | ast.JoinedStr() | ast.Import() | ast.ImportFrom():
             return
         case ast.FunctionDef(args=arguments, body=body):
             yield from arguments.defaults

@@ -12,11 +12,15 @@ from functools import cache
 from conformance.prove.codes import source
 from conformance.prove.copies import UNCHANGED, reached
 from conformance.prove.mutants import Mutant, statement_lines
-from conformance.prove.reach import Step
+from conformance.prove.reach import Reach, Step
 from conformance.prove.rows import Row
 from conformance.runs.item import EARLY
 
-OURS, NATIVE = "normkernels", "native"  # adapters: as the dispatcher decides, and by plain PyTorch alone
+# Adapters: as the dispatcher decides, and by plain PyTorch alone; and both with the other order of roundings.
+OURS, NATIVE = "normkernels", "native"
+ROUNDED = {OURS: "conformance.adapters.hf_order:HfOrder", NATIVE: "conformance.adapters.hf_order:NativeHfOrder"}
+# operations of which the other order has other results
+ORDERED = frozenset({"rms_norm", "rms_norm_gated", "rms_norm_fp8", "rms_norm_gated_fp8"})
 NEAR = 4  # a kill in the same function counts as so many in the same file
 TURN = 0.05  # seconds that a case is put off for each one of its item before it
 TELLING = 4  # the turns of properties that find mistakes early are shorter
@@ -25,22 +29,31 @@ _NONE = Counter[str]()
 
 
 @cache
-def adapters(file: str) -> tuple[str, ...]:
-    """Return the adapters that judge a file: native forms are cheap, and the interpreter runs none of them."""
-    return (NATIVE, OURS) if "/operations/" in file else (OURS,)
+def judges(file: str, lane: str = "cpu") -> tuple[tuple[str, str], ...]:
+    """Return the adapters and operations whose cases judge a file on a lane.
+
+    Native forms are cheap to judge, and the interpreter runs none of them. On a GPU, where each order of roundings
+    would compile its own kernels, the plain one judges alone.
+    """
+    if lane != "cpu":
+        return tuple((OURS, operation) for operation in reached(file))
+    adapters = (NATIVE, OURS) if "/operations/" in file else (OURS,)
+    plain = [(adapter, operation) for adapter in adapters for operation in reached(file)]
+    return (*plain, *((ROUNDED[adapter], operation) for adapter, operation in plain if operation in ORDERED))
 
 
 class Order:
     """Steps of mutants in order, which learns from the rows of others."""
 
-    def __init__(self, steps: Iterable[Step], rows: Iterable[Row] = ()) -> None:
+    def __init__(self, known: Reach, rows: Iterable[Row] = ()) -> None:
         turns = Counter[tuple[str, str]]()
         put_off = []
-        for step in sorted(steps, key=lambda each: each.seconds):
+        for step in sorted(known.steps, key=lambda each: each.seconds):
             item = step.adapter, step.cell
             put_off.append((step.seconds + TURN * turns[item] / (TELLING if step.prop in EARLY else 1), step))
             turns[item] += 1
         self._steps = [step for _, step in sorted(put_off, key=lambda each: each[0])]
+        self._imported = known.imported
         self._kills: dict[tuple[str, ...], Counter[str]] = {}
         for row in rows:
             self.learn(row)
@@ -75,9 +88,11 @@ class Order:
 
     def _reaching(self, mutant: Mutant) -> Iterator[Step]:
         lines = None if mutant.kind == UNCHANGED else statement_lines(source(mutant.file), mutant)
-        judges, operations = adapters(mutant.file), reached(mutant.file)
+        if lines is not None and not self._imported.get(mutant.file, frozenset()).isdisjoint(lines):
+            lines = None
+        pairs = frozenset(judges(mutant.file))
         for step in self._steps:
-            if step.adapter in judges and step.case.operation in operations:
+            if (step.adapter, step.case.operation) in pairs:
                 ran = step.lines.get(mutant.file, frozenset())
                 if lines is None or not ran.isdisjoint(lines):
                     yield step

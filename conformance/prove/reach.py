@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,14 +26,18 @@ from conformance.calls.call import Subject
 from conformance.calls.child import single_threaded
 from conformance.calls.verdict import BAD
 from conformance.cases.case import Case
+from conformance.prove.codes import source
 from conformance.prove.copies import PACKAGE, ROOT
+from conformance.prove.mutants import lines_that_run
 from conformance.report.header import origin
 from conformance.runs.item import items
-from conformance.runs.judge import Answer, judge, judge_item
+from conformance.runs.judge import Answer, judge, judge_item, surveyed, tried
 
 FOLDER = ROOT / "build" / "prove"
 # Parts of the suite that decide no verdict on a case; a change of one leaves the record as it is.
 ASIDE = frozenset({"selftest", "package", "report", "cli", "prove"})
+
+MODULE = "<module>"  # Python's name of the code that is run to import a file
 
 Lines = Mapping[str, frozenset[int]]  # by file of the package
 
@@ -60,10 +64,18 @@ class Step:
         return f"{self.adapter}:{self.cell} {self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The steps of a profile, and the lines that run as the package is imported, which may decide every result."""
+
+    steps: tuple[Step, ...]
+    imported: Lines
+
+
 def recorded(
     pairs: Sequence[tuple[str, str]], profile: str, unfaithful: str, workers: int, folder: Path = FOLDER
-) -> tuple[Step, ...]:
-    """Return the steps of adapters and operations in a profile: those on file, and those still to be recorded."""
+) -> Reach:
+    """Return the reach of adapters and operations in a profile: from files, and recorded where there is none."""
     files = {pair: _file(*pair, profile, folder) for pair in pairs}
     missing = [(*pair, profile, unfaithful, file) for pair, file in files.items() if not file.exists()]
     if missing:
@@ -73,7 +85,10 @@ def recorded(
         # which renews torch's pool of threads: of several that compute at once another may find none
         with forks.Pool(min(workers, len(missing)), initializer=single_threaded) as pool:
             pool.starmap(_record, missing, chunksize=1)
-    return tuple(step for file in files.values() for step in _read(file))
+    parts = [_read(file) for file in files.values()]
+    names = {name for part in parts for name in part.imported}
+    imported = {name: frozenset[int]().union(*(part.imported.get(name, ()) for part in parts)) for name in names}
+    return Reach(tuple(step for part in parts for step in part.steps), imported)
 
 
 def on_file(pairs: Iterable[tuple[str, str]], profile: str, folder: Path = FOLDER) -> bool:
@@ -101,14 +116,16 @@ def state() -> str:
 
 def _record(adapter: str, operation: str, profile: str, unfaithful: str, file: Path) -> None:
     """Judge the package as it is, in a process of its own, and write what each case runs."""
-    before = state_guard.captured()
-    subject = Subject(load(adapter), "cpu", unfaithful)
+    before, tracer = state_guard.captured(), Tracer(ROOT)
+    with tracer:
+        subject = Subject(load(adapter), "cpu", unfaithful)
     state_guard.settle(before)
-    tracer = Tracer(ROOT)
     numbers: dict[str, int] = {}
     temporary = file.with_suffix(".part")
     with temporary.open("w", encoding="utf-8") as out:
         for cell, case, seconds, lines in _steps(subject, operation, profile, tracer):
+            for name, where in lines.items():
+                assert where <= _running(name), f"{name}: lines {sorted(where - _running(name))} ran, and are none"
             ran = json.dumps({name: sorted(where) for name, where in sorted(lines.items())})
             told = {"cell": cell, "case": case.to_data(), "seconds": round(seconds, 4)}
             # many cases run the same lines: written once, and named by a number
@@ -118,7 +135,16 @@ def _record(adapter: str, operation: str, profile: str, unfaithful: str, file: P
                 numbers[ran] = len(numbers)
                 told["lines"] = json.loads(ran)
             out.write(f"{json.dumps(told)}\n")
+        # the last line: modules are imported when they are first needed
+        imported = {name: sorted(where) for name, where in tracer.imported.items()}
+        out.write(f"{json.dumps({'imported': imported})}\n")
     temporary.rename(file)
+
+
+@cache
+def _running(file: str) -> frozenset[int]:
+    """Return the lines of a file that can run: what rewrites a kernel must leave its lines where they are."""
+    return lines_that_run(source(file))
 
 
 def _steps(
@@ -135,21 +161,30 @@ def _steps(
         made.append((case, time.perf_counter() - began, tracer.lines))
         return answer
 
-    for item in items(subject, profile, operations=(operation,)):
-        for verdict in judge_item(item, subject, ask):
+    listed = items(subject, profile, operations=(operation,))
+    # the calls of a survey import modules as well
+    with tracer:
+        found = surveyed(operation, subject, partial(tried, subject), profile=profile, seed=listed[0].seed)
+    for item in listed:
+        for verdict in judge_item(item, subject, ask, found=found):
             assert verdict.status not in BAD, f"the package as it is: {verdict}"
         yield from ((item.cell(), *each) for each in made)
         made.clear()
 
 
 class Tracer:
-    """Recorder of the lines of the package that run inside of a ``with``, in every thread."""
+    """Recorder of the lines of the package that run inside of a ``with``, in every thread.
+
+    ``lines`` are those of the last ``with``; ``imported`` has those of all that run while a module is imported.
+    """
 
     def __init__(self, root: Path) -> None:
         self._package = f"{root / PACKAGE}/"
         self._start = len(str(root)) + 1
         self._known: dict[str, str] = {}
+        self._importing = 0
         self.lines: dict[str, set[int]] = {}
+        self.imported: dict[str, set[int]] = {}
 
     def __enter__(self) -> None:
         """Begin with no lines."""
@@ -168,11 +203,16 @@ class Tracer:
         file = self._known.get(name)
         if file is None:
             file = self._known[name] = name[self._start :] if name.startswith(self._package) else ""
+        if file and frame.f_code.co_name == MODULE:
+            self._importing += 1
         return self._ran if file else None
 
     def _ran(self, frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
         if event == "line":
-            self.lines.setdefault(self._known[frame.f_code.co_filename], set()).add(frame.f_lineno)
+            held = self.imported if self._importing else self.lines
+            held.setdefault(self._known[frame.f_code.co_filename], set()).add(frame.f_lineno)
+        elif event == "return" and frame.f_code.co_name == MODULE:
+            self._importing -= 1
         return self._ran
 
 
@@ -186,12 +226,14 @@ def _forget() -> None:
             getattr(module, "_cache", {}).clear()
 
 
-def _read(file: Path) -> Iterator[Step]:
+def _read(file: Path) -> Reach:
     adapter = file.name.partition("-")[0]
     known: list[Lines] = []
-    for line in file.read_text("utf-8").splitlines():
-        told = json.loads(line)
+    steps = []
+    *every, last = map(json.loads, file.read_text("utf-8").splitlines())
+    for told in every:
         if "lines" in told:
             known.append({name: frozenset(where) for name, where in told["lines"].items()})
         case = Case.from_data(told["case"])
-        yield Step(adapter, told["cell"], case, case.id, told["seconds"], known[told.get("same", -1)])
+        steps.append(Step(adapter, told["cell"], case, case.id, told["seconds"], known[told.get("same", -1)]))
+    return Reach(tuple(steps), {name: frozenset(where) for name, where in last["imported"].items()})

@@ -27,10 +27,10 @@ from conformance.calls import state_guard
 from conformance.calls.budget import Allowance, fair_memory
 from conformance.calls.child import die_with_the_parent, resident, single_threaded
 from conformance.calls.watch import warm_up
-from conformance.prove.copies import PACKAGE, package_tests, reached, write
+from conformance.prove.copies import PACKAGE, package_tests, write
 from conformance.prove.judging import PACKAGE_TESTS, Told, Trial, judged
 from conformance.prove.mutants import Mutant
-from conformance.prove.order import OURS, Order, adapters
+from conformance.prove.order import Order, judges
 from conformance.prove.planted import PREFIX
 from conformance.prove.reach import Step
 from conformance.prove.rows import CRASHED, HUNG, KILLED, SURVIVED, SUSPECT, UNBORN, UNTIL_THE_LIMIT, Row, row
@@ -162,8 +162,7 @@ class Runner:
             folder,
             task.stage,
             self.lane,
-            (f"{PREFIX}{task.mutant.id}",) if bug else adapters(file) if self.lane == "cpu" else (OURS,),
-            (task.mutant.function,) if bug else reached(file),
+            ((f"{PREFIX}{task.mutant.id}", task.mutant.function),) if bug else judges(file, self.lane),
             _tests(task) if task.stage == PACKAGE_TESTS else (),
             self.unfaithful,
             Allowance.of(self.workers, len(gpus())),

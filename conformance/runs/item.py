@@ -299,7 +299,8 @@ def sized_cases(item: Item, subject: Subject, survey: Survey) -> Iterator[tuple[
         exact = {"rows": size.rows} | ({} if size.columns is None else {"columns": size.columns})
         sized = scope.sized(**exact)
         levels = scope.levels(operation.factors)
-        plain = {name: (level,) for name, level in PLAIN_SIZED.items() if level in levels.get(name, ())}
+        plain = {name: chosen[:1] for name, chosen in levels.items()} if size.plain else {}
+        plain |= {name: (level,) for name, level in PLAIN_SIZED.items() if level in levels.get(name, ())}
         case = _completed(item, {**levels, **plain}, rng, sized)
         if case is not None:
             yield case, size.left_out

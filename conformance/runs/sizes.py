@@ -35,11 +35,15 @@ MORE_PROGRAMS = 9000
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Sizes of one case, by the names of ``Scope.exact``; ``left_out``: why the case is not judged, or nothing."""
+    """Sizes of one case, by the names of ``Scope.exact``; ``left_out``: why the case is not judged, or nothing.
+
+    ``plain``: a call with every factor at its first level, for which alone an implementation may have a kernel.
+    """
 
     rows: int
     columns: int | None
     left_out: str = ""
+    plain: bool = False
 
 
 def sizes(
@@ -60,7 +64,7 @@ def sizes(
         rows = _nearest(scope, "rows", size.rows)
         columns = None if size.columns is None else _nearest(scope, "columns", size.columns)
         left_out = _left_out(rows, columns or HEAD, scope, profile, programs, alone=place == 0)
-        yield Size(rows, columns, left_out)
+        yield Size(rows, columns, left_out, size.plain)
 
 
 def _nearest(scope: Scope, name: str, wanted: int) -> int:
@@ -82,6 +86,9 @@ def _wanted(operation: Operation, scope: Scope, place: int, *, few: bool) -> Ite
     if not rotation:
         yield from (Size(ROWS, n) for n in WIDE[place :: len(DTYPES)][: 1 if few else None])
         yield Size(*BOTH[0 if few else place])
+        # kernels for narrow rows have many of them a program, of which the last program has fewer
+        for columns in (edge for edge in scope.column_edges if edge <= TILE):
+            yield from (Size(edge - 1, columns, plain=True) for edge in scope.row_edges if edge > 1)
 
 
 def _two(operation: Operation, scope: Scope, place: int) -> Iterator[Size]:

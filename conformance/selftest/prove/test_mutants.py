@@ -56,6 +56,7 @@ def test_every_kind_of_change_is_made(kind: str, body: str, after: list[str]) ->
     "body",
     [
         "assert a < b",
+        "tl.static_assert(a < 1, 'b')",
         "raise ValueError(f'{a + 1}')",
         "c = tl.load(a, eviction_policy='x' if a else 'y')",
         "new = a",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,10 @@ from conformance.cases.case import Case, TensorSpec
 from conformance.prove import reach
 from conformance.prove.codes import OURS, code, twins
 from conformance.prove.copies import ROOT, mutants
-from conformance.prove.mutants import Mutant, mutants_of, statement_lines
-from conformance.prove.order import Order
-from conformance.prove.reach import Step, Tracer
+from conformance.prove.mutants import Mutant, lines_that_run, mutants_of, statement_lines
+from conformance.prove.order import NATIVE, ROUNDED, Order, judges
+from conformance.prove.order import OURS as OURS_ALONE
+from conformance.prove.reach import Reach, Step, Tracer
 from conformance.prove.rows import KILLED, SURVIVED, row
 from conformance.selftest.every import every
 from conformance.selftest.processes import ran
@@ -79,6 +81,13 @@ def test_a_statement_that_is_lost_has_its_first_lines() -> None:
     assert [range(10, 11)] == [statement_lines(SOURCE, mutant) for mutant in found]
 
 
+def test_documentation_runs_no_lines() -> None:
+    """Lines of a statement can run; those of comments, of documentation and between statements cannot."""
+    text = 'def f():\n    """Do.\n\n    More."""\n    # why\n\n    a = (\n        1\n    )\n    return a\n'
+
+    assert {1, 7, 8, 9, 10} == lines_that_run(text)
+
+
 def test_lines_of_the_package_are_recorded_in_every_thread(tmp_path: Path) -> None:
     """Only lines that ran, only of the package, and only inside of the ``with``."""
     text = "def f(a):\n    if a:\n        return 1\n    return 2\n"
@@ -125,7 +134,9 @@ steps = reach.recorded(pairs, "quick", runner.unfaithful, 1, folder)
 assert reach.on_file(pairs, "quick", folder)
 reach.multiprocessing = None
 assert steps == reach.recorded(pairs, "quick", runner.unfaithful, 1, folder)
+assert steps.imported["normkernels/kernels/tiles.py"] >= {28, 29}, "a decorator runs as a kernel is imported"
 order = Order(steps)
+steps = steps.steps
 told = {"y = y * act", "y = y.to(out_ptr.dtype.element_ty)"}
 tasks = [
     Task(mutant, "quick", order=order)
@@ -154,6 +165,32 @@ def test_a_mutant_is_judged_by_the_cases_that_reach_it(tmp_path: Path) -> None:
     assert 0 < int(cases) == int(reached) < int(steps)
 
 
+def test_what_runs_in_an_import_is_kept_apart(tmp_path: Path) -> None:
+    """Lines of a module, and of functions that it calls as it is imported, belong to no case; later calls do."""
+    text = "def f(a):\n    return a\nb = f(1)\n"
+    tracer = Tracer(tmp_path)
+    made: dict[str, Any] = {}
+    with tracer:
+        exec(compile(text, str(tmp_path / "normkernels/some.py"), "exec"), made)  # noqa: S102 - the text above
+    nothing = tracer.lines
+    with tracer:
+        made["f"](1)
+
+    assert {} == nothing
+    assert {"normkernels/some.py": {1, 2, 3}} == tracer.imported
+    assert {"normkernels/some.py": {2}} == tracer.lines
+
+
+def test_both_orders_of_roundings_judge_a_file_on_a_cpu() -> None:
+    """Native forms judge operations alone; the other order judges where it differs, and a GPU has one order."""
+    kernel, native = set(judges(KERNEL)), set(judges("normkernels/operations/rms_norm_gated.py"))
+
+    assert {(OURS_ALONE, "rms_norm_gated"), (ROUNDED[OURS_ALONE], "rms_norm_gated")} <= kernel < native
+    assert {(NATIVE, "rms_norm_gated"), (ROUNDED[NATIVE], "rms_norm_gated")} <= native - kernel
+    assert {OURS_ALONE} == {name for name, _ in judges(KERNEL, "cuda")}
+    assert not {(name, "mrope") for name in ROUNDED.values()} & set(judges("normkernels/plans.py"))
+
+
 def _step(number: int, lines: set[int], seconds: float, prop: str = "values") -> Step:
     case = Case("rms_norm_gated", (("x", TensorSpec((2, 3), "float32")),), (), number)
     ran_lines = {KERNEL: frozenset(lines)}
@@ -167,7 +204,7 @@ def test_cheap_cases_come_first_and_killers_before_them() -> None:
     """Without kills the order is that of the costs; a case that killed a neighbour comes before all others."""
     lines = set(range(*_ends(MUTANT)))
     steps = [_step(0, lines, 0.3), _step(1, lines, 0.1), _step(2, lines, 0.2), _step(3, {1}, 0.0)]
-    order = Order(steps)
+    order = Order(Reach(tuple(steps), {}))
     before = [step.name for step in order.of(MUTANT)]
     near = row(replace(MUTANT, id="near"), "quick", "cpu", KILLED, where=steps[0].where)
     order.learn(near)
@@ -177,7 +214,8 @@ def test_cheap_cases_come_first_and_killers_before_them() -> None:
     assert ["1", "2", "0"] == before
     assert ["0", "2", "1"] == [step.name for step in order.of(MUTANT)]
     assert ["1", "0", "2"] == [step.name for step in order.of(MUTANT, steps[1].where)]
-    assert [step.name for step in Order(steps, [near, far]).of(MUTANT)] == ["0", "2", "1"]
+    again = Order(Reach(tuple(steps), {}), [near, far])
+    assert ["0", "2", "1"] == [step.name for step in again.of(MUTANT)]
 
 
 def _ends(mutant: Mutant) -> tuple[int, int]:
@@ -193,8 +231,13 @@ def test_a_mutant_that_no_case_runs_is_not_reached() -> None:
     elsewhere = replace(reaching, lines={"normkernels/plans.py": frozenset(lines)})
     another = replace(reaching, case=replace(reaching.case, operation="mrope"))
 
-    assert Order([reaching]).reaches(MUTANT)
-    assert not any(Order([step]).reaches(MUTANT) for step in (_step(0, {1}, 0.1), elsewhere, another))
+    others = _step(0, {1}, 0.1), elsewhere, another
+
+    assert Order(Reach((reaching,), {})).reaches(MUTANT)
+    assert not any(Order(Reach((step,), {})).reaches(MUTANT) for step in others)
+    # what runs in an import may show in every case of its operations
+    imported = {KERNEL: frozenset(lines)}
+    assert [True, True, False] == [Order(Reach((step,), imported)).reaches(MUTANT) for step in others]
 
 
 def test_no_item_waits_for_all_cases_of_another() -> None:
@@ -202,7 +245,7 @@ def test_no_item_waits_for_all_cases_of_another() -> None:
     lines = set(range(*_ends(MUTANT)))
     steps = [_step(number, lines, 0.1) for number in range(60)] + [_step(60, lines, 0.4, "parity")]
 
-    assert 10 < [step.name for step in Order(steps).of(MUTANT)].index("60") < 50
+    assert 10 < [step.name for step in Order(Reach(tuple(steps), {})).of(MUTANT)].index("60") < 50
 
 
 @every(

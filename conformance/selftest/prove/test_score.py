@@ -131,7 +131,7 @@ def test_a_run_goes_on_where_another_ended() -> None:
 
 
 def test_a_row_is_of_one_text_and_one_suite() -> None:
-    """What was killed stays killed until its file changes; what survived is judged again by another suite."""
+    """A mutant that was killed stays so until its file changes; a survivor is judged again by another suite."""
     every = [_mutant(name) for name in "abcdg"]
     known = [*ROWS, _row("g", SAME)]
     changed = [replace(row, content="another") for row in known]

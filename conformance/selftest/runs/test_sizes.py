@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from conformance.adapter import load
+from conformance.calls.call import Subject
 from conformance.cases.factors import DTYPES, Scope, Taken
 from conformance.operations import OPERATIONS
+from conformance.runs.item import Item, sized_cases
 from conformance.runs.sizes import LONG, WIDE, sizes
+from conformance.runs.survey import Survey
 from conformance.selftest.every import every
 
 NORMS = [name for name, operation in OPERATIONS.items() if not operation.token_axes]
@@ -25,6 +29,31 @@ def test_both_sides_of_every_threshold_are_judged(operation: str, dtype: str, pr
     assert {15, 16} <= rows
     assert operation == "mrope" or {127, 128} <= rows or programs
     assert {512, 513, 8192, 8193} <= columns or {511, 512, 8191, 8192} <= columns
+
+
+@every("dtype", DTYPES)
+def test_narrow_rows_with_a_kernel_of_their_own_are_judged_in_numbers(dtype: str) -> None:
+    """Rows up to a narrow threshold are as many as go before each threshold of rows, in plain calls."""
+    scope = Scope(dtype, row_edges=(1, 16, 128), column_edges=(128, 512))
+    found = [s for s in sizes(OPERATIONS["rms_norm_gated"], scope, "quick", 0, 1.0) if s.plain]
+
+    assert [(15, 128), (127, 128)] == [(size.rows, size.columns) for size in found]
+    assert not any(size.left_out for size in found)
+
+
+def test_a_plain_size_is_a_plain_call() -> None:
+    """Every factor has its first level: the kernel for narrow rows takes contiguous calls alone."""
+    subject = Subject(load("normkernels"), "cpu")
+    item = Item("rms_norm_gated", "values", "float32")
+    survey = Survey(claimed=True)
+    shape = (max(subject.traits("rms_norm_gated").row_thresholds) - 1, 128)
+    made = [case for case, _ in sized_cases(item, subject, survey) if case.tensors[0][1].shape == shape]
+
+    assert 1 == len(made)
+    assert {"contiguous"} == {spec.layout.kind for _, spec in made[0].tensors}
+    assert {"float32"} == {spec.dtype for _, spec in made[0].tensors}
+    assert made[0].tensor("gate") is not None
+    assert made[0].flag("norm_before_gate")
 
 
 @pytest.mark.parametrize("seed", range(4))
