@@ -140,7 +140,7 @@ steps = steps.steps
 told = {"y = y * act", "y = y.to(out_ptr.dtype.element_ty)"}
 tasks = [
     Task(mutant, "quick", order=order)
-    for mutant in mutants(["kernels/rms_norm_gated.py"])
+    for mutant in mutants(("kernels/rms_norm_gated.py",))
     if mutant.kind == "statement" and mutant.before in told
 ]
 for _, row in runner.run(deque(tasks), time.monotonic() + 300):
@@ -197,7 +197,7 @@ def _step(number: int, lines: set[int], seconds: float, prop: str = "values") ->
     return Step("normkernels", f"rms_norm_gated/{prop}/float32", case, str(number), seconds, ran_lines)
 
 
-MUTANT = next(m for m in mutants(["kernels/rms_norm_gated.py"]) if m.function == "sigmoid")
+MUTANT = next(m for m in mutants(("kernels/rms_norm_gated.py",)) if m.function == "sigmoid")
 
 
 def test_cheap_cases_come_first_and_killers_before_them() -> None:
@@ -271,7 +271,7 @@ def test_twins_are_judged_once() -> None:
     twin = replace(MUTANT, id="twin", text=f"({text})")
     source = (ROOT / MUTANT.file).read_bytes()
     ours = replace(MUTANT, id="ours", text=f"({source[MUTANT.start : MUTANT.end].decode()})")
-    other = next(m for m in mutants([Path(MUTANT.file).name, "plans.py"]) if m.file != MUTANT.file)
+    other = next(m for m in mutants((Path(MUTANT.file).name, "plans.py")) if m.file != MUTANT.file)
     groups = twins([MUTANT, ours, other, twin])
 
     assert [[MUTANT, twin], [ours], [other]] == list(groups.values())
