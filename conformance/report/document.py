@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from conformance.calls.compilations import NOTHING, Compiled
 from conformance.cases.case import Case
 from conformance.oracle.histogram import NO_SIZES, Sizes
 from conformance.runs.data import Unreadable, from_data, rest, sparse
@@ -185,7 +186,10 @@ class Unfinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footer:
-    """Totals and end of a run. A report without a footer belongs to a run that did not end."""
+    """Totals and end of a run. A report without a footer belongs to a run that did not end.
+
+    ``compiled`` has the seconds of all processes, ``seconds`` are those of the run.
+    """
 
     items: int
     chunks: int = 0
@@ -195,6 +199,7 @@ class Footer:
     verdicts: Counts
     elements: int
     seconds: float
+    compiled: Compiled = sparse(lambda: NOTHING)  # noqa: RUF009 - a field
     stale_waivers: int = 0
     interrupted: bool = False
     complete: bool

@@ -100,6 +100,7 @@ def _ended(total: Report, numbers: set[int], held: Sequence[int]) -> Report:
         footer=replace(
             total.footer,
             seconds=round(total.footer.seconds, 1),
+            compiled=replace(total.footer.compiled, seconds=round(total.footer.compiled.seconds, 1)),
             stale_waivers=out_of_date,
             alarms=tuple(alarms),
             unproved=tuple(unproved),
@@ -120,6 +121,7 @@ def _footer(one: Footer, other: Footer) -> Footer:
         verdicts=_sums(one.verdicts, other.verdicts),
         elements=one.elements + other.elements,
         seconds=one.seconds + other.seconds,
+        compiled=one.compiled + other.compiled,
         interrupted=one.interrupted or other.interrupted,
         complete=one.complete and other.complete,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def build(
         verdicts={status: totals[status] for status in Status if totals[status]},
         elements=sum(tally.elements for tally in records.tallies.values()),
         seconds=round(seconds, 1),
+        compiled=replace(records.compiled, seconds=round(records.compiled.seconds, 1)),
         stale_waivers=out_of_date,
         interrupted=interrupted,
         complete=complete,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from conformance.calls.budget import gib
+from conformance.calls.compilations import NOTHING, Compiled
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
 from conformance.properties import PASSIVE, PROMISES
 from conformance.report.document import Header, Report, Row, Taken, Unfinished
@@ -268,7 +269,15 @@ def closing(report: Report) -> tuple[Said, str]:
         said = f"{said}, on what it takes" if _takes(report) else said
     if footer.unproved:
         said, tone = f"{said}; no evidence for values of {', '.join(footer.unproved)}", Tone.WRONG
-    return Said(f"{name}: {said}", tone), f"{totals}\nbeside these: {others}" if others else totals
+    lines = [totals, *([f"beside these: {others}"] if others else []), *_compiled(footer.compiled)]
+    return Said(f"{name}: {said}", tone), "\n".join(lines)
+
+
+def _compiled(compiled: Compiled) -> Iterator[str]:
+    """Yield the line that says what was compiled, where anything was."""
+    if compiled != NOTHING:
+        took = f"{compiled.kernels:,} kernels in {compiled.seconds:,.0f} s of all processes"
+        yield f"compiled: {took}; {compiled.cached:,} lay in Triton's cache"
 
 
 def _takes(report: Report) -> bool:

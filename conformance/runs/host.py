@@ -17,6 +17,7 @@ from conformance.calls import state_guard
 from conformance.calls.budget import ALONE, Allowance
 from conformance.calls.call import Subject
 from conformance.calls.child import START, Child, Prepared, Unprepared
+from conformance.calls.compilations import NOTHING, Compiled, listen
 from conformance.calls.declared import Declared, check
 from conformance.calls.location import in_a_line
 from conformance.calls.watch import warm_up
@@ -129,6 +130,14 @@ class Granted:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """An answer, and what was compiled for it."""
+
+    answer: Any
+    compiled: Compiled
+
+
+@dataclass(frozen=True, slots=True)
 class Greeting:
     """Facts about an implementation that other processes need.
 
@@ -147,7 +156,8 @@ class Host:
 
     ``operations`` are those that will be judged, all where none is named. ``limit`` is in seconds per call,
     ``start`` in seconds for importing; ``memory`` is what calls may hold of the machine, ``allowance`` of the GPU.
-    Reproducers and printed output go into ``directory``, once that is set.
+    Reproducers and printed output go into ``directory``, once that is set. ``compiled`` adds up what was compiled
+    for answers; what a process compiled that then crashed or hung is lost with it.
     """
 
     target: str
@@ -159,6 +169,7 @@ class Host:
     allowance: Allowance = ALONE
     directory: Path | None = None
     greeting: Greeting = field(init=False)
+    compiled: Compiled = field(default=NOTHING, init=False)
     _child: Child[Greeting, Granted, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -187,12 +198,19 @@ class Host:
         The answer may take ``more`` seconds than the limit.
         """
         granted = Granted(question, self.directory, self.allowance)
-        answer = self._child.ask(granted, self.limit + more)
+        answer = self._told(granted, more)
         if self.device != "cpu" and sharing.shared() and may_be_anothers(answer):
             sharing.leave()
             self._child.close()
-            answer = self._child.ask(granted, self.limit + more)
+            answer = self._told(granted, more)
         return answer
+
+    def _told(self, granted: Granted, more: float) -> Any:  # noqa: ANN401 - as above
+        told = self._child.ask(granted, self.limit + more)
+        if not isinstance(told, Told):
+            return told
+        self.compiled += told.compiled
+        return told.answer
 
     def close(self) -> None:
         """End the process; the greeting stays."""
@@ -203,6 +221,7 @@ class Host:
         choose_device(self.device)
         _interpret(self.device)
         warm_up()
+        taken = listen().taken if self.device != "cpu" and version("triton") else lambda: NOTHING
         before = state_guard.captured()
         adapter = _imported(self.target)
         if adapter.reference is not None:
@@ -215,7 +234,7 @@ class Host:
         worker = Worker(Subject(adapter, self.device, unfaithful, known=declared))
         return Prepared(
             Greeting(declared, unfaithful, said, changed),
-            lambda granted: _answered(worker, self.target, granted),
+            lambda granted: Told(_answered(worker, self.target, granted), taken()),
             worker.healthy,
         )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.adapter import Crashed
+from conformance.calls.compilations import NOTHING, Compiled
 from conformance.calls.verdict import BAD, Status, Verdict
 from conformance.cases.case import Case
 from conformance.operations.levels import effective_levels
@@ -66,9 +67,14 @@ class Journal:
         """Note a failure: the smallest case, the first bad element and what is behind it, how to reproduce it."""
         self._write("failed", failure.item, **to_data(failed(failure, reproducer, behind)))
 
-    def finished(self, item: Item, array: tuple[int, int] = (0, 0)) -> None:
-        """Note that an item's cases were judged; ``array``: rows of its covering array that ran, of how many."""
-        self._write("finished", item, array=array)
+    def finished(self, item: Item, array: tuple[int, int] = (0, 0), compiled: Compiled = NOTHING) -> None:
+        """Note that an item's cases were judged; ``array``: rows of its covering array that ran, of how many.
+
+        ``compiled`` is what was compiled since the last item was finished.
+        """
+        self._write(
+            "finished", item, array=array, **({"compiled": to_data(compiled)} if compiled != NOTHING else {})
+        )
 
     def close(self) -> None:
         """Close the file."""
@@ -160,6 +166,7 @@ class Records:
     rows: Sequence[Judged] = ()
     judged_cases: int = 0
     pairs: Mapping[str, Collection[int]] = field(default_factory=dict)
+    compiled: Compiled = NOTHING
 
 
 class JournalDamaged(ValueError):
@@ -198,6 +205,7 @@ def merge(lines: Iterable[Line]) -> Records:
     running: dict[str, Line] = {}
     waivers: dict[int, Counter[str]] = {}
     cases = 0
+    compiled = NOTHING
     rows: dict[tuple[str, str], Judged] = {}
     for line in lines:
         item = line["item"]
@@ -218,6 +226,8 @@ def merge(lines: Iterable[Line]) -> Records:
                 failures.append(from_data(Failed, line))
             case "finished":
                 finished.add(item)
+                if "compiled" in line:
+                    compiled += from_data(Compiled, line["compiled"])
                 ran, of = line["array"]
                 if of:
                     operation, prop, dtype, _ = item.split("/")
@@ -230,7 +240,17 @@ def merge(lines: Iterable[Line]) -> Records:
     for row in rows.values():
         pairs.setdefault(row.operation, set()).update(pairs_in(row.operation, row.levels))
     return Records(
-        tallies, tuple(failures), frozenset(finished), unfinished, cases, waivers, smoke, kept, len(rows), pairs
+        tallies,
+        tuple(failures),
+        frozenset(finished),
+        unfinished,
+        cases,
+        waivers,
+        smoke,
+        kept,
+        len(rows),
+        pairs,
+        compiled,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from conformance.adapter import Crashed, Hung
 from conformance.calls.call import Subject
+from conformance.calls.compilations import NOTHING, Compiled
 from conformance.calls.verdict import BAD, Status, Verdict
 from conformance.cases.case import Case
 from conformance.cases.factors import EVERYTHING
@@ -95,7 +96,7 @@ class Judging:
             status, why = reason
             waived = self.waivers.of_item(item.operation, item.property, item.dtype)
             self.journal.settled(item, status, why, waived)
-            self.journal.finished(item)
+            self.journal.finished(item, compiled=self._compiled())
             self.counts[status] += 1
             return Judged(skipped=f"{status}: {why}")
         judged = []
@@ -113,7 +114,7 @@ class Judging:
         if failures and self.stop:
             # the item stays unfinished
             return Judged(tuple(failures))
-        self.journal.finished(item, share_of_array(item, self.subject, found, judged))
+        self.journal.finished(item, share_of_array(item, self.subject, found, judged), self._compiled())
         if lacking := lacking_evidence(item, judged):
             self.journal.settled(item, Status.NO_EVIDENCE, lacking)
             self.counts[Status.NO_EVIDENCE] += 1
@@ -162,6 +163,11 @@ class Judging:
             return None
         answer = self.host.ask(Look(verdict.case, Place(bad.output, bad.index, bad.got)))
         return answer if isinstance(answer, Behind) else None
+
+    def _compiled(self) -> Compiled:
+        """Return what was compiled since the last item, surveys included."""
+        compiled, self.host.compiled = self.host.compiled, NOTHING
+        return compiled
 
     def close(self) -> None:
         """End the process that judges."""

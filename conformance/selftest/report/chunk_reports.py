@@ -10,6 +10,7 @@ from pathlib import Path
 from conformance import report
 from conformance.adapter import Adapter
 from conformance.calls.call import Subject
+from conformance.calls.compilations import Compiled
 from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import Case, Layout, TensorSpec
 from conformance.oracle.comparison import BadElement, Comparison
@@ -72,7 +73,7 @@ def _write(shard: journal.Journal, chunk: int) -> list[str]:
             shard.judged(item, waived, WAIVERS.of(waived))
             if waived.status is Status.FAILED:
                 shard.failed(Failure(item, verdict, verdict.case, "a note"), Path(f"chunks/{chunk}/repro.py"))
-        shard.finished(item, (chunk, 9))
+        shard.finished(item, (chunk, 9), Compiled(chunk + 1, 0.5, 2))
     return planned
 
 

@@ -17,6 +17,7 @@ import conformance
 from conformance import report
 from conformance.adapter import Adapter, Crashed
 from conformance.calls.call import Subject
+from conformance.calls.compilations import Compiled
 from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import Case, TensorSpec
 from conformance.oracle.comparison import BadElement, Comparison
@@ -233,7 +234,7 @@ def _mixed(directory: Path) -> report.Report:
     with closing(journal.Journal(directory, "gw1")) as shard:
         shard.failed(Failure(ITEM, FAILED, CASE, "a note"), directory / "the repro.py")
         shard.settled(OTHER, Status.NOT_JUDGED, "the adapter does not declare it")
-        shard.finished(OTHER)
+        shard.finished(OTHER, compiled=Compiled(3, 4.4, 1200))
     declined = [Verdict("values", CASE, Status.DECLINED, f"no {what}") for what in "abcde"]
     return _built(_written(directory, PASSED, FAILED, *declined), ITEM, OTHER)
 
@@ -245,6 +246,7 @@ def test_the_summary_shows_what_failed_and_how_to_see_it(tmp_path: Path) -> None
     for part in ("1 failed of 2", CASE.id, "y[1, 2] = nan", "a note", f"python '{tmp_path / 'the repro.py'}'"):
         assert part in shown
     assert "1 cases, 12 elements compared in 1.5 s" in shown
+    assert "compiled: 3 kernels in 4 s of all processes; 1,200 lay in Triton's cache" in shown
     assert shown.endswith("somewhere/report.json")
 
 
