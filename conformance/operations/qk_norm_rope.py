@@ -8,6 +8,7 @@ to x's dtype before it is rotated is the rounding point ``normed``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 
 import torch
 
@@ -23,10 +24,12 @@ from conformance.operations.rms_norm import OFFSETS, scale_of
 from conformance.operations.rotation import ROTATED, rotated
 from conformance.operations.row_calls import EPSILON, Setting, below_eps
 from conformance.operations.term import Term, lacking, with_ones, without_flag
-from conformance.oracle.arithmetic import Machine
+from conformance.oracle import exact
+from conformance.oracle.arithmetic import MULTIPLY, Machine
 from conformance.oracle.contract import Contract, Point
 from conformance.oracle.interval import Interval
 
+FAR_FROM_UNDERFLOW = 2.0**-100  # what is lost below 2**-149 is no part of the error of larger numbers
 WEIGHTS = {"q": "q_weight", "k": "k_weight"}  # the weight by the argument
 # profiles of q, k, both weights, cos and sin by level; the ordinary ones first
 PLAIN = ("weight", "weight", "cos", "sin")
@@ -71,27 +74,45 @@ def formula(
     machine: Machine, contract: Contract, given: Mapping[str, torch.Tensor], case: Case
 ) -> dict[str, Interval]:
     """Return the intervals of q and k after norm and rotation. Row tensors have one token per row."""
-    tables, pairs = rotation.tables(given), case.flag("pairs")
-    return {
-        ROTATED[name]: rotated(
-            machine, contract, _normed(machine, contract, given, case, name), tables, given[name].dtype, pairs
-        )
-        for name in ROTATED
-    }
+    return {ROTATED[name]: _normed_and_rotated(machine, contract, given, case, name) for name in ROTATED}
 
 
-def _normed(
+def _normed_and_rotated(
     machine: Machine, contract: Contract, given: Mapping[str, torch.Tensor], case: Case, name: str
 ) -> Interval:
-    """Return the norm of every head of q or k: ``(tokens, heads, head_dim)``."""
+    """Return q or k after norm and rotation; ``(tokens, heads, head_dim)`` is one row per token."""
+    tables, pairs, kind = rotation.tables(given), case.flag("pairs"), given[name].dtype
+    stream, inv_rms, scale = _factors(machine, contract, given, case, name)
+    factors = contract.settle("normalised", machine, (stream, inv_rms), kind)
+    normed = contract.at("normed", machine.product(*factors, *scale), kind)
+    found = rotated(machine, contract, normed, tables, kind, pairs)
+    if {"normalised", "normed", "turned"} & contract.rounds:
+        return found
+    # a head has one norm: its error, the largest, is relative to what is left of a pair that cancels
+    weighed = machine.widen(reduce(exact.times, (stream, *scale)), MULTIPLY * (1 + len(scale)))
+    apart = rotated(machine, contract, weighed, tables, kind, pairs).reshape(*stream.lo.shape)
+    return _narrowed(found, exact.times(apart, inv_rms).reshape(*found.lo.shape))
+
+
+def _narrowed(wide: Interval, other: Interval) -> Interval:
+    """Return the numbers that both intervals hold, but for those in which float32 may underflow or overflow."""
+    usable = other.lo.isfinite() & other.hi.isfinite() & (exact.magnitude(wide) > FAR_FROM_UNDERFLOW)
+    lo = torch.where(usable, torch.maximum(wide.lo, other.lo), wide.lo)
+    hi = torch.where(usable, torch.minimum(wide.hi, other.hi), wide.hi)
+    return Interval.of(torch.stack((lo, hi)), wide.missing)
+
+
+def _factors(
+    machine: Machine, contract: Contract, given: Mapping[str, torch.Tensor], case: Case, name: str
+) -> tuple[Interval, Interval, tuple[Interval, ...]]:
+    """Return the factors of the norm: ``(tokens, heads, head_dim)``, one number for each head, and the weight."""
     x = given[name].reshape(len(given[name]), -1, Sizes.of(case).head_dim)
     stream = counted = Interval.exactly(x)
     if not dict(case.flags).get("count_last", True):
         counted = Interval.exactly(torch.cat((x[..., :-1], torch.zeros_like(x[..., -1:])), -1))
     inv_rms = inverse_rms(machine, contract, counted, case.flag("eps"), x.dtype)
-    factors = contract.settle("normalised", machine, (stream, inv_rms), x.dtype)
     scale, _ = scale_of(machine, contract, given[WEIGHTS[name]], case.flag("weight_offset"), x)
-    return contract.at("normed", machine.product(*factors, *scale), x.dtype)
+    return stream, inv_rms, scale
 
 
 # one call for both

@@ -151,10 +151,10 @@ def test_no_element_of_a_right_implementation_is_outside(dtype: str) -> None:
 
 @pytest.mark.parametrize("pairs", KINDS)
 def test_almost_every_bfloat16_element_has_one_right_value(pairs: str) -> None:
-    """A sum of a head and some roundings leave a choice for three elements in a thousand."""
+    """A sum of a head, one for both numbers of a pair, and some roundings leave a choice for one in a thousand."""
     total = _compared(CorrectRope, ONE, _large("bfloat16", pairs, "normal"))
 
-    assert total.exact / total.elements >= 0.997
+    assert total.exact / total.elements >= 0.999
 
 
 CONTRACTS = {"one": (CorrectRope, ONE), "between": (EagerRope, BETWEEN), "models": (ModelsRope, MODELS)}
