@@ -60,12 +60,12 @@ def test_a_campaign_goes_on_where_it_ended(tmp_path: Path) -> None:
     The report has the verdicts of all chunks, and the scripts of failures are in the folder.
     """
     (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")
-    chosen = ("wrong.py", "--op", "rms_norm_gated", "--property", "contract", "--chunks", "2-3")
+    chosen = ("wrong.py", "--op", "rms_norm_gated", "--property", "contract", "--chunks", "2-4")
     run = _campaign(tmp_path, *chosen, "-x")
     made = report.read(tmp_path / "out" / "report.json")
 
     assert (1, "2") == (run.returncode, made.header.chunks), run.stderr
-    assert "campaign: 1 chunk on 1 machine, 1 are open" in run.stdout
+    assert "campaign: 1 chunk on 1 machine, 2 are open" in run.stdout
     assert not (tmp_path / "out" / "parts").exists()
     script = made.failures[made.causes[0].failures[0]].reproducer
     assert script.startswith("out/chunks/2/repro_")
@@ -74,8 +74,10 @@ def test_a_campaign_goes_on_where_it_ended(tmp_path: Path) -> None:
 
     then = _campaign(tmp_path, *chosen)
     made = report.read(tmp_path / "out" / "report.json")
-    assert (1, "2 to 3") == (then.returncode, made.header.chunks), then.stderr
-    assert ["chunk 2", "chunk 3"] == [ended.stderr.partition(",")[0] for ended in (run, then)]
+    assert (1, "2 to 4") == (then.returncode, made.header.chunks), then.stderr
+    assert ["chunk 2", "chunk 3", "chunk 4"] == [
+        line.partition(",")[0] for line in (run.stderr + then.stderr).splitlines()
+    ]
     assert _totals([made]) == _totals(_chunks(tmp_path / "out"))
 
     other = _campaign(tmp_path, *chosen, "--seed", "1")
@@ -136,3 +138,13 @@ def test_a_cluster_may_lose_a_machine(cluster: Any, tmp_path: Path) -> None:
     # the words of Ray about it are in its logs
     assert ended.stdout.lstrip().startswith("mynorms on CPU")
     assert len(ended.stderr.splitlines()) == 5, ended.stderr
+
+
+def test_the_options_of_a_project_are_those_of_its_campaigns() -> None:
+    """But for the folder: the report of a run and that of a campaign do not replace each other."""
+    values = {"report": "out", "seed": 3, "op": ["rms_norm"], "target": "mine.py"}
+
+    assert {"seed": 3, "operations": ["rms_norm"]} == {
+        name: value for name, value in cli._defaults(cli.campaign.campaign, values).items() if name != "target"
+    }
+    assert "directory" in cli._defaults(cli.run.run, values)
