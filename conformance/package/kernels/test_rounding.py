@@ -10,7 +10,6 @@ from conformance.package.calls.tensors import DEVICE
 from conformance.runs.item import items
 from conformance.runs.judge import judge_item
 
-
 # fp8 values hide in half of the cases where a gated norm rounds
 FEWER = {"rms_norm_gated_fp8": 8}
 
