@@ -1,4 +1,4 @@
-"""What Triton compiles is counted, and stands in the report."""
+"""Kernels that Triton compiles are counted, and stand in the report."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def test_other_commands_take_what_fits(tmp_path: Path, monkeypatch: pytest.Monke
         surveyed["operations"],
     )
     (tmp_path / "conform.toml").write_text("seed = ", encoding="utf-8")
-    assert {"a", "b"} == _given("compare", "compare", ".", ".", monkeypatch=monkeypatch).keys()
+    assert {"a", "b", "html"} == _given("compare", "compare", ".", ".", monkeypatch=monkeypatch).keys()
     with pytest.raises(UsageError, match="is not TOML"):
         _given("list", "list", monkeypatch=monkeypatch)
 
