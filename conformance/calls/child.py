@@ -21,7 +21,6 @@ import re
 import signal
 import sys
 import tempfile
-import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ import torch
 from conformance.adapter import Crashed, Hung
 from conformance.calls.budget import gib
 from conformance.calls.location import of_fault
+from conformance.calls.patience import Patience
 
 Greeting = TypeVar("Greeting")
 Question = TypeVar("Question")
@@ -217,9 +217,9 @@ class Child(Generic[Greeting, Question, Answer]):
 
     def _waited(self, pipe: Connection, limit: float, pid: int | None) -> Crashed | Hung | None:
         """Wait for an answer; return the outcome instead if the time or memory limit is exceeded."""
-        until = time.monotonic() + limit
-        while not pipe.poll(max(0.0, min(_GLANCE, until - time.monotonic()))):
-            if time.monotonic() >= until:
+        patience = Patience(pid, limit)
+        while not pipe.poll(min(_GLANCE, patience.left())):
+            if not patience.left():
                 return Hung(limit)
             greedy = self._greedy(pid)
             if greedy:
