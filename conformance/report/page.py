@@ -107,7 +107,7 @@ def _links(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the anchors of the page's parts, and their names."""
     named = {
         "summaries": ("summary", "what is known"),
-        "cards": ("causes", f"{len(parts['cards'])} causes of failures"),
+        "cards": ("causes", f"causes of failures ({len(parts['cards'])})"),
     }
     yield from (link for part, link in named.items() if parts[part])
     yield from ((each.table.operation, each.table.operation) for each in parts["tables"])
