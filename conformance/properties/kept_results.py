@@ -96,7 +96,8 @@ def _step(subject: Subject, case: Case, values: Values, name: str, *, exchanged:
     place = _telling(places, lambda some: shows(_other(values[name], some)))
     changed = _other(values[name], place)
     if exchanged:
-        pairs = (torch.cat([place, partner]) for partner in places[:TRIES, None])
+        different = values[name][tuple(places.t())] != values[name][tuple(place.t())]
+        pairs = (torch.cat([place, partner]) for partner in places[different][:TRIES, None])
         place = next((pair for pair in pairs if shows(_exchanged(values[name], pair))), place[:0])
         changed = _exchanged(values[name], place)
     chosen = tuple(tuple(one) for one in place.tolist())
@@ -129,12 +130,18 @@ def _telling(places: torch.Tensor, shows: Callable[[torch.Tensor], bool]) -> tor
 
 
 def _other(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Return the tensor with opposite numbers in some places, or with other positions taken from its own."""
+    """Return the tensor with opposite numbers in some places, or with other positions taken from its own.
+
+    The opposite of zero would not show, and that of an infinity would hide all else: both become one.
+    """
     changed, index = tensor.clone(), tuple(places.t())
     if tensor.dtype == torch.bool:
         changed[index] = ~tensor[index]
-        return changed
-    changed[index] = -tensor[index] if tensor.is_floating_point() else tensor.max() - tensor[index]
+    elif tensor.is_floating_point():
+        number = tensor[index]
+        changed[index] = torch.where(number.isfinite() & (number != 0), -number, torch.ones_like(number))
+    else:
+        changed[index] = tensor.max() - tensor[index]
     return changed
 
 

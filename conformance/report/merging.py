@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from conformance.runs.journal import Tally
 from conformance.runs.waivers import stale
 
 # entries of headers that may differ between machines that judge one run
-MAY_DIFFER = frozenset({"platform", "gpu_memory", "chunks", "options_from"})
+MAY_DIFFER = frozenset({"platform", "gpu_memory", "chunks", "options_from", "command"})
 
 
 def mismatches(first: Report, other: Report) -> tuple[Difference, ...]:
@@ -52,6 +53,16 @@ def spans(numbers: Iterable[int]) -> str:
         else:
             found.append([number, number])
     return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in found)
+
+
+def _command(of_chunk: str, numbers: set[int]) -> str:
+    """Return the command that judges some chunks, from that of one: nothing where no range names them."""
+    words, (first, last) = shlex.split(of_chunk), (min(numbers), max(numbers))
+    if "--chunk" not in words or len(numbers) != last - first + 1:
+        return ""
+    place = words.index("--chunk")
+    words[place : place + 2] = ["--chunks", f"{first}-{last}"]
+    return shlex.join(["conform", "campaign", *words[2:]])
 
 
 def _begun(report: Report) -> Report:
@@ -95,7 +106,7 @@ def _ended(total: Report, numbers: set[int], held: Sequence[int]) -> Report:
     )
     return replace(
         total,
-        header=replace(total.header, chunks=spans(numbers)),
+        header=replace(total.header, chunks=spans(numbers), command=_command(total.header.command, numbers)),
         waivers=waivers,
         footer=replace(
             total.footer,

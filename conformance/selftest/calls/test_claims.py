@@ -157,7 +157,7 @@ def test_everything_that_a_claim_may_say_is_listed(operation: str) -> None:
 
     assert set(OPERATIONS[operation].factors) <= set(words)
     assert all(claim("takes", operation, {name: chosen}) for name, chosen in levels.items())
-    named = ", *, " if flags_of(OPERATIONS[operation]) else "):"
+    named = ", *, " if OPERATIONS[operation].keywords or flags_of(OPERATIONS[operation]) else "):"
     assert text.startswith(f"def {operation}(self, {', '.join(OPERATIONS[operation].positional)}{named}")
 
 

@@ -94,6 +94,23 @@ def test_other_versions_do_not_fit(reports: Mapping[int, report.Report]) -> None
 
 
 @pytest.mark.parametrize(
+    ("chunks", "command"),
+    [((2, 1), "conform campaign 'my kernels.py' --op mrope --chunks 1-2"), ((0, 2), "")],
+)
+def test_the_command_is_that_of_the_campaign(
+    reports: Mapping[int, report.Report], chunks: Sequence[int], command: str
+) -> None:
+    """It judges the chunks that are there, and no others."""
+    named = {
+        n: replace(r, header=replace(r.header, command=f"conform run 'my kernels.py' --op mrope --chunk {n}"))
+        for n, r in reports.items()
+    }
+
+    assert () == merging.mismatches(named[0], named[1])
+    assert command == _merged(named, chunks).header.command
+
+
+@pytest.mark.parametrize(
     ("numbers", "words"),
     [((), ""), ((4,), "4"), ((3, 1, 2), "1 to 3"), ((0, 2, 3, 9), "0, 2 to 3, 9")],
 )
