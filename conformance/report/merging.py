@@ -18,7 +18,7 @@ from conformance.runs.journal import Tally
 from conformance.runs.waivers import stale
 
 # entries of headers that may differ between machines that judge one run
-MAY_DIFFER = frozenset({"platform", "gpu_memory", "chunks", "options_from"})
+MAY_DIFFER = frozenset({"platform", "gpu_memory", "chunks", "command", "options_from"})
 
 
 def mismatches(first: Report, other: Report) -> tuple[Difference, ...]:
@@ -27,12 +27,13 @@ def mismatches(first: Report, other: Report) -> tuple[Difference, ...]:
     return tuple(each for each in found if each.what.partition(".")[0] not in MAY_DIFFER)
 
 
-def merged(chunks: Iterable[tuple[int, Report]], held: Sequence[int] = ()) -> Report | None:
+def merged(chunks: Iterable[tuple[int, Report]], held: Sequence[int] = (), command: str = "") -> Report | None:
     """Return the report of some chunks by number; None where there are none.
 
-    ``held`` are the places of waivers that must show in these chunks. Of the failures of a cause only the smallest
-    of each operation, property and dtype is kept: all are in the reports of their chunks. No number depends on
-    the order of the chunks; the header and the surveys are the first chunk's.
+    ``held`` are the places of waivers that must show in these chunks, ``command`` is the one that judges all of
+    them. Of the failures of a cause only the smallest of each operation, property and dtype is kept: all are in
+    the reports of their chunks. No number depends on the order of the chunks; the header and the surveys are the
+    first chunk's.
     """
     total: Report | None = None
     numbers: set[int] = set()
@@ -40,7 +41,7 @@ def merged(chunks: Iterable[tuple[int, Report]], held: Sequence[int] = ()) -> Re
         assert number not in numbers, f"chunk {number} counts once"
         numbers.add(number)
         total = _begun(report) if total is None else _added(total, report)
-    return None if total is None else _ended(total, numbers, held)
+    return None if total is None else _ended(total, numbers, held, command)
 
 
 def spans(numbers: Iterable[int]) -> str:
@@ -77,7 +78,7 @@ def _added(one: Report, other: Report) -> Report:
     )
 
 
-def _ended(total: Report, numbers: set[int], held: Sequence[int]) -> Report:
+def _ended(total: Report, numbers: set[int], held: Sequence[int], command: str) -> Report:
     """Return a sum with its conclusions, which no chunk can draw alone."""
     tallies = _tallies([total])
     waivers = tuple(
@@ -95,7 +96,7 @@ def _ended(total: Report, numbers: set[int], held: Sequence[int]) -> Report:
     )
     return replace(
         total,
-        header=replace(total.header, chunks=spans(numbers)),
+        header=replace(total.header, chunks=spans(numbers), command=command),
         waivers=waivers,
         footer=replace(
             total.footer,
