@@ -35,14 +35,24 @@ def cards(report: Report) -> tuple[Card, ...]:
 
 def _card(number: int, cause: Cause, report: Report) -> Card:
     shown = ", ".join(f"{prop} ({count})" for prop, count in cause.properties.items())
-    many = f"{cause.cases:,} of {cause.judged:,} judged cases fail" + " where" * bool(cause.rates)
-    where = " and ".join(_told(rate) for rate in cause.rates)
-    lines = (f"{many} {where}".rstrip(), *(_elsewhere(rate) for rate in cause.rates), f"shows in {shown}")
+    lines = (_how_often(cause), *(_elsewhere(rate) for rate in cause.rates), f"shows in {shown}")
     rates = tuple((rate.factor, tuple(_rate(level) for level in rate.levels)) for rate in cause.rates)
     head = f"{cause.says}: {', '.join(cause.operations)}, {', '.join(cause.dtypes)}"
     failures = tuple(report.failures[place] for place in cause.failures)
     example = cause.example if cause.case is None else f"case {cause.case.id}: {cause.case}\n{cause.example}"
     return Card(number, head, example, cause.case, lines, rates, failures, _others(failures))
+
+
+def _how_often(cause: Cause) -> str:
+    """Return how many cases fail that meet every condition of a cause, and how many fail beside them."""
+    if not cause.rates:
+        return f"{cause.cases:,} of {cause.judged:,} judged cases fail"
+    # the levels of a rate are counted among cases that meet all other conditions
+    inside = [level for level in cause.rates[0].levels if level.level in cause.rates[0].where]
+    failing, judged = sum(level.failing for level in inside), sum(level.judged for level in inside)
+    where = " and ".join(_told(rate) for rate in cause.rates)
+    others = f"; {cause.cases - failing:,} fail elsewhere" * (cause.cases > failing)
+    return f"{failing:,} of {judged:,} judged cases fail where {where}{others}"
 
 
 def _others(failures: tuple[Failed, ...]) -> str:
