@@ -241,8 +241,11 @@ def _called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["run", "edges.py"], "its declarations cannot be read: RuntimeError: no thresholds (edges.py:"),
         (["replay", PLAIN, "ends.py"], "its process ended itself with status 0 while it was imported"),
         (["run", "no.such.module:Class"], "cannot import it"),
-        (["run", "right.py", "--op", "gelu"], "--op gelu: unknown, must be one of rms_norm, "),
-        (["run", "right.py", "--property", "speed"], "--property speed: unknown"),
+        (
+            ["run", "right.py", "--op", "gelu"],
+            "--op: 'gelu' is unknown, did you mean 'gelu_and_mul'? Known are rms_norm,",
+        ),
+        (["run", "right.py", "--property", "valeus"], "--property: 'valeus' is unknown, did you mean 'values'?"),
         (["run", "right.py", "--property", "memory"], "is judged together with values"),
         (
             ["run", "right.py", "--op", "rms_norm_gated", "--property", "chain"],
@@ -269,7 +272,7 @@ def _called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["campaign", "right.py", "--chunks", "all"], "'all', must be a number of chunks, or the first and"),
         (
             ["campaign", "right.py", "--chunks", "1", "--op", "gelu"],
-            "--op gelu: unknown, must be one of rms_norm,",
+            "--op: 'gelu' is unknown, did you mean 'gelu_and_mul'?",
         ),
         (["campaign", "right.py", "--chunks", "1", "--device", "cuda"], "this machine shows no GPU"),
         (["campaign", "right.py", "--chunks", "1", "--waivers", "bad.toml"], "every waiver needs a link"),
@@ -279,7 +282,7 @@ def _called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["run", "right.py", "--waivers", "bad.toml"], "every waiver needs a link to the issue"),
         (["replay", "0123456789", "right.py"], "no JSON, no file, and no id in"),
         (["replay", "{}", "right.py"], "not a case"),
-        (["replay", "{}", "right.py", "--property", "speed"], "--property speed: unknown"),
+        (["replay", "{}", "right.py", "--property", "speed"], "--property: 'speed' is unknown"),
         (["replay", "right.py", "right.py"], "right.py: "),
         (["compare", "right.py", "right.py"], "is no report of a run that ended"),
         (["init", "right.py"], "exists already"),
