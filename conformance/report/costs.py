@@ -30,7 +30,7 @@ def spent(chunk: Chunk) -> Spent:
     return Spent(
         chunk.node,
         chunk.seconds,
-        footer.cases if footer.judged_cases is None else footer.judged_cases,
+        footer.judged,
         footer.elements,
         {name: int(each.pairs, 16) for name, each in coverage.items()},
         {name: each.of for name, each in coverage.items()},

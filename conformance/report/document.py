@@ -207,6 +207,11 @@ class Footer:
     unproved: tuple[str, ...] = ()
     exit_code: int
 
+    @property
+    def judged(self) -> int:
+        """Return the number of judged cases; of an older report that of all cases."""
+        return self.cases if self.judged_cases is None else self.judged_cases
+
 
 @dataclass(frozen=True, slots=True)
 class Covered:

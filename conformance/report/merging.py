@@ -111,14 +111,13 @@ def _ended(total: Report, numbers: set[int], held: Sequence[int], command: str) 
 
 
 def _footer(one: Footer, other: Footer) -> Footer:
-    judged = [each.cases if each.judged_cases is None else each.judged_cases for each in (one, other)]
     return replace(
         one,
         items=one.items + other.items,
         chunks=one.chunks + other.chunks,
         unfinished=one.unfinished + other.unfinished,
         cases=one.cases + other.cases,
-        judged_cases=sum(judged),
+        judged_cases=one.judged + other.judged,
         verdicts=_sums(one.verdicts, other.verdicts),
         elements=one.elements + other.elements,
         seconds=one.seconds + other.seconds,

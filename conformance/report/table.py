@@ -261,9 +261,7 @@ def closing(report: Report) -> tuple[Said, str]:
     judged = {status: counts[status] for status in counts if status == Status.PASSED or status in BAD}
     beyond = f" ({footer.chunks} chunks beyond the profile)" if footer.chunks else ""
     compared = f"{footer.elements:,} elements compared in {footer.seconds:g} s"
-    # older reports do not count these separately
-    cases = footer.cases if footer.judged_cases is None else footer.judged_cases
-    totals = f"judged: {cases:,} cases{beyond}, {compared}; verdicts: {_counted(judged) or 'none'}"
+    totals = f"judged: {footer.judged:,} cases{beyond}, {compared}; verdicts: {_counted(judged) or 'none'}"
     others = _counted({status: count for status, count in counts.items() if status not in judged})
     if footer.exit_code == Exit.HOLDS:
         said = f"{said}, on what it takes" if _takes(report) else said

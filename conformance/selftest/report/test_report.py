@@ -103,6 +103,13 @@ def test_a_damaged_line_is_not_skipped(tmp_path: Path) -> None:
         journal.read(tmp_path)
 
 
+def test_judged_cases_are_all_cases_of_a_report_that_does_not_count_them(tmp_path: Path) -> None:
+    """A run that judged none of its cases says so."""
+    footer = _mixed(tmp_path).footer
+
+    assert [0, 7] == [replace(footer, cases=7, judged_cases=count).judged for count in (0, None)]
+
+
 def test_an_unfinished_item_names_the_case_that_ran(tmp_path: Path, shard: journal.Journal) -> None:
     """If a worker is killed, the report names its last case and says that the run decides nothing."""
     shard.started(ITEM, CASE)
