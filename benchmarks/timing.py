@@ -110,7 +110,7 @@ def host_times(calls: Mapping[str, Call], *, rounds: int = 200) -> dict[str, Tim
     for call in calls.values():
         for _ in range(WARM_UPS):
             call()
-    with _undisturbed():
+    with undisturbed():
         return _interleaved({name: _host_clock(call) for name, call in calls.items()}, rounds)
 
 
@@ -136,8 +136,8 @@ def summary(times: Sequence[float]) -> Timing:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Disable garbage collection during a timed call."""
+def undisturbed() -> Iterator[None]:
+    """Disable garbage collection while calls are timed."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()

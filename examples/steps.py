@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import gc
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import StaticCache
 
-from benchmarks.timing import Timing, summary
+from benchmarks.timing import Timing, summary, undisturbed
 from examples.models import Way
 
 # steps whose logits are compared, and steps between two looks at the clock, in which nothing waits for the device
@@ -140,14 +138,3 @@ def wait() -> None:
     """Wait for the device, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Disable garbage collection while calls are timed."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

@@ -96,7 +96,7 @@ def sizes_of(case: Case) -> dict[str, int]:
 
 def known(where: str, name: str, names: Iterable[str]) -> None:
     """Refuse an unknown name. Raises ``UsageError`` with the nearest known one."""
-    every = list(names)
+    every = list(dict.fromkeys(names))
     if name not in every:
         near = difflib.get_close_matches(name, every, n=1, cutoff=0.0)
         message = f"{where}: {name!r} is unknown, did you mean {near[0]!r}? Known are {', '.join(every)}"

@@ -139,14 +139,16 @@ def _own_points(contract: str | Contract | None) -> list[str]:
 
 
 def _check_spelling(adapter: Adapter) -> None:
-    """Refuse a public method whose name almost matches an operation, and an adapter without any operation."""
+    """Refuse a public name that almost matches a known one, and an adapter without any operation."""
     kind = type(adapter)
     forms = [form for name in OPERATIONS for form in (name, f"{name}_")]
-    added = [name for name in dir(kind) if not name.startswith("_") and not hasattr(Adapter, name)]
-    for name in added:
-        near = difflib.get_close_matches(name, forms, n=1, cutoff=NEAR)
-        if near and name not in forms and callable(getattr(kind, name)):
-            message = f"{kind.__name__}.{name}: is no operation, did you mean {near[0]!r}?"
+    own = [name for name in dir(Adapter) if not name.startswith("_")]
+    declarations = [name for name in own if not callable(getattr(Adapter, name))]
+    for name in (name for name in dir(kind) if not name.startswith("_")):
+        names = [*forms, *own] if callable(getattr(kind, name)) else declarations
+        near = difflib.get_close_matches(name, names, n=1, cutoff=NEAR)
+        if near and name not in names:
+            message = f"{kind.__name__}.{name}: is unknown, did you mean {near[0]!r}?"
             raise UsageError(message)
     if not any(hasattr(adapter, name) for name in OPERATIONS):
         message = f"{kind.__name__}: has no method named after an operation, must be among {', '.join(OPERATIONS)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -18,7 +18,7 @@ from conformance.runs.campaign.executors import Cluster, Executor, Here
 from conformance.runs.campaign.queue import Queue, numbers, to_judge
 from conformance.runs.campaign.task import Result, Task
 from conformance.runs.item import PROFILES
-from conformance.runs.options import arguments
+from conformance.runs.options import arguments, command
 from conformance.runs.waivers import Run
 from conformance.runs.waivers import load as load_waivers
 
@@ -123,7 +123,8 @@ def campaign(
     finally:
         executor.close()
         chunks.tidy(directory, begun)
-    code = _merged(directory, state, held, profile)
+    again = _command(target, given, chunks.done(directory))
+    code = _merged(directory, state, held, profile, again)
     return report.Exit.INTERRUPTED if interrupted else code
 
 
@@ -189,7 +190,14 @@ def _state(
     return costs.State(left, executor.slots(), unit, queue.lost, tuple(queue.given_up))
 
 
-def _merged(directory: Path, state: costs.State, held: tuple[int, ...], profile: str) -> int:
+def _command(target: str, given: Mapping[str, object], numbers: set[int]) -> str:
+    """Return the command that judges some chunks; nothing where these are no single range."""
+    if not numbers or len(numbers) <= max(numbers) - min(numbers):
+        return ""
+    return f"{command(target, given, 'campaign')} --chunks {min(numbers)}-{max(numbers)}"
+
+
+def _merged(directory: Path, state: costs.State, held: tuple[int, ...], profile: str, made_by: str) -> int:
     """Write the report of all chunks and what they cost, show both, and return the exit status."""
     spent: list[costs.Spent] = []
 
@@ -201,7 +209,7 @@ def _merged(directory: Path, state: costs.State, held: tuple[int, ...], profile:
 
     # a part of the profile may lack what waivers expect of the others
     whole = set(range(PROFILES[profile].chunks)) <= chunks.done(directory)
-    made = merging.merged(each(), held if whole else ())
+    made = merging.merged(each(), held if whole else (), made_by)
     cost = costs.section(spent, state)
     if made is None:
         click.echo("conform: no chunk was judged", err=True)

@@ -31,14 +31,14 @@ def compare(a: Path, b: Path, html: Path | None) -> int:
     """
     first, second = options.read_report(a), options.read_report(b)
     results = report.differences.of_results(first, second)
-    table = Table("", str(a), str(b), box=None, header_style="bold")
-    for found in (*report.differences.of_headers(first, second), *results):
-        table.add_row(found.what, found.first, found.second)
-    Console(highlight=False, markup=False).print(table if table.row_count else "no difference")
     if html is not None:
         command = shlex.join(["conform", "compare", str(a), str(b), "--html", str(html)])
         try:
             html.write_text(report.compared(first, second, (str(a), str(b)), command), encoding="utf-8")
         except OSError as error:
             raise UsageError(f"--html {html}: cannot be written: {error.strerror}") from error
+    table = Table("", str(a), str(b), box=None, header_style="bold")
+    for found in (*report.differences.of_headers(first, second), *results):
+        table.add_row(found.what, found.first, found.second)
+    Console(highlight=False, markup=False).print(table if table.row_count else "no difference")
     return report.Exit.FAILED if results else report.Exit.HOLDS

@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from conformance import report
 from conformance.adapter import KNOWN, UsageError
 from conformance.calls.child import single_threaded
+from conformance.calls.claim import known
 from conformance.operations import OPERATIONS
 from conformance.properties import PASSIVE, PROPERTIES
 from conformance.runs import journal, outside
@@ -66,15 +67,14 @@ properties = option("property", "properties")
 places = option("operations", "places")
 
 
-def named(option: str, given: Sequence[str], known: dict[str, Any]) -> None:
+def named(option: str, given: Sequence[str], names: Iterable[str]) -> None:
     """Raise ``UsageError`` where a name that was given to an option is unknown."""
     for name in given:
         if name in PASSIVE and option == "--property":
             raise UsageError(
                 f"{option} {name}: is judged together with values, layout and specials; ask for those"
             )
-        if name not in known:
-            raise UsageError(f"{option} {name}: unknown, must be one of {', '.join(known)}")
+        known(option, name, names)
 
 
 def use(places: Sequence[str]) -> None:

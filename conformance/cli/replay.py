@@ -11,6 +11,7 @@ import click
 from conformance import report
 from conformance.adapter import UsageError
 from conformance.calls.call import Subject
+from conformance.calls.claim import known
 from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import Case
 from conformance.cli import options
@@ -81,10 +82,7 @@ def _case(given: str, directory: Path) -> Case:
         case = Case.from_json(text)
     except ValueError as error:
         raise UsageError(f"{place}: {error}") from error
-    if case.operation not in OPERATIONS:
-        raise UsageError(
-            f"{place}: operation {case.operation!r} is unknown, must be one of {', '.join(OPERATIONS)}"
-        )
+    known(f"{place}: operation", case.operation, OPERATIONS)
     return case
 
 

@@ -22,10 +22,17 @@ class Card:
     head: str
     example: str
     case: Case | None
-    lines: tuple[str, ...]
+    often: str
+    levels: tuple[str, ...]  # the rates in words, a line for each factor
+    shows: str
     rates: tuple[tuple[str, tuple[tuple[str, str, float], ...]], ...]  # by factor: level, rate, share that fails
     failures: tuple[Failed, ...]
     others: str  # the cases of further failures, to replay
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Return how often and where the cause shows, where no table has the rates."""
+        return self.often, *self.levels, self.shows
 
 
 def cards(report: Report) -> tuple[Card, ...]:
@@ -34,15 +41,32 @@ def cards(report: Report) -> tuple[Card, ...]:
 
 
 def _card(number: int, cause: Cause, report: Report) -> Card:
-    shown = ", ".join(f"{prop} ({count})" for prop, count in cause.properties.items())
-    many = f"{cause.cases:,} of {cause.judged:,} judged cases fail" + " where" * bool(cause.rates)
-    where = " and ".join(_told(rate) for rate in cause.rates)
-    lines = (f"{many} {where}".rstrip(), *(_elsewhere(rate) for rate in cause.rates), f"shows in {shown}")
-    rates = tuple((rate.factor, tuple(_rate(level) for level in rate.levels)) for rate in cause.rates)
-    head = f"{cause.says}: {', '.join(cause.operations)}, {', '.join(cause.dtypes)}"
+    properties = ", ".join(f"{prop} ({count})" for prop, count in cause.properties.items())
     failures = tuple(report.failures[place] for place in cause.failures)
-    example = cause.example if cause.case is None else f"case {cause.case.id}: {cause.case}\n{cause.example}"
-    return Card(number, head, example, cause.case, lines, rates, failures, _others(failures))
+    return Card(
+        number=number,
+        head=f"{cause.says}: {', '.join(cause.operations)}, {', '.join(cause.dtypes)}",
+        example=cause.example if cause.case is None else f"case {cause.case.id}: {cause.case}\n{cause.example}",
+        case=cause.case,
+        often=_how_often(cause),
+        levels=tuple(map(_elsewhere, cause.rates)),
+        shows=f"shows in {properties}",
+        rates=tuple((rate.factor, tuple(map(_rate, rate.levels))) for rate in cause.rates),
+        failures=failures,
+        others=_others(failures),
+    )
+
+
+def _how_often(cause: Cause) -> str:
+    """Return how many cases fail that meet every condition of a cause, and how many fail beside them."""
+    if not cause.rates:
+        return f"{cause.cases:,} of {cause.judged:,} judged cases fail"
+    # the levels of a rate are counted among cases that meet all other conditions
+    inside = [level for level in cause.rates[0].levels if level.level in cause.rates[0].where]
+    failing, judged = sum(level.failing for level in inside), sum(level.judged for level in inside)
+    where = " and ".join(_told(rate) for rate in cause.rates)
+    others = f"; {cause.cases - failing:,} fail elsewhere" * (cause.cases > failing)
+    return f"{failing:,} of {judged:,} judged cases fail where {where}{others}"
 
 
 def _others(failures: tuple[Failed, ...]) -> str:

@@ -42,9 +42,15 @@ def begin(directory: Path, settings: Mapping[str, Any], files: Iterable[Path]) -
     # as JSON has them
     asked = json.loads(json.dumps({**settings, FILES: sums}))
     if kept.exists():
-        for name, was in _flat(json.loads(kept.read_text(encoding="utf-8"))).items():
-            if (now := _flat(asked).get(name)) != was:
+        begun = json.loads(kept.read_text(encoding="utf-8"))
+        for name, was in begun.items():
+            if name != FILES and (now := asked.get(name)) != was:
                 raise UsageError(f"{directory}: was begun with {name} {was}, not {now}; give another --report")
+        for path, content in begun[FILES].items():
+            if asked[FILES].get(path) != content:
+                raise UsageError(
+                    f"{directory}: {path} is not as it was when the campaign began; give another --report"
+                )
         return
     if (directory / "report.json").exists():
         raise UsageError(f"--report {directory}: has the report of another command, give another folder")
@@ -53,11 +59,6 @@ def begin(directory: Path, settings: Mapping[str, Any], files: Iterable[Path]) -
         _write(kept, json.dumps(asked, indent=1) + "\n")
     except OSError as error:
         raise UsageError(f"--report {directory}: cannot be written: {error.strerror}") from error
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, object]:
-    """Return settings by name, and the sums of files by their names."""
-    return {**{name: value for name, value in settings.items() if name != FILES}, **settings[FILES]}
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from conformance.report.chunks import Chunk
-from conformance.report.table import Said, Section, Table, Tone
+from conformance.report.table import Said, Section, Table, Tone, many
 
 PARTS = (0.9, 0.99, 1.0)  # of the pairs of levels seen so far
 MORE = 100  # chunks whose cost is told where no number was asked for
@@ -30,7 +30,7 @@ def spent(chunk: Chunk) -> Spent:
     return Spent(
         chunk.node,
         chunk.seconds,
-        footer.cases if footer.judged_cases is None else footer.judged_cases,
+        footer.judged,
         footer.elements,
         {name: int(each.pairs, 16) for name, each in coverage.items()},
         {name: each.of for name, each in coverage.items()},
@@ -53,7 +53,7 @@ def section(chunks: Sequence[Spent], state: State) -> Section:
     nodes = sorted({each.node for each in chunks})
     cases, seconds = sum(each.cases for each in chunks), sum(each.seconds for each in chunks)
     left = "without an end" if state.left is None else f"{state.left:,} are open"
-    heading = [f"campaign: {_many(len(chunks), 'chunk')} on {_many(len(nodes), 'machine')}, {left}"]
+    heading = [f"campaign: {many(len(chunks), 'chunk')} on {many(len(nodes), 'machine')}, {left}"]
     heading += [f"chunks came back without a report {state.lost} times"] if state.lost else []
     wrong = [f"chunk {number} has no report: given up" for number in state.given_up]
     return Section(
@@ -67,10 +67,6 @@ def section(chunks: Sequence[Spent], state: State) -> Section:
         tables=(_by_node(chunks, nodes), _growth(chunks)),
         notes=(*_more(chunks, state), *_coverage(chunks, state.unit)),
     )
-
-
-def _many(count: int, name: str) -> str:
-    return f"{count:,} {name}{'s' * (count != 1)}"
 
 
 def _minutes(seconds: float) -> str:
@@ -106,7 +102,7 @@ def _more(chunks: Sequence[Spent], state: State) -> Iterator[str]:
     count = MORE if state.left is None or not state.left else state.left
     wait = -(-count // state.slots) * each
     whole = f"{_minutes(count * each)} of a {state.unit}"
-    yield f"{_many(count, 'more chunk')}: about {_minutes(wait)} with {_many(state.slots, state.unit)} ({whole})"
+    yield f"{many(count, 'more chunk')}: about {_minutes(wait)} with {many(state.slots, state.unit)} ({whole})"
 
 
 # --- pairs of levels --------------------------------------------------------------------------------------------
@@ -146,5 +142,5 @@ def _coverage(chunks: Sequence[Spent], unit: str) -> Iterator[str]:
     for part in PARTS:
         step = next(place for place, count in enumerate(counts, start=1) if count >= part * counts[-1])
         took = sum(each.seconds for each in chunks[:step])
-        said.append(f"{part:.0%} after {_many(step, 'chunk')} ({_minutes(took)} of a {unit})")
+        said.append(f"{part:.0%} after {many(step, 'chunk')} ({_minutes(took)} of a {unit})")
     yield f"of the {counts[-1]:,} pairs of levels seen so far: {', '.join(said)}"

@@ -207,6 +207,11 @@ class Footer:
     unproved: tuple[str, ...] = ()
     exit_code: int
 
+    @property
+    def judged(self) -> int:
+        """Return the number of judged cases; of an older report that of all cases."""
+        return self.cases if self.judged_cases is None else self.judged_cases
+
 
 @dataclass(frozen=True, slots=True)
 class Covered:
@@ -250,5 +255,7 @@ def read(path: Path, change: Callable[[dict[str, Any]], Any] | None = None) -> R
         return from_data(Report, data)
     except Unreadable as error:
         raise NoReport(f"{path}: is no report of a run that ended: {error}") from error
-    except (OSError, ValueError) as error:
-        raise NoReport(f"{path}: is no report of a run that ended ({type(error).__name__}: {error})") from error
+    except OSError as error:
+        raise NoReport(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise NoReport(f"{path}: is no report of a run that ended: no JSON, {error}") from error

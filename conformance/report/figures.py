@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from conformance.oracle.histogram import LEAST, MOST, Histogram, Sizes
 from conformance.oracle.places import SHADES
 from conformance.report.document import Report, Row
+from conformance.report.table import many
 from conformance.runs.failed import Picture
 
 # a chart in the units of its drawing
@@ -66,11 +67,7 @@ def picture(places: Picture) -> Figure:
         for x, long, shade in _runs(line)
         if shade
     )
-    rows, columns = (
-        f"{count:,} {name}{'s' * (count > 1)}"
-        for count, name in ((places.rows, "row"), (places.columns, "column"))
-    )
-    said = f"{rows} × {columns} of {places.output}"
+    said = f"{many(places.rows, 'row')} × {many(places.columns, 'column')} of {places.output}"
     size = len(places.cells[0]) * CELL, len(places.cells) * height
     return Figure("where elements are wrong", *size, parts, (), said)
 

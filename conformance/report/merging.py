@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from conformance.runs.journal import Tally
 from conformance.runs.waivers import stale
 
 # entries of headers that may differ between machines that judge one run
-MAY_DIFFER = frozenset({"platform", "gpu_memory", "chunks", "options_from", "command"})
+MAY_DIFFER = frozenset({"platform", "gpu_memory", "chunks", "command", "options_from"})
 
 
 def mismatches(first: Report, other: Report) -> tuple[Difference, ...]:
@@ -28,12 +27,13 @@ def mismatches(first: Report, other: Report) -> tuple[Difference, ...]:
     return tuple(each for each in found if each.what.partition(".")[0] not in MAY_DIFFER)
 
 
-def merged(chunks: Iterable[tuple[int, Report]], held: Sequence[int] = ()) -> Report | None:
+def merged(chunks: Iterable[tuple[int, Report]], held: Sequence[int] = (), command: str = "") -> Report | None:
     """Return the report of some chunks by number; None where there are none.
 
-    ``held`` are the places of waivers that must show in these chunks. Of the failures of a cause only the smallest
-    of each operation, property and dtype is kept: all are in the reports of their chunks. No number depends on
-    the order of the chunks; the header and the surveys are the first chunk's.
+    ``held`` are the places of waivers that must show in these chunks, ``command`` is the one that judges all of
+    them. Of the failures of a cause only the smallest of each operation, property and dtype is kept: all are in
+    the reports of their chunks. No number depends on the order of the chunks; the header and the surveys are the
+    first chunk's.
     """
     total: Report | None = None
     numbers: set[int] = set()
@@ -41,7 +41,7 @@ def merged(chunks: Iterable[tuple[int, Report]], held: Sequence[int] = ()) -> Re
         assert number not in numbers, f"chunk {number} counts once"
         numbers.add(number)
         total = _begun(report) if total is None else _added(total, report)
-    return None if total is None else _ended(total, numbers, held)
+    return None if total is None else _ended(total, numbers, held, command)
 
 
 def spans(numbers: Iterable[int]) -> str:
@@ -53,16 +53,6 @@ def spans(numbers: Iterable[int]) -> str:
         else:
             found.append([number, number])
     return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in found)
-
-
-def _command(of_chunk: str, numbers: set[int]) -> str:
-    """Return the command that judges some chunks, from that of one: nothing where no range names them."""
-    words, (first, last) = shlex.split(of_chunk), (min(numbers), max(numbers))
-    if "--chunk" not in words or len(numbers) != last - first + 1:
-        return ""
-    place = words.index("--chunk")
-    words[place : place + 2] = ["--chunks", f"{first}-{last}"]
-    return shlex.join(["conform", "campaign", *words[2:]])
 
 
 def _begun(report: Report) -> Report:
@@ -88,7 +78,7 @@ def _added(one: Report, other: Report) -> Report:
     )
 
 
-def _ended(total: Report, numbers: set[int], held: Sequence[int]) -> Report:
+def _ended(total: Report, numbers: set[int], held: Sequence[int], command: str) -> Report:
     """Return a sum with its conclusions, which no chunk can draw alone."""
     tallies = _tallies([total])
     waivers = tuple(
@@ -106,7 +96,7 @@ def _ended(total: Report, numbers: set[int], held: Sequence[int]) -> Report:
     )
     return replace(
         total,
-        header=replace(total.header, chunks=spans(numbers), command=_command(total.header.command, numbers)),
+        header=replace(total.header, chunks=spans(numbers), command=command),
         waivers=waivers,
         footer=replace(
             total.footer,
@@ -121,14 +111,13 @@ def _ended(total: Report, numbers: set[int], held: Sequence[int]) -> Report:
 
 
 def _footer(one: Footer, other: Footer) -> Footer:
-    judged = [each.cases if each.judged_cases is None else each.judged_cases for each in (one, other)]
     return replace(
         one,
         items=one.items + other.items,
         chunks=one.chunks + other.chunks,
         unfinished=one.unfinished + other.unfinished,
         cases=one.cases + other.cases,
-        judged_cases=sum(judged),
+        judged_cases=one.judged + other.judged,
         verdicts=_sums(one.verdicts, other.verdicts),
         elements=one.elements + other.elements,
         seconds=one.seconds + other.seconds,

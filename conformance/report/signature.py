@@ -15,7 +15,7 @@ _VALUE = re.compile(r"\] = \S+, must (be exactly|lie in|be NaN)")
 _BEFORE = re.compile(rf"^(?:{NOTHING_TO_COMPARE}|parameters [\w ,.]+): ")
 _OUTPUT = re.compile(r"^\w+(?:\[#\])? (has|is|=) ")
 _PLACE = re.compile(r"(?: at |\()((?:[^\s()]+:\d+)(?:, in [^()]+)?)\)?$")
-_NUMBER = re.compile(r"-?\b\d[\d.,]*(?:e[+-]?\d+)?\b|\binf\b|\bnan\b")
+_NUMBER = re.compile(r"[-+]?\b\d[\d.,]*(?:e[+-]?\d+)?\b|\binf\b|\bnan\b")
 _LIST = re.compile(r"([(\[])#(?:,? #)*,?([)\]])")
 
 

@@ -211,7 +211,7 @@ def _budget(header: Header) -> str:
     memory = header.gpu_memory
     if memory is None:
         return ""
-    return f", {gib(memory.bytes)} of it for each of {memory.workers} worker{'s' * (memory.workers > 1)}"
+    return f", {gib(memory.bytes)} of it for each of {many(memory.workers, 'worker')}"
 
 
 def evidence(report: Report) -> tuple[tuple[str, str], ...]:
@@ -253,17 +253,20 @@ def _stopped(entry: Unfinished) -> str:
     return f"{entry.item} did not finish{case}"
 
 
+def many(count: int, name: str) -> str:
+    """Return a count with its noun."""
+    return f"{count:,} {name}{'s' * (count != 1)}"
+
+
 def closing(report: Report) -> tuple[Said, str]:
     """Return how the run ended, and its totals: the judged, and separately the unjudged."""
     footer, name = report.footer, report.header.adapter.name
     said, tone = _ENDS[Exit(footer.exit_code)]
     counts = footer.verdicts
     judged = {status: counts[status] for status in counts if status == Status.PASSED or status in BAD}
-    beyond = f" ({footer.chunks} chunks beyond the profile)" if footer.chunks else ""
+    beyond = f" ({many(footer.chunks, 'chunk')} beyond the profile)" if footer.chunks else ""
     compared = f"{footer.elements:,} elements compared in {footer.seconds:g} s"
-    # older reports do not count these separately
-    cases = footer.cases if footer.judged_cases is None else footer.judged_cases
-    totals = f"judged: {cases:,} cases{beyond}, {compared}; verdicts: {_counted(judged) or 'none'}"
+    totals = f"judged: {footer.judged:,} cases{beyond}, {compared}; verdicts: {_counted(judged) or 'none'}"
     others = _counted({status: count for status, count in counts.items() if status not in judged})
     if footer.exit_code == Exit.HOLDS:
         said = f"{said}, on what it takes" if _takes(report) else said

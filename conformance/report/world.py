@@ -93,7 +93,7 @@ def _implementations(judged: Sequence[Judged]) -> Iterator[str]:
         for each in judged:
             header, footer = each.report.header, each.report.footer
             versions = f"{header.device}; torch {header.torch}, Triton {header.triton or 'not installed'}"
-            numbers = f"{footer.judged_cases or footer.cases:,}", f"{footer.elements:,}"
+            numbers = f"{footer.judged:,}", f"{footer.elements:,}"
             made = f"{header.profile}, seed {header.seed}, {header.commit or 'no commit'}"
             yield each.title, header.adapter.package or "–", versions, made, *numbers, verdict(each.report)
 

@@ -128,7 +128,7 @@ IN_HEADER = tuple(option.name for option in OPTIONS if option.decides)
 NAMED = {option.name: option for option in (*OPTIONS, *OF_PYTEST)}
 
 
-def command(target: str, given: Mapping[str, object]) -> str:
+def command(target: str, given: Mapping[str, object], name: str = "run") -> str:
     """Return the command that judges a target with some options, by the names that argparse gives them.
 
     Nothing where a run judged what failed before: no command line says what that was.
@@ -140,7 +140,7 @@ def command(target: str, given: Mapping[str, object]) -> str:
         value = given.get(option.name.replace("-", "_"))
         if option.name not in _OF_THE_PLACE and value not in (option.default, []):
             chosen[option.name] = tuple(value) if isinstance(value, list) else value
-    return shlex.join(["conform", "run", target, *arguments(chosen)])
+    return shlex.join(["conform", name, target, *arguments(chosen)])
 
 
 _OF_THE_PLACE = frozenset({"import-limit", "report"})  # options on which no verdict depends

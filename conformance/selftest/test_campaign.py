@@ -75,6 +75,8 @@ def test_a_campaign_goes_on_where_it_ended(tmp_path: Path) -> None:
     then = _campaign(tmp_path, *chosen)
     made = report.read(tmp_path / "out" / "report.json")
     assert (1, "2 to 4") == (then.returncode, made.header.chunks), then.stderr
+    assert made.header.command.startswith("conform campaign wrong.py --op rms_norm_gated --property contract ")
+    assert made.header.command.endswith(" --chunks 2-4")
     assert ["chunk 2", "chunk 3", "chunk 4"] == [
         line.partition(",")[0] for line in (run.stderr + then.stderr).splitlines()
     ]

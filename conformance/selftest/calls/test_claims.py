@@ -72,6 +72,8 @@ class Unsigned(Plain):
         ({"deterministic": {"mropes": False}}, "deterministic: 'mropes' is unknown, did you mean 'mrope'?"),
         ({"strides": "contigous"}, "did you mean 'contiguous'?"),
         ({"specialises": ("esp",)}, "did you mean 'eps'?"),
+        ({"batch_invarient": False}, "Wrong.batch_invarient: is unknown, did you mean 'batch_invariant'?"),
+        ({"contract": {GATED: "fp32"}}, "Wrong.contract: is unknown, did you mean 'contracts'?"),
     ],
 )
 def test_an_unknown_word_is_one_line_with_the_nearest_known_one(changes: dict[str, Any], words: str) -> None:
@@ -88,7 +90,7 @@ def test_an_unknown_word_is_one_line_with_the_nearest_known_one(changes: dict[st
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Misspelt, "Misspelt.rmsnorm: is no operation, did you mean 'rms_norm'?"),
+        (Misspelt, "Misspelt.rmsnorm: is unknown, did you mean 'rms_norm'?"),
         (
             Unsigned,
             "Unsigned.rms_norm_gated: too many positional arguments; must take (self, x, gate, weight",
@@ -157,8 +159,9 @@ def test_everything_that_a_claim_may_say_is_listed(operation: str) -> None:
 
     assert set(OPERATIONS[operation].factors) <= set(words)
     assert all(claim("takes", operation, {name: chosen}) for name, chosen in levels.items())
-    named = ", *, " if OPERATIONS[operation].keywords or flags_of(OPERATIONS[operation]) else "):"
-    assert text.startswith(f"def {operation}(self, {', '.join(OPERATIONS[operation].positional)}{named}")
+    described = OPERATIONS[operation]
+    named = ", *, " if described.keywords or flags_of(described) else "):"
+    assert text.startswith(f"def {operation}(self, {', '.join(described.positional)}{named}")
 
 
 class Narrow(CorrectNorm):

@@ -23,6 +23,7 @@ from conformance.runs.waivers import Waiver, Waivers, Where
 WAIVERS = Waivers((Waiver("https://example.org/1", Where(dtype=("float16",))),), (0,))
 # elements, and those that had to be exact: 30 of 44, of which the share times 44 is less than 30
 ELEMENTS = ((6, 5), (28, 22), (7, 0), (3, 3))
+WHOLE = "conform run named"  # the command that judges all chunks
 GAPS = ("contiguous", "row_gap", "contiguous", "row_gap")
 
 
@@ -84,5 +85,6 @@ def report_of(folder: Path, chunks: Sequence[int], waivers: Waivers) -> report.R
     with closing(journal.Journal(folder, "main")) as shard:
         for chunk in chunks:
             planned += _write(shard, chunk)
-    header = replace(HEADER, chunks=merging.spans(chunks))
+    part = f" --chunk {chunks[0]}" if len(chunks) == 1 else ""
+    header = replace(HEADER, chunks=merging.spans(chunks), command=WHOLE + part)
     return report.build(journal.read(folder), header, planned, 1.5 * len(chunks), waivers=waivers)

@@ -175,6 +175,7 @@ def test_what_fails_everywhere_is_one_cause_without_a_level() -> None:
     assert cause.judged == cause.cases
 
 
+MEAN = "the mean is # ulp over # elements, must be within ±#"
 SIGNATURES = [
     ("failed", "y[1, 2] = 3.5, must be exactly 3.25 (1 ulp off); 2 of 6 elements outside", WRONG_VALUES),
     ("failed", "s[0] = nan, must lie in [1, 2]; 1 of 1 elements outside", WRONG_VALUES),
@@ -183,6 +184,8 @@ SIGNATURES = [
     ("failed", "s is torch.float32, must be torch.bfloat16", "an output is torch.float32, must be torch.bfloat16"),
     ("failed", "y has strides (4, 1, 2), must be contiguous", "an output has strides (#), must be contiguous"),
     ("failed", "3 of 24 elements were never written, the first at (0, 7)", None),
+    ("failed", "the mean is +5.4 ulp over 17 elements, must be within ±0.9", MEAN),
+    ("failed", "the mean is -5.4 ulp over 17 elements, must be within ±0.9", MEAN),
     ("crashed", "TypeError: shape (2, 3) is not (4,)", "TypeError: shape (#) is not (#)"),
     ("crashed", "parameters moved to other memory: TypeError: 1", "TypeError: #"),
     ("crashed", "AssertionError: 3 rows (kernels.py:34, in norm)", "AssertionError at kernels.py:34, in norm"),

@@ -132,10 +132,11 @@ def test_a_campaign_goes_on_with_the_same_settings(tmp_path: Path) -> None:
     assert 0 == json.loads((folder / "campaign.json").read_text(encoding="utf-8"))["seed"]
     with pytest.raises(UsageError, match="campaign: was begun with seed 0, not 1; give another --report"):
         chunks.begin(folder, {**SETTINGS, "seed": 1}, [adapter])
-    with pytest.raises(UsageError, match=r"mine.py [0-9a-f]{64}, not None"):
+    changed = "mine.py is not as it was when the campaign began; give another --report"
+    with pytest.raises(UsageError, match=changed):
         chunks.begin(folder, SETTINGS, [])
     adapter.write_text("2", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"mine.py [0-9a-f]{64}, not [0-9a-f]{64}"):
+    with pytest.raises(UsageError, match=changed):
         chunks.begin(folder, SETTINGS, [adapter])
 
 

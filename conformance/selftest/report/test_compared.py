@@ -113,3 +113,4 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     ran = CliRunner().invoke(compare, [str(made), str(made), "--html", str(tmp_path / "no" / "x")])
 
     assert f"--html {tmp_path / 'no' / 'x'}: cannot be written: No such file" in str(ran.exception)
+    assert not ran.stdout

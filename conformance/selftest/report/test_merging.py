@@ -11,7 +11,7 @@ import pytest
 
 from conformance import report
 from conformance.report import merging
-from conformance.selftest.report.chunk_reports import WAIVERS, report_of
+from conformance.selftest.report.chunk_reports import WAIVERS, WHOLE, report_of
 
 
 @pytest.fixture(name="reports", scope="module")
@@ -23,7 +23,7 @@ def _reports(tmp_path_factory: pytest.TempPathFactory) -> Mapping[int, report.Re
 
 
 def _merged(reports: Mapping[int, report.Report], chunks: Sequence[int]) -> report.Report:
-    found = merging.merged(((number, reports[number]) for number in chunks), held=(0,))
+    found = merging.merged(((number, reports[number]) for number in chunks), held=(0,), command=WHOLE)
     assert found is not None
     return found
 
@@ -82,7 +82,7 @@ def test_a_waiver_that_no_chunk_needs_is_out_of_date(reports: Mapping[int, repor
 
 
 def test_other_versions_do_not_fit(reports: Mapping[int, report.Report]) -> None:
-    """Another seed, torch or switch is named; another machine or chunk is none of these."""
+    """Another seed, torch or switch is named; another machine or chunk, also in the command, is none of these."""
     first = reports[0]
     other = replace(
         first, header=replace(first.header, seed=4, platform="elsewhere", chunks="7", numerics={"threads": 2})
@@ -91,23 +91,6 @@ def test_other_versions_do_not_fit(reports: Mapping[int, report.Report]) -> None
     assert () == merging.mismatches(first, reports[1])
     assert {"seed", "numerics.threads"} <= {each.what for each in merging.mismatches(first, other)}
     assert {"platform", "chunks"}.isdisjoint(each.what for each in merging.mismatches(first, other))
-
-
-@pytest.mark.parametrize(
-    ("chunks", "command"),
-    [((2, 1), "conform campaign 'my kernels.py' --op mrope --chunks 1-2"), ((0, 2), "")],
-)
-def test_the_command_is_that_of_the_campaign(
-    reports: Mapping[int, report.Report], chunks: Sequence[int], command: str
-) -> None:
-    """It judges the chunks that are there, and no others."""
-    named = {
-        n: replace(r, header=replace(r.header, command=f"conform run 'my kernels.py' --op mrope --chunk {n}"))
-        for n, r in reports.items()
-    }
-
-    assert () == merging.mismatches(named[0], named[1])
-    assert command == _merged(named, chunks).header.command
 
 
 @pytest.mark.parametrize(

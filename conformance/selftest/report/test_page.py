@@ -188,7 +188,7 @@ def test_a_cause_shows_its_rates_and_a_traceback(built: report.Report) -> None:
     )
     page = _Page(report.page(replace(built, causes=causes, failures=failures)))
 
-    assert "step 3 of 4" in page.text
+    assert 1 == page.text.count("step 3 of 4")
     assert "judged cases fail where gate_layout is step" in page.text
     assert "in norm: 1 / 0" in page.text
 

@@ -103,6 +103,21 @@ def test_a_damaged_line_is_not_skipped(tmp_path: Path) -> None:
         journal.read(tmp_path)
 
 
+def test_judged_cases_are_all_cases_of_a_report_that_does_not_count_them(tmp_path: Path) -> None:
+    """A run that judged none of its cases says so."""
+    footer = _mixed(tmp_path).footer
+
+    assert [0, 7] == [replace(footer, cases=7, judged_cases=count).judged for count in (0, None)]
+
+
+@pytest.mark.parametrize(("chunks", "words"), [(1, "(1 chunk beyond"), (1200, "(1,200 chunks beyond")])
+def test_a_count_has_its_noun(chunks: int, words: str, tmp_path: Path) -> None:
+    """One chunk is no chunks."""
+    made = _mixed(tmp_path)
+
+    assert words in table.closing(replace(made, footer=replace(made.footer, chunks=chunks)))[1]
+
+
 def test_an_unfinished_item_names_the_case_that_ran(tmp_path: Path, shard: journal.Journal) -> None:
     """If a worker is killed, the report names its last case and says that the run decides nothing."""
     shard.started(ITEM, CASE)
