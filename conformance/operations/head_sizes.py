@@ -17,7 +17,12 @@ DIMS = {
     "odd": ((7, 3), (13, 5), (192, 96), (2, 1)),
 }
 # heads of q and of k on one rank; eighteen, because kernels rotate eight at a time
-HEADS = {"grouped": ((6, 2), (4, 1), (18, 2)), "equal": ((2, 2), (3, 3)), "one": ((1, 1),), "fewer": ((1, 3), (2, 5))}
+HEADS = {
+    "grouped": ((6, 2), (4, 1), (18, 2)),
+    "equal": ((2, 2), (3, 3)),
+    "one": ((1, 1),),
+    "fewer": ((1, 3), (2, 5)),
+}
 CACHES = (64, 3, 17, 1000)
 # rows of a real model's tables, fewer than its context is long
 MODEL_CACHE = 4096
