@@ -16,8 +16,13 @@ DIMS = {
     "part": ((128, 32), (80, 16), (96, 24)),
     "odd": ((7, 3), (13, 5), (192, 96), (2, 1)),
 }
-# heads of q and of k on one rank
-HEADS = {"grouped": ((6, 2), (4, 1)), "equal": ((2, 2), (3, 3)), "one": ((1, 1),), "fewer": ((1, 3), (2, 5))}
+# heads of q and of k on one rank; eighteen, because kernels rotate eight at a time
+HEADS = {
+    "grouped": ((6, 2), (4, 1), (18, 2)),
+    "equal": ((2, 2), (3, 3)),
+    "one": ((1, 1),),
+    "fewer": ((1, 3), (2, 5)),
+}
 CACHES = (64, 3, 17, 1000)
 # rows of a real model's tables, fewer than its context is long
 MODEL_CACHE = 4096

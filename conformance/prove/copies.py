@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "normkernels"
 UNCHANGED = "unchanged"  # the kind of a mutant that changes nothing
 TESTS = ROOT / "conformance" / "package"
-SLOW = ("test_compiles", "test_codegen", "test_hugging_face", "test_models")  # tests of the package that come last
+# Tests of the package that come last.
+SLOW = ("test_compiled", "test_compiles", "test_codegen", "test_hugging_face", "test_models")
 # What decides about results: kernels, native forms, and the way of a call to either.
 FILES = ("kernels/*", "operations/*", "call.py", "checks.py", "dispatch.py", "launch.py", "plans.py")
 

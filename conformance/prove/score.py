@@ -25,6 +25,8 @@ class Count:
     cut: int  # survived until the limit: not judged whole
     unreached: int  # run by no case
     times: tuple[float, ...]
+    unseen: int = 0  # alive because nothing of them shows on a CPU
+    whole: int = 0  # judged to the end, by cases that run them and can show them
 
     @property
     def demanded(self) -> int:
@@ -37,8 +39,10 @@ class Count:
         return self.unborn + sum(self.killed.values())
 
 
-def counted(name: str, rows: Iterable[Row], apart: frozenset[str]) -> Count:
-    """Return the count of some rows; ``apart`` are the ids of equivalent mutants."""
+def counted(
+    name: str, rows: Iterable[Row], apart: frozenset[str], cpu_apart: frozenset[str] = frozenset()
+) -> Count:
+    """Return the count of some rows. ``apart``: the ids of equivalent mutants, ``cpu_apart``: on a CPU."""
     last = list(ended(rows).values())
     # a mark on what was killed is out of date, and counts for nothing
     alive = [row for row in last if not row.dead and row.id not in apart and row.verdict != SAME]
@@ -47,11 +51,13 @@ def counted(name: str, rows: Iterable[Row], apart: frozenset[str]) -> Count:
     for row in ran:
         killed[step(row)] = killed.get(step(row), 0) + 1
     unborn = sum(row.verdict == UNBORN for row in last)
-    cut = sum(row.why == UNTIL_THE_LIMIT for row in alive)
-    unreached = sum(row.verdict == UNREACHED for row in alive)
+    seen = [row for row in alive if row.lane != "cpu" or row.id not in cpu_apart]
+    cut = sum(row.why == UNTIL_THE_LIMIT for row in seen)
+    unreached = sum(row.verdict == UNREACHED for row in seen)
     times = tuple(sorted(row.seconds for row in ran))
     equivalent = len(last) - len(alive) - len(ran) - unborn
-    return Count(name, len(last), unborn, equivalent, killed, cut, unreached, times)
+    unseen, whole = len(alive) - len(seen), len(ran) + unborn + len(seen) - cut
+    return Count(name, len(last), unborn, equivalent, killed, cut, unreached, times, unseen, whole)
 
 
 def step(row: Row) -> str:
@@ -78,10 +84,11 @@ def table(counts: Sequence[Count], first: str) -> str:
         *steps,
         "does not import",
         "alive",
-        "of these cut off",
+        "not shown by a CPU",
+        "cut off",
         "not reached",
     ]
-    head += ["share", "median s", "worst s"]
+    head += ["share", "of those judged whole", "median s", "worst s"]
     lines = [head, ["---"] * len(head)]
     for count in counts:
         alive = count.demanded - count.dead
@@ -90,9 +97,11 @@ def table(counts: Sequence[Count], first: str) -> str:
         cells += [
             count.unborn,
             alive,
+            count.unseen,
             count.cut,
             count.unreached,
             percent(count.dead, count.demanded),
+            percent(count.dead, count.whole),
             *_times(count.times),
         ]
         lines.append([str(cell) for cell in cells])
@@ -138,8 +147,9 @@ def score(rows: Sequence[Row], apart: frozenset[str], cpu_apart: frozenset[str])
     for title, first, mutants in (("Mutants", "file", True), ("Planted bugs", "operation", False)):
         own = [row for row in rows if (row.kind != PLANTED) is mutants]
         if own:
-            counts = [counted(name, every, apart) for name, every in by(own, part).items()]
-            counts.append(counted(MORE, own, apart))
-            quick = first_stage(own, cpu_apart if mutants else frozenset())
+            unseen = cpu_apart if mutants else frozenset[str]()
+            counts = [counted(name, every, apart, unseen) for name, every in by(own, part).items()]
+            counts.append(counted(MORE, own, apart, unseen))
+            quick = first_stage(own, unseen)
             said += [f"## {title}", quick, table(counts, first), killers(own)]
     return "\n\n".join(said) + "\n"

@@ -86,9 +86,10 @@ def _wanted(operation: Operation, scope: Scope, place: int, *, few: bool) -> Ite
     if not rotation:
         yield from (Size(ROWS, n) for n in WIDE[place :: len(DTYPES)][: 1 if few else None])
         yield Size(*BOTH[0 if few else place])
-        # kernels for narrow rows have many of them a program, of which the last program has fewer
+        # kernels for narrow rows have many of them a program: the last program has fewer rows, or as many
         for columns in (edge for edge in scope.column_edges if edge <= TILE):
-            yield from (Size(edge - 1, columns, plain=True) for edge in scope.row_edges if edge > 1)
+            several = [edge for edge in scope.row_edges if edge > 1]
+            yield from (Size(rows, columns, plain=True) for edge in several for rows in (edge - 1, edge))
 
 
 def _two(operation: Operation, scope: Scope, place: int) -> Iterator[Size]:

@@ -72,6 +72,15 @@ def test_mutants_that_were_not_judged_have_counts_of_their_own() -> None:
     assert (3, 1, 2, 0, 1) == (count.judged, count.equivalent, count.demanded, count.dead, count.unreached)
 
 
+def test_what_a_cpu_cannot_show_is_not_counted_as_judged_whole() -> None:
+    """Neither is what was cut off, nor what is equivalent; on another lane the mark of a CPU says nothing."""
+    elsewhere = row(_mutant("i"), "quick", "cuda", SURVIVED)
+    count = counted("all", [*ROWS[:-1], _row("h", SURVIVED), elsewhere], APART, frozenset({"a", "h", "i"}))
+
+    assert (1, 1, 1, 3) == (count.unseen, count.cut, count.equivalent, count.dead)
+    assert 4 == count.whole
+
+
 def test_a_twin_has_the_fate_of_the_one_that_was_judged() -> None:
     """Its row says of whom; where that one was cut off, so was the twin."""
     killed, cut = (like(row, _mutant("twin")) for row in (ROWS[0], ROWS[5]))
