@@ -12,7 +12,7 @@ from conformance.cases.case import Case
 from conformance.cases.factors import DTYPES
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
-from conformance.properties.kept_results import steps
+from conformance.properties.kept_results import _other, steps
 from conformance.runs.item import Item, cases_of
 from conformance.selftest.fakes import right
 from conformance.selftest.fakes.correct_norm import CorrectNorm
@@ -79,3 +79,10 @@ def test_a_failure_says_what_had_changed(kind: type[CorrectNorm], said: str) -> 
     assert verdict.reason.startswith("after x[")
     assert said in verdict.reason
     assert "elements outside" in verdict.reason
+
+
+def test_every_number_of_a_mask_changes_visibly() -> None:
+    """A mask has zeros and infinities: the opposite of the one is the same number, that of the other hides all."""
+    mask = torch.tensor([0.0, -torch.inf, 2.0])
+
+    assert [1.0, 1.0, -2.0] == _other(mask, torch.arange(3)[:, None]).tolist()
