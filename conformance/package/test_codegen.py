@@ -477,7 +477,7 @@ def test_the_page_says_what_the_terminal_says(
     rows = _changed(run["rows"], "norm", {"spilled": 4}) if broken else run["rows"]
     made = document.document(rows, list(run["targets"]), run["header"], 9.0)
     (tmp_path / "report.json").write_text(
-        (RUN.parent / "normkernels_h200_ci.json").read_text(encoding="utf-8"), encoding="utf-8"
+        (RUN.parent / "world" / "normkernels_cuda.json").read_text(encoding="utf-8"), encoding="utf-8"
     )
     without = report.write_page(tmp_path / "report.json").read_text(encoding="utf-8")
     report.write_section(tmp_path, "codegen", document.section(made))
@@ -525,7 +525,7 @@ def test_the_command_writes_shows_and_ends(
     assert "every kernel compiles to what it must be" in result.output
 
     (page.parent / "report.json").write_text(
-        (RUN.parent / "normkernels_h200_ci.json").read_text(encoding="utf-8"), encoding="utf-8"
+        (RUN.parent / "world" / "normkernels_cuda.json").read_text(encoding="utf-8"), encoding="utf-8"
     )
     rows[:] = _changed(rows, "norm", {"spilled": 4})
     result = CliRunner().invoke(command.main, arguments)
