@@ -184,7 +184,9 @@ def test_an_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Names are checked once operations are known: the line says where to look."""
     monkeypatch.chdir(tmp_path)
     _read(tmp_path, conform="op = 'gelu'")
-    with pytest.raises(UsageError, match=r"--op gelu: unknown, .* \(options are also read from conform.toml\)$"):
+    with pytest.raises(
+        UsageError, match=r"--op: 'gelu' is unknown, .* \(options are also read from conform.toml\)$"
+    ):
         cli.cli.main(["run", "native"], prog_name="conform", standalone_mode=False)
     with pytest.raises(click.UsageError, match="No such option"):
         cli.cli.main(["run", "--fast"], prog_name="conform", standalone_mode=False)
