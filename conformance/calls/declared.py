@@ -32,7 +32,9 @@ PER_OPERATION = (
 )
 STRIDES = ("dense", "contiguous", "like_input")
 SPECIALISES = ("rows", "eps")
-NEAR = 0.85  # similarity of two names, from 0 to 1, from which on one counts as a misspelling
+# similarity of two names, from 0 to 1, from which on one counts as a misspelling: of an operation, and of another
+# public name, of which short ones may be meant, such as compiled beside compiles
+NEAR, NEARER = 0.85, 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +143,32 @@ def _own_points(contract: str | Contract | None) -> list[str]:
 def _check_spelling(adapter: Adapter) -> None:
     """Refuse a public name that almost matches a known one, and an adapter without any operation."""
     kind = type(adapter)
-    forms = [form for name in OPERATIONS for form in (name, f"{name}_")]
-    own = [name for name in dir(Adapter) if not name.startswith("_")]
-    declarations = [name for name in own if not callable(getattr(Adapter, name))]
-    for name in (name for name in dir(kind) if not name.startswith("_")):
-        names = [*forms, *own] if callable(getattr(kind, name)) else declarations
-        near = difflib.get_close_matches(name, names, n=1, cutoff=NEAR)
-        if near and name not in names:
-            message = f"{kind.__name__}.{name}: is unknown, did you mean {near[0]!r}?"
+    for name in _public(kind):
+        meant = _meant(name, method=callable(getattr(kind, name)))
+        if meant:
+            message = f"{kind.__name__}.{name}: is unknown, did you mean {meant!r}?"
             raise UsageError(message)
     if not any(hasattr(adapter, name) for name in OPERATIONS):
         message = f"{kind.__name__}: has no method named after an operation, must be among {', '.join(OPERATIONS)}"
         raise UsageError(message)
+
+
+def _public(kind: type) -> list[str]:
+    return [name for name in dir(kind) if not name.startswith("_")]
+
+
+def _meant(name: str, *, method: bool) -> str:
+    """Return the operation, method or declaration that a name of an adapter misspells; nothing for others."""
+    forms = [form for operation in OPERATIONS for form in (operation, f"{operation}_")] if method else []
+    own = [known for known in _public(Adapter) if method or not callable(getattr(Adapter, known))]
+    if name in forms or name in own:
+        return ""
+    alike = [known for known in own if callable(getattr(Adapter, known)) is method]
+    near = [
+        *difflib.get_close_matches(name, forms, n=1, cutoff=NEAR),
+        *difflib.get_close_matches(name, alike, n=1, cutoff=NEARER),
+    ]
+    return next(iter(near), "")
 
 
 def _check_signature(adapter: Adapter, form: str, operation: Operation) -> None:

@@ -87,6 +87,13 @@ def test_an_unknown_word_is_one_line_with_the_nearest_known_one(changes: dict[st
     assert "\n" not in str(caught.value)
 
 
+def test_other_names_of_an_adapter_are_its_own() -> None:
+    """A name that is less like a known one is no misspelling, and a table is a declaration as well."""
+    mine = {"compiled": abs, "names": ("a",), "copies": 2, "strides": {GATED: "dense"}}
+
+    check(type("Mine", (Plain,), mine)())
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
