@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from conformance import report
 from conformance.adapter import UsageError
@@ -42,7 +44,13 @@ def replay(
     import_limit: float,
     directory: Path,
 ) -> int:
-    """Run one CASE again on TARGET, and explain: JSON text, a file, or the id of a case of the last report."""
+    """Run one CASE again on TARGET, and explain: JSON text, a file, or the id of a case of the last report.
+
+    Without TARGET the case of a report is run on what that report judged.
+    """
+    context = click.get_current_context()
+    if context.get_parameter_source("target") is ParameterSource.DEFAULT:
+        target = _judged_there(case, directory) or target
     chosen = options.chosen_device(device)
     options.use(places)
     options.named("--property", [name for name in properties if name not in PASSIVE], PROPERTIES)
@@ -67,6 +75,15 @@ def replay(
     click.echo(report.printable("\n".join(lines)))
     counts = Counter[str](verdict.status for verdict in verdicts)
     return report.exit_code(counts, complete=True)
+
+
+def _judged_there(given: str, directory: Path) -> str:
+    """Return the target of the report that has a case; nothing where there is none, or it does not say."""
+    path = directory / "report.json"
+    if not (directory / "cases" / f"{given}.json").is_file() or not path.is_file():
+        return ""
+    words = shlex.split(options.read_report(path).header.command)
+    return words[2] if len(words) > 2 else ""
 
 
 def _case(given: str, directory: Path) -> Case:
