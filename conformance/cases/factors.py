@@ -293,9 +293,16 @@ def rows(level: str, rng: random.Random, scope: Scope, n: int) -> int:
 
 
 def leading(count: int, rank: int, rng: random.Random) -> tuple[int, ...]:
-    """Return ``count`` rows as ``rank - 1`` leading dimensions."""
+    """Return ``count`` rows as ``rank - 1`` leading dimensions, each of several rows if there are three."""
     if rank == 1:
         return ()
+    # three that are not one in memory are a way of their own through a kernel, which chance hardly draws
+    first = next((d for d in range(2, count) if count % d == 0), count)
+    second = next((d for d in range(2, count // first) if count // first % d == 0), count)
+    if rank == 4 and second < count:
+        spread = [first, second, count // (first * second)]
+        rng.shuffle(spread)
+        return tuple(spread)
     sizes = [1] * (rank - 1)
     sizes[rng.randrange(rank - 1)] = count
     for place in range(rank - 1):

@@ -197,8 +197,9 @@ def _verdicts(item: Item, subject: Subject, allowance: Allowance, begun: Callabl
 class _Reporter:
     """Plugin of pytest that tells where the tests are, and what fails."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Tell, folder: Path) -> None:
         self._tell = tell
+        self._folder = f"{folder}/"
         self.failed = False
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
@@ -209,7 +210,9 @@ class _Reporter:
         """Tell the first failure."""
         if report.failed and not self.failed:
             self.failed = True
-            self._tell(("killed", PACKAGE_TESTS, report.nodeid, report.longreprtext[-200:]))
+            # a row names no path of this machine
+            why = report.longreprtext.replace(self._folder, "")[-200:]
+            self._tell(("killed", PACKAGE_TESTS, report.nodeid, why))
 
     def pytest_collectreport(self, report: Any) -> None:  # noqa: ANN401 - pytest's
         """Tell that a file of tests cannot be imported."""
@@ -221,7 +224,7 @@ def _tested(trial: Trial, tell: Tell) -> None:
     import pytest
 
     os.chdir(ROOT)
-    reporter = _Reporter(tell)
+    reporter = _Reporter(tell, trial.folder)
     # plain: what is imported already can no longer be rewritten, about which pytest would warn
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", f"--rootdir={ROOT}"]
     # file by file: to import all of them takes longer than the tests that kill most mutants

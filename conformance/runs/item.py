@@ -68,6 +68,8 @@ GPU_WIDTHS = (
 # properties with cases of sizes that drawing hardly reaches, and the factor levels of those cases
 SIZED = frozenset({"values", "layout"})
 PLAIN_SIZED = {"group": "none", "heads": "one", "rank": "2", "rows": "many", "width": "wide"}
+# a layout in which the first dimensions of a tensor are not one in memory
+SPREAD = "swapped"
 # draws tried for one case that must be taken
 TRIES = 30
 REPEATS = 10  # more than the times that declined cases of an item are replaced
@@ -301,6 +303,9 @@ def sized_cases(item: Item, subject: Subject, survey: Survey) -> Iterator[tuple[
         levels = scope.levels(operation.factors)
         plain = {name: chosen[:1] for name, chosen in levels.items()} if size.plain else {}
         plain |= {name: (level,) for name, level in PLAIN_SIZED.items() if level in levels.get(name, ())}
+        if size.spread:
+            plain |= {name: (SPREAD,) for name in levels if name.endswith("_layout") and SPREAD in levels[name]}
+            plain |= {"rank": ("4",)} if "4" in levels.get("rank", ()) else {}
         case = _completed(item, {**levels, **plain}, rng, sized)
         if case is not None:
             yield case, size.left_out

@@ -21,6 +21,7 @@ BOTH = ((64, 1025), (97, 2048), (130, 1536))
 NARROW = 16
 TILE = 128
 ROWS = 2  # wide rows
+SPREAD = 12  # rows over three leading dimensions
 HEAD = 64  # least width of a token of a rotation, in elements
 
 # elements of one case, by profile and by whether a GPU judges them
@@ -38,12 +39,14 @@ class Size:
     """Sizes of one case, by the names of ``Scope.exact``; ``left_out``: why the case is not judged, or nothing.
 
     ``plain``: a call with every factor at its first level, for which alone an implementation may have a kernel.
+    ``spread``: rows over three leading dimensions, of which no two are one in memory.
     """
 
     rows: int
     columns: int | None
     left_out: str = ""
     plain: bool = False
+    spread: bool = False
 
 
 def sizes(
@@ -53,8 +56,8 @@ def sizes(
 
     ``programs``: how many an interpreted kernel has for a row, 0 where nothing is interpreted. Widths and
     numbers of rows are dealt out over the dtypes; every dtype gets the thresholds. ``whole``: all sizes,
-    otherwise one wide case and one of many rows. In quick an interpreted kernel gets fewer: one wide case, and
-    around a threshold the last number before it and the first behind.
+    otherwise one wide case, one of many rows, and one of rows that are spread. In quick an interpreted kernel gets
+    fewer: one wide case, and around a threshold the last number before it and the first behind.
     """
     programs *= ROTATED if operation.token_axes else 1
     place = (DTYPES.index(scope.dtype) + seed) % len(DTYPES)
@@ -64,7 +67,7 @@ def sizes(
         rows = _nearest(scope, "rows", size.rows)
         columns = None if size.columns is None else _nearest(scope, "columns", size.columns)
         left_out = _left_out(rows, columns or HEAD, scope, profile, programs, alone=place == 0)
-        yield Size(rows, columns, left_out, size.plain)
+        yield Size(rows, columns, left_out, size.plain, size.spread)
 
 
 def _nearest(scope: Scope, name: str, wanted: int) -> int:
@@ -97,6 +100,7 @@ def _two(operation: Operation, scope: Scope, place: int) -> Iterator[Size]:
     yield Size(LONG[place], None if rotation else _narrowest(scope))
     if not rotation:
         yield Size(ROWS, WIDE[place])
+        yield Size(SPREAD, _narrowest(scope), spread=True)
 
 
 def _narrowest(scope: Scope) -> int:

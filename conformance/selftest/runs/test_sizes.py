@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from conformance.adapter import load
@@ -54,6 +56,18 @@ def test_a_plain_size_is_a_plain_call() -> None:
     assert {"float32"} == {spec.dtype for _, spec in made[0].tensors}
     assert made[0].tensor("gate") is not None
     assert made[0].flag("norm_before_gate")
+
+
+@every("dtype", DTYPES)
+def test_rows_are_spread_over_three_dimensions_that_are_not_one_in_memory(dtype: str) -> None:
+    """Each of the three has several rows, and no step of one is that of the next times its size."""
+    made = sized_cases(
+        Item("rms_norm_gated", "layout", dtype), Subject(load("normkernels"), "cpu"), Survey(claimed=True)
+    )
+    spread = [spec for case, _ in made for _, spec in case.tensors[:1] if len(spec.shape) == 4]
+
+    assert [("swapped", 12)] == [(spec.layout.kind, math.prod(spec.shape[:3])) for spec in spread]
+    assert 1 < min(spread[0].shape[:3])
 
 
 @pytest.mark.parametrize("seed", range(4))
