@@ -66,7 +66,7 @@ RUNS = (
         shorter=f"{HERE} -x",
         wrong="judge.md",
     ),
-    Run(f"conform replay {SHOWN} my_adapter.py", "values failed", 1, "--device cpu", "judge.md"),
+    Run(f"conform replay {SHOWN}", "values failed", 1, "--device cpu", "judge.md"),
     Run(f"python build/conformance/repro_{SHOWN}.py", "values failed", status=1, wrong="judge.md"),
     Run(
         "conform annotate build/conformance --target my_adapter.py --summary summary.md",

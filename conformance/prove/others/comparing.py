@@ -68,7 +68,11 @@ def _drawn(part: Part, case: Case, name: str, spec: TensorSpec) -> torch.Tensor:
     dtype = getattr(torch, spec.dtype)
     if "int" in spec.dtype:
         if part.positions == "arange":
-            return torch.arange(spec.shape[-1]).to(dtype).expand(spec.shape).contiguous()
+            table = case.tensor("cos")
+            assert table is not None, "positions are of a table"
+            # from the start again where a call has more tokens than its table
+            places = torch.arange(spec.shape[-1]) % table.shape[0]
+            return places.to(dtype).expand(spec.shape).contiguous()
         return draw(spec.values, spec.shape, dtype, generator)
     if name in TABLES:
         count, half = spec.shape
