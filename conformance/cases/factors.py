@@ -292,19 +292,15 @@ def rows(level: str, rng: random.Random, scope: Scope, n: int) -> int:
     return rng.choice(taken or usual(scope.taken.numbers("rows") or (candidates[-1],))[:1])
 
 
-# the share of cases with three leading dimensions in which each has several rows, where their number allows it
-SPREAD = 0.5
-
-
 def leading(count: int, rank: int, rng: random.Random) -> tuple[int, ...]:
-    """Return ``count`` rows as ``rank - 1`` leading dimensions, half of the time several rows in each of three."""
+    """Return ``count`` rows as ``rank - 1`` leading dimensions, each of several rows if there are three."""
     if rank == 1:
         return ()
     # three that are not one in memory are a way of their own through a kernel, which chance hardly draws
     first = next((d for d in range(2, count) if count % d == 0), count)
     rest = count // first if count else 0
     second = next((d for d in range(2, rest) if rest % d == 0), count)
-    if rank == 4 and second < count and rng.random() < SPREAD:
+    if rank == 4 and second < count:
         spread = [first, second, count // (first * second)]
         rng.shuffle(spread)
         return tuple(spread)

@@ -70,8 +70,6 @@ SIZED = frozenset({"values", "layout"})
 PLAIN_SIZED = {"group": "none", "heads": "one", "rank": "2", "rows": "many", "width": "wide"}
 # a layout in which the first dimensions of a tensor are not one in memory
 SPREAD = "swapped"
-# draws of a case for one in which each leading dimension has several rows, which half of them have
-TRIES = 16
 # draws tried for one case that must be taken
 TRIES = 30
 REPEATS = 10  # more than the times that declined cases of an item are replaced
@@ -308,15 +306,9 @@ def sized_cases(item: Item, subject: Subject, survey: Survey) -> Iterator[tuple[
         if size.spread:
             plain |= {name: (SPREAD,) for name in levels if name.endswith("_layout") and SPREAD in levels[name]}
             plain |= {"rank": ("4",)} if "4" in levels.get("rank", ()) else {}
-        made = [_completed(item, {**levels, **plain}, rng, sized) for _ in range(TRIES if size.spread else 1)]
-        case = next(filter(_several, made), made[0])
+        case = _completed(item, {**levels, **plain}, rng, sized)
         if case is not None:
             yield case, size.left_out
-
-
-def _several(case: Case | None) -> bool:
-    """Return whether each leading dimension of a case has several rows."""
-    return case is not None and min(case.tensors[0][1].shape[:-1], default=0) > 1
 
 
 def more_cases(item: Item, subject: Subject, survey: Survey, count: int, number: int) -> Iterator[Case]:
