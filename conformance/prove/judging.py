@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -210,8 +211,8 @@ class _Reporter:
         """Tell the first failure."""
         if report.failed and not self.failed:
             self.failed = True
-            # a row names no path of this machine
-            why = report.longreprtext.replace(self._folder, "")[-200:]
+            # a row names no path of this machine: not of this copy, nor of what is installed
+            why = re.sub(r"\S*/site-packages/", "", report.longreprtext.replace(self._folder, ""))[-200:]
             self._tell(("killed", PACKAGE_TESTS, report.nodeid, why))
 
     def pytest_collectreport(self, report: Any) -> None:  # noqa: ANN401 - pytest's
