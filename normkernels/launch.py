@@ -53,7 +53,8 @@ class Launch:
 def launch(cached: Launch, buffers: Buffers, pointers: Sequence[int], counts: Counts) -> None:
     """Start a kernel on its device, which need not be the current one."""
     index = cached.device.index
-    if index is not None and index != torch.cuda.current_device():  # type: ignore[redundant-expr]  # None on a CPU
+    # with one GPU there is no other to be current, and asking for the current one takes longer
+    if _gpus() > 1 and index is not None and index != torch.cuda.current_device():  # type: ignore[redundant-expr]
         with torch.cuda.device(cached.device):
             launch(cached, buffers, pointers, counts)
         return
@@ -85,6 +86,12 @@ def _launch_through_triton(cached: Launch, buffers: Buffers, counts: Counts) -> 
     compiled = cached.kernel[grid](*args, num_warps=cached.plan.warps, enable_fp_fusion=False, **limit)
     if direct:
         cached.compiled = compiled
+
+
+@cache
+def _gpus() -> int:
+    """Return the number of GPUs of this process."""
+    return torch.cuda.device_count()
 
 
 @cache

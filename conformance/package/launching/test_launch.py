@@ -509,6 +509,7 @@ def test_a_kernel_starts_on_the_device_of_its_tensors(
     kept.device, kept.compiled = torch.device("cuda", index), None
     devices, current = Devices(), list[int]()
     monkeypatch.setattr(torch, "cuda", devices)
+    monkeypatch.setattr(launch, "_gpus", lambda: 2)
 
     class Starts(list[Start]):
         """A list that records the device of each start."""
