@@ -9,7 +9,7 @@ import torch
 
 from conformance.adapter import Adapter, Declined
 from conformance.adapters.importing import needed
-from conformance.adapters.tvm_ffi import misaligned_declined
+from conformance.adapters.tvm_ffi import refused_declined
 from conformance.oracle.contract import Contract
 
 
@@ -39,7 +39,7 @@ class FlashInfer(Adapter):
         """Call it without a residual."""
         if weight_offset:
             raise Declined("its offset is one or none")
-        with misaligned_declined():
+        with refused_declined():
             y: torch.Tensor = self._norm.rmsnorm(_rows(x, weight, residual), weight, eps)
         return y.view(x.shape)
 
@@ -47,7 +47,7 @@ class FlashInfer(Adapter):
         self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
     ) -> torch.Tensor:
         """Call it without a residual."""
-        with misaligned_declined():
+        with refused_declined():
             y: torch.Tensor = self._norm.gemma_rmsnorm(_rows(x, weight, residual), weight, eps)
         return y.view(x.shape)
 
@@ -63,14 +63,14 @@ class FlashInfer(Adapter):
         """Write y over x and the sum over the residual."""
         if weight_offset:
             raise Declined("its offset is one or none")
-        with misaligned_declined():
+        with refused_declined():
             self._norm.fused_add_rmsnorm(_rows(x, weight), _rows(residual, weight), weight, eps)
 
     def gemma_rms_norm_(
         self, x: torch.Tensor, weight: torch.Tensor, *, residual: torch.Tensor | None, eps: float
     ) -> None:
         """Write y over x and the sum over the residual."""
-        with misaligned_declined():
+        with refused_declined():
             self._norm.gemma_fused_add_rmsnorm(_rows(x, weight), _rows(residual, weight), weight, eps)
 
 

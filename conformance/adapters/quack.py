@@ -9,7 +9,7 @@ import torch
 
 from conformance.adapter import Adapter, Declined
 from conformance.adapters.importing import needed
-from conformance.adapters.tvm_ffi import misaligned_declined
+from conformance.adapters.tvm_ffi import refused_declined
 from conformance.oracle.contract import Contract
 
 Norm = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
@@ -45,9 +45,10 @@ class Quack(Adapter):
             raise Declined("it takes contiguous rows")
         rows = x.view(-1, x.shape[-1])
         before = None if residual is None else residual.view(rows.shape)
-        offset = weight_offset if weight is not None else 0.0
-        with misaligned_declined():
-            y, total, _ = self._norm(rows, weight, residual=before, eps=eps, weight_offset=offset)
+        if weight is None and weight_offset:
+            raise Declined("without a weight it adds no offset")
+        with refused_declined():
+            y, total, _ = self._norm(rows, weight, residual=before, eps=eps, weight_offset=weight_offset)
         return y.view(x.shape) if residual is None else (y.view(x.shape), total.view(x.shape))
 
     def gemma_rms_norm(

@@ -14,7 +14,7 @@ import torch
 
 from conformance.adapter import KNOWN, Adapter, Declined, Ran, UsageError, load
 from conformance.adapters.importing import needed
-from conformance.adapters.tvm_ffi import misaligned_declined
+from conformance.adapters.tvm_ffi import refused_declined
 from conformance.calls.call import Subject, perform
 from conformance.calls.claim import claim, outside, said
 from conformance.calls.declared import check
@@ -63,15 +63,17 @@ def test_without_its_package_an_adapter_says_what_to_install(monkeypatch: pytest
         load(target)
 
 
-def test_a_kernel_that_refuses_an_address_declines() -> None:
-    """The reason has the alignment and nothing that changes with the call; another error is one."""
+def test_a_kernel_that_refuses_an_address_or_a_stride_declines() -> None:
+    """The reason has the alignment, or the stride, and nothing that differs by call; other errors stay errors."""
     said = (
         "Misaligned Tensor data on argument #1 when calling: `__call__(mW: Tensor([2], float16))`, expected data "
     )
 
-    with pytest.raises(Declined, match="its data begin at multiples of 16 bytes"), misaligned_declined():
+    with pytest.raises(Declined, match="its data begin at multiples of 16 bytes"), refused_declined():
         raise ValueError(f"{said}alignment=16 bytes")
-    with pytest.raises(ValueError, match="shape"), misaligned_declined():
+    with pytest.raises(Declined, match="W must have a stride of 1"), refused_declined():
+        raise ValueError("Mismatched mW.strides[0] on argument #1 when calling: `__call__`, expected to be 1")
+    with pytest.raises(ValueError, match="shape"), refused_declined():
         raise ValueError("Mismatched shape on argument #1")
 
 

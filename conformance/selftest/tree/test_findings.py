@@ -20,6 +20,7 @@ MODULES = {
     "transformers": {"transformers"},
     "unsloth": {"unsloth"},
     "torchnorm": {"torchnorm"},
+    "quack-kernels": {"quack"},
     "torch": set[str](),
     "triton": set[str](),
 }
