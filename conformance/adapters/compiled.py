@@ -17,6 +17,12 @@ Flag = Any  # flags are of several types, and are passed on unchanged
 MOST_SHAPES = 2**16
 
 
+def allow_many_shapes() -> None:
+    """Let many shapes be compiled, each for itself: torch.compile stops at a few by default."""
+    torch._dynamo.config.recompile_limit = MOST_SHAPES  # noqa: SLF001 - there is no public name
+    torch._dynamo.config.accumulated_recompile_limit = MOST_SHAPES  # noqa: SLF001 - as above
+
+
 class Compiled(Adapter):
     """``torch.compile`` with its defaults and static shapes: it knows all sizes when it chooses."""
 
@@ -31,9 +37,7 @@ class Compiled(Adapter):
     mode: str | None = None
 
     def __init__(self) -> None:
-        # every shape is compiled separately here, and many compilations must not stop it
-        torch._dynamo.config.recompile_limit = MOST_SHAPES  # noqa: SLF001 - there is no public name
-        torch._dynamo.config.accumulated_recompile_limit = MOST_SHAPES  # noqa: SLF001 - as above
+        allow_many_shapes()
 
     @functools.cached_property
     def _compiled(self) -> dict[str, Callable[..., Results]]:

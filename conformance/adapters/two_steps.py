@@ -11,6 +11,7 @@ import torch
 import normkernels
 from conformance.adapter import Adapter
 from conformance.adapters import formulas
+from conformance.adapters.compiled import allow_many_shapes
 from conformance.oracle.contract import Contract
 
 Results = tuple[torch.Tensor, ...]
@@ -26,6 +27,9 @@ class TwoSteps(Adapter):
         "rms_norm_gated_fp8": Contract(frozenset({"unquantised"})),
     }
     few_variants = False
+
+    def __init__(self) -> None:
+        allow_many_shapes()
 
     @functools.cached_property
     def _quantised(self) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
