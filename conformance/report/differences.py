@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from conformance.calls.verdict import BAD, Status
-from conformance.report.document import Cause, Report, Row
+from conformance.report.document import Report, Row
 from conformance.report.header import facts
 from conformance.report.state import State, state_of
 
@@ -54,13 +54,8 @@ def of_results(first: Report, second: Report) -> tuple[Difference, ...]:
 
 def new_causes(first: Report, second: Report) -> tuple[int, ...]:
     """Return the numbers of causes of failures in the second report that the first does not have."""
-    known = {_fault(cause) for cause in first.causes}
-    return tuple(number for number, cause in enumerate(second.causes, start=1) if _fault(cause) not in known)
-
-
-def _fault(cause: Cause) -> tuple[str, tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]:
-    """Return what makes two causes of different runs one: the same failure at the same levels."""
-    return cause.says, tuple(sorted(cause.operations)), tuple((rate.factor, rate.where) for rate in cause.rates)
+    known = {cause.kind for cause in first.causes}
+    return tuple(number for number, cause in enumerate(second.causes, start=1) if cause.kind not in known)
 
 
 def _order(found: Difference) -> tuple[int, int]:

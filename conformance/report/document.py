@@ -162,6 +162,14 @@ class Cause:
     example: str
     case: Case | None = sparse(lambda: None)  # noqa: RUF009 - a field
 
+    @property
+    def kind(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        """Return what makes causes of several reports one: words, operations and factors.
+
+        Levels are not part of it: another seed draws other levels of the same factor.
+        """
+        return self.says, tuple(sorted(self.operations)), tuple(sorted(rate.factor for rate in self.rates))
+
 
 @dataclass(frozen=True, slots=True)
 class Waived:

@@ -178,7 +178,6 @@ def _count(tally: Tally, row: Row) -> None:
 # --- causes -----------------------------------------------------------------------------------------------------
 
 Cell = tuple[str, str, str]  # operation, property and dtype of a failure
-Kind = tuple[str, tuple[str, ...], tuple[str, ...]]  # of a cause: words, operations, factors
 
 
 @dataclass(slots=True)
@@ -190,20 +189,19 @@ class _Sum:
 
 
 def _causes(reports: Sequence[Report]) -> tuple[tuple[Failed, ...], tuple[Cause, ...]]:
-    """Return failures and their causes: those with the same words, operations and factors are one."""
-    found: dict[Kind, _Sum] = {}
+    """Return failures and their causes: those of one kind are one."""
+    found: dict[tuple[object, ...], _Sum] = {}
     for report, cause in [(each, cause) for each in reports for cause in each.causes]:
-        kind = cause.says, tuple(sorted(cause.operations)), tuple(sorted(rate.factor for rate in cause.rates))
-        known = found.get(kind)
+        known = found.get(cause.kind)
         total = _Sum(cause, {}) if known is None else replace(known, cause=_joined(known.cause, cause))
         for failure in (report.failures[place] for place in cause.failures):
             cell = failure.operation, failure.property, failure.dtype
             total.smallest[cell] = min(total.smallest.get(cell, failure), failure, key=_size)
-        found[kind] = total
-    order = sorted(found.items(), key=lambda entry: (entry[1].cause.severity, -entry[1].cause.cases, entry[0]))
+        found[cause.kind] = total
+    order = sorted(found.values(), key=lambda each: (each.cause.severity, -each.cause.cases, each.cause.kind))
     failures: list[Failed] = []
     causes = []
-    for _, total in order:
+    for total in order:
         own = [total.smallest[cell] for cell in sorted(total.smallest)]
         places = range(len(failures), len(failures) + len(own))
         failures += own

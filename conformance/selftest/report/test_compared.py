@@ -80,11 +80,19 @@ def test_what_fails_now_comes_first() -> None:
 
 
 def test_a_cause_is_new_where_the_first_report_has_none_like_it() -> None:
-    """Numbers of cases may differ between runs of one fault; another level is another fault."""
-    more = tuple(replace(cause, cases=cause.cases + 1) for cause in OLD.causes)
+    """Numbers of cases and levels may differ between runs of one fault, its words and factors may not."""
+    more = tuple(
+        replace(
+            cause, cases=cause.cases + 1, rates=tuple(replace(rate, where=("another",)) for rate in cause.rates)
+        )
+        for cause in OLD.causes
+    )
+    at = next(place for place, cause in enumerate(more) if cause.rates)
+    without = tuple(replace(cause, rates=() if place == at else cause.rates) for place, cause in enumerate(more))
     other = (*more[:-1], replace(more[-1], says="something else"))
 
     assert len(OLD.causes) > 1
+    assert (at + 1,) == new_causes(OLD, replace(OLD, causes=without))
     assert () == new_causes(OLD, replace(OLD, causes=more))
     assert (len(more),) == new_causes(OLD, replace(OLD, causes=other))
     assert tuple(range(1, len(more) + 1)) == new_causes(RIGHT, OLD)
