@@ -122,7 +122,7 @@ Judged = Iterator[tuple[str, str, float, Iterable[Verdict]]]
 
 
 def _by_items(trial: Trial, subjects: Mapping[str, Subject], begun: Callable[[], None]) -> Judged:
-    for name, item in _in_order(trial, subjects):
+    for name, item in in_order(trial, subjects):
         yield item.property, f"{name}:{item.cell()}", 0.0, _verdicts(item, subjects[name], trial.allowance, begun)
 
 
@@ -155,8 +155,11 @@ class _Counter:
         self._tell(("cases", str(self._cases)))
 
 
-def _in_order(trial: Trial, subjects: Mapping[str, Subject]) -> list[tuple[str, Item]]:
-    """Return the items of all adapters and operations, those first that cost little and kill most."""
+def in_order(trial: Trial, subjects: Mapping[str, Subject]) -> list[tuple[str, Item]]:
+    """Return the items of all adapters and operations, those first that cost little and kill most.
+
+    On a GPU, where a bug may compile a kernel for every call, the properties come first that a planted one names.
+    """
     pairs = [
         (name, item)
         for name, subject in subjects.items()
@@ -166,13 +169,24 @@ def _in_order(trial: Trial, subjects: Mapping[str, Subject]) -> list[tuple[str, 
         if unjudged(item, subject) is None
     ]
     places = {name: place for place, name in enumerate(EARLY)}
+    named = {
+        name: frozenset(getattr(subject.implementation(), "caught_by", ()) if trial.lane != "cpu" else ())
+        for name, subject in subjects.items()
+    }
 
     def place(pair: tuple[str, Item]) -> tuple[object, ...]:
         name, item = pair
         rank = places.get(item.property, len(EARLY))
         # a place may have a case after its item
         known = f"{trial.first} ".startswith(f"{name}:{item.cell()} ")
-        return not known, rank, item.chunk, item.property, DTYPES.index(item.dtype)
+        return (
+            not known,
+            item.property not in named[name],
+            rank,
+            item.chunk,
+            item.property,
+            DTYPES.index(item.dtype),
+        )
 
     return sorted(pairs, key=place)
 

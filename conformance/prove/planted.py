@@ -8,18 +8,21 @@ from typing import Any
 from conformance.adapter import Adapter
 from conformance.prove.mutants import Mutant
 from conformance.prove.score import PLANTED
+from conformance.runs.host import gpus
 
 # Tests of this repository, which nothing else imports: named here, because this is one as well.
 MODULE = "conformance.selftest.planted"
 PREFIX = "planted:"
+TWO = "cuda2"  # the lane of bugs that need a second GPU
 
 
 def planted(lane: str) -> tuple[Mutant, ...]:
-    """Return the bugs that can exist on a lane, one for each operation that has it."""
+    """Return the bugs that can exist on a lane of this machine, one for each operation that has it."""
+    lanes = {lane, TWO} if lane == "cuda" and len(gpus()) > 1 else {lane}
     return tuple(
         Mutant(name, PLANTED, 0, operation, PLANTED, bug.mechanism, bug.source, 0, 0, "")
         for name, (bug, operation) in _bugs().items()
-        if lane in bug.lanes
+        if lanes & set(bug.lanes)
     )
 
 

@@ -35,7 +35,7 @@ from conformance.prove.planted import PREFIX
 from conformance.prove.reach import Step
 from conformance.prove.rows import CRASHED, HUNG, KILLED, SURVIVED, SUSPECT, UNBORN, UNTIL_THE_LIMIT, Row, row
 from conformance.prove.score import PLANTED
-from conformance.runs.host import choose_device, faithful_interpreter, gpus
+from conformance.runs.host import choose_device, faithful_interpreter
 
 SILENCE = {"cpu": 60.0, "cuda": 180.0}  # seconds that a case may take: on a GPU it compiles
 GLANCE = 0.5  # seconds between two looks at the processes
@@ -165,7 +165,8 @@ class Runner:
             ((f"{PREFIX}{task.mutant.id}", task.mutant.function),) if bug else judges(file, self.lane),
             _tests(task) if task.stage == PACKAGE_TESTS else (),
             self.unfaithful,
-            Allowance.of(self.workers, len(gpus())),
+            # all of them use the first GPU: bugs that need another one find it free
+            Allowance.of(self.workers, 1),
             task.first,
             task.steps(),
             task.properties,

@@ -70,6 +70,8 @@ RIGHT: dict[str, Fake] = {
 }
 """The base of the fakes of each operation."""
 
+LISTS = ("RIGHT", "RIGHT_WITH_NORMS")  # of the modules
+
 
 def launches(kind: type) -> bool:
     """Return whether a fake runs in Triton kernels: it, or a base of it, stands in a module named ``kernels…``."""
@@ -83,3 +85,10 @@ def right(operation: str) -> Fake:
         f"correct_{operation}.py, a class with operations = ({operation!r},)"
     )
     return RIGHT[operation]
+
+
+def every_right(operation: str) -> tuple[Fake, ...]:
+    """Return all right implementations of an operation: the base of its fakes, then those in lists of modules."""
+    modules = dict.fromkeys(importlib.import_module(kind.__module__) for kind in CLASSES)
+    listed = (kind for module in modules for name in LISTS for kind in getattr(module, name, ()))
+    return tuple(dict.fromkeys(kind for kind in (right(operation), *listed) if operation in kind.operations))

@@ -11,6 +11,8 @@ from conformance.adapter import Adapter
 from conformance.oracle.contract import Contract
 from conformance.selftest.fakes.correct_norm import FLOATS
 
+LANES = 128
+
 
 class CorrectLayerNorm(Adapter):
     """Two passes in fp32, rounded once at the store."""
@@ -84,3 +86,52 @@ class CorrectLayerNorm(Adapter):
     def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Round once, to nearest even, into a fresh contiguous tensor of x's dtype."""
         return torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(y)
+
+
+class FusedLayerNorm(CorrectLayerNorm):
+    """The bias is added by a fused multiply-add, which does not round the product with the weight."""
+
+    def affine(self, y: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
+        """Add to an exact product."""
+        return self.shift(y if weight is None else y.double() * weight.double(), bias).float()
+
+
+class RunningLayerNorm(CorrectLayerNorm):
+    """Means and variances of 128 lanes that run along the row (Welford), then of pairs of lanes (Chan)."""
+
+    contracts: ClassVar[Mapping[str, str | Contract]] = {"layer_norm": "fp32"}
+    running_variance = True
+
+    def mean(self, given: torch.Tensor) -> torch.Tensor:
+        """Return the running mean."""
+        return running(given)[0]
+
+    def variance(self, given: torch.Tensor) -> torch.Tensor:
+        """Divide the running sum of squares."""
+        return running(given)[1] / given.shape[-1]
+
+
+def running(given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean of the last dimension, kept, and the sum of the squared differences from it."""
+    n = given.shape[-1]
+    blocks = torch.split(torch.nn.functional.pad(given, (0, -n % LANES)), LANES, -1)
+    lane = torch.arange(LANES, device=given.device)
+    mean, squares, seen = torch.zeros_like(blocks[0]), torch.zeros_like(blocks[0]), torch.zeros_like(lane)
+    for place, block in enumerate(blocks):
+        inside = place * LANES + lane < n
+        seen = seen + inside
+        apart = block - mean
+        updated = mean + apart / seen
+        squares = torch.where(inside, squares + apart * (block - updated), squares)
+        mean = torch.where(inside, updated, mean)
+    while len(seen) > 1:
+        ours, theirs = seen[::2], seen[1::2]
+        seen = ours + theirs
+        apart = mean[..., 1::2] - mean[..., ::2]
+        share = theirs / seen.clamp(min=1)
+        squares = squares[..., ::2] + squares[..., 1::2] + apart * apart * (ours * share)
+        mean = mean[..., ::2] + apart * share
+    return mean, squares
+
+
+RIGHT = (CorrectLayerNorm, FusedLayerNorm, RunningLayerNorm)

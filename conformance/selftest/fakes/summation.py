@@ -26,6 +26,32 @@ def pairwise(squares: torch.Tensor) -> torch.Tensor:
     return squares
 
 
+def blocked(squares: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the last dimension, kept: 128 lanes that each add serially in fp32, then their tree.
+
+    Each addition of a float64 number rounds once: a square in float64 is exact, and is added as a fused
+    multiply-add does.
+    """
+    lanes = squares.new_zeros((*squares.shape[:-1], LANES), dtype=torch.float32)
+    for block in torch.split(_padded(squares, LANES), LANES, -1):
+        lanes = (lanes + block).float()
+    return pairwise(lanes)
+
+
+def serial(squares: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the last dimension, kept, added up from the first column to the last."""
+    if squares.is_cpu:
+        with np.errstate(over="ignore", invalid="ignore"):
+            running = np.add.accumulate(squares.numpy(), axis=-1, dtype=np.float32)
+        return torch.from_numpy(running[..., -1:].copy())
+    # column after column in memory, as a GPU reads them
+    columns = squares.movedim(-1, 0).contiguous()
+    total = columns[0].clone()
+    for column in columns[1:]:
+        total += column
+    return total[..., None]
+
+
 class InFloat64(Correct):
     """The whole computation in float64, rounded once."""
 
@@ -67,10 +93,7 @@ class Blocked(Correct):
 
     def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
         """Sum lane by lane."""
-        lanes = grouped.new_zeros((*grouped.shape[:-1], LANES))
-        for block in torch.split(_padded(grouped.pow(2), LANES), LANES, -1):
-            lanes = lanes + block
-        return pairwise(lanes) / grouped.shape[-1]
+        return blocked(grouped.pow(2)) / grouped.shape[-1]
 
 
 class Serial(Correct):
@@ -81,13 +104,6 @@ class Serial(Correct):
     def mean_square(self, grouped: torch.Tensor) -> torch.Tensor:
         """Add one column after another in fp32."""
         return serial(grouped.pow(2)) / grouped.shape[-1]
-
-
-def serial(squares: torch.Tensor) -> torch.Tensor:
-    """Return the sum of the last dimension, kept, added up from the first column to the last."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        running = np.add.accumulate(squares.numpy(), axis=-1, dtype=np.float32)
-    return torch.from_numpy(running[..., -1:].copy())
 
 
 RIGHT = (Correct, InFloat64, Pairwise, Blocked, Serial)

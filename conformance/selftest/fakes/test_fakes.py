@@ -259,7 +259,7 @@ OTHERS: dict[str, set[str]] = {
         "NormInRegisters",
     },
     "correct_l2_norm": {"CorrectL2Norm"},
-    "correct_layer_norm": {"CorrectLayerNorm"},
+    "correct_layer_norm": {"CorrectLayerNorm", "FusedLayerNorm", "RunningLayerNorm"},
     "correct_norm": {"CorrectNorm"},
     "correct_quantise_fp8": {
         "CorrectQuantiseFp8",

@@ -24,8 +24,9 @@ CPU = "cpu"
 class Planted:
     """A bug as reported, its mechanism in a sentence, and the fake that has it: ``module.Class`` in ``fakes``.
 
-    ``operations`` are those in which it is planted, ``lanes`` the devices on which the fake runs and is wrong.
-    Importing this needs no Triton, importing the fake does.
+    ``operations`` are those in which it is planted, ``lanes`` the devices on which the fake runs and is wrong:
+    ``cpu``, ``cuda``, or ``cuda2``, where there are two GPUs. Importing this needs no Triton, importing the fake
+    does.
     """
 
     name: str

@@ -6,9 +6,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import pytest
+
+from conformance.calls.call import Subject
 from conformance.operations import OPERATIONS
+from conformance.prove.judging import Trial, in_order
+from conformance.prove.planted import TWO, planted
+from conformance.runs.item import EARLY
 from conformance.selftest.fakes import FAKES, Fake, launches
+from conformance.selftest.fakes.kernels_gpu import TWO_GPUS
+from conformance.selftest.fakes.kernels_rows import UnusedRowsConstexpr
 from conformance.selftest.first_failure import Found
 from conformance.selftest.planted import OUTSIDE, PLANTED, Outside, Planted
 from conformance.selftest.planted.__main__ import table
@@ -47,9 +56,31 @@ def test_each_bug_is_judged_where_its_fake_can_be_wrong() -> None:
     assert {bug.name: _lanes(bug.kind()) for bug in PLANTED} == {bug.name: bug.lanes for bug in PLANTED}
 
 
+@pytest.mark.parametrize(("visible", "lanes"), [("0", {"cuda"}), ("0,1", {"cuda", TWO})], ids=["one", "two"])
+def test_bugs_of_two_gpus_need_them(visible: str, lanes: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one GPU all bugs are judged that can exist there, on two all that need the second as well."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    expected = {f"{bug.name}: {name}" for bug in PLANTED if lanes & set(bug.lanes) for name in bug.operations}
+
+    assert expected == {bug.id for bug in planted("cuda")}
+    assert not expected & {
+        f"{bug.name}: {name}" for bug in PLANTED if bug.lanes == ("cpu",) for name in bug.operations
+    }
+
+
+@pytest.mark.parametrize(("lane", "first"), [("cpu", EARLY[0]), ("cuda", "variants")])
+def test_what_a_bug_names_comes_first_on_a_gpu(lane: str, first: str) -> None:
+    """Elsewhere the order is the same for all bugs, so that the time until one is found says something."""
+    trial = Trial(Path(), "quick", lane, (("bug", "rms_norm"),), ())
+    found = in_order(trial, {"bug": Subject(UnusedRowsConstexpr(), lane)})
+
+    assert found[0][1].property == first
+    assert {item.property for _, item in found} >= {*EARLY, "variants"}
+
+
 def _lanes(kind: Fake) -> tuple[str, ...]:
     if hasattr(kind, "gpu"):
-        return ("cuda",)
+        return (TWO,) if kind.gpu == TWO_GPUS else ("cuda",)
     return ("cpu", "cuda") if launches(kind) and not hasattr(kind, "ends_its_process") else ("cpu",)
 
 

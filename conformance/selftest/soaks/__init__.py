@@ -1,0 +1,1 @@
+"""Soaks: right implementations of every operation in many forms, of which none may ever fail."""
