@@ -150,6 +150,7 @@ def score(rows: Sequence[Row], apart: frozenset[str], cpu_apart: frozenset[str])
             unseen = cpu_apart if mutants else frozenset[str]()
             counts = [counted(name, every, apart, unseen) for name, every in by(own, part).items()]
             counts.append(counted(MORE, own, apart, unseen))
-            quick = first_stage(own, unseen)
+            lanes = {row.lane for row in own}
+            quick = first_stage(own, unseen, lane="cpu" if "cpu" in lanes else "cuda")
             said += [f"## {title}", quick, table(counts, first), killers(own)]
     return "\n\n".join(said) + "\n"

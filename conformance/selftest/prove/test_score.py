@@ -190,3 +190,13 @@ def test_a_mark_of_a_lane_holds_there_alone() -> None:
 
     assert {"a"} == equivalent([_mutant("a")], "cpu", [mark])
     assert set() == equivalent([_mutant("a")], "cuda", [mark])
+
+
+def test_the_share_of_the_first_stage_is_that_of_the_lane() -> None:
+    """Rows of a GPU alone have no share of a CPU."""
+    on_a_gpu = row(_mutant("bug", PLANTED), "quick", "cuda", KILLED, by="stream", seconds=2.0)
+
+    assert "quick on the cuda alone: 1 of 1 killed, 100.0 %" in score([on_a_gpu], frozenset(), frozenset())
+    assert "quick on the cpu alone: 1 of 1 killed, 100.0 %" in score(
+        [on_a_gpu, ROWS[-1]], frozenset(), frozenset()
+    )

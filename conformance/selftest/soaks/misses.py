@@ -12,7 +12,7 @@ from conformance.cases.case import Case
 from conformance.operations import OPERATIONS
 from conformance.operations.rows import count
 from conformance.oracle.contract import round_once
-from conformance.properties.measure import intervals
+from conformance.properties.measure import chunks, intervals
 from conformance.selftest.soaks.rights import Right
 
 TRIES = 20  # rows, until one has an ordinary number
@@ -27,26 +27,45 @@ def put_off(
     rng: random.Random,
 ) -> bool:
     """Move one element of an output by twice its bound; return whether an ordinary number was found to move."""
-    wanted = OPERATIONS[case.operation].outputs(case)
-    names = [out.name for out in wanted]
+    wanted = OPERATIONS[case.operation].outputs(case)[number]
+    info = torch.finfo(wanted.dtype) if wanted.dtype.is_floating_point else None
+    least, most = (8 * info.smallest_normal, info.max / 2) if info else (2, 100)
     for row in (rng.randrange(count(case)) for _ in range(TRIES)):
-        rows = slice(row, row + 1)
-        parts = {name: out.reshape(count(case), -1)[rows] for name, out in zip(names, outputs, strict=True)}
-        allowed = intervals(each.subject, each.contract, case, values, rows, parts)[names[number]]
-        ordinary = torch.finfo(wanted[number].dtype) if wanted[number].dtype.is_floating_point else None
-        size = parts[names[number]].double().abs().flatten()
-        least, most = (8 * ordinary.smallest_normal, ordinary.max / 2) if ordinary else (2, 100)
-        fit = torch.nonzero((size >= least) & (size <= most)).flatten().tolist()
-        if fit:
-            column = rng.choice(fit)
-            lo, hi = (float(end.flatten()[column]) for end in (allowed.lo, allowed.hi))
-            moved = twice_off(lo, hi, wanted[number].dtype)
-            # a view, but for scales in columns
-            flat_output = outputs[number].reshape(count(case), -1)
-            flat_output[row, column].copy_(torch.tensor(moved))
-            outputs[number].copy_(flat_output.reshape(outputs[number].shape))
+        got = outputs[number].reshape(count(case), -1)
+        size = got[row].double().abs()
+        ordinary = torch.nonzero((size >= least) & (size <= most)).flatten().tolist()
+        if ordinary:
+            column = rng.choice(ordinary)
+            got[row, column].copy_(
+                torch.tensor(twice_off(*_ends(each, case, values, outputs, number, row, column)))
+            )
+            # the rows are a view, but for scales in columns
+            outputs[number].copy_(got.reshape(outputs[number].shape))
             return True
     return False
+
+
+def _ends(
+    each: Right,
+    case: Case,
+    values: Mapping[str, torch.Tensor],
+    outputs: tuple[torch.Tensor, ...],
+    number: int,
+    row: int,
+    column: int,
+) -> tuple[float, float, torch.dtype]:
+    """Return the ends of an element's interval before the store, and the dtype of its store.
+
+    The interval is that of the rows with which the element is judged: exact numbers among others have bounds too.
+    """
+    wanted = OPERATIONS[case.operation].outputs(case)
+    rows = next(rows for rows in chunks(each.subject, case) if rows.start <= row < rows.stop)
+    parts = {
+        want.name: output.reshape(count(case), -1)[rows] for want, output in zip(wanted, outputs, strict=True)
+    }
+    allowed = intervals(each.subject, each.contract, case, values, rows, parts)[wanted[number].name]
+    place = row - rows.start, column
+    return float(allowed.lo[place]), float(allowed.hi[place]), wanted[number].dtype
 
 
 def twice_off(lo: float, hi: float, dtype: torch.dtype) -> float:
