@@ -277,9 +277,27 @@ def _without_quant_groups(case: Case, values: Values) -> tuple[Case, Values] | N
     return (case.with_flag("quant_group", None), values) if several else None
 
 
+def _without_eps(case: Case) -> Case:
+    """Return the call with an eps of zero, where it has one: a norm of padding alone is then ``0 * inf``."""
+    return case.with_flag("eps", 0.0) if "eps" in dict(case.flags) else case
+
+
+# of a norm with groups: the last quant group has one of two in the first call, and each has three in the second
 TERMS = (
-    Term("quant groups", _without_quant_groups, outputs=("values",), levels={"quant_group": "64"}),
-    Term("fp8 type", _other_type, outputs=("scales",)),
+    Term(
+        "quant groups",
+        _without_quant_groups,
+        outputs=("values",),
+        levels={"gate": "none", "group": "several", "quant_group": "ragged"},
+        made=_without_eps,
+    ),
+    Term(
+        "fp8 type",
+        _other_type,
+        outputs=("scales",),
+        levels={"group": "several", "quant_group": "row"},
+        made=_without_eps,
+    ),
 )
 
 

@@ -15,7 +15,7 @@ from conformance.cases.case import Case
 from conformance.operations import rotation
 from conformance.operations.head_calls import head_operation
 from conformance.operations.head_sizes import Sizes
-from conformance.operations.mrope_calls import AXES, CALLS, Sections
+from conformance.operations.mrope_calls import AXES, CALLS, Sections, sections
 from conformance.operations.mrope_mistakes import SECTIONS
 from conformance.operations.operation import Scaling
 from conformance.operations.rotation import ROTATED, rotated
@@ -83,11 +83,28 @@ def _in_the_other_order(case: Case, values: Values) -> tuple[Case, Values] | Non
     return case.with_flag("interleaved", not case.flag("interleaved")), values
 
 
+def _turns_to_the_end(case: Case, values: Values) -> tuple[Case, Values] | None:
+    """Let height and width take turns to the last frequency, where their sections end before it."""
+    ended = case.flag("sections")
+    endless = sections("even", sum(ended))
+    orders = [axis_of_frequency(each, interleaved=case.flag("interleaved")) for each in (ended, endless)]
+    if not case.flag("interleaved") or orders[0] == orders[1] or values["positions"].dim() == 1:
+        return None
+    return case.with_flag("sections", endless), values
+
+
+def _with_ends(case: Case) -> Case:
+    """Return the call with a quarter of the frequencies for height and for width: time has the last ones alone."""
+    half = sum(case.flag("sections"))
+    return case.with_flag("sections", (half - 2 * (half // 4), half // 4, half // 4))
+
+
 TERMS = (
     Term("height", _without_axis(1)),
     Term("width", _without_axis(2)),
     Term("third axis where two are alike", _without_third_axis, levels={"two_alike": "prompt"}),
     Term("order of axes", _in_the_other_order),
+    Term("end of turns", _turns_to_the_end, made=_with_ends),
     *rotation.TERMS,
 )
 

@@ -2,8 +2,10 @@
 
 The rows, or the elements, of one tensor are so far apart that the last of them is past 2**32 elements, in strides
 that themselves fit 31 bits; the same with enough rows for each path of the implementation. Two rows have a
-stride that is itself past 32 bits. On the CPU there is no memory between them
-(:meth:`conformance.calls.memory.Owner.spread`); on a GPU the memory is really allocated, where there is enough.
+stride that is itself past 32 bits, and the heads of a single token are as far apart as rows. Indices have 32 bits
+where they may: one that is not widened then loses its product with a stride. On the CPU there is no memory between
+the rows (:meth:`conformance.calls.memory.Owner.spread`); on a GPU the memory is really allocated, where there is
+enough.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from conformance.properties.variants import INTERPRETED_ROWS
 LIMIT = 2**32
 # so that no stride of rows needs more than 31 bits itself
 FEWEST = 4
+NARROW = "int32"  # the level of indices that have no bits to spare
 # share of a GPU's free memory: other processes may use the rest
 SHARE = 0.75
 
@@ -84,14 +87,18 @@ def _length(spec: TensorSpec) -> int:
 
 def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
     """Return plain calls in which one tensor, each in turn, has its rows far apart, and then its elements."""
-    plain = {name: levels[0] for name, levels in scope.levels(operation.factors).items()}
+    factors = scope.levels(operation.factors).items()
+    plain = {name: NARROW if NARROW in levels else levels[0] for name, levels in factors}
     drawn = (operation.complete(plain, random.Random(seed), scope) for seed in itertools.count())  # noqa: S311
     base = next(case for case in drawn if count(case) >= FEWEST)
     far = [(base, name, layout) for name, spec in base.tensors for layout in _far_apart(spec)]
-    for rows in (2, *_past_thresholds(scope)):
+    # the heads of a token are far apart where it is alone
+    alone = (1,) if operation.token_axes else ()
+    for rows in (*alone, 2, *_past_thresholds(scope)):
         sized = operation.complete(plain, random.Random(rows), scope.sized(rows=rows))  # noqa: S311
         specs = [(name, spec) for name, spec in sized.tensors if name in operation.row_tensors]
-        far += [(sized, name, _rows_apart(spec)) for name, spec in specs if math.prod(spec.shape[:-1]) >= rows]
+        fewest = max(rows, 2)
+        far += [(sized, name, _rows_apart(spec)) for name, spec in specs if math.prod(spec.shape[:-1]) >= fewest]
     return tuple(
         case.with_tensor(name, replace(dict(case.tensors)[name], layout=layout)) for case, name, layout in far
     )

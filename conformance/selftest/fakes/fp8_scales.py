@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -34,6 +34,25 @@ class ScaleOfTheFirstGroup(CorrectFp8):
         """Measure once."""
         amax = super().amax(groups)
         return amax[..., :1].expand(amax.shape)
+
+
+class ScaleOfPaddedNorms(CorrectFp8):
+    """A quant group of three norms is padded to four: the norm of nothing is measured, without eps ``0 * inf``."""
+
+    operations = ("rms_norm_gated_fp8",)
+    caught_by = ALL
+
+    def rms_norm_gated_fp8(
+        self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **flags: Any
+    ) -> tuple[torch.Tensor, ...]:
+        """Remember the norm."""
+        self.normed, self.eps = flags["group_size"] or max(x.shape[-1], 1), torch.tensor(flags["eps"])
+        return super().rms_norm_gated_fp8(x, gate, weight, **flags)
+
+    def amax(self, groups: torch.Tensor) -> torch.Tensor:
+        """Measure the norm of zeros too, where there is padding."""
+        amax, norms = super().amax(groups), -(-groups.shape[-1] // self.normed)
+        return amax if norms & (norms - 1) == 0 else torch.maximum(amax, 0.0 * torch.rsqrt(self.eps))
 
 
 class ScaleOfTheBatch(CorrectFp8):

@@ -147,6 +147,37 @@ class RotationOffsetsOf32Bits(CorrectRotation):
         return super().heads(wrapped(x) if x.numel() else x, size)
 
 
+class HeadOffsetsOf32Bits(CorrectRotation):
+    """Tokens are found by 64 bits, and heads by 32: those of many tokens are too near to show it."""
+
+    caught_by = FAR
+
+    def heads(self, x: torch.Tensor, size: int) -> torch.Tensor:
+        """Gather the heads of each token by offsets that wrap."""
+        far = x.dim() == 3 and x.numel() > 0
+        return super().heads(torch.stack([wrapped(token) for token in x]) if far else x, size)
+
+
+class NarrowPositionsTimesStride(CorrectRotation):
+    """Positions are multiplied by the stride of the tables in their own dtype: 64 bits are enough, 32 are not."""
+
+    caught_by = FAR
+
+    def index(self, positions: torch.Tensor, axes: list[int]) -> torch.Tensor:
+        """Remember whether positions are narrow."""
+        self.narrow = positions.dtype == torch.int32
+        return super().index(positions, axes)
+
+    def look_up(self, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Gather rows by products that wrap."""
+        if index.numel() == 0:
+            return super().look_up(table, index)
+        (rows, half), (row_stride, stride) = table.shape, table.stride()
+        memory = table.as_strided(((rows - 1) * row_stride + (half - 1) * stride + 1,), (1,))
+        first = index * row_stride
+        return memory[(first % 2**32 if self.narrow else first) + torch.arange(half) * stride].float()
+
+
 class Fp8OffsetsOf32Bits(CorrectFp8):
     """Rows of the norm that quantises are found by offsets of 32 bits."""
 

@@ -95,6 +95,19 @@ class SectionsOneShort(CorrectRotation):
         return [0 if i == last else axis for i, axis in enumerate(axes)]
 
 
+class TurnsTooLong(CorrectRotation):
+    """Turns end at four times the length of a section: sections of a third of the frequencies do not show it."""
+
+    caught_by = ALL
+
+    def axes(self, sections: Sections, *, interleaved: bool) -> list[int]:
+        """Count the axes and one more."""
+        if not interleaved:
+            return super().axes(sections, interleaved=False)
+        turns = [i % 3 for i in range(sum(sections))]
+        return [turn if i < 4 * sections[turn] else 0 for i, turn in enumerate(turns)]
+
+
 class SinNegated(CorrectRotation):
     """Turns the other way."""
 
