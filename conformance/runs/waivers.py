@@ -14,7 +14,7 @@ A file of waivers is TOML::
 operation the operation's name
 property  the property's name
 dtype     torch's name of the dtype of the first tensor
-n         last dimension of the first tensor
+n         last dimension of the first tensor: a number, ``odd`` or ``even``
 layout    kind of layout of any tensor; or a table, by tensor
 flags     a table, by flag; ``"None"`` stands for None
 device    ``cpu`` or ``cuda``
@@ -59,6 +59,7 @@ NAMED: Mapping[str, Collection[str]] = {
     "device": ("cpu", "cuda"),
     "profile": PROFILES,
 }
+PARITIES = ("even", "odd")  # names of widths, by their remainder
 ANY = ""  # the name of a tensor that may be any
 
 
@@ -81,7 +82,7 @@ class Where:
     dtype: Names = ()
     device: Names = ()
     profile: Names = ()
-    n: tuple[int, ...] = ()
+    n: tuple[int | str, ...] = ()
     layout: Table = ()
     flags: Table = ()
     version: tuple[tuple[str, SpecifierSet], ...] = ()
@@ -106,7 +107,7 @@ class Where:
         return (
             _among(case.operation, self.operation)
             and _among(case.dtype, self.dtype)
-            and (not self.n or case.tensors[0][1].shape[-1:] in {(n,) for n in self.n})
+            and (not self.n or any(_as_wide(case, n) for n in self.n))
             and all(name in flags and flags[name] in values for name, values in self.flags)
             and all(_lies(case, name, kinds) for name, kinds in self.layout)
         )
@@ -118,6 +119,11 @@ class Where:
 
 def _among(name: str, allowed: Names) -> bool:
     return not allowed or name in allowed
+
+
+def _as_wide(case: Case, n: int | str) -> bool:
+    shape = case.tensors[0][1].shape
+    return bool(shape) and n in {shape[-1], PARITIES[shape[-1] % 2]}
 
 
 def _lies(case: Case, tensor: str, kinds: tuple[str, ...]) -> bool:
@@ -261,8 +267,8 @@ def _where(given: dict[str, Any]) -> Where:
     _only(given, Where.__dataclass_fields__, "where")
     named = {key: _names(key, given[key], known) for key, known in NAMED.items() if key in given}
     widths = _listed(given.get("n", []))
-    if not all(isinstance(n, int) and not isinstance(n, bool) for n in widths):
-        raise _Wrong(f"n={given['n']!r}, must be a width or a list of widths")
+    if not all(n in PARITIES or (isinstance(n, int) and not isinstance(n, bool)) for n in widths):
+        raise _Wrong(f"n={given['n']!r}, must be a width, {' or '.join(PARITIES)}, or a list of them")
     layout = given.get("layout", {})
     kinds = layout if isinstance(layout, dict) else {ANY: layout}
     return Where(
