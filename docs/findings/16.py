@@ -1,4 +1,4 @@
-"""torch 2.13.0: torch.compile on a CPU leaves the last elements of rows unwritten, where a shorter group is scaled.
+"""torch 2.13.0: torch.compile on a CPU leaves the last elements of rows unwritten after a shorter group.
 
 Needs torch alone. Exits 1 while it shows, 0 once it does not.
 """
