@@ -78,6 +78,13 @@ def _small(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) ->
     return 1e-3 * torch.randn((rows, n), generator=generator)
 
 
+def _vanishing(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Draw ordinary rows, and every second one so small that its squares vanish in float32 (float16: zeros)."""
+    values = _normal(rows, n, dtype, generator)
+    values[1::2] *= 1e-30
+    return values
+
+
 def _constant(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
     """Draw one number per row: sums whose rounding errors all point the same way."""
     return torch.randn((rows, 1), generator=generator).expand(rows, n).contiguous()
@@ -195,6 +202,7 @@ PROFILES: dict[str, Profile] = {
     "normal": _normal,
     "rows": _rows,
     "small": _small,
+    "vanishing": _vanishing,
     "constant": _constant,
     "blocks": _blocks,
     "subnormal": _subnormal,

@@ -117,7 +117,7 @@ def fp8_operation(name: str, norm: Operation, *, beside: bool = True) -> Operati
         points=lambda case: (*norm.points(case), *(point.name for point in rounds)),
         invalid={**norm.invalid, **INVALID},
         ordinary=(*norm.ordinary, *BEHIND),
-        terms=(*(seen_in_values(term) for term in norm.terms), *TERMS),
+        terms=(*(seen_in_values(term) for term in norm.terms), *_terms(norm)),
         empties=empties,
         model_case=model_case,
         simpler=simpler,
@@ -278,27 +278,26 @@ def _without_quant_groups(case: Case, values: Values) -> tuple[Case, Values] | N
 
 
 def _without_eps(case: Case) -> Case:
-    """Return the call with an eps of zero, where it has one: a norm of padding alone is then ``0 * inf``."""
+    """Return the call with an eps of zero, where it has one, and rows of which nothing else is left.
+
+    Their norm is infinite, and ``0 * inf`` is that of padding; so is the norm of padding alone in every row.
+    """
+    for name, spec in case.tensors:
+        if name in {"x", "residual"}:
+            case = case.with_tensor(name, replace(spec, values="vanishing"))
     return case.with_flag("eps", 0.0) if "eps" in dict(case.flags) else case
 
 
-# of a norm with groups: the last quant group has one of two in the first call, and each has three in the second
-TERMS = (
-    Term(
-        "quant groups",
-        _without_quant_groups,
-        outputs=("values",),
-        levels={"gate": "none", "group": "several", "quant_group": "ragged"},
-        made=_without_eps,
-    ),
-    Term(
-        "fp8 type",
-        _other_type,
-        outputs=("scales",),
-        levels={"group": "several", "quant_group": "row"},
-        made=_without_eps,
-    ),
-)
+def _terms(norm: Operation) -> tuple[Term, ...]:
+    """Return the terms of the quantisation, shown by groups that do not fill a row, or a block of a kernel."""
+    # of groups of the norm the last quant group has one of two in the first call, and each has three in the second
+    grouped = "group" in norm.factors
+    second = {"group": "several", "quant_group": "row"} if grouped else {"quant_group": "64", "width": "odd"}
+    first = {"gate": "none", "group": "several", "quant_group": "ragged"}
+    return (
+        Term("quant groups", _without_quant_groups, outputs=("values",), levels=first, made=_without_eps),
+        Term("fp8 type", _other_type, outputs=("scales",), levels=second, made=_without_eps),
+    )
 
 
 def _no_group(call: Arguments) -> Arguments:

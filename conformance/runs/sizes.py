@@ -15,8 +15,10 @@ from conformance.operations import Operation
 # hidden sizes of models past 5,120 columns, and neighbours of powers of two; dealt out in turns
 WIDE = (8193, 16385, 20480, 7168, 12288, 18432, 8192, 16384)
 LONG = (1024, 1030, 2051)
-# many rows that are also wide: rows and columns
+# many rows that are also wide: rows and columns; fewer of them, and in one dtype columns of whole lines of memory,
+# past which there is nothing to read
 BOTH = ((64, 1025), (97, 2048), (130, 1536))
+FEWER_BOTH = ((64, 1056), (64, 1025), (64, 1025))
 # columns of many rows: as wide as a tile, or narrow where a tile would give too many elements
 NARROW = 16
 TILE = 128
@@ -88,7 +90,7 @@ def _wanted(operation: Operation, scope: Scope, place: int, *, few: bool) -> Ite
     yield Size(LONG[place], narrow)
     if not rotation:
         yield from (Size(ROWS, n) for n in WIDE[place :: len(DTYPES)][: 1 if few else None])
-        yield Size(*BOTH[0 if few else place])
+        yield Size(*(FEWER_BOTH if few else BOTH)[place])
         # kernels for narrow rows have many of them a program: the last program has fewer rows, or as many
         for columns in (edge for edge in scope.column_edges if edge <= TILE):
             several = [edge for edge in scope.row_edges if edge > 1]

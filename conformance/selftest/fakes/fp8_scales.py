@@ -55,6 +55,20 @@ class ScaleOfPaddedNorms(CorrectFp8):
         return amax if norms & (norms - 1) == 0 else torch.maximum(amax, 0.0 * torch.rsqrt(self.eps))
 
 
+class ScaleOfPaddedColumns(CorrectFp8):
+    """The last group is padded before it is normalised: where the squares of a row vanish that is ``0 * inf``."""
+
+    operations = ("rms_norm_fp8",)
+    caught_by = ALL
+
+    def groups(self, stream: torch.Tensor, group: int) -> torch.Tensor:
+        """Fill up with what an infinite norm makes of zeros."""
+        groups, infinite = super().groups(stream, group), stream.abs().amin(-1, keepdim=True).isinf()
+        filled = groups.flatten(-2).clone()
+        filled[..., stream.shape[-1] :] = torch.where(infinite, torch.nan, 0.0)
+        return filled.reshape(groups.shape)
+
+
 class ScaleOfTheBatch(CorrectFp8):
     """One scale for the tensor, as static quantisation has: rows depend on each other."""
 

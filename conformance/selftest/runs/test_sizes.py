@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from conformance.adapter import load
 from conformance.calls.call import Subject
+from conformance.calls.memory import ALIGNMENT
 from conformance.cases.factors import DTYPES, Scope, Taken
 from conformance.operations import OPERATIONS
 from conformance.runs.item import Item, sized_cases
@@ -68,6 +70,21 @@ def test_rows_are_spread_over_three_dimensions_that_are_not_one_in_memory(dtype:
 
     assert [("swapped", 12)] == [(spec.layout.kind, math.prod(spec.shape[:3])) for spec in spread]
     assert 1 < min(spread[0].shape[:3])
+
+
+@every("seed", range(3))
+@every("operation", NORMS)
+def test_wide_rows_in_numbers_end_where_memory_does_and_do_not(operation: str, seed: int) -> None:
+    """In quick a read past a padded row faults in one dtype; in the others rows begin at any address."""
+    found = {
+        dtype: size.columns * getattr(torch, dtype).itemsize % ALIGNMENT
+        for dtype in DTYPES
+        for size in sizes(OPERATIONS[operation], Scope(dtype), "quick", seed, 1.0)
+        if size.columns is not None and size.rows == 64 and size.columns.bit_count() > 1
+    }
+
+    assert set(DTYPES) == set(found)
+    assert 1 == sum(beyond == 0 for beyond in found.values())
 
 
 @pytest.mark.parametrize("seed", range(4))
