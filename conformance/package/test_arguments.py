@@ -1,0 +1,127 @@
+"""What calls tell plans and kernels: kinds of plans, arguments about blocks, and how wide accesses may be."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from conformance.package.calls.operations import call
+from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
+from conformance.selftest.every import every
+from normkernels import plans
+from normkernels.call import Call, Device
+from normkernels.operations.operation import OPERATIONS
+from normkernels.operations.rows import access, tile_arguments
+from normkernels.plans import MEASURED
+
+H200 = Device("cuda", has_triton=True, interpreting=False, table=MEASURED)
+LOW = torch.bfloat16
+
+
+def described(operation: str, changes: Arguments) -> Call:
+    """Return the description of a call of many rows."""
+    known = OPERATIONS[operation]
+    bound = known.signature.bind(**call(operation, **changes))
+    bound.apply_defaults()
+    return dataclasses.replace(known.describe(bound.arguments, known.resolve(bound.arguments)), rows=8192)
+
+
+def norm(columns: int, *beside: str) -> Arguments:
+    """Return tensors of a norm of 16 bits, with those ``beside`` x that are named."""
+    made = {name: values(name, 3, columns, dtype=LOW) for name in ("x", *beside)}
+    return made | {"weight": values("weight", columns, dtype=LOW)}
+
+
+# Calls, and the plans that they have: the kind, its columns, and the columns with every block padded.
+KINDS: dict[str, tuple[str, Arguments, tuple[str, int, int]]] = {
+    "norm": ("rms_norm", norm(5120), ("norm", 5120, 5120)),
+    "residual": ("rms_norm", norm(5120, "residual"), ("residual", 5120, 5120)),
+    "gated": ("rms_norm_gated", norm(5120, "gate"), ("gated", 5120, 5120)),
+    "gated, of strided rows of 128": (
+        "rms_norm_gated",
+        norm(128, "gate") | {"x": strided(values("x", 3, 128, dtype=LOW))},
+        ("gated", 128, 128),
+    ),
+    "fp8": ("rms_norm_fp8", norm(1536) | {"quant_group": 128}, ("fp8", 1536, 2048)),
+    "fp8, of padded blocks": ("rms_norm_fp8", norm(1536) | {"quant_group": 96}, ("fp8", 1536, 2048)),
+    "fp8 residual": ("rms_norm_fp8", norm(5120, "residual") | {"quant_group": 128}, ("fp8 residual", 5120, 8192)),
+    "gated fp8": ("rms_norm_gated_fp8", norm(128, "gate") | {"quant_group": 128}, ("gated fp8", 128, 128)),
+}
+
+
+@every("name", KINDS)
+def test_a_call_has_a_plan_of_its_kind(name: str) -> None:
+    """Tiles differ by what is added, gated and quantised."""
+    operation, changes, (kind, columns, room) = KINDS[name]
+    plan, _ = OPERATIONS[operation].plan(described(operation, changes), H200)
+
+    assert plans.general(kind, 8192, columns, MEASURED, room) == plan
+
+
+def test_wide_inputs_of_fp8_norms_have_no_limit_of_registers() -> None:
+    """A limit is for inputs of 16 bits: with an fp32 weight, or x, rows of 1,536 columns would spill."""
+    changes = norm(1536) | {"quant_group": 128}
+    for weight, limit in ((changes["weight"], 48), (changes["weight"].float(), None)):
+        plan, _ = OPERATIONS["rms_norm_fp8"].plan(described("rms_norm_fp8", changes | {"weight": weight}), H200)
+        assert limit == plan.registers
+
+
+# Tensors with the elements from one row to the next, and how wide accesses to them may be.
+FLAT = torch.zeros(64)
+ACCESSES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int, str]] = {
+    "rows of 16 bytes": ((3, 4), (4, 1), 0, "aligned"),
+    "rows of 12 bytes": ((3, 3), (3, 1), 0, "unit"),
+    "one element on": ((3, 4), (4, 1), 1, "unit"),
+    "columns apart": ((3, 4), (16, 2), 0, "strided"),
+    "columns of one row apart": ((1, 4), (16, 2), 0, "strided"),
+    "columns over and over": ((3, 4), (16, 0), 0, "strided"),
+    "single columns of any stride": ((3, 1), (16, 2), 0, "aligned"),
+}
+
+
+@every("name", ACCESSES)
+def test_accesses_are_as_wide_as_rows_allow(name: str) -> None:
+    """Sixteen bytes where every row begins at a multiple of them; the stride of a single column is not used."""
+    sizes, strides, first, wanted = ACCESSES[name]
+    rows = FLAT.as_strided(sizes, strides, first)
+
+    assert wanted == access([(rows, (strides[0],))])
+    assert wanted == access([(FLAT.view(4, 16), (16,)), (rows, (strides[0],))])
+
+
+def test_sizes_that_are_not_there_are_ones() -> None:
+    """Their strides are zero, and so is that of a weight that is not given; x stands in for other tensors."""
+    x = values("x", 3, 4, 16)[:, :2]
+    args = tile_arguments({"x": x, "residual": None}, {"weight": None}, 16)
+
+    assert (1, 2, 2, 0) == tuple(args[name] for name in ("size_1", "size_2", "LEADING", "weight_stride"))
+    for name in ("x", "residual"):
+        assert [0, 64, 16, 1] == [
+            args[f"{name}_{axis}"] for axis in ("stride_0", "stride_1", "stride_2", "col_stride")
+        ]
+
+
+# Plans of 24 and 4 heads of 256 columns, of which 64 are rotated, and arguments of the kernel.
+BLOCKS: dict[str, tuple[int, dict[str, int]]] = {
+    "decode": (1, {"TOKENS": 1, "HEADS": 8, "Q_BLOCKS": 1, "K_BLOCKS": 1, "AHEAD": 4}),
+    "prefill": (512, {"TOKENS": 1, "HEADS": 8, "Q_BLOCKS": 3, "K_BLOCKS": 1, "AHEAD": 4}),
+    "pairs of tokens": (2048, {"TOKENS": 2, "HEADS": 4, "Q_BLOCKS": 6, "K_BLOCKS": 1, "AHEAD": 4}),
+}
+WIDTHS = {"HALF": 32, "REST": 192, "HALF_BLOCK": 32, "REST_BLOCK": 256, "AXES": 3, "max_positions": 51}
+
+
+@every("name", BLOCKS)
+def test_blocks_hold_all_heads(name: str) -> None:
+    """And no more: programs share the heads of a token, or have all of them, some at a time."""
+    pytest.importorskip("triton")
+    tokens, wanted = BLOCKS[name]
+    q, k = (values(each, 5, heads, 256) for each, heads in (("q", 24), ("k", 4)))
+    tables = [values(each, 51, 32) for each in ("cos", "sin")]
+    positions = torch.zeros(3, 5, dtype=torch.int64, device=DEVICE)
+    plan = plans.heads(tokens, 24, 4, 256, 32, MEASURED, copied=False)
+    flags = {"sections": (12, 10, 10), "head_dim": 256, "interleaved": True}
+    _, args = OPERATIONS["mrope_"].arguments(flags, (q, k, positions, *tables, q, k), plan)
+
+    assert wanted | WIDTHS == {each: args[each] for each in (*wanted, *WIDTHS)}
