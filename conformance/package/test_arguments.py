@@ -60,6 +60,13 @@ def test_a_call_has_a_plan_of_its_kind(name: str) -> None:
     assert plans.general(kind, 8192, columns, MEASURED, room) == plan
 
 
+def test_a_rotation_is_no_norm() -> None:
+    """It adds, gates and quantises nothing."""
+    rotation = described("mrope", {})
+
+    assert (False, None, None) == (rotation.residual, rotation.gated, rotation.quantised)
+
+
 def test_wide_inputs_of_fp8_norms_have_no_limit_of_registers() -> None:
     """A limit is for inputs of 16 bits: with an fp32 weight, or x, rows of 1,536 columns would spill."""
     changes = norm(1536) | {"quant_group": 128}
