@@ -11,7 +11,7 @@ from conformance.package.calls.operations import call
 from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
 from conformance.selftest.every import every
 from normkernels import plans
-from normkernels.call import Call, Device
+from normkernels.call import Call, Device, Heads
 from normkernels.operations.operation import OPERATIONS
 from normkernels.operations.rows import access, tile_arguments
 from normkernels.plans import MEASURED
@@ -60,11 +60,32 @@ def test_a_call_has_a_plan_of_its_kind(name: str) -> None:
     assert plans.general(kind, 8192, columns, MEASURED, room) == plan
 
 
-def test_a_rotation_is_no_norm() -> None:
-    """It adds, gates and quantises nothing."""
-    rotation = described("mrope", {})
+def rotated(half: int) -> Arguments:
+    """Return the caches and sections of a rotation of twice as many columns."""
+    return {each: values(each, 51, half) for each in ("cos", "sin")} | {"sections": (half, 0, 0)}
 
+
+@every("operation", ["mrope", "mrope_"])
+def test_a_rotation_is_described_by_its_heads(operation: str) -> None:
+    """It adds, gates and quantises nothing; in place, or where all columns are rotated, it copies none."""
+    rotation, most, full = (described(operation, rotated(half)) for half in (16, 24, 32))
+    copied = operation == "mrope"
+    plan, _ = OPERATIONS[operation].plan(rotation, H200)
+
+    assert (64, 64, 2) == (rotation.n, rotation.width, rotation.leading)
     assert (False, None, None) == (rotation.residual, rotation.gated, rotation.quantised)
+    assert Heads(6, 2, 16, copied=copied) == rotation.heads
+    assert Heads(6, 2, 24, copied=copied) == most.heads
+    assert Heads(6, 2, 32, copied=False) == full.heads
+    assert plans.heads(8192, 6, 2, 64, 16, MEASURED, copied=copied) == plan
+
+
+def test_tokens_count_where_any_head_is_there() -> None:
+    """Of q alone, and of k alone; without heads nothing is launched. Positions may have any strides."""
+    none, some = torch.ones(5, 0, 64, device=DEVICE), torch.ones(5, 2, 64, device=DEVICE)
+    positions = torch.zeros(3, 10, dtype=torch.int64, device=DEVICE)[:, ::2]
+    for q, k, tokens in ((some, none, 5), (none, some, 5), (some, some, 5), (none, none, 0)):
+        assert (tokens, 10, 2) == OPERATIONS["mrope"].counts((q, k, positions), {})
 
 
 def test_wide_inputs_of_fp8_norms_have_no_limit_of_registers() -> None:
