@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from conformance.package.calls.operations import call
 from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
 from conformance.selftest.every import every
 from normkernels import plans
-from normkernels.call import Call, Device, Heads
+from normkernels.call import Call, Device, Heads, Quantised
 from normkernels.operations.operation import OPERATIONS
 from normkernels.operations.rows import access, tile_arguments
 from normkernels.plans import MEASURED
@@ -20,12 +22,13 @@ H200 = Device("cuda", has_triton=True, interpreting=False, table=MEASURED)
 LOW = torch.bfloat16
 
 
-def described(operation: str, changes: Arguments) -> Call:
-    """Return the description of a call of many rows."""
+def described(operation: str, changes: Arguments, rows: int | None = 8192) -> Call:
+    """Return the description of a call, as if it had so many rows."""
     known = OPERATIONS[operation]
     bound = known.signature.bind(**call(operation, **changes))
     bound.apply_defaults()
-    return dataclasses.replace(known.describe(bound.arguments, known.resolve(bound.arguments)), rows=8192)
+    found = known.describe(bound.arguments, known.resolve(bound.arguments))
+    return found if rows is None else dataclasses.replace(found, rows=rows)
 
 
 def norm(columns: int, *beside: str) -> Arguments:
@@ -94,6 +97,77 @@ def test_wide_inputs_of_fp8_norms_have_no_limit_of_registers() -> None:
     for weight, limit in ((changes["weight"], 48), (changes["weight"].float(), None)):
         plan, _ = OPERATIONS["rms_norm_fp8"].plan(described("rms_norm_fp8", changes | {"weight": weight}), H200)
         assert limit == plan.registers
+
+
+def test_rows_of_a_quantised_norm_are_its_spans() -> None:
+    """Three rows of two spans and a half each; fresh results need a size for them, and inputs that lie apart do not.
+
+    Groups that cross have no span.
+    """
+    groups = {"group_size": 64, "quant_group": 128}
+    whole = described("rms_norm_gated_fp8", norm(320, "gate") | groups, rows=None)
+    crossing = described(
+        "rms_norm_gated_fp8", norm(320, "gate") | {"group_size": 64, "quant_group": 96}, rows=None
+    )
+
+    assert (320, 128, 9, 2) == (whole.n, whole.width, whole.rows, whole.leading)
+    assert Quantised("float8_e4m3fn", None, 128, wide=False) == whole.quantised
+    assert Quantised("float8_e4m3fn", "96 over 64", 0, wide=False) == crossing.quantised
+
+
+def arguments_of(operation: str, changes: Arguments) -> tuple[Any, Mapping[str, Any]]:
+    """Return the kernel of a call, and its arguments."""
+    known = OPERATIONS[operation]
+    bound = known.signature.bind(**call(operation, **changes))
+    bound.apply_defaults()
+    given, flags = bound.arguments, known.resolve(bound.arguments)
+    plan, _ = known.plan(known.describe(given, flags), H200)
+    return known.arguments(flags, known.buffers([given[name] for name in known.tensors], flags), plan)
+
+
+@every(
+    ("group", "x", "wanted"),
+    [
+        (32, values("x", 3, 96), "aligned"),
+        (96, values("x", 3, 96), "aligned"),
+        (24, values("x", 3, 96), "unit"),
+        (24, values("x", 3, 192)[:, ::2], "strided"),
+        (24, values("x", 3, 97)[:, :96], "unit"),
+    ],
+)
+def test_blocks_of_a_quantised_norm_begin_where_accesses_do(group: int, x: torch.Tensor, wanted: str) -> None:
+    """A block of 24 values that are no multiple of 16 bytes as fp8 is read as rows that begin anywhere."""
+    _, args = arguments_of("rms_norm_fp8", {"x": x, "weight": values("weight", 96), "quant_group": group})
+
+    assert wanted == args["ACCESS"]
+
+
+def test_gated_rows_have_the_kernel_of_their_plan() -> None:
+    """That of contiguous rows of 128, or that of groups, which one group is not."""
+    pytest.importorskip("triton")
+    from normkernels.kernels import (
+        rms_norm_gated as kernels,  # here, because the tests are collected without triton
+    )
+
+    narrow, _ = arguments_of("rms_norm_gated", norm(128, "gate"))
+    alone, plain = arguments_of("rms_norm_gated", norm(256, "gate"))
+    together, grouped = arguments_of("rms_norm_gated", norm(256, "gate") | {"group_size": 128})
+
+    assert kernels.rms_norm_gated_128_kernel is narrow
+    assert kernels.rms_norm_gated_kernel is alone is together
+    assert [(1, False), (2, True)] == [(each["n_groups"], each["GROUPED"]) for each in (plain, grouped)]
+
+
+@every(("before", "wanted"), [(True, torch.float32), (False, LOW)])
+def test_a_gate_before_the_norm_widens_what_is_rounded(wanted: torch.dtype, *, before: bool) -> None:
+    """The product of x and an fp32 gate is fp32; a gate after the norm changes nothing before the weight."""
+    pytest.importorskip("triton")
+    from normkernels.kernels.row_norm import DTYPES  # here, because the tests are collected without triton
+
+    wide = {"gate": values("gate", 3, 256), "rounding": "hf", "norm_before_gate": not before}
+    _, args = arguments_of("rms_norm_gated", norm(256) | wide)
+
+    assert (DTYPES[wanted], DTYPES[wanted]) == (args["NORMALISED"], args["WEIGHTED"])
 
 
 # Tensors with the elements from one row to the next, and how wide accesses to them may be.

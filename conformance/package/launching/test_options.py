@@ -1,0 +1,42 @@
+"""What a launch through Triton tells it: programs, pointers, counts, and the options of the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from conformance.selftest.every import every
+from normkernels import launch
+from normkernels.plans import Plan
+
+Started = tuple[tuple[int, ...], tuple[Any, ...], dict[str, Any]]
+
+
+class Kernel:
+    """Stand-in for a function of Triton: it notes how it is started."""
+
+    def __init__(self) -> None:
+        """Begin without starts."""
+        self.starts: list[Started] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        """Return what starts so many programs."""
+        return lambda *given, **options: self.starts.append((grid, given, options))
+
+
+@every(("registers", "limit"), [(None, {}), (48, {"maxnreg": 48})])
+def test_a_launch_has_the_programs_and_options_of_its_plan(registers: int | None, limit: dict[str, int]) -> None:
+    """As many programs as rows need, its warps, its limit of registers, and no fusion that would change bits."""
+    kernel, x = Kernel(), torch.zeros(4)
+    plan = Plan("general", rows=4, levels=7, warps=2, registers=registers, programs=3)
+    kept = launch.Launch(kernel, ("rest",), plan, x.device, aligned=True, fewest=1, most=9)
+    for rows in (8, 9):
+        launch.launch(kept, [x, None], [x.data_ptr()] * 2, (rows, 5))
+
+    options = {"num_warps": 2, "enable_fp_fusion": False, **limit}
+    assert [
+        ((2, 3, 1), (x, x, 8, 5, "rest"), options),
+        ((3, 3, 1), (x, x, 9, 5, "rest"), options),
+    ] == kernel.starts
