@@ -100,14 +100,10 @@ def test_wide_inputs_of_fp8_norms_have_no_limit_of_registers() -> None:
 
 
 def test_rows_of_a_quantised_norm_are_its_spans() -> None:
-    """Three rows of two spans and a half each; fresh results need a size for them, and inputs that lie apart do not.
-
-    Groups that cross have no span.
-    """
-    groups = {"group_size": 64, "quant_group": 128}
-    whole = described("rms_norm_gated_fp8", norm(320, "gate") | groups, rows=None)
-    crossing = described(
-        "rms_norm_gated_fp8", norm(320, "gate") | {"group_size": 64, "quant_group": 96}, rows=None
+    """Three rows of two spans and a half each, which need a size of their own; groups that cross have no span."""
+    whole, crossing = (
+        described("rms_norm_gated_fp8", norm(320, "gate") | {"group_size": 64, "quant_group": group}, rows=None)
+        for group in (128, 96)
     )
 
     assert (320, 128, 9, 2) == (whole.n, whole.width, whole.rows, whole.leading)
