@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 
 from conformance.selftest.every import every
@@ -40,3 +42,24 @@ def test_a_launch_has_the_programs_and_options_of_its_plan(registers: int | None
         ((2, 3, 1), (x, x, 8, 5, "rest"), options),
         ((3, 3, 1), (x, x, 9, 5, "rest"), options),
     ] == kernel.starts
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(1, "cuda:0"), (2, "cpu")])
+def test_no_device_is_asked_for_without_a_choice(gpus: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one GPU there is no other to be current, and the CPU needs none."""
+    kernel, x = Kernel(), torch.zeros(4)
+    monkeypatch.setattr(launch, "_gpus", lambda: gpus)
+    # whatever is asked of it raises
+    monkeypatch.setattr(torch, "cuda", types.SimpleNamespace())
+    kept = launch.Launch(
+        kernel,
+        (),
+        Plan("general", rows=4, levels=7, warps=2),
+        torch.device(device),
+        aligned=False,
+        fewest=1,
+        most=9,
+    )
+
+    launch.launch(kept, [x], [x.data_ptr()], (8,))
+    assert 1 == len(kernel.starts)
