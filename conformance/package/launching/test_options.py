@@ -57,3 +57,14 @@ def test_no_device_is_asked_for_without_a_choice(gpus: int, device: str, monkeyp
 
     launch.launch(kept, [x], [x.data_ptr()], (8,))
     assert 1 == len(kernel.starts)
+
+
+def test_the_first_reason_against_direct_launches_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the process, and only without one that of the tensors."""
+    elsewhere = torch.zeros(8)[1:]
+    for reason, told in (
+        ("asked", "by Triton: asked"),
+        ("", "by Triton: some tensor begins at no multiple of 16 bytes"),
+    ):
+        monkeypatch.setattr(launch, "why_not_direct", lambda reason=reason: reason)
+        assert told == launch.how([elsewhere])
