@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from conformance.package.calls.operations import call
 from conformance.package.calls.tensors import DEVICE, Arguments, strided, values
 from conformance.selftest.every import every
-from normkernels import plans
+from normkernels import InvalidCall, plans
 from normkernels.call import Call, Device, Heads, Quantised
 from normkernels.operations.operation import OPERATIONS
 from normkernels.operations.rows import access, tile_arguments
@@ -81,6 +82,22 @@ def test_a_rotation_is_described_by_its_heads(operation: str) -> None:
     assert Heads(6, 2, 24, copied=copied) == most.heads
     assert Heads(6, 2, 32, copied=False) == full.heads
     assert plans.heads(8192, 6, 2, 64, 16, MEASURED, copied=copied) == plan
+
+
+def test_positions_without_values_are_not_read() -> None:
+    """Those of fake tensors, and those under a transform, which may be of many calls."""
+    operation, rest = OPERATIONS["mrope"], (None, None)
+    cos = torch.ones(3, 16)
+    with FakeTensorMode() as mode:
+        operation.check_values((*rest, mode.from_tensor(torch.tensor([9])), cos, cos))
+
+    def look(positions: torch.Tensor) -> torch.Tensor:
+        operation.check_values((*rest, positions, cos, cos))
+        return positions
+
+    torch.vmap(look)(torch.tensor([[9], [8]]))
+    with pytest.raises(InvalidCall, match="positions has 9"):
+        look(torch.tensor([9]))
 
 
 def test_tokens_count_where_any_head_is_there() -> None:
@@ -201,13 +218,13 @@ def test_sizes_that_are_not_there_are_ones() -> None:
         ]
 
 
-# Plans of 24 and 4 heads of 256 columns, of which 64 are rotated, and arguments of the kernel.
+# Plans of 24 and 4 heads of 96 columns, of which 64 are rotated, and arguments of the kernel.
 BLOCKS: dict[str, tuple[int, dict[str, int]]] = {
     "decode": (1, {"TOKENS": 1, "HEADS": 8, "Q_BLOCKS": 1, "K_BLOCKS": 1, "AHEAD": 4}),
     "prefill": (512, {"TOKENS": 1, "HEADS": 8, "Q_BLOCKS": 3, "K_BLOCKS": 1, "AHEAD": 4}),
     "pairs of tokens": (2048, {"TOKENS": 2, "HEADS": 4, "Q_BLOCKS": 6, "K_BLOCKS": 1, "AHEAD": 4}),
 }
-WIDTHS = {"HALF": 32, "REST": 192, "HALF_BLOCK": 32, "REST_BLOCK": 256, "AXES": 3, "max_positions": 51}
+WIDTHS = {"HALF": 32, "REST": 32, "HALF_BLOCK": 32, "REST_BLOCK": 32, "AXES": 3, "max_positions": 51}
 
 
 @every("name", BLOCKS)
@@ -215,11 +232,11 @@ def test_blocks_hold_all_heads(name: str) -> None:
     """And no more: programs share the heads of a token, or have all of them, some at a time."""
     pytest.importorskip("triton")
     tokens, wanted = BLOCKS[name]
-    q, k = (values(each, 5, heads, 256) for each, heads in (("q", 24), ("k", 4)))
+    q, k = (values(each, 5, heads, 96) for each, heads in (("q", 24), ("k", 4)))
     tables = [values(each, 51, 32) for each in ("cos", "sin")]
     positions = torch.zeros(3, 5, dtype=torch.int64, device=DEVICE)
-    plan = plans.heads(tokens, 24, 4, 256, 32, MEASURED, copied=False)
-    flags = {"sections": (12, 10, 10), "head_dim": 256, "interleaved": True}
+    plan = plans.heads(tokens, 24, 4, 96, 32, MEASURED, copied=False)
+    flags = {"sections": (12, 10, 10), "head_dim": 96, "interleaved": True}
     _, args = OPERATIONS["mrope_"].arguments(flags, (q, k, positions, *tables, q, k), plan)
 
     assert wanted | WIDTHS == {each: args[each] for each in (*wanted, *WIDTHS)}

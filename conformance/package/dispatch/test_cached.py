@@ -161,9 +161,9 @@ def test_a_cached_call_still_looks_at_memory() -> None:
 KEPT = 1024  # decisions, and places of one decision
 
 
-def written(rows: torch.Tensor, out: torch.Tensor) -> None:
+def written(rows: torch.Tensor, out: torch.Tensor, weight: torch.Tensor | None = None) -> None:
     """Make a call that writes into memory of the caller."""
-    normkernels.rms_norm(rows, None, eps=1.0, out=out, path="native")
+    normkernels.rms_norm(rows, weight, eps=1.0, out=out, path="native")
 
 
 def test_decisions_do_not_pile_up() -> None:
@@ -201,9 +201,9 @@ def test_a_place_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_more_rows_of_a_checked_place_are_checked() -> None:
     """From the same address on, three rows of x reach the output, and two do not."""
-    room = torch.ones(5, 4, device=DEVICE)
+    room, weight = torch.ones(5, 4, device=DEVICE), torch.ones(4, device=DEVICE)
     for _ in range(2):
-        written(room[:2], room[2:4])
+        written(room[:2], room[2:4], weight)
 
     with pytest.raises(InvalidCall, match="out shares memory with x"):
-        written(room[:3], room[2:])
+        written(room[:3], room[2:], weight)
