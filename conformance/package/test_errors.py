@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -97,8 +98,8 @@ def test_exceptions_are_what_a_caller_expects() -> None:
 @pytest.mark.parametrize("path", ["rows", "native"])
 @pytest.mark.parametrize("operation", ["rms_norm_gated", *rms_norm.OPERATIONS, *fp8.OPERATIONS])
 def test_eps_may_be_any_number(operation: str, path: str) -> None:
-    """An integer, zero and the largest float32 are numbers."""
-    for eps in (0, 1, 0.0, torch.finfo(torch.float32).max):
+    """An integer, zero, the largest float32 and NumPy's numbers are numbers, the narrow ones too."""
+    for eps in (0, 1, 0.0, torch.finfo(torch.float32).max, np.float16(1)):
         if operation == "rms_norm_gated":
             arguments = call(eps=eps, path=path)
             rms_norm_gated.assert_right(arguments, rms_norm_gated.run(arguments))

@@ -168,11 +168,12 @@ def assert_steps(text: str, plan: Callable[[int], str], table: PlanTable) -> Non
         assert (each, each) == (plan(start), plan(last)), f"{start} to {last}"
 
 
-def norm(kind: str, width: int, table: PlanTable) -> Callable[[int], str]:
+def norm(kind: str, width: int, table: PlanTable, room: int | None = None) -> Callable[[int], str]:
     """Return what says the plan of a norm for a number of rows."""
 
     def said(rows: int) -> str:
-        plan = plans.general(kind, rows, width, table) if kind != "gated 128" else plans.gated_128(rows, table)
+        general = kind != "gated 128"
+        plan = plans.general(kind, rows, width, table, room) if general else plans.gated_128(rows, table)
         assert (1, 1) == (plan.heads, plan.programs)
         reads = "" if plan.reads == "as needed" else f" {plan.reads}"
         registers = "" if plan.registers is None else f" {plan.registers}"
@@ -196,10 +197,11 @@ def rotation(sizes: Rotation, table: PlanTable) -> Callable[[int], str]:
 
 @every("kind", NORMS)
 def test_columns_of_a_norm_have_their_plans(kind: str) -> None:
-    """The first and the last number of columns that have the same plans."""
+    """The first and the last number of columns that have the same plans; one row a program in any room."""
     for columns, text in NORMS[kind].items():
-        for width in columns:
-            assert_steps(text, norm(kind, width, MEASURED), MEASURED)
+        for width, room in itertools.product(columns, (None, 65536)):
+            if room is None or width > 256:
+                assert_steps(text, norm(kind, width, MEASURED, room), MEASURED)
 
 
 @every(("name", "kind", "width"), ELSEWHERE)

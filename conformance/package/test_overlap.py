@@ -1,14 +1,17 @@
-"""Overlap of memory is found exactly as a list of all bytes finds it."""
+"""Overlap of memory is found exactly as a list of all bytes finds it, and views that are the same are told."""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from normkernels.checks import may_share, overlaps_itself
+from conformance.selftest.every import every
+from normkernels.checks import _adds_up, address, may_share, overlaps_itself, same_view
 
 MEMORY = 256  # bytes
 DTYPES = (torch.int8, torch.int16, torch.float32)
@@ -75,3 +78,84 @@ def test_gaps_and_permutations_are_no_overlap(sizes: list[int], gaps: list[int],
     part = wide[tuple(slice(size) for size in sizes)].permute([i for i in order if i < len(sizes)])
 
     assert not overlaps_itself(part)
+
+
+class Subclass(torch.Tensor):
+    """A tensor that may mean something else."""
+
+
+@every(
+    ("sizes", "strides", "overlap"),
+    [((3, 2), (1, 2), True), ((3, 2), (1, 3), False), ((3, 1, 4), (8, 2, 1), False)],
+)
+def test_a_step_must_leave_what_smaller_steps_reach(
+    sizes: tuple[int, ...], strides: tuple[int, ...], *, overlap: bool
+) -> None:
+    """Elements begin where others do, or just beyond; a stride along one reaches nothing."""
+    assert overlap == overlaps_itself(torch.zeros(64).as_strided(sizes, strides))
+
+
+def test_neighbours_share_no_byte() -> None:
+    """Rows that end where others begin, in either order, and no elements in the middle of others."""
+    rows = torch.zeros(6, 4)
+    for one, other in itertools.permutations((rows[:3], rows[3:])):
+        assert not may_share(one, other)
+        assert may_share(one, rows)
+        assert may_share(rows, other)
+    # one is contiguous, and lies in the gaps of the other
+    assert not may_share(rows[0, 2:], rows[:, :2])
+    assert not may_share(rows[:, :2], rows[0, 2:])
+    assert not may_share(rows[3:3], rows)
+    assert not may_share(rows, rows[3:3])
+    assert may_share(rows[2:], rows.as_subclass(Subclass))
+
+
+def test_what_has_no_memory_shares_none() -> None:
+    """Fake tensors, which PyTorch would warn of, and batched ones, which raise where their address is read."""
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(torch.zeros(4))
+        seen = [address(fake), may_share(fake, fake.view(2, 2))]
+
+    def look(row: torch.Tensor) -> torch.Tensor:
+        seen.append(address(row))
+        return row
+
+    torch.vmap(look)(torch.ones(2, 3))
+    seen += [address(torch.empty(4, device="meta"))]
+    plain = torch.zeros(4)
+
+    assert [0, False, 0, 0] == seen
+    assert plain.data_ptr() == address(plain) == address(plain.as_subclass(Subclass))
+
+
+SQUARE, OBLONG = torch.zeros(2, 2), torch.zeros(3, 4)
+ALONG_ONE = torch.zeros(1, 2, 2)
+# Pairs of views of one memory, and whether they are the same elements in the same order.
+VIEWS: dict[str, tuple[torch.Tensor, torch.Tensor, bool]] = {
+    "itself": (SQUARE, SQUARE, True),
+    "all of it": (SQUARE, SQUARE[:], True),
+    "all of an oblong": (OBLONG, OBLONG[:], True),
+    "of other memory": (SQUARE, torch.zeros(2, 2), False),
+    "transposed": (SQUARE, SQUARE.t(), False),
+    "transposed, in a batch of one": (ALONG_ONE, ALONG_ONE.mT, False),
+    "another stride along one": (ALONG_ONE, ALONG_ONE.as_strided((1, 2, 2), (7, 2, 1)), True),
+    "other sizes": (SQUARE, SQUARE.view(4), False),
+    "fewer rows": (SQUARE, SQUARE[:1], False),
+    "one row on": (ALONG_ONE[0, :1], ALONG_ONE[0, 1:], False),
+    "of another dtype": (SQUARE, SQUARE.view(torch.int32), False),
+}
+
+
+@every("name", VIEWS)
+def test_the_same_view_has_the_same_elements_in_the_same_order(name: str) -> None:
+    """Of one place, dtype and shape, with the same strides but along sizes of one."""
+    one, other, same = VIEWS[name]
+
+    assert same == same_view(one, other) == same_view(other, one)
+
+
+def test_a_search_has_an_answer_within_its_patience() -> None:
+    """Ten thousand steps are exact: an odd distance is no sum of even steps. One step more is in doubt."""
+    for taken, doubt in ((9_998, False), (9_999, True)):
+        assert doubt == _adds_up(4 * taken + 1_001, Counter({4: taken, 2: 10**6}))
+    assert not _adds_up(1, Counter())

@@ -8,13 +8,14 @@ from functools import partial
 import pytest
 import torch
 
+import normkernels
 from conformance.package.calls import fp8, mrope, rms_norm, rms_norm_gated
 from conformance.package.calls.mrope import bits, flat
 from conformance.package.calls.operations import assert_right, explain, run
 from conformance.package.calls.tensors import DEVICE, Arguments, values
 from conformance.selftest.every import every
 from normkernels import InvalidCall, plans
-from normkernels.operations.operation import _cache, reread_environment
+from normkernels.operations.operation import OPERATIONS, _cache, reread_environment
 
 NORM, GATED = fp8.OPERATIONS
 MANY = 600 if DEVICE == "cpu" else 4096  # rows past every threshold of plans
@@ -153,3 +154,56 @@ def test_a_cached_call_still_looks_at_memory() -> None:
     with pytest.raises(InvalidCall, match="k shares memory with q"):
         run("mrope_", arguments)
     assert torch.equal(before, bits(q))
+
+
+# --- how much is kept -------------------------------------------------------------------------------------------
+
+KEPT = 1024  # decisions, and places of one decision
+
+
+def written(rows: torch.Tensor, out: torch.Tensor, weight: torch.Tensor | None = None) -> None:
+    """Make a call that writes into memory of the caller."""
+    normkernels.rms_norm(rows, weight, eps=1.0, out=out, path="native")
+
+
+def test_decisions_do_not_pile_up() -> None:
+    """One more than are kept, and the cache starts anew."""
+    one = torch.ones(1, 1, device=DEVICE)
+    kept = []
+    for number in range(KEPT + 1):
+        normkernels.rms_norm(one, None, eps=float(number), path="native")
+        kept.append(len(_cache))
+
+    assert [*range(1, KEPT + 1), 1] == kept
+
+
+def test_places_do_not_pile_up() -> None:
+    """Neither do the places of memory that were checked, the first of which comes with the decision."""
+    one, room = torch.ones(1, 1, device=DEVICE), torch.ones(KEPT + 2, 1, device=DEVICE)
+    kept = []
+    for number in range(KEPT + 2):
+        written(one, room[number : number + 1])
+        kept.append(len(next(iter(_cache.values())).checked))
+
+    assert [*range(KEPT + 1), 1] == kept
+
+
+def test_a_place_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that take turns between two places are checked with the decision, and once for each place."""
+    operation, seen = OPERATIONS["rms_norm"], list[object]()
+    monkeypatch.setattr(operation, "check_memory", seen.append)
+    one, room = torch.ones(1, 1, device=DEVICE), torch.ones(2, 1, 1, device=DEVICE)
+    for number in (0, 0, 1, 0, 1, 0):
+        written(one, room[number])
+
+    assert 3 == len(seen)
+
+
+def test_more_rows_of_a_checked_place_are_checked() -> None:
+    """From the same address on, three rows of x reach the output, and two do not."""
+    room, weight = torch.ones(5, 4, device=DEVICE), torch.ones(4, device=DEVICE)
+    for _ in range(2):
+        written(room[:2], room[2:4], weight)
+
+    with pytest.raises(InvalidCall, match="out shares memory with x"):
+        written(room[:3], room[2:], weight)

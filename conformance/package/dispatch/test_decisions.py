@@ -283,6 +283,19 @@ def test_explain_takes_what_the_operation_takes(changes: Arguments) -> None:
     assert errors[0] is errors[1]
 
 
+def test_what_runs_natively_is_not_launched() -> None:
+    """A decision for the native form says nothing of a launch."""
+    decision = explain("rms_norm_gated", call("rms_norm_gated", path="native"))
+
+    assert (None, None) == (decision.plan, decision.launched)
+
+
+def test_what_is_explained_is_an_operation() -> None:
+    """Another name is refused with those that there are."""
+    with pytest.raises(InvalidCall, match=r"^explain: operation='layer_norm', must be one of 'rms_norm', "):
+        explain("layer_norm", {})
+
+
 def test_a_decision_says_why_in_words() -> None:
     """Printed, a decision names the choice, the launch, each better one with what it needs and what was given."""
     decision = explain("rms_norm_gated", rms_norm_gated.call(3, 64, gate=None))

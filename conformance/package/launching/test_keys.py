@@ -175,6 +175,9 @@ def test_a_stride_along_one_decides_which_sizes_are_walked_as_one(name: str) -> 
 
     assert odd["x"].is_contiguous()
     assert key(name, usual) != key(name, odd)
+    # nor has one of nothing, of which any strides are contiguous
+    nothing, none = call(name, 0, 3), torch.ones(0, 3, N, device=DEVICE).as_strided((0, 3, N), (5, N, 2))
+    assert key(name, nothing) != key(name, nothing | {"x": none})
     beside = "gate" if "gated" in name else "residual"
     gaps = {beside: apart(usual[beside], -1)}
     assert key(name, usual | gaps) != key(name, odd | gaps)
@@ -191,6 +194,7 @@ def test_one_key_serves_any_number_of_rows_that_are_apart(name: str) -> None:
     keys = {key(name, given) for given in rows}
 
     assert 1 == len(keys)
+    assert key(name, call(name, 1, 3, x=room[:1, :3])) not in {key(name, call(name, 5, 3, x=room[:, :3])), *keys}
     # of the same strides
     assert len(inner) == len({key(name, given) for given in inner} - keys - {None})
 
@@ -201,9 +205,27 @@ def test_one_key_serves_any_number_of_tokens(name: str) -> None:
     longer = torch.zeros(3, 40, dtype=torch.int64, device=DEVICE)
     keys = {key(name, call(name, tokens)) for tokens in (0, 1, 2, 5, 16)}
     keys |= {key(name, call(name, 5, positions=longer[:, ::8])), key(name, call(name, 8, positions=longer[:, :8]))}
+    of_one_axis = {key(name, call(name, tokens, positions=longer[0, :tokens])) for tokens in (2, 3, 5)}
 
-    assert 1 == len(keys)
+    assert 1 == len(keys) == len(of_one_axis)
+    assert keys != of_one_axis
     assert None not in keys
+
+
+@pytest.mark.parametrize("name", ROTATIONS)
+def test_heads_of_the_same_strides_are_counted(name: str) -> None:
+    """Heads of a wider buffer have its strides, and keys of their own; so has one flat token, unlike more."""
+    room = torch.ones(5, 8, 32, device=DEVICE)
+    keys = [key(name, call(name, 5, **{each: room[:, :heads]})) for each in ("q", "k") for heads in (4, 6)]
+    flat = [call(name, tokens) for tokens in (1, 2, 5)]
+    one, *more = (
+        key(name, given | {"q": room.flatten(1)[:tokens, :128], "k": given["k"].flatten(1), "head_dim": 32})
+        for given, tokens in zip(flat, (1, 2, 5), strict=True)
+    )
+
+    assert len(keys) == len({*keys} - {None})
+    assert 1 == len({*more})
+    assert one not in {None, *more}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -242,7 +264,7 @@ def test_what_a_key_cannot_tell_has_none(name: str, what: str) -> None:
             assert None is key(name, usual | {each: UNTOLD[what](usual[each])})
 
 
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_tensors_on_two_devices_have_no_key(name: str) -> None:
     """A call with tensors on two devices is not valid."""
     usual = call(name)

@@ -71,6 +71,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], Arguments], str]] = {
     "head_dim negative": (lambda: flat(call()) | {"head_dim": -64}, "head_dim=-64, must be a divisor"),
     "head_dim fractional": (lambda: flat(call()) | {"head_dim": 64.0}, "head_dim=64.0, must be a divisor"),
     "head_dim boolean": (lambda: flat(call()) | {"head_dim": True}, "head_dim=True, must be a divisor"),
+    "head_dim fractional, beside heads": (lambda: call(head_dim=64.0), "head_dim=64.0, must be None or the 64"),
     "another head_dim": (lambda: call(head_dim=32), "head_dim=32, must be None or the 64 columns of q"),
     "head_dim text": (lambda: call(head_dim="64"), "head_dim='64', must be None or the 64 columns of q"),
     "positions a list": (lambda: call(positions=[0] * 5), "positions is a list, must be a tensor"),
