@@ -24,6 +24,7 @@ from pathlib import Path
 from conformance.calls.child import single_threaded
 from conformance.calls.watch import warm_up
 from conformance.runs.host import choose_device, faithful_interpreter, gpus
+from conformance.selftest import workers as xdist
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = ("PYTEST", "TRITON_", "COV_")  # beginnings of variables that steer the tests, and no command
@@ -33,21 +34,28 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["conformance.cli", "sympy"])
 _FORK = multiprocessing.get_context("fork")
 
-Given = tuple[Path, Sequence[Path], list[str], dict[str, str]]  # the arguments of _begin
+Given = tuple[Path, Sequence[Path], list[str], dict[str, str], int]  # the arguments of _begin
 
 
 class Command:
     """A running command, which leads a process group of its own; its output is in two files beside ``folder``.
 
-    ``ready``: where there is no GPU, a process that is ready to judge forks it.
+    ``ready``: where there is no GPU, a process that is ready to judge forks it, and its ``workers`` of xdist.
     """
 
     def __init__(
-        self, folder: Path, arguments: Sequence[str], environment: Mapping[str, str], *, ready: bool = False
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        ready: bool = False,
+        workers: int = 0,
     ) -> None:
         self._output = [folder.with_name(f"{folder.name}.{name}") for name in ("out", "err")]
-        given = folder, self._output, list(arguments), dict(environment)
-        self._process = _Ready(given) if ready and not gpus() else _forked(given)
+        ready = ready and not gpus()
+        given = folder, self._output, list(arguments), dict(environment), workers * ready
+        self._process = _Ready(given) if ready else _forked(given)
         assert self._process.pid is not None
         self.pid = self._process.pid
 
@@ -115,9 +123,9 @@ def _serve(commands: Connection) -> None:
         commands.send(process.exitcode)
 
 
-def started(folder: Path, *arguments: str, ready: bool = False, **variables: str) -> Command:
+def started(folder: Path, *arguments: str, ready: bool = False, workers: int = 0, **variables: str) -> Command:
     """Start a command as ``python`` would: a script, ``-m`` and a module, or ``-c`` and code, and arguments."""
-    return Command(folder, arguments, _environment(variables), ready=ready)
+    return Command(folder, arguments, _environment(variables), ready=ready, workers=workers)
 
 
 def ran(
@@ -128,10 +136,10 @@ def ran(
 
 
 def judged(
-    folder: Path, *arguments: str, timeout: float = 300.0, **variables: str
+    folder: Path, *arguments: str, timeout: float = 300.0, workers: int = 0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Return the end of a command that judges: what it would import and prove first is there already."""
-    return Command(folder, arguments, _environment(variables), ready=True).ended(timeout)
+    """Return the end of a command that judges: what it, or a worker, would import and prove first is there."""
+    return Command(folder, arguments, _environment(variables), ready=True, workers=workers).ended(timeout)
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -147,7 +155,9 @@ def ran_alone(code: str, *arguments: str, **variables: str) -> subprocess.Comple
         return Command(folder, ("-c", code, *arguments), _environment(variables)).ended(timeout=300)
 
 
-def _begin(folder: Path, output: Sequence[Path], arguments: list[str], environment: Mapping[str, str]) -> None:
+def _begin(
+    folder: Path, output: Sequence[Path], arguments: list[str], environment: Mapping[str, str], workers: int
+) -> None:
     """Make this process that of a command, and run it."""
     os.setsid()
     os.chdir(folder)
@@ -162,6 +172,8 @@ def _begin(folder: Path, output: Sequence[Path], arguments: list[str], environme
     first = {"-c": "", "-m": str(folder)}.get(kind, str((folder / kind).parent))
     sys.path[:] = [first, str(ROOT), *sys.path[1:]]
     sys.argv = {"-c": ["-c", *rest[1:]], "-m": rest}.get(kind, arguments)
+    if workers:
+        xdist.fork(workers)
     if kind == "-c":
         exec(compile(rest[0], "-c", "exec"), {"__name__": "__main__"})  # noqa: S102 - a test's own code
     elif kind == "-m":

@@ -1,0 +1,74 @@
+"""Workers of pytest-xdist that a command forks as it begins, with what it has imported and proven.
+
+A worker that xdist starts imports torch, and the process of the adapter under it proves the interpreter again:
+five seconds each. Here it finds processes that wait to become workers, and sends them what it sends a new Python.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+
+from execnet import XSpec, gateway_base, gateway_io
+
+_IDLE: list[_Process] = []  # those that wait, in the process of a command
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A process, and this process's ends of the pipes that are its standard input and output."""
+
+    pid: int
+    given: int
+    said: int
+
+
+class _Worker(gateway_base.Popen2IO):
+    """What execnet holds of a process that it started: a waiting one, which is now taken."""
+
+    def __init__(self, process: _Process, execmodel: gateway_base.ExecModel) -> None:
+        self._pid = process.pid
+        super().__init__(os.fdopen(process.given, "wb"), os.fdopen(process.said, "rb"), execmodel=execmodel)
+
+    def wait(self) -> int:
+        """Wait for the end, and return the exit status."""
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+
+    def kill(self) -> None:
+        """End the process, whatever it does."""
+        os.kill(self._pid, signal.SIGKILL)
+
+
+def fork(count: int) -> None:
+    """Fork workers of this process, which has one thread yet, and have xdist take them before it starts others."""
+    start = gateway_io.create_io
+
+    def taken(spec: XSpec, execmodel: gateway_base.ExecModel) -> _Worker | gateway_io.Popen2IOMaster:
+        return _Worker(_IDLE.pop(0), execmodel) if _IDLE else start(spec, execmodel)
+
+    gateway_io.create_io = taken  # type: ignore[assignment]  # execnet needs wait and kill of it
+    for _ in range(count):
+        (given, write), (read, said) = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            # another worker's pipe would otherwise stay open after the command has ended
+            for number in (write, read, *(end for other in _IDLE for end in (other.given, other.said))):
+                os.close(number)
+            _become(given, said)
+        os.close(given)
+        os.close(said)
+        _IDLE.append(_Process(pid, write, read))
+
+
+def _become(given: int, said: int) -> None:
+    """Run what execnet sends as the first line, as the Python that it would start does; end without one."""
+    for number, end in enumerate((given, said)):
+        os.dup2(end, number)
+        os.close(end)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
+    line = sys.stdin.readline()
+    if line:
+        exec(eval(line), {"__name__": "__main__"})  # noqa: S102, S307 - execnet's own protocol
+    sys.exit()
