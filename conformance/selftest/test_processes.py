@@ -66,3 +66,22 @@ def test_workers_of_a_command_are_forked_with_triton(folder: Path, forked: int, 
     ended = judged(folder, "-m", "pytest", "-p", "no:cacheprovider", *given, workers=forked)
 
     assert said in ended.stdout, ended.stdout + ended.stderr
+
+
+RUNS = """
+import subprocess, sys
+given = {"cwd": "..", "capture_output": True, "text": True, "check": False}
+done = subprocess.run([sys.executable, "-c", sys.argv[1], "a"], **given)
+print(done.stdout, done.stderr, done.returncode)
+"""
+
+
+@pytest.mark.skipif(bool(gpus()), reason="needs a machine without a GPU: with one nothing is imported before")
+@pytest.mark.parametrize(("nested", "there"), [(True, "True False None"), (False, "False False None")])
+def test_commands_of_a_command_are_forked_with_triton(folder: Path, there: str, *, nested: bool) -> None:
+    """They have their own folder, arguments, output and exit status, as where Python is started for them."""
+    ended = judged(folder, "-c", RUNS, f"import os; print(os.getcwd()){SAYS}", nested=nested, MINE="mine")
+    at, first, *rest = ended.stdout.splitlines()
+
+    assert first.startswith(there), ended.stdout + ended.stderr
+    assert (str(folder.parent), ["mine", "a", "3"]) == (at, " ".join(rest).split())

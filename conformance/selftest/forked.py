@@ -1,15 +1,24 @@
-"""Workers of pytest-xdist that a command forks as it begins, with what it has imported and proven.
+"""Processes that a command would start, forked as it begins, with what it has imported and proven.
 
-A worker that xdist starts imports torch, and the process of the adapter under it proves the interpreter again:
-five seconds each. Here it finds processes that wait to become workers, and sends them what it sends a new Python.
+A worker of pytest-xdist imports torch, and the process of the adapter under it proves the interpreter again: five
+seconds each. Here xdist finds processes that wait to become workers, and sends them what it sends a new Python.
+What a command runs with ``subprocess.run`` is forked in the same way.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 from execnet import XSpec, gateway_base, gateway_io
 
@@ -26,7 +35,7 @@ class _Process:
 
 
 class _Worker(gateway_base.Popen2IO):
-    """What execnet holds of a process that it started: a waiting one, which is now taken."""
+    """A waiting process that is taken, in the form in which execnet holds one that it started."""
 
     def __init__(self, process: _Process, execmodel: gateway_base.ExecModel) -> None:
         self._pid = process.pid
@@ -41,7 +50,7 @@ class _Worker(gateway_base.Popen2IO):
         os.kill(self._pid, signal.SIGKILL)
 
 
-def fork(count: int) -> None:
+def workers(count: int) -> None:
     """Fork workers of this process, which has one thread yet, and have xdist take them before it starts others."""
     start = gateway_io.create_io
 
@@ -72,3 +81,45 @@ def _become(given: int, said: int) -> None:
     if line:
         exec(eval(line), {"__name__": "__main__"})  # noqa: S102, S307 - execnet's own protocol
     sys.exit()
+
+
+# --- commands of a command ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A command: its folder, files for its output and errors, arguments of Python, and environment.
+
+    ``workers`` of xdist are forked for it, and its own commands where it is ``nested``.
+    """
+
+    folder: Path
+    output: Sequence[Path]
+    arguments: Sequence[str]
+    environment: dict[str, str]
+    workers: int = 0
+    nested: bool = False
+
+
+def commands(serve: Callable[[Connection], None]) -> None:
+    """Fork a process that runs commands, and have ``subprocess.run`` send it those of this process for Python."""
+    here, there = Pipe()
+    if os.fork() == 0:
+        here.close()
+        serve(there)
+        sys.exit()
+    there.close()
+    start, one = subprocess.run, threading.Lock()
+
+    def ran(command: Sequence[str], *, cwd: str = ".", **how: Any) -> subprocess.CompletedProcess[str]:
+        if command[0] != sys.executable:
+            return start(command, cwd=cwd, **how)
+        with tempfile.TemporaryDirectory() as place, one:
+            output = [Path(place, name) for name in ("out", "err")]
+            here.send(Given(Path(cwd).resolve(), output, command[1:], dict(os.environ)))
+            here.recv()
+            status = here.recv()
+            said = [path.read_text(encoding="utf-8") for path in output]
+        return subprocess.CompletedProcess(command, status, *said)
+
+    subprocess.run = ran  # type: ignore[assignment]  # of the forms of calls, that which the suite has
