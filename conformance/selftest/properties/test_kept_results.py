@@ -66,7 +66,7 @@ def _sorted(values: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_change_shows(operation: str) -> None:
-    """What may be stored after a step was not allowed before it, somewhere."""
+    """Each step makes an output somewhere that was not allowed before it."""
     subject = Subject(right(operation)())
     case, changes = _changed(operation, "float32")[0]
     contract = subject.contract(operation)
