@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -41,13 +42,15 @@ class _Worker(gateway_base.Popen2IO):
         self._pid = process.pid
         super().__init__(os.fdopen(process.given, "wb"), os.fdopen(process.said, "rb"), execmodel=execmodel)
 
-    def wait(self) -> int:
-        """Wait for the end, and return the exit status."""
-        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+    def wait(self) -> None:
+        """Wait for the end, unless another thread did."""
+        with suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
 
     def kill(self) -> None:
         """End the process, whatever it does."""
-        os.kill(self._pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
 
 
 def workers(count: int) -> None:

@@ -77,10 +77,11 @@ def _started(
 ) -> Command:
     """Start ``conform run`` on an adapter, in separate processes, and always on the CPU.
 
-    Each of its ``sessions`` of pytest has ``workers`` of its own.
+    Each of its ``sessions`` of pytest has ``workers`` of its own; none is told a number where that is 0.
     """
     (folder / "mine.py").write_text(text, encoding="utf-8")
-    given = ("run", "mine.py", "--report", "out", "--device", "cpu", "-n", str(workers), *arguments)
+    number = ("-n", str(workers)) if workers else ()
+    given = ("run", "mine.py", "--report", "out", "--device", "cpu", *number, *arguments)
     return started(folder, "-c", code, *given, ready=ready, workers=sessions * workers if workers > 1 else 0)
 
 
@@ -179,7 +180,7 @@ def test_a_waiver_that_is_out_of_date_fails_a_run(tmp_path: Path) -> None:
     (tmp_path / "known.toml").write_text(KNOWN + STALE, encoding="utf-8")
     plain = "import pytest, sys; sys.exit(pytest.main([*'-q -p conformance.plugin --pyargs conformance.suite "
     plain += "-p no:cacheprovider --adapter mine.py'.split(), *sys.argv[3:]]))"
-    code, shown, report = _ran(tmp_path, WRONG, *VALUES, "--waivers", "known.toml", code=plain)
+    code, shown, report = _ran(tmp_path, WRONG, *VALUES, "--waivers", "known.toml", code=plain, workers=0)
     why = [entry["stale"] for entry in report["waivers"]]
 
     assert Exit.FAILED == code == report["footer"]["exit_code"], shown
