@@ -43,6 +43,7 @@ LARGE = 2**28  # bytes from which a workload is judged before others, so that no
 LIMIT = 150.0  # seconds without an answer, after which a process is killed
 TRIES = 2  # processes in a row that answer nothing, after which no other is started
 MOST_WORKERS = 14
+PROCESSES = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +212,8 @@ def _ended(worker: Worker) -> None:
 
 
 def _started(targets: Targets, device: str, crowd: int) -> Worker:
-    # a forked process could not use CUDA
-    spawning = multiprocessing.get_context("spawn")
-    ours, theirs = spawning.Pipe()
-    process = spawning.Process(target=_work, args=(theirs, dict(targets), device, crowd), daemon=True)
+    ours, theirs = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=_work, args=(theirs, dict(targets), device, crowd), daemon=True)
     process.start()
     theirs.close()
     return Worker(process, ours)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import ahead
 from benchmarks import measure as measuring
 from benchmarks.ahead import TRIES, Ahead, Job, _Queue, jobs, judge_ahead, search_nothing
 from benchmarks.judged import Judgement, confirmed, judge
@@ -21,12 +22,20 @@ from conformance.adapters.eager import Eager
 from conformance.calls.call import Subject
 from conformance.calls.materialize import values_of
 from conformance.calls.verdict import Status
+from conformance.selftest.processes import FORKS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BY_NAME = {workload.name: workload for workload in workloads()}
 GATED = replace(BY_NAME["gated 1x24x128"], case=with_tokens(BY_NAME["gated 1x24x128"].case, 2))
 NORM = replace(BY_NAME["gemma+res 1x2048"], case=with_tokens(BY_NAME["gemma+res 1x2048"].case, 2))
 HERE = "benchmarks.test_ahead"
+
+
+@pytest.fixture(name="forked")
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the processes that judge after torch was imported, which a process with a GPU cannot."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr(ahead, "PROCESSES", FORKS)
 
 
 class Dying(Eager):
@@ -55,6 +64,7 @@ class Raising(Eager):
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")
 
 
+@pytest.mark.usefixtures("forked")
 def test_processes_judge_as_one_does() -> None:
     """Each implementation has the judgement of this process on each workload; wrong results are wrong in both."""
     targets = {"eager": PEERS["eager"], "wrong": f"{HERE}:Wrong"}
@@ -68,6 +78,7 @@ def test_processes_judge_as_one_does() -> None:
     assert (Status.FAILED, Status.PASSED) == tuple(found.of(one)["wrong"].status for one in (GATED, NORM))
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_process_that_dies_takes_no_other_judgement_with_it() -> None:
     """Earlier judgements are kept, missing ones are lost by name, and the next workload has a process again."""
     targets = {"eager": PEERS["eager"], "dying": f"{HERE}:Dying", "raising": f"{HERE}:Raising"}
@@ -78,6 +89,7 @@ def test_a_process_that_dies_takes_no_other_judgement_with_it() -> None:
     assert [True] == [GATED.name in lost and "dying, raising" in lost for lost in found.lost]
 
 
+@pytest.mark.usefixtures("forked")
 def test_no_job_is_begun_for_want_of_time_or_processes() -> None:
     """Jobs that are left are named; processes that only die are not started forever."""
     late = judge_ahead((GATED,), {"eager": PEERS["eager"]}, DEVICE, crowd=3, workers=1, seconds=0.0)

@@ -123,7 +123,16 @@ def covering_array(
 
     The search is greedy. No pair of levels in ``apart`` occurs.
     """
+    return _searched(tuple(sorted(factors.items())), strength, seed, apart)
+
+
+# properties, dtypes and chunks of an operation have one array
+@functools.lru_cache(maxsize=2**6)
+def _searched(
+    every: tuple[tuple[str, tuple[str, ...]], ...], strength: int, seed: int, apart: frozenset[frozenset[Level]]
+) -> tuple[Assignment, ...]:
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    factors = dict(every)
     names = sorted(factors)
     missing = {
         combination

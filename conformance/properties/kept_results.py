@@ -19,6 +19,7 @@ from conformance.calls.memory import POISONS
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
 from conformance.operations import Operation
+from conformance.oracle.interval import Interval
 from conformance.properties.measure import amiss, apart, stored
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, several_rows
 
@@ -27,6 +28,7 @@ TRIES = 8
 
 Place = tuple[int, ...]
 Values = Mapping[str, torch.Tensor]
+Allowed = Mapping[str, Interval]  # of every output
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,23 +75,31 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 def steps(subject: Subject, case: Case) -> Iterator[Step]:
     """Yield the changes of a case, each on top of the earlier ones: one element of every argument, then two."""
     values = values_for(subject, case)
+    allowed: Allowed = stored(subject, subject.contract(case.operation), case, values)
     for name, _ in case.tensors:
         if case.source(name) != name:
             continue
         for exchanged in (False, True):
-            step = _step(subject, case, values, name, exchanged=exchanged)
-            if step is not None:
+            found = _step(subject, case, values, allowed, name, exchanged=exchanged)
+            if found is not None:
+                step, allowed = found
                 values = dict(step.values)
                 yield step
 
 
-def _step(subject: Subject, case: Case, values: Values, name: str, *, exchanged: bool) -> Step | None:
-    """Return a change of an argument that shows in the result, at a place that the seed chooses; or None."""
+def _step(
+    subject: Subject, case: Case, values: Values, before: Allowed, name: str, *, exchanged: bool
+) -> tuple[Step, Allowed] | None:
+    """Return a change of an argument that shows in the result, at a place that the seed chooses; or None.
+
+    ``before`` is what may be stored without the change, and what may be stored with it is returned beside it.
+    """
     places = _shuffled(values[name].shape, case.seed + exchanged)
     contract = subject.contract(case.operation)
-    before = stored(subject, contract, case, values)
+    after = before  # with the change that was looked at last, which is the one that is found
 
     def shows(changed: torch.Tensor) -> bool:
+        nonlocal after
         after = stored(subject, contract, case, {**values, name: changed})
         return any(bool(apart(before[output], after[output]).any()) for output in before)
 
@@ -101,7 +111,7 @@ def _step(subject: Subject, case: Case, values: Values, name: str, *, exchanged:
         place = next((pair for pair in pairs if shows(_exchanged(values[name], pair))), place[:0])
         changed = _exchanged(values[name], place)
     chosen = tuple(tuple(one) for one in place.tolist())
-    return Step(name, chosen, {**values, name: changed}) if chosen else None
+    return (Step(name, chosen, {**values, name: changed}), after) if chosen else None
 
 
 def _shuffled(shape: torch.Size, seed: int) -> torch.Tensor:

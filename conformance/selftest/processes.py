@@ -24,30 +24,40 @@ from pathlib import Path
 from conformance.calls.child import single_threaded
 from conformance.calls.watch import warm_up
 from conformance.runs.host import choose_device, faithful_interpreter, gpus
+from conformance.selftest import forked
+from conformance.selftest.forked import Given
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = ("PYTEST", "TRITON_", "COV_")  # beginnings of variables that steer the tests, and no command
 
-_FORKS = multiprocessing.get_context("forkserver")
+FORKS = multiprocessing.get_context("forkserver")
+"""Processes that have torch, and nothing else that the tests imported."""
 # sympy is the largest part of what torch imports when something is called first
-_FORKS.set_forkserver_preload(["conformance.cli", "sympy"])
+FORKS.set_forkserver_preload(["conformance.cli", "sympy"])
 _FORK = multiprocessing.get_context("fork")
-
-Given = tuple[Path, Sequence[Path], list[str], dict[str, str]]  # the arguments of _begin
 
 
 class Command:
     """A running command, which leads a process group of its own; its output is in two files beside ``folder``.
 
-    ``ready``: where there is no GPU, a process that is ready to judge forks it.
+    ``ready``: where there is no GPU, a process that is ready to judge forks it, with ``workers`` of xdist, and the
+    commands that it runs where it is ``nested``.
     """
 
     def __init__(
-        self, folder: Path, arguments: Sequence[str], environment: Mapping[str, str], *, ready: bool = False
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        ready: bool = False,
+        workers: int = 0,
+        nested: bool = False,
     ) -> None:
         self._output = [folder.with_name(f"{folder.name}.{name}") for name in ("out", "err")]
-        given = folder, self._output, list(arguments), dict(environment)
-        self._process = _Ready(given) if ready and not gpus() else _forked(given)
+        ready = ready and not gpus()
+        given = Given(folder, self._output, arguments, dict(environment), workers * ready, nested and ready)
+        self._process = _Ready(given) if ready else _forked(given)
         assert self._process.pid is not None
         self.pid = self._process.pid
 
@@ -81,15 +91,15 @@ class _Ready:
 
 
 def _forked(given: Given) -> ForkServerProcess:
-    process = _FORKS.Process(target=_begin, args=given)
+    process = FORKS.Process(target=_begin, args=(given,))
     process.start()
     return process
 
 
 def _made_ready() -> Connection:
     """Start a process that is ready to judge, and return the pipe to it. It ends when the pipe is closed."""
-    here, there = _FORKS.Pipe()
-    _FORKS.Process(target=_serve, args=(there,)).start()
+    here, there = FORKS.Pipe()
+    FORKS.Process(target=_serve, args=(there,)).start()
     there.close()
     # Python waits for processes before it would close the pipe by itself
     atexit.register(here.close)
@@ -97,27 +107,32 @@ def _made_ready() -> Connection:
 
 
 def _serve(commands: Connection) -> None:
-    """Do once what every process that judges does first, two seconds each; then run commands, one at a time."""
+    """Do once what every process that judges does first, two seconds each; then run commands."""
     choose_device("cpu")
     single_threaded()
     warm_up()
     faithful_interpreter()
     gc.freeze()
+    _run(commands)
+
+
+def _run(commands: Connection) -> None:
+    """Run commands, one at a time, until none can come."""
     while True:
         try:
             given: Given = commands.recv()
         except EOFError:
             return
-        process = _FORK.Process(target=_begin, args=given)
+        process = _FORK.Process(target=_begin, args=(given,))
         process.start()
         commands.send(process.pid)
         process.join()
         commands.send(process.exitcode)
 
 
-def started(folder: Path, *arguments: str, ready: bool = False, **variables: str) -> Command:
+def started(folder: Path, *arguments: str, ready: bool = False, workers: int = 0, **variables: str) -> Command:
     """Start a command as ``python`` would: a script, ``-m`` and a module, or ``-c`` and code, and arguments."""
-    return Command(folder, arguments, _environment(variables), ready=ready)
+    return Command(folder, arguments, _environment(variables), ready=ready, workers=workers)
 
 
 def ran(
@@ -128,10 +143,17 @@ def ran(
 
 
 def judged(
-    folder: Path, *arguments: str, timeout: float = 300.0, **variables: str
+    folder: Path,
+    *arguments: str,
+    timeout: float = 300.0,
+    workers: int = 0,
+    nested: bool = False,
+    **variables: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Return the end of a command that judges: what it would import and prove first is there already."""
-    return Command(folder, arguments, _environment(variables), ready=True).ended(timeout)
+    """Return the end of a command that judges: what it, or a process of it, would import and prove is there."""
+    environment = _environment(variables)
+    command = Command(folder, arguments, environment, ready=True, workers=workers, nested=nested)
+    return command.ended(timeout)
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -147,21 +169,25 @@ def ran_alone(code: str, *arguments: str, **variables: str) -> subprocess.Comple
         return Command(folder, ("-c", code, *arguments), _environment(variables)).ended(timeout=300)
 
 
-def _begin(folder: Path, output: Sequence[Path], arguments: list[str], environment: Mapping[str, str]) -> None:
+def _begin(given: Given) -> None:
     """Make this process that of a command, and run it."""
     os.setsid()
-    os.chdir(folder)
+    os.chdir(given.folder)
     os.environ.clear()
-    os.environ.update(environment)
-    for number, path in enumerate(output, start=1):
+    os.environ.update(given.environment)
+    for number, path in enumerate(given.output, start=1):
         with path.open("w", encoding="utf-8") as file:
             os.dup2(file.fileno(), number)
     # Ctrl-C reaches a command also if the tests run in the background, where it is ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    kind, *rest = arguments
-    first = {"-c": "", "-m": str(folder)}.get(kind, str((folder / kind).parent))
+    kind, *rest = given.arguments
+    first = {"-c": "", "-m": str(given.folder)}.get(kind, str((given.folder / kind).parent))
     sys.path[:] = [first, str(ROOT), *sys.path[1:]]
-    sys.argv = {"-c": ["-c", *rest[1:]], "-m": rest}.get(kind, arguments)
+    sys.argv = {"-c": ["-c", *rest[1:]], "-m": rest}.get(kind, [kind, *rest])
+    if given.workers:
+        forked.workers(given.workers)
+    if given.nested:
+        forked.commands(_run)
     if kind == "-c":
         exec(compile(rest[0], "-c", "exec"), {"__name__": "__main__"})  # noqa: S102 - a test's own code
     elif kind == "-m":

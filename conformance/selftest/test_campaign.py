@@ -13,7 +13,7 @@ import pytest
 
 from conformance import cli, report
 from conformance.report.document import Report
-from conformance.selftest.processes import ROOT, ran, started
+from conformance.selftest.processes import ROOT, judged, started
 
 WRONG = cli.init.SKELETON.replace("+ eps", "+ 2 * eps + 0.01")
 CHOSEN = ("--op", "rms_norm_gated", "--property", "determinism")
@@ -21,8 +21,8 @@ WAIT = 240.0  # seconds that a campaign may take
 
 
 def _campaign(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a campaign into ``out``, in a process of its own."""
-    return ran(folder, "-m", "conformance", "campaign", *arguments, "-n", "1", "--report", "out")
+    """Run a campaign into ``out``, in a process of its own, as its chunks are."""
+    return judged(folder, "-m", "conformance", "campaign", *arguments, "-n", "1", "--report", "out", nested=True)
 
 
 def _totals(reports: list[Report]) -> Counter[tuple[str, str, str, str]]:
@@ -49,9 +49,11 @@ def test_a_chunk_is_judged_as_a_run_judges_it(tmp_path: Path) -> None:
     assert "mynorms: every judged property holds" in run.stdout
     assert "campaign: 1 chunk on 1 machine, 0 are open" in run.stdout
     assert "pairs of levels in judged cases" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    alone = ran(tmp_path, *f"-m conformance run right.py {' '.join(CHOSEN)} --chunk 1 -n 1 --report one".split())
+    alone = judged(
+        tmp_path, *f"-m conformance run right.py {' '.join(CHOSEN)} --chunk 1 -n 1 --report one".split()
+    )
     assert 0 == alone.returncode, alone.stderr
-    assert 0 == ran(tmp_path, "-m", "conformance", "compare", "one", "out/chunks/1").returncode
+    assert 0 == judged(tmp_path, "-m", "conformance", "compare", "one", "out/chunks/1").returncode
 
 
 def test_a_campaign_goes_on_where_it_ended(tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_a_campaign_goes_on_where_it_ended(tmp_path: Path) -> None:
     script = made.failures[made.causes[0].failures[0]].reproducer
     assert script.startswith("out/chunks/2/repro_")
     assert f"python {script}" in run.stdout
-    assert 1 == ran(tmp_path, script).returncode
+    assert 1 == judged(tmp_path, script).returncode
 
     then = _campaign(tmp_path, *chosen)
     made = report.read(tmp_path / "out" / "report.json")

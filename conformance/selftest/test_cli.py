@@ -48,9 +48,11 @@ FLAGS = (("eps", 1e-6), ("weight_offset", 0.0))
 PLAIN = Case("rms_norm", (("x", TensorSpec((4, 8), "float32")),), FLAGS).to_json()
 
 
-def _conform(folder: Path, *arguments: str, code: str = "-m conformance") -> subprocess.CompletedProcess[str]:
+def _conform(
+    folder: Path, *arguments: str, code: str = "-m conformance", workers: int = 0
+) -> subprocess.CompletedProcess[str]:
     """Run ``conform`` in a separate process, in ``folder``."""
-    return judged(folder, *code.split(), *arguments)
+    return judged(folder, *code.split(), *arguments, workers=workers)
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -68,9 +70,8 @@ def _rows(report: dict[str, Any]) -> dict[tuple[str, str], dict[str, int]]:
 def test_a_new_adapter_passes_as_it_stands(tmp_path: Path) -> None:
     """``init`` and ``run`` on several workers give exit 0, a whole report, junit.xml, and a summary."""
     assert 0 == _conform(tmp_path, "init", "mine.py").returncode
-    run = _conform(
-        tmp_path, "run", "mine.py", "--property", "values", "--property", "empty", "-n", "2", "--report", "out"
-    )
+    both = ("--property", "values", "--property", "empty")
+    run = _conform(tmp_path, "run", "mine.py", *both, "-n", "2", "--report", "out", workers=2)
     report = _report(tmp_path / "out")
 
     assert 0 == run.returncode, run.stdout + run.stderr

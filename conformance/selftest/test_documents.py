@@ -18,7 +18,7 @@ from conformance import cli
 from conformance.cli import init
 from conformance.selftest.documents import FINDINGS, PAGES, READMES, ROOT, blocks, changed, inline, text_of
 from conformance.selftest.every import every
-from conformance.selftest.processes import ran
+from conformance.selftest.processes import judged
 
 RESULTS = (ROOT / "reports" / "README.md", ROOT / "benchmarks" / "results" / "README.md")
 SHOWN = "eeb1a8d131"  # the failed case of the pages; a test has one of its own
@@ -139,7 +139,7 @@ def test_commands_do_what_the_documents_say(tmp_path: Path, subtests: pytest.Sub
             if adapter.exists():
                 page = run.wrong and text_of(ROOT / "docs" / run.wrong)
                 adapter.write_text(changed(page, init.SKELETON) if page else init.SKELETON, encoding="utf-8")
-            ended = ran(folder, *_arguments(run, report))
+            ended = judged(folder, *_arguments(run, report))
             assert run.status == ended.returncode, ended.stdout + ended.stderr
             assert run.shows in " ".join(ended.stdout.split()), ended.stdout + ended.stderr
         # the report of the right adapter is the one to compare with

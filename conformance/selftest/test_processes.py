@@ -55,3 +55,33 @@ def test_a_command_that_hangs_is_killed(folder: Path) -> None:
 
     assert -signal.SIGKILL == command.ended(timeout=60).returncode
     assert 3 == judged(folder, "-c", SAYS, MINE="mine").returncode
+
+
+@pytest.mark.skipif(bool(gpus()), reason="needs a machine without a GPU: with one nothing is imported before")
+@pytest.mark.parametrize(("forked", "said"), [(2, "2 passed"), (1, "1 failed, 1 passed")])
+def test_workers_of_a_command_are_forked_with_triton(folder: Path, forked: int, said: str) -> None:
+    """There are as many as were asked for; others begin as xdist starts them."""
+    (folder / "test_it.py").write_text("import sys\ndef test_it(): assert 'triton' in sys.modules\n", "utf-8")
+    given = ("--disable-plugin-autoload", "-p", "xdist.plugin", "--dist", "each", "-n", "2", "test_it.py")
+    ended = judged(folder, "-m", "pytest", "-p", "no:cacheprovider", *given, workers=forked)
+
+    assert said in ended.stdout, ended.stdout + ended.stderr
+
+
+RUNS = """
+import subprocess, sys
+given = {"cwd": "..", "capture_output": True, "text": True, "check": False}
+done = subprocess.run([sys.executable, "-c", sys.argv[1], "a"], **given)
+print(done.stdout, done.stderr, done.returncode)
+"""
+
+
+@pytest.mark.skipif(bool(gpus()), reason="needs a machine without a GPU: with one nothing is imported before")
+@pytest.mark.parametrize(("nested", "there"), [(True, "True False None"), (False, "False False None")])
+def test_commands_of_a_command_are_forked_with_triton(folder: Path, there: str, *, nested: bool) -> None:
+    """They have their own folder, arguments, output and exit status, as where Python is started for them."""
+    ended = judged(folder, "-c", RUNS, f"import os; print(os.getcwd()){SAYS}", nested=nested, MINE="mine")
+    at, first, *rest = ended.stdout.splitlines()
+
+    assert first.startswith(there), ended.stdout + ended.stderr
+    assert (str(folder.parent), ["mine", "a", "3"]) == (at, " ".join(rest).split())

@@ -86,10 +86,10 @@ FAULTS = {
     "an exception": Fault("raise RuntimeError('out of registers')", "crashed", "RuntimeError: out of registers"),
     # one case alone leaves less behind
     "memory that every call leaves behind": Fault(
-        "KEPT.append(b'x' * 2**28)", "crashed", "held more than 1 GiB of memory", 0
+        "KEPT.append(b'x' * 2**27)", "crashed", "held more than 0.5 GiB of memory", 0
     ),
     # its script would use up all memory, or wait for a minute
-    "a call that takes all memory": Fault("leaks_for_ever()", "crashed", "held more than 1 GiB of memory", None),
+    "a call that takes all memory": Fault("leaks_for_ever()", "crashed", "held more than 0.5 GiB of memory", None),
     "a hang": Fault("time.sleep(600)", "hung", "no answer within 4 s", None),
 }
 # faults of a kernel on its process's GPU: Python may be aborted at its end if the context is broken
@@ -112,7 +112,7 @@ GPU_FAULTS = {
     ),
 }
 DTYPES = ("bfloat16", "float16", "float32")
-ON_THE_CPU = ("--device", "cpu", "--limit", "4", "--memory", "1")
+ON_THE_CPU = ("--device", "cpu", "--limit", "4", "--memory", "0.5")
 # CUDA, and Triton with what it compiles, take seconds to begin
 ON_A_GPU = ("--device", "cuda", "--limit", "60", "--gpu-memory", "2")
 TRIOS = [tuple(FAULTS)[i : i + 3] for i in range(0, len(FAULTS), 3)]

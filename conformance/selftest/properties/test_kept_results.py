@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -12,7 +14,8 @@ from conformance.cases.case import Case
 from conformance.cases.factors import DTYPES
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
-from conformance.properties.kept_results import _other, steps
+from conformance.properties.kept_results import Step, _other, steps
+from conformance.properties.measure import apart, stored
 from conformance.runs.item import Item, cases_of
 from conformance.selftest.fakes import right
 from conformance.selftest.fakes.correct_norm import CorrectNorm
@@ -30,13 +33,19 @@ def _cases(operation: str, dtype: str, profile: str = "quick") -> list[Case]:
     ]
 
 
+@cache
+def _changed(operation: str, dtype: str) -> tuple[tuple[Case, tuple[Step, ...]], ...]:
+    """Return the steps of cases under six seeds."""
+    subject = Subject(right(operation)())
+    return tuple((case, tuple(steps(subject, case))) for case in _cases(operation, dtype))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_argument_changes_in_one_element_and_in_the_order_of_two(operation: str, dtype: str) -> None:
     """Every argument changes, so that each change shows somewhere; each step changes nothing else."""
-    for case in _cases(operation, dtype):
+    for case, changes in _changed(operation, dtype):
         before = values_of(case)
-        changes = list(steps(Subject(right(operation)()), case))
 
         assert [(name, places) for name, _ in case.tensors for places in (1, 2)] == [
             (step.name, len(step.places)) for step in changes
@@ -56,10 +65,24 @@ def _sorted(values: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_change_shows(operation: str) -> None:
+    """Each step makes an output somewhere that was not allowed before it."""
+    subject = Subject(right(operation)())
+    case, changes = _changed(operation, "float32")[0]
+    contract = subject.contract(operation)
+    allowed = [
+        stored(subject, contract, case, values) for values in (values_of(case), *(s.values for s in changes))
+    ]
+
+    for step, before, after in zip(changes, allowed, allowed[1:], strict=False):
+        assert any(bool(apart(before[name], after[name]).any()) for name in before), step
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_neither_ends_nor_middles_change(operation: str) -> None:
     """A cache key of only the first, middle and last elements stays the same."""
-    for case in _cases(operation, "float32"):
-        for step in steps(Subject(right(operation)()), case):
+    for _, changes in _changed(operation, "float32"):
+        for step in changes:
             for place in step.places:
                 flat = sum(i * s for i, s in zip(place, step.values[step.name].stride(), strict=True))
                 count = step.values[step.name].numel()

@@ -19,7 +19,7 @@ from conformance.prove.order import OURS as OURS_ALONE
 from conformance.prove.reach import Reach, Step, Tracer
 from conformance.prove.rows import KILLED, SURVIVED, row
 from conformance.selftest.every import every
-from conformance.selftest.processes import ran
+from conformance.selftest.processes import judged
 
 SOURCE = """\
 TABLE = 1
@@ -151,7 +151,7 @@ for _, row in runner.run(deque(tasks), time.monotonic() + 300):
 
 def test_a_mutant_is_judged_by_the_cases_that_reach_it(tmp_path: Path) -> None:
     """A lost product dies by a case that runs it; a rounding that the store makes again survives all that do."""
-    ended = ran(tmp_path, "-c", SCRIPT, str(tmp_path))
+    ended = judged(tmp_path, "-c", SCRIPT, str(tmp_path))
     assert ended.returncode == 0, ended.stderr
     told = {line.split("|")[0]: line.split("|")[1:] for line in ended.stdout.splitlines()}
     verdict, by, reached, steps, cases, where = told["y = y * act"]

@@ -12,7 +12,7 @@ from conformance.prove.rows import KILLED, SURVIVED, UNTIL_THE_LIMIT, Row, ended
 from conformance.prove.running import Runner, Task
 from conformance.prove.seeds import RECORDED, Sight, judge, telling, told
 from conformance.prove.seeds import read as sights_of
-from conformance.selftest.processes import ran
+from conformance.selftest.processes import judged
 
 BUGS = [(bug, "values") for bug in planted("cpu")[:3]]
 
@@ -68,7 +68,7 @@ def test_a_bug_is_found_under_another_seed(tmp_path: Path) -> None:
     """A run of one bug and two seeds finds it twice, by its telling property."""
     out = tmp_path / "seeds.jsonl"
     asked = ("--seeds", "2", "-n", "1", "--bug", "aiter 3078", "--out", str(out))
-    finished = ran(tmp_path, "-m", "conformance.prove.seeds", *asked)
+    finished = judged(tmp_path, "-m", "conformance.prove.seeds", *asked)
 
     assert finished.returncode == 0, finished.stderr
     assert "1 of 1 planted bugs are found under each of 2 seeds" in finished.stdout

@@ -18,7 +18,7 @@ from conformance.report.document import Cause, Footer, Report, Row, Taken, Waive
 from conformance.report.world import Cell, Judged, cells, page
 from conformance.runs import lanes
 from conformance.runs.lanes import Lane, missing, planned
-from conformance.selftest.processes import ROOT, ran
+from conformance.selftest.processes import ROOT, judged, ran
 
 WHERE = "operation = ['rms_norm', 'layer_norm'], n = 1"
 
@@ -154,7 +154,7 @@ def test_every_adapter_is_judged_on_every_lane(monkeypatch: pytest.MonkeyPatch) 
 def test_a_tiny_world_is_judged_and_written(tmp_path: Path) -> None:
     """One command judges two implementations, keeps their reports, and writes the page, as reading them does."""
     tiny = ("--op", "silu_and_mul", "--property", "empty", "--lane", "cpu", "-n", "1", "--report", "w")
-    done = ran(tmp_path, "-m", "conformance", "world", "torch", "native", *tiny)
+    done = judged(tmp_path, "-m", "conformance", "world", "torch", "native", *tiny, nested=True)
     written = (tmp_path / "w" / "world.md").read_text(encoding="utf-8")
     again = ran(tmp_path, "-m", "conformance", "world", "--read", "--report", "w", "--page", "again.md")
 

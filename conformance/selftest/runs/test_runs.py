@@ -66,11 +66,23 @@ HANGS = SKELETON.replace(
 ).replace("    validates = False\n", "    validates = False\n    takes = {'rms_norm_gated': {'group': 'none'}}\n")
 
 
-def _started(folder: Path, text: str, *arguments: str, code: str = CONFORM, ready: bool = True) -> Command:
-    """Start ``conform run`` on an adapter, in a separate process, and always on the CPU."""
+def _started(
+    folder: Path,
+    text: str,
+    *arguments: str,
+    code: str = CONFORM,
+    ready: bool = True,
+    workers: int = 1,
+    sessions: int = 1,
+) -> Command:
+    """Start ``conform run`` on an adapter, in separate processes, and always on the CPU.
+
+    Each of its ``sessions`` of pytest has ``workers`` of its own; none is told a number where that is 0.
+    """
     (folder / "mine.py").write_text(text, encoding="utf-8")
-    given = ("run", "mine.py", "--report", "out", "--device", "cpu", *arguments)
-    return started(folder, "-c", code, *given, ready=ready)
+    number = ("-n", str(workers)) if workers else ()
+    given = ("run", "mine.py", "--report", "out", "--device", "cpu", *number, *arguments)
+    return started(folder, "-c", code, *given, ready=ready, workers=sessions * workers if workers > 1 else 0)
 
 
 def _noted(text: str) -> str:
@@ -78,11 +90,9 @@ def _noted(text: str) -> str:
     return WHO + text.replace("        y = x.float()", "        note()\n        y = x.float()")
 
 
-def _ran(
-    folder: Path, text: str, *arguments: str, code: str = CONFORM, ready: bool = True
-) -> tuple[int, str, dict[str, Any]]:
+def _ran(folder: Path, text: str, *arguments: str, **how: Any) -> tuple[int, str, dict[str, Any]]:
     """Return the exit status of a run, its output, and its report."""
-    ended = _started(folder, text, *arguments, code=code, ready=ready).ended(timeout=300)
+    ended = _started(folder, text, *arguments, **how).ended(timeout=300)
     report: dict[str, Any] = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
     assert "Traceback" not in ended.stderr, ended.stderr
     return ended.returncode, " ".join(ended.stdout.split()), report
@@ -132,16 +142,15 @@ def _two_workers(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Run a wrong adapter with waivers."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "known.toml").write_text(KNOWN, encoding="utf-8")
-    return Run(*_ran(folder, _noted(WRONG), *VALUES, "--waivers", "known.toml", "-n", "2", ready=False), folder)
+    given = (*VALUES, "--waivers", "known.toml")
+    return Run(*_ran(folder, _noted(WRONG), *given, ready=False, workers=2), folder)
 
 
 @pytest.fixture(name="one_process", scope="module")
 def _one_process(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Run a chunk of a right adapter."""
     folder = tmp_path_factory.mktemp("one")
-    return Run(
-        *_ran(folder, _noted(SKELETON), *VALUES, "-n", "1", "--seed", "5", "--chunk", "2", ready=False), folder
-    )
+    return Run(*_ran(folder, _noted(SKELETON), *VALUES, "--seed", "5", "--chunk", "2", ready=False), folder)
 
 
 # --- waivers ------------------------------------------------------------------------------------------------
@@ -171,7 +180,7 @@ def test_a_waiver_that_is_out_of_date_fails_a_run(tmp_path: Path) -> None:
     (tmp_path / "known.toml").write_text(KNOWN + STALE, encoding="utf-8")
     plain = "import pytest, sys; sys.exit(pytest.main([*'-q -p conformance.plugin --pyargs conformance.suite "
     plain += "-p no:cacheprovider --adapter mine.py'.split(), *sys.argv[3:]]))"
-    code, shown, report = _ran(tmp_path, WRONG, *VALUES, "--waivers", "known.toml", code=plain)
+    code, shown, report = _ran(tmp_path, WRONG, *VALUES, "--waivers", "known.toml", code=plain, workers=0)
     why = [entry["stale"] for entry in report["waivers"]]
 
     assert Exit.FAILED == code == report["footer"]["exit_code"], shown
@@ -246,7 +255,7 @@ def test_chunks_go_on_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_chunk_is_the_same_alone_and_in_a_run(one_process: Run, tmp_path: Path) -> None:
     """Two chunks of one run on two workers equal separate ones; name and header have their numbers."""
     both = "from conformance import cli; cli.run._chunks = lambda *given: [1, 2]; cli.main()"
-    code, shown, report = _ran(tmp_path, SKELETON, *VALUES, "-n", "2", "--seed", "5", code=both)
+    code, shown, report = _ran(tmp_path, SKELETON, *VALUES, "--seed", "5", code=both, workers=2, sessions=2)
     alone = one_process.report
     here = Counter[str]()
     subject = Subject(load(str(tmp_path / "mine.py")))
@@ -276,18 +285,18 @@ def _wait_for_a_verdict(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("workers", "kill", "number"),
     [
-        ("1", os.kill, signal.SIGINT),
-        ("2", os.killpg, signal.SIGINT),
-        ("1", os.kill, signal.SIGTERM),
-        ("2", os.kill, signal.SIGTERM),
+        (1, os.kill, signal.SIGINT),
+        (2, os.killpg, signal.SIGINT),
+        (1, os.kill, signal.SIGTERM),
+        (2, os.kill, signal.SIGTERM),
     ],
     ids=["one_process", "the_group_of_a_terminal", "ended", "ended_with_workers"],
 )
 def test_an_interrupted_run_leaves_what_it_judged(
-    workers: str, kill: Callable[[int, int], None], number: signal.Signals, tmp_path: Path
+    workers: int, kill: Callable[[int, int], None], number: signal.Signals, tmp_path: Path
 ) -> None:
     """A run of hanging calls exits with 130, an incomplete report, a line about the rest, and no process."""
-    process = _started(tmp_path, HANGS, *VALUES, "-n", workers)
+    process = _started(tmp_path, HANGS, *VALUES, workers=workers)
     _wait_for_a_verdict(tmp_path)
     kill(process.pid, number)
     ended = process.ended(timeout=120)
@@ -338,7 +347,7 @@ CRASHES = SKELETON.replace("        y = x.float()\n", "        raise ValueError(
 
 def test_a_call_that_crashes_is_said_first_and_once(tmp_path: Path) -> None:
     """The traceback comes before all else, and all calls that crash alike are one failure."""
-    code, shown, report = _ran(tmp_path, CRASHES, "--op", "rms_norm_gated", "--property", "values", "-n", "1")
+    code, shown, report = _ran(tmp_path, CRASHES, *VALUES)
     how = "ValueError: \\x1b[31mred (mine.py:20, in rms_norm_gated)"
 
     assert Exit.FAILED == code
