@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -146,6 +147,31 @@ def test_numpy_types_are_those_of_triton() -> None:
     for element in (*ELEMENTS, *ELEMENTS):
         for ty in (element, tl.block_type(element, [2])):
             assert lookup.__wrapped__(ty) == lookup(ty)
+
+
+def test_a_handle_is_as_triton_makes_it() -> None:
+    """Its data fit its type, each has attributes of its own, and what does not fit is refused each time."""
+    data = np.zeros(4, np.int32)
+    for ty in (tl.int32, tl.float32, tl.pointer_type(tl.int8)):
+        first, second = (shipped.TensorHandle(data, ty) for _ in range(2))
+        second.set_attr("tt.divisibility", 16)
+
+        assert first == shipped.TensorHandle(data, ty, {})
+        assert first.data is second.data
+        assert second.attr == {"tt.divisibility": 16}
+    for _ in range(2):
+        with pytest.raises(ValueError, match="exceeds dtype primitive_bitwidth"):
+            shipped.TensorHandle(data, tl.int16)
+
+
+def test_names_of_types_are_read_as_triton_does_it() -> None:
+    """Pointers keep what they point to and whether it is constant; a tuple's type, and a constant, are made anew."""
+    for name in ("i32", "*fp32", "*kfp32", "u1", "*i32", "fp32", ("i32", "*bf16"), "*fp32"):
+        got, want = tl.str_to_ty(name, None), tl.str_to_ty.__wrapped__(name, None)
+
+        assert got == want
+        assert vars(want).keys() - {"mark"} == vars(got).keys() - {"mark"}
+    assert [tl.str_to_ty("constexpr", value).value for value in (1, 2)] == [1, 2]
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
