@@ -165,7 +165,7 @@ def test_a_handle_is_as_triton_makes_it() -> None:
 
 
 def test_names_of_types_are_read_as_triton_does_it() -> None:
-    """Pointers keep what they point to and whether it is constant; a tuple's type, and a constant, are made anew."""
+    """Pointers keep their element and whether it is constant; types of tuples and of constants are made anew."""
     for name in ("i32", "*fp32", "*kfp32", "u1", "*i32", "fp32", ("i32", "*bf16"), "*fp32"):
         got, want = tl.str_to_ty(name, None), tl.str_to_ty.__wrapped__(name, None)
 
