@@ -13,8 +13,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -100,7 +101,8 @@ class State:
 def captured() -> State:
     """Return the current state."""
     # importing torch._dynamo replaces functions of torch, and some calls import it
-    importlib.import_module("torch._dynamo")
+    if "torch._dynamo" not in sys.modules:
+        importlib.import_module("torch._dynamo")
     return State(
         tuple(setting.get() for setting in SETTINGS),
         tuple(vars(owner).copy() for owner in _OWNERS.values()),
@@ -133,7 +135,8 @@ def _told(value: object) -> str:
 
 def _replaced(owner: object, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return the names of functions that were replaced, removed, or now hide an inherited one."""
-    if tuple(before.values()) == tuple(after.values()):
+    values = tuple(after.values())
+    if tuple(before.values()) == values or _harmless(owner, before, values):
         return []
     found = [
         name
@@ -141,7 +144,16 @@ def _replaced(owner: object, before: Mapping[str, Any], after: Mapping[str, Any]
         if callable(value) and not isinstance(value, type) and after.get(name) is not value
     ]
     bases = owner.__mro__[1:] if isinstance(owner, type) else ()
-    return found + [name for name in after if name not in before and any(name in vars(base) for base in bases)]
+    found += [name for name in after if name not in before and any(name in vars(base) for base in bases)]
+    if not found:
+        _PROCESS.harmless[owner] = before, values
+    return found
+
+
+def _harmless(owner: object, before: Mapping[str, Any], values: tuple[Any, ...]) -> bool:
+    """Return whether the same change was found to replace nothing the last time."""
+    known, found = _PROCESS.harmless.get(owner, (None, ()))
+    return known is before and found == values
 
 
 def _reset(before: State, after: State) -> list[bytes]:
@@ -182,6 +194,8 @@ class _Process:
     inside: bool = False  # a call is being made
     stuck: bool = False  # something could not be put back
     notes: list[str] | None = None
+    # Per owner, the last change that replaced nothing: its attributes differ so at every call that follows.
+    harmless: dict[object, tuple[Mapping[str, Any], tuple[Any, ...]]] = field(default_factory=dict)
 
 
 _PROCESS = _Process()

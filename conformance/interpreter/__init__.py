@@ -14,7 +14,7 @@ from functools import cache
 import triton.language as tl
 from triton.runtime import interpreter as shipped
 
-from conformance.interpreter import faithful, gpu, interned, launching, libdevice
+from conformance.interpreter import faithful, gpu, interned, launching, libdevice, recorded
 from conformance.interpreter.faithful import masked_loads
 from conformance.interpreter.proof import cast_test, self_test, unfaithful
 from conformance.interpreter.rounding import fp8_overflow
@@ -34,6 +34,7 @@ def install() -> None:
     faithful.fill_masked_loads(os.environ.get(faithful.MASKED_LOADS, "poison"))
     faithful.install()
     interned.install()
+    recorded.install()
     faithful.patch_language_for_good()
     libdevice.install()
     launching.install()

@@ -18,7 +18,7 @@ from triton.runtime.errors import InterpreterError
 
 from conformance.adapter import Unsupported, UsageError
 from conformance.calls.watch import BACKWARDS
-from conformance.interpreter import interned, launching, libdevice, rounding
+from conformance.interpreter import addresses, interned, launching, libdevice, recorded, rounding
 from conformance.interpreter.gpu import Missing
 from conformance.interpreter.rounding import FP8, RAW, Array
 
@@ -63,6 +63,10 @@ def poison(ty: Dtype) -> Any:
     return int.from_bytes(b"\x5a" * (bits // 8), "little")
 
 
+BITWISE = frozenset(
+    {np.bitwise_and, np.bitwise_or, np.bitwise_xor}
+)  # the same for bools and for integers of 1 bit
+
 # Each class below has an ignore because a subclass of an untyped class is an error in strict mode.
 
 
@@ -82,6 +86,8 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
     def cast_impl(self, src: Handle, dst_type: Dtype) -> Handle:
         """Convert any type to any other."""
         ty = dst_type.scalar
+        if ty.name not in RAW and src.dtype.scalar.name not in RAW:
+            return shipped.TensorHandle(src.data.astype(shipped._get_np_dtype(ty), copy=False), ty)
         return shipped.TensorHandle(rounding.encode(rounding.decode(src.data, src.dtype.scalar), ty), ty)
 
     def unary_op(self, arg: Handle, op: Callable[..., Array]) -> Handle:
@@ -94,15 +100,24 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
     def binary_op(self, lhs: Handle, rhs: Handle, op: Callable[..., Array]) -> Handle:
         """Compute in fp32 and round once; a comparison gives int1, so that even a scalar one is a mask."""
         ty = lhs.dtype.scalar
+        if op in BITWISE and lhs.data.dtype.kind == rhs.data.dtype.kind == "b":
+            return shipped.TensorHandle(op(lhs.data, rhs.data), tl.int1)
         if ty.name not in RAW:
             result = super().binary_op(lhs, rhs, op)
-            if result.data.dtype == np.bool_:
+            if result.data.dtype.kind == "b":
                 result.dtype = tl.int1
             return result
         out = op(rounding.decode(lhs.data, ty), rounding.decode(rhs.data, rhs.dtype.scalar))
         if out.dtype == np.bool_:
             return shipped.TensorHandle(out, tl.int1)
         return shipped.TensorHandle(rounding.encode(out, ty), ty)
+
+    def create_splat(self, ret_ty: Dtype, arg: Handle) -> Handle:
+        """Fill a block; NumPy is slow to read the sizes of Triton's own tuple."""
+        ty = arg.dtype.scalar
+        filled = np.empty([*ret_ty.shape], shipped._get_np_dtype(ty))
+        filled[...] = arg.data
+        return shipped.TensorHandle(filled, ty)
 
     def ternary_op(self, lhs: Handle, rhs: Handle, other: Handle, op: Callable[..., Array]) -> Handle:
         """Compute in fp32 and round once; ``where`` works on bits."""
@@ -163,7 +178,17 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
             ty = ptrs.get_element_ty()
             fill = np.full_like(ptrs.data, poison(ty), dtype=shipped._get_np_dtype(ty))
             other = shipped.TensorHandle(fill, ty)
+        if other is not None:
+            ty = ptrs.get_element_ty()
+            loaded = addresses.load(ptrs.data, mask.data, other.data, shipped._get_np_dtype(ty))
+            if loaded is not None:
+                return shipped.TensorHandle(loaded, ty)
         return super().create_masked_load(ptrs, mask, other, *policy)
+
+    def create_masked_store(self, ptrs: Handle, value: Handle, mask: Handle, *policy: Any) -> None:
+        """Store the selected elements."""
+        if not addresses.store(ptrs.data, value.data, mask.data):
+            super().create_masked_store(ptrs, value, mask, *policy)
 
     def create_extern_elementwise(
         self, library: str, path: str, symbol: str, arguments: list[Handle], ty: Dtype, pure: Any
@@ -257,6 +282,7 @@ class FaithfulExecutor(shipped.GridExecutor):  # type: ignore[misc]
             named = {name: value for name, value in kwargs.items() if name in self.arg_names}
             grid = grid(getcallargs(self.fn, *args, **named))
         self.grid = tuple(map(operator.index, grid))
+        interned.describe(self.fn)
         try:
             # errstate: where NumPy warns (an exp that overflows, 0 * inf), a GPU is silent.
             with no_dispatch(), np.errstate(all="ignore"):
@@ -321,7 +347,8 @@ def patch_language_for_good() -> None:
         return getattr(builder, f"get_{ty.name}_ty")() if ty.name in FP8 else shipped_to_ir(ty, builder)
 
     tl.dtype.to_ir = to_ir
-    tl.tensor.__index__ = index
+    tl.tensor.__index__ = recorded.reading(index)
+    tl.tensor.__bool__ = recorded.reading(tl.tensor.__bool__)
     nothing_to_restore = shipped._LangPatchScope()
     shipped._patch_lang = lambda _fn: nothing_to_restore
 

@@ -6,8 +6,8 @@ computes each once, and the result is cached. No tensor data passes through here
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import wraps
+from dataclasses import fields, replace
+from functools import cache, wraps
 from inspect import signature
 from typing import Any
 
@@ -17,11 +17,13 @@ from triton.runtime import interpreter as shipped
 
 # Triton has no types: its dtypes, handles, tensors and functions are Any, here and below.
 Dtype = Any
+Handle = Any
 Tensor = Any
 Sizes = tuple[int, ...]
 
 # the attributes of a tensor: the first three are given, the others follow from the sizes of its type
 OF_A_TENSOR = {"handle", "type", "dtype", "shape", "numel"}
+OF_A_HANDLE = ["data", "dtype", "attr"]
 
 
 def numpy_types(shipped_types: Callable[[Dtype], Any]) -> Callable[[Dtype], Any]:
@@ -54,7 +56,7 @@ def block_types(shipped_init: Callable[..., None]) -> Callable[..., None]:
             self.__dict__.update(kept[key])
         else:
             shipped_init(self, element_ty, shape)
-            kept[key] = dict(vars(self))
+            kept[key] = self.__dict__
 
     return init
 
@@ -76,14 +78,37 @@ def tensors(shipped_init: Callable[..., None]) -> Callable[..., None]:
     return init
 
 
-def bind(obj: Any, name: str, member: Callable[..., Any], builder: Any, scope: Any) -> None:
-    """Bind a function of the language to its rules with one call, where the shipped one takes three."""
-    function, semantic = getattr(member, "__wrapped__", member), shipped.interpreter_semantic
+def handles(shipped_init: Callable[..., None]) -> Callable[..., None]:
+    """Compare the size of a handle's elements with its type once for each pair."""
+    fitting: set[tuple[str, int]] = set()
 
-    def bound(*args: Any, _semantic: Any = None, **kwargs: Any) -> Any:
-        return function(*args, **kwargs, _semantic=semantic)
+    @wraps(shipped_init)
+    def init(self: Handle, data: Any, dtype: Dtype, attr: dict[str, Any] | None = None) -> None:
+        pair = dtype.name, data.itemsize
+        if pair in fitting:
+            self.data, self.dtype, self.attr = data, dtype, {} if attr is None else attr
+        else:
+            shipped_init(self, data, dtype, {} if attr is None else attr)
+            fitting.add(pair)
 
-    scope.set_attr(obj, name, bound)
+    return init
+
+
+def types_of_names(shipped_types: Callable[..., Any]) -> Callable[..., Any]:
+    """Cache the type of each name of an argument's type; of a tuple's type, only the types inside."""
+    cached = cache(shipped_types)
+
+    @wraps(shipped_types)
+    def type_of(name: Any, constant: Any) -> Any:
+        return cached(name, None) if type(name) is str and constant is None else shipped_types(name, constant)
+
+    return type_of
+
+
+def describe(kernel: Callable[..., Any]) -> None:
+    """Keep the signature of a kernel, which each launch asks for twice, where ``inspect`` looks first."""
+    if not hasattr(kernel, "__signature__") and not hasattr(kernel, "__wrapped__"):
+        kernel.__signature__ = signature(kernel)  # type: ignore[attr-defined]
 
 
 class ShortSemantic(TritonSemantic):  # type: ignore[misc]  # a subclass of what has no types
@@ -113,5 +138,6 @@ def install() -> None:
     if vars(pair.to_ir(builder)) == vars(pair):
         # the interpreter's types are the language's
         tl.block_type.to_ir = lambda self, _builder: self
-    if signature(shipped._patch_attr).parameters.keys() == signature(bind).parameters.keys():
-        shipped._patch_attr = bind
+    if [field.name for field in fields(shipped.TensorHandle)] == OF_A_HANDLE:
+        shipped.TensorHandle.__init__ = handles(shipped.TensorHandle.__init__)
+    tl.str_to_ty = types_of_names(tl.str_to_ty)

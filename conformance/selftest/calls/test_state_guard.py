@@ -72,6 +72,19 @@ def test_a_change_is_noticed_and_put_back(words: str) -> None:
     assert state_guard.healthy()
 
 
+@pytest.mark.parametrize("words", ["torch.equal", "torch.empty", "torch.nn.functional.silu", "torch.Tensor.add"])
+def test_a_change_is_noticed_after_a_harmless_one(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that adds a name changes nothing, nor do calls after it; one that replaces a function does."""
+    settle(captured())
+    for owner in (torch, torch.nn.functional, torch.Tensor):
+        monkeypatch.setattr(owner, "new_here", None, raising=False)
+    for call, want in ((lambda: None, []), (lambda: None, []), (CHANGES[words], [words]), (lambda: None, [])):
+        with noticed() as changed, guarded():
+            call()
+
+        assert want == changed
+
+
 def test_threads_and_random_numbers_are_no_change() -> None:
     """The number of threads is restored without a message; the random state stays advanced."""
     before, drawn = torch.get_num_threads(), torch.get_rng_state()

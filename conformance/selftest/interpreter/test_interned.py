@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter as shipped
 
 from conformance import interpreter
-from conformance.interpreter import interned
+from conformance.interpreter import interned, recorded
 
 ELEMENTS = (
     tl.int1,
@@ -44,6 +45,11 @@ def as_shipped(kind: Any, *given: Any) -> dict[str, Any]:
     return attributes
 
 
+def attributes_of(ty: Any) -> dict[str, Any]:
+    """Return the attributes of a type but for the mark that recordings know it by."""
+    return {name: value for name, value in vars(ty).items() if name != "mark"}
+
+
 def of(ty: Any) -> Any:
     """Return a tensor with dummy elements."""
     return tl.tensor(None, ty)
@@ -55,7 +61,7 @@ def test_everything_is_in_place() -> None:
 
     assert all(hasattr(kind.__init__, "__wrapped__") for kind in classes)
     assert isinstance(shipped.interpreter_semantic, interned.ShortSemantic)
-    assert shipped._patch_attr is interned.bind
+    assert shipped._patch_attr is recorded.bind
     assert tl.block_type(tl.int1, [2]).to_ir(shipped.interpreter_builder).shape[0] == 2
 
 
@@ -65,8 +71,9 @@ def test_a_type_is_as_triton_makes_it(element: Any, shape: Any) -> None:
     """The first and the second object of its kind are right, with others made in between."""
     first, between, second = (tl.block_type(ty, shape) for ty in (element, tl.int64, element))
 
-    assert as_shipped(tl.block_type, element, shape) == vars(first) == vars(second)
-    assert vars(between) == as_shipped(tl.block_type, tl.int64, shape)
+    assert as_shipped(tl.block_type, element, shape) == attributes_of(first) == attributes_of(second)
+    assert attributes_of(between) == as_shipped(tl.block_type, tl.int64, shape)
+    assert first.mark is second.mark is not between.mark
     assert vars(second.to_ir(shipped.interpreter_builder)) == vars(second)
     if element.is_ptr():
         assert element.address_space == second.element_ty.address_space
@@ -140,6 +147,31 @@ def test_numpy_types_are_those_of_triton() -> None:
     for element in (*ELEMENTS, *ELEMENTS):
         for ty in (element, tl.block_type(element, [2])):
             assert lookup.__wrapped__(ty) == lookup(ty)
+
+
+def test_a_handle_is_as_triton_makes_it() -> None:
+    """Its data fit its type, each has attributes of its own, and what does not fit is refused each time."""
+    data = np.zeros(4, np.int32)
+    for ty in (tl.int32, tl.float32, tl.pointer_type(tl.int8)):
+        first, second = (shipped.TensorHandle(data, ty) for _ in range(2))
+        second.set_attr("tt.divisibility", 16)
+
+        assert first == shipped.TensorHandle(data, ty, {})
+        assert first.data is second.data
+        assert second.attr == {"tt.divisibility": 16}
+    for _ in range(2):
+        with pytest.raises(ValueError, match="exceeds dtype primitive_bitwidth"):
+            shipped.TensorHandle(data, tl.int16)
+
+
+def test_names_of_types_are_read_as_triton_does_it() -> None:
+    """Pointers keep their element and whether it is constant; types of tuples and of constants are made anew."""
+    for name in ("i32", "*fp32", "*kfp32", "u1", "*i32", "fp32", ("i32", "*bf16"), "*fp32"):
+        got, want = tl.str_to_ty(name, None), tl.str_to_ty.__wrapped__(name, None)
+
+        assert got == want
+        assert vars(want).keys() - {"mark"} == vars(got).keys() - {"mark"}
+    assert [tl.str_to_ty("constexpr", value).value for value in (1, 2)] == [1, 2]
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
