@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from conformance.package.calls import mrope
+from conformance.package.calls.tensors import values
 from conformance.selftest.every import every
 from normkernels import launch
 from normkernels.plans import Plan
@@ -68,3 +70,22 @@ def test_the_first_reason_against_direct_launches_is_told(monkeypatch: pytest.Mo
     ):
         monkeypatch.setattr(launch, "why_not_direct", lambda reason=reason: reason)
         assert told == launch.how([elsewhere])
+
+
+# Tensors that begin at no multiple of 16 bytes, and how a rotation of them is launched.
+ELSEWHERE = {
+    "positions": (mrope.positions(6)[0, 1:], "directly"),
+    "cos": (
+        values("cos", 51 * 16 + 1)[1:].view(51, 16),
+        "by Triton: some tensor begins at no multiple of 16 bytes",
+    ),
+}
+
+
+@every("name", ELSEWHERE)
+def test_positions_alone_may_begin_anywhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decision says so: the kernel does not depend on their alignment, unlike that of other tensors."""
+    monkeypatch.setattr(launch, "why_not_direct", lambda: "")
+    tensor, told = ELSEWHERE[name]
+
+    assert told == mrope.explain(mrope.call() | {name: tensor}).launched

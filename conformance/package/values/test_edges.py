@@ -172,4 +172,5 @@ def test_positions_outside_the_cache_make_nan(path: str, axes: int, monkeypatch:
         mrope.assert_right(plain | arguments, (q[inside], k[inside]))
     # a cache without rows has no position inside
     empty = plain | {"cos": values("cos", 0, 16), "sin": values("sin", 0, 16)}
-    assert mrope.run(empty)[0][..., :32].isnan().all()
+    for flags in ({}, {"interleaved": False, "sections": (0, 8, 8)}):
+        assert mrope.run(empty | flags)[0][..., :32].isnan().all()

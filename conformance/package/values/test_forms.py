@@ -10,7 +10,7 @@ import torch
 from conformance.package.calls import fp8, mrope, rms_norm
 from conformance.package.calls.mrope import positions
 from conformance.package.calls.operations import run
-from conformance.package.calls.tensors import Arguments, strided, values
+from conformance.package.calls.tensors import LAYOUTS, Arguments, laid_out, strided, values
 from conformance.selftest.every import every
 
 ROW_PATHS = ("rows", "native")
@@ -33,6 +33,16 @@ def test_every_form_of_a_norm_is_right(operation: str, dtype: torch.dtype, path:
                 changes = {"weight": weight, "residual": residual, "rounding": rounding, "path": path}
                 arguments = rms_norm.call(*shape, x=x) | changes
                 rms_norm.assert_right(operation, arguments, run(operation, arguments))
+
+
+@every("path", ROW_PATHS)
+@every("layout", LAYOUTS)
+@every("operation", rms_norm.OPERATIONS)
+def test_a_norm_alone_is_right_in_any_layout(operation: str, layout: str, path: str) -> None:
+    """Without a residual, whose sum is contiguous, results are contiguous as well."""
+    arguments = rms_norm.call(5, 3, 97, x=laid_out(values("x", 5, 3, 97), layout), path=path)
+
+    rms_norm.assert_right(operation, arguments, run(operation, arguments))
 
 
 @every("path", ROW_PATHS)
