@@ -1,7 +1,9 @@
 """Checks of arguments. Each returns, or raises ``InvalidCall`` with the given value and the requirement."""
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from itertools import accumulate
 from numbers import Real
@@ -32,10 +34,14 @@ def choice(operation: str, name: str, value: object, allowed: Collection[object]
 
 def number(operation: str, name: str, value: object, least: float = -_MAX) -> float:
     """Return ``value`` as a float that is finite in float32."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) <= _MAX:
+    found = math.nan
+    if isinstance(value, Real) and not isinstance(value, bool):
+        with suppress(OverflowError):  # of an integer past float64
+            found = float(value)
+    if not least <= found <= _MAX:
         must = "a number that is finite in float32" if least else "a number, at least 0 and finite in float32"
         raise InvalidCall(f"{operation}: {name}={value!r}, must be {must}")
-    return float(value)
+    return found
 
 
 def is_count(value: object, least: int = 1) -> bool:

@@ -44,6 +44,7 @@ def of_rows(call: Callable[..., Arguments], n: int) -> Calls:
         "eps negative": ({"eps": -1e-6}, "eps=-1e-06, must be a number, at least 0 and finite in float32"),
         "eps nan": ({"eps": math.nan}, "eps=nan, must be"),
         "eps infinite": ({"eps": math.inf}, "eps=inf, must be"),
+        "eps past float64": ({"eps": 10**400}, "eps=10+, must be"),
         "eps past float32": ({"eps": 1e39}, r"eps=1e\+39, must be"),
         "eps boolean": ({"eps": True}, "eps=True, must be"),
         "eps text": ({"eps": "1e-6"}, "eps='1e-6', must be"),
