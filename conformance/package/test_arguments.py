@@ -1,4 +1,4 @@
-"""What calls tell plans and kernels: kinds of plans, arguments about blocks, and how wide accesses may be."""
+"""Descriptions that calls give to plans and kernels: kinds of plans, arguments about blocks, and how wide accesses may be."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_positions_without_values_are_not_read() -> None:
 
 
 def test_tokens_count_where_any_head_is_there() -> None:
-    """Of q alone, and of k alone; without heads nothing is launched. Positions may have any strides."""
+    """Heads of q alone, and of k alone, are rotated; without heads nothing is launched. Positions may have any strides."""
     none, some = torch.ones(5, 0, 64, device=DEVICE), torch.ones(5, 2, 64, device=DEVICE)
     positions = torch.zeros(3, 10, dtype=torch.int64, device=DEVICE)[:, ::2]
     for q, k, tokens in ((some, none, 5), (none, some, 5), (some, some, 5), (none, none, 0)):
@@ -156,7 +156,7 @@ def test_blocks_of_a_quantised_norm_begin_where_accesses_do(group: int, x: torch
 
 
 def test_gated_rows_have_the_kernel_of_their_plan() -> None:
-    """That of contiguous rows of 128, or that of groups, which one group is not."""
+    """Contiguous rows of 128 have a kernel, and so have groups, which one group is not."""
     pytest.importorskip("triton")
     from normkernels.kernels import (
         rms_norm_gated as kernels,  # here, because the tests are collected without triton

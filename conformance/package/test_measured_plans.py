@@ -212,7 +212,7 @@ def test_other_machines_have_their_plans(name: str, kind: str, width: int) -> No
 
 @every(("name", "sizes"), [(name, sizes) for name, known in ROTATIONS.items() for sizes in known])
 def test_heads_have_their_plans(name: str, sizes: Rotation) -> None:
-    """Of rotations in place, and of those that copy the other columns."""
+    """Rotations in place have plans, and those that copy the other columns have others."""
     assert_steps(ROTATIONS[name][sizes], rotation(sizes, TABLES[name]), TABLES[name])
 
 

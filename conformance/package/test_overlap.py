@@ -148,7 +148,7 @@ VIEWS: dict[str, tuple[torch.Tensor, torch.Tensor, bool]] = {
 
 @every("name", VIEWS)
 def test_the_same_view_has_the_same_elements_in_the_same_order(name: str) -> None:
-    """Such views have one place, dtype and shape, and the same strides but along sizes of one."""
+    """Views that are the same have one place, dtype and shape, and the same strides but along sizes of one."""
     one, other, same = VIEWS[name]
 
     assert same == same_view(one, other) == same_view(other, one)

@@ -1,4 +1,4 @@
-"""What a launch through Triton tells it: programs, pointers, counts, and the options of the compiler."""
+"""Arguments of a launch through Triton: programs, pointers, counts, and the options of the compiler."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_no_device_is_asked_for_without_a_choice(gpus: int, device: str, monkeyp
 
 
 def test_the_first_reason_against_direct_launches_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of the process, and only without one that of the tensors."""
+    """The process has one, and only without it the tensors do."""
     elsewhere = torch.zeros(8)[1:]
     for reason, told in (
         ("asked", "by Triton: asked"),
