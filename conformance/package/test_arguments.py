@@ -1,4 +1,4 @@
-"""Descriptions that calls give to plans and kernels: kinds of plans, arguments about blocks, and how wide accesses may be."""
+"""Descriptions of calls for plans and kernels: kinds of plans, blocks, and the width of accesses."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_positions_without_values_are_not_read() -> None:
 
 
 def test_tokens_count_where_any_head_is_there() -> None:
-    """Heads of q alone, and of k alone, are rotated; without heads nothing is launched. Positions may have any strides."""
+    """Heads of q or k alone are rotated, without any nothing is launched. Positions may have any strides."""
     none, some = torch.ones(5, 0, 64, device=DEVICE), torch.ones(5, 2, 64, device=DEVICE)
     positions = torch.zeros(3, 10, dtype=torch.int64, device=DEVICE)[:, ::2]
     for q, k, tokens in ((some, none, 5), (none, some, 5), (some, some, 5), (none, none, 0)):
