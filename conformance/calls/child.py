@@ -177,7 +177,7 @@ class Child(Generic[Greeting, Question, Answer]):
         except (EOFError, OSError):
             raise Unprepared(self._ended()) from None
         except Exception as error:
-            # an object of a class that only the host has
+            # reading an object of a class that only the host has may raise anything
             self.close()
             raise Unprepared(f"said what no other process can read ({error})") from error
         self._keep_printed()

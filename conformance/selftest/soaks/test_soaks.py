@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ from typing import Any
 import pytest
 import torch
 
+from conformance.calls.materialize import values_of
+from conformance.cases.case import Case, TensorSpec
 from conformance.operations import OPERATIONS
 from conformance.oracle.contract import round_once
+from conformance.properties.measure import chunks, intervals
 from conformance.selftest.fakes.norm_steps import NormOneLess
 from conformance.selftest.soaks import __main__ as command
+from conformance.selftest.soaks import misses
 from conformance.selftest.soaks.__main__ import WRONG, Row, main, table
 from conformance.selftest.soaks.misses import twice_off
 from conformance.selftest.soaks.rights import Right, rights
@@ -133,3 +138,21 @@ def test_twice_the_bound_is_twice_the_bound(dtype: torch.dtype) -> None:
 def test_every_form_has_a_name() -> None:
     """Forms are named once."""
     assert len(VARIATIONS) == len({each.name for each in VARIATIONS})
+
+
+def test_a_bound_is_that_of_the_rows_that_are_judged_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of exact numbers has no bound alone, and one beside others."""
+    flags = (("eps", 1e-6), ("weight_offset", 0.0))
+    case = Case("rms_norm", (("x", TensorSpec((8, 16), "float32")),), flags)
+    each, values, asked = rights("rms_norm", "cpu")[0], values_of(case), list[slice]()
+
+    def noted(*given: Any) -> Any:
+        asked.append(given[4])
+        return intervals(*given)
+
+    monkeypatch.setattr(misses, "intervals", noted)
+    y = torch.nn.functional.rms_norm(values["x"], (16,), eps=1e-6)
+    rng = random.Random(0)  # noqa: S311 - reproducible, not secret
+
+    assert misses.put_off(each, case, values, (y,), 0, rng)
+    assert list(chunks(each.subject, case)) == asked == [slice(0, 8)]
