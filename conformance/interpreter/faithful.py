@@ -63,9 +63,8 @@ def poison(ty: Dtype) -> Any:
     return int.from_bytes(b"\x5a" * (bits // 8), "little")
 
 
-BITWISE = frozenset(
-    {np.bitwise_and, np.bitwise_or, np.bitwise_xor}
-)  # the same for bools and for integers of 1 bit
+# the same for bools and for integers of one bit
+BITWISE = frozenset({np.bitwise_and, np.bitwise_or, np.bitwise_xor})
 
 # Each class below has an ignore because a subclass of an untyped class is an error in strict mode.
 

@@ -108,9 +108,8 @@ class Recording:
     def __init__(self, inputs: Sequence[Handle]) -> None:
         self.whole = True  # nothing was seen that another call need not share
         self._template: list[Any] = [None] * len(inputs)  # constants, and None for handles
-        self._steps: list[
-            tuple[str, Function, int | list[int]]
-        ] = []  # operation, arguments, places of the results
+        # operation, getter of its arguments, places of its results
+        self._steps: list[tuple[str, Function, int | list[int]]] = []
         self._finish: Function
         # while recording: all values, which must live, so that no two of them have one id
         self._values: list[Any] = list(inputs)
@@ -260,7 +259,7 @@ def recorder() -> Recorder:
 def remembered(function: Function) -> Function:
     """Return a function of the language that runs from recordings."""
     kept: dict[Any, Recording | None] = {}
-    process, semantic, unknown = recorder(), shipped.interpreter_semantic, Recording(())
+    process, semantic = recorder(), shipped.interpreter_semantic
 
     def bound(*args: Any, _semantic: Any = None, **kwargs: Any) -> Any:
         # a call by another function of the language is part of that one's recording
@@ -270,12 +269,12 @@ def remembered(function: Function) -> Function:
                 key = _key(args, kwargs, tensors)
             except LookupError:
                 return function(*args, **kwargs, _semantic=semantic)
-            recording = kept.get(key, unknown)
-            if recording is unknown:
+            if key not in kept:
                 if len(kept) == MOST:
                     kept.clear()
                 result, kept[key] = process.record(partial(function, _semantic=semantic), args, kwargs, tensors)
                 return result
+            recording = kept[key]
             if recording is not None:
                 return recording.run(tensors)
         return function(*args, **kwargs, _semantic=semantic)
