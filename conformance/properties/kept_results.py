@@ -94,7 +94,8 @@ def _step(
 
     ``before`` is what may be stored without the change, and what may be stored with it is returned beside it.
     """
-    places = _shuffled(values[name].shape, case.seed + exchanged)
+    # drawn on the CPU, so that every device changes the same elements
+    places = _shuffled(values[name].shape, case.seed + exchanged).to(values[name].device)
     contract = subject.contract(case.operation)
     after = before  # with the change that was looked at last, which is the one that is found
 

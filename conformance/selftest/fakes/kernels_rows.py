@@ -236,6 +236,41 @@ class ProgramsConstexpr(KernelNorm):
         return min(n_rows, 304)
 
 
+class TunedNorm(KernelNorm):
+    """A right norm that tries four kernels in the first call of a width and takes one, as autotuners do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tuned: set[tuple[int, ...]] = set()
+        self.kernel = 0
+
+    def launch(self, rows: torch.Tensor, *given: Any, **flags: Any) -> None:
+        """Launch all kernels where none was chosen, then the chosen one."""
+        key = self.key(rows)
+        kernels = (0,) if key in self.tuned else (3, 2, 1, 0)
+        self.tuned.add(key)
+        for self.kernel in kernels:
+            super().launch(rows, *given, **flags)
+
+    def key(self, rows: torch.Tensor) -> tuple[int, ...]:
+        """Return the numbers that a kernel is chosen for: the width."""
+        return tuple(rows.shape[1:])
+
+    def count(self, n_rows: int) -> int:
+        """Return the number of the kernel."""
+        return self.kernel
+
+
+class TunedForEveryBatch(TunedNorm):
+    """An autotuner has the number of rows in its key: each new one tries all kernels again."""
+
+    caught_by = ("variants",)
+
+    def key(self, rows: torch.Tensor) -> tuple[int, ...]:
+        """Return the number of rows as well."""
+        return tuple(rows.shape)
+
+
 class AlignmentPromised(KernelNorm):
     """The compiler is told that rows begin at multiples of 16 elements, which a shifted view does not."""
 

@@ -12,11 +12,12 @@ from conformance.properties import PROPERTIES
 from conformance.properties.state import CHANGES, with_new_parameters
 from conformance.runs.host import faithful_interpreter
 from conformance.runs.item import Item, cases_of, items, void_reason
-from conformance.runs.judge import judge_item, unjudged
+from conformance.runs.judge import judge, judge_item, plainest, unjudged
 from conformance.selftest.every import every
 from conformance.selftest.fakes import right
 from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.kernels import Kernel
+from conformance.selftest.fakes.kernels_rows import TunedNorm
 
 SEVERAL_CALLS = ("scale", "bias", "chain", "large_index", "state", "kept_results", "threads")
 CHOSEN = [(op, name) for op in OPERATIONS for name in SEVERAL_CALLS if not void_reason(op, name)]
@@ -42,6 +43,16 @@ def test_a_kernel_without_constants_of_the_traffic_passes(request: pytest.Fixtur
     (item,) = items(subject, operations=Kernel.operations, properties=("variants",))[:1]
 
     assert {Status.PASSED} == {verdict.status for verdict in judge_item(item, subject)}
+
+
+def test_kernels_that_are_tried_once_are_not_counted(request: pytest.FixtureRequest) -> None:
+    """An autotuner tries all of its kernels in the first call of a width: no batch needs them later."""
+    device = request.config.getoption("device")
+    assert device != "cpu" or not faithful_interpreter()
+    (item,) = items(Subject(TunedNorm(), device), operations=TunedNorm.operations, properties=("variants",))[:1]
+    case = plainest(item, Subject(TunedNorm(), device))
+
+    assert [Status.PASSED] == [verdict.status for verdict in judge(Subject(TunedNorm(), device), "variants", case)]
 
 
 # a factor of the arguments of softmax changes all results, by no power of it; one of what is quantised is one of
