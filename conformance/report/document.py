@@ -196,7 +196,7 @@ class Unfinished:
 class Footer:
     """Totals and end of a run. A report without a footer belongs to a run that did not end.
 
-    ``compiled`` has the seconds of all processes, ``seconds`` are those of the run.
+    ``compiled`` and ``took`` (by property) have the seconds of all processes, ``seconds`` are those of the run.
     """
 
     items: int
@@ -208,6 +208,7 @@ class Footer:
     elements: int
     seconds: float
     compiled: Compiled = sparse(lambda: NOTHING)  # noqa: RUF009 - a field
+    took: Mapping[str, float] = sparse(dict)
     stale_waivers: int = 0
     interrupted: bool = False
     complete: bool

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import TypeVar
 
 from conformance.report import differences
 from conformance.report.causes import by_size, size
@@ -19,6 +20,9 @@ from conformance.runs.waivers import stale
 
 # entries of headers that may differ between machines that judge one run
 MAY_DIFFER = frozenset({"platform", "gpu_memory", "chunks", "command", "options_from"})
+
+
+Number = TypeVar("Number", int, float)
 
 
 def mismatches(first: Report, other: Report) -> tuple[Difference, ...]:
@@ -102,6 +106,7 @@ def _ended(total: Report, numbers: set[int], held: Sequence[int], command: str) 
             total.footer,
             seconds=round(total.footer.seconds, 1),
             compiled=replace(total.footer.compiled, seconds=round(total.footer.compiled.seconds, 1)),
+            took={name: round(seconds, 1) for name, seconds in total.footer.took.items()},
             stale_waivers=out_of_date,
             alarms=tuple(alarms),
             unproved=tuple(unproved),
@@ -122,13 +127,14 @@ def _footer(one: Footer, other: Footer) -> Footer:
         elements=one.elements + other.elements,
         seconds=one.seconds + other.seconds,
         compiled=one.compiled + other.compiled,
+        took=_sums(one.took, other.took),
         interrupted=one.interrupted or other.interrupted,
         complete=one.complete and other.complete,
     )
 
 
-def _sums(*counts: Mapping[str, int]) -> dict[str, int]:
-    """Return counts added up, in an order that does not depend on theirs."""
+def _sums(*counts: Mapping[str, Number]) -> dict[str, Number]:
+    """Return numbers added up by name, in an order that does not depend on theirs."""
     names = sorted(set(chain.from_iterable(counts)))
     return {name: sum(each.get(name, 0) for each in counts) for name in names}
 

@@ -78,6 +78,7 @@ def build(
         elements=sum(tally.elements for tally in records.tallies.values()),
         seconds=round(seconds, 1),
         compiled=replace(records.compiled, seconds=round(records.compiled.seconds, 1)),
+        took={name: round(seconds, 1) for name, seconds in sorted(records.took.items())},
         stale_waivers=out_of_date,
         interrupted=interrupted,
         complete=complete,

@@ -17,6 +17,7 @@ from conformance.runs.options import IN_HEADER
 # a cell and a list must stay readable; the rest is in report.json
 MOST_REASONS = 3
 MOST_UNFINISHED = 10
+MOST_TIME = 5  # properties whose share of the time is shown
 
 
 class Tone(StrEnum):
@@ -272,7 +273,12 @@ def closing(report: Report) -> tuple[Said, str]:
         said = f"{said}, on what it takes" if _takes(report) else said
     if footer.unproved:
         said, tone = f"{said}; no evidence for values of {', '.join(footer.unproved)}", Tone.WRONG
-    lines = [totals, *([f"beside these: {others}"] if others else []), *_compiled(footer.compiled)]
+    lines = [
+        totals,
+        *([f"beside these: {others}"] if others else []),
+        *_compiled(footer.compiled),
+        *_took(footer.took),
+    ]
     return Said(f"{name}: {said}", tone), "\n".join(lines)
 
 
@@ -281,6 +287,15 @@ def _compiled(compiled: Compiled) -> Iterator[str]:
     if compiled != NOTHING:
         took = f"{compiled.kernels:,} kernels in {compiled.seconds:,.0f} s of all processes"
         yield f"compiled: {took}; {compiled.cached:,} lay in Triton's cache"
+
+
+def _took(took: Mapping[str, float]) -> Iterator[str]:
+    """Yield the line that says which properties took most of the time, where that is known."""
+    every = sum(took.values())
+    most = sorted((name for name in took if took[name]), key=lambda name: -took[name])[:MOST_TIME]
+    if most:
+        said = ", ".join(f"{name} {took[name] / every:.0%}" for name in most)
+        yield f"time: {every:,.0f} s of all processes, most of it for {said}"
 
 
 def _takes(report: Report) -> bool:

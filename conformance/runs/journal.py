@@ -67,14 +67,17 @@ class Journal:
         """Note a failure: the smallest case, the first bad element and what is behind it, how to reproduce it."""
         self._write("failed", failure.item, **to_data(failed(failure, reproducer, behind)))
 
-    def finished(self, item: Item, array: tuple[int, int] = (0, 0), compiled: Compiled = NOTHING) -> None:
+    def finished(
+        self, item: Item, array: tuple[int, int] = (0, 0), compiled: Compiled = NOTHING, seconds: float = 0.0
+    ) -> None:
         """Note that an item's cases were judged; ``array``: rows of its covering array that ran, of how many.
 
-        ``compiled`` is what was compiled since the last item was finished.
+        ``compiled`` is what was compiled since the last item was finished; ``seconds`` is what the item took.
         """
-        self._write(
-            "finished", item, array=array, **({"compiled": to_data(compiled)} if compiled != NOTHING else {})
-        )
+        line: Line = {"array": array, "seconds": round(seconds, 3)}
+        if compiled != NOTHING:
+            line["compiled"] = to_data(compiled)
+        self._write("finished", item, **line)
 
     def close(self) -> None:
         """Close the file."""
@@ -153,7 +156,7 @@ class Records:
     ``unfinished`` maps an item to the case that ran last in it, ``waivers`` the place of a waiver to the numbers
     of its verdicts by status. ``rows`` has every judged case of the operations in which one fails,
     ``judged_cases`` counts the cases of all operations, ``pairs`` has the numbers of the pairs of levels that
-    judged cases of each operation have.
+    judged cases of each operation have. ``took`` has the seconds of all workers, by property.
     """
 
     tallies: Mapping[Row, Tally]
@@ -167,6 +170,7 @@ class Records:
     judged_cases: int = 0
     pairs: Mapping[str, Collection[int]] = field(default_factory=dict)
     compiled: Compiled = NOTHING
+    took: Mapping[str, float] = field(default_factory=dict)
 
 
 class JournalDamaged(ValueError):
@@ -206,6 +210,7 @@ def merge(lines: Iterable[Line]) -> Records:
     waivers: dict[int, Counter[str]] = {}
     cases = 0
     compiled = NOTHING
+    took: Counter[str] = Counter()
     rows: dict[tuple[str, str], Judged] = {}
     for line in lines:
         item = line["item"]
@@ -228,9 +233,10 @@ def merge(lines: Iterable[Line]) -> Records:
                 finished.add(item)
                 if "compiled" in line:
                     compiled += from_data(Compiled, line["compiled"])
+                operation, prop, dtype, _ = item.split("/")
+                took[prop] += line.get("seconds", 0.0)
                 ran, of = line["array"]
                 if of:
-                    operation, prop, dtype, _ = item.split("/")
                     tally = tallies.setdefault((operation, prop, dtype), Tally())
                     tally.array = tally.array[0] + ran, tally.array[1] + of
     unfinished = {item: Case.from_data(case) for item, case in running.items() if item not in finished}
@@ -251,6 +257,7 @@ def merge(lines: Iterable[Line]) -> Records:
         len(rows),
         pairs,
         compiled,
+        took,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ class Judging:
     def run(self, item: Item) -> Judged:
         """Judge an item, if it can be judged here."""
         self.counts = Counter()
+        began = time.monotonic()
         reason = unjudged(item, self.subject)
         found = self.surveys.of(item.operation) if reason is None else None
         reason = reason or unjudged(item, self.subject, found)
@@ -96,7 +98,7 @@ class Judging:
             status, why = reason
             waived = self.waivers.of_item(item.operation, item.property, item.dtype)
             self.journal.settled(item, status, why, waived)
-            self.journal.finished(item, compiled=self._compiled())
+            self.journal.finished(item, compiled=self._compiled(), seconds=time.monotonic() - began)
             self.counts[status] += 1
             return Judged(skipped=f"{status}: {why}")
         judged = []
@@ -114,7 +116,8 @@ class Judging:
         if failures and self.stop:
             # the item stays unfinished
             return Judged(tuple(failures))
-        self.journal.finished(item, share_of_array(item, self.subject, found, judged), self._compiled())
+        ran = share_of_array(item, self.subject, found, judged)
+        self.journal.finished(item, ran, self._compiled(), time.monotonic() - began)
         if lacking := lacking_evidence(item, judged):
             self.journal.settled(item, Status.NO_EVIDENCE, lacking)
             self.counts[Status.NO_EVIDENCE] += 1

@@ -74,7 +74,7 @@ def _write(shard: journal.Journal, chunk: int) -> list[str]:
             shard.judged(item, waived, WAIVERS.of(waived))
             if waived.status is Status.FAILED:
                 shard.failed(Failure(item, verdict, verdict.case, "a note"), Path(f"chunks/{chunk}/repro.py"))
-        shard.finished(item, (chunk, 9), Compiled(chunk + 1, 0.5, 2))
+        shard.finished(item, (chunk, 9), Compiled(chunk + 1, 0.5, 2), chunk + 0.5)
     return planned
 
 

@@ -249,7 +249,8 @@ def _mixed(directory: Path) -> report.Report:
     with closing(journal.Journal(directory, "gw1")) as shard:
         shard.failed(Failure(ITEM, FAILED, CASE, "a note"), directory / "the repro.py")
         shard.settled(OTHER, Status.NOT_JUDGED, "the adapter does not declare it")
-        shard.finished(OTHER, compiled=Compiled(3, 4.4, 1200))
+        shard.finished(OTHER, compiled=Compiled(3, 4.4, 1200), seconds=30.0)
+        shard.finished(replace(OTHER, property="layout"), seconds=10.0)
     declined = [Verdict("values", CASE, Status.DECLINED, f"no {what}") for what in "abcde"]
     return _built(_written(directory, PASSED, FAILED, *declined), ITEM, OTHER)
 
@@ -262,6 +263,7 @@ def test_the_summary_shows_what_failed_and_how_to_see_it(tmp_path: Path) -> None
         assert part in shown
     assert "1 cases, 12 elements compared in 1.5 s" in shown
     assert "compiled: 3 kernels in 4 s of all processes; 1,200 lay in Triton's cache" in shown
+    assert "time: 40 s of all processes, most of it for determinism 75%, layout 25%" in shown
     assert shown.endswith("somewhere/report.json")
 
 
