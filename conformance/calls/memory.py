@@ -34,7 +34,7 @@ class Owner:
     raw: torch.Tensor
     start: int
     length: int
-    islands: tuple[slice, ...] = (slice(None),)  # the parts of raw that are accessible
+    pages: torch.Tensor | None = None  # numbers of the pages of raw that are in use, None for all
 
     @classmethod
     def of(cls, length: int, device: str, poison: int) -> Owner:
@@ -56,23 +56,18 @@ class Owner:
         the system does not give so many addresses. A GPU cannot do this: there the whole buffer is filled with
         ``poison``.
         """
-        pages = torch.unique(offsets // PAGE)
-        first = torch.cat([torch.tensor([True]), pages[1:] != pages[:-1] + 1])
-        starts, last = pages[first], pages[torch.cat([first[1:], torch.tensor([True])])]
-        islands = tuple(
-            slice(a * PAGE, (b + 1) * PAGE) for a, b in zip(starts.tolist(), last.tolist(), strict=True)
-        )
+        # neighbours share a page, and fewer numbers are sorted sooner
+        pages = torch.unique(torch.unique_consecutive((offsets // PAGE).flatten()))
         if device != "cpu":
             raw = torch.empty(math.ceil(length / PAGE) * PAGE, dtype=torch.uint8, device=device)
-            return cls(raw.fill_(poison), 0, length, islands)
-        raw = _islands(length, islands)
-        for island in islands:
-            raw[island].fill_(poison)
-        return cls(raw, 0, length, islands)
+            return cls(raw.fill_(poison), 0, length, pages.to(device))
+        raw = _accessible(length, pages)
+        raw.view(-1, PAGE).index_fill_(0, pages, poison)
+        return cls(raw, 0, length, pages)
 
     def content(self) -> torch.Tensor:
         """Return a copy of all accessible bytes."""
-        return torch.cat([self.raw[island] for island in self.islands])
+        return self.raw.clone() if self.pages is None else self.raw.view(-1, PAGE).index_select(0, self.pages)
 
     def view(self, shape: tuple[int, ...], dtype: torch.dtype, place: Placement, shift: int = 0) -> torch.Tensor:
         """Return the tensor of a placement, ``shift`` bytes after the start."""
@@ -110,14 +105,21 @@ def _between_fences(length: int) -> torch.Tensor:
     return torch.frombuffer(pages, dtype=torch.uint8, count=body, offset=FENCE)
 
 
-def _islands(length: int, islands: tuple[slice, ...]) -> torch.Tensor:
-    """Return ``length`` bytes of which only the islands are accessible, and nothing around them."""
+def _accessible(length: int, pages: torch.Tensor) -> torch.Tensor:
+    """Return ``length`` bytes of which only some pages, in order, are accessible, and nothing around them."""
     body = math.ceil(length / PAGE) * PAGE
-    pages = mmap.mmap(-1, 3 * body, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
-    _protect(pages, 0, 3 * body, NOBODY)
-    for island in islands:
-        _protect(pages, body + island.start, island.stop - island.start, mmap.PROT_READ | mmap.PROT_WRITE)
-    return torch.frombuffer(pages, dtype=torch.uint8, count=body, offset=body)
+    mapped = mmap.mmap(-1, 3 * body, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
+    _protect(mapped, 0, 3 * body, NOBODY)
+    for start, end in _runs(pages):
+        _protect(mapped, body + start * PAGE, (end - start) * PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
+    return torch.frombuffer(mapped, dtype=torch.uint8, count=body, offset=body)
+
+
+def _runs(pages: torch.Tensor) -> list[tuple[int, int]]:
+    """Return the first page of every run of neighbours, and the page after its last."""
+    begins = torch.cat([torch.tensor([True]), pages[1:] != pages[:-1] + 1])
+    ends = torch.cat([begins[1:], torch.tensor([True])])
+    return list(zip(pages[begins].tolist(), (pages[ends] + 1).tolist(), strict=True))
 
 
 NOBODY = 0  # PROT_NONE

@@ -218,6 +218,8 @@ class Host:
 
     def _prepared(self) -> Prepared[Greeting, Granted, Any]:
         """Import the adapter in the process that runs this method."""
+        # every worker would start a process a core for Inductor, none of which has its share of the cores
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
         choose_device(self.device)
         _interpret(self.device)
         warm_up()

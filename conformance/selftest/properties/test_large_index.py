@@ -98,11 +98,12 @@ def test_what_lies_beside_far_elements_is_watched() -> None:
 
 
 def test_a_spread_room_holds_its_pages_only() -> None:
-    """Elements close together share an island; the space between islands uses no memory."""
+    """Elements close together share a page; the space between pages in use has no memory."""
     owner = Owner.spread(torch.tensor([0, 8, PAGE, 2**34]), 2**34 + 8, "cpu", POISONS[1])
 
-    assert (slice(0, 2 * PAGE), slice(2**34, 2**34 + PAGE)) == owner.islands
-    assert 3 * PAGE == len(owner.content())
+    assert owner.pages is not None
+    assert [0, 1, 2**34 // PAGE] == owner.pages.tolist()
+    assert 3 * PAGE == owner.content().numel()
     assert bool((owner.content() == POISONS[1]).all())
 
 
