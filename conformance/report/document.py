@@ -196,7 +196,8 @@ class Unfinished:
 class Footer:
     """Totals and end of a run. A report without a footer belongs to a run that did not end.
 
-    ``compiled`` and ``took`` (by property) have the seconds of all processes, ``seconds`` are those of the run.
+    ``compiled`` and ``took`` (by property) have the seconds of all processes, ``longest`` those of the items that
+    took most of them; ``seconds`` are those of the run.
     """
 
     items: int
@@ -209,6 +210,7 @@ class Footer:
     seconds: float
     compiled: Compiled = sparse(lambda: NOTHING)  # noqa: RUF009 - a field
     took: Mapping[str, float] = sparse(dict)
+    longest: Mapping[str, float] = sparse(dict)
     stale_waivers: int = 0
     interrupted: bool = False
     complete: bool

@@ -12,7 +12,7 @@ from conformance.report import differences
 from conformance.report.causes import by_size, size
 from conformance.report.differences import Difference
 from conformance.report.document import Cause, Covered, Footer, Level, Rate, Report, Row, Waived
-from conformance.report.results import alarms_of, exit_code, rows, unproved_of
+from conformance.report.results import alarms_of, exit_code, longest, rows, unproved_of
 from conformance.runs.failed import Failed
 from conformance.runs.journal import Row as Key
 from conformance.runs.journal import Tally
@@ -128,6 +128,7 @@ def _footer(one: Footer, other: Footer) -> Footer:
         seconds=one.seconds + other.seconds,
         compiled=one.compiled + other.compiled,
         took=_sums(one.took, other.took),
+        longest=longest({**one.longest, **other.longest}),
         interrupted=one.interrupted or other.interrupted,
         complete=one.complete and other.complete,
     )

@@ -22,6 +22,8 @@ from conformance.runs.judge import CRASHES
 from conformance.runs.survey import Survey
 from conformance.runs.waivers import NONE, Waivers, stale
 
+LONGEST = 5  # items whose seconds a report has
+
 
 class Exit(IntEnum):
     """Exit status of a run."""
@@ -79,6 +81,7 @@ def build(
         seconds=round(seconds, 1),
         compiled=replace(records.compiled, seconds=round(records.compiled.seconds, 1)),
         took={name: round(seconds, 1) for name, seconds in sorted(records.took.items())},
+        longest=longest(records.items),
         stale_waivers=out_of_date,
         interrupted=interrupted,
         complete=complete,
@@ -97,6 +100,12 @@ def build(
         waivers=waived,
         footer=footer,
     )
+
+
+def longest(items: Mapping[str, float]) -> dict[str, float]:
+    """Return the items that took most seconds, and those."""
+    most = sorted(items, key=lambda item: (-items[item], item))[:LONGEST]
+    return {item: round(items[item], 1) for item in most if items[item]}
 
 
 def exit_code(

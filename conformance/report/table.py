@@ -10,7 +10,7 @@ from conformance.calls.budget import gib
 from conformance.calls.compilations import NOTHING, Compiled
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status
 from conformance.properties import PASSIVE, PROMISES
-from conformance.report.document import Header, Report, Row, Taken, Unfinished
+from conformance.report.document import Footer, Header, Report, Row, Taken, Unfinished
 from conformance.report.results import Exit
 from conformance.runs.options import IN_HEADER
 
@@ -277,7 +277,7 @@ def closing(report: Report) -> tuple[Said, str]:
         totals,
         *([f"beside these: {others}"] if others else []),
         *_compiled(footer.compiled),
-        *_took(footer.took),
+        *_took(footer),
     ]
     return Said(f"{name}: {said}", tone), "\n".join(lines)
 
@@ -289,13 +289,14 @@ def _compiled(compiled: Compiled) -> Iterator[str]:
         yield f"compiled: {took}; {compiled.cached:,} lay in Triton's cache"
 
 
-def _took(took: Mapping[str, float]) -> Iterator[str]:
-    """Yield the line that says which properties took most of the time, where that is known."""
-    every = sum(took.values())
+def _took(footer: Footer) -> Iterator[str]:
+    """Yield the line that says what took most of the time, where that is known."""
+    took, every = footer.took, sum(footer.took.values())
     most = sorted((name for name in took if took[name]), key=lambda name: -took[name])[:MOST_TIME]
     if most:
         said = ", ".join(f"{name} {took[name] / every:.0%}" for name in most)
-        yield f"time: {every:,.0f} s of all processes, most of it for {said}"
+        longest = [f"; {item} alone took {seconds:,.1f} s" for item, seconds in footer.longest.items()][:1]
+        yield "".join((f"time: {every:,.0f} s of all processes, most of it for {said}", *longest))
 
 
 def _takes(report: Report) -> bool:

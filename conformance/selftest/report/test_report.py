@@ -263,7 +263,8 @@ def test_the_summary_shows_what_failed_and_how_to_see_it(tmp_path: Path) -> None
         assert part in shown
     assert "1 cases, 12 elements compared in 1.5 s" in shown
     assert "compiled: 3 kernels in 4 s of all processes; 1,200 lay in Triton's cache" in shown
-    assert "time: 40 s of all processes, most of it for determinism 75%, layout 25%" in shown
+    assert "time: 40 s of all processes, most of it for determinism 75%, layout 25%; " in shown
+    assert f"{OTHER} alone took 30.0 s" in shown
     assert shown.endswith("somewhere/report.json")
 
 
