@@ -145,6 +145,8 @@ PROFILES = {profile.name: profile for profile in (_QUICK, _CI, _NIGHTLY)}
 
 # Properties that are judged before all others: the cheapest of those that find mistakes, to find them early.
 EARLY = ("values", "empty", "errors", "specials", "kept_results", "state", "layout", "in_place")
+# Then those of which an item takes long: at the end of a run one process would be busy, and the others idle.
+LONG = ("compile", "large_index")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +213,10 @@ def items(
     if len(void) == len(pairs):
         (operation, prop), reason = next(iter(void.items()))
         raise UsageError(f"--op {operation} --property {prop}: nothing to judge, {reason}")
-    in_order = sorted(PROPERTIES, key=lambda name: EARLY.index(name) if name in EARLY else len(EARLY))
+    later = (*LONG, *(name for name in PROPERTIES if name not in {*EARLY, *LONG}))
     listed = [
         Item(operation, prop, dtype, profile, seed, number)
-        for operation, prop in itertools.product(OPERATIONS, in_order)
+        for operation, prop in (*itertools.product(OPERATIONS, EARLY), *itertools.product(OPERATIONS, later))
         if (operation, prop) in pairs and (operation, prop) not in void
         for dtype in DTYPES
         for number in _chunks(prop, PROFILES[profile], chunk)

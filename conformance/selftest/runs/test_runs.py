@@ -20,7 +20,7 @@ from conformance.cases.factors import DTYPES
 from conformance.cli.init import SKELETON
 from conformance.properties import PROPERTIES
 from conformance.report import Exit
-from conformance.runs.item import EARLY, PROFILES, Item, cases_of, items
+from conformance.runs.item import EARLY, LONG, PROFILES, Item, cases_of, items
 from conformance.runs.judge import judge_item
 from conformance.selftest.processes import Command, started
 
@@ -192,11 +192,19 @@ def test_a_waiver_that_is_out_of_date_fails_a_run(tmp_path: Path) -> None:
 
 
 def test_cheap_properties_that_find_mistakes_are_judged_first() -> None:
-    """The others follow in the order of the table, and no property is lost."""
+    """Long items follow, then the others in the order of the table; no property is lost."""
     judged = list(
         dict.fromkeys(item.property for item in items(Subject(load("native")), operations=("rms_norm",)))
     )
-    assert [*EARLY, *(prop for prop in PROPERTIES if prop not in EARLY)] == judged
+    later = [prop for prop in PROPERTIES if prop not in {*EARLY, *LONG}]
+    assert [*EARLY, *LONG, *later] == judged
+
+
+def test_all_operations_are_judged_by_cheap_properties_first() -> None:
+    """A long item of one operation does not keep a cheap one of another waiting."""
+    early = [item.property in EARLY for item in items(Subject(load("native")))]
+
+    assert sorted(early, reverse=True) == early
 
 
 # --- chunks -------------------------------------------------------------------------------------------------
