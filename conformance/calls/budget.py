@@ -25,12 +25,23 @@ GIB = 2**30
 STEPS = 32
 # bytes an element: the oracle's float64 intervals. Measured 64 to 168, by operation
 ORACLE = 256
+# bytes of GPU memory of a worker that more workers than usual must leave it, and the usual number
+FOR_EACH = 8 * GIB
+MOST_WORKERS = 8
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 def fair_share(total: int, sharers: int) -> int:
     """Return the share of ``total`` bytes for one of ``sharers``. A fifth stays free, as for GPU contexts."""
     return total * 4 // (5 * sharers)
+
+
+def default_workers(cores: int, gpu_memory: int) -> int:
+    """Return how many processes judge if nobody says: one a core, as far as each has ``FOR_EACH`` of its GPUs.
+
+    Without a GPU, and on small ones, they are ``MOST_WORKERS`` at most.
+    """
+    return min(cores, max(MOST_WORKERS, gpu_memory // FOR_EACH))
 
 
 def fair_memory(workers: int) -> int:
@@ -91,6 +102,11 @@ def _limit(memory: int, gpu: int) -> None:
 def _total(gpu: int) -> int:
     total: int = torch.cuda.get_device_properties(gpu).total_memory
     return total
+
+
+def memory_of_gpus() -> int:
+    """Return the bytes of all GPUs that this process sees. Starts CUDA."""
+    return sum(map(_total, range(torch.cuda.device_count())))
 
 
 def left_behind(memory: int) -> int:

@@ -16,6 +16,7 @@ from rich.console import Console
 import conformance
 from conformance import report
 from conformance.adapter import UsageError
+from conformance.calls.budget import FOR_EACH, MOST_WORKERS, default_workers, gib
 from conformance.cli import options
 from conformance.cli.display import Display
 from conformance.operations import OPERATIONS
@@ -26,8 +27,6 @@ from conformance.runs.options import arguments
 from conformance.runs.waivers import Run
 from conformance.runs.waivers import load as load_waivers
 
-MOST_WORKERS = 8
-
 
 @click.command()
 @options.target
@@ -37,7 +36,10 @@ MOST_WORKERS = 8
 @options.device
 @options.profile
 @click.option(
-    "-n", "workers", type=click.IntRange(min=1), help=f"Processes. Default: one a core, at most {MOST_WORKERS}."
+    "-n",
+    "workers",
+    type=click.IntRange(min=1),
+    help=f"Processes. Default: one a core, at most {MOST_WORKERS}; more with {gib(FOR_EACH)} of a GPU for each.",
 )
 @options.seed
 @click.option(
@@ -92,7 +94,7 @@ def run(
     if not items(host.subject, profile, operations=operations, properties=properties, chunk=chunk):
         raise UsageError(f"--chunk {chunk}: nothing to judge, what was chosen has no cases in that chunk")
     options.prepared(directory)
-    number_of_workers = workers or _cores()
+    number_of_workers = workers or default_workers(len(os.sched_getaffinity(0)), host.greeting.gpu_memory)
     if number_of_workers > 1:
         # each worker has its own
         host.close()
@@ -137,10 +139,6 @@ def _chunks(profile: Profile, only: int | None, minutes: float | None) -> Iterat
         if only is not None or time.monotonic() >= until:
             return
         yield number
-
-
-def _cores() -> int:
-    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
 def _pytest(workers: int, directory: Path, chunk: int | None) -> list[str]:

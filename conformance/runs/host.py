@@ -14,7 +14,7 @@ import torch
 
 from conformance.adapter import Adapter, UsageError, load
 from conformance.calls import state_guard
-from conformance.calls.budget import ALONE, Allowance
+from conformance.calls.budget import ALONE, Allowance, memory_of_gpus
 from conformance.calls.call import Subject
 from conformance.calls.child import START, Child, Prepared, Unprepared
 from conformance.calls.compilations import NOTHING, Compiled, listen
@@ -141,13 +141,15 @@ class Told:
 class Greeting:
     """Facts about an implementation that other processes need.
 
-    ``numerics`` are the switches that can change its bits, ``changed`` the global state that importing it changed.
+    ``numerics`` are the switches that can change its bits, ``changed`` the global state that importing it changed,
+    ``gpu_memory`` the bytes of all GPUs that judge.
     """
 
     declared: Declared
     unfaithful: str
     numerics: Mapping[str, Any]
     changed: tuple[str, ...] = ()
+    gpu_memory: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -235,7 +237,7 @@ class Host:
         unfaithful = faithful_interpreter() if self.device == "cpu" else ""
         worker = Worker(Subject(adapter, self.device, unfaithful, known=declared))
         return Prepared(
-            Greeting(declared, unfaithful, said, changed),
+            Greeting(declared, unfaithful, said, changed, 0 if self.device == "cpu" else memory_of_gpus()),
             lambda granted: Told(_answered(worker, self.target, granted), taken()),
             worker.healthy,
         )

@@ -15,7 +15,7 @@ import torch
 from conformance import plugin, report
 from conformance.adapter import Adapter, load
 from conformance.calls import budget
-from conformance.calls.budget import ALONE, GIB, Allowance, fair_share, lacking, needed
+from conformance.calls.budget import ALONE, GIB, Allowance, default_workers, fair_share, lacking, needed
 from conformance.calls.call import Subject
 from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import SAME, Case, Layout, TensorSpec
@@ -60,6 +60,15 @@ def test_workers_divide_their_gpu_fairly(workers: int, gpus: int, sharers: int) 
     assert sharers == allowance.sharers
     assert fair_share(H200, sharers) == allowance.bytes(H200)
     assert 0.75 * H200 < sharers * allowance.bytes(H200) <= 0.8 * H200
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "workers"),
+    [(2, 0, 2), (64, 0, 8), (64, 24 * GIB, 8), (64, H200, 17), (64, 2 * H200, 34), (16, 2 * H200, 16)],
+)
+def test_more_workers_than_usual_have_memory_of_their_gpu(cores: int, memory: int, workers: int) -> None:
+    """Without a GPU, or on a small one, there are eight at most; never more than cores."""
+    assert workers == default_workers(cores, memory)
 
 
 @pytest.mark.parametrize(
