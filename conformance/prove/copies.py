@@ -22,6 +22,7 @@ SLOW = frozenset(
         "test_forms",
         "test_rounding",
         "test_gradients",
+        "test_launch_compiled",
         "test_compiled",
         "test_compiles",
         "test_codegen",
@@ -127,9 +128,9 @@ def package_tests(file: str) -> tuple[str, ...]:
     places = {stem: place for place, stem in enumerate(FAST)}
 
     def place(path: Path) -> tuple[bool, bool, int, int]:
-        stem, told = path.stem, texts[path].count(module)
-        slow = not SLOW.isdisjoint({stem, path.parent.name})
-        return slow, module not in stem, places.get(stem, len(FAST)), -told
+        slow = not SLOW.isdisjoint({path.stem, path.parent.name})
+        named = module in path.relative_to(TESTS).as_posix()
+        return slow, not named, places.get(path.stem, len(FAST)), -texts[path].count(module)
 
     ordered = sorted(texts, key=place)
     return tuple(path.relative_to(ROOT).as_posix() for path in ordered)
