@@ -15,8 +15,32 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "normkernels"
 UNCHANGED = "unchanged"  # the kind of a mutant that changes nothing
 TESTS = ROOT / "conformance" / "package"
-# Tests of the package that come last.
-SLOW = ("test_compiled", "test_compiles", "test_codegen", "test_hugging_face", "test_models")
+# Files and folders of the package's tests that come last: they take most of the time.
+SLOW = frozenset(
+    {
+        "test_reasons",
+        "test_forms",
+        "test_rounding",
+        "test_gradients",
+        "test_launch_compiled",
+        "test_compiled",
+        "test_compiles",
+        "test_codegen",
+        "models",
+    }
+)
+# Tests that come first: they take some seconds in all, and kill most mutants that the suite cannot kill.
+FAST = (
+    "test_measured_plans",
+    "test_arguments",
+    "test_head_plans",
+    "test_options",
+    "test_leading",
+    "test_padding",
+    "test_keys",
+    "test_cached_calls",
+    "test_errors",
+)
 # What decides about results: kernels, native forms, and the way of a call to either.
 FILES = ("kernels/*", "operations/*", "call.py", "checks.py", "dispatch.py", "launch.py", "plans.py")
 
@@ -98,10 +122,15 @@ def _closure(file: str, imports: dict[str, frozenset[str]]) -> frozenset[str]:
 
 
 def package_tests(file: str) -> tuple[str, ...]:
-    """Return the files of the package's tests, those first that speak of the module most."""
+    """Return the files of the package's tests, those first that are fast and speak of the module most."""
     module = Path(file).stem
     texts = {path: path.read_text("utf-8") for path in sorted(TESTS.rglob("test_*.py"))}
-    ordered = sorted(
-        texts, key=lambda path: (path.stem in SLOW, module not in path.stem, -texts[path].count(module))
-    )
+    places = {stem: place for place, stem in enumerate(FAST)}
+
+    def place(path: Path) -> tuple[bool, bool, int, int]:
+        slow = not SLOW.isdisjoint({path.stem, path.parent.name})
+        named = module in path.relative_to(TESTS).as_posix()
+        return slow, not named, places.get(path.stem, len(FAST)), -texts[path].count(module)
+
+    ordered = sorted(texts, key=place)
     return tuple(path.relative_to(ROOT).as_posix() for path in ordered)

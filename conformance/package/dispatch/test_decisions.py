@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from types import ModuleType
 
 import pytest
@@ -14,7 +15,7 @@ from conformance.package.calls.operations import FAMILIES, assert_right, call, e
 from conformance.package.calls.tensors import DEVICE, Arguments, values
 from conformance.selftest.every import every
 from normkernels import Decision, InvalidCall, Path, PathUnavailable, Reason, Rejection, dispatch, plans
-from normkernels.call import Call, Device, Gated, Quantised, conversions
+from normkernels.call import Call, Device, Gated, Quantised, conversions, interpreting
 from normkernels.operations import mrope, quantisation, rms_norm
 from normkernels.operations.operation import ENVIRONMENT, reread_environment
 from normkernels.operations.operation import OPERATIONS as KNOWN
@@ -112,6 +113,14 @@ def test_every_type_runs_on_this_gpu(operation: str, fp8_dtype: torch.dtype, lau
     assert {Reason.FP8_DTYPE} >= {rejection.reason for rejection in decision.rejected}
     assert ([decision.plan] if decision.plan else []) == launched
     assert_right(operation, arguments, results)
+
+
+def test_without_triton_nothing_is_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton is not asked for what it runs kernels on where it cannot be imported."""
+    monkeypatch.setattr("normkernels.call.has_triton", lambda: False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+
+    assert not interpreting.__wrapped__()
 
 
 def test_a_rejection_names_both_groups() -> None:
@@ -284,10 +293,14 @@ def test_explain_takes_what_the_operation_takes(changes: Arguments) -> None:
 
 
 def test_what_runs_natively_is_not_launched() -> None:
-    """A decision for the native form says nothing of a launch."""
+    """A decision for the native form says nothing of a launch, but who asked for it."""
     decision = explain("rms_norm_gated", call("rms_norm_gated", path="native"))
 
     assert (None, None) == (decision.plan, decision.launched)
+    assert [
+        "native",
+        "  not rows: FORCED: runs unless another path is asked for, got path=native",
+    ] == str(decision).splitlines()
 
 
 def test_what_is_explained_is_an_operation() -> None:

@@ -80,6 +80,16 @@ def test_quotients_are_rounded_to_nearest(dtype: torch.dtype, largest: float) ->
 
 
 @pytest.mark.parametrize("largest", LARGEST)
+def test_quotients_by_large_scales_are_rounded_to_nearest(largest: float) -> None:
+    """Values that are fp32 are divided to nearest by scales past 2**105 too, unlike those of bf16."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.ldexp(1 + torch.rand(4096, 16, generator=generator), torch.tensor(125))
+    scale = y.amax(1) * (1 + torch.rand(4096, generator=generator)) / largest
+
+    assert same_bits(y / scale[:, None], divided(y, scale, torch.float32))
+
+
+@pytest.mark.parametrize("largest", LARGEST)
 def test_every_quotient_of_bf16_is_rounded_to_nearest(largest: float) -> None:
     """Every mantissa is divided by every mantissa, with an even and an odd exponent, and by the least scale."""
     mantissas = 1 + torch.arange(128) / 128

@@ -174,3 +174,6 @@ def test_positions_outside_the_cache_make_nan(path: str, axes: int, monkeypatch:
     empty = plain | {"cos": values("cos", 0, 16), "sin": values("sin", 0, 16)}
     for flags in ({}, {"interleaved": False, "sections": (0, 8, 8)}):
         assert mrope.run(empty | flags)[0][..., :32].isnan().all()
+    # nor one without rows and columns, which rotates nothing
+    nothing = plain | {name: values(name, 0, 0) for name in ("cos", "sin")} | {"sections": (0, 0, 0)}
+    assert torch.equal(plain["q"], mrope.run(nothing)[0])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import random
+from pathlib import Path
 
-from conformance.prove.copies import ROOT, mutants, package_tests, reached
+from conformance.prove.copies import FAST, ROOT, SLOW, mutants, package_tests, reached
 from conformance.prove.mutants import Mutant, mutants_of, mutated
 from conformance.selftest.every import every
 
@@ -131,8 +132,16 @@ def test_a_shared_file_reaches_every_operation() -> None:
 
 
 def test_tests_of_a_module_come_first() -> None:
-    """The tests that are named after a module are run first for its mutants."""
-    assert "conformance/package/test_plans.py" == package_tests("normkernels/plans.py")[0]
+    """Those whose file or folder has the name of the module, then fast ones, and slow ones last."""
+    ordered = [Path(each) for each in package_tests("normkernels/plans.py")]
+    first, then = ordered[:3], [each.stem for each in ordered[3 : 3 + len(FAST) - 2]]
+    slow = [not SLOW.isdisjoint({each.stem, each.parent.name}) for each in ordered]
+
+    assert ["test_measured_plans", "test_head_plans", "test_plans"] == [each.stem for each in first]
+    assert [each for each in FAST if "plans" not in each] == then
+    assert "conformance/package/dispatch/test_decisions.py" in package_tests("normkernels/dispatch.py")[:2]
+    assert sorted(slow) == slow
+    assert {*SLOW} <= {name for each in ordered for name in (each.stem, each.parent.name)}
 
 
 def test_a_table_outside_of_functions_has_its_name() -> None:
