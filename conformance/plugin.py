@@ -190,14 +190,11 @@ _CHOICES = {"operations": "op", "properties": "property"}  # part of a profile -
 def _items(config: pytest.Config, *, whole: bool = False) -> tuple[Item, ...]:
     """Return the items of this session, or of the whole profile; all void is an error of usage."""
     chosen = {name: tuple(config.getoption(option)) for name, option in _CHOICES.items()}
+    subject, profile, seed = host_of(config).subject, config.getoption("profile"), config.getoption("seed")
+    first = None if whole else config.getoption("chunk")
+    numbers = [None] if first is None else range(first, first + config.getoption("chunks"))
     try:
-        found = items(
-            host_of(config).subject,
-            config.getoption("profile"),
-            config.getoption("seed"),
-            chunk=None if whole else config.getoption("chunk"),
-            **chosen,
-        )
+        found = tuple(item for number in numbers for item in items(subject, profile, seed, chunk=number, **chosen))
     except UsageError as error:
         raise pytest.UsageError(str(error)) from error
     file = config.getoption("again")

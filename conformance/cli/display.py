@@ -19,10 +19,11 @@ class Display:
         self._title = ""
         self._failed: dict[str, str] = {}  # test, or the part that broke -> text
 
-    def of_chunk(self, number: int | None) -> Display:
-        """Begin again for the next chunk; errors of earlier chunks are kept."""
+    def of_chunks(self, number: int | None, count: int) -> Display:
+        """Begin again for the next chunks, ``count`` from a number on; errors of earlier ones are kept."""
         self.close()
-        self._title = "" if number is None else f"chunk {number}: "
+        more = f"s {number} to {number + count - 1}" if number is not None and count > 1 else f" {number}"
+        self._title = "" if number is None else f"chunk{more}: "
         return self
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import tempfile
 import time
@@ -46,7 +45,7 @@ from conformance.runs.waivers import load as load_waivers
     "--minutes",
     type=click.FloatRange(min=0),
     metavar="M",
-    help="After the profile judge chunk after chunk beyond it, until M minutes are over at the end of one. "
+    help="After the profile judge chunks of cases beyond it, until M minutes are over at the end of some. "
     f"Default: {PROFILES['nightly'].minutes:g} for nightly, otherwise 0.",
 )
 @options.option("chunk")
@@ -107,10 +106,10 @@ def run(
             named = Path(journals) / "again.json"
             again.write(failed, named)
             given["again"] = named
-        for number in _chunks(PROFILES[profile], chunk, minutes):
-            asked_for = arguments({**given, "journal": journals, "chunk": number})
+        for number, count in _sessions(PROFILES[profile], chunk, minutes):
+            asked_for = arguments({**given, "journal": journals, "chunk": number, "chunks": count})
             command = [*_pytest(number_of_workers, directory, number), *["-x"] * exitfirst, *asked_for]
-            status = pytest.main(command, plugins=[display.of_chunk(number), host])
+            status = pytest.main(command, plugins=[display.of_chunks(number, count), host])
             if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
                 break
     return _ended(directory / "report.json", status, display)
@@ -131,14 +130,20 @@ def _failed_before(directory: Path) -> again.Again:
     return failed
 
 
-def _chunks(profile: Profile, only: int | None, minutes: float | None) -> Iterator[int | None]:
-    """Yield the chunk asked for; or None for a whole profile, then chunks beyond it until the time is up."""
+def _sessions(profile: Profile, only: int | None, minutes: float | None) -> Iterator[tuple[int | None, int]]:
+    """Yield the first chunk of every session of pytest, and how many it has.
+
+    This is the chunk asked for; or None for a whole profile, then chunks beyond it until the time is up. A session
+    begins with processes that import everything: it has as many chunks as take half of the time that is left, if
+    they take as long as those of the session before.
+    """
     until = time.monotonic() + 60 * (profile.minutes if minutes is None else minutes)
-    yield only
-    for number in itertools.count(profile.chunks):
-        if only is not None or time.monotonic() >= until:
-            return
-        yield number
+    yield only, 1
+    number, count = profile.chunks, 1
+    while only is None and (begun := time.monotonic()) < until:
+        yield number, count
+        number, now = number + count, time.monotonic()
+        count = max(1, int((until - now) / 2 / (now - begun) * count))
 
 
 def _pytest(workers: int, directory: Path, chunk: int | None) -> list[str]:

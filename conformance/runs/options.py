@@ -106,6 +106,7 @@ OF_PYTEST = (
         default="normkernels",
         help="Judge this: a known name, package.module:Class or file.py:Class.",
     ),
+    Option(name="chunks", type=int, default=1, least=1, help="Chunks that are judged, from --chunk on."),
     Option(name="journal", type=Path, help="Folder that collects the journals of several chunks."),
     Option(
         name="limit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -241,40 +242,49 @@ def test_a_chunk_of_a_profile_is_a_part_of_it() -> None:
 
 
 def test_chunks_go_on_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole profile comes first; then chunk after chunk, none of which begins too late."""
+    """The whole profile comes first; then chunks beyond it, none of which begins too late."""
     now = [0.0]
     monkeypatch.setattr("conformance.cli.run.time.monotonic", lambda: now[0])
 
-    def numbers(profile: str, only: int | None, minutes: float | None) -> list[int | None]:
+    def sessions(profile: str, only: int | None, minutes: float | None) -> list[tuple[int | None, int]]:
         now[0], found = 0.0, []
-        for number in cli.run._chunks(PROFILES[profile], only, minutes):
-            found.append(number)
-            now[0] += 40
+        for number, count in cli.run._sessions(PROFILES[profile], only, minutes):
+            found.append((number, count))
+            # of starting all processes, and of each chunk
+            now[0] += 10 + 30 * count
         return found
 
-    assert [None] == numbers("ci", None, None)
-    assert [None, 1, 2] == numbers("quick", None, 2)
-    assert [None, 1, 2, 3] == numbers("quick", None, 2.5)
-    assert [None, 4] == numbers("ci", None, 1)
-    assert [7] == numbers("quick", 7, None)
-    assert PROFILES["nightly"].minutes * 60 / 40 == len(numbers("nightly", None, None))
+    assert [(None, 1)] == sessions("ci", None, None)
+    assert [(None, 1), (1, 1), (2, 1)] == sessions("quick", None, 2)
+    assert [(None, 1), (1, 1), (2, 1), (3, 1)] == sessions("quick", None, 2.5)
+    assert [(None, 1), (4, 1)] == sessions("ci", None, 1)
+    assert [(7, 1)] == sessions("quick", 7, None)
+    # five chunks of half of the 400 seconds that are left after two, and so on
+    assert [(None, 1), (1, 1), (2, 5), (7, 3), (10, 2), (12, 1), (13, 1)] == sessions("quick", None, 8)
+    _, *every = sessions("nightly", None, None)
+    assert PROFILES["nightly"].minutes * 60 <= now[0] <= PROFILES["nightly"].minutes * 60 + 40
+    after = itertools.accumulate((count for _, count in every), initial=PROFILES["nightly"].chunks)
+    assert [*after][:-1] == [number for number, _ in every]
 
 
 def test_a_chunk_is_the_same_alone_and_in_a_run(one_process: Run, tmp_path: Path) -> None:
-    """Two chunks of one run on two workers equal separate ones; name and header have their numbers."""
-    both = "from conformance import cli; cli.run._chunks = lambda *given: [1, 2]; cli.main()"
+    """Chunks of one run, on two workers in two sessions, equal separate ones; the header has their numbers."""
+    both = "from conformance import cli; cli.run._sessions = lambda *given: [(1, 2), (3, 1)]; cli.main()"
     code, shown, report = _ran(tmp_path, SKELETON, *VALUES, "--seed", "5", code=both, workers=2, sessions=2)
     alone = one_process.report
     here = Counter[str]()
     subject = Subject(load(str(tmp_path / "mine.py")))
-    for item in items(subject, "quick", 5, operations=("rms_norm_gated",), properties=("values",), chunk=1):
-        here.update(verdict.status for verdict in judge_item(item, subject))
+    for chunk in (1, 3):
+        for item in items(
+            subject, "quick", 5, operations=("rms_norm_gated",), properties=("values",), chunk=chunk
+        ):
+            here.update(verdict.status for verdict in judge_item(item, subject))
 
     assert Exit.HOLDS == code == one_process.code, shown
-    assert "chunks 1 to 2" in shown
-    assert "2 chunks beyond the profile" in shown
-    assert ["1 to 2", "2"] == [made["header"]["chunks"] for made in (report, alone)]
-    assert [2, 1] == [made["footer"]["chunks"] for made in (report, alone)]
+    assert "chunks 1 to 3" in shown
+    assert "3 chunks beyond the profile" in shown
+    assert ["1 to 3", "2"] == [made["header"]["chunks"] for made in (report, alone)]
+    assert [3, 1] == [made["footer"]["chunks"] for made in (report, alone)]
     assert set(report["footer"]["verdicts"].items()) == set((here + Counter(alone["footer"]["verdicts"])).items())
 
 
