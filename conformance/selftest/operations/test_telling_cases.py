@@ -35,7 +35,7 @@ from conformance.runs.item import (
     void_reason,
 )
 from conformance.runs.judge import unjudged
-from conformance.selftest.soak import NIGHTLY
+from conformance.selftest.nightly import NIGHTLY
 
 SEEDS = 200
 # properties that compare rows of a call, or that add up over them

@@ -14,8 +14,8 @@ from conformance.operations import OPERATIONS
 from conformance.operations.softmax import SCALES
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract, contracts
+from conformance.selftest.nightly import NIGHTLY
 from conformance.selftest.oracle.digits import DIGITS, FORMATS, FORMULAS, TINY
-from conformance.selftest.soak import NIGHTLY
 
 CASES = 200 if NIGHTLY else 20  # of each operation and contract
 # the machine's own steps in float64 take a part of each bound, and each bound is at least one U

@@ -22,7 +22,7 @@ from conformance.runs.item import items
 from conformance.runs.judge import judge_item
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.summation import RIGHT
-from conformance.selftest.soak import soaked
+from conformance.selftest.nightly import soaked
 
 # in total over dtypes: 10**8 in a nightly run
 ELEMENTS = soaked(34_000_000)

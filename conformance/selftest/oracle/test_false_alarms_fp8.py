@@ -18,7 +18,7 @@ from conformance.runs.item import items
 from conformance.runs.judge import judge_item
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.quantisation import RIGHT, PowersOfTwo
-from conformance.selftest.soak import soaked
+from conformance.selftest.nightly import soaked
 
 LOW = ("bfloat16", "float16")
 CHUNK = 2**17

@@ -20,7 +20,7 @@ from conformance.oracle.comparison import Comparison
 from conformance.oracle.contract import Contract, round_once
 from conformance.properties.measure import measure
 from conformance.selftest.fakes import right
-from conformance.selftest.soak import soaked
+from conformance.selftest.nightly import soaked
 
 COLUMNS = 512
 # of each operation, over dtypes, profiles and implementations: 10**7 in a nightly run

@@ -31,7 +31,7 @@ from conformance.properties.measure import agree, measure
 from conformance.runs.item import items
 from conformance.runs.judge import judge_item
 from conformance.selftest.fakes.correct_gelu_and_mul import RIGHT, CorrectGeluAndMul
-from conformance.selftest.soak import soaked
+from conformance.selftest.nightly import soaked
 
 GOLDEN = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "gelu_and_mul_mpmath.json"
 CASES: list[dict[str, Any]] = json.loads(GOLDEN.read_text(encoding="utf-8"))["cases"]

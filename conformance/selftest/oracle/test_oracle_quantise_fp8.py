@@ -25,7 +25,7 @@ from conformance.properties.measure import measure
 from conformance.runs.item import items
 from conformance.runs.judge import judge_item
 from conformance.selftest.fakes.correct_quantise_fp8 import RIGHT, CorrectQuantiseFp8
-from conformance.selftest.soak import soaked
+from conformance.selftest.nightly import soaked
 
 GOLDEN = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "quantise_fp8_mpmath.json"
 CASES: list[dict[str, Any]] = json.loads(GOLDEN.read_text(encoding="utf-8"))["cases"]

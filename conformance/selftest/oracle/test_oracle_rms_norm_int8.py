@@ -26,7 +26,7 @@ from conformance.properties.parity import assert_alike
 from conformance.runs.item import items
 from conformance.runs.judge import judge_item
 from conformance.selftest.fakes.correct_int8_norm import RIGHT, CorrectInt8Norm
-from conformance.selftest.soak import soaked
+from conformance.selftest.nightly import soaked
 
 GOLDEN = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "rms_norm_int8_mpmath.json"
 CASES: list[dict[str, Any]] = json.loads(GOLDEN.read_text(encoding="utf-8"))["cases"]
