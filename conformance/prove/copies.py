@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,14 @@ UNCHANGED = "unchanged"  # the kind of a mutant that changes nothing
 TESTS = ROOT / "conformance" / "package"
 # Tests of the package that come last.
 SLOW = ("test_compiled", "test_compiles", "test_codegen", "test_hugging_face", "test_models")
+# Tests that tell most of a module that no file of tests is named after.
+TELLING: Mapping[str, tuple[str, ...]] = {
+    "__init__": ("test_public_names",),
+    "api": ("test_public_names", "test_apply_rotary_pos_emb", "test_outputs"),
+    "errors": ("test_decisions",),
+    "library": ("test_gradients", "test_compiled"),
+    "modules": ("test_modules", "test_norm_modules", "test_comparison", "test_counterparts"),
+}
 # What decides about results: kernels, native forms, and the way of a call to either.
 FILES = ("kernels/*", "operations/*", "call.py", "checks.py", "dispatch.py", "launch.py", "plans.py")
 
@@ -101,7 +109,11 @@ def package_tests(file: str) -> tuple[str, ...]:
     """Return the files of the package's tests, those first that speak of the module most."""
     module = Path(file).stem
     texts = {path: path.read_text("utf-8") for path in sorted(TESTS.rglob("test_*.py"))}
-    ordered = sorted(
-        texts, key=lambda path: (path.stem in SLOW, module not in path.stem, -texts[path].count(module))
-    )
+    telling = TELLING.get(module, ())
+
+    def place(path: Path) -> tuple[object, ...]:
+        known = telling.index(path.stem) if path.stem in telling else len(telling)
+        return known, path.stem in SLOW, module not in path.stem, -texts[path].count(module)
+
+    ordered = sorted(texts, key=place)
     return tuple(path.relative_to(ROOT).as_posix() for path in ordered)
