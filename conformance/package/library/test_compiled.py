@@ -152,6 +152,7 @@ GATED_128 = "rms_norm_gated"
 BAD_CALLS: list[tuple[str, Arguments, str]] = [
     ("rms_norm", {"eps": -1.0}, "eps=-1.0, must be"),
     ("rms_norm", {"eps": True}, "eps=True, must be"),
+    ("rms_norm", {"weight": None, "eps": True}, "eps=True, must be"),
     ("rms_norm", {"weight_offset": 1e39}, r"weight_offset=1e\+39, must be"),
     ("rms_norm", {"weight": values("w", 97)}, r"weight has shape \(97,\), must"),
     ("rms_norm", {"residual": values("r", 96)}, r"residual has shape"),
