@@ -22,7 +22,7 @@ TELLING: Mapping[str, tuple[str, ...]] = {
     "__init__": ("test_public_names",),
     "api": ("test_public_names", "test_apply_rotary_pos_emb", "test_outputs"),
     "errors": ("test_decisions",),
-    "library": ("test_gradients", "test_compiled"),
+    "library": ("test_constants", "test_refused", "test_gradients", "test_compiled"),
     "modules": ("test_modules", "test_norm_modules", "test_comparison", "test_counterparts"),
 }
 # What decides about results: kernels, native forms, and the way of a call to either.

@@ -17,7 +17,6 @@ GATED_128 = "rms_norm_gated"
 BAD_CALLS: list[tuple[str, Arguments, str]] = [
     ("rms_norm", {"eps": -1.0}, "eps=-1.0, must be"),
     ("rms_norm", {"eps": True}, "eps=True, must be"),
-    ("rms_norm", {"weight": None, "eps": True}, "eps=True, must be"),
     ("rms_norm", {"weight_offset": 1e39}, r"weight_offset=1e\+39, must be"),
     ("rms_norm", {"weight": values("w", 97)}, r"weight has shape \(97,\), must"),
     ("rms_norm", {"residual": values("r", 96)}, r"residual has shape"),
@@ -86,7 +85,8 @@ def test_a_call_without_meaning_raises_while_it_is_traced(
     tensors, flags = split(call(operation, **changes))
     traced = compiled(operation, flags, fullgraph=whole)
 
-    with pytest.raises(torch._dynamo.exc.TorchDynamoException, match=f"{operation}: {message}"):
+    # the exception, and not its text among the arguments of the op that raises
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException, match=rf"InvalidCall\(.{operation}: {message}"):
         traced(tensors)
 
 

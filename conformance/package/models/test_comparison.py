@@ -205,6 +205,18 @@ def test_an_eps_must_be_a_number_above_zero(eps: object) -> None:
         from_module(norm)
 
 
+class Special(nn.Parameter):
+    """A weight that may mean something else, such as a shard."""
+
+
+def test_a_weight_is_a_plain_parameter() -> None:
+    """A weight of another type would be read as it is not meant."""
+    norm: Any = Foreign(64)
+    norm.weight = Special(torch.ones(64))
+    with pytest.raises(InvalidCall, match=r"has a Special of shape \(64,\) as weight, must have a plain vector"):
+        from_module(norm)
+
+
 def test_a_gated_norm_has_a_weight() -> None:
     """Without a weight no gate is known, and the message shows what the module takes."""
     with pytest.raises(InvalidCall, match=r"takes \(x, gate\), must take x, or x and a gate"):

@@ -138,7 +138,7 @@ def test_a_shared_file_reaches_every_operation() -> None:
         ("plans.py", ["test_plans.py"]),
         ("launch.py", ["launching/test_launch.py"]),
         ("api.py", ["test_public_names.py", "models/test_apply_rotary_pos_emb.py"]),
-        ("library.py", ["library/test_gradients.py", "library/test_compiled.py"]),
+        ("library.py", ["library/test_constants.py", "library/test_refused.py"]),
         ("modules.py", ["test_modules.py", "test_norm_modules.py", "models/test_comparison.py"]),
     ],
 )
