@@ -21,6 +21,7 @@ SLOW = ("test_compiled", "test_compiles", "test_codegen", "test_hugging_face", "
 TELLING: Mapping[str, tuple[str, ...]] = {
     "__init__": ("test_public_names",),
     "api": ("test_public_names", "test_apply_rotary_pos_emb", "test_outputs"),
+    "checks": ("test_overlap", "test_errors"),
     "errors": ("test_decisions",),
     "library": ("test_constants", "test_refused", "test_gradients", "test_compiled"),
     "modules": ("test_modules", "test_norm_modules", "test_comparison", "test_counterparts"),
