@@ -20,7 +20,7 @@ SLOW = ("test_compiled", "test_compiles", "test_codegen", "test_hugging_face", "
 # Tests that tell most of a module that no file of tests is named after.
 TELLING: Mapping[str, tuple[str, ...]] = {
     "__init__": ("test_public_names",),
-    "api": ("test_public_names", "test_apply_rotary_pos_emb", "test_outputs"),
+    "api": ("test_public_names", "test_apply_rotary_pos_emb", "test_constants", "test_outputs"),
     "checks": ("test_overlap", "test_errors"),
     "errors": ("test_decisions",),
     "library": ("test_constants", "test_refused", "test_gradients", "test_compiled"),
