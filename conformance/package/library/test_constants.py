@@ -1,9 +1,12 @@
-"""Constants in a graph: a tracer computes such a call itself; a call without meaning raises instead."""
+"""Constants in a graph, on which a tracer computes a call itself, and the op that raises for a refused call."""
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import normkernels
 from conformance.package.calls.operations import run
@@ -44,3 +47,16 @@ def test_the_op_of_a_refusal_raises_where_it_runs() -> None:
     """Whatever runs the graph of a refused call, which has no result, gets the message."""
     with pytest.raises(normkernels.InvalidCall, match=r"^why$"):
         torch.ops.normkernels.refuse(values("x", 3), "why")
+
+
+def test_a_refusal_is_no_failure_of_the_tracer(caplog: pytest.LogCaptureFixture) -> None:
+    """The exception says all: torch logs none of the tracebacks that it logs of an op without a fake."""
+    logger = logging.getLogger(FakeTensorMode.__module__)
+    logger.addHandler(caplog.handler)
+    try:
+        with FakeTensorMode(), pytest.raises(normkernels.InvalidCall, match=r"^why$"):
+            torch.ops.normkernels.refuse(torch.empty(3), "why")
+    finally:
+        logger.removeHandler(caplog.handler)
+
+    assert [] == caplog.records
