@@ -10,23 +10,23 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import normkernels
 from conformance.package.calls.operations import run
-from conformance.package.calls.tensors import DEVICE, Arguments, values
+from conformance.package.calls.tensors import Arguments, values
 from conformance.package.library.calls import BACKENDS
 from conformance.selftest.every import every
 
 
 def on_a_constant(x: torch.Tensor, flags: Arguments) -> torch.Tensor:
     """Return x plus the norm of one element that is written in the function."""
-    (y,) = run("rms_norm", {"x": torch.tensor([2.0], device=DEVICE), "weight": None, **flags})
+    (y,) = run("rms_norm", {"x": torch.tensor([2.0]), "weight": None, **flags})
     return x + y
 
 
 @every("path", ["rows", "native"])
 @every("backend", BACKENDS)
 def test_a_call_on_a_constant_is_computed_while_it_is_traced(backend: str, path: str) -> None:
-    """A tracer computes on constants of one element: natively, because it cannot run kernels."""
+    """A tracer computes on constants of one element, on the CPU: natively, because it cannot run kernels."""
     torch._dynamo.reset()
-    x, flags = values("x", 3), {"eps": 0.5, "weight_offset": 3.0, "path": path}
+    x, flags = values("x", 3).cpu(), {"eps": 0.5, "weight_offset": 3.0, "path": path}
     natively = flags | {"path": "native"}
     traced = torch.compile(on_a_constant, fullgraph=True, backend=backend)
 
@@ -40,7 +40,7 @@ def test_a_call_without_meaning_on_a_constant_raises_while_it_is_traced(backend:
     traced = torch.compile(on_a_constant, fullgraph=True, backend=backend)
 
     with pytest.raises(torch._dynamo.exc.TorchDynamoException, match=r"InvalidCall\(.rms_norm: eps=True, must be"):
-        traced(values("x", 3), {"eps": True})
+        traced(values("x", 3).cpu(), {"eps": True})
 
 
 def test_the_op_of_a_refusal_raises_where_it_runs() -> None:
