@@ -1,4 +1,4 @@
-"""What a module is compared on before it is taken over, and every formula that the comparison tells apart."""
+"""Rows on which a module is compared before it is taken over, and every formula that the comparison tells apart."""
 
 from __future__ import annotations
 
