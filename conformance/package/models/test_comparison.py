@@ -1,4 +1,4 @@
-"""Rows on which a module is compared before it is taken over, and every formula that the comparison tells apart."""
+"""Rows on which a module is compared before it is taken over, and the formulas that the comparison tells apart."""
 
 from __future__ import annotations
 
