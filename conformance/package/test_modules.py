@@ -47,7 +47,16 @@ def test_the_state_is_the_weight() -> None:
     module.load_state_dict({"weight": torch.full((128,), 3.0)}, strict=True)
 
     assert ["weight"] == list(module.state_dict())
-    assert torch.equal(torch.full((128,), 3.0, dtype=torch.bfloat16), module.weight)
+    # torch.equal takes equal numbers of two dtypes for equal
+    assert torch.bfloat16 == module.weight.dtype
+    assert torch.equal(torch.full((128,), 3.0), module.weight)
+
+
+def test_the_weight_is_made_where_it_is_asked_for() -> None:
+    """The device of the constructor comes before the default one."""
+    assert RMSNormGated(128, device="meta").weight.is_meta
+    with torch.device("meta"):
+        assert RMSNormGated(128, device="cpu").weight.is_cpu
 
 
 @pytest.mark.parametrize("shape", [(128,), (5, 128), (2, 5, 128)], ids=str)

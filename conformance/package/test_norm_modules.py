@@ -44,7 +44,9 @@ def test_the_attributes_and_the_first_weights_are_pinned() -> None:
 
     assert (1e-3, 1e-6) == (norm.variance_epsilon, gemma.variance_epsilon)
     assert norm.weight is not None
-    assert torch.equal(torch.ones(96, dtype=LOW), norm.weight)
+    # torch.equal takes equal numbers of two dtypes for equal
+    assert (LOW, torch.float32) == (norm.weight.dtype, gemma.weight.dtype)
+    assert torch.equal(torch.ones(96), norm.weight)
     assert torch.equal(torch.zeros(96), gemma.weight)
 
 

@@ -154,6 +154,16 @@ def test_the_same_view_has_the_same_elements_in_the_same_order(name: str) -> Non
     assert same == same_view(one, other) == same_view(other, one)
 
 
+def test_a_search_takes_each_step_as_often_as_there_is_one() -> None:
+    """Every distance that two steps can cover: the larger one may fit more often than there is one."""
+    for small, large in itertools.combinations(range(1, 7), 2):
+        for few, many in itertools.product(range(4), repeat=2):
+            sums = {small * i + large * j for i in range(few + 1) for j in range(many + 1)}
+            steps = Counter({small: few, large: many})
+
+            assert sums == {distance for distance in range(-1, max(sums) + 2) if _adds_up(distance, steps)}
+
+
 def test_a_search_has_an_answer_within_its_patience() -> None:
     """Ten thousand steps are exact: an odd distance is no sum of even steps. One step more is in doubt."""
     for taken, doubt in ((9_998, False), (9_999, True)):

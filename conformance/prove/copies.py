@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -41,6 +41,15 @@ FAST = (
     "test_cached_calls",
     "test_errors",
 )
+# Tests that tell most of a module that no file of tests is named after.
+TELLING: Mapping[str, tuple[str, ...]] = {
+    "__init__": ("test_public_names",),
+    "api": ("test_public_names", "test_apply_rotary_pos_emb", "test_constants", "test_outputs"),
+    "checks": ("test_overlap", "test_errors"),
+    "errors": ("test_decisions",),
+    "library": ("test_constants", "test_refused", "test_gradients", "test_compiled"),
+    "modules": ("test_modules", "test_norm_modules", "test_comparison", "test_counterparts"),
+}
 # What decides about results: kernels, native forms, and the way of a call to either.
 FILES = ("kernels/*", "operations/*", "call.py", "checks.py", "dispatch.py", "launch.py", "plans.py")
 
@@ -125,12 +134,13 @@ def package_tests(file: str) -> tuple[str, ...]:
     """Return the files of the package's tests, those first that are fast and speak of the module most."""
     module = Path(file).stem
     texts = {path: path.read_text("utf-8") for path in sorted(TESTS.rglob("test_*.py"))}
-    places = {stem: place for place, stem in enumerate(FAST)}
+    telling, places = TELLING.get(module, ()), {stem: place for place, stem in enumerate(FAST)}
 
-    def place(path: Path) -> tuple[bool, bool, int, int]:
+    def place(path: Path) -> tuple[int | bool, ...]:
+        known = telling.index(path.stem) if path.stem in telling else len(telling)
         slow = not SLOW.isdisjoint({path.stem, path.parent.name})
-        named = module in path.relative_to(TESTS).as_posix()
-        return slow, not named, places.get(path.stem, len(FAST)), -texts[path].count(module)
+        elsewhere = module not in path.relative_to(TESTS).as_posix(), module not in path.stem
+        return known, slow, *elsewhere, places.get(path.stem, len(FAST)), -texts[path].count(module)
 
     ordered = sorted(texts, key=place)
     return tuple(path.relative_to(ROOT).as_posix() for path in ordered)

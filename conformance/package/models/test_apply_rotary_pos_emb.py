@@ -32,6 +32,16 @@ def test_every_form_of_a_call_is_theirs(dim: int, batch: int, rotary_dim: int) -
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
 
 
+def test_the_default_device_is_not_used() -> None:
+    """All that a call makes is on the device of q."""
+    given = call(1, 2, 8)
+    wanted = ours(*given)
+    with torch.device("meta"):
+        results = ours(*given)
+
+    assert all(torch.equal(want, got) for want, got in zip(wanted, results, strict=True))
+
+
 @pytest.mark.parametrize("dim", [1, 2])
 def test_gradients_flow(dim: int) -> None:
     """The gradients of q, k and the angles are those of the formula."""

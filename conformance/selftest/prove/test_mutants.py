@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import random
+from itertools import chain
 from pathlib import Path
 
-from conformance.prove.copies import FAST, ROOT, SLOW, mutants, package_tests, reached
+from conformance.prove.copies import FAST, ROOT, SLOW, TELLING, TESTS, mutants, package_tests, reached, sources
 from conformance.prove.mutants import Mutant, mutants_of, mutated
 from conformance.selftest.every import every
 
@@ -131,8 +132,35 @@ def test_a_shared_file_reaches_every_operation() -> None:
     assert "rms_norm_gated" == reached("normkernels/operations/rms_norm_gated.py")[0]
 
 
-def test_tests_of_a_module_come_first() -> None:
-    """Those whose file or folder has the name of the module, then fast ones, and slow ones last."""
+@every(
+    ("file", "first"),
+    [
+        ("plans.py", ["test_measured_plans.py", "test_head_plans.py", "test_plans.py"]),
+        ("launch.py", ["launching/test_launch.py"]),
+        ("api.py", ["test_public_names.py", "models/test_apply_rotary_pos_emb.py"]),
+        ("library.py", ["library/test_constants.py", "library/test_refused.py"]),
+        ("modules.py", ["test_modules.py", "test_norm_modules.py", "models/test_comparison.py"]),
+    ],
+)
+def test_tests_of_a_module_come_first(file: str, first: list[str]) -> None:
+    """The tests that are named after a module, or tell most of it, are run first for its mutants."""
+    found = package_tests(f"normkernels/{file}")
+
+    assert [f"conformance/package/{each}" for each in first] == list(found[: len(first)])
+
+
+def test_the_order_names_tests_that_exist() -> None:
+    """Every test that comes early or late is one, and none is left out."""
+    found = package_tests("normkernels/api.py")
+    stems = {name for each in map(Path, found) for name in (each.stem, each.parent.name)}
+
+    assert {*SLOW, *chain.from_iterable(TELLING.values())} <= stems
+    assert {each.relative_to(ROOT).as_posix() for each in TESTS.rglob("test_*.py")} == set(found)
+    assert TELLING.keys() <= {Path(each).stem for each in sources(("*.py",))}
+
+
+def test_fast_tests_come_before_slow_ones() -> None:
+    """Those whose file or folder has the name of the module come first, then fast ones, and slow ones last."""
     ordered = [Path(each) for each in package_tests("normkernels/plans.py")]
     first, then = ordered[:3], [each.stem for each in ordered[3 : 3 + len(FAST) - 2]]
     slow = [not SLOW.isdisjoint({each.stem, each.parent.name}) for each in ordered]

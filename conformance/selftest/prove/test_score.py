@@ -47,7 +47,7 @@ ROWS = (
     row(_mutant("bug", PLANTED), "quick", "cpu", KILLED, by="values", seconds=2.0),
 )
 APART = frozenset({"d"})
-EVERY = mutants()
+EVERY = mutants(("*",))
 
 
 def test_counts_tell_the_dead_the_equivalent_and_the_living() -> None:
