@@ -76,19 +76,21 @@ def prove(asked: Asked, say: Callable[[Row, str], None]) -> tuple[Row, ...]:
     every = mutants(asked.files)
     if asked.recorded:
         every = tuple(mutant for mutant in every if died_on(runner.lane, recorded.get(mutant.id)))
-    picked = chosen(every, asked, equivalent(every, runner.lane, marks()))
+    picked = chosen(every, asked, equivalent(every, "", marks()))
+    # the package's tests read data, and stand in for a GPU: they judge what no run on this lane shows
+    unseen = equivalent(every, runner.lane, marks())
     until = time.monotonic() + (60 * asked.minutes or 1e9)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     # planted bugs last: their fakes may import the package, of which mutants then could not be imported
-    makers: dict[str, Callable[[], tuple[Mutant, ...]]] = {
-        "unchanged": unchanged,
-        "mutants": lambda: picked,
-        "planted": lambda: planted(runner.lane),
+    makers: dict[str, Callable[[str], Iterable[Mutant]]] = {
+        "unchanged": lambda _: unchanged(),
+        "mutants": lambda stage: (m for m in picked if stage == PACKAGE_TESTS or m.id not in unseen),
+        "planted": lambda _: planted(runner.lane),
     }
     parts = [(stage, what) for what in makers if what in asked.what for stage in asked.stages]
     with asked.out.open("a", encoding="utf-8") as file:
         for stage, what in parts:
-            tasks = left(makers[what](), stage, runner.lane, known, recorded, reach.state())
+            tasks = left(makers[what](stage), stage, runner.lane, known, recorded, reach.state())
             # what killed a mutant once is judged first, and seldom more than that
             order = None if recorded or what != "mutants" else _order(tasks, stage, runner, known)
             ended = _ended(tasks, runner, order, until, _cut(known)) if order else _alone(tasks, runner, until)

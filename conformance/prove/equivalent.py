@@ -18,7 +18,7 @@ FILE = Path(__file__).with_suffix(".toml")
 class Mark:
     """A mutant by its id, or all mutants of ``file`` (a pattern of files) that match ``function`` and ``text``.
 
-    ``mutant`` shows a reader what the id stands for. On another lane than ``lane`` the mark does not hold.
+    ``mutant`` shows a reader what the id stands for. A mark with a ``lane`` holds for runs of the suite there.
     """
 
     proof: str

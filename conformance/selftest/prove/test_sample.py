@@ -46,12 +46,23 @@ def test_known_mutants_die(tmp_path: Path) -> None:
     assert KNOWN == _prove(tmp_path, "--stage", "quick", *asked)
 
 
+def test_tests_of_the_package_judge_what_no_run_shows(tmp_path: Path) -> None:
+    """A mark on a lane keeps a mutant from the profiles there, and not from the tests of the package."""
+    every = mutants(("plans.py",))
+    unseen = equivalent(every, "cpu", marks()) - equivalent(every, "", marks())
+    tile = next(mutant.id for mutant in every if mutant.id in unseen and mutant.function == "TILES")
+    stages = ("--stage", "quick", "--stage", "package")
+
+    assert {tile: "package"} == _prove(tmp_path, *stages, "--files", "plans.py", "--id", tile, "--limit", "120")
+    assert ["package"] == [row.stage for row in read(tmp_path / "rows.jsonl")]
+
+
 def test_no_mutant_of_the_sample_lives(tmp_path: Path) -> None:
     """Every mutant of a sample of those that were killed once is killed still."""
     if not RECORDED.exists():
         pytest.skip("no record of which mutants die: conform prove --out reports/mutants.jsonl")
     given = ("--recorded", str(RECORDED), "--sample", str(SAMPLE), "--seed", str(origin()["commit"]))
-    found = _prove(tmp_path, *given, "--limit", "60")
+    found = _prove(tmp_path, *given, "--limit", "120")
 
     assert SAMPLE == len(found)
     assert [] == [f"{name} {said}" for name, said in found.items() if said.startswith("alive")]
