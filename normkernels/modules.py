@@ -259,7 +259,9 @@ def _candidates(module: nn.Module, weight: nn.Parameter | None, eps: float, *, g
 
 def _differ(theirs: nn.Module, ours: Norm, eps: float, *, gated: bool) -> float | str:
     """Return the share of results in which two norms differ, or the exception of ``theirs`` in words."""
-    n = _COLUMNS if ours.weight is None else ours.weight.numel()
+    shape = getattr(theirs, "normalized_shape", None)  # torch's norms check the width of a call
+    own = shape[-1] if isinstance(shape, tuple) and shape else _COLUMNS
+    n = own if ours.weight is None else ours.weight.numel()
     generator = torch.Generator("cpu").manual_seed(0)
     rows = -(-_ELEMENTS // max(n, 1)) + 1
     x, gate, weights = torch.randn(3, rows, n, generator=generator, device="cpu").bfloat16()

@@ -22,6 +22,19 @@ class Renamed(LlamaRMSNorm):  # type: ignore[misc]  # transformers has no types
     """A norm under a name of its own."""
 
 
+class Weightless(nn.Module):
+    """A norm without a weight, of rows of any width, whose ``normalized_shape`` says nothing."""
+
+    def __init__(self, normalized_shape: object) -> None:
+        super().__init__()
+        self.normalized_shape = normalized_shape
+        self.eps = 1e-6
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the norm."""
+        return nn.functional.rms_norm(x, x.shape[-1:], None, self.eps)
+
+
 class Doubled(LlamaRMSNorm):  # type: ignore[misc]  # transformers has no types
     """A norm whose result differs from its base class's."""
 
@@ -110,13 +123,15 @@ def test_a_module_is_refused_with_the_reason(make: Callable[[], nn.Module], reas
         Renamed,
         lambda n: nn.RMSNorm(n, eps=1e-6),
         lambda n: nn.RMSNorm(n, 1e-6, elementwise_affine=False),
+        Weightless,
+        lambda _: Weightless(()),
     ],
-    ids=["theirs", "renamed", "torch", "without weight"],
+    ids=["theirs", "renamed", "torch", "without weight", "any width", "no shape"],
 )
 def test_a_module_is_taken_over_by_what_it_computes(make: Callable[[int], nn.Module], device: str) -> None:
     """The class and the device of the weights do not matter: weights are shared and not read."""
     with torch.device(device):
-        module = make(64)
+        module = make(96)
         taken = from_module(module)
 
     assert type(taken) is nk.RMSNorm
