@@ -1,4 +1,4 @@
-"""What pads a row, a group or a block is not read, and shows in no result."""
+"""Padding of a row, a group or a block is not read, and shows in no result."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_a_call_without_meaning_on_a_constant_raises_while_it_is_traced(backend:
 
 
 def test_the_op_of_a_refusal_raises_where_it_runs() -> None:
-    """Whatever runs the graph of a refused call, which has no result, gets the message."""
+    """A run of the graph of a refused call, which has no result, gives the message."""
     with pytest.raises(normkernels.InvalidCall, match=r"^why$"):
         torch.ops.normkernels.refuse(values("x", 3), "why")
 
