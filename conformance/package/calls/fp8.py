@@ -91,9 +91,9 @@ def assert_right(operation: str, arguments: Arguments, results: Results) -> None
 
 
 def same(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
-    """Return whether tensors are equal pairwise: NaN equals NaN, and zeros must have equal signs."""
+    """Return whether tensors are equal pairwise, dtypes too: NaN equals NaN, and zeros must have equal signs."""
     pairs = list(zip(map(numbers, some), map(numbers, others), strict=True))
-    return all(
+    return [each.dtype for each in some] == [each.dtype for each in others] and all(
         np.array_equal(a, b, equal_nan=True) and bool((np.isnan(a) | (np.signbit(a) == np.signbit(b))).all())
         for a, b in pairs
     )

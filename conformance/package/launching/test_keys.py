@@ -330,7 +330,7 @@ def test_a_cached_call_is_as_good_as_its_first(name: str) -> None:
         if isinstance(one, str) or isinstance(other, str):
             return bool(one == other)
         return len(one) == len(other) and all(
-            a.shape == b.shape and (a.device.type == "meta" or torch.equal(a, b))
+            (a.shape, a.dtype) == (b.shape, b.dtype) and (a.device.type == "meta" or torch.equal(a, b))
             for a, b in zip(one, other, strict=True)
         )
 
