@@ -35,6 +35,7 @@ from conformance.adapter import UsageError
 @click.option("--minutes", type=click.FloatRange(min=0), default=0.0, help="End after M minutes. Default: never.")
 @click.option("--limit", type=click.FloatRange(min=0), default=600.0, show_default=True, help="Seconds a stage.")
 @click.option("--recorded", type=click.Path(path_type=Path), help="Rows: what killed is judged first.")
+@click.option("--each-stage", is_flag=True, help="Judge what another stage killed, too: for the share of a stage.")
 @click.option("--chart", type=click.Path(path_type=Path), metavar="DIR", help="Draw the score, too.")
 def prove(**given: Any) -> int:  # noqa: ANN401 - options as they are
     """Judge mutants of normkernels, a row each, and print the score. Needs the checkout."""

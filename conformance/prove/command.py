@@ -41,6 +41,7 @@ class Asked:
     """Options of a run: a sample of ``sample`` mutants by ``seed`` (all: None), for ``minutes`` at most.
 
     ``recorded`` are the rows of an earlier run: only what was dead there is judged, by what killed it first.
+    ``each_stage``: what another stage killed is judged as well, for the share that a stage kills alone.
     """
 
     out: Path
@@ -56,6 +57,7 @@ class Asked:
     what: tuple[str, ...] = ("mutants", "planted")
     recorded: Path | None = None
     chart: Path | None = None
+    each_stage: bool = False
 
 
 def chosen(every: Sequence[Mutant], asked: Asked, marked: Iterable[str]) -> tuple[Mutant, ...]:
@@ -90,7 +92,8 @@ def prove(asked: Asked, say: Callable[[Row, str], None]) -> tuple[Row, ...]:
     parts = [(stage, what) for what in makers if what in asked.what for stage in asked.stages]
     with asked.out.open("a", encoding="utf-8") as file:
         for stage, what in parts:
-            tasks = left(makers[what](stage), stage, runner.lane, known, recorded, reach.state())
+            judged = [row for row in known if row.stage == stage] if asked.each_stage else known
+            tasks = left(makers[what](stage), stage, runner.lane, judged, recorded, reach.state())
             # what killed a mutant once is judged first, and seldom more than that
             order = None if recorded or what != "mutants" else _order(tasks, stage, runner, known)
             ended = _ended(tasks, runner, order, until, _cut(known)) if order else _alone(tasks, runner, until)

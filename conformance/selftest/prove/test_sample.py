@@ -9,7 +9,7 @@ import pytest
 
 from conformance.prove.copies import ROOT, mutants
 from conformance.prove.equivalent import equivalent, marks
-from conformance.prove.rows import ended, read
+from conformance.prove.rows import KILLED, ended, line, read, row
 from conformance.report.header import origin
 from conformance.selftest.processes import judged
 
@@ -35,7 +35,8 @@ def _prove(tmp_path: Path, *arguments: str) -> dict[str, str]:
     )
     assert ended_as.returncode in {0, 1}, ended_as.stderr
     return {
-        name: row.by if row.dead else f"alive: {row.file}:{row.line}" for name, row in ended(read(out)).items()
+        name: each.by if each.dead else f"alive: {each.file}:{each.line}"
+        for name, each in ended(read(out)).items()
     }
 
 
@@ -46,6 +47,20 @@ def test_known_mutants_die(tmp_path: Path) -> None:
     assert KNOWN == _prove(tmp_path, "--stage", "quick", *asked)
 
 
+def test_a_stage_judges_what_another_one_killed_where_that_is_asked_for(tmp_path: Path) -> None:
+    """The share of a stage counts what it kills alone; otherwise what is dead is judged no more."""
+    name, by = next(iter(KNOWN.items()))
+    mutant = next(mutant for mutant in mutants() if mutant.id == name)
+    out = tmp_path / "rows.jsonl"
+    out.write_text(line(row(mutant, "package", "cpu", KILLED, by="package")), encoding="utf-8")
+    asked = ("--stage", "quick", "--id", name)
+
+    assert {name: "package"} == _prove(tmp_path, *asked)
+    assert ["package"] == [each.by for each in read(out)]
+    _prove(tmp_path, *asked, "--each-stage")
+    assert ["package", by] == [each.by for each in read(out)]
+
+
 def test_tests_of_the_package_judge_what_no_run_shows(tmp_path: Path) -> None:
     """A mark on a lane keeps a mutant from the profiles there, and not from the tests of the package."""
     every = mutants(("plans.py",))
@@ -54,7 +69,7 @@ def test_tests_of_the_package_judge_what_no_run_shows(tmp_path: Path) -> None:
     stages = ("--stage", "quick", "--stage", "package")
 
     assert {tile: "package"} == _prove(tmp_path, *stages, "--files", "plans.py", "--id", tile, "--limit", "120")
-    assert ["package"] == [row.stage for row in read(tmp_path / "rows.jsonl")]
+    assert ["package"] == [each.stage for each in read(tmp_path / "rows.jsonl")]
 
 
 def test_no_mutant_of_the_sample_lives(tmp_path: Path) -> None:
