@@ -194,7 +194,7 @@ def variant(kernel: Untyped, args: Untyped, kwargs: Mapping[str, Untyped]) -> st
     """Return the variant that Triton's documented rules compile for a launch of ``kernel``, in words.
 
     The interpreter compiles nothing. Constexprs and options count by value; numbers by type, and whether they are
-    1 or a multiple of 16, unless the kernel does not specialise on them; tensors by dtype and 16-byte alignment.
+    1 or a multiple of 16; tensors by dtype and 16-byte alignment. A kernel may do without either.
     """
     settings = getattr(kernel, "kwargs", None) or vars(kernel)
     plain, unaligned = (
@@ -238,7 +238,7 @@ def _kind(value: Untyped, special: bool, aligned: bool) -> str:  # noqa: FBT001 
         size = "i32" if -(2**31) <= value < 2**31 else "i64"
         if not special:
             return size
-        return "1" if value == 1 else f"{size}{'/16' if value % 16 == 0 else ''}"
+        return "1" if value == 1 else f"{size}{'/16' if aligned and value % 16 == 0 else ''}"
     if isinstance(value, torch.Tensor):
         return f"{value.dtype}{'/16' if aligned and value.data_ptr() % 16 == 0 else ''}"
     return "float" if isinstance(value, float) else str(value)
