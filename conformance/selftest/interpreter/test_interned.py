@@ -199,7 +199,7 @@ def plain_kernel(x_ptr: Any, n: Any, eps: Any = 0.5) -> None:
 
 @pytest.mark.parametrize("kernel", [some_kernel, plain_kernel], ids=["keyword", "plain"])
 def test_arguments_have_their_names(kernel: Any) -> None:
-    """By place, by name and by default; what is missing, unknown, too much or given twice is refused."""
+    """Arguments have them by place, by name and by default; missing, unknown or doubled ones are refused."""
     right: list[tuple[list[int], dict[str, int]]] = [
         ([1, 2, 3], {}),
         ([1, 2], {}),
@@ -220,7 +220,7 @@ def test_arguments_have_their_names(kernel: Any) -> None:
 
 
 def test_an_integer_argument_is_as_triton_makes_it() -> None:
-    """Each has its type and number; True and 1.0 are other arguments than 1."""
+    """Its type and number are kept; True and 1.0 are other arguments than 1."""
     for number in (0, 1, -1, 7, 2**31 - 1, 2**31, 2**32, -(2**31) - 1, 2**63, 1, 7):
         got, want = (convert(number) for convert in (faithful.implicit_cvt, faithful.shipped_implicit_cvt))
 
@@ -231,7 +231,7 @@ def test_an_integer_argument_is_as_triton_makes_it() -> None:
 
 
 def test_a_block_is_repeated_as_numpy_does_it() -> None:
-    """Along any dimension of one element, whatever the block's strides are."""
+    """Every dimension of one element is repeated, whatever the block's strides are."""
     builder, numbers = shipped.interpreter_builder, np.arange(24, dtype=np.int32).reshape(4, 6)
     for data in (numbers[:, :1], numbers[:, :1].copy(), numbers[:1], numbers.T[:1], numbers[2:3, 2:3], numbers):
         shape = [max(size, 4) for size in data.shape]
