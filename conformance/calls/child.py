@@ -217,9 +217,10 @@ class Child(Generic[Greeting, Question, Answer]):
 
     def _waited(self, pipe: Connection, limit: float, pid: int | None) -> Crashed | Hung | None:
         """Wait for an answer; return the outcome instead if the time or memory limit is exceeded."""
-        patience = Patience(pid, limit)
-        while not pipe.poll(min(_GLANCE, patience.left())):
-            if not patience.left():
+        patience, left = Patience(pid, limit), limit
+        while not pipe.poll(min(_GLANCE, left)):
+            left = patience.left()
+            if not left:
                 return Hung(limit)
             greedy = self._greedy(pid)
             if greedy:

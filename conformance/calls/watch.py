@@ -194,25 +194,35 @@ def variant(kernel: Untyped, args: Untyped, kwargs: Mapping[str, Untyped]) -> st
     """Return the variant that Triton's documented rules compile for a launch of ``kernel``, in words.
 
     The interpreter compiles nothing. Constexprs and options count by value; numbers by type, and whether they are
-    1 or a multiple of 16, unless the kernel does not specialise on them; tensors by dtype and 16-byte alignment.
+    1 or a multiple of 16; tensors by dtype and 16-byte alignment. A kernel may do without either.
     """
-    parameters = _parameters(kernel.fn)
     settings = getattr(kernel, "kwargs", None) or vars(kernel)
-    plain = set(settings.get("do_not_specialize") or ())
-    unaligned = set(settings.get("do_not_specialize_on_alignment") or ())
-    given = dict(zip(parameters, args, strict=False)) | dict(kwargs)
+    plain, unaligned = (
+        tuple(settings.get(name) or ()) for name in ("do_not_specialize", "do_not_specialize_on_alignment")
+    )
+    given = {**dict(zip(_parameters(kernel.fn), args, strict=False)), **kwargs}
     said = [getattr(kernel.fn, "__name__", str(kernel.fn))]
-    for place, (name, (default, constexpr)) in enumerate(parameters.items()):
+    for name, default, special, aligned in _specialised(kernel.fn, plain, unaligned):
         value = given.pop(name, default)
-        if constexpr:
-            said.append(f"{name}={value}")
-        else:
-            special = not {name, place} & plain
-            said.append(
-                f"{name}:{_kind(value, special=special, aligned=special and not {name, place} & unaligned)}"
-            )
+        said.append(f"{name}={value}" if special is None else f"{name}:{_kind(value, special, aligned)}")
     options = sorted((name, str(value)) for name, value in given.items() if name not in _OF_THE_LAUNCH)
     return " ".join([*said, *(f"{name}={value}" for name, value in options)])
+
+
+@functools.cache
+def _specialised(
+    function: Callable[..., Untyped], plain: tuple[str | int, ...], unaligned: tuple[str | int, ...]
+) -> tuple[tuple[str, Untyped, bool | None, bool], ...]:
+    """Return the name and default of every parameter, and whether its value and its alignment are specialised on.
+
+    Of a constexpr all of the value is: the first is None.
+    """
+    found = []
+    for place, (name, (default, constexpr)) in enumerate(_parameters(function).items()):
+        special = not {name, place} & {*plain}
+        aligned = special and not {name, place} & {*unaligned}
+        found.append((name, default, None if constexpr else special, aligned))
+    return tuple(found)
 
 
 @functools.cache
@@ -222,16 +232,16 @@ def _parameters(function: Callable[..., Untyped]) -> dict[str, tuple[Untyped, bo
     return {name: (given.default, "constexpr" in str(given.annotation)) for name, given in described}
 
 
-def _kind(value: Untyped, *, special: bool, aligned: bool) -> str:
+def _kind(value: Untyped, special: bool, aligned: bool) -> str:  # noqa: FBT001 - of a table
     """Return the property of one argument that a kernel is compiled for."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = "i32" if -(2**31) <= value < 2**31 else "i64"
+        if not special:
+            return size
+        return "1" if value == 1 else f"{size}{'/16' if aligned and value % 16 == 0 else ''}"
     if isinstance(value, torch.Tensor):
         return f"{value.dtype}{'/16' if aligned and value.data_ptr() % 16 == 0 else ''}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        return "float" if isinstance(value, float) else str(value)
-    size = "i32" if -(2**31) <= value < 2**31 else "i64"
-    if not special:
-        return size
-    return "1" if value == 1 else f"{size}{'/16' if value % 16 == 0 else ''}"
+    return "float" if isinstance(value, float) else str(value)
 
 
 def _kernel_classes() -> list[Any]:

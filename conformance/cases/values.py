@@ -41,7 +41,9 @@ def draw(
     kind = torch.float32 if dtype == torch.bool else dtype
     values = PROFILES[profile](distinct, n, kind, generator)
     limit = torch.finfo(kind).max
-    finite = torch.where(values.isfinite(), values.clamp(-limit, limit), values)
+    # a finite number is within float32's limit as it is drawn
+    beyond = kind != torch.float32
+    finite = torch.where(values.isfinite(), values.clamp(-limit, limit), values) if beyond else values
     # rows are repeated on the device: all of them would take longer to bring there than to judge
     stored = (finite > -limit if dtype == torch.bool else finite.to(dtype)).to(device)
     if distinct < rows:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from functools import cache
-from inspect import getcallargs
 from types import SimpleNamespace
 from typing import Any, Literal, NoReturn
 
@@ -117,6 +116,14 @@ class FaithfulBuilder(shipped.InterpreterBuilder):  # type: ignore[misc]
         filled = np.empty([*ret_ty.shape], shipped._get_np_dtype(ty))
         filled[...] = arg.data
         return shipped.TensorHandle(filled, ty)
+
+    def create_broadcast(self, arg: Handle, shape: Any) -> Handle:
+        """Repeat a block along its dimensions of one element; NumPy's own function is written in Python."""
+        data: Array = arg.data
+        if not data.flags.c_contiguous or data.ndim != len(shape):
+            return super().create_broadcast(arg, shape)
+        strides = [0 if size == 1 else stride for size, stride in zip(data.shape, data.strides, strict=True)]
+        return shipped.TensorHandle(np.ndarray(shape, data.dtype, data, 0, strides), arg.dtype.scalar)
 
     def ternary_op(self, lhs: Handle, rhs: Handle, other: Handle, op: Callable[..., Array]) -> Handle:
         """Compute in fp32 and round once; ``where`` works on bits."""
@@ -279,9 +286,8 @@ class FaithfulExecutor(shipped.GridExecutor):  # type: ignore[misc]
         if callable(grid):
             # a grid gets the arguments as given, as in a launch, where the interpreter has made tensors of them
             named = {name: value for name, value in kwargs.items() if name in self.arg_names}
-            grid = grid(getcallargs(self.fn, *args, **named))
+            grid = grid(interned.call_arguments(self.fn, *args, **named))
         self.grid = tuple(map(operator.index, grid))
-        interned.describe(self.fn)
         try:
             # errstate: where NumPy warns (an exp that overflows, 0 * inf), a GPU is silent.
             with no_dispatch(), np.errstate(all="ignore"):
@@ -317,6 +323,8 @@ def implicit_cvt(argument: Any) -> Any:
     """Pass a float as fp32, as a launch does, where the interpreter keeps Python's 64 bits."""
     if isinstance(argument, float):
         return tl.tensor(shipped.interpreter_builder.get_fp32(argument), tl.float32)
+    if type(argument) is int:
+        return interned.integer(argument, shipped_implicit_cvt)
     return shipped_implicit_cvt(argument)
 
 

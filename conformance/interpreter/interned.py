@@ -5,15 +5,17 @@ all of this with another tensor's. The results follow from the sizes and the ele
 computes each once, and the result is cached. No tensor data passes through here, so none can change.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import cache, wraps
-from inspect import signature
+from functools import cache, lru_cache, wraps
+from types import SimpleNamespace
 from typing import Any
 
 import triton.language as tl
 from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter as shipped
+from triton.runtime import jit
 
 # Triton has no types: its dtypes, handles, tensors and functions are Any, here and below.
 Dtype = Any
@@ -105,10 +107,23 @@ def types_of_names(shipped_types: Callable[..., Any]) -> Callable[..., Any]:
     return type_of
 
 
-def describe(kernel: Callable[..., Any]) -> None:
-    """Keep the signature of a kernel, which each launch asks for twice, where ``inspect`` looks first."""
-    if not hasattr(kernel, "__signature__") and not hasattr(kernel, "__wrapped__"):
-        kernel.__signature__ = signature(kernel)  # type: ignore[attr-defined]
+# of the functions of kernels, which live as long as the process; each launch asks twice
+argument_names = cache(inspect.getfullargspec)
+
+
+def call_arguments(kernel: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return the arguments of a call by name. ``inspect`` does it where one is missing, unknown or given twice."""
+    described = argument_names(kernel)
+    given = {**dict(zip(described.args, args, strict=False)), **kwargs}
+    names = {*described.args, *described.kwonlyargs}
+    whole = len(names) == len(args) + len(kwargs) and given.keys() == names
+    return given if whole else inspect.getcallargs(kernel, *args, **kwargs)
+
+
+@lru_cache(maxsize=4096)
+def integer(number: int, convert: Callable[[int], Tensor]) -> Tensor:
+    """Return the tensor of an integer argument: equal ones are one tensor, whose data no operation changes."""
+    return convert(number)
 
 
 class ShortSemantic(TritonSemantic):  # type: ignore[misc]  # a subclass of what has no types
@@ -141,3 +156,8 @@ def install() -> None:
     if [field.name for field in fields(shipped.TensorHandle)] == OF_A_HANDLE:
         shipped.TensorHandle.__init__ = handles(shipped.TensorHandle.__init__)
     tl.str_to_ty = types_of_names(tl.str_to_ty)
+    found = {"getfullargspec": argument_names, "getcallargs": call_arguments}
+    shipped.inspect = SimpleNamespace(**{**vars(inspect), **found})
+    if hasattr(jit, "_normalize_ty"):
+        # asked for every argument of a kernel at each launch
+        jit._normalize_ty = cache(jit._normalize_ty)

@@ -308,3 +308,12 @@ def test_values_are_the_same_every_time_and_ordinary_ones_are_finite(profile: st
     plain = first[first != -torch.inf] if profile in MASKS else first
     assert profile in SPECIAL or bool(plain.isfinite().all())
     assert profile not in MASKS or not plain.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_a_number_past_the_largest_becomes_the_largest(dtype: torch.dtype) -> None:
+    """Huge numbers are past those of float16 alone, and give no infinity."""
+    drawn = draw("huge", (999, 64), dtype, torch.Generator().manual_seed(1))
+
+    assert drawn.isfinite().all()
+    assert (drawn.abs().max() == torch.finfo(dtype).max) == (dtype == torch.float16)

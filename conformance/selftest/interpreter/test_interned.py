@@ -1,5 +1,6 @@
 """Objects cached from Triton's interpreter equal those that Triton would make anew."""
 
+import inspect
 import os
 from typing import Any
 
@@ -16,7 +17,7 @@ from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter as shipped
 
 from conformance import interpreter
-from conformance.interpreter import interned, recorded
+from conformance.interpreter import faithful, interned, recorded
 
 ELEMENTS = (
     tl.int1,
@@ -186,3 +187,55 @@ def test_integers_wrap() -> None:
     double_kernel[(1,)](out, 2**30)
 
     assert out.item() == -(2**31)
+
+
+def some_kernel(x_ptr: Any, n: Any, eps: Any = 0.5, *, STRIDE: Any = 1) -> None:
+    """Take arguments."""
+
+
+def plain_kernel(x_ptr: Any, n: Any, eps: Any = 0.5) -> None:
+    """Take arguments, none of which must be named."""
+
+
+@pytest.mark.parametrize("kernel", [some_kernel, plain_kernel], ids=["keyword", "plain"])
+def test_arguments_have_their_names(kernel: Any) -> None:
+    """Arguments have them by place, by name and by default; missing, unknown or doubled ones are refused."""
+    right: list[tuple[list[int], dict[str, int]]] = [
+        ([1, 2, 3], {}),
+        ([1, 2], {}),
+        ([1], {"eps": 3, "n": 2}),
+        ([], {"x_ptr": 1, "n": 2}),
+    ]
+    wrong: list[tuple[list[int], dict[str, int]]] = [
+        ([1], {}),
+        ([1, 2, 3, 4], {}),
+        ([1, 2], {"x_ptr": 3}),
+        ([1, 2], {"m": 3}),
+    ]
+    for args, named in right:
+        assert interned.call_arguments(kernel, *args, **named) == inspect.getcallargs(kernel, *args, **named)
+    for args, named in wrong:
+        with pytest.raises(TypeError):
+            interned.call_arguments(kernel, *args, **named)
+
+
+def test_an_integer_argument_is_as_triton_makes_it() -> None:
+    """Its type and number are kept; True and 1.0 are other arguments than 1."""
+    for number in (0, 1, -1, 7, 2**31 - 1, 2**31, 2**32, -(2**31) - 1, 2**63, 1, 7):
+        got, want = (convert(number) for convert in (faithful.implicit_cvt, faithful.shipped_implicit_cvt))
+
+        assert (got.type, got.handle.dtype) == (want.type, want.handle.dtype)
+        assert got.handle.data.dtype == want.handle.data.dtype
+        assert got.handle.data.tolist() == [number]
+    assert [str(faithful.implicit_cvt(value).type) for value in (True, 1.0, 1)] == ["int1", "fp32", "int32"]
+
+
+def test_a_block_is_repeated_as_numpy_does_it() -> None:
+    """Every dimension of one element is repeated, whatever the block's strides are."""
+    builder, numbers = shipped.interpreter_builder, np.arange(24, dtype=np.int32).reshape(4, 6)
+    for data in (numbers[:, :1], numbers[:, :1].copy(), numbers[:1], numbers.T[:1], numbers[2:3, 2:3], numbers):
+        shape = [max(size, 4) for size in data.shape]
+        got = builder.create_broadcast(shipped.TensorHandle(data, tl.int32), shape)
+
+        assert got.data.tolist() == np.broadcast_to(data, shape).tolist()
+        assert (got.dtype, got.data.dtype) == (tl.int32, np.int32)

@@ -64,3 +64,14 @@ def test_arguments_by_position_are_the_same_launch() -> None:
     placed = (named.pop("x_ptr"), named.pop("n_rows"))
 
     assert variant(KERNEL, (), PLAIN) == variant(KERNEL, placed, named)
+
+
+def test_a_kernel_that_ignores_alignment_is_compiled_once() -> None:
+    """Named arguments and places share a kernel whether they are multiples of 16 or not; 1 and others do not."""
+    unaligned = {"do_not_specialize_on_alignment": ["x_ptr", 2]}
+    kernel = SimpleNamespace(fn=_copy_kernel, kwargs=unaligned)
+
+    assert variant(kernel, (), PLAIN) == variant(kernel, (), {**PLAIN, "x_ptr": ROOM[1:]})
+    assert variant(kernel, (), PLAIN) == variant(kernel, (), {**PLAIN, "stride": 7})
+    assert variant(kernel, (), PLAIN) != variant(kernel, (), {**PLAIN, "stride": 1})
+    assert variant(kernel, (), PLAIN) != variant(kernel, (), {**PLAIN, "n_rows": 16})
