@@ -16,11 +16,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from conformance.adapter import UsageError
 from conformance.prove import reach, rows
 from conformance.prove.chart import draw
 from conformance.prove.codes import OURS, content, twins
 from conformance.prove.company import Rounds
-from conformance.prove.copies import FILES, UNCHANGED, mutants, unchanged
+from conformance.prove.copies import FILES, UNCHANGED, as_it_is, mutants, unchanged
 from conformance.prove.equivalent import equivalent, marks
 from conformance.prove.judging import PACKAGE_TESTS
 from conformance.prove.mutants import Mutant
@@ -33,7 +34,9 @@ from conformance.report.header import origin
 
 NOTHING: Mapping[str, Row] = MappingProxyType({})
 STAGES = ("quick", "ci", PACKAGE_TESTS)
-WORTH = 20  # mutants that cost more to judge by all cases than to find out which cases reach them
+WORTH = (
+    20  # mutants that cost more to judge by all cases than to find out which cases reach them, or which tests fail
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,12 @@ def prove(asked: Asked, say: Callable[[Row, str], None]) -> tuple[Row, ...]:
             tasks = left(makers[what](stage), stage, runner.lane, judged, recorded, reach.state())
             # what killed a mutant once is judged first, and seldom more than that
             order = None if recorded or what != "mutants" else _order(tasks, stage, runner, known)
-            ended = _ended(tasks, runner, order, until, _cut(known)) if order else _alone(tasks, runner, until)
+            if order:
+                ended = _ended(tasks, runner, order, until, _cut(known))
+            elif (stage, what) == (PACKAGE_TESTS, "mutants") and not recorded and len(tasks) >= WORTH:
+                ended = _vouched(_alone([*_controls(tasks), *tasks], runner, until))
+            else:
+                ended = _alone(tasks, runner, until)
             for number, found in enumerate(ended, start=1):
                 row = replace(found, suite=reach.state())
                 if order is not None:
@@ -123,6 +131,29 @@ def _alone(tasks: Iterable[Task], runner: Runner, until: float) -> Iterator[Row]
     """Yield the rows of tasks, each judged by all items."""
     for _, row in runner.run(deque(tasks), until):
         yield row
+
+
+def _controls(tasks: Iterable[Task]) -> list[Task]:
+    """Return a task for every file of mutants, without a mutant: the same tests in the same order."""
+    return [Task(as_it_is(file), PACKAGE_TESTS) for file in sorted({task.mutant.file for task in tasks})]
+
+
+def _vouched(found: Iterable[Row]) -> Iterator[Row]:
+    """Yield the rows of mutants, those of a file once its tests passed without a mutant.
+
+    Raises ``UsageError`` where they fail: every mutant would die of that.
+    """
+    held: dict[str, list[Row]] = {}
+    sound = set[str]()
+    for row in found:
+        if row.kind != UNCHANGED:
+            held.setdefault(row.file, []).append(row)
+        elif row.dead:
+            raise UsageError(f"{row.where} fails without a mutant, must pass here: {row.why.strip()}")
+        else:
+            sound.add(row.file)
+        if row.file in sound:
+            yield from held.pop(row.file, ())
 
 
 def _ended(

@@ -72,7 +72,12 @@ def mutants(patterns: tuple[str, ...] = FILES) -> tuple[Mutant, ...]:
 def unchanged() -> tuple[Mutant, ...]:
     """Return mutants that change nothing, one for each file of operations: they must survive."""
     homes = (file for file in sources() if any(file == _home(name, (file,)) for name in OPERATIONS))
-    return tuple(Mutant(f"unchanged {file}", file, 1, "", UNCHANGED, "", "", 0, 0, "") for file in homes)
+    return tuple(map(as_it_is, homes))
+
+
+def as_it_is(file: str) -> Mutant:
+    """Return the mutant of a file that changes nothing."""
+    return Mutant(f"unchanged {file}", file, 1, "", UNCHANGED, "", "", 0, 0, "")
 
 
 def write(folder: Path, *mutants: Mutant) -> None:

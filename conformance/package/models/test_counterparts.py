@@ -134,7 +134,9 @@ def test_a_module_is_taken_over_by_what_it_computes(make: Callable[[int], nn.Mod
         module = make(96)
         taken = from_module(module)
 
+    eps = "variance_epsilon" if hasattr(module, "variance_epsilon") else "eps"
     assert type(taken) is nk.RMSNorm
+    assert getattr(taken, eps) == getattr(module, eps)
     assert dict(module.named_parameters()) == dict(taken.named_parameters())
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from conformance.adapter import UsageError
 from conformance.prove.chart import draw, fates
-from conformance.prove.command import Asked, chosen, left
-from conformance.prove.copies import mutants
+from conformance.prove.command import Asked, _vouched, chosen, left
+from conformance.prove.copies import UNCHANGED, mutants
 from conformance.prove.equivalent import Mark, equivalent, marks, told
 from conformance.prove.mutants import Mutant
 from conformance.prove.rows import (
@@ -159,6 +162,18 @@ def test_a_recorded_kill_is_tried_first_and_at_its_stage() -> None:
     assert [("a", ""), ("c", "test")] == [
         (task.mutant.id, task.first) for task in left(every, "package", "cpu", (), recorded)
     ]
+
+
+def test_rows_wait_until_their_tests_passed_without_a_mutant() -> None:
+    """A test that fails without a mutant kills nothing: no row of its file is given."""
+    mutant, other = _row("a", KILLED), replace(_row("b", KILLED), file="normkernels/api.py")
+    passes, fails = (replace(_row("unchanged", verdict), kind=UNCHANGED) for verdict in (SURVIVED, KILLED))
+    given = list[Row]()
+
+    assert [mutant, mutant] == list(_vouched([mutant, other, passes, mutant]))
+    with pytest.raises(UsageError, match="fails without a mutant, must pass here"):
+        given.extend(_vouched([mutant, fails, mutant]))
+    assert [] == given
 
 
 def test_a_sample_rotates_with_its_seed() -> None:
