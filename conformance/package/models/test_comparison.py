@@ -217,6 +217,15 @@ def test_a_weight_is_a_plain_parameter() -> None:
         from_module(norm)
 
 
+def test_a_weight_is_no_buffer() -> None:
+    """A buffer would be left behind: the norm that replaces its module would have no weight."""
+    norm: Any = Foreign(64)
+    del norm.weight
+    norm.register_buffer("weight", torch.ones(64))
+    with pytest.raises(InvalidCall, match="has a buffer as weight, must have a weight alone, or none"):
+        from_module(norm)
+
+
 def test_a_gated_norm_has_a_weight() -> None:
     """Without a weight no gate is known, and the message shows what the module takes."""
     with pytest.raises(InvalidCall, match=r"takes \(x, gate\), must take x, or x and a gate"):
