@@ -24,6 +24,7 @@ def test_a_waiver_is_of_a_finding(file: Path, monkeypatch: pytest.MonkeyPatch) -
         ((name, versions),) = waiver.where.version
         assert finding
         said = (FINDINGS / f"{finding[1]}.md").read_text(encoding="utf-8")
+        (device,) = waiver.where.device or ("cpu",)
         version = re.search(rf"^- Package: {re.escape(package)} (\S+)$", said, re.MULTILINE)
 
         assert name == package
@@ -31,7 +32,7 @@ def test_a_waiver_is_of_a_finding(file: Path, monkeypatch: pytest.MonkeyPatch) -
         assert versions.contains(version[1])
         for installed, held in ((version[1], True), ("0.0.1", False)):
             monkeypatch.setattr(metadata, "version", lambda _, installed=installed: installed)
-            assert held == waiver.where.shows_in(Run("cpu", "quick"))
+            assert held == waiver.where.shows_in(Run(device, "quick"))
 
 
 def test_the_files_are_of_known_adapters() -> None:
