@@ -176,16 +176,18 @@ class Runner:
 
     def _looked_at(self, each: Running) -> Row | None:
         """Return the row of a mutant whose process ended, or has to; None while it works."""
-        now = time.monotonic()
+        # asked first, so that what a process tells before it dies is heard
+        now, alive = time.monotonic(), each.process.is_alive()
         try:
             while each.end is None and each.pipe.poll():
                 each.listen(each.pipe.recv(), now)
         except (EOFError, OSError):
             # it is ending
             each.process.join(GLANCE)
+            alive = each.process.is_alive()
         if each.end is not None:
             return _row_of(each, each.end, self.lane)
-        if not each.process.is_alive():
+        if not alive:
             code = each.process.exitcode or 0
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
             return self._row(each, CRASHED, how)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,7 @@ from conformance.prove.copies import ROOT, write
 from conformance.prove.judging import Tell, Trial
 from conformance.prove.mutants import Mutant, mutants_of, mutated
 from conformance.prove.rows import CRASHED, HUNG, KILLED, SURVIVED, UNBORN, UNTIL_THE_LIMIT, Row
-from conformance.prove.running import Runner, Task
+from conformance.prove.running import Runner, Running, Task
 from conformance.selftest.every import every
 
 FILE = "normkernels/plans.py"
@@ -86,6 +89,22 @@ def test_every_end_has_its_row(found: dict[str, Row]) -> None:
         name: (row.verdict, row.by, row.where, row.why) for name, row in found.items()
     }
     assert {3} == {row.cases for row in found.values() if row.by}
+
+
+def test_the_last_words_of_a_process_are_heard() -> None:
+    """A process that tells where it is and dies, between two looks at it, has a row with that place."""
+    ours, theirs = multiprocessing.Pipe()
+
+    def dies() -> bool:
+        theirs.send(("at", "values", "some item"))
+        return False
+
+    process: Any = SimpleNamespace(is_alive=dies, exitcode=-signal.SIGSEGV, join=lambda _: None, pid=os.getpid())
+    mutant, now = Mutant("last", FILE, 1, "", "", "", "", 0, 0, ""), time.monotonic()
+    row = Runner("cpu", 1, 600.0)._looked_at(Running(Task(mutant, "quick"), process, ours, Path(), now, now, 60.0))
+
+    assert row is not None
+    assert (CRASHED, "values", "some item", "killed by SIGSEGV") == (row.verdict, row.by, row.where, row.why)
 
 
 def test_a_run_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
