@@ -194,8 +194,8 @@ def in_order(trial: Trial, subjects: Mapping[str, Subject]) -> list[tuple[str, I
 _SURVEYS: dict[tuple[int, str, str], Any] = {}
 
 
-def _verdicts(item: Item, subject: Subject, allowance: Allowance, begun: Callable[[], None]) -> Any:  # noqa: ANN401
-    """Return the verdicts on an item, one after the other."""
+def _verdicts(item: Item, subject: Subject, allowance: Allowance, begun: Callable[[], None]) -> Iterator[Verdict]:
+    """Yield the verdicts on an item, one after the other; the survey before them may end this process as well."""
     worker = Worker(subject, allowance)
 
     def attempt(case: Case) -> Any:  # noqa: ANN401 - as the worker
@@ -206,7 +206,7 @@ def _verdicts(item: Item, subject: Subject, allowance: Allowance, begun: Callabl
     if known not in _SURVEYS:
         survey = partial(surveyed, profile=item.profile, seed=item.seed)
         _SURVEYS[known] = survey(item.operation, subject, attempt)
-    return judge_item(item, subject, worker.judge, lambda _: begun(), _SURVEYS[known])
+    yield from judge_item(item, subject, worker.judge, lambda _: begun(), _SURVEYS[known])
 
 
 class _Reporter:

@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from conformance.calls.call import Subject
 from conformance.operations import OPERATIONS
-from conformance.prove.judging import Trial, in_order
+from conformance.prove.judging import Trial, _by_items, in_order
 from conformance.prove.planted import TWO, planted
 from conformance.runs.item import EARLY
 from conformance.selftest.fakes import FAKES, Fake, launches
+from conformance.selftest.fakes.correct_norm import CorrectNorm
 from conformance.selftest.fakes.kernels_gpu import TWO_GPUS
 from conformance.selftest.fakes.kernels_rows import UnusedRowsConstexpr
 from conformance.selftest.first_failure import Found
@@ -76,6 +79,29 @@ def test_what_a_bug_names_comes_first_on_a_gpu(lane: str, first: str) -> None:
 
     assert found[0][1].property == first
     assert {item.property for _, item in found} >= {*EARLY, "variants"}
+
+
+def test_a_place_is_told_before_its_calls() -> None:
+    """The survey before the first case may end the process, and its place is then known."""
+    made = []
+
+    class Counted(CorrectNorm):
+        """A norm whose calls are counted, of which a survey finds out what it takes."""
+
+        takes: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+
+        def check(self, *given: Any) -> None:
+            """Count."""
+            made.append(given)
+            super().check(*given)
+
+    trial = Trial(Path(), "quick", "cpu", (("bug", "rms_norm"),), ())
+    judged = _by_items(trial, {"bug": Subject(Counted())}, lambda: None)
+    prop, where, _, verdicts = next(judged)
+
+    assert (EARLY[0], "bug:rms_norm/values/bfloat16", []) == (prop, where, made)
+    next(iter(verdicts))
+    assert made
 
 
 def _lanes(kind: Fake) -> tuple[str, ...]:
