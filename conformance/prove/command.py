@@ -34,9 +34,7 @@ from conformance.report.header import origin
 
 NOTHING: Mapping[str, Row] = MappingProxyType({})
 STAGES = ("quick", "ci", PACKAGE_TESTS)
-WORTH = (
-    20  # mutants that cost more to judge by all cases than to find out which cases reach them, or which tests fail
-)
+WORTH = 20  # mutants from which on it pays to find out which cases reach them, and which tests fail anyway
 
 
 @dataclass(frozen=True, slots=True)

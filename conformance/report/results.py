@@ -80,8 +80,8 @@ def build(
         elements=sum(tally.elements for tally in records.tallies.values()),
         seconds=round(seconds, 1),
         compiled=replace(records.compiled, seconds=round(records.compiled.seconds, 1)),
-        took={name: round(seconds, 1) for name, seconds in sorted(records.took.items())},
-        longest=longest(records.items),
+        took=by_property(records.took),
+        longest=longest(records.took),
         stale_waivers=out_of_date,
         interrupted=interrupted,
         complete=complete,
@@ -100,6 +100,15 @@ def build(
         waivers=waived,
         footer=footer,
     )
+
+
+def by_property(items: Mapping[str, float]) -> dict[str, float]:
+    """Return the seconds of items, added up by property."""
+    found: dict[str, float] = {}
+    for item, seconds in items.items():
+        prop = item.split("/")[1]
+        found[prop] = found.get(prop, 0.0) + seconds
+    return {name: round(found[name], 1) for name in sorted(found)}
 
 
 def longest(items: Mapping[str, float]) -> dict[str, float]:

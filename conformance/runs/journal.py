@@ -156,8 +156,7 @@ class Records:
     ``unfinished`` maps an item to the case that ran last in it, ``waivers`` the place of a waiver to the numbers
     of its verdicts by status. ``rows`` has every judged case of the operations in which one fails,
     ``judged_cases`` counts the cases of all operations, ``pairs`` has the numbers of the pairs of levels that
-    judged cases of each operation have. ``took`` has the seconds of all workers by property, ``items`` those of
-    items.
+    judged cases of each operation have. ``took`` has the seconds of items.
     """
 
     tallies: Mapping[Row, Tally]
@@ -172,7 +171,6 @@ class Records:
     pairs: Mapping[str, Collection[int]] = field(default_factory=dict)
     compiled: Compiled = NOTHING
     took: Mapping[str, float] = field(default_factory=dict)
-    items: Mapping[str, float] = field(default_factory=dict)
 
 
 class JournalDamaged(ValueError):
@@ -213,7 +211,6 @@ def merge(lines: Iterable[Line]) -> Records:
     cases = 0
     compiled = NOTHING
     took: Counter[str] = Counter()
-    items: Counter[str] = Counter()
     rows: dict[tuple[str, str], Judged] = {}
     for line in lines:
         item = line["item"]
@@ -236,11 +233,10 @@ def merge(lines: Iterable[Line]) -> Records:
                 finished.add(item)
                 if "compiled" in line:
                     compiled += from_data(Compiled, line["compiled"])
-                operation, prop, dtype, _ = item.split("/")
-                took[prop] += line.get("seconds", 0.0)
-                items[item] += line.get("seconds", 0.0)
+                took[item] += line.get("seconds", 0.0)
                 ran, of = line["array"]
                 if of:
+                    operation, prop, dtype, _ = item.split("/")
                     tally = tallies.setdefault((operation, prop, dtype), Tally())
                     tally.array = tally.array[0] + ran, tally.array[1] + of
     unfinished = {item: Case.from_data(case) for item, case in running.items() if item not in finished}
@@ -262,7 +258,6 @@ def merge(lines: Iterable[Line]) -> Records:
         pairs,
         compiled,
         took,
-        items,
     )
 
 
