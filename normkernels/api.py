@@ -114,9 +114,8 @@ def rms_norm_gated(
     weighted value, to the promoted dtype of their operands. ``out`` may have any strides, and may be x or
     the gate; ``torch.compile`` refuses it.
     """
-    return _call(
-        "rms_norm_gated", (x, gate, weight, out), (eps, group_size, norm_before_gate, activation, path, rounding)
-    )
+    flags = (eps, group_size, norm_before_gate, activation, path, rounding)
+    return _call("rms_norm_gated", (x, gate, weight, out), flags)
 
 
 @_operation(RmsNormFp8)
@@ -157,11 +156,8 @@ def rms_norm_fp8(
     Scales are always fresh. There is no gradient: a call that needs one is refused. ``torch.compile`` traces a
     call as one op, and refuses given outputs.
     """
-    return _call(
-        "rms_norm_fp8",
-        (x, weight, residual, out, residual_out),
-        (eps, weight_offset, quant_group, scale_layout, fp8_dtype, also_unquantised, path, rounding),
-    )
+    flags = (eps, weight_offset, quant_group, scale_layout, fp8_dtype, also_unquantised, path, rounding)
+    return _call("rms_norm_fp8", (x, weight, residual, out, residual_out), flags)
 
 
 @_operation(RmsNormGatedFp8)
@@ -188,22 +184,9 @@ def rms_norm_gated_fp8(
     quantised by groups of ``quant_group`` columns, as ``rms_norm_fp8`` describes with the other arguments. The
     kernel takes calls in which no group of either kind crosses the end of one of the other kind.
     """
-    return _call(
-        "rms_norm_gated_fp8",
-        (x, gate, weight, out),
-        (
-            eps,
-            group_size,
-            norm_before_gate,
-            activation,
-            quant_group,
-            scale_layout,
-            fp8_dtype,
-            also_unquantised,
-            path,
-            rounding,
-        ),
-    )
+    how = (quant_group, scale_layout, fp8_dtype, also_unquantised)
+    flags = (eps, group_size, norm_before_gate, activation, *how, path, rounding)
+    return _call("rms_norm_gated_fp8", (x, gate, weight, out), flags)
 
 
 @_operation(Mrope)

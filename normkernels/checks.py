@@ -120,10 +120,13 @@ def not_plain(given: Tensors) -> str | None:
     return "a call under a function transform" if transformed() else None
 
 
+# torch has no public function for it
+_innermost_transform = torch._C._functorch.peek_interpreter_stack  # noqa: SLF001
+
+
 def transformed() -> bool:
     """Return whether functorch or forward-mode autograd may hide more than values in a plain tensor."""
-    # torch has no public function for the first
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_mode()  # noqa: SLF001
+    return _innermost_transform() is not None or forward_ad._current_level >= 0  # noqa: SLF001
 
 
 def forward_mode() -> bool:

@@ -43,7 +43,7 @@ class Launch:
     kernel: Any  # Triton's function; triton has no types
     rest: tuple[Any, ...]  # the arguments after the counts
     plan: Plan
-    device: torch.device
+    index: int | None  # of the device; None: the CPU
     aligned: bool  # whether every pointer is a multiple of ALIGNMENT
     fewest: int  # rows of a call that this launch has served
     most: int
@@ -52,10 +52,10 @@ class Launch:
 
 def launch(cached: Launch, buffers: Buffers, pointers: Sequence[int], counts: Counts) -> None:
     """Start a kernel on its device, which need not be the current one."""
-    index = cached.device.index
+    index = cached.index
     # with one GPU there is no other to be current, and asking for the current one takes longer
-    if _gpus() > 1 and index is not None and index != torch.cuda.current_device():  # type: ignore[redundant-expr]
-        with torch.cuda.device(cached.device):
+    if _gpus() > 1 and index is not None and index != torch.cuda.current_device():
+        with torch.cuda.device(index):
             launch(cached, buffers, pointers, counts)
         return
     compiled = cached.compiled
@@ -70,9 +70,10 @@ def launch(cached: Launch, buffers: Buffers, pointers: Sequence[int], counts: Co
         compiled[programs, plan.programs, 1](*pointers, *counts, *cached.rest)
         return
     stream, function, packed = stream_of(index), compiled.function, compiled.packed_metadata
-    args = (*pointers, *counts, *cached.rest)
     # no metadata and no hooks, which take as long as the launch
-    compiled.run(programs, plan.programs, 1, stream, function, packed, None, None, None, *args)
+    compiled.run(
+        programs, plan.programs, 1, stream, function, packed, None, None, None, *pointers, *counts, *cached.rest
+    )
 
 
 def _launch_through_triton(cached: Launch, buffers: Buffers, counts: Counts) -> None:
@@ -120,10 +121,12 @@ class Launches:
         """Start the kernel for ``buffers``; the first buffer stands in for missing ones."""
         first = buffers[0].data_ptr()
         pointers = [first if each is None else each.data_ptr() for each in buffers]
-        union = reduce(or_, pointers)
-        if union % ALIGNMENT and self.anywhere is not None:
-            union = reduce(or_, (pointer for place, pointer in enumerate(pointers) if place != self.anywhere))
-        aligned, rows = union % ALIGNMENT == 0, counts[0]
+        bits = 0
+        for pointer in pointers:
+            bits |= pointer
+        if bits % ALIGNMENT and self.anywhere is not None:
+            bits = reduce(or_, (pointer for place, pointer in enumerate(pointers) if place != self.anywhere))
+        aligned, rows = bits % ALIGNMENT == 0, counts[0]
         for each in self.cached:
             if each.fewest <= rows <= each.most and each.aligned is aligned:
                 break
@@ -141,7 +144,7 @@ class Launches:
                 return each
         kernel, args = self.arguments(buffers, plan)
         rest = tuple(args[name] for name in kernel.arg_names[len(buffers) + len(counts) :])
-        self.cached.append(Launch(kernel, rest, plan, self.device, aligned, rows, rows))
+        self.cached.append(Launch(kernel, rest, plan, self.device.index, aligned, rows, rows))
         return self.cached[-1]
 
 

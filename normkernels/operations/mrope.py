@@ -35,19 +35,29 @@ class Mrope(Operation):
         if type(q) not in PLAIN or checks.transformed():
             return None
         # a list is kept as a tuple; types, because True equals 1, in sections too
-        sections = tuple(flags[0]) if isinstance(flags[0], (list, tuple)) else ()
-        device, gradients = q.device, torch.is_grad_enabled()
-        key = [self.name, device, *sections, *map(type, sections), *flags[1:], *map(type, flags[1:])]
+        sections, rest = tuple(flags[0]) if isinstance(flags[0], (list, tuple)) else (), flags[1:]
+        device, index, gradients = q.device, q.get_device(), torch.is_grad_enabled()
+        key = [self.name, device, sections, rest, *map(type, sections), *map(type, rest)]
+        add = key.append
         for each in tensors:
-            if type(each) not in PLAIN or each.is_neg() or each.layout is not STRIDED or each.device != device:
+            if type(each) not in PLAIN or each.is_neg() or each.layout is not STRIDED:
                 return None
-            key += each.dtype, gradients and each.requires_grad
-        tokens, of_k, of_positions = q.shape[:1], k.shape, positions.shape
-        if not tokens or of_k[:1] != tokens or of_positions[-1:] != tokens:
+            if each.get_device() != index or (index < 0 and each.device != device):
+                return None
+            add(each.dtype)
+            if gradients and each.requires_grad:
+                add(True)  # noqa: FBT003  (a part of the key)
+        of_q, of_k, of_positions = q.shape, k.shape, positions.shape
+        rank, axes = len(of_q), len(of_positions)
+        # of other ranks a call has no meaning
+        if rank not in (2, 3) or len(of_k) != rank or axes not in (1, 2):
+            return None
+        tokens = of_q[0]
+        if of_k[0] != tokens or of_positions[-1] != tokens:
             return None
         # viewed as heads, one token of two dimensions has other strides
-        key += q.shape[1:], q.stride(), of_k[1:], k.stride(), len(q.shape) == 2 and tokens == (1,)
-        key += of_positions[:-1], cos.shape, cos.stride(), sin.shape, sin.stride()
+        key += rank, of_q[1], of_q[-1], q.stride(), of_k[1], of_k[-1], k.stride(), rank == 2 and tokens == 1
+        key += axes, axes == 1 or of_positions[0], cos.shape, cos.stride(), sin.shape, sin.stride()
         return tuple(key)
 
     def resolve(self, given: Given) -> Flags:

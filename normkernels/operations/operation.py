@@ -117,7 +117,7 @@ class Cached:
     flags: Flags
     launches: Launches | None  # None: natively
     writes: bool  # into memory of the caller
-    checked: set[Hashable]  # elements of the first tensor, addresses and strides of calls whose memory was checked
+    checked: set[Hashable]  # counts and addresses of calls whose memory was checked
 
 
 _cache: dict[Hashable, Cached] = {}
@@ -134,24 +134,25 @@ def run(name: str, tensors: Tensors, flags: tuple[object, ...]) -> Results:
         key = cached = None
     if cached is None:
         cached = _prepare(operation, tensors, flags, key)
-    else:
-        if operation.indexed:
-            operation.check_values(tensors)
-        if cached.writes:
-            _check_memory(operation, tensors, cached)
+    elif operation.indexed:
+        operation.check_values(tensors)
     resolved, launches = cached.flags, cached.launches
     if launches is None:
+        if cached.writes:
+            operation.check_memory(tensors)
         return operation.native(tensors, resolved)
-    buffers, counts = operation.buffers(tensors, resolved), operation.counts(tensors, resolved)
+    counts = operation.counts(tensors, resolved)
+    if cached.writes:
+        _check_memory(operation, tensors, counts, cached)
+    buffers = operation.buffers(tensors, resolved)
     if counts[0]:
         launches.start(buffers, counts)
     return operation.results(buffers)
 
 
-def _check_memory(operation: Operation, tensors: Tensors, cached: Cached) -> None:
-    """Check the memory of a call, unless a call of the same key had the same addresses and strides."""
-    given = [each for each in tensors if each is not None]
-    places = given[0].numel(), *[each.data_ptr() for each in given], *[each.stride() for each in given]
+def _check_memory(operation: Operation, tensors: Tensors, counts: Counts, cached: Cached) -> None:
+    """Check the memory of a call, unless a call of the same key had the same counts and addresses."""
+    places = *counts, *[each.data_ptr() for each in tensors if each is not None]
     if places not in cached.checked:
         operation.check_memory(tensors)
         if len(cached.checked) >= _MAX_CACHED:

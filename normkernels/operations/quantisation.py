@@ -109,9 +109,9 @@ class QuantisedNorm(RowNorm):
 
     def counts(self, tensors: Tensors, flags: Flags) -> Counts:
         """Return the number of spans, and the stride of groups among the scales (dense in layout ``row``)."""
-        x = tensors[0]
-        rows = x.numel() // x.shape[-1] if x.numel() else 0
-        return rows and rows * -(-x.shape[-1] // flags["cut"].span), 1 if flags["how"].layout == "row" else rows
+        elements, n = tensors[0].numel(), tensors[0].shape[-1]
+        rows = elements // n if elements else 0
+        return rows and rows * -(-n // flags["cut"].span), 1 if flags["how"].layout == "row" else rows
 
     def results(self, buffers: Buffers) -> Results:
         return _given(buffers[3:])
@@ -123,7 +123,8 @@ def fp8_memory(x: torch.Tensor, out: torch.Tensor | None, how: Quantisation) -> 
 
 
 def _given(results: Buffers) -> tuple[torch.Tensor, ...]:
-    return tuple(each for each in results if each is not None)
+    # a list, because a generator takes twice as long
+    return tuple([each for each in results if each is not None])
 
 
 def quantised_arguments(

@@ -39,7 +39,7 @@ class RowNorm(Operation):
         # along sizes of one a contiguous tensor may have any strides
         dense = _dense(shape) if 1 in shape or 0 in shape else None
         gradients, contiguous = torch.is_grad_enabled(), True
-        key = [self.name, flags, *map(type, flags), device, len(shape), shape[-1:]]
+        key = [self.name, flags, *map(type, flags), device, len(shape), shape[-1] if shape else None]
         add = key.append
         for each in tensors:
             if each is None:
@@ -58,8 +58,9 @@ class RowNorm(Operation):
             add(each.dtype)
             if gradients and each.requires_grad:
                 add(True)  # noqa: FBT003  (a part of the key)
-            if each is not x and each.shape != shape:
-                key += each.shape, each.stride()
+            size = each.shape
+            if size != shape:
+                key += size, each.stride()
             elif not each.is_contiguous() or (dense is not None and each.stride() != dense):
                 contiguous = False
                 add(each.stride())

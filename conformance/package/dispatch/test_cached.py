@@ -14,7 +14,7 @@ from conformance.package.calls.mrope import bits, flat
 from conformance.package.calls.operations import assert_right, explain, run
 from conformance.package.calls.tensors import DEVICE, Arguments, values
 from conformance.selftest.every import every
-from normkernels import InvalidCall, plans
+from normkernels import InvalidCall, launch, plans
 from normkernels.operations.operation import OPERATIONS, _cache, reread_environment
 
 NORM, GATED = fp8.OPERATIONS
@@ -163,7 +163,7 @@ KEPT = 1024  # decisions, and places of one decision
 
 def written(rows: torch.Tensor, out: torch.Tensor, weight: torch.Tensor | None = None) -> None:
     """Make a call that writes into memory of the caller."""
-    normkernels.rms_norm(rows, weight, eps=1.0, out=out, path="native")
+    normkernels.rms_norm(rows, weight, eps=1.0, out=out)
 
 
 def test_decisions_do_not_pile_up() -> None:
@@ -177,15 +177,16 @@ def test_decisions_do_not_pile_up() -> None:
     assert [*range(1, KEPT + 1), 1] == kept
 
 
-def test_places_do_not_pile_up() -> None:
-    """Neither do the places of memory that were checked, the first of which comes with the decision."""
-    one, room = torch.ones(1, 1, device=DEVICE), torch.ones(KEPT + 2, 1, device=DEVICE)
+def test_places_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither do the places of memory that were checked."""
+    monkeypatch.setattr(launch, "launch", lambda *_: None)
+    one, room = torch.ones(1, 1, device=DEVICE), torch.ones(KEPT + 1, 1, device=DEVICE)
     kept = []
-    for number in range(KEPT + 2):
+    for number in range(KEPT + 1):
         written(one, room[number : number + 1])
         kept.append(len(next(iter(_cache.values())).checked))
 
-    assert [*range(KEPT + 1), 1] == kept
+    assert [*range(1, KEPT + 1), 1] == kept
 
 
 def test_a_place_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +198,17 @@ def test_a_place_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
         written(one, room[number])
 
     assert 3 == len(seen)
+
+
+def test_a_native_call_looks_at_memory_each_time() -> None:
+    """A call that no kernel takes, because its quant groups cross its groups, has no counts to remember it by."""
+    crossing = fp8.call(GATED, 4, 24, group_size=8, quant_group=12)
+    room = torch.empty(4, 24, dtype=crossing["fp8_dtype"], device=DEVICE)
+    for _ in range(2):
+        assert_right(GATED, crossing | {"out": room}, run(GATED, crossing | {"out": room}))
+
+    with pytest.raises(InvalidCall, match="no two of its elements may share memory"):
+        run(GATED, crossing | {"out": room[:1].expand(4, 24)})
 
 
 def test_more_rows_of_a_checked_place_are_checked() -> None:

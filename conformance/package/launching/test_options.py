@@ -35,7 +35,7 @@ def test_a_launch_has_the_programs_and_options_of_its_plan(registers: int | None
     """As many programs as rows need, its warps, its limit of registers, and no fusion that would change bits."""
     kernel, x = Kernel(), torch.zeros(4)
     plan = Plan("general", rows=4, levels=7, warps=2, registers=registers, programs=3)
-    kept = launch.Launch(kernel, ("rest",), plan, x.device, aligned=True, fewest=1, most=9)
+    kept = launch.Launch(kernel, ("rest",), plan, x.device.index, aligned=True, fewest=1, most=9)
     for rows in (8, 9):
         launch.launch(kept, [x, None], [x.data_ptr()] * 2, (rows, 5))
 
@@ -55,7 +55,7 @@ def test_no_device_is_asked_for_without_a_choice(gpus: int, device: str, monkeyp
     # whatever is asked of it raises
     monkeypatch.setattr(torch, "cuda", types.SimpleNamespace())
     plan = Plan("general", rows=4, levels=7, warps=2)
-    kept = launch.Launch(kernel, (), plan, torch.device(device), aligned=False, fewest=1, most=9)
+    kept = launch.Launch(kernel, (), plan, torch.device(device).index, aligned=False, fewest=1, most=9)
 
     launch.launch(kept, [x], [x.data_ptr()], (8,))
     assert 1 == len(kernel.starts)
