@@ -120,11 +120,13 @@ def perform(
     fresh: int | None = None,
     *,
     backwards: bool = False,
+    path: bool = False,
 ) -> Call:
     """Materialise a case and call the implementation once. ``values`` default to the case's own.
 
     ``form`` ends the name of the adapter's method. ``fresh``: the poison of memory that is allocated in the call,
     if it differs from the poison around the arguments. ``backwards``: the order of interpreted programs.
+    ``path``: ask the adapter which path ran.
     """
     fresh = poison if fresh is None else fresh
     materials = materialize(case, dict(values or values_for(subject, case)), subject.device, poison)
@@ -134,7 +136,7 @@ def perform(
         arguments = operation.invalid[case.invalid](arguments)
     with watched(subject.device, fresh, backwards=backwards) as record:
         outcome = _call(subject, case, arguments, form)
-    if isinstance(outcome, Ran) and not form:
+    if isinstance(outcome, Ran) and path:
         outcome = _with_path(subject, case, arguments, outcome)
     return Call(materials, outcome, record, fresh)
 

@@ -67,7 +67,7 @@ class Owner:
 
     def content(self) -> torch.Tensor:
         """Return a copy of all accessible bytes."""
-        return self.raw.clone() if self.pages is None else self.raw.view(-1, PAGE).index_select(0, self.pages)
+        return self._bytes() if self.pages is not None else self.raw.clone()
 
     def view(self, shape: tuple[int, ...], dtype: torch.dtype, place: Placement, shift: int = 0) -> torch.Tensor:
         """Return the tensor of a placement, ``shift`` bytes after the start."""
@@ -83,7 +83,11 @@ class Owner:
 
     def holds(self, content: torch.Tensor) -> torch.Tensor:
         """Return whether all accessible bytes are those of ``content``, as a tensor of one bool."""
-        return (self.content() == content).all()
+        return (self._bytes() == content).all()
+
+    def _bytes(self) -> torch.Tensor:
+        """Return all accessible bytes: the buffer itself, or a copy of its pages in use."""
+        return self.raw if self.pages is None else self.raw.view(-1, PAGE).index_select(0, self.pages)
 
 
 def read(flags: Sequence[torch.Tensor]) -> list[bool]:

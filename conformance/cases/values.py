@@ -42,13 +42,19 @@ def draw(
     values = PROFILES[profile](distinct, n, kind, generator)
     limit = torch.finfo(kind).max
     # a finite number is within float32's limit as it is drawn
-    beyond = kind != torch.float32
-    finite = torch.where(values.isfinite(), values.clamp(-limit, limit), values) if beyond else values
+    if kind != torch.float32 and not _within(values, limit):
+        values = torch.where(values.isfinite(), values.clamp(-limit, limit), values)
     # rows are repeated on the device: all of them would take longer to bring there than to judge
-    stored = (finite > -limit if dtype == torch.bool else finite.to(dtype)).to(device)
+    stored = (values > -limit if dtype == torch.bool else values.to(dtype)).to(device)
     if distinct < rows:
         stored = stored.repeat(-(-rows // distinct), 1)[:rows]
     return stored.reshape(shape)
+
+
+def _within(values: torch.Tensor, limit: float) -> bool:
+    """Return whether all values are numbers up to a limit, of either sign."""
+    least, most = values.aminmax()
+    return -limit <= least.item() and most.item() <= limit
 
 
 def distinct_rows(n: int) -> int:

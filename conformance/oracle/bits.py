@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import torch
 
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Return whether two tensors hold the same bits; any two NaN count as the same."""
+    if a.dtype == b.dtype and a.shape == b.shape and torch.equal(raw(a), raw(b)):
+        return True
     if a.dtype.itemsize == 1:
         # torch has no sign bit of fp8, and float32 holds every fp8 number
         a, b = a.float(), b.float()
@@ -14,8 +18,8 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def raw(values: torch.Tensor) -> torch.Tensor:
-    """Return the bits of 2- or 4-byte values as integers."""
-    return values.contiguous().view(torch.int16 if values.element_size() == 2 else torch.int32)
+    """Return the bits of values as integers of their size."""
+    return values.view(_INTEGERS[values.element_size()])
 
 
 def poisoned(values: torch.Tensor, poison: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from conformance.oracle.contract import EXPONENT, rounded
-from conformance.oracle.histogram import NO_SIZES, Sizes, sizes
+from conformance.oracle.histogram import NO_SIZES, Sizes, counted, of_counts, sizes
 from conformance.oracle.interval import Interval, read
 from conformance.oracle.places import Places, places
 
@@ -128,15 +128,16 @@ def compare(
         one_value &= ~allowed.missing
     outside, exact, worst, found = 0.0, 0.0, 0.0, NO_SIZES
     if got.numel():
-        lo, hi = before_store.lo, before_store.hi
-        # twice the middles of the intervals, twice their half widths, and twice the errors
-        both, width = lo + hi, hi - lo
-        error = (got + got).sub_(both).abs_()
+        error, both, width = _distances(got, before_store)
         share = _needed_share(got, both, width, error, output.dtype)
-        within, exact, needed = read(inside.count_nonzero(), one_value.count_nonzero(), share)
-        outside, worst = got.numel() - within, max(needed, 0.0)
         ulp = _ulp(both.mul_(0.5), output.dtype)
-        found = sizes(error, width.add_(ulp), ulp, inside if outside else None)
+        numbers = inside.count_nonzero(), one_value.count_nonzero(), share
+        # counted as if all were right, so that everything is read from a GPU at once
+        within, exact, needed, *counts = read(*numbers, counted(error, width.add_(ulp), ulp, right=True))
+        outside, worst = got.numel() - within, max(needed, 0.0)
+        found = of_counts(counts, right=True)
+        if outside:
+            found = sizes(_distances(got, before_store)[0], width, ulp, inside)
     return Comparison(
         elements=got.numel(),
         outside=int(outside),
@@ -147,6 +148,13 @@ def compare(
         sizes=found,
         places=places(name, ~inside, math.prod(shape) // got.shape[-1], row) if outside else None,
     )
+
+
+def _distances(got: torch.Tensor, before_store: Interval) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return twice the errors, twice the middles of the intervals, and twice their half widths."""
+    lo, hi = before_store.lo, before_store.hi
+    both = lo + hi
+    return (got + got).sub_(both).abs_(), both, hi - lo
 
 
 def _needed_share(

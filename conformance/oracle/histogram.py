@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 # powers of two that are told apart: smaller and larger errors, infinite ones and NaN, count in the outermost bins
 LEAST, MOST = -10, 25
+BINS = MOST - LEAST + 1
 MANTISSA, BIAS = 52, 1023  # of float64
 RIGHT = 1.0 - 2.0**-MANTISSA  # the largest share of an element that is right
 
@@ -56,36 +58,48 @@ class Sizes:
 NO_SIZES = Sizes()
 
 
-def sizes(
-    error: torch.Tensor, allowed: torch.Tensor, ulp: torch.Tensor, inside: torch.Tensor | None = None
-) -> Sizes:
-    """Return the sizes of errors, given as twice the error and twice the allowed one; ``error`` is overwritten.
+def sizes(error: torch.Tensor, allowed: torch.Tensor, ulp: torch.Tensor, inside: torch.Tensor) -> Sizes:
+    """Return the sizes of errors, given as twice the error and twice the allowed one.
 
-    ``ulp`` are the steps of the output's dtype; ``inside`` is where an output is right, None for everywhere.
+    ``ulp`` are the steps of the output's dtype; ``inside`` is where an output is right.
     """
-    if inside is None:
-        return _sizes(error, allowed, ulp, right=True)
     parts = ((inside, True), (~inside, False))
-    return sum((_sizes(error[at], allowed[at], ulp[at], right=right) for at, right in parts), NO_SIZES)
+    return sum(
+        (of_counts(counted(error[at], allowed[at], ulp[at], right=right), right=right) for at, right in parts),
+        NO_SIZES,
+    )
 
 
-def _sizes(error: torch.Tensor, allowed: torch.Tensor, ulp: torch.Tensor, *, right: bool) -> Sizes:
-    """Return the sizes of errors of which all are right, or none is."""
+def counted(error: torch.Tensor, allowed: torch.Tensor, ulp: torch.Tensor, *, right: bool) -> torch.Tensor:
+    """Return the counts of the sizes of errors of which all are right, or none is: shares, then ulps.
+
+    ``error`` and ``allowed`` are twice the errors; ``error`` is overwritten.
+    """
     if right:
         # an infinity or NaN that is allowed has no error
         error.nan_to_num_(nan=0.0, posinf=0.0)
-    share = error / allowed
+    both = error.new_empty((2, *error.shape))
+    share = torch.div(error, allowed, out=both[0])
     # what may be flushed to zero is far away, and still right
-    share = share.nan_to_num_(nan=0.0).clamp_(max=RIGHT) if right else share.clamp_(min=1.0)
-    ulps = _counted(error.div_(ulp).mul_(0.5))
-    return Sizes(_counted(share), ulps, Histogram() if right else ulps)
-
-
-def _counted(errors: torch.Tensor) -> Histogram:
-    """Return the counts of errors, none of which is negative; they are overwritten."""
-    known = errors.nan_to_num_(nan=math.inf, posinf=math.inf).clamp_(2.0**LEAST, 2.0**MOST)
+    _ = share.nan_to_num_(nan=0.0).clamp_(max=RIGHT) if right else share.clamp_(min=1.0)
+    torch.div(error, ulp, out=both[1]).mul_(0.5)
+    known = both.nan_to_num_(nan=math.inf, posinf=math.inf).clamp_(2.0**LEAST, 2.0**MOST)
     powers = known.view(torch.int64).bitwise_right_shift_(MANTISSA).sub_(BIAS + LEAST)
-    counts = torch.bincount(powers.flatten(), minlength=MOST - LEAST + 1).tolist()
+    powers[1] += BINS
+    if powers.is_cuda:
+        # bincount would wait for the GPU, to find the largest number
+        return torch.histc(powers.double(), 2 * BINS, 0, 2 * BINS)
+    return torch.bincount(powers.flatten(), minlength=2 * BINS)
+
+
+def of_counts(counts: torch.Tensor | Sequence[float], *, right: bool) -> Sizes:
+    """Return the sizes whose counts these are."""
+    numbers = [int(count) for count in counts]
+    share, ulps = _histogram(numbers[:BINS]), _histogram(numbers[BINS:])
+    return Sizes(share, ulps, Histogram() if right else ulps)
+
+
+def _histogram(counts: list[int]) -> Histogram:
     filled = [place for place, count in enumerate(counts) if count]
     if not filled:
         return Histogram()

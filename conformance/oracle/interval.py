@@ -62,11 +62,11 @@ class Span(NamedTuple):
 
 
 def read(*numbers: torch.Tensor) -> list[float]:
-    """Return the numbers in tensors of one element: from a GPU in one transfer, as each waits for it."""
+    """Return the numbers in tensors, one after the other: from a GPU in one transfer, as each waits for it."""
     if numbers[0].is_cuda:
-        together: list[float] = torch.stack([number.double() for number in numbers]).tolist()
+        together: list[float] = torch.cat([number.double().flatten() for number in numbers]).tolist()
         return together
-    return [number.item() for number in numbers]
+    return [number for tensor in numbers for number in tensor.flatten().tolist()]
 
 
 class Interval:

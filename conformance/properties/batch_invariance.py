@@ -17,7 +17,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call with the first 1, 2, … rows of the case, and compare each result with the same rows of the whole."""
     whole = rows.flat(case)
     values = values_for(subject, whole)
-    made = perform(subject, whole, values)
+    made = perform(subject, whole, values, path=True)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("batch_invariance", case, made.outcome),)
     if reason := native(made.outcome):

@@ -41,7 +41,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call without padding, then with each kind of padding appended; the first rows must have the same bits."""
     case = rows.flat(case)
     values = values_for(subject, case)
-    made = perform(subject, case, values)
+    made = perform(subject, case, values, path=True)
     if not isinstance(made.outcome, Ran):
         return (without_outputs("padding_invariance", case, made.outcome),)
     if reason := native(made.outcome):

@@ -31,7 +31,7 @@ def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     Triton's interpreter runs the programs of the second call in the other order.
     """
     values = values_for(subject, case)
-    first = perform(subject, case, values, POISONS[0])
+    first = perform(subject, case, values, POISONS[0], path=True)
     second = perform(subject, case, values, POISONS[1], backwards=True)
     prop = property_of(case)
     for made in (first, second):
@@ -47,12 +47,15 @@ def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     if wrong:
         return (*_incomparable(prop, case, wrong), path)
     comparison = measure(subject, subject.contract(case.operation), case, values, outputs)
+    changed = _differs(outputs, again)
+    # where both results have the same bits none of these is poison, of which each call had another
+    unwritten = _unwritten(subject, case, values, outputs, again) if changed else ""
     return (
         _judged(prop, case, comparison),
         _verdict("metadata", case, ""),
         path,
-        _verdict("memory", case, _harm(first, second) or _differs(outputs, again)),
-        _verdict("written", case, _unwritten(subject, case, values, outputs, again)),
+        _verdict("memory", case, _harm(first, second) or changed),
+        _verdict("written", case, unwritten),
         *_miscopied(case, values, outputs),
     )
 

@@ -26,7 +26,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     }
     outputs = []
     for given in (values, rolled):
-        made = perform(subject, case, given)
+        made = perform(subject, case, given, path=True)
         if not isinstance(made.outcome, Ran):
             return (without_outputs("position_invariance", case, made.outcome),)
         if reason := native(made.outcome):

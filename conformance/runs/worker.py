@@ -125,8 +125,9 @@ def _left(memory: int | None) -> str:
     """Return that finished calls hold too much of the GPU's ``memory`` bytes for the next call, or nothing."""
     if memory is None:
         return ""
-    if torch.cuda.memory_allocated() > left_behind(memory):
+    left = torch.cuda.memory_allocated()
+    if left > left_behind(memory):
         # collect first: objects in unreachable cycles are not left behind
         gc.collect()
-    left = torch.cuda.memory_allocated()
+        left = torch.cuda.memory_allocated()
     return f"left {gib(left)} of GPU memory behind, of {gib(memory)}" if left > left_behind(memory) else ""
