@@ -86,9 +86,6 @@ def counted(error: torch.Tensor, allowed: torch.Tensor, ulp: torch.Tensor, *, ri
     known = both.nan_to_num_(nan=math.inf, posinf=math.inf).clamp_(2.0**LEAST, 2.0**MOST)
     powers = known.view(torch.int64).bitwise_right_shift_(MANTISSA).sub_(BIAS + LEAST)
     powers[1] += BINS
-    if powers.is_cuda:
-        # bincount would wait for the GPU, to find the largest number
-        return torch.histc(powers.double(), 2 * BINS, 0, 2 * BINS)
     return torch.bincount(powers.flatten(), minlength=2 * BINS)
 
 

@@ -12,7 +12,7 @@ from conformance.cases.case import Case
 from conformance.operations import OPERATIONS
 from conformance.operations.rows import by_row, count, row_tensors
 from conformance.oracle.arithmetic import MARGIN, U
-from conformance.oracle.comparison import NOTHING, Comparison, compare, row_chunks
+from conformance.oracle.comparison import NOTHING, Comparison, compare, numbers, row_chunks, stepwise
 from conformance.oracle.contract import Contract, rounded
 from conformance.oracle.interval import Interval
 
@@ -94,6 +94,16 @@ def agree(ours: Mapping[str, Interval], theirs: Mapping[str, Interval]) -> None:
             raise Disagreement(message)
 
 
+def compared_alike(parts: Mapping[str, torch.Tensor], allowed: Mapping[str, Interval]) -> None:
+    """Raise ``Disagreement`` where the oracle's kernel finds other numbers than its steps do in PyTorch."""
+    for name, part in parts.items():
+        if part.numel():
+            ours, theirs = numbers(part, allowed[name]), stepwise(part, allowed[name])
+            if ours != theirs:
+                message = f"{name}: compared as {ours} by a kernel, as {theirs} step by step"
+                raise Disagreement(message)
+
+
 def measure(
     subject: Subject,
     contract: Contract,
@@ -121,6 +131,7 @@ def measure(
         if sampled(subject, case, rows):
             on_the_cpu = {name: part.cpu() for name, part in parts.items()}
             agree(allowed, intervals(subject, contract, case, values, rows, on_the_cpu, "cpu"))
+            compared_alike(parts, allowed)
         for want in reversed(expected):
             part, interval, lean = parts[want.name], allowed[want.name], want.name in signed
             total += compare(want.name, part, interval, want.shape, rows.start, signed=lean)

@@ -1,0 +1,1 @@
+"""Triton kernels of the oracle, for outputs on a GPU."""
