@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
+from conformance.adapter import UsageError
 from conformance.calls import state_guard
 from conformance.calls.budget import Allowance, fair_memory
 from conformance.calls.child import die_with_the_parent, resident, single_threaded
@@ -35,7 +36,7 @@ from conformance.prove.planted import PREFIX
 from conformance.prove.reach import Step
 from conformance.prove.rows import CRASHED, HUNG, KILLED, SURVIVED, SUSPECT, UNBORN, UNTIL_THE_LIMIT, Row, row
 from conformance.prove.score import PLANTED
-from conformance.runs.host import choose_device, faithful_interpreter
+from conformance.runs.host import choose_device, faithful_interpreter, gpus
 
 SILENCE = {"cpu": 60.0, "cuda": 180.0}  # seconds that a case may take: on a GPU it compiles
 GLANCE = 0.5  # seconds between two looks at the processes
@@ -110,7 +111,12 @@ class Runner:
 
     @classmethod
     def prepared(cls, lane: str | None, workers: int, limit: float) -> Runner:
-        """Return a runner, this process prepared for its forks. Call before anything imports Triton."""
+        """Return a runner, this process prepared for its forks. Call before anything imports Triton.
+
+        Raises ``UsageError`` without a GPU for the lane: there every call crashes, and a crash kills.
+        """
+        if lane == "cuda" and not gpus():
+            raise UsageError("--lane cuda: this machine shows no GPU; leave --lane out to judge on the CPU")
         # asking torch for a GPU in the way that starts none: a fork of a process that uses a GPU cannot
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         chosen = choose_device(lane)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from conformance.adapter import UsageError
 from conformance.prove import running
 from conformance.prove.copies import ROOT, write
 from conformance.prove.judging import Tell, Trial
@@ -131,3 +132,11 @@ def test_a_copy_differs_in_the_file_of_its_mutant_alone(
     assert {name} == {path for path, text in copies.items() if text != (ROOT / path).read_text("utf-8")}
     assert copies[name] == mutated(source, mutant)
     assert len(copies) == len(list((ROOT / "normkernels").rglob("*.py")))
+
+
+def test_a_gpu_is_not_judged_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call on it would crash, and a crash kills: all would count as found."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    with pytest.raises(UsageError, match="--lane cuda: this machine shows no GPU"):
+        Runner.prepared("cuda", 1, 60.0)
