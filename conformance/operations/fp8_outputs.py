@@ -34,7 +34,7 @@ from conformance.operations.readers import Reader
 from conformance.operations.term import Term, Values
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract, Point
-from conformance.oracle.interval import Interval
+from conformance.oracle.interval import Interval, Span
 
 FLOOR = 1e-10
 
@@ -153,7 +153,7 @@ def scaled(
     n = y.lo.shape[-1]
     groups = _grouped(y, min(group or n, n))
     amax = _at_least(machine.largest(groups), FLOOR)
-    scales = machine.quotient(amax, Interval.exactly(amax.lo.new_tensor(largest)))
+    scales = machine.quotient(amax, Interval.number(largest, amax.lo.device))
     if "power_of_two" in contract.rounds:
         scales = machine.power_of_two(scales)
     scales = scales.reshape(-1, groups.lo.shape[-2])
@@ -169,22 +169,24 @@ def _fp8(case: Case) -> torch.dtype:
 
 def _grouped(y: Interval, group: int) -> Interval:
     """Return ``y`` as ``(rows, groups, group)``; the last group is padded with zeros, which no maximum sees."""
-    missing = -y.lo.shape[-1] % group
-    lo = pad(y.lo, (0, missing))
-    hi = lo if y.is_exact else pad(y.hi, (0, missing))
-    filled = Interval(lo, hi, pad(y.nan, (0, missing)))
-    return filled.reshape(lo.shape[0], -1, group)
+    lacking = -y.lo.shape[-1] % group
+    missing = None if y.missing is None else pad(y.nan, (0, lacking))
+    span = y.span._replace(least=0.0) if lacking else y.span
+    filled = Interval.of(pad(y.ends, (0, lacking)) if lacking else y.ends, missing, span)
+    return filled.reshape(len(y.lo), -1, group)
 
 
 def _ungrouped(values: Interval, n: int) -> Interval:
     flat = values.reshape(values.lo.shape[0], -1)
-    return Interval(flat.lo[:, :n], flat.hi[:, :n], flat.nan[:, :n])
+    missing = None if flat.missing is None else flat.nan[:, :n]
+    return Interval.of(flat.ends[..., :n], missing, flat.span)
 
 
 def _at_least(amax: Interval, floor: float) -> Interval:
     """Return the larger of ``amax`` and the floor, which kernels take as float32."""
     least = float(torch.tensor(floor, dtype=torch.float32))
-    return Interval(amax.lo.clamp(min=least), amax.hi.clamp(min=least), amax.nan)
+    span = Span(max(amax.span.least, least), max(amax.span.most, least), positive=True)
+    return Interval.of(amax.ends.clamp(min=least), amax.missing, span)
 
 
 def quantised_outputs(case: Case) -> tuple[Output, ...]:

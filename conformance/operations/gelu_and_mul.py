@@ -82,7 +82,7 @@ def _gated(machine: Machine, x: Interval, raised: Interval) -> Interval:
 def _constant(value: float, like: Interval) -> Interval:
     """Return a constant, which kernels may have in float32."""
     ends = sorted((value, float(torch.tensor(value, dtype=torch.float32))))
-    lo, hi = (Interval.exactly(like.lo.new_tensor(end)) for end in ends)
+    lo, hi = (Interval.number(end, like.lo.device) for end in ends)
     return lo if ends[0] == ends[1] else lo.hull(hi)
 
 

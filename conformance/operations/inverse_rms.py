@@ -29,10 +29,9 @@ def inverse_root(
     one machine, in one tensor.
     """
     mean = contract.at(point, mean, kind)
-    exact_eps = torch.tensor(eps, dtype=torch.float32, device=mean.lo.device).double()
-    added = Interval.exactly(exact_eps)
+    added = Interval.single(eps, mean.lo.device)
     if point in contract.rounds:
-        added = added.hull(Interval.exactly(round_once(exact_eps, kind)))
+        added = added.hull(Interval.exactly(round_once(added.lo, kind)))
     variance = contract.at(point, machine.add(mean, added), kind)
     direct = contract.at("rstd", machine.rsqrt(variance), kind)
     if "rstd" not in contract.rounds:

@@ -18,7 +18,7 @@ from conformance.operations.head_sizes import Sizes
 from conformance.operations.mrope_calls import AXES, CALLS, Sections, sections
 from conformance.operations.mrope_mistakes import SECTIONS
 from conformance.operations.operation import Scaling
-from conformance.operations.rotation import ROTATED, rotated
+from conformance.operations.rotation import ROTATED, Angles, rotated
 from conformance.operations.term import Dropped, Term, Values
 from conformance.oracle.arithmetic import Machine
 from conformance.oracle.contract import Contract
@@ -41,10 +41,10 @@ def formula(
     axes = axis_of_frequency(case.flag("sections"), interleaved=case.flag("interleaved"))
     index = given["positions"].long().expand(-1, AXES)[:, axes]
     columns = torch.arange(sizes.half, device=index.device)
-    cos, sin = (given[name][index, columns][:, None] for name in ("cos", "sin"))
+    angles = Angles.of(*(given[name][index, columns] for name in ("cos", "sin")))
     heads = {name: given[name].reshape(len(index), -1, sizes.head_dim) for name in ROTATED}
     return {
-        ROTATED[name]: rotated(machine, contract, Interval.exactly(x), (cos, sin), x.dtype)
+        ROTATED[name]: rotated(machine, contract, Interval.exactly(x), angles, x.dtype)
         for name, x in heads.items()
     }
 

@@ -81,16 +81,16 @@ def _normed_and_rotated(
     machine: Machine, contract: Contract, given: Mapping[str, torch.Tensor], case: Case, name: str
 ) -> Interval:
     """Return q or k after norm and rotation; ``(tokens, heads, head_dim)`` is one row per token."""
-    tables, pairs, kind = rotation.tables(given), case.flag("pairs"), given[name].dtype
+    angles, pairs, kind = rotation.angles_of(given), case.flag("pairs"), given[name].dtype
     stream, inv_rms, scale = _factors(machine, contract, given, case, name)
     factors = contract.settle("normalised", machine, (stream, inv_rms), kind)
     normed = contract.at("normed", machine.product(*factors, *scale), kind)
-    found = rotated(machine, contract, normed, tables, kind, pairs)
+    found = rotated(machine, contract, normed, angles, kind, pairs)
     if {"normalised", "normed", "turned"} & contract.rounds:
         return found
     # a head has one norm: its error, the largest, is relative to what is left of a pair that cancels
     weighed = machine.widen(reduce(exact.times, (stream, *scale)), MULTIPLY * (1 + len(scale)))
-    apart = rotated(machine, contract, weighed, tables, kind, pairs).reshape(*stream.lo.shape)
+    apart = rotated(machine, contract, weighed, angles, kind, pairs).reshape(*stream.lo.shape)
     return _narrowed(found, exact.times(apart, inv_rms).reshape(*found.lo.shape))
 
 

@@ -87,7 +87,7 @@ def scale_of(
         return (given,), x.dtype if weight is None else weight.dtype
     dtype = x.dtype if weight is None else weight.dtype
     # kernels take the offset as float32
-    added = machine.add(given, Interval.exactly(torch.tensor(offset, dtype=torch.float32, device=x.device)))
+    added = machine.add(given, Interval.single(offset, x.device))
     return (contract.at("offset", added, dtype),), dtype if "offset" in contract.rounds else torch.float32
 
 

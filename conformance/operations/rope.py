@@ -34,10 +34,10 @@ def formula(
     machine: Machine, contract: Contract, given: Mapping[str, torch.Tensor], case: Case
 ) -> dict[str, Interval]:
     """Return the intervals of q and k after their rotation. Row tensors have one token per row."""
-    tables, pairs = rotation.tables(given), case.flag("pairs")
+    angles, pairs = rotation.angles_of(given), case.flag("pairs")
     heads = {name: given[name].reshape(len(given[name]), -1, Sizes.of(case).head_dim) for name in ROTATED}
     return {
-        ROTATED[name]: rotated(machine, contract, Interval.exactly(x), tables, x.dtype, pairs)
+        ROTATED[name]: rotated(machine, contract, Interval.exactly(x), angles, x.dtype, pairs)
         for name, x in heads.items()
     }
 

@@ -9,6 +9,7 @@ A contract may round cos and sin to the dtype of what they turn (``angle``), and
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -47,24 +48,36 @@ def points(case: Case) -> tuple[str, ...]:
     return ("angle", "turned") if spec_of(case, "cos").dtype == "float32" else ("turned",)
 
 
+class Angles(NamedTuple):
+    """Cosines and sines of some tokens, for all their heads: ``(tokens, 1, half)``, in a dtype."""
+
+    cos: Interval
+    sin: Interval
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, cos: torch.Tensor, sin: torch.Tensor) -> Angles:
+        """Return the angles in rows of tables, a row a token."""
+        return cls(Interval.exactly(cos[:, None]), Interval.exactly(sin[:, None]), cos.dtype)
+
+
 def rotated(
     machine: Machine,
     contract: Contract,
     x: Interval,
-    tables: tuple[torch.Tensor, torch.Tensor],
+    angles: Angles,
     kind: torch.dtype,
     pairs: str = HALVES,
 ) -> Interval:
     """Rotate every head of some tokens.
 
-    x is ``(tokens, heads, head_dim)`` in the dtype ``kind``, cos and sin are ``(tokens, 1, half)``.
+    x is ``(tokens, heads, head_dim)`` in the dtype ``kind``.
     """
-    cos, sin = tables
-    half, size = cos.shape[-1], x.lo.shape[-1]
+    half, size = angles.cos.lo.shape[-1], x.lo.shape[-1]
     first, second = places(half, size, pairs)
     x1, x2, rest = _part(x, first), _part(x, second), _part(x, slice(2 * half, size))
-    c, s = (contract.at("angle", Interval.exactly(angle), kind) for angle in (cos, sin))
-    wide = kind if "angle" in contract.rounds else torch.promote_types(kind, cos.dtype)
+    c, s = (contract.at("angle", angle, kind) for angle in (angles.cos, angles.sin))
+    wide = kind if "angle" in contract.rounds else torch.promote_types(kind, angles.dtype)
 
     def turned(a: Interval, b: Interval) -> Interval:
         product = machine.product(a, b)
@@ -73,17 +86,22 @@ def rotated(
 
     y1 = machine.add(turned(x1, c), -turned(x2, s))
     y2 = machine.add(turned(x2, c), turned(x1, s))
-    ends = (_together([getattr(part, end) for part in (y1, y2, rest)], pairs) for end in ("lo", "hi", "nan"))
-    return Interval(*ends).reshape(len(x.lo), -1)
+    parts = (y1, y2, rest)
+    ends = _together([part.ends.expand(2, *part.lo.shape) for part in parts], pairs)
+    missing = None
+    if any(part.missing is not None for part in parts):
+        missing = _together([part.nan for part in parts], pairs)
+    span = y1.span.hull(y2.span).hull(rest.span) if rest.lo.numel() else y1.span.hull(y2.span)
+    return Interval.of(ends, missing, span).reshape(len(x.lo), -1)
 
 
-def tables(given: Values) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cos and sin of some tokens, for all their heads: ``(tokens, 1, half)``."""
+def angles_of(given: Values) -> Angles:
+    """Return the angles of some tokens, at their positions if there are any."""
     cos, sin = given["cos"], given["sin"]
     if "positions" in given:
         index = given["positions"].long().flatten()
         cos, sin = cos[index], sin[index]
-    return cos[:, None], sin[:, None]
+    return Angles.of(cos, sin)
 
 
 def places(half: int, size: int, pairs: str) -> tuple[slice, slice]:
@@ -94,8 +112,8 @@ def places(half: int, size: int, pairs: str) -> tuple[slice, slice]:
 
 
 def _part(x: Interval, place: slice) -> Interval:
-    lo = x.lo[..., place]
-    return Interval(lo, lo if x.is_exact else x.hi[..., place], x.nan[..., place])
+    missing = None if x.missing is None else x.nan[..., place]
+    return Interval.of(x.ends[..., place], missing, x.span)
 
 
 def _together(parts: list[torch.Tensor], pairs: str) -> torch.Tensor:

@@ -147,10 +147,11 @@ def formula(
 
 def _scores(machine: Machine, contract: Contract, given: Mapping[str, torch.Tensor], case: Case) -> Interval:
     """Return ``x * scale + mask``; kernels take the scale as float32."""
-    x, mask, scale = given["x"], given.get("mask"), dict(case.flags).get("scale")
+    x, mask = given["x"], given.get("mask")
+    scale: float | None = case.flag("scale") if "scale" in dict(case.flags) else None
     scores = Interval.exactly(x)
     if scale is not None:
-        factor = Interval.exactly(x.new_tensor(scale, dtype=torch.float32))
+        factor = Interval.single(scale, x.device)
         scores = contract.at("scaled", machine.product(scores, factor), x.dtype)
     if mask is None:
         return scores
@@ -182,9 +183,9 @@ def _promised(
     """Return the results with those of wholly masked rows, where the contract has a promise for them."""
     if "zeroed" in contract.rounds:
         nothing = (scores.hi == -math.inf).all(-1, keepdim=True)
-        return _with(y, nothing, Interval.exactly(y.lo.new_zeros(())))
+        return _with(y, nothing, Interval.number(0.0, y.lo.device))
     if "filled" in contract.rounds and mask is not None and mask.dtype == torch.bool:
-        n = Interval.exactly(y.lo.new_tensor(float(mask.shape[-1])))
+        n = Interval.number(float(mask.shape[-1]), y.lo.device)
         return _with(y, ~mask.any(-1, keepdim=True), machine.reciprocal(n))
     return y
 

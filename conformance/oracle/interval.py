@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -103,6 +104,16 @@ class Interval:
         span = Span.of(exact)
         return cls.of(exact[None], None if span.finite else exact.isnan(), span)
 
+    @staticmethod
+    def number(value: float, device: torch.device) -> Interval:
+        """Return the set of one finite number, as one element; kept, because a copy to a GPU waits for it."""
+        return _number(value, math.copysign(1.0, value), device)
+
+    @staticmethod
+    def single(value: float, device: torch.device) -> Interval:
+        """Return ``number`` of a value that is rounded to float32 once, as kernels take numbers."""
+        return Interval.number(torch.tensor(value, dtype=torch.float32).item(), device)
+
     @property
     def span(self) -> Span:
         """Return the bounds of the magnitudes of all ends."""
@@ -150,6 +161,12 @@ class Interval:
         """Return which float64 ``values`` are members. NaN is a member only where the set says so."""
         inside = values.clamp(self.lo, self.hi) == values
         return inside if self.missing is None else inside | (values.isnan() & self.missing)
+
+
+@functools.lru_cache(maxsize=2**10)
+def _number(value: float, sign: float, device: torch.device) -> Interval:
+    """Return the set of one number; its sign tells zeros apart, which are equal."""
+    return Interval.exactly(torch.tensor(value, dtype=torch.float64, device=device))
 
 
 def either(*missing: torch.Tensor | None) -> torch.Tensor | None:
