@@ -62,6 +62,16 @@ def distinct_rows(n: int) -> int:
     return max(DISTINCT_ELEMENTS // n, DISTINCT_ROWS) | 1
 
 
+def independent(rows: int, n: int) -> float:
+    """Return how many different rows have a mean as uncertain as that of ``rows`` of which some repeat.
+
+    It is the square of the sum of the repetitions over the sum of their squares (Kish, Survey Sampling, 1965).
+    """
+    different = min(rows, distinct_rows(n))
+    times, more = divmod(rows, different)
+    return rows**2 / (more * (times + 1) ** 2 + (different - more) * times**2)
+
+
 def _normal(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
     """Draw ordinary numbers; the last column of every second row is large, so that no mask can lose it unseen."""
     values = torch.randn((rows, n), generator=generator)

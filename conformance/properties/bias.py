@@ -5,7 +5,8 @@ has two parts. The first is the distance of the stored number from the middle: a
 average at most the mean of the half widths. The second is the rounding at the store: rounding to nearest keeps
 it within ±1/2, with mean zero over numbers whose low bits are arbitrary. The mean of N such errors passes ``b``
 with a probability of at most ``2 exp(-2 N b**2)`` (Hoeffding's inequality), so that ``b = sqrt(ln(2 / CHANCE) /
-(2 N))``. Truncation has a mean of one half towards zero, and every tolerance accepts it.
+(2 N))``. Large tensors repeat rows, whose errors are the same: N counts rows that differ. Truncation has a mean
+of one half towards zero, and every tolerance accepts it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from conformance.calls.call import Subject, metadata, perform, values_for
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
 from conformance.cases.factors import Scope
+from conformance.cases.values import independent
 from conformance.operations import OPERATIONS, Operation
+from conformance.operations.rows import row_tensors
 from conformance.oracle.comparison import Errors
 from conformance.properties.measure import measure
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, several_rows
@@ -43,20 +46,28 @@ def telling(case: Case) -> frozenset[str]:
     return frozenset(out.name for out in OPERATIONS[case.operation].outputs(case) if out.dtype.itemsize == 2)
 
 
-def bound(errors: Errors) -> float:
-    """Return the bound, in ulp, on the mean error of a right implementation."""
+def share_of_different(case: Case) -> float:
+    """Return the share of a call's rows that count as different: of the tensor that repeats its rows most."""
+    names = row_tensors(case)
+    shapes = [spec.shape for name, spec in case.tensors if name in names and "float" in spec.dtype]
+    rows = [(math.prod(shape[:-1]), shape[-1]) for shape in shapes if all(shape)]
+    return min((independent(count, n) / count for count, n in rows), default=1.0)
+
+
+def bound(errors: Errors, share: float = 1.0) -> float:
+    """Return the bound, in ulp, on the mean error of a right implementation, a ``share`` of whose rows differ."""
     if not errors.count:
         return math.inf
-    return errors.half / errors.count + math.sqrt(math.log(2 / CHANCE) / (2 * errors.count))
+    return errors.half / errors.count + math.sqrt(math.log(2 / CHANCE) / (2 * share * errors.count))
 
 
-def leaning(errors: Errors) -> str:
+def leaning(errors: Errors, share: float = 1.0) -> str:
     """Return which way outputs lean, and by how much, or nothing."""
     for total, way in ((errors.up, "upwards"), (errors.away, "away from zero")):
-        mean = total / max(errors.count, 1)
-        if abs(mean) > bound(errors):
+        mean, most = total / max(errors.count, 1), bound(errors, share)
+        if abs(mean) > most:
             said = f"the mean error {way} is {mean:+.4f} ulp over {errors.count} elements"
-            return f"{said}, must be within ±{bound(errors):.4f}"
+            return f"{said}, must be within ±{most:.4f}"
     return ""
 
 
@@ -71,10 +82,11 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     contract = subject.contract(case.operation)
     values = values_for(subject, case)
     errors = measure(subject, contract, case, values, made.outcome.outputs, signed=telling(case)).errors
-    wrong = leaning(errors)
+    share = share_of_different(case)
+    wrong = leaning(errors, share)
     if wrong:
         return (Verdict("bias", case, Status.FAILED, wrong),)
-    if bound(errors) > TELLING:
+    if bound(errors, share) > TELLING:
         reason = "too few elements, or too wide a contract, to tell a truncation from chance"
         return (Verdict("bias", case, Status.NOT_JUDGED, reason),)
     return (Verdict("bias", case, Status.PASSED),)
@@ -98,7 +110,7 @@ def _void(operation: Operation) -> str:
 
 
 def fixed(operation: Operation) -> Fixed:
-    """Return the factor levels of the cases: many ordinary elements, all different numbers."""
+    """Return the factor levels of the cases: many ordinary elements."""
     return narrowed(
         operation,
         contiguous(operation),

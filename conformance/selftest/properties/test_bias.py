@@ -7,10 +7,14 @@ import math
 import pytest
 import torch
 
+from conformance.adapter import load
 from conformance.calls.call import Subject
+from conformance.calls.verdict import Status
+from conformance.cases.case import Case
+from conformance.cases.values import distinct_rows, independent
 from conformance.oracle.comparison import Errors, compare
 from conformance.oracle.interval import Interval
-from conformance.properties.bias import CHANCE, bound, leaning, telling
+from conformance.properties.bias import CHANCE, bound, judge, leaning, telling
 from conformance.runs.item import Item, cases_of
 from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 
@@ -100,3 +104,29 @@ def test_errors_of_eight_bits_and_of_float32_are_not_added_up() -> None:
 
     assert {"y"} < frozenset().union(*map(telling, cases)) <= {"y", "s"}
     assert all("y" in telling(case) for case in cases)
+
+
+def test_rows_that_repeat_count_once() -> None:
+    """A large tensor repeats rows: twice as many tell as much, and half as many more tell a little less."""
+    n = 2048
+    different = distinct_rows(n)
+
+    assert different == independent(different, n) == independent(2 * different, n)
+    assert different > independent(different + different // 2, n) > 0.88 * different
+
+
+# A call of a run of eight minutes, whose right results were said to lean: its rows repeat 57 times.
+REPEATING = """
+{"operation": "rms_norm", "tensors": {
+  "x": {"shape": [220, 17, 2048], "dtype": "bfloat16", "layout": ["contiguous", 0], "values": "normal"},
+  "residual": {"shape": [220, 17, 2048], "dtype": "bfloat16", "layout": ["contiguous", 0], "values": "normal"},
+  "weight": {"shape": [2048], "dtype": "bfloat16", "layout": ["contiguous", 0], "values": "weight"}},
+ "flags": {"eps": 1e-05, "weight_offset": 1.0}, "seed": 1659636265}
+"""
+
+
+def test_right_results_of_rows_that_repeat_lean_nowhere() -> None:
+    """Their mean is that of 65 rows, and chance takes it as far as theirs."""
+    (verdict,) = judge(Subject(load("native")), Case.from_json(REPEATING))
+
+    assert Status.PASSED is verdict.status
