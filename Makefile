@@ -12,6 +12,11 @@ NEWEST_TRITON := triton==3.9.0
 FAST := library dispatch test_modules.py test_norm_modules.py models/test_counterparts.py test_cached_calls.py \
 	launching test_plans.py test_head_plans.py test_public_names.py
 
+# Python compiles what is imported, once: compiling all that is installed takes half of the installation, and without
+# this, where the variable is set, each of the tests' many processes compiles what it imports anew.
+INSTALL := -m pip install --quiet --no-compile
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -52,12 +57,12 @@ clean:
 $(INSTALLED): pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer, got " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip show --quiet triton 2>/dev/null || $(BIN)/python -m pip install --quiet $(TRITON)
-	$(BIN)/python -m pip install --quiet --editable '.[conformance,dev,docs,models,bench]'
+	$(BIN)/python $(INSTALL) $(TORCH)
+	$(BIN)/python -m pip show --quiet triton 2>/dev/null || $(BIN)/python $(INSTALL) $(TRITON)
+	$(BIN)/python $(INSTALL) --editable '.[conformance,dev,docs,models,bench]'
 	@touch $@
 
 $(NEWEST_INSTALLED): pyproject.toml Makefile
 	$(PYTHON) -m venv $(NEWEST_VENV)
-	$(NEWEST_BIN)/python -m pip install --quiet $(NEWEST) $(NEWEST_TRITON) --editable '.[conformance,models]'
+	$(NEWEST_BIN)/python $(INSTALL) $(NEWEST) $(NEWEST_TRITON) --editable '.[conformance,models]'
 	@touch $@
