@@ -92,7 +92,8 @@ def draw(runs: Iterable[Run], said: str, path: Path) -> None:
         points = list(group)
         name = f"{count} GPU{'s' * (count > 1)}" if count else "CPU"
         axes.plot([run.workers for run in points], [run.rate for run in points], marker="o", label=name)
-    axes.set(xlabel="processes", ylabel="cases a second, kernels compiled before", ylim=(0, None))
+    top = 1.1 * max(run.rate for run in warm)
+    axes.set(xlabel="processes", ylabel="cases a second, kernels compiled before", ylim=(0, top))
     axes.legend(frameon=False)
     figure.supxlabel(said, fontsize=7, color="0.3")
     figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None, facecolor="white")

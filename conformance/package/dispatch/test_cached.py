@@ -144,6 +144,16 @@ def test_strides_of_positions_decide_which_memory_they_share() -> None:
         run("mrope_", given | {"positions": buffer[:: buffer.numel() // tokens]})
 
 
+@every("name", ("q", "k"))
+def test_heads_of_another_width_are_refused_in_each_call(name: str) -> None:
+    """They may have the strides of those that were taken."""
+    given = mrope.call()
+    run("mrope", given)
+
+    with pytest.raises(InvalidCall):
+        run("mrope", given | {name: given[name][..., :-1]})
+
+
 def test_a_cached_call_still_looks_at_memory() -> None:
     """The memory of q and k is no part of a key, and is checked in every call."""
     run("mrope_", mrope.call())
