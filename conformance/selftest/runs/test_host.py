@@ -15,6 +15,9 @@ from conformance import Adapter
 
 class Named(Adapter):
     name = os.environ.get({THREADS!r}, "unset")
+
+    def softmax(self, x, **others):
+        return x
 """
 
 
