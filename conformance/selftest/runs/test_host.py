@@ -15,6 +15,7 @@ from conformance import Adapter
 
 class Named(Adapter):
     name = os.environ.get({THREADS!r}, "unset")
+    contracts = {{"softmax": "fp32"}}
 
     def softmax(self, x, **others):
         return x
