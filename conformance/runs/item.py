@@ -7,7 +7,6 @@ a profile, and every later chunk draws as many cases again, for as long as the r
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import random
@@ -288,7 +287,7 @@ def cases_of(item: Item, subject: Subject, survey: Survey | None = None) -> Iter
     if prop.like:
         alike = replace(item, property=prop.like)
         yield from constructed_cases(alike, scope)
-        yield from _sample(item, _cases_like(alike, scope))
+        yield from _sample(item, list(_listed_and_drawn(alike, scope)))
         return
     yield from chosen_cases(item, scope, missing)
 
@@ -321,14 +320,7 @@ def more_cases(item: Item, subject: Subject, survey: Survey, count: int, number:
     yield from _drawn(replace(item, chunk=-1 - number - REPEATS * item.chunk), scope, count)
 
 
-# many properties have a sample of the same cases
-@functools.lru_cache(maxsize=4)
-def _cases_like(item: Item, scope: Scope) -> tuple[Case, ...]:
-    """Return the item's part of the covering array and its drawn cases."""
-    return tuple(_listed_and_drawn(item, scope))
-
-
-def _sample(item: Item, cases: Sequence[Case]) -> Iterator[Case]:
+def _sample(item: Item, cases: list[Case]) -> Iterator[Case]:
     """Yield the profile's number of cases, evenly over the list, which begins with the covering array."""
     count = min(_count(item), len(cases))
     yield from (cases[place * len(cases) // count] for place in range(count))
