@@ -154,6 +154,15 @@ def test_heads_of_another_width_are_refused_in_each_call(name: str) -> None:
         run("mrope", given | {name: given[name][..., :-1]})
 
 
+@every("names", (("q",), ("k",), ("q", "k")))
+def test_heads_of_other_ranks_are_refused(names: tuple[str, ...]) -> None:
+    """A key is made of sizes that these do not have."""
+    given = mrope.call()
+    for shape in ((), (5,), (5, 1, 1, 64)):
+        with pytest.raises(InvalidCall):
+            run("mrope", given | {name: torch.zeros(shape, device=DEVICE) for name in names})
+
+
 def test_a_cached_call_still_looks_at_memory() -> None:
     """The memory of q and k is no part of a key, and is checked in every call."""
     run("mrope_", mrope.call())
@@ -211,14 +220,16 @@ def test_a_place_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_native_call_looks_at_memory_each_time() -> None:
-    """A call that no kernel takes, because its quant groups cross its groups, has no counts to remember it by."""
+    """A call that no kernel takes has no counts to remember its memory by, as where quant groups cross groups."""
     crossing = fp8.call(GATED, 4, 24, group_size=8, quant_group=12)
-    room = torch.empty(4, 24, dtype=crossing["fp8_dtype"], device=DEVICE)
+    values_of_fp8 = torch.empty(4, 24, dtype=crossing["fp8_dtype"], device=DEVICE)
+    room = torch.ones(5, 4, device=DEVICE)
     for _ in range(2):
-        assert_right(GATED, crossing | {"out": room}, run(GATED, crossing | {"out": room}))
+        assert_right(GATED, crossing | {"out": values_of_fp8}, run(GATED, crossing | {"out": values_of_fp8}))
+        normkernels.rms_norm(room[:2], None, eps=1.0, out=room[2:4], path="native")
 
-    with pytest.raises(InvalidCall, match="no two of its elements may share memory"):
-        run(GATED, crossing | {"out": room[:1].expand(4, 24)})
+    with pytest.raises(InvalidCall, match="out shares memory with x"):
+        normkernels.rms_norm(room[:2], None, eps=1.0, out=room[1:3], path="native")
 
 
 def test_more_rows_of_a_checked_place_are_checked() -> None:
