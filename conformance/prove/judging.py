@@ -35,6 +35,8 @@ from conformance.runs.worker import Worker
 BEAT = 0.25  # seconds between two signs of life, at least
 PATIENCE = 10.0  # seconds of a case, and times those that it took with the package, until it has hung
 PACKAGE_TESTS = "package"  # the stage that is no profile
+# folders of what is installed, and of Python's own library
+_INSTALLED = re.compile(r"\S*/(?:site-packages|lib/python\d+\.\d+)/")
 
 # What a process tells: ("at", property, where), ("cases", how many) and ("within", seconds until it tells more);
 # then ("killed", property, where, why), ("suspect", property, where, ""), ("survived",) or ("unborn", why).
@@ -225,8 +227,8 @@ class _Reporter:
         """Tell the first failure."""
         if report.failed and not self.failed:
             self.failed = True
-            # a row names no path of this machine: not of this copy, nor of what is installed
-            why = re.sub(r"\S*/site-packages/", "", report.longreprtext.replace(self._folder, ""))[-200:]
+            # a row names no path of this machine: neither of this copy nor of what is installed
+            why = _INSTALLED.sub("", report.longreprtext.replace(self._folder, ""))[-200:]
             self._tell(("killed", PACKAGE_TESTS, report.nodeid, why))
 
     def pytest_collectreport(self, report: Any) -> None:  # noqa: ANN401 - pytest's

@@ -9,7 +9,8 @@ import torch
 
 from conformance.oracle.arithmetic import MARGIN, U
 from conformance.oracle.interval import Interval
-from conformance.properties.measure import Disagreement, agree
+from conformance.properties import measure
+from conformance.properties.measure import Disagreement, agree, compared_alike
 
 
 def _interval(*ends: float, nan: bool = False) -> dict[str, Interval]:
@@ -48,3 +49,14 @@ def test_a_difference_in_what_may_be_nan_is_an_error_of_the_suite() -> None:
     """Ends alike, NaN allowed on one machine only."""
     with pytest.raises(Disagreement, match="y: NaN is allowed elsewhere"):
         agree(_interval(1.0), _interval(1.0, nan=True))
+
+
+def test_a_kernel_that_compares_otherwise_is_an_error_of_the_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the numbers of both; outputs without elements have none."""
+    parts = {"y": torch.ones(1, 1), "empty": torch.ones(0, 1)}
+    allowed = {name: Interval.exactly(part) for name, part in parts.items()}
+    compared_alike(parts, allowed)
+    monkeypatch.setattr(measure, "numbers", lambda *_: [0.0])
+
+    with pytest.raises(Disagreement, match=r"y: compared as \[0\.0\] by a kernel, as \[1, 1, 0\.0"):
+        compared_alike(parts, allowed)

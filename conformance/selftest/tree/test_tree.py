@@ -17,7 +17,7 @@ DATA = (ROOT / "fixtures", ROOT / "reports")
 # Names that say nothing about a file's contents.
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}
 # A directory of a particular machine. URLs do not match: they have a host before the slash.
-MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|opt|mnt|private|workspace)/\w")
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|opt|mnt|private|workspace)/[\w.]")
 # A line of the table in such a README.md: file, origin, checksum.
 ROW = re.compile(r"^\| `(?P<file>[^`]+)` \| (?P<origin>[^|]+) \| `(?P<sha256>[0-9a-f]{64})` \|$", re.MULTILINE)
 
