@@ -91,7 +91,7 @@ def maximum(a, b):
 
 
 @triton.jit
-def largest_magnitude(y):  # [lines, block] fp32 -> [lines, 1]
+def largest_magnitude(y, INTERPRETED: tl.constexpr = INTERPRETED):  # [lines, block] fp32 -> [lines, 1]
     """Return the largest magnitude of every line, or NaN if the line has one; ``tl.max`` would lose NaN."""
     if INTERPRETED:
         # as integers, magnitudes keep their order and NaN is the largest
@@ -124,7 +124,7 @@ def quantise(y, OF: tl.constexpr, FLOOR: tl.constexpr, FP8_MAX: tl.constexpr, SC
 
 
 @triton.jit
-def rounded_to(y, TO: tl.constexpr, PTX: tl.constexpr):
+def rounded_to(y, TO: tl.constexpr, PTX: tl.constexpr, INTERPRETED: tl.constexpr = INTERPRETED):
     """Return fp32 y, rounded to ``TO``, in fp32 again."""
     if PTX and TO == tl.bfloat16 and not INTERPRETED:
         # one instruction: the bf16 number in the upper half, over a zero, is the same number in fp32. Rounding two

@@ -9,9 +9,6 @@ import triton.language as tl
 from normkernels.kernels.row_norm import row_norm
 from normkernels.kernels.tiles import column_pointers, kernel, outer_rows, row_tile, tile_pointers
 
-# GPUs have an exponential of base 2
-LOG2_E = tl.constexpr(1.4426950408889634)
-
 
 @triton.jit
 def sigmoid(x):
@@ -24,6 +21,8 @@ def sigmoid(x):
     product 1 (negative x); together 4.64. With a division: sum and div.full (PTX ISA, 2 ulp), together 5. Where
     ``e`` is subnormal, below -87.3, both forms may give zero.
     """
+    # GPUs have an exponential of base 2
+    LOG2_E: tl.constexpr = 1.4426950408889634
     e = tl.exp2(tl.abs(x) * -LOG2_E)
     d = 1.0 + e
     # NaN is not negative, and stays

@@ -10,8 +10,6 @@ import triton.language as tl
 from normkernels.kernels.tiles import all_at_once
 
 DTYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
-# Levels of a sum within one warp: its 32 threads have at least four elements each.
-WARP_LEVELS = tl.constexpr(7)
 
 
 @triton.jit
@@ -30,7 +28,9 @@ def widened(values):
 
 
 # Triton's interpreter adds bf16 as if its bits were integers, and calls a reduction's function for each element.
-INTERPRETED = tl.constexpr(not isinstance(widened, triton.JITFunction))
+# A default of parameters: with a global constexpr, Triton 3.6 compiles a kernel again in processes that launched
+# other kernels before.
+INTERPRETED = not isinstance(widened, triton.JITFunction)
 
 
 @triton.jit
@@ -41,6 +41,8 @@ def pairwise_sum(tile, LEVELS: tl.constexpr):  # tile [rows, 2**LEVELS] -> [rows
     warps and rows per program. A sum of two has no order, so the bits of this tree depend on the
     row alone. Low neighbours are in one thread: the first levels need no exchange.
     """
+    # levels of a sum within one warp: its 32 threads have at least four elements each
+    WARP_LEVELS: tl.constexpr = 7
     # one row that is wider than a warp, which loads 16 bytes a thread: 256 elements
     ACROSS: tl.constexpr = tile.shape[0] == 1 and LEVELS > WARP_LEVELS + 1
     for level in tl.static_range(LEVELS):
@@ -87,7 +89,7 @@ def load_tiles(
 
 
 @triton.jit
-def rounded_sum(x, residual, TO: tl.constexpr):
+def rounded_sum(x, residual, TO: tl.constexpr, INTERPRETED: tl.constexpr = INTERPRETED):
     """Return ``x + residual``, added in fp32 and rounded to ``TO``.
 
     Two values of bf16 or fp16 are added in their own dtype if it is ``TO``: two at a time, with no widening. To

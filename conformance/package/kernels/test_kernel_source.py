@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import triton.language as tl
 
 import normkernels
 
@@ -93,6 +95,15 @@ def whole_row_sums(function: ast.FunctionDef) -> list[str]:
     return [] if function.name == "pairwise_sum" else [ast.unparse(c) for c in calls(function, "tl.sum")]
 
 
+def global_constexprs(values: Mapping[str, object]) -> list[str]:
+    """Return constexprs among the globals of a module.
+
+    Where a kernel uses one through another function, Triton 3.6 compiles it again in processes that hashed that
+    function before: the key of its cache has the global only then.
+    """
+    return [name for name, value in values.items() if isinstance(value, tl.constexpr)]
+
+
 RULES = {
     "loads are guarded": unguarded_loads,
     "chains are closed": open_chains,
@@ -123,6 +134,14 @@ def test_there_are_kernels_to_judge() -> None:
 def test_every_kernel_keeps_a_rule(rule: str) -> None:
     """Nothing in any kernel breaks the rule; a failure lists each kernel with the lines that do."""
     assert {} == {name: broken for name, function in FUNCTIONS.items() if (broken := RULES[rule](function))}
+
+
+def test_the_key_of_a_kernel_does_not_depend_on_other_kernels() -> None:
+    """No module of kernels has a constexpr among its globals; one that another module adds would be seen."""
+    modules = {path.stem: vars(import_module(f"normkernels.kernels.{path.stem}")) for path in KERNELS}
+
+    assert {} == {name: found for name, values in modules.items() if (found := global_constexprs(values))}
+    assert ["LEVELS"] == global_constexprs({"LEVELS": tl.constexpr(7), "ROWS": 7})
 
 
 @pytest.mark.parametrize("rule", RULES)
