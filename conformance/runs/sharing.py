@@ -58,7 +58,9 @@ def start() -> Service | None:
         return None
     folder = Path(tempfile.mkdtemp(prefix="conform-mps-"))
     os.environ[PIPES] = os.environ[LOGS] = str(folder)
-    process = subprocess.Popen([program, "-f"], **_QUIET)  # noqa: S603 - NVIDIA's
+    # for all GPUs: workers name theirs by CUDA_VISIBLE_DEVICES, whose numbers count among those of the service
+    seen = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    process = subprocess.Popen([program, "-f"], env=seen, **_QUIET)  # noqa: S603 - NVIDIA's
     service = Service(program, folder, process)
     until = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < until:

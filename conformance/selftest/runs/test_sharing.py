@@ -25,6 +25,7 @@ FAULT = "AcceleratorError: CUDA error: an illegal memory access was encountered"
 # as NVIDIA's: it makes a pipe that clients find, and is told to end by another process of its own
 CONTROL = """#!/bin/sh
 if [ "$1" = -f ]; then
+    echo "$CUDA_VISIBLE_DEVICES" > "$CUDA_MPS_PIPE_DIRECTORY/seen"
     touch "$CUDA_MPS_PIPE_DIRECTORY/control"
     while [ ! -e "$CUDA_MPS_PIPE_DIRECTORY/quit" ]; do sleep 0.01; done
 else
@@ -66,6 +67,20 @@ def test_the_service_runs_from_start_to_stop(tmp_path: Path, monkeypatch: pytest
     assert not sharing.shared()
     assert not service.folder.exists()
     assert sharing.PIPES not in os.environ
+
+
+def test_the_service_sees_every_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers on the second of two GPUs find it; a service that saw the second alone would call it the first."""
+    _install(tmp_path, monkeypatch, CONTROL)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+
+    service = sharing.start()
+    assert service is not None
+    seen = (service.folder / "seen").read_text(encoding="utf-8").strip()
+    service.stop()
+
+    assert not seen
+    assert "1" == os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 @pytest.mark.parametrize("program", ["#!/bin/sh\nexit 1\n", None])
