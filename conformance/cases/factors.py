@@ -68,7 +68,8 @@ class Scope:
     of each are drawn. ``widths`` closes the set of widths (on a GPU every width compiles), empty: any. Sizes that
     a kernel is compiled for follow from ``pinned`` where it is given, so that cases of one assignment share them.
     ``taken``: the calls that the implementation takes; ``zero_columns``: whether rows of no columns are among
-    them; ``exact``: sizes that are set instead of drawn.
+    them; ``exact``: sizes that are set instead of drawn; ``fills``: many rows may also be as many as
+    ``max_elements`` and ``max_rows`` allow.
     """
 
     dtype: str
@@ -84,6 +85,7 @@ class Scope:
     taken: Taken = EVERYTHING
     zero_columns: bool = True
     exact: tuple[tuple[str, int], ...] = ()
+    fills: bool = False
 
     def compiled(self, rng: random.Random) -> random.Random:
         """Return the generator for sizes that a kernel is compiled for: ``rng``, or one seeded with ``pinned``."""
@@ -296,7 +298,9 @@ def rows(level: str, rng: random.Random, scope: Scope, n: int) -> int:
     elif level == "few":
         candidates = list(range(2, max(2, min(8, most)) + 1))
     else:
-        candidates = [r for r in _edges(scope.row_edges or (16, 32)) if 2 <= r <= most] or [max(2, most)]
+        candidates = [r for r in _edges(scope.row_edges or (16, 32)) if 2 <= r <= most]
+        # a quarter of them
+        candidates += [max(2, most)] * max(not candidates, scope.fills * (len(candidates) + 2) // 3)
     taken = [r for r in candidates if scope.taken.fits("rows", r)]
     return rng.choice(taken or usual(scope.taken.numbers("rows") or (candidates[-1],))[:1])
 

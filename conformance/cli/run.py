@@ -26,6 +26,8 @@ from conformance.runs.options import arguments
 from conformance.runs.waivers import Run
 from conformance.runs.waivers import load as load_waivers
 
+MOST = 0.8  # of the time that is left may a session take, so that a slower one ends in time as well
+
 
 @click.command()
 @options.target
@@ -134,16 +136,18 @@ def _sessions(profile: Profile, only: int | None, minutes: float | None) -> Iter
     """Yield the first chunk of every session of pytest, and how many it has.
 
     This is the chunk asked for; or None for a whole profile, then chunks beyond it until the time is up. A session
-    begins with processes that import everything: it has as many chunks as take half of the time that is left, if
+    begins with processes that import everything: it has as many chunks as take most of the time that is left, if
     they take as long as those of the session before.
     """
-    until = time.monotonic() + 60 * (profile.minutes if minutes is None else minutes)
+    begun = time.monotonic()
+    until = begun + 60 * (profile.minutes if minutes is None else minutes)
     yield only, 1
-    number, count = profile.chunks, 1
-    while only is None and (begun := time.monotonic()) < until:
+    number = count = profile.chunks
+    while only is None and (now := time.monotonic()) < until:
+        count = max(1, int(MOST * (until - now) / (now - begun) * count))
+        begun = now
         yield number, count
-        number, now = number + count, time.monotonic()
-        count = max(1, int((until - now) / 2 / (now - begun) * count))
+        number += count
 
 
 def _pytest(workers: int, directory: Path, chunk: int | None) -> list[str]:

@@ -2,7 +2,8 @@
 
 Profiles are counts, never clocks, and an item's seed is a hash of the run's seed and its own name: neither the
 number of workers nor the speed of a machine changes what is judged. Chunks are numbered: the first ones share out
-a profile, and every later chunk draws as many cases again, for as long as the run continues.
+a profile, and every later chunk draws its share of the profile's cases again, of every property, for as long as
+the run continues. On a GPU some of these have as many rows as fit.
 """
 
 from __future__ import annotations
@@ -260,7 +261,8 @@ def scope_of(item: Item, subject: Subject, survey: Survey | None = None) -> Scop
     )
     if subject.device == "cpu":
         return scope
-    return replace(scope, widths=_gpu_widths(scope.taken), max_rows=2**17, max_elements=9 * 2**20)
+    widths = _gpu_widths(scope.taken)
+    return replace(scope, widths=widths, max_rows=2**17, max_elements=9 * 2**20, fills=beyond(item))
 
 
 def _gpu_widths(taken: Taken) -> tuple[int, ...]:
@@ -376,7 +378,7 @@ def _rows_of(item: Item, scope: Scope, *, whole: bool = False) -> list[tuple[Ass
 def _count(item: Item) -> int:
     """Return the number of cases that an item draws in addition to the listed ones."""
     drawn = PROFILES[item.profile].drawn
-    return drawn.get(item.property, drawn[""]) // _parts(item)
+    return max(1, drawn.get(item.property, drawn[""]) // _parts(item))
 
 
 def beyond(item: Item) -> bool:
@@ -386,7 +388,7 @@ def beyond(item: Item) -> bool:
 
 def _parts(item: Item) -> int:
     profile = PROFILES[item.profile]
-    return profile.chunks if item.property in profile.enumerates else 1
+    return profile.chunks if item.property in profile.enumerates or beyond(item) else 1
 
 
 def strength(item: Item, device: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import signal
 import time
@@ -21,7 +22,7 @@ from conformance.cases.factors import DTYPES
 from conformance.cli.init import SKELETON
 from conformance.properties import PROPERTIES
 from conformance.report import Exit
-from conformance.runs.item import EARLY, LONG, PROFILES, Item, cases_of, items
+from conformance.runs.item import EARLY, LONG, PROFILES, Item, cases_of, items, scope_of
 from conformance.runs.judge import judge_item
 from conformance.selftest.processes import Command, started
 
@@ -212,7 +213,7 @@ def test_all_operations_are_judged_by_cheap_properties_first() -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_chunks_beyond_a_profile_draw_as_much_again(profile: str) -> None:
+def test_chunks_beyond_a_profile_draw_their_share_again(profile: str) -> None:
     """Each chunk has an item per drawing property and cases of its own, the same in every run."""
     subject = Subject(load("native"))
     number = PROFILES[profile].chunks
@@ -222,15 +223,31 @@ def test_chunks_beyond_a_profile_draw_as_much_again(profile: str) -> None:
     for k in (0, number, number + 1):
         cases[k] = set(cases_of(Item("rms_norm", "determinism", "float16", profile, 3, k), subject))
 
-    strided = Item("rms_norm", "layout", "float16", profile, 3, number)
-    assert len(list(cases_of(strided, subject))) == PROFILES[profile].drawn["layout"] // number
+    # of properties whose cases the profile's chunks share out, and of others
+    for prop in ("layout", "bias"):
+        item = Item("rms_norm", prop, "float16", profile, 3, number)
+        assert len(list(cases_of(item, subject))) == max(1, PROFILES[profile].drawn[prop] // number)
 
     assert sorted((name, dtype, number) for name in drawing for dtype in DTYPES) == sorted(
         (item.property, item.dtype, item.chunk) for item in chunk
     )
     assert cases[number] == set(cases_of(Item("rms_norm", "determinism", "float16", profile, 3, number), subject))
-    assert len(cases[number]) > len(cases[0]) / 2
+    assert len(cases[number]) > len(cases[0]) / 2 / number
     assert not cases[number] & (cases[number + 1] | cases[0])
+
+
+def test_chunks_beyond_a_profile_have_all_rows_that_fit_on_a_gpu() -> None:
+    """The profile's rows end at the thresholds of a dispatch; beyond it some cases fill what may be judged."""
+    subject = Subject(load("native"), "cuda")
+
+    def largest(*chunks: int) -> int:
+        drawn = (Item("rms_norm", "values", "float16", "ci", 0, chunk) for chunk in chunks)
+        cases = (case for item in drawn for case in cases_of(item, subject))
+        return max(math.prod(case.tensors[0][1].shape) for case in cases)
+
+    number = PROFILES["ci"].chunks
+    limit = scope_of(Item("rms_norm", "values", "float16", "ci", 0, number), subject).max_elements
+    assert largest(*range(number)) < limit / 2 < largest(number, number + 1) <= limit
 
 
 def test_a_chunk_of_a_profile_is_a_part_of_it() -> None:
@@ -251,16 +268,17 @@ def test_chunks_go_on_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> N
         for number, count in cli.run._sessions(PROFILES[profile], only, minutes):
             found.append((number, count))
             # of starting all processes, and of each chunk
-            now[0] += 10 + 30 * count
+            now[0] += 10 + 30 * (PROFILES[profile].chunks if number is None else count)
         return found
 
     assert [(None, 1)] == sessions("ci", None, None)
     assert [(None, 1), (1, 1), (2, 1)] == sessions("quick", None, 2)
-    assert [(None, 1), (1, 1), (2, 1), (3, 1)] == sessions("quick", None, 2.5)
-    assert [(None, 1), (4, 1)] == sessions("ci", None, 1)
+    assert [(None, 1), (1, 2), (3, 1)] == sessions("quick", None, 2.5)
+    assert [(None, 1)] == sessions("ci", None, 2)
+    assert [(None, 1), (4, 1), (5, 1)] == sessions("ci", None, 3)
     assert [(7, 1)] == sessions("quick", 7, None)
-    # five chunks of half of the 400 seconds that are left after two, and so on
-    assert [(None, 1), (1, 1), (2, 5), (7, 3), (10, 2), (12, 1), (13, 1)] == sessions("quick", None, 8)
+    # eight chunks in four fifths of the 440 seconds that are left, and so on
+    assert [(None, 1), (1, 8), (9, 4), (13, 1), (14, 1)] == sessions("quick", None, 8)
     _, *every = sessions("nightly", None, None)
     assert PROFILES["nightly"].minutes * 60 <= now[0] <= PROFILES["nightly"].minutes * 60 + 40
     after = itertools.accumulate((count for _, count in every), initial=PROFILES["nightly"].chunks)
