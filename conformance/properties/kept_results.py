@@ -25,6 +25,8 @@ from conformance.properties.property import Fixed, Property, contiguous, narrowe
 
 # places that a number is exchanged with, until the exchange shows
 TRIES = 8
+# places of one argument among which one is looked for whose change shows
+PLACES = 2**16
 
 Place = tuple[int, ...]
 Values = Mapping[str, torch.Tensor]
@@ -116,16 +118,21 @@ def _step(
 
 
 def _shuffled(shape: torch.Size, seed: int) -> torch.Tensor:
-    """Return all places in random order, first those at no end and no middle of a dimension."""
-    inside = torch.ones(shape, dtype=torch.bool)
+    """Return places in random order, at most ``PLACES``, first those at no end and no middle of a dimension."""
+    generator = torch.Generator().manual_seed(seed)
+    if shape.numel() <= PLACES:
+        numbers = torch.arange(shape.numel())
+    else:
+        # to list and to shuffle all of millions takes seconds
+        numbers = torch.randint(shape.numel(), (PLACES,), generator=generator)
+    places = torch.stack(torch.unravel_index(numbers, shape), dim=1)
+    inside = torch.ones(len(places), dtype=torch.bool)
     for dim, size in enumerate(shape):
         if size > 3:
             for place in (0, size // 2, size - 1):
-                inside.select(dim, place).zero_()
-    generator = torch.Generator().manual_seed(seed)
+                inside &= places[:, dim] != place
     inner, outer = (
-        places[torch.randperm(len(places), generator=generator)]
-        for places in (torch.nonzero(inside), torch.nonzero(~inside))
+        some[torch.randperm(len(some), generator=generator)] for some in (places[inside], places[~inside])
     )
     return torch.cat([inner, outer])
 

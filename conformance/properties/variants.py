@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from conformance.adapter import Ran
+from conformance.calls.budget import lacking
 from conformance.calls.call import Subject, perform
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case
@@ -27,8 +28,8 @@ COUNTS = (1, 2, 3, 4, 5, 6, 7, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48)
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Count what would be compiled over many numbers of rows, and over every eps."""
-    counts, allowed = counted(subject, case)
     whole = flat(case)
+    counts, allowed = counted(subject, whole)
     # not counted: an autotuner tries all of its kernels in the first call that is like no other before
     perform(subject, with_rows(whole, counts[0]))
     rows = _variants(subject, (with_rows(whole, count) for count in counts))
@@ -52,12 +53,15 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def counted(subject: Subject, case: Case) -> tuple[list[int], int]:
-    """Return the numbers of rows that are tried, and how many kernels they may need."""
+    """Return the numbers of rows that are tried, as far as memory suffices, and how many kernels they may need."""
     thresholds = subject.traits(case.operation).row_thresholds
     # rows for a GPU: Triton's interpreter may take minutes for more
     edges = [edge for edge in thresholds if subject.device != "cpu" or edge <= INTERPRETED_ROWS]
-    counts = {*COUNTS, *(edge + d for edge in edges for d in (-1, 0, 1) if edge + d > 0)}
-    return sorted(counts), KINDS * (len(edges) + 1)
+    counts = sorted({*COUNTS, *(edge + d for edge in edges for d in (-1, 0, 1) if edge + d > 0)})
+    if subject.memory is not None:
+        memory = subject.memory
+        counts = [count for count in counts if not lacking(with_rows(case, count), memory)]
+    return counts, KINDS * (len(edges) + 1)
 
 
 def _variants(subject: Subject, cases: Iterable[Case]) -> set[str] | Verdict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from functools import cache
 
 import pytest
@@ -14,7 +16,7 @@ from conformance.cases.case import Case
 from conformance.cases.factors import DTYPES
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
-from conformance.properties.kept_results import Step, _other, steps
+from conformance.properties.kept_results import PLACES, Step, _other, _shuffled, steps
 from conformance.properties.measure import apart, stored
 from conformance.runs.item import Item, cases_of
 from conformance.selftest.fakes import right
@@ -62,6 +64,24 @@ def test_every_argument_changes_in_one_element_and_in_the_order_of_two(operation
 
 def _sorted(values: torch.Tensor) -> torch.Tensor:
     return values.flatten().sort().values
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (1, 4, 1, 9), (0, 5), (2000, 129)])
+def test_places_are_looked_at_in_random_order(shape: tuple[int, ...]) -> None:
+    """All of a small tensor, those first that are at no end and no middle; some of a large one."""
+    places = _shuffled(torch.Size(shape), 5)
+    numbers = [tuple(place) for place in places.tolist()]
+    outer = [
+        any(size > 3 and at in {0, size // 2, size - 1} for at, size in zip(place, shape, strict=True))
+        for place in numbers
+    ]
+
+    assert min(math.prod(shape), PLACES) == len(numbers)
+    assert set(numbers) <= set(itertools.product(*map(range, shape)))
+    assert outer == sorted(outer)
+    assert len(set(numbers)) > 0.85 * len(numbers) - 1
+    assert torch.equal(places, _shuffled(torch.Size(shape), 5))
+    assert len(numbers) < 5 or not torch.equal(places, _shuffled(torch.Size(shape), 6))
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,19 @@ import pytest
 import torch
 import triton.language as tl
 
+from conformance.calls.call import Subject
 from conformance.calls.watch import variant
+from conformance.cases.case import Case, Layout, TensorSpec
+from conformance.properties.variants import COUNTS, counted
+from conformance.selftest.fakes.correct_norm import CorrectNorm
+
+
+class _Thresholds(CorrectNorm):
+    """A norm with two plans for few rows."""
+
+    def row_thresholds(self, operation: str) -> tuple[int, ...]:
+        """Return the rows from which on another plan is used."""
+        return (4096, 2**20)
 
 
 def _copy_kernel(x_ptr: Any, n_rows: Any, stride: Any, eps: Any, BLOCK: tl.constexpr) -> None:
@@ -75,3 +88,17 @@ def test_a_kernel_that_ignores_alignment_is_compiled_once() -> None:
     assert variant(kernel, (), PLAIN) == variant(kernel, (), {**PLAIN, "stride": 7})
     assert variant(kernel, (), PLAIN) != variant(kernel, (), {**PLAIN, "stride": 1})
     assert variant(kernel, (), PLAIN) != variant(kernel, (), {**PLAIN, "n_rows": 16})
+
+
+def test_rows_for_which_memory_does_not_suffice_are_not_tried() -> None:
+    """A process that may hold less of its GPU tries fewer numbers of rows: a lack of memory is no failure."""
+    spec = TensorSpec((4, 512), "float32", Layout("contiguous"))
+    case = Case("rms_norm", (("x", spec),), (("eps", 1e-6), ("weight_offset", 0.0)), 0)
+    subject = Subject(_Thresholds(), "cuda")
+
+    every, allowed = counted(subject, case)
+    some, same = counted(replace(subject, memory=2**30), case)
+
+    assert {*COUNTS, 4095, 4096, 4097, 2**20 + 1} <= {*every}
+    assert [count for count in every if count <= 4097] == some
+    assert allowed == same
