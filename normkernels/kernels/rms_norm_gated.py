@@ -21,9 +21,8 @@ def sigmoid(x):
     product 1 (negative x); together 4.64. With a division: sum and div.full (PTX ISA, 2 ulp), together 5. Where
     ``e`` is subnormal, below -87.3, both forms may give zero.
     """
-    # GPUs have an exponential of base 2
-    LOG2_E: tl.constexpr = 1.4426950408889634
-    e = tl.exp2(tl.abs(x) * -LOG2_E)
+    # GPUs have an exponential of base 2, and log2(e) is 1.4426950408889634
+    e = tl.exp2(tl.abs(x) * -1.4426950408889634)
     d = 1.0 + e
     # NaN is not negative, and stays
     return tl.where(x < 0, e, 1.0) * tl.rsqrt(d * d)
