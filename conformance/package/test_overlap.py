@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from functools import partial
+from types import SimpleNamespace
 
 import torch
 from hypothesis import given
@@ -169,3 +171,30 @@ def test_a_search_has_an_answer_within_its_patience() -> None:
     for taken, doubt in ((9_998, False), (9_999, True)):
         assert doubt == _adds_up(4 * taken + 1_001, Counter({4: taken, 2: 10**6}))
     assert not _adds_up(1, Counter())
+
+
+def _same(value: object) -> object:
+    return value
+
+
+def test_memory_of_two_devices_is_never_shared() -> None:
+    """Two GPUs may use the same addresses; a tensor without elements has no bytes, wherever it begins."""
+
+    def at(device: str, count: int) -> SimpleNamespace:
+        kept = torch.zeros(count)
+        facts = {"device": torch.device(device), "shape": kept.shape, "nbytes": kept.nbytes}
+        asked = {
+            "numel": count,
+            "data_ptr": 4096,
+            "is_contiguous": True,
+            "untyped_storage": kept.untyped_storage(),
+        }
+        return SimpleNamespace(**facts, **{name: partial(_same, value) for name, value in asked.items()})
+
+    def shared(one: SimpleNamespace, other: SimpleNamespace) -> bool:
+        return may_share(one, other)  # type: ignore[arg-type]  # all that is looked at
+
+    assert shared(at("cuda:0", 4), at("cuda:0", 8))
+    assert not shared(at("cuda:0", 4), at("cuda:1", 8))
+    assert not shared(at("cuda:0", 0), at("cuda:0", 8))
+    assert not shared(at("cuda:0", 8), at("cuda:0", 0))

@@ -130,6 +130,23 @@ def test_warps_are_those_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert before is (INTERPRETED if DEVICE == "cpu" else MEASURED)
 
 
+def test_a_machine_is_described_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton says which fp8 types a GPU has, where there is Triton and a GPU: nothing else is asked."""
+    gpu, cpu = (types.SimpleNamespace(device=torch.device(device)) for device in ("cuda:1", "cpu"))
+    monkeypatch.setattr("normkernels.call.interpreting", lambda: False)
+    monkeypatch.setattr(torch.version, "hip", None)
+
+    def described(on: object, *, triton: bool) -> Device:
+        monkeypatch.setattr("normkernels.call.has_triton", lambda: triton)
+        monkeypatch.setattr("normkernels.call._compiled_fp8", lambda index: {1: ("float8_e5m2",)}[index] * triton)
+        return Device.of(on)  # type: ignore[arg-type]  # all that is looked at
+
+    plain = Device("cuda", has_triton=True, interpreting=False, table=MEASURED)
+    assert dataclasses.replace(plain, fp8=("float8_e5m2",)) == described(gpu, triton=True)
+    assert dataclasses.replace(plain, has_triton=False) == described(gpu, triton=False)
+    assert dataclasses.replace(plain, kind="cpu") == described(cpu, triton=True)
+
+
 @st.composite
 def groups_of_rows(draw: st.DrawFn) -> tuple[int, int, int]:
     """Draw columns of a row, of a norm group and of a quant group; the larger may hold whole smaller ones."""
