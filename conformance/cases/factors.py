@@ -299,8 +299,9 @@ def rows(level: str, rng: random.Random, scope: Scope, n: int) -> int:
         candidates = list(range(2, max(2, min(8, most)) + 1))
     else:
         candidates = [r for r in _edges(scope.row_edges or (16, 32)) if 2 <= r <= most]
-        # a quarter of them
-        candidates += [max(2, most)] * max(not candidates, scope.fills * (len(candidates) + 2) // 3)
+        if scope.fills or not candidates:
+            # a quarter of them
+            candidates += [max(2, most)] * max(1, -(-len(candidates) // 3))
     taken = [r for r in candidates if scope.taken.fits("rows", r)]
     return rng.choice(taken or usual(scope.taken.numbers("rows") or (candidates[-1],))[:1])
 
