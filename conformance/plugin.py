@@ -26,6 +26,7 @@ from conformance.calls.budget import GIB, Allowance, fair_memory
 from conformance.calls.child import single_threaded
 from conformance.cases.case import Case
 from conformance.runs import again, journal, outside, sharing
+from conformance.runs.deadline import Deadline
 from conformance.runs.host import Host, choose_device, gpus
 from conformance.runs.item import PROFILES, Item, items
 from conformance.runs.judging import Judging, surveyed_by
@@ -214,6 +215,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("item", _items(metafunc.config), ids=str)
 
 
+def _deadline(config: pytest.Config) -> Deadline | None:
+    """Return the end of a run of so many minutes; None where all items of this session are judged."""
+    until = config.getoption("until")
+    return None if until is None else Deadline(_shards(config), until)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Leave an item out whose chunk no worker began in time, as if it had not been collected."""
+    deadline, called = _deadline(item.config), getattr(item, "callspec", None)
+    judged = called.params.get("item") if called is not None else None
+    late = deadline is not None and isinstance(judged, Item) and not deadline.begins(judged.chunk)
+    return True if late else None
+
+
 def _stops(config: pytest.Config) -> bool:
     """Return whether the session ends with its first failure (``-x``)."""
     return bool(config.getoption("maxfail") == 1)
@@ -311,9 +327,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def _planned(config: pytest.Config, shards: Path) -> list[str]:
-    """Return the items of this session, and of those before it that wrote to the same folder."""
+    """Return the items of this session that were to be judged, and of those before it in the same folder."""
+    deadline = _deadline(config)
     with (shards / PLANNED).open("a+", encoding="utf-8") as file:
-        file.writelines(f"{item}\n" for item in _items(config))
+        begun = (item for item in _items(config) if deadline is None or deadline.begun(item.chunk))
+        file.writelines(f"{item}\n" for item in begun)
         file.seek(0)
         return file.read().split()
 

@@ -20,10 +20,10 @@ class Display:
         self._failed: dict[str, str] = {}  # test, or the part that broke -> text
 
     def of_chunks(self, number: int | None, count: int) -> Display:
-        """Begin again for the next chunks, ``count`` from a number on; errors of earlier ones are kept."""
+        """Begin again for the next chunks, at most ``count`` of them; errors of earlier ones are kept."""
         self.close()
-        more = f"s {number} to {number + count - 1}" if number is not None and count > 1 else f" {number}"
-        self._title = "" if number is None else f"chunk{more}: "
+        more = "s from" if count > 1 else ""
+        self._title = "" if number is None else f"chunk{more} {number}: "
         return self
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:

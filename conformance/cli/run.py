@@ -26,7 +26,7 @@ from conformance.runs.options import arguments
 from conformance.runs.waivers import Run
 from conformance.runs.waivers import load as load_waivers
 
-MOST = 0.8  # of the time that is left may a session take, so that a slower one ends in time as well
+MANY = 48  # chunks of a session: to list more takes longer than to start again
 
 
 @click.command()
@@ -47,7 +47,7 @@ MOST = 0.8  # of the time that is left may a session take, so that a slower one 
     "--minutes",
     type=click.FloatRange(min=0),
     metavar="M",
-    help="After the profile judge chunks of cases beyond it, until M minutes are over at the end of some. "
+    help="After the profile judge chunks of cases beyond it; none begins after M minutes. "
     f"Default: {PROFILES['nightly'].minutes:g} for nightly, otherwise 0.",
 )
 @options.option("chunk")
@@ -108,8 +108,9 @@ def run(
             named = Path(journals) / "again.json"
             again.write(failed, named)
             given["again"] = named
-        for number, count in _sessions(PROFILES[profile], chunk, minutes):
-            asked_for = arguments({**given, "journal": journals, "chunk": number, "chunks": count})
+        for number, count, until in _sessions(PROFILES[profile], chunk, minutes):
+            of_session = {"journal": journals, "chunk": number, "chunks": count, "until": until}
+            asked_for = arguments({**given, **of_session})
             command = [*_pytest(number_of_workers, directory, number), *["-x"] * exitfirst, *asked_for]
             status = pytest.main(command, plugins=[display.of_chunks(number, count), host])
             if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
@@ -132,22 +133,20 @@ def _failed_before(directory: Path) -> again.Again:
     return failed
 
 
-def _sessions(profile: Profile, only: int | None, minutes: float | None) -> Iterator[tuple[int | None, int]]:
-    """Yield the first chunk of every session of pytest, and how many it has.
+def _sessions(
+    profile: Profile, only: int | None, minutes: float | None
+) -> Iterator[tuple[int | None, int, float | None]]:
+    """Yield the first chunk of every session of pytest, how many it has at most, and the moment of its last begin.
 
-    This is the chunk asked for; or None for a whole profile, then chunks beyond it until the time is up. A session
-    begins with processes that import everything: it has as many chunks as take most of the time that is left, if
-    they take as long as those of the session before.
+    This is the chunk asked for; or None for a whole profile, which is judged to its end, then chunks beyond it
+    until the time is up. A session begins with processes that import everything, and therefore has many chunks.
     """
-    begun = time.monotonic()
-    until = begun + 60 * (profile.minutes if minutes is None else minutes)
-    yield only, 1
-    number = count = profile.chunks
-    while only is None and (now := time.monotonic()) < until:
-        count = max(1, int(MOST * (until - now) / (now - begun) * count))
-        begun = now
-        yield number, count
-        number += count
+    until = time.time() + 60 * (profile.minutes if minutes is None else minutes)
+    yield only, 1, None
+    number = profile.chunks
+    while only is None and time.time() < until:
+        yield number, MANY, until
+        number += MANY
 
 
 def _pytest(workers: int, directory: Path, chunk: int | None) -> list[str]:

@@ -107,6 +107,12 @@ OF_PYTEST = (
         help="Judge this: a known name, package.module:Class or file.py:Class.",
     ),
     Option(name="chunks", type=int, default=1, least=1, help="Chunks that are judged, from --chunk on."),
+    Option(
+        name="until",
+        type=float,
+        metavar="SECONDS",
+        help="Begin no chunk after this moment, in seconds since the epoch; one that is begun is judged whole.",
+    ),
     Option(name="journal", type=Path, help="Folder that collects the journals of several chunks."),
     Option(
         name="limit",

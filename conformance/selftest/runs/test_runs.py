@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -22,6 +21,7 @@ from conformance.cases.factors import DTYPES
 from conformance.cli.init import SKELETON
 from conformance.properties import PROPERTIES
 from conformance.report import Exit
+from conformance.runs.deadline import Deadline
 from conformance.runs.item import EARLY, LONG, PROFILES, Item, cases_of, items, scope_of
 from conformance.runs.judge import judge_item
 from conformance.selftest.processes import Command, started
@@ -259,36 +259,49 @@ def test_a_chunk_of_a_profile_is_a_part_of_it() -> None:
 
 
 def test_chunks_go_on_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole profile comes first; then chunks beyond it, none of which begins too late."""
+    """The whole profile comes first; then sessions of many chunks beyond it, none of which begins too late."""
     now = [0.0]
-    monkeypatch.setattr("conformance.cli.run.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("conformance.cli.run.time.time", lambda: now[0])
 
     def sessions(profile: str, only: int | None, minutes: float | None) -> list[tuple[int | None, int]]:
-        now[0], found = 0.0, []
-        for number, count in cli.run._sessions(PROFILES[profile], only, minutes):
+        now[0], found = 1000.0, []
+        for number, count, until in cli.run._sessions(PROFILES[profile], only, minutes):
+            # the profile, or a chunk that was asked for, is judged to its end
+            expected = None if number in {None, only} else 1000.0 + 60 * (minutes or PROFILES[profile].minutes)
+            assert expected == until
             found.append((number, count))
-            # of starting all processes, and of each chunk
-            now[0] += 10 + 30 * (PROFILES[profile].chunks if number is None else count)
+            now[0] += 100
         return found
 
+    many = cli.run.MANY
     assert [(None, 1)] == sessions("ci", None, None)
-    assert [(None, 1), (1, 1), (2, 1)] == sessions("quick", None, 2)
-    assert [(None, 1), (1, 2), (3, 1)] == sessions("quick", None, 2.5)
-    assert [(None, 1)] == sessions("ci", None, 2)
-    assert [(None, 1), (4, 1), (5, 1)] == sessions("ci", None, 3)
+    assert [(None, 1), (1, many)] == sessions("quick", None, 2)
+    assert [(None, 1), (4, many), (4 + many, many)] == sessions("ci", None, 4)
     assert [(7, 1)] == sessions("quick", 7, None)
-    # eight chunks in four fifths of the 440 seconds that are left, and so on
-    assert [(None, 1), (1, 8), (9, 4), (13, 1), (14, 1)] == sessions("quick", None, 8)
-    _, *every = sessions("nightly", None, None)
-    assert PROFILES["nightly"].minutes * 60 <= now[0] <= PROFILES["nightly"].minutes * 60 + 40
-    after = itertools.accumulate((count for _, count in every), initial=PROFILES["nightly"].chunks)
-    assert [*after][:-1] == [number for number, _ in every]
+    assert math.ceil(60 * PROFILES["nightly"].minutes / 100) == len(sessions("nightly", None, None))
+
+
+def test_a_chunk_begins_in_time_for_all_workers_or_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first worker that comes to a chunk decides, and others follow it, whatever the time is by then."""
+    first, second = Deadline(tmp_path, 10.0), Deadline(tmp_path, 10.0)
+    moments = iter((9.0, 11.0, 11.0, 9.0))
+    monkeypatch.setattr("conformance.runs.deadline.time.time", lambda: next(moments))
+
+    assert [first.begins(4), second.begins(4)] == [True, True]
+    assert [first.begins(5), second.begins(5)] == [False, False]
+    assert [second.begun(chunk) for chunk in (4, 5, 6)] == [True, False, False]
 
 
 def test_a_chunk_is_the_same_alone_and_in_a_run(one_process: Run, tmp_path: Path) -> None:
-    """Chunks of one run, on two workers in two sessions, equal separate ones; the header has their numbers."""
-    both = "from conformance import cli; cli.run._sessions = lambda *given: [(1, 2), (3, 1)]; cli.main()"
-    code, shown, report = _ran(tmp_path, SKELETON, *VALUES, "--seed", "5", code=both, workers=2, sessions=2)
+    """Chunks of one run, on two workers in three sessions, equal separate ones; the header has their numbers.
+
+    Of the last session no chunk begins in time, and the report does not name it.
+    """
+    sessions = [(1, 2, None), (3, 1, 2 * time.time()), (4, 2, 1.0)]
+    both = f"from conformance import cli; cli.run._sessions = lambda *given: {sessions}; cli.main()"
+    code, shown, report = _ran(tmp_path, SKELETON, *VALUES, "--seed", "5", code=both, workers=2, sessions=3)
     alone = one_process.report
     here = Counter[str]()
     subject = Subject(load(str(tmp_path / "mine.py")))
