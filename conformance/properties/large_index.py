@@ -1,11 +1,11 @@
 """Offsets past 2**31 and 2**32 elements are right: a strided tensor crosses them without holding them.
 
 The rows, or the elements, of one tensor are so far apart that the last of them is past 2**32 elements, in strides
-that themselves fit 31 bits; the same with enough rows for each path of the implementation. Two rows have a
-stride that is itself past 32 bits, and the heads of a single token are as far apart as rows. Indices have 32 bits
-where they may: one that is not widened then loses its product with a stride. On the CPU there is no memory between
-the rows (:meth:`conformance.calls.memory.Owner.spread`); on a GPU the memory is really allocated, where there is
-enough.
+that themselves fit 31 bits; the same with enough rows for each path of the implementation, in wide rows, and with
+every level of the factors that may choose another kernel, such as groups. Two rows have a stride that is itself
+past 32 bits, and the heads of a single token are as far apart as rows. Indices have 32 bits where they may: one
+that is not widened then loses its product with a stride. On the CPU there is no memory between the rows
+(:meth:`conformance.calls.memory.Owner.spread`); on a GPU the memory is really allocated, where there is enough.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -24,7 +24,7 @@ from conformance.calls.call import Subject, metadata, perform
 from conformance.calls.materialize import values_of
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import SHARED_PARTS, Case, Layout, TensorSpec
-from conformance.cases.factors import Scope
+from conformance.cases.factors import OF_VALUES, Scope, covering_array
 from conformance.operations import Operation
 from conformance.operations.rows import count
 from conformance.properties.measure import measure
@@ -99,9 +99,30 @@ def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
         specs = [(name, spec) for name, spec in sized.tensors if name in operation.row_tensors]
         fewest = max(rows, 2)
         far += [(sized, name, _rows_apart(spec)) for name, spec in specs if math.prod(spec.shape[:-1]) >= fewest]
+    for varied in _varied(operation, plain, scope):
+        far += [
+            (varied, name, _rows_apart(spec))
+            for name, spec in varied.tensors
+            if math.prod(spec.shape[:-1]) >= FEWEST and spec.shape[-1]
+        ]
     return tuple(
         case.with_tensor(name, replace(dict(case.tensors)[name], layout=layout)) for case, name, layout in far
     )
+
+
+def _varied(operation: Operation, plain: Mapping[str, str], scope: Scope) -> Iterator[Case]:
+    """Yield calls that have, together, every level of every factor that may choose another kernel."""
+    chosen = {
+        name: levels
+        for name, levels in scope.levels(operation.factors).items()
+        if name not in {*OF_VALUES, "rows"} and not name.endswith("_layout") and NARROW not in levels
+    }
+    for seed, levels in enumerate(covering_array(chosen, 1, 0, scope.taken.apart)):
+        yield operation.complete({**plain, **levels}, random.Random(seed), scope)  # noqa: S311
+    if "width" in chosen:
+        # the widest rows, which a kernel may take in several tiles
+        wide = max(scope.widths, default=scope.max_width)
+        yield operation.complete(plain, random.Random(wide), scope.sized(columns=wide))  # noqa: S311
 
 
 def _past_thresholds(scope: Scope) -> list[int]:

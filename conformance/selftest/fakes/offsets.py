@@ -12,7 +12,7 @@ from conformance.selftest.fakes.correct_fp8 import CorrectFp8
 from conformance.selftest.fakes.correct_l2_norm import CorrectL2Norm
 from conformance.selftest.fakes.correct_layer_norm import CorrectLayerNorm
 from conformance.selftest.fakes.correct_norm import CorrectNorm
-from conformance.selftest.fakes.correct_rotation import CorrectRotation
+from conformance.selftest.fakes.correct_rotation import CorrectRotation, Sections
 from conformance.selftest.fakes.correct_silu_and_mul import CorrectSiluAndMul
 from conformance.selftest.fakes.correct_softmax import CorrectSoftmax
 from conformance.selftest.fakes.kernels import sigmoid_rows_kernel
@@ -20,6 +20,7 @@ from conformance.selftest.fakes.kernels_rows import matrix
 from conformance.selftest.fakes.memory_views import wrapped
 
 FAR: tuple[str, ...] = ("large_index",)
+WIDE = 1024
 
 
 class OffsetsOf32Bits(Correct):
@@ -50,6 +51,20 @@ class OffsetsOf31Bits(Correct):
             BLOCK=triton.next_power_of_2(rows.shape[1]),
         )
         return out if activation == "sigmoid" else gate.float() * out
+
+
+class GroupedOffsetsOf32Bits(Correct):
+    """Rows of several groups have a kernel of their own, in which offsets of x have 32 bits."""
+
+    ends_its_process = True
+    caught_by = FAR
+
+    def rms_norm_gated(
+        self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **flags: Any
+    ) -> torch.Tensor:
+        """Gather x by offsets that wrap where rows have groups."""
+        grouped = flags["group_size"] not in {None, 0, x.shape[-1]} and x.numel() > 0
+        return super().rms_norm_gated(wrapped(x) if grouped else x, gate, weight, **flags)
 
 
 class NormOffsetsOf32Bits(CorrectNorm):
@@ -95,6 +110,16 @@ class NarrowRowsOffsetsOf32Bits(CorrectNorm):
         """Gather by offsets that wrap in the other kernel alone."""
         blocks = x.shape[-1] <= 256 and x.numel() // x.shape[-1] >= 32
         return super().add(wrapped(x) if blocks else x, residual)
+
+
+class WideRowsOffsetsOf32Bits(CorrectNorm):
+    """Rows that need several tiles have a kernel of their own, in which offsets of x have 32 bits."""
+
+    caught_by = FAR
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Gather by offsets that wrap in the other kernel alone."""
+        return super().add(wrapped(x) if x.shape[-1] > WIDE else x, residual)
 
 
 class LayerOffsetsOf32Bits(CorrectLayerNorm):
@@ -156,6 +181,21 @@ class HeadOffsetsOf32Bits(CorrectRotation):
         """Gather the heads of each token by offsets that wrap."""
         far = x.dim() == 3 and x.numel() > 0
         return super().heads(torch.stack([wrapped(token) for token in x]) if far else x, size)
+
+
+class InterleavedOffsetsOf32Bits(CorrectRotation):
+    """The order of axes that came later has a kernel of its own, in which tokens are found by 32 bits."""
+
+    caught_by = FAR
+
+    def axes(self, sections: Sections, *, interleaved: bool) -> list[int]:
+        """Remember the order."""
+        self.later = interleaved
+        return super().axes(sections, interleaved=interleaved)
+
+    def heads(self, x: torch.Tensor, size: int) -> torch.Tensor:
+        """Gather q and k by offsets that wrap in the later order."""
+        return super().heads(wrapped(x) if self.later and x.numel() else x, size)
 
 
 class NarrowPositionsTimesStride(CorrectRotation):
