@@ -104,12 +104,12 @@ def verdict(report: Report) -> str:
     """Return whether a report holds, in words."""
     verdicts = report.footer.verdicts
     bad, known = sum(verdicts.get(status, 0) for status in BAD), verdicts.get(Status.WAIVED, 0)
-    if report.footer.interrupted or not report.footer.complete:
-        return "interrupted"
+    ended = report.footer.complete and not report.footer.interrupted
+    holds = "holds" if ended else "interrupted; what was judged holds"
     if bad:
-        return f"{bad:,} of {sum(verdicts.values()):,} verdicts are bad"
+        return f"{'' if ended else 'interrupted; '}{bad:,} of {sum(verdicts.values()):,} verdicts are bad"
     failures = "failure" if known == 1 else "failures"
-    return f"holds, but for {known:,} known {failures}" if known else "holds"
+    return f"{holds}, but for {known:,} known {failures}" if known else holds
 
 
 def _contracts(judged: Sequence[Judged]) -> Iterator[str]:

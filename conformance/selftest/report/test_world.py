@@ -15,7 +15,7 @@ from conformance.calls.call import Subject
 from conformance.calls.verdict import BAD, Status
 from conformance.cli.world import reports_of_lanes
 from conformance.report.document import Cause, Footer, Report, Row, Taken, Waived
-from conformance.report.world import Cell, Judged, cells, page
+from conformance.report.world import Cell, Judged, cells, page, verdict
 from conformance.runs import lanes
 from conformance.runs.lanes import Lane, missing, planned
 from conformance.selftest.processes import ROOT, judged, ran
@@ -68,6 +68,27 @@ def _lines(text: str, start: str) -> list[str]:
 def test_a_cell_shows_the_worst_first(counts: Mapping[str, int], shown: str) -> None:
     """Failures, known failures and passes are told apart; what was not judged is no pass."""
     assert shown == str(Cell("eager", "rms_norm", "values", counts))
+
+
+@pytest.mark.parametrize(
+    ("counts", "ended", "unended"),
+    [
+        ({"passed": 3}, "holds", "interrupted; what was judged holds"),
+        (
+            {"passed": 3, "waived": 2},
+            "holds, but for 2 known failures",
+            "interrupted; what was judged holds, but for 2 known failures",
+        ),
+        ({"passed": 3, "failed": 1}, "1 of 4 verdicts are bad", "interrupted; 1 of 4 verdicts are bad"),
+    ],
+)
+def test_a_verdict_says_whether_a_run_came_to_its_end(counts: Any, ended: str, unended: str) -> None:
+    """A run that was interrupted never just holds, and its failures count all the same."""
+    whole = _report(_row("rms_norm", "values", "bfloat16", **counts))
+    without = [replace(whole.footer, **change) for change in ({"interrupted": True}, {"complete": False})]
+
+    assert ended == verdict(whole)
+    assert [unended] * 2 == [verdict(replace(whole, footer=footer)) for footer in without]
 
 
 def test_dtypes_are_added_up_and_other_operations_are_left_out() -> None:
