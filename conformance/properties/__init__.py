@@ -16,6 +16,7 @@ from conformance.properties.empty import EMPTY
 from conformance.properties.errors import ERRORS
 from conformance.properties.graph import GRAPH
 from conformance.properties.in_place import IN_PLACE
+from conformance.properties.kept_choices import KEPT_CHOICES
 from conformance.properties.kept_results import KEPT_RESULTS
 from conformance.properties.large_index import LARGE_INDEX
 from conformance.properties.padding_invariance import PADDING_INVARIANCE
@@ -50,6 +51,7 @@ PROPERTIES: dict[str, Property] = {
         LARGE_INDEX,
         STATE,
         KEPT_RESULTS,
+        KEPT_CHOICES,
         THREADS,
         VARIANTS,
         COMPILE,

@@ -101,6 +101,9 @@ class Profile:
 FEW = {"scale": 4, "bias": 3, "chain": 1, "state": 2, "kept_results": 1, "threads": 2, "variants": 1, "compile": 1}
 FEW |= {"graph": 3, "stream": 3, "device": 3}
 MANY = {name: 4 * count for name, count in FEW.items()}
+# a case is followed by one with every other level of each factor
+FEW |= {"kept_choices": 1}
+MANY |= {"kept_choices": 1}
 
 _QUICK = Profile(
     "quick",

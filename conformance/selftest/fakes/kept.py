@@ -1,4 +1,4 @@
-"""Fakes that keep stale data: weights under a key that does not change with them, one scratch for all calls."""
+"""Fakes that keep too much: weights and choices under a key that lacks something, one scratch for all calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from conformance.oracle.bits import raw
 from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
-from conformance.selftest.fakes.correct_rotation import CorrectRotation
+from conformance.selftest.fakes.correct_rotation import CorrectRotation, Sections
 
 
 class WeightKeptOnTheTensor(Correct):
@@ -64,6 +64,49 @@ class OffsetKeptOnTheTensor(CorrectNorm):
         """Add once per tensor and offset."""
         sums: dict[float, torch.Tensor] = vars(weight).setdefault("sums", {})
         return sums.setdefault(offset, super().scale(weight, offset).clone())
+
+
+class ActivationKeptByShape(Correct):
+    """The kernel of a call is kept by shapes, strides and dtypes, but not by the activation that it computes."""
+
+    caught_by = ("kept_choices",)
+
+    def __init__(self) -> None:
+        self.kept: dict[object, str] = {}
+
+    def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
+        """Take the activation of the first such call."""
+        key = (x.shape, x.stride(), x.dtype, gate.stride(), gate.dtype)
+        return super().activate(gate, self.kept.setdefault(key, activation), x)
+
+
+class StridesKeptByShape(CorrectNorm):
+    """The plan of a call is kept by shape and dtype: rows that were contiguous once are read as if they were."""
+
+    caught_by = ("kept_choices",)
+
+    def __init__(self) -> None:
+        self.kept: dict[object, tuple[int, ...]] = {}
+
+    def load(self, s: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        """Read by the strides of the first such call, where they stay within the tensor."""
+        strides = self.kept.setdefault((s.shape, s.dtype), s.stride())
+        reach = sum((size - 1) * stride for size, stride in zip(s.shape, strides, strict=True))
+        inside = s.storage_offset() + reach < s.untyped_storage().size() // s.element_size()
+        return super().load(s.as_strided(s.shape, strides) if inside else s, x, residual)
+
+
+class OrderKeptBySections(CorrectRotation):
+    """The axis of each frequency is kept by the sections alone, and not by their order."""
+
+    caught_by = ("kept_choices",)
+
+    def __init__(self) -> None:
+        self.kept: dict[object, list[int]] = {}
+
+    def axes(self, sections: Sections, *, interleaved: bool) -> list[int]:
+        """Take the axes of the first such call."""
+        return self.kept.setdefault(tuple(sections), super().axes(sections, interleaved=interleaved))
 
 
 class ScratchForAll(Correct):

@@ -34,7 +34,7 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
 
 
 # How many fakes of an operation name each property first. Whoever adds or removes a fake changes its number.
-NUMBER = 703
+NUMBER = 706
 COUNTS = {
     "rms_norm_gated": {
         "compile": 10,
@@ -42,6 +42,7 @@ COUNTS = {
         "empty": 2,
         "errors": 4,
         "in_place": 4,
+        "kept_choices": 1,
         "kept_results": 1,
         "large_index": 3,
         "layout": 9,
@@ -92,6 +93,7 @@ COUNTS = {
         "empty": 3,
         "errors": 1,
         "in_place": 13,
+        "kept_choices": 1,
         "kept_results": 2,
         "large_index": 6,
         "layout": 11,
@@ -114,6 +116,7 @@ COUNTS = {
         "empty": 3,
         "errors": 1,
         "in_place": 13,
+        "kept_choices": 1,
         "kept_results": 2,
         "large_index": 6,
         "layout": 11,
@@ -133,6 +136,7 @@ COUNTS = {
         "determinism": 1,
         "empty": 1,
         "errors": 4,
+        "kept_choices": 1,
         "kept_results": 1,
         "large_index": 4,
         "layout": 7,

@@ -19,7 +19,7 @@ from conformance.selftest.fakes.correct_rotation import CorrectRotation
 from conformance.selftest.fakes.kernels import Kernel
 from conformance.selftest.fakes.kernels_rows import TunedNorm
 
-SEVERAL_CALLS = ("scale", "bias", "chain", "large_index", "state", "kept_results", "threads")
+SEVERAL_CALLS = ("scale", "bias", "chain", "large_index", "state", "kept_results", "kept_choices", "threads")
 CHOSEN = [(op, name) for op in OPERATIONS for name in SEVERAL_CALLS if not void_reason(op, name)]
 
 

@@ -85,7 +85,7 @@ def test_a_cell_shows_the_worst_first(counts: Mapping[str, int], shown: str) -> 
 def test_a_verdict_says_whether_a_run_came_to_its_end(counts: Any, ended: str, unended: str) -> None:
     """A run that was interrupted never just holds, and its failures count all the same."""
     whole = _report(_row("rms_norm", "values", "bfloat16", **counts))
-    without = [replace(whole.footer, **change) for change in ({"interrupted": True}, {"complete": False})]
+    without = [replace(whole.footer, interrupted=True), replace(whole.footer, complete=False)]
 
     assert ended == verdict(whole)
     assert [unended] * 2 == [verdict(replace(whole, footer=footer)) for footer in without]
