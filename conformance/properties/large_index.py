@@ -121,8 +121,14 @@ def _varied(operation: Operation, plain: Mapping[str, str], scope: Scope) -> Ite
         yield operation.complete({**plain, **levels}, random.Random(seed), scope)  # noqa: S311
     if "width" in chosen:
         # the widest rows, which a kernel may take in several tiles
-        wide = max(scope.widths, default=scope.max_width)
+        wide = _widest(scope)
         yield operation.complete(plain, random.Random(wide), scope.sized(columns=wide))  # noqa: S311
+
+
+def _widest(scope: Scope) -> int:
+    """Return the widest rows that are drawn and taken."""
+    taken = scope.taken.numbers("columns") or scope.taken.numbers("group_size") or (scope.max_width,)
+    return max(scope.widths or (width for width in taken if width <= scope.max_width), default=scope.max_width)
 
 
 def _past_thresholds(scope: Scope) -> list[int]:
