@@ -75,22 +75,24 @@ def neighbours(subject: Subject, case: Case) -> tuple[Case, tuple[Neighbour, ...
         sizes["columns"] = case.tensors[0][1].shape[-1]
     possible = scope.levels(operation.factors)
     levels = {name: found[0] for name, found in possible.items()} | levels_of(case)
-    rng = random.Random(case.seed)  # noqa: S311 - reproducible, not secret
+    # the size of a head is a level of its own
+    dims = [level for level in possible.get("dims", ()) if level != levels["dims"]]
+    heads = {"dims": dims[0]} if dims else {}
 
-    def completed(changed: Mapping[str, str], sizes: Mapping[str, int]) -> Case:
+    def completed(changed: Mapping[str, str], sizes: Mapping[str, int], seed: int = case.seed) -> Case:
         # of one seed: they share what no level decides, such as eps
-        return operation.complete({**levels, **changed}, random.Random(case.seed), scope.sized(**sizes))  # noqa: S311
+        return operation.complete({**levels, **changed}, random.Random(seed), scope.sized(**sizes))  # noqa: S311
 
     others = []
     factors = sorted(possible.keys() & levels_of(case).keys() - OF_VALUES)
     changes = [(name, level) for name in factors for level in possible[name] if level != levels[name]]
     for name, level in changes:
-        other = completed({name: level}, {size: n for size, n in sizes.items() if size != DECIDED.get(name)})
+        fixed_sizes = {size: number for size, number in sizes.items() if size != DECIDED.get(name)}
+        other = completed({name: level}, fixed_sizes)
         if not outside(claim, other):
             words = f"{name.replace('_', ' ')} {levels[name]} in place of {level}"
-            heads = {} if "dims" not in possible or name == "dims" else {"dims": rng.choice(possible["dims"])}
-            smaller = {size: max(number // 2, 1) for size, number in sizes.items()}
-            others.append(Neighbour(words, other, completed({**heads, name: level}, smaller)))
+            smaller = {size: max(number // 2, 1) for size, number in fixed_sizes.items()}
+            others.append(Neighbour(words, other, completed({**heads, name: level}, smaller, case.seed + 1)))
     first = completed({}, sizes)
     return case if outside(claim, first) else first, tuple(others)
 

@@ -101,9 +101,8 @@ class Profile:
 FEW = {"scale": 4, "bias": 3, "chain": 1, "state": 2, "kept_results": 1, "threads": 2, "variants": 1, "compile": 1}
 FEW |= {"graph": 3, "stream": 3, "device": 3}
 MANY = {name: 4 * count for name, count in FEW.items()}
-# a case is followed by one with every other level of each factor
-FEW |= {"kept_choices": 1}
-MANY |= {"kept_choices": 1}
+# one case, and calls with every other level of each factor after it
+ONCE = {"kept_choices": 1}
 
 _QUICK = Profile(
     "quick",
@@ -121,7 +120,8 @@ _QUICK = Profile(
         "in_place": 12,
         "sensitivity": 16,
     }
-    | FEW,
+    | FEW
+    | ONCE,
     enumerates=frozenset({"values", "layout", "specials"}),
     chunks=1,
 )
@@ -138,7 +138,8 @@ _CI = Profile(
         "in_place": 60,
         "sensitivity": 60,
     }
-    | MANY,
+    | MANY
+    | ONCE,
     enumerates=frozenset({"values", "layout", "specials"}),
     chunks=4,
 )

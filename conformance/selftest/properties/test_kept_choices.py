@@ -25,16 +25,17 @@ from conformance.selftest.fakes.correct_norm import CorrectNorm
 JUDGE = PROPERTIES["kept_choices"].judge
 
 
-def _case(operation: str, subject: Subject | None = None) -> Case:
-    subject = subject or Subject(right(operation)())
-    return next(iter(cases_of(Item(operation, "kept_choices", "bfloat16"), subject)))
+def _cases(operation: str, subject: Subject) -> list[Case]:
+    """Return the cases of six seeds."""
+    every = (Item(operation, "kept_choices", "bfloat16", seed=seed) for seed in range(6))
+    return [case for item in every for case in cases_of(item, subject)]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_neighbour_has_another_level_of_one_factor(operation: str) -> None:
     """Most have the sizes of the first call and all its other levels; every one has another call like it."""
     subject = Subject(right(operation)())
-    first, others = neighbours(subject, _case(operation))
+    first, others = neighbours(subject, _cases(operation, subject)[0])
     levels = levels_of(first)
     changed = [{name for name, _ in levels_of(each.case).items() - levels.items()} for each in others]
 
@@ -61,27 +62,49 @@ class _CrashesOnFloat32Weights(CorrectNorm):
         return super().scale(weight, offset)
 
 
-def test_what_is_wrong_by_itself_is_no_choice_that_was_kept() -> None:
+class _CrashesInWideRows(CorrectNorm):
+    """An implementation that takes narrow rows alone, and says so nowhere."""
+
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+
+    def load(self, s: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        if s.shape[-1] > 200:
+            raise IndexError("no such kernel")
+        return super().load(s, x, residual)
+
+
+@pytest.mark.parametrize(
+    ("kind", "operation"),
+    [
+        (_WrongWithSigmoid, "rms_norm_gated"),
+        (_CrashesOnFloat32Weights, "rms_norm"),
+        (_CrashesInWideRows, "rms_norm"),
+    ],
+)
+def test_what_is_wrong_by_itself_is_no_choice_that_was_kept(kind: type[Correct], operation: str) -> None:
     """Other properties fail for a level that is always wrong, or that no call takes; this one does not."""
-    for kind, operation in ((_WrongWithSigmoid, "rms_norm_gated"), (_CrashesOnFloat32Weights, "rms_norm")):
-        subject = Subject(kind())
-        for seed in range(4):
-            cases = cases_of(Item(operation, "kept_choices", "bfloat16", seed=seed), subject)
-            assert Status.FAILED not in {verdict.status for case in cases for verdict in JUDGE(subject, case)}
+    subject = Subject(kind())
+    statuses = [verdict.status for case in _cases(operation, subject) for verdict in JUDGE(subject, case)]
+
+    assert Status.FAILED not in statuses
+    assert Status.PASSED in statuses
 
 
-class _OneWeight(CorrectNorm):
-    """An implementation that claims part of the calls."""
+class _NarrowOffsets(CorrectNorm):
+    """An implementation that takes an offset of one for plain weights alone, and claims it."""
 
-    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {"rms_norm": {"weight": "same", "residual": "none"}}
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "rms_norm": {"weight": ("same", "float32"), "apart": {"weight": "float32", "offset": "one"}}
+    }
 
 
 def test_neighbours_are_within_the_claim() -> None:
-    """A level that an implementation does not claim is not called."""
-    subject = Subject(_OneWeight())
+    """Levels that an implementation takes, but not together, are not called together."""
+    subject, free = Subject(_NarrowOffsets()), Subject(CorrectNorm())
     claim = subject.traits("rms_norm").claim
-    _, others = neighbours(subject, _case("rms_norm", subject))
-
     assert claim is not None
-    assert others
-    assert not any(outside(claim, other.case) for other in others)
+    cases = _cases("rms_norm", subject)
+
+    assert all(neighbours(subject, case)[1] for case in cases)
+    assert not any(outside(claim, other.case) for case in cases for other in neighbours(subject, case)[1])
+    assert any(outside(claim, other.case) for case in cases for other in neighbours(free, case)[1])
