@@ -28,6 +28,7 @@ ORACLE = 256
 # bytes of GPU memory of a worker that more workers than usual must leave it, and the usual number
 FOR_EACH = 8 * GIB
 MOST_WORKERS = 8
+FULL = "the GPU is full: "
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -107,6 +108,25 @@ def _total(gpu: int) -> int:
 def memory_of_gpus() -> int:
     """Return the bytes of all GPUs that this process sees. Starts CUDA."""
     return sum(map(_total, range(torch.cuda.device_count())))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error is a lack of GPU memory: PyTorch's own, or the driver's, also through Triton."""
+    driver = isinstance(error, RuntimeError) and "out of memory" in str(error)
+    return driver or isinstance(error, torch.OutOfMemoryError)
+
+
+def full(memory: int | None) -> str:
+    """Return in words that other processes hold what this one, of ``memory`` bytes, may still take; or nothing.
+
+    Their kernels and stacks count, which PyTorch does not limit.
+    """
+    if memory is None or not torch.cuda.is_available():
+        return ""
+    (free, _), due = torch.cuda.mem_get_info(), memory - torch.cuda.memory_reserved()
+    if free >= due:
+        return ""
+    return f"{FULL}{gib(free)} is free, a worker here may take {gib(due)} more; fewer fit (-n)"
 
 
 def left_behind(memory: int) -> int:

@@ -20,7 +20,7 @@ from conformance.adapter import (
     UsageError,
 )
 from conformance.calls import location, state_guard
-from conformance.calls.budget import gib
+from conformance.calls.budget import full, gib, out_of_memory
 from conformance.calls.declared import Declared, Traits
 from conformance.calls.materialize import Materials, materialize, values_of
 from conformance.calls.memory import POISONS, read
@@ -188,9 +188,12 @@ def _attempted(subject: Subject, call: Callable[[], object]) -> object | Outcome
         return Declined(str(declined.reason))
     except Unsupported as unsupported:
         return Unable(str(unsupported))
-    except torch.OutOfMemoryError as error:
-        return Crashed(f"held more than {_held(subject)}: {str(error).partition(' GPU ')[0].strip()}")
     except BaseException as error:  # noqa: BLE001 - the one place: code under test may raise anything
+        others_hold = full(subject.memory) if out_of_memory(error) else ""
+        if others_hold:
+            return Unable(others_hold)
+        if isinstance(error, torch.OutOfMemoryError):
+            return Crashed(f"held more than {_held(subject)}: {str(error).partition(' GPU ')[0].strip()}")
         return Crashed(_raised(error), location.trace(error))
 
 

@@ -26,7 +26,7 @@ from conformance.properties.discovery import Evidence
 from conformance.runs import reproducer, sharing
 from conformance.runs.behind import Place
 from conformance.runs.item import Failure
-from conformance.runs.worker import Worker, may_be_anothers
+from conformance.runs.worker import Worker, may_be_anothers, starved
 
 LOG = "output.log"  # printed output of an implementation, in the folder of the report
 
@@ -203,6 +203,10 @@ class Host:
         answer = self._told(granted, more)
         if self.device != "cpu" and sharing.shared() and may_be_anothers(answer):
             sharing.leave()
+            self._child.close()
+            answer = self._told(granted, more)
+        if starved(answer):
+            # a new process holds nothing yet, neither kernels nor memory kept for later
             self._child.close()
             answer = self._told(granted, more)
         return answer

@@ -8,11 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
-import torch
-
 from conformance.adapter import Crashed, Declined, Hung, Misreturned, Ran, Unable
 from conformance.calls import state_guard
-from conformance.calls.budget import gib, lacking
+from conformance.calls.budget import full, gib, lacking, out_of_memory
 from conformance.calls.call import Subject, perform, promoted
 from conformance.calls.claim import outside
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status, Verdict, without_outputs
@@ -70,11 +68,13 @@ def _judged_within(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ..
     if not too_little:
         try:
             return PROPERTIES[prop].judge(subject, case)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
             # raised by the suite itself: an implementation's lack of memory is an outcome
-            if subject.memory is None:
+            if subject.memory is None or not out_of_memory(error):
                 raise
-            too_little = f"judging it takes more than the {gib(subject.memory)} of GPU memory that a worker has"
+            too_little = full(subject.memory) or (
+                f"judging it takes more than the {gib(subject.memory)} of GPU memory that a worker has"
+            )
     return (Verdict(prop, case, Status.NOT_JUDGED, too_little),)
 
 

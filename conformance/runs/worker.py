@@ -11,7 +11,7 @@ import torch
 
 from conformance.adapter import Crashed, Hung, poisons
 from conformance.calls import state_guard
-from conformance.calls.budget import ALONE, Allowance, gib, keep, left_behind
+from conformance.calls.budget import ALONE, FULL, Allowance, gib, keep, left_behind, out_of_memory
 from conformance.calls.call import Subject, perform
 from conformance.calls.verdict import Status
 from conformance.cases.case import Case
@@ -95,10 +95,15 @@ class Worker:
 
 
 def _crash_of_the_gpu(said: Callable[[], Said]) -> Said | Crashed:
-    """Return the result; or a kernel's fault that shows only after its call, in the suite's own use of the GPU."""
+    """Return the result; or a kernel's fault that shows only after its call, in the suite's own use of the GPU.
+
+    Raises ``torch.OutOfMemoryError`` for every lack of memory.
+    """
     try:
         return said()
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise torch.OutOfMemoryError(str(error)) from error
         how = f"{type(error).__name__}: {error}"
         if not poisons(how):
             raise
@@ -112,6 +117,15 @@ def may_be_anothers(answer: object) -> bool:
     if isinstance(answer, tuple | Crashed):
         return any(map(poisons, _crashes(answer)))
     return isinstance(answer, Hung)
+
+
+def starved(answer: object) -> bool:
+    """Return whether an answer tells of no more than a GPU whose memory other processes hold."""
+    if isinstance(answer, Tried):
+        return answer.reason.startswith(FULL)
+    return isinstance(answer, tuple) and any(
+        verdict.status is Status.NOT_JUDGED and verdict.reason.startswith(FULL) for verdict in answer
+    )
 
 
 def _crashes(answer: Answer) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 from conformance import plugin, report
 from conformance.adapter import Adapter, load
 from conformance.calls import budget
-from conformance.calls.budget import ALONE, GIB, Allowance, default_workers, fair_share, lacking, needed
+from conformance.calls.budget import ALONE, FULL, GIB, Allowance, default_workers, fair_share, lacking, needed
 from conformance.calls.call import Subject
 from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import SAME, Case, Layout, TensorSpec
@@ -194,6 +194,44 @@ def test_an_implementation_that_runs_out_of_memory_crashes() -> None:
 
     assert Status.CRASHED is verdict.status
     assert "held more than 8 GiB of GPU memory: CUDA out of memory. Tried to allocate 9.00 GiB." == verdict.reason
+
+
+LACKS = {
+    "PyTorch": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 258.00 MiB. GPU 0 has 3 MiB free"),
+    "the driver": torch.AcceleratorError("CUDA error: out of memory"),
+    "Triton": RuntimeError("Triton Error [CUDA]: out of memory"),
+}
+
+
+def _a_gpu(monkeypatch: pytest.MonkeyPatch, free: int, reserved: int = GIB) -> None:
+    """Have a GPU with ``free`` bytes, of which this process has ``reserved`` others."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, H200))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: reserved)
+
+
+@pytest.mark.parametrize("where", ["the implementation", "the suite"])
+@pytest.mark.parametrize("lack", LACKS)
+@pytest.mark.parametrize(("free", "judged"), [(3 * 2**20, False), (7 * GIB - 1, False), (7 * GIB, True)])
+def test_memory_that_others_hold_is_no_failure(
+    free: int, lack: str, where: str, monkeypatch: pytest.MonkeyPatch, *, judged: bool
+) -> None:
+    """A worker that may take 7 GiB more was refused them; with so much free the call took more than its share."""
+    _a_gpu(monkeypatch, free)
+
+    def raises(*_: object) -> tuple[Verdict, ...]:
+        raise LACKS[lack]
+
+    if where == "the suite":
+        monkeypatch.setitem(PROPERTIES, "values", replace(PROPERTIES["values"], judge=raises))
+    else:
+        monkeypatch.setattr(Greedy, "load", raises)
+    (verdict,) = judge(Subject(Greedy(), memory=8 * GIB), "values", CASE)
+
+    wanted = Status.CRASHED if judged and where == "the implementation" else Status.NOT_JUDGED
+    assert wanted is verdict.status
+    assert verdict.reason.startswith(FULL) is not judged
+    assert judged or verdict.reason.endswith("a worker here may take 7 GiB more; fewer fit (-n)")
 
 
 def test_a_suite_that_runs_out_of_memory_does_not_judge(monkeypatch: pytest.MonkeyPatch) -> None:

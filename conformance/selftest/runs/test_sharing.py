@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from conformance.adapter import Crashed, Hung
-from conformance.calls.budget import ALONE
+from conformance.calls.budget import ALONE, FULL
 from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import Case
 from conformance.cases.factors import Scope
@@ -19,7 +19,7 @@ from conformance.operations import OPERATIONS
 from conformance.runs import sharing
 from conformance.runs.host import Host, Judge
 from conformance.runs.survey import Tried
-from conformance.runs.worker import may_be_anothers
+from conformance.runs.worker import may_be_anothers, starved
 
 FAULT = "AcceleratorError: CUDA error: an illegal memory access was encountered"
 # as NVIDIA's: it makes a pipe that clients find, and is told to end by another process of its own
@@ -163,6 +163,19 @@ def test_a_fault_of_its_own_is_found_again(tmp_path: Path, monkeypatch: pytest.M
         child = FakeChild(wrong)
         assert wrong == _host(child).ask(Judge("values", case))
         assert calls == len(child.asked), wrong
+
+
+def test_a_full_gpu_is_tried_once_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A new process holds nothing yet. It stays with the service, and its answer counts."""
+    case = _shared(tmp_path, monkeypatch)
+    of_full = Verdict("values", case, Status.NOT_JUDGED, f"{FULL}1 GiB is free")
+    for wrong in ((of_full,), Tried(of_full.reason)):
+        child = FakeChild(wrong)
+        assert wrong == _host(child).ask(Judge("values", case))
+        assert [True, True] == child.asked
+        assert 1 == child.closed
+    for usual in ((replace(of_full, reason="the adapter has no rms_norm"),), Tried("no"), None):
+        assert not starved(usual)
 
 
 def test_a_cpu_is_never_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,12 @@ def test_a_kernel_astray_is_no_way_to_refuse_a_call() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "healthy"), [(torch.OutOfMemoryError("out"), True), (torch.AcceleratorError(ILLEGAL), False)]
+    ("error", "healthy"),
+    [
+        (torch.OutOfMemoryError("out"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (torch.AcceleratorError(ILLEGAL), False),
+    ],
 )
 def test_a_look_behind_an_element_costs_no_verdict(
     error: Exception, monkeypatch: pytest.MonkeyPatch, *, healthy: bool
