@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import conformance
+import normkernels
 from conformance import report
 from conformance.package.codegen import __main__ as command
 from conformance.package.codegen import collect, document
@@ -448,6 +451,14 @@ def test_a_child_sees_no_switch_of_triton(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert {"TRITON_CACHE_DIR", "TRITON_ALWAYS_COMPILE", "TRITON_DUMP_PTXAS_LOG"} == {
         name for name in made if name.startswith("TRITON_")
     }
+
+
+def test_a_child_compiles_the_package_of_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another copy of it comes before the one beside the suite."""
+    monkeypatch.setattr(normkernels, "__file__", str(tmp_path / "copy" / "normkernels" / "__init__.py"))
+
+    first, second = collect._environment(tmp_path)["PYTHONPATH"].split(os.pathsep)[:2]
+    assert (tmp_path / "copy", Path(conformance.__file__).parents[1]) == (Path(first), Path(second))
 
 
 def test_facts_survive_json(run: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The quotient of a row by the innermost leading size, computed without a division, is exact."""
+"""The rows of a program, and their quotients by the innermost leading size, computed without a division."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance.package.calls.tensors import DEVICE
-from normkernels.kernels.tiles import kernel, outer_rows
+from normkernels.kernels.tiles import kernel, outer_rows, program_rows, strided
 from normkernels.operations.rows import inverse
 
 ROWS = 2**31  # one more than the last that has 32 bits
@@ -28,6 +28,16 @@ def outer_kernel(row_ptr, out_ptr, size, size_inverse, size_shift, WIDE: tl.cons
     row = tl.load(row_ptr + at)
     row = row if WIDE else row.to(tl.uint32)
     tl.store(out_ptr + at, outer_rows(row, size, size_inverse, size_shift, 2).to(tl.int64))
+
+
+@kernel
+def rows_kernel(out_ptr, exists_ptr, n_rows, stride, ROWS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Write the offsets of the first ``BLOCK`` rows of ``ROWS`` a program, and which exist."""
+    within = tl.arange(0, BLOCK)[:, None]
+    row, exists = program_rows(within, n_rows, ROWS)
+    at = tl.program_id(0) * BLOCK + within
+    tl.store(out_ptr + at, strided(row, stride))
+    tl.store(exists_ptr + at, exists.to(tl.int8))
 
 
 def edges(size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -85,3 +95,20 @@ def test_kernels_divide_so(size: int, *, wide: bool) -> None:
     outer_kernel[(len(row) // BLOCK,)](row, out, size, *inverse(size), WIDE=wide, BLOCK=BLOCK)
 
     assert torch.equal(row.long() // size, out)
+
+
+@pytest.mark.parametrize("stride", [1, 3, 2**31 - 1, 2**31 + 1, 2**40])
+@pytest.mark.parametrize("missing", [0, 1, 5, 2**20])
+@pytest.mark.parametrize("rows", [1, 2, 2**20, 2**30])
+def test_rows_are_numbered_past_32_bits(rows: int, missing: int, stride: int) -> None:
+    """Offsets of the rows that exist are exact where the rows, the strides or only their products have 64 bits."""
+    programs, block = 5, min(rows, 4)
+    n_rows = max(rows * programs - missing, 1)
+    out = torch.empty(programs, block, dtype=torch.int64, device=DEVICE)
+    exists = torch.empty(programs, block, dtype=torch.int8, device=DEVICE)
+    rows_kernel[(programs,)](out, exists, n_rows, stride, ROWS=rows, BLOCK=block)
+
+    row = torch.arange(programs)[:, None] * rows + torch.arange(block)
+    there = (row < n_rows) if rows > 1 else torch.ones_like(row, dtype=torch.bool)
+    assert torch.equal(there, exists.cpu().bool())
+    assert torch.equal((row * stride)[there], out.cpu()[there])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import conformance
+import normkernels
 
 Row = dict[str, Any]  # a line that the program printed, or the error that ended it
 
@@ -36,8 +37,9 @@ def _environment(cache: Path) -> dict[str, str]:
     """Return this process's environment without Triton's and the package's variables, set to compile each time."""
     steering = ("TRITON_", "NORMKERNELS_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(steering)}
-    here = str(Path(conformance.__file__).parents[1])
-    paths = [here, *filter(None, [kept.get("PYTHONPATH")])]
+    # the package of this process first: it may be another one than that beside the suite
+    here = [str(Path(str(module.__file__)).parents[1]) for module in (normkernels, conformance)]
+    paths = [*here, *filter(None, [kept.get("PYTHONPATH")])]
     return {
         **kept,
         "PYTHONPATH": os.pathsep.join(paths),

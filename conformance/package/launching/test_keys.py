@@ -14,6 +14,8 @@ import torch
 import normkernels
 from conformance.package.calls.tensors import DEVICE, Arguments
 from normkernels import InvalidCall
+from normkernels.operations import mrope as of_mrope
+from normkernels.operations import rows
 from normkernels.operations.operation import OPERATIONS, _cache, run
 
 LOW, FULL = torch.bfloat16, torch.float32
@@ -270,6 +272,37 @@ def test_tensors_on_two_devices_have_no_key(name: str) -> None:
     usual = call(name)
     for each in OPERATIONS[name].tensors:
         assert None is key(name, usual | {each: usual[each].to("meta")})
+
+
+class OnTheFirst(torch.Tensor):
+    """A tensor that says it is on the first GPU."""
+
+    def get_device(self) -> int:
+        """Return the GPU's number."""
+        return 0
+
+
+class OnTheSecond(OnTheFirst):
+    """A tensor that says it is on the second GPU."""
+
+    def get_device(self) -> int:
+        """Return the GPU's number."""
+        return 1
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_tensors_on_two_gpus_have_no_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their numbers differ, and nothing else that a key looks at; on one GPU they have a key."""
+    for module in (of_mrope, rows):
+        monkeypatch.setattr(module, "PLAIN", (OnTheFirst, OnTheSecond))
+    first, *others = OPERATIONS[name].tensors
+    usual = call(name)
+    usual |= {each: usual[each].as_subclass(OnTheFirst) for each in (first, *others) if usual[each] is not None}
+
+    assert None is not key(name, usual)
+    for each in others:
+        if usual[each] is not None:
+            assert None is key(name, usual | {each: usual[each].as_subclass(OnTheSecond)})
 
 
 # torch's own, where forward-mode autograd begins

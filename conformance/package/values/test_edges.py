@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from conformance.package.calls import fp8, mrope, rms_norm
 from conformance.package.calls.operations import run
 from conformance.package.calls.tensors import DEVICE, values
 from conformance.selftest.every import every
+from normkernels import plans
 from normkernels.operations import mrope as of_mrope
+from normkernels.plans import heads as of_heads
 
 ROW_PATHS = ("rows", "native")
 HEAD_PATHS = ("heads", "native")
@@ -144,6 +148,29 @@ def test_an_empty_cache_serves_no_token() -> None:
     arguments = mrope.call(0, cos=values("cos", 0, 16), sin=values("sin", 0, 16))
 
     assert (0, 6, 64) == mrope.run(arguments)[0].shape
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 8])
+def test_programs_of_any_number_of_tokens_make_nan_outside_the_cache(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing outside the cache is read, so that what lies before and behind it does not show."""
+    monkeypatch.setattr(of_mrope.Mrope, "check_values", lambda *_: None)
+    monkeypatch.setattr(plans, "heads", lambda *given, **flags: replace(of_heads(*given, **flags), rows=tokens))
+    plain = mrope.call(8)
+    # what lies beside the tables is no NaN
+    tables = {name: torch.cat([plain[name]] * 3).chunk(3)[1] for name in ("cos", "sin")}
+    at = plain["positions"].clone()
+    at[0, 1], at[1, 4], at[2, 6] = -1, mrope.MAX_POSITIONS, -mrope.MAX_POSITIONS
+    at[:, 7] = torch.tensor([2, 2 * mrope.MAX_POSITIONS - 1, 2])
+
+    plan = mrope.explain(plain).plan
+    assert plan is not None
+    assert tokens == plan.rows
+    called = plain | tables | {"positions": at}
+    for results in (mrope.run(called), mrope.run(called | {n: plain[n].clone() for n in "qk"}, "mrope_")):
+        mrope.assert_right(called, results)
+        assert all(x[[1, 4, 6, 7], :, :32].isnan().all() for x in results)
 
 
 @every("axes", [1, 3])
