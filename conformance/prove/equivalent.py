@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,14 @@ FILE = Path(__file__).with_suffix(".toml")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A mutant by its id, or all mutants of ``file`` (a pattern of files) that match ``function`` and ``text``.
+    """A mutant by its id, several by ``ids``, or all of ``file`` (a pattern) that match ``function`` and ``text``.
 
     ``mutant`` shows a reader what the id stands for. A mark with a ``lane`` holds for runs of the suite there.
     """
 
     proof: str
     id: str = ""
+    ids: Collection[str] = ()
     mutant: str = ""
     file: str = ""
     function: str = ".*"
@@ -32,8 +33,8 @@ class Mark:
 
     def holds(self, mutant: Mutant) -> bool:
         """Return whether the mark is one of this mutant."""
-        if self.id:
-            return self.id == mutant.id
+        if self.id or self.ids:
+            return mutant.id == self.id or mutant.id in self.ids
         return (
             fnmatch.fnmatch(mutant.file, self.file)
             and re.fullmatch(self.function, mutant.function) is not None
@@ -50,7 +51,7 @@ def told(mutant: Mutant) -> str:
 def marks(path: Path = FILE) -> tuple[Mark, ...]:
     """Return the marks of a file."""
     found = tuple(Mark(**each) for each in tomllib.loads(path.read_text("utf-8"))["equivalent"])
-    assert all(bool(mark.id) != bool(mark.file) for mark in found), "a mark has an id, or a file"
+    assert all(1 == bool(mark.id) + bool(mark.ids) + bool(mark.file) for mark in found), "an id, ids, or a file"
     return found
 
 

@@ -189,6 +189,7 @@ OTHERS: Mapping[str, Variant] = {
         "fp8 of many wide rows": quantised(norm((4096, 5120))),
         "fp8 of whole rows": quantised(norm((24, 3072)), quant_group=None),
         "fp8 of two dtypes": quantised(norm((24, 128), dtypes=(FP16, BF16, FP16))),
+        "fp8 hf": quantised(norm((24, 128), rounding="hf")),
         "fp8 odd": quantised(norm((24, 769), dtypes=(FP16, FP16, FP32)), quant_group=100, also_unquantised=True),
         "fp8 of one column": quantised(norm((24, 8), dtypes=(FP32, FP32, FP32)), quant_group=1),
         "gated fp8, norm groups outside": quantised(

@@ -188,7 +188,7 @@ def test_a_sample_rotates_with_its_seed() -> None:
     assert "07" not in {m.id for m in chosen(every, Asked(Path("x")), ("07",))}
 
 
-@every("mark", [(f"{mark.id or mark.file} {mark.text}", mark) for mark in marks()])
+@every("mark", [(f"{mark.id or mark.file or mark.proof} {mark.text}", mark) for mark in marks()])
 def test_every_mark_still_applies(mark: tuple[str, Mark]) -> None:
     """A marked mutant exists in today's sources, as the mark shows it, and has a proof."""
     _, given = mark
@@ -197,6 +197,7 @@ def test_every_mark_still_applies(mark: tuple[str, Mark]) -> None:
     assert found
     assert len(given.proof) > 20
     assert not given.id or [given.mutant] == [told(mutant) for mutant in found]
+    assert not given.ids or sorted(given.ids) == sorted(mutant.id for mutant in found)
 
 
 def test_a_mark_of_a_lane_holds_there_alone() -> None:
