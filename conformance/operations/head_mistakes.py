@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from conformance.operations.operation import Arguments
-from conformance.operations.tensors import Mistake
+from conformance.operations.tensors import Mistake, elsewhere
 
 
 def changed(name: str, change: Callable[[Any], Any]) -> Mistake:
@@ -44,6 +44,8 @@ def _another_head_dim(call: Arguments) -> Arguments:
 HEADS: dict[str, Mistake] = {
     "q of integers": changed("q", _integers),
     "k of integers": changed("k", _integers),
+    "q that is sparse": changed("q", torch.Tensor.to_sparse),
+    "k on another device": changed("k", elsewhere),
     "q of one dimension": changed("q", torch.flatten),
     "k of one dimension": changed("k", torch.flatten),
     "q without its last token": changed("q", lambda q: q[:-1]),
@@ -69,6 +71,7 @@ def rotary_wider_than_the_head(call: Arguments) -> Arguments:
 
 TABLES: dict[str, Mistake] = {
     "cos of integers": changed("cos", _integers),
+    "sin on another device": changed("sin", elsewhere),
     "tables of another float": _another_float,
     "cos of one dimension": changed("cos", lambda cos: cos[0]),
     "cos of three dimensions": changed("cos", lambda cos: cos[:, None]),

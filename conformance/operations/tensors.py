@@ -88,8 +88,8 @@ class Rows(Tensor):
         return {**Tensor.mistakes(self, first), f"{name} without a dimension": a_scalar}
 
     def wrongs(self) -> dict[str, Wrong]:
-        """Return another dtype."""
-        return {"of integers": _integers}
+        """Return another dtype, and another layout."""
+        return {"of integers": _integers, "that is sparse": lambda given, _: given.to_sparse()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Beside(Rows):
         return Tensor.mistakes(self, first)
 
     def wrongs(self) -> dict[str, Wrong]:
-        """Return another shape, a shape that would broadcast, and another dtype."""
+        """Return another shape, a shape that would broadcast, another dtype, and another device."""
 
         def broadcasts(given: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
             return given.reshape(-1, given.shape[-1])[0].expand(*(1,) * (given.dim() - 1), -1)
@@ -112,6 +112,7 @@ class Beside(Rows):
             "of another shape": lambda given, _: given[..., :-1],
             "that would broadcast": broadcasts,
             "of integers": _integers,
+            "on another device": lambda given, _: elsewhere(given),
         }
 
 
@@ -126,13 +127,19 @@ class Columns(Tensor):
         return first[-1:]
 
     def wrongs(self) -> dict[str, Wrong]:
-        """Return other lengths, a number for every element, and another dtype."""
+        """Return other lengths, a number for every element, another dtype, and another device."""
         return {
             "too long": lambda given, _: torch.cat([given, given]),
             "of one element": lambda given, _: given[:1],
             "with rows": lambda given, rows: rows.to(given.dtype),
             "of integers": _integers,
+            "on another device": lambda given, _: elsewhere(given),
         }
+
+
+def elsewhere(given: torch.Tensor) -> torch.Tensor:
+    """Return a tensor as if it had been left on the CPU; one of the CPU as on the meta device."""
+    return given.to("meta" if given.is_cpu else "cpu")
 
 
 def _integers(given: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -146,3 +146,21 @@ class ResidualBroadcasts(CorrectNorm):
     def check(self, x: torch.Tensor, weight: torch.Tensor | None, residual: torch.Tensor | None) -> None:
         """Do not compare shapes, let torch broadcast."""
         super().check(x, weight, None)
+
+
+class WeightLeftElsewhere(CorrectNorm):
+    """A weight on another device than x is taken for one that is not loaded yet: the norm goes without."""
+
+    caught_by = ("errors",)
+
+    def norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        residual: torch.Tensor | None,
+        offset: float,
+        eps: float,
+    ) -> Result:
+        """Leave such a weight out."""
+        here = weight is not None and weight.device == x.device
+        return super().norm(x, weight if here else None, residual, offset, eps)

@@ -98,12 +98,12 @@ def test_an_optional_setting_is_left_out_where_it_is_none() -> None:
 
 def _said(call: dict[str, object]) -> dict[str, object]:
     """Return the arguments of a call as data that can be compared."""
-    tensors = {n: (t.shape, t.dtype) for n, t in call.items() if isinstance(t, torch.Tensor)}
+    tensors = {n: (t.shape, t.dtype, t.device, t.layout) for n, t in call.items() if isinstance(t, torch.Tensor)}
     return {name: tensors.get(name, value) for name, value in call.items()}
 
 
 def test_every_mistake_makes_one_argument_wrong() -> None:
-    """A right call is changed in shape or dtype, and each tensor can be wrong in several ways."""
+    """A right call is changed in shape, dtype, device or layout, and each tensor can be wrong in several ways."""
     plain = {factor: levels[0] for factor, levels in CALLS.factors.items()}
     case = CALLS.complete({**plain, "rank": "3"}, random.Random(0), Scope("float16"))  # noqa: S311
     call = materialize(case, values_of(case), "cpu", POISONS[0]).arguments
@@ -112,7 +112,7 @@ def test_every_mistake_makes_one_argument_wrong() -> None:
         for name, mistake in CALLS.mistakes.items():
             assert _said(passed) != _said(mistake(passed)), name
     assert {"gate", "shift", "x"} == {name.split()[0] for name in CALLS.mistakes}
-    assert len(CALLS.mistakes) == 3 + 2 + 4
+    assert len(CALLS.mistakes) == 4 + 3 + 5
 
 
 def test_a_simpler_call_has_one_thing_less() -> None:
