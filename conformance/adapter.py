@@ -48,8 +48,9 @@ class Adapter:
     ``contracts`` names the contract of each operation, or gives it. Declarations are checked: the same bits
     for the same call (``deterministic``), for the same row in any batch (``batch_invariant``), for arguments
     scaled by a power of two (``scale_invariant``); no kernel of its own for every number of rows or eps
-    (``few_variants``); an exception for meaningless calls (``validates``); calls that ``torch.compile`` takes
-    whole (``compiles``), and that a CUDA graph can record (``graphs``). ``flushes`` allows zero for results below
+    (``few_variants``); an exception for meaningless calls (``validates``); gradients, or a refusal of arguments
+    that require one (``differentiable``); calls that ``torch.compile`` takes whole (``compiles``), and that a
+    CUDA graph can record (``graphs``). ``flushes`` allows zero for results below
     2**-126, ``running_variance`` NaN and zero in rows whose sum of squares comes near the largest float32 or
     passes it, ``fuses`` products that are rounded or not before they are added, as a compiler decides. Fresh
     outputs have ``strides`` that are ``"dense"`` (in any order of dimensions), ``"contiguous"``, or those of
@@ -73,6 +74,7 @@ class Adapter:
     scale_invariant: bool | Mapping[str, bool] = True
     few_variants: bool | Mapping[str, bool] = True
     validates: bool | Mapping[str, bool] = False
+    differentiable: bool | Mapping[str, bool] = False
     compiles: bool | Mapping[str, bool] = False
     graphs: bool | Mapping[str, bool] = False
     flushes: bool | Mapping[str, bool] = False

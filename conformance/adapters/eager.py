@@ -19,6 +19,7 @@ class Eager(Adapter):
     """Plain PyTorch in float32, rounded once."""
 
     name = "eager"
+    differentiable = True
     package = "torch"
     contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(
         ("rms_norm", "gemma_rms_norm", "rms_norm_gated", "mrope", "rms_norm_fp8", "rms_norm_gated_fp8"), "fp32"

@@ -23,6 +23,7 @@ class FlaNorms(Adapter):
     """
 
     name = "fla"
+    differentiable = True
     package = PACKAGE
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         # the sum is normalised before it is rounded
@@ -104,6 +105,7 @@ class FlaLayerNormGated(Adapter):
     """``rmsnorm_fn`` of ``layernorm_gated``: one program per group of a row."""
 
     name = "fla layernorm_gated"
+    differentiable = True
     package = PACKAGE
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm_gated": "fp32"}
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {

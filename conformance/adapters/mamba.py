@@ -19,6 +19,7 @@ class Mamba(Adapter):
     """``rmsnorm_fn`` of ``layernorm_gated``, a group of a row a program; ``layer_norm`` and ``k_activations``."""
 
     name = "mamba"
+    differentiable = True
     package = "mamba_ssm"
     contracts: ClassVar[Mapping[str, str | Contract]] = dict.fromkeys(
         # a sum is normalised before it is rounded

@@ -46,6 +46,7 @@ class NormKernels(Adapter):
     strides = "contiguous"
     zero_columns = True
     validates = True
+    differentiable = True
     compiles: bool | Mapping[str, bool] = True
     graphs = True
     reference: str | None = "native"

@@ -17,6 +17,7 @@ class Torch(Adapter):
     """Two fused steps, with a rounding after each."""
 
     name = "torch"
+    differentiable = True
     package = "torch"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         "rms_norm_gated": "two_step",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
@@ -148,18 +149,47 @@ def arguments_of(materials: Materials) -> Arguments:
 
 
 def call_with(
-    subject: Subject, case: Case, arguments: Mapping[str, object], form: str = "", *, wait: bool = True
+    subject: Subject,
+    case: Case,
+    arguments: Mapping[str, object],
+    form: str = "",
+    *,
+    wait: bool = True,
+    attached: bool = False,
 ) -> Outcome:
     """Call once with arguments that the caller owns and checks; all names must be given.
 
     ``form`` ends the name of the adapter's method: ``_`` calls the in-place form, which writes results over
-    arguments. ``wait``: wait for the GPU.
+    arguments. ``wait``: wait for the GPU. ``attached``: leave the outputs in autograd's graph.
     """
-    return _call(subject, case, arguments, form, wait=wait)
+    return _call(subject, case, arguments, form, wait=wait, attached=attached)
+
+
+def derived(
+    subject: Subject,
+    outputs: tuple[torch.Tensor, ...],
+    given: tuple[torch.Tensor, ...],
+    leaves: tuple[torch.Tensor, ...],
+) -> tuple[torch.Tensor | None, ...] | Outcome:
+    """Return the gradients of ``leaves``, from those ``given`` of a call's outputs; None where there is none."""
+
+    def made() -> tuple[torch.Tensor | None, ...]:
+        found = torch.autograd.grad(outputs, leaves, given, allow_unused=True)
+        if subject.device != "cpu":
+            torch.cuda.synchronize(subject.device)
+        return tuple(found)
+
+    return cast("tuple[torch.Tensor | None, ...] | Outcome", _attempted(subject, made))
 
 
 def _call(
-    subject: Subject, case: Case, arguments: Mapping[str, object], form: str, *, wait: bool = True
+    subject: Subject,
+    case: Case,
+    arguments: Mapping[str, object],
+    form: str,
+    *,
+    wait: bool = True,
+    attached: bool = False,
 ) -> Outcome:
     operation = OPERATIONS[case.operation]
     method = getattr(subject.implementation(), f"{operation.name}{form}", None)
@@ -175,7 +205,7 @@ def _call(
         return result
 
     result = _attempted(subject, made)
-    return result if isinstance(result, Outcome) else _returned(subject, case, result)
+    return result if isinstance(result, Outcome) else _returned(subject, case, result, attached=attached)
 
 
 def _attempted(subject: Subject, call: Callable[[], object]) -> object | Outcome:
@@ -221,7 +251,7 @@ def _with_path(subject: Subject, case: Case, arguments: Arguments, outcome: Ran)
     return replace(outcome, path=None if path is None else str(path))
 
 
-def _returned(subject: Subject, case: Case, result: object) -> Ran | Misreturned:
+def _returned(subject: Subject, case: Case, result: object, *, attached: bool = False) -> Ran | Misreturned:
     """Return the outputs of a call, unless one of them is not a tensor in memory of the device."""
     # an in-place form need not return the tensors of its caller
     outputs = result if isinstance(result, list | tuple) else () if result is None else (result,)
@@ -230,8 +260,8 @@ def _returned(subject: Subject, case: Case, result: object) -> Ran | Misreturned
         wrong = _unfit(output, torch.device(subject.device))
         if wrong:
             return Misreturned(f"{names[place] if place < len(names) else f'output {place + 1}'} {wrong}")
-    # no gradient is used here, and torch forbids reading the numbers of a tensor that requires one
-    tensors = (output.detach() if output.requires_grad else output for output in outputs)
+    # torch forbids reading the numbers of a tensor that requires a gradient, which only one property uses
+    tensors = (output.detach() if output.requires_grad and not attached else output for output in outputs)
     return Ran(tuple(tensors), None)
 
 

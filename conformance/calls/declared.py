@@ -21,6 +21,7 @@ PER_OPERATION = (
     "scale_invariant",
     "few_variants",
     "validates",
+    "differentiable",
     "compiles",
     "graphs",
     "flushes",
@@ -52,6 +53,7 @@ class Traits:
     scale_invariant: bool = True
     few_variants: bool = True
     validates: bool = False
+    differentiable: bool = False
     compiles: bool = False
     graphs: bool = False
     flushes: bool = False

@@ -26,8 +26,9 @@ class MyNorms(Adapter):
     name = "mynorms"
     # where the implementation rounds: fp32 (nowhere but at the store), hf, two_step, eager, or a Contract
     contracts = {"rms_norm_gated": "fp32"}
-    # raises on calls without a meaning: then that is demanded as well
+    # raises on calls without a meaning, and has gradients or refuses them: then that is demanded as well
     validates = False
+    differentiable = False
 
     def rms_norm_gated(self, x, gate, weight, *, eps, group_size, norm_before_gate, activation):
         """norm(x) * weight * act(gate), or norm(x * act(gate)) * weight."""

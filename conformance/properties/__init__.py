@@ -14,6 +14,7 @@ from conformance.properties.determinism import DETERMINISM
 from conformance.properties.device import DEVICE
 from conformance.properties.empty import EMPTY
 from conformance.properties.errors import ERRORS
+from conformance.properties.gradient import GRADIENT
 from conformance.properties.graph import GRAPH
 from conformance.properties.in_place import IN_PLACE
 from conformance.properties.kept_choices import KEPT_CHOICES
@@ -54,6 +55,7 @@ PROPERTIES: dict[str, Property] = {
         KEPT_CHOICES,
         THREADS,
         VARIANTS,
+        GRADIENT,
         COMPILE,
         GRAPH,
         STREAM,

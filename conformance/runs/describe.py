@@ -30,8 +30,9 @@ class MyKernels(Adapter):
     # where the implementation rounds: {named}, or
     # Contract(rounds=frozenset({{...}})) with some of {points}
     contracts = {{"{name}": "fp32"}}
-    # raises on calls without a meaning: then that is demanded as well
+    # raises on calls without a meaning, and has gradients or refuses them: then that is demanded as well
     validates = False
+    differentiable = False
 
     def {name}({arguments}):
         """Return {outputs}.

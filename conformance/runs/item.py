@@ -101,8 +101,8 @@ class Profile:
 FEW = {"scale": 4, "bias": 3, "chain": 1, "state": 2, "kept_results": 1, "threads": 2, "variants": 1, "compile": 1}
 FEW |= {"graph": 3, "stream": 3, "device": 3}
 MANY = {name: 4 * count for name, count in FEW.items()}
-# one case, and calls with every other level of each factor after it
-ONCE = {"kept_choices": 1}
+# one case: calls with every other level of each factor after it, or from three kinds of gradients back
+ONCE = {"kept_choices": 1, "gradient": 1}
 
 _QUICK = Profile(
     "quick",

@@ -34,7 +34,7 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
 
 
 # How many fakes of an operation name each property first. Whoever adds or removes a fake changes its number.
-NUMBER = 707
+NUMBER = 713
 COUNTS = {
     "rms_norm_gated": {
         "compile": 10,
@@ -92,6 +92,7 @@ COUNTS = {
         "device": 3,
         "empty": 3,
         "errors": 2,
+        "gradient": 6,
         "in_place": 13,
         "kept_choices": 1,
         "kept_results": 2,
@@ -114,7 +115,8 @@ COUNTS = {
         "determinism": 1,
         "device": 3,
         "empty": 3,
-        "errors": 1,
+        "errors": 2,
+        "gradient": 6,
         "in_place": 13,
         "kept_choices": 1,
         "kept_results": 2,
@@ -285,6 +287,7 @@ OTHERS: dict[str, set[str]] = {
     "correct_rotation": {"CorrectRotation", "EagerRotation", "FusedRotation", "LowRotation", "RotationInFloat64"},
     "correct_silu_and_mul": {"CorrectSiluAndMul"},
     "correct_softmax": {"CorrectSoftmax"},
+    "gradients": {"CorrectGradients"},
     "kernels": {"Kernel"},
     "kernels_layers": {"KernelLayer"},
     "kernels_rows": {"KernelNorm", "TunedNorm"},

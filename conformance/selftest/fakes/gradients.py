@@ -1,0 +1,119 @@
+"""Fakes whose results are right and whose gradients are not: cut off, of too few rows, of memory read wrongly."""
+
+from __future__ import annotations
+
+import torch
+
+from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
+
+
+class GradientCut(CorrectNorm):
+    """A kernel that autograd does not see: its results require no gradient."""
+
+    caught_by = ("gradient",)
+    differentiable = True
+
+    def norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        residual: torch.Tensor | None,
+        offset: float,
+        eps: float,
+    ) -> Result:
+        """Compute without autograd."""
+        with torch.no_grad():
+            return super().norm(x, weight, residual, offset, eps)
+
+
+class WeightNeverTrained(CorrectNorm):
+    """The backward returns a gradient of x, and zeros for the weight."""
+
+    caught_by = ("gradient",)
+    differentiable = True
+
+    def weigh(self, y: torch.Tensor, weight: torch.Tensor | None, offset: float) -> torch.Tensor:
+        """Weigh by numbers that come from the weight, and do not lead back to it."""
+        fixed = None if weight is None else weight.detach() + 0 * weight
+        return super().weigh(y, fixed, offset)
+
+
+class LastRowsNotInTheWeightsGradient(CorrectNorm):
+    """The backward sums the weight's gradient over whole blocks of rows: the rows behind the last one are lost."""
+
+    caught_by = ("gradient",)
+    differentiable = True
+
+    def weigh(self, y: torch.Tensor, weight: torch.Tensor | None, offset: float) -> torch.Tensor:
+        """Let blocks of four rows, of which the last one is not whole, lead back to the weight."""
+        rows = y.reshape(-1, y.shape[-1])
+        whole = (len(rows) - 1) // 4 * 4
+        last = None if weight is None else weight.detach()
+        parts = super().weigh(rows[:whole], weight, offset), super().weigh(rows[whole:], last, offset)
+        return torch.cat(parts).reshape(y.shape)
+
+
+class GradientsReadWithStridesOfResults(CorrectNorm):
+    """The backward reads the gradient of its result as if it were contiguous, as the result is."""
+
+    caught_by = ("gradient",)
+    differentiable = True
+
+    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Read the gradient's first numbers in memory."""
+        out = super().store(y, x)
+        if out.requires_grad:
+            out = out.clone()
+            out.register_hook(_in_a_row)  # type: ignore[no-untyped-call]  # torch's own
+        return out
+
+
+class ExpandedGradientsRefused(CorrectNorm):
+    """The backward asks for a gradient that is contiguous, which that of a sum is not."""
+
+    caught_by = ("gradient",)
+    differentiable = True
+
+    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """View the gradient as rows."""
+        out = super().store(y, x)
+        if out.requires_grad:
+            out = out.clone()
+            out.register_hook(_viewed)  # type: ignore[no-untyped-call]  # torch's own
+        return out
+
+
+class GradientOverwritten(CorrectNorm):
+    """The backward computes in the memory of the gradient that it was given, which another one may need."""
+
+    caught_by = ("gradient",)
+    differentiable = True
+
+    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Halve the gradient where it is, and double what is returned."""
+        out = super().store(y, x)
+        if out.requires_grad:
+            out = out.clone()
+            out.register_hook(lambda gradient: 2 * _halved(gradient))  # type: ignore[no-untyped-call]  # torch's own
+        return out
+
+
+class CorrectGradients(CorrectNorm):
+    """A norm whose gradients are torch's own."""
+
+    differentiable = True
+
+
+def _in_a_row(gradient: torch.Tensor) -> torch.Tensor:
+    numbers = gradient.untyped_storage().nbytes() // gradient.element_size()
+    whole = gradient.as_strided((numbers,), (1,), 0)
+    return whole.repeat(-(-gradient.numel() // numbers))[: gradient.numel()].view(gradient.shape)
+
+
+def _viewed(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.view(-1).view(gradient.shape)
+
+
+def _halved(gradient: torch.Tensor) -> torch.Tensor:
+    # an expanded tensor cannot be written
+    return gradient / 2 if 0 in gradient.stride() else gradient.div_(2)
