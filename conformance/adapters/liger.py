@@ -22,6 +22,10 @@ class Liger(Adapter):
 
     name = "liger"
     package = "liger-kernel"
+    # the docstring of its norms says that they write over the gradient of y, unless they are told not to
+    differentiable: bool | Mapping[str, bool] = dict.fromkeys(
+        ("mrope", "layer_norm", "silu_and_mul", "gelu_and_mul", "rope", "softmax"), True
+    )
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         "rms_norm": Contract(NAMED["hf"] | {"sum"}),
         "gemma_rms_norm": Contract(frozenset({"sum"})),

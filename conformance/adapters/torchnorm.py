@@ -20,6 +20,7 @@ class TorchNorm(Adapter):
 
     name = "torchnorm"
     package = "torchnorm"
+    differentiable = True
     # a sum is normalised before it is rounded
     contracts: ClassVar[Mapping[str, str | Contract]] = {"rms_norm": "fp32", "layer_norm": "fp32"}
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {

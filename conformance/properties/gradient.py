@@ -177,9 +177,12 @@ def _directions(case: Case, name: str, like: torch.Tensor) -> Iterator[torch.Ten
 
 
 def _fixed(operation: Operation) -> Fixed:
-    """Return several rows of a usual width, contiguous, with ordinary numbers around one."""
+    """Return several rows of a usual width, contiguous, ordinary numbers around one, and every optional tensor."""
     plain = (("values", operation.ordinary[:1]), ("width", ("tile", "pow2")), ("rows", ("few",)))
-    return narrowed(operation, contiguous(operation), plain)
+    passed = tuple(
+        (name, tuple(level for level in levels if level != "none")) for name, levels in operation.factors.items()
+    )
+    return narrowed(operation, contiguous(operation), passed, plain)
 
 
 def _cannot(subject: Subject, operation: str, dtype: str) -> str:
