@@ -18,7 +18,7 @@ from conformance.properties.gradient import differentiable
 from conformance.runs.item import Item, cases_of, items
 from conformance.selftest.every import every
 from conformance.selftest.fakes.correct_norm import CorrectNorm
-from conformance.selftest.fakes.gradients import CorrectGradients
+from conformance.selftest.fakes.gradients import CorrectGradients, GradientCut
 
 GRADIENT = PROPERTIES["gradient"]
 JUDGED = [name for name in OPERATIONS if not GRADIENT.void(OPERATIONS[name])]
@@ -74,6 +74,33 @@ def test_a_refusal_is_told() -> None:
 
     assert Status.DECLINED is verdict.status
     assert verdict.reason.startswith("refused: NotImplementedError: no backward yet")
+
+
+class _Forgets(CorrectGradients):
+    """A norm whose backward has nothing for the weight."""
+
+    def weigh(self, y: torch.Tensor, weight: torch.Tensor | None, offset: float) -> torch.Tensor:
+        return super().weigh(y, None if weight is None else weight.detach(), offset)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said"),
+    [
+        (
+            GradientCut,
+            "y requires no gradient, and its arguments do: it is cut off without a word, with contiguous ",
+        ),
+        (_Forgets, "weight has no gradient, with contiguous gradients of the results"),
+    ],
+)
+def test_what_is_missing_is_named(adapter: type[CorrectNorm], said: str) -> None:
+    """A result that leads nowhere, and an argument that gets nothing."""
+    subject = Subject(adapter())
+    (case,) = cases(subject, "rms_norm", "bfloat16", 1)
+    (verdict,) = GRADIENT.judge(subject, case)
+
+    assert Status.FAILED is verdict.status
+    assert verdict.reason.startswith(said)
 
 
 def test_only_those_are_judged_that_declare_it() -> None:
