@@ -25,7 +25,10 @@ def collect(targets: Sequence[str], workers: int | None = None) -> list[Row]:
     command = [sys.executable, "-m", "conformance.package.codegen.compile", str(count), *targets]
     # the results are neither read from Triton's own cache nor left there
     with tempfile.TemporaryDirectory(prefix="codegen-") as cache:
-        done = subprocess.run(command, env=_environment(Path(cache)), capture_output=True, text=True, check=False)
+        # from an empty folder, because ``-m`` looks into the current one before any other
+        done = subprocess.run(
+            command, env=_environment(Path(cache)), cwd=cache, capture_output=True, text=True, check=False
+        )
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode:
         failed = f"exit status {done.returncode}: {done.stderr[-LAST:]}"
