@@ -408,11 +408,11 @@ CRASHES = SKELETON.replace("        y = x.float()\n", "        raise ValueError(
 def test_a_call_that_crashes_is_said_first_and_once(tmp_path: Path) -> None:
     """The traceback comes before all else, and all calls that crash alike are one failure."""
     code, shown, report = _ran(tmp_path, CRASHES, *VALUES)
-    how = "ValueError: \\x1b[31mred (mine.py:20, in rms_norm_gated)"
+    how = "ValueError: \\x1b[31mred (mine.py:21, in rms_norm_gated)"
 
     assert Exit.FAILED == code
     assert f"the first and plainest call crashes: {how}" in shown
-    assert 'mine.py", line 20, in rms_norm_gated' in shown
+    assert 'mine.py", line 21, in rms_norm_gated' in shown
     assert f"rms_norm_gated: every call crashes alike: {how}" in shown
     assert 1 == len(report["causes"])
     assert "mine.py" in report["failures"][0]["trace"]
