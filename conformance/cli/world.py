@@ -78,7 +78,7 @@ def world(
         given = ["--profile", profile, "--seed", str(seed), *(("-n", str(workers)) if workers else ())]
         given += [text for name in operations for text in ("--op", name)]
         given += [text for name in properties for text in ("--property", name)]
-        files = {path.stem: path.resolve() for path in waivers.glob("*.toml")} if waivers else {}
+        files = {path.stem: path for path in waivers.glob("*.toml")} if waivers else {}
         options.prepared(directory)
         planned = lanes.planned(chosen, devices or tuple(dict.fromkeys(("cpu", here))), given, directory, files)
         # what an earlier command left of the other lanes stays
