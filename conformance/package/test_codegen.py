@@ -454,11 +454,22 @@ def test_a_child_sees_no_switch_of_triton(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_a_child_compiles_the_package_of_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Another copy of it comes before the one beside the suite."""
-    monkeypatch.setattr(normkernels, "__file__", str(tmp_path / "copy" / "normkernels" / "__init__.py"))
+    """Another copy of it comes before the one beside the suite, and both before the current folder."""
+    seen: list[tuple[str, Path]] = []
 
-    first, second = collect._environment(tmp_path)["PYTHONPATH"].split(os.pathsep)[:2]
+    def run(command: object, *, env: dict[str, str], cwd: str, **rest: object) -> object:
+        seen.append((env["PYTHONPATH"], Path(cwd)))
+        assert not list(Path(cwd).iterdir())
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr(normkernels, "__file__", str(tmp_path / "copy" / "normkernels" / "__init__.py"))
+    monkeypatch.setattr(subprocess, "run", run)
+    collect.collect(["sm_90"], 1)
+
+    [(paths, folder)] = seen
+    first, second = paths.split(os.pathsep)[:2]
     assert (tmp_path / "copy", Path(conformance.__file__).parents[1]) == (Path(first), Path(second))
+    assert Path.cwd() != folder
 
 
 def test_facts_survive_json(run: dict[str, Any]) -> None:

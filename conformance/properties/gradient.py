@@ -43,7 +43,7 @@ Tensors = tuple[torch.Tensor, ...]
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Differentiate the call backwards from contiguous, expanded and strided gradients of its results."""
     values = values_for(subject, case)
-    arguments, outcome = _called(subject, case, values)
+    _, outcome = _called(subject, case, values)
     if isinstance(outcome, Crashed) and not poisons(outcome.how):
         return (Verdict("gradient", case, Status.DECLINED, f"refused: {outcome.how}"),)
     if not isinstance(outcome, Ran):

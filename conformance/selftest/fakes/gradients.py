@@ -7,11 +7,28 @@ import torch
 from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
 
 
-class GradientCut(CorrectNorm):
+class CorrectGradients(CorrectNorm):
+    """A norm whose gradients are torch's own; ``backward`` takes that of y first."""
+
+    differentiable = True
+
+    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Have the gradient of y pass through ``backward``."""
+        out = super().store(y, x)
+        if out.requires_grad:
+            out = out.clone()
+            out.register_hook(self.backward)  # type: ignore[no-untyped-call]  # torch's own
+        return out
+
+    def backward(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the gradient as it is."""
+        return gradient
+
+
+class GradientCut(CorrectGradients):
     """A kernel that autograd does not see: its results require no gradient."""
 
     caught_by = ("gradient",)
-    differentiable = True
 
     def norm(
         self,
@@ -26,11 +43,10 @@ class GradientCut(CorrectNorm):
             return super().norm(x, weight, residual, offset, eps)
 
 
-class WeightNeverTrained(CorrectNorm):
+class WeightNeverTrained(CorrectGradients):
     """The backward returns a gradient of x, and zeros for the weight."""
 
     caught_by = ("gradient",)
-    differentiable = True
 
     def weigh(self, y: torch.Tensor, weight: torch.Tensor | None, offset: float) -> torch.Tensor:
         """Weigh by numbers that come from the weight, and do not lead back to it."""
@@ -38,11 +54,10 @@ class WeightNeverTrained(CorrectNorm):
         return super().weigh(y, fixed, offset)
 
 
-class LastRowsNotInTheWeightsGradient(CorrectNorm):
+class LastRowsNotInTheWeightsGradient(CorrectGradients):
     """The backward sums the weight's gradient over whole blocks of rows: the rows behind the last one are lost."""
 
     caught_by = ("gradient",)
-    differentiable = True
 
     def weigh(self, y: torch.Tensor, weight: torch.Tensor | None, offset: float) -> torch.Tensor:
         """Let blocks of four rows, of which the last one is not whole, lead back to the weight."""
@@ -53,67 +68,33 @@ class LastRowsNotInTheWeightsGradient(CorrectNorm):
         return torch.cat(parts).reshape(y.shape)
 
 
-class GradientsReadWithStridesOfResults(CorrectNorm):
+class GradientsReadWithStridesOfResults(CorrectGradients):
     """The backward reads the gradient of its result as if it were contiguous, as the result is."""
 
     caught_by = ("gradient",)
-    differentiable = True
 
-    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Read the gradient's first numbers in memory."""
-        out = super().store(y, x)
-        if out.requires_grad:
-            out = out.clone()
-            out.register_hook(_in_a_row)  # type: ignore[no-untyped-call]  # torch's own
-        return out
+    def backward(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Read the first numbers in memory."""
+        numbers = gradient.untyped_storage().nbytes() // gradient.element_size()
+        whole = gradient.as_strided((numbers,), (1,), 0)
+        return whole.repeat(-(-gradient.numel() // numbers))[: gradient.numel()].view(gradient.shape)
 
 
-class ExpandedGradientsRefused(CorrectNorm):
+class ExpandedGradientsRefused(CorrectGradients):
     """The backward asks for a gradient that is contiguous, which that of a sum is not."""
 
     caught_by = ("gradient",)
-    differentiable = True
 
-    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def backward(self, gradient: torch.Tensor) -> torch.Tensor:
         """View the gradient as rows."""
-        out = super().store(y, x)
-        if out.requires_grad:
-            out = out.clone()
-            out.register_hook(_viewed)  # type: ignore[no-untyped-call]  # torch's own
-        return out
+        return gradient.view(-1).view(gradient.shape)
 
 
-class GradientOverwritten(CorrectNorm):
+class GradientOverwritten(CorrectGradients):
     """The backward computes in the memory of the gradient that it was given, which another one may need."""
 
     caught_by = ("gradient",)
-    differentiable = True
 
-    def store(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Halve the gradient where it is, and double what is returned."""
-        out = super().store(y, x)
-        if out.requires_grad:
-            out = out.clone()
-            out.register_hook(lambda gradient: 2 * _halved(gradient))  # type: ignore[no-untyped-call]  # torch's own
-        return out
-
-
-class CorrectGradients(CorrectNorm):
-    """A norm whose gradients are torch's own."""
-
-    differentiable = True
-
-
-def _in_a_row(gradient: torch.Tensor) -> torch.Tensor:
-    numbers = gradient.untyped_storage().nbytes() // gradient.element_size()
-    whole = gradient.as_strided((numbers,), (1,), 0)
-    return whole.repeat(-(-gradient.numel() // numbers))[: gradient.numel()].view(gradient.shape)
-
-
-def _viewed(gradient: torch.Tensor) -> torch.Tensor:
-    return gradient.view(-1).view(gradient.shape)
-
-
-def _halved(gradient: torch.Tensor) -> torch.Tensor:
-    # an expanded tensor cannot be written
-    return gradient / 2 if 0 in gradient.stride() else gradient.div_(2)
+    def backward(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Halve the gradient where it is, and double what is returned; an expanded one cannot be written."""
+        return gradient if 0 in gradient.stride() else 2 * gradient.div_(2)
