@@ -82,15 +82,15 @@ def keep(allowance: Allowance) -> int:
 
 
 @contextlib.contextmanager
-def all_of_it(memory: int | None) -> Iterator[None]:
-    """Lift this process's limit of ``memory`` bytes on the current GPU for the time of the context."""
+def all_of_it(memory: int | None) -> Iterator[int | None]:
+    """Lift this process's limit of ``memory`` bytes on the current GPU, for the context's time, to all it has."""
     if memory is None:
-        yield
+        yield None
         return
     gpu = torch.cuda.current_device()
     _limit(_total(gpu), gpu)
     try:
-        yield
+        yield _total(gpu)
     finally:
         torch.cuda.empty_cache()
         _limit(memory, gpu)

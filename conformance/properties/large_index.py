@@ -41,8 +41,8 @@ SHARE = 0.75
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call once, within the free memory of a GPU: values must be right, and nothing but the outputs written."""
-    with all_of_it(subject.memory):
-        return _judge(replace(subject, memory=None), case)
+    with all_of_it(subject.memory) as memory:
+        return _judge(replace(subject, memory=memory), case)
 
 
 def _judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:

@@ -82,6 +82,37 @@ def test_bits_do_not_depend_on_batch_or_plan(
     assert len({launched[0], *launched[-2:]}) > 1
 
 
+# Fields of plans that no program of the interpreter is without: any powers of two, and any number of programs.
+ROTATED = [{"rows": 1, "heads": 32, "programs": 1}, {"rows": 4, "heads": 1, "programs": 5}]
+ROTATED += [{"rows": 64, "heads": 2, "programs": 3}, {"rows": 2, "heads": 8, "programs": 12}]
+NORMED = [{"rows": rows, "reads": reads} for rows in (1, 2, 512) for reads in ("together", "twice")]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "operation", "changes"),
+    [("heads", "mrope", ROTATED), *(("general", name, NORMED) for name in ("rms_norm", *fp8.OPERATIONS))],
+)
+def test_bits_are_those_of_any_valid_plan(
+    chosen: str, operation: str, changes: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutants of plans that make other valid plans are equivalent for this reason (``test_plan_mutants.py``)."""
+    usual = getattr(plans, chosen)
+    batch = (
+        mrope.call(19, (20, 3))
+        if operation == "mrope"
+        else rms_norm.added(40, 769)
+        if operation == "rms_norm"
+        else fp8.full(operation, 40, 769, dtype=torch.bfloat16)
+    )
+    wanted = list(run(operation, batch))
+    for change in changes:
+        monkeypatch.setattr(
+            plans, chosen, lambda *a, change=change, **k: dataclasses.replace(usual(*a, **k), **change)
+        )
+        reread_environment()
+        assert fp8.same(wanted, list(run(operation, batch))), change
+
+
 def _planned(plan: Plan, _tokens: int) -> Plan:
     return plan
 

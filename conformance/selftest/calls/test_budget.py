@@ -110,7 +110,8 @@ def test_a_process_is_held_to_its_share_of_every_gpu_that_it_sees(monkeypatch: p
 
     assert H200 // 10 == memory
     assert {0: 0.2, 1: 0.2} == pytest.approx(held)
-    with budget.all_of_it(memory):
+    with budget.all_of_it(memory) as whole:
+        assert H200 // 2 == whole
         assert {0: 0.2, 1: 1.0} == pytest.approx(held)
     assert {0: 0.2, 1: 0.2} == pytest.approx(held)
 

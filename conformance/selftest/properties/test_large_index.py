@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from conformance.adapter import Crashed
+from conformance.calls import budget
+from conformance.calls.budget import FULL, GIB
 from conformance.calls.call import Subject
 from conformance.calls.child import Child, Prepared
 from conformance.calls.materialize import materialize, spread, values_of
@@ -133,3 +135,25 @@ def test_addresses_that_cannot_be_had_are_no_verdict(monkeypatch: pytest.MonkeyP
 
     assert [Status.NOT_JUDGED] == [verdict.status for verdict in verdicts]
     assert "cannot be had" in verdicts[0].reason
+
+
+def test_memory_that_other_workers_hold_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call may take the whole GPU, of which others have a half: it is not judged where it lacks memory."""
+
+    class Starves(Correct):
+        """A norm that gets no memory."""
+
+        def load(self, x: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB. GPU 0 has 8 GiB")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (40 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *_: None)
+    monkeypatch.setattr(budget, "_total", lambda _: 80 * GIB)
+    (verdict,) = LARGE_INDEX.judge(Subject(Starves(), memory=8 * GIB), _cases("rms_norm_gated")[0])
+
+    assert Status.NOT_JUDGED is verdict.status
+    assert verdict.reason.startswith(FULL)

@@ -16,7 +16,7 @@ SOURCE = (ROOT / FILE).read_text("utf-8")
 EVERY = {mutant.id: mutant for mutant in mutants((FILE.partition("/")[2],))}
 MARKED = [name for mark in marks() if mark.file == "" and mark.lane == "cpu" for name in mark.ids if name in EVERY]
 # Mutants whose plans are wrong: programs of 2,047 elements, and sums of another depth.
-WRONG = {"2048 -> 2047": "elements", "7 -> 8": "depth"}
+WRONG = ("2048 -> 2047", "7 -> 8")
 
 # around every threshold of the interpreter's plans, and around every width that has tiles of its own
 ROWS = (1, 3, 7, 8, 9, 16, 31, 32, 33, 64, 2048, 2**20 + 1)
@@ -71,7 +71,7 @@ def faults(module: Any) -> Iterator[str]:
 
 
 def test_marked_mutants_make_valid_plans() -> None:
-    """The kernels give the same bits in any of them, which ``batch_invariance`` and ``test_bits`` judge."""
+    """The kernels give the same bits in any of them (``test_bits_are_those_of_any_valid_plan``)."""
     wrong = {name: fault for name in MARKED if (fault := next(faults(mutated(name)), ""))}
 
     assert {} == wrong
@@ -81,6 +81,6 @@ def test_marked_mutants_make_valid_plans() -> None:
 def test_wrong_plans_are_seen() -> None:
     """The plans as they are have no fault; a size that is no power of two, and another sum, are faults."""
     assert [] == list(faults(made(SOURCE)))
-    for change, what in WRONG.items():
+    for change in WRONG:
         found = [each for each in EVERY.values() if f"{each.before} -> {each.after}" == change]
-        assert [name.id for name in found if next(faults(mutated(name.id)), "")], what
+        assert [each.id for each in found if next(faults(mutated(each.id)), "")], change
