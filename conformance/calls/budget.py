@@ -9,6 +9,7 @@ import contextlib
 import functools
 import math
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ ORACLE = 256
 FOR_EACH = 8 * GIB
 MOST_WORKERS = 8
 FULL = "the GPU is full: "
+# share of a GPU's free memory that one call may take: other processes use the rest
+SPARED = 0.75
+PATIENCE, GLANCE = 6.0, 0.05  # seconds that memory is awaited, and between two looks at it
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -82,18 +86,46 @@ def keep(allowance: Allowance) -> int:
 
 
 @contextlib.contextmanager
-def all_of_it(memory: int | None) -> Iterator[int | None]:
-    """Lift this process's limit of ``memory`` bytes on the current GPU, for the context's time, to all it has."""
-    if memory is None:
-        yield None
-        return
+def all_of_it(memory: int) -> Iterator[int]:
+    """Lift this process's limit of ``memory`` bytes on the current GPU, for the context's time, to all it has.
+
+    What it then holds and no longer uses stays with it, for the next such call: to give back and to take gigabytes
+    keeps every process on the GPU waiting. :func:`within` gives it back.
+    """
     gpu = torch.cuda.current_device()
     _limit(_total(gpu), gpu)
     try:
         yield _total(gpu)
     finally:
-        torch.cuda.empty_cache()
         _limit(memory, gpu)
+
+
+@contextlib.contextmanager
+def within(memory: int) -> Iterator[int]:
+    """Give back what exceeds a limit of ``memory`` bytes, which holds for the context's time."""
+    if torch.cuda.memory_reserved() > memory:
+        torch.cuda.empty_cache()
+    yield memory
+
+
+def too_much(needed: int) -> str:
+    """Return in words that the GPU does not have ``needed`` bytes to spare, or nothing.
+
+    Other processes may hold them for calls of their own: they are awaited, and nothing is held meanwhile.
+    """
+    until = time.monotonic() + PATIENCE
+    while needed > _available() * SPARED:
+        if needed > _total(torch.cuda.current_device()) * SPARED or time.monotonic() > until:
+            return f"needs {gib(needed)} of a GPU with few others"
+        torch.cuda.empty_cache()
+        time.sleep(GLANCE)
+    return ""
+
+
+def _available() -> int:
+    """Return the bytes of the current GPU that are free, or that this process holds and does not use."""
+    free, _ = torch.cuda.mem_get_info()
+    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def _limit(memory: int, gpu: int) -> None:

@@ -20,6 +20,7 @@ NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 FENCE = 16 * 2**20
 ALIGNMENT = 64
 GUARD = 512
+WHOLE = 2**30
 
 # two poisons: NaN in every float dtype (-240 in float8_e4m3fnuz), and a large finite number in every float dtype
 POISONS = (0xFF, 0x7B)
@@ -41,7 +42,7 @@ class Owner:
         """Return a buffer of ``length`` bytes on a device, filled with ``poison``."""
         padded = math.ceil(length / ALIGNMENT) * ALIGNMENT
         if device != "cpu":
-            raw = torch.empty(padded + 2 * GUARD, dtype=torch.uint8, device=device)
+            raw = room(padded + 2 * GUARD, device)
             return cls(raw.fill_(poison), GUARD, length)
         raw = _between_fences(padded + GUARD)
         # the elements end where the unreadable pages begin, as near as alignment lets them
@@ -59,7 +60,7 @@ class Owner:
         # neighbours share a page, and fewer numbers are sorted sooner
         pages = torch.unique(torch.unique_consecutive((offsets // PAGE).flatten()))
         if device != "cpu":
-            raw = torch.empty(math.ceil(length / PAGE) * PAGE, dtype=torch.uint8, device=device)
+            raw = room(math.ceil(length / PAGE) * PAGE, device)
             return cls(raw.fill_(poison), 0, length, pages.to(device))
         raw = _accessible(length, pages)
         raw.view(-1, PAGE).index_fill_(0, pages, poison)
@@ -88,6 +89,12 @@ class Owner:
     def _bytes(self) -> torch.Tensor:
         """Return all accessible bytes: the buffer itself, or a copy of its pages in use."""
         return self.raw if self.pages is None else self.raw.view(-1, PAGE).index_select(0, self.pages)
+
+
+def room(length: int, device: str) -> torch.Tensor:
+    """Return ``length`` bytes, not filled. Large ones are part of whole gibibytes, which later ones fit into."""
+    whole = math.ceil(length / WHOLE) * WHOLE if length > WHOLE else length
+    return torch.empty(whole, dtype=torch.uint8, device=device)[:length]
 
 
 def read(flags: Sequence[torch.Tensor]) -> list[bool]:

@@ -19,6 +19,7 @@ from conformance.properties.graph import GRAPH
 from conformance.properties.in_place import IN_PLACE
 from conformance.properties.kept_choices import KEPT_CHOICES
 from conformance.properties.kept_results import KEPT_RESULTS
+from conformance.properties.large_call import LARGE_CALL
 from conformance.properties.large_index import LARGE_INDEX
 from conformance.properties.padding_invariance import PADDING_INVARIANCE
 from conformance.properties.parity import PARITY
@@ -50,6 +51,7 @@ PROPERTIES: dict[str, Property] = {
         BIAS,
         CHAIN,
         LARGE_INDEX,
+        LARGE_CALL,
         STATE,
         KEPT_RESULTS,
         KEPT_CHOICES,

@@ -36,9 +36,16 @@ def record_on_gpu(call: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], No
     if not isinstance(first, Ran):
         return first, lambda: None
     graph = torch.cuda.CUDAGraph()
+    # not torch.cuda.graph, which also collects garbage and gives all cached memory back: with several processes on
+    # a GPU that takes most of a case
+    torch.cuda.synchronize()
     try:
-        with torch.cuda.graph(graph):
-            outcome = call()
+        with torch.cuda.stream(side):
+            graph.capture_begin()
+            try:
+                outcome = call()
+            finally:
+                graph.capture_end()
     except RuntimeError as error:
         # a call that cannot be recorded shows only when the recording ends
         return Crashed(f"cannot be recorded: {error}"), lambda: None

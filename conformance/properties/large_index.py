@@ -19,7 +19,7 @@ from dataclasses import replace
 import torch
 
 from conformance.adapter import Ran
-from conformance.calls.budget import all_of_it
+from conformance.calls.budget import too_much
 from conformance.calls.call import Subject, metadata, perform
 from conformance.calls.materialize import values_of
 from conformance.calls.verdict import Status, Verdict, without_outputs
@@ -35,17 +35,10 @@ LIMIT = 2**32
 # so that no stride of rows needs more than 31 bits itself
 FEWEST = 4
 NARROW = "int32"  # the level of indices that have no bits to spare
-# share of a GPU's free memory: other processes may use the rest
-SHARE = 0.75
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call once, within the free memory of a GPU: values must be right, and nothing but the outputs written."""
-    with all_of_it(subject.memory) as memory:
-        return _judge(replace(subject, memory=memory), case)
-
-
-def _judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Call once: values must be right, and nothing but the outputs written."""
     lacking = _lacking(subject, case)
     if lacking:
         return (Verdict("large_index", case, Status.NOT_JUDGED, lacking),)
@@ -72,11 +65,7 @@ def _lacking(subject: Subject, case: Case) -> str:
     """Return which memory a GPU lacks for a case, or nothing."""
     if subject.device == "cpu":
         return ""
-    # memory of earlier cases
-    torch.cuda.empty_cache()
-    needed = sum(_length(spec) for _, spec in case.tensors)
-    free, _ = torch.cuda.mem_get_info()
-    return f"needs {needed / 2**30:.0f} GiB of a GPU with few others" if needed > free * SHARE else ""
+    return too_much(sum(_length(spec) for _, spec in case.tensors))
 
 
 def _length(spec: TensorSpec) -> int:
@@ -121,11 +110,11 @@ def _varied(operation: Operation, plain: Mapping[str, str], scope: Scope) -> Ite
         yield operation.complete({**plain, **levels}, random.Random(seed), scope)  # noqa: S311
     if "width" in chosen:
         # the widest rows, which a kernel may take in several tiles
-        wide = _widest(scope)
+        wide = widest(scope)
         yield operation.complete(plain, random.Random(wide), scope.sized(columns=wide))  # noqa: S311
 
 
-def _widest(scope: Scope) -> int:
+def widest(scope: Scope) -> int:
     """Return the widest rows that are drawn and taken."""
     taken = scope.taken.numbers("columns") or scope.taken.numbers("group_size") or (scope.max_width,)
     return max(scope.widths or (width for width in taken if width <= scope.max_width), default=scope.max_width)
@@ -155,4 +144,5 @@ LARGE_INDEX = Property(
     "offsets past 2**31 and 2**32 elements are right, in every argument",
     judge,
     given=given,
+    whole_gpu=True,
 )

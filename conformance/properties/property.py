@@ -44,7 +44,7 @@ class Property:
     subject cannot be judged here, ``void`` why the promise says nothing of an operation, or nothing.
     ``concluded`` takes an operation and all verdicts on an item, and returns why together they are no evidence,
     or nothing. ``passive`` properties see all that they judge in one call. ``form`` ends the name of the judged
-    method: ``_`` for the in-place form.
+    method: ``_`` for the in-place form. ``whole_gpu``: a case takes what it needs of a GPU, not a worker's share.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Property:
     like: str = ""
     concluded: Callable[[str, Iterable[Verdict]], str] = nothing_to_add
     void: Callable[[Operation], str] = every_operation
+    whole_gpu: bool = False
 
 
 def contiguous(operation: Operation) -> Fixed:

@@ -150,8 +150,10 @@ PROFILES = {profile.name: profile for profile in (_QUICK, _CI, _NIGHTLY)}
 
 # Properties that are judged before all others: the cheapest of those that find mistakes, to find them early.
 EARLY = ("values", "empty", "errors", "specials", "kept_results", "state", "layout", "in_place")
-# Then those of which an item takes long: at the end of a run one process would be busy, and the others idle.
-LONG = ("compile", "large_index")
+# Those of which an item takes long: at the end of a run one process would be busy, and the others idle. They
+# follow among shorter ones, because many at once would wait for each other, and for the memory of a GPU.
+LONG = ("large_index", "compile", "large_call")
+SHORTER = 2  # items after each long one, while there are any
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,17 +220,29 @@ def items(
     if len(void) == len(pairs):
         (operation, prop), reason = next(iter(void.items()))
         raise UsageError(f"--op {operation} --property {prop}: nothing to judge, {reason}")
-    later = (*LONG, *(name for name in PROPERTIES if name not in {*EARLY, *LONG}))
-    listed = [
-        Item(operation, prop, dtype, profile, seed, number)
-        for operation, prop in (*itertools.product(OPERATIONS, EARLY), *itertools.product(OPERATIONS, later))
-        if (operation, prop) in pairs and (operation, prop) not in void
-        for dtype in DTYPES
-        for number in _chunks(prop, PROFILES[profile], chunk)
-    ]
+    early, long, later = (
+        [
+            Item(operation, prop, dtype, profile, seed, number)
+            for operation, prop in itertools.product(OPERATIONS, names)
+            if (operation, prop) in pairs and (operation, prop) not in void
+            for dtype in DTYPES
+            for number in _chunks(prop, PROFILES[profile], chunk)
+        ]
+        for names in (EARLY, LONG, [name for name in PROPERTIES if name not in {*EARLY, *LONG}])
+    )
+    listed = [*early, *_spread(long, later)]
     implemented = {item.operation: subject.traits(item.operation).implemented for item in listed}
     first = {item.operation: item for item in reversed(listed) if item.chunk == 0}
     return tuple(item for item in listed if implemented[item.operation] or item == first.get(item.operation))
+
+
+def _spread(long: list[Item], later: list[Item]) -> Iterator[Item]:
+    """Yield long items, each followed by shorter ones, then the rest."""
+    shorter = iter(later)
+    for item in long:
+        yield item
+        yield from itertools.islice(shorter, SHORTER)
+    yield from shorter
 
 
 def void_reason(operation: str, prop: str) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 
 from conformance.adapter import Crashed, Declined, Hung, Misreturned, Ran, Unable
 from conformance.calls import state_guard
-from conformance.calls.budget import full, gib, lacking, out_of_memory
+from conformance.calls.budget import all_of_it, full, gib, lacking, out_of_memory, within
 from conformance.calls.call import Subject, perform, promoted
 from conformance.calls.claim import outside
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status, Verdict, without_outputs
@@ -64,17 +64,21 @@ def judge(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
 
 def _judged_within(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
     """Judge one case, unless that takes more memory than this process has."""
-    too_little = lacking(case, subject.memory) if subject.memory is not None else ""
-    if not too_little:
-        try:
-            return PROPERTIES[prop].judge(subject, case)
-        except RuntimeError as error:
-            # raised by the suite itself: an implementation's lack of memory is an outcome
-            if subject.memory is None or not out_of_memory(error):
-                raise
-            too_little = full(subject.memory) or (
-                f"judging it takes more than the {gib(subject.memory)} of GPU memory that a worker has"
-            )
+    whole = PROPERTIES[prop].whole_gpu
+    if subject.memory is None:
+        return PROPERTIES[prop].judge(subject, case)
+    with all_of_it(subject.memory) if whole else within(subject.memory) as memory:
+        too_little = "" if whole else lacking(case, memory)
+        if not too_little:
+            try:
+                return PROPERTIES[prop].judge(replace(subject, memory=memory), case)
+            except RuntimeError as error:
+                # raised by the suite itself: an implementation's lack of memory is an outcome
+                if not out_of_memory(error):
+                    raise
+                too_little = full(memory) or (
+                    f"judging it takes more than the {gib(memory)} of GPU memory that a worker has"
+                )
     return (Verdict(prop, case, Status.NOT_JUDGED, too_little),)
 
 

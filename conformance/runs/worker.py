@@ -15,6 +15,7 @@ from conformance.calls.budget import ALONE, FULL, Allowance, gib, keep, left_beh
 from conformance.calls.call import Subject, perform
 from conformance.calls.verdict import Status
 from conformance.cases.case import Case
+from conformance.properties import PROPERTIES
 from conformance.properties.discovery import Evidence, follow
 from conformance.runs.behind import Behind, Place, behind
 from conformance.runs.judge import Answer, judge, tried
@@ -120,11 +121,17 @@ def may_be_anothers(answer: object) -> bool:
 
 
 def starved(answer: object) -> bool:
-    """Return whether an answer tells of no more than a GPU whose memory other processes hold."""
+    """Return whether an answer tells of no more than a GPU whose memory other processes hold.
+
+    A case that may take the whole GPU is none: they will hold it later, too.
+    """
     if isinstance(answer, Tried):
         return answer.reason.startswith(FULL)
     return isinstance(answer, tuple) and any(
-        verdict.status is Status.NOT_JUDGED and verdict.reason.startswith(FULL) for verdict in answer
+        verdict.status is Status.NOT_JUDGED
+        and verdict.reason.startswith(FULL)
+        and not PROPERTIES[verdict.property].whole_gpu
+        for verdict in answer
     )
 
 

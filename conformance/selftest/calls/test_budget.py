@@ -101,7 +101,6 @@ def test_a_process_is_held_to_its_share_of_every_gpu_that_it_sees(monkeypatch: p
     totals = {0: H200, 1: H200 // 2}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(budget, "_total", totals.__getitem__)
     monkeypatch.setattr(
         torch.cuda, "set_per_process_memory_fraction", lambda part, gpu: held.__setitem__(gpu, part)
@@ -114,6 +113,41 @@ def test_a_process_is_held_to_its_share_of_every_gpu_that_it_sees(monkeypatch: p
         assert H200 // 2 == whole
         assert {0: 0.2, 1: 1.0} == pytest.approx(held)
     assert {0: 0.2, 1: 0.2} == pytest.approx(held)
+
+
+def test_memory_of_a_large_call_is_given_back_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a call within the worker's share, and only then: what it holds counts as available until then."""
+    given: list[int] = []
+    held = {"reserved": 30 * GIB, "allocated": GIB}
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: held["reserved"])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held["allocated"])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (40 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(held["reserved"]))
+
+    assert 69 * GIB == budget._available()
+    with budget.within(30 * GIB) as memory:
+        assert [] == given
+        assert 30 * GIB == memory
+    with budget.within(8 * GIB):
+        assert [30 * GIB] == given
+
+
+def test_memory_of_others_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a while, holding nothing; and not at all where the whole GPU has too little."""
+    told: list[str] = []
+    free = iter([20, 20, 50, 20, 20, *[30] * 10**6])
+    monkeypatch.setattr(budget, "_available", lambda: next(free) * GIB)
+    monkeypatch.setattr(budget, "_total", lambda _: 80 * GIB)
+    monkeypatch.setattr(budget, "GLANCE", 0.0)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: told.append("given back"))
+
+    assert "" == budget.too_much(36 * GIB)
+    assert ["given back"] * 2 == told
+    assert "needs 61 GiB of a GPU with few others" == budget.too_much(61 * GIB)
+    assert ["given back"] * 2 == told
+    monkeypatch.setattr(budget, "PATIENCE", 0.01)
+    assert "needs 36 GiB of a GPU with few others" == budget.too_much(36 * GIB)
 
 
 def test_a_case_needs_more_than_its_tensors() -> None:

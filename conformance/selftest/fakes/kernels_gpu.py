@@ -71,3 +71,16 @@ class RowsPastTheGrid(KernelNorm):
     def grid(self, n_rows: int) -> tuple[int]:
         """Return no more than a grid may have."""
         return (min(n_rows, 65535),)
+
+
+class CopiedRowsOffsetsOf31Bits(KernelNorm):
+    """Rows are copied so that they follow each other, and their numbers multiplied by the width in 32 bits."""
+
+    gpu = "a call of 2**31 elements takes an interpreter days"
+    row_bits = 32
+    ends_its_process = True
+    caught_by = ("large_call",)
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor | None, residual: torch.Tensor | None, *rest: Any) -> Any:
+        """Copy what is strided: no stride is then as large as the tensor asks for."""
+        return super().norm(x.contiguous(), weight, None if residual is None else residual.contiguous(), *rest)

@@ -1,0 +1,146 @@
+"""Calls of very many rows, here of few: a limit of a few thousand elements in place of 2**32."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from conformance.adapters.native import Native
+from conformance.calls import budget
+from conformance.calls.budget import GIB
+from conformance.calls.call import Subject
+from conformance.calls.verdict import Status, Verdict
+from conformance.cases.case import Case
+from conformance.cases.factors import Scope
+from conformance.operations import OPERATIONS, rows
+from conformance.properties import PROPERTIES, large_call
+from conformance.properties.large_call import judge
+from conformance.selftest.every import every
+from conformance.selftest.fakes.correct_norm import CorrectNorm
+
+LIMIT = 2**13
+LARGE_CALL = PROPERTIES["large_call"]
+
+
+def _cases(operation: str, scope: Scope = Scope("bfloat16")) -> tuple[Case, ...]:  # noqa: B008 - never changed
+    assert LARGE_CALL.given is not None
+    return tuple(rows.with_rows(case, 5) for case in LARGE_CALL.given(OPERATIONS[operation], scope))
+
+
+def _judged(adapter: Any, case: Case) -> Verdict:
+    (verdict,) = judge(Subject(adapter), case, (LIMIT,))
+    return verdict
+
+
+@every("operation", OPERATIONS)
+def test_right_calls_pass(operation: str) -> None:
+    """Every form of every operation, with its rows repeated."""
+    for case in _cases(operation):
+        verdict = _judged(Native(), case)
+        assert Status.PASSED is verdict.status, str(verdict)
+
+
+@every("operation", OPERATIONS)
+def test_repeated_rows_are_an_odd_number(operation: str) -> None:
+    """An offset that loses a multiple of a power of two then finds another row; and all dtypes of a call occur."""
+    assert LARGE_CALL.given is not None
+    cases = LARGE_CALL.given(OPERATIONS[operation], Scope("bfloat16", device="cuda"))
+
+    assert all(rows.count(case) % 2 and rows.count(case) > 1 for case in cases)
+    assert len(cases) > 1
+    assert all(case == rows.flat(case) for case in cases)
+
+
+class _Wrong(CorrectNorm):
+    """A norm with one mistake, from the element on at which offsets would need another bit."""
+
+    def spoil(self, y: torch.Tensor, x: torch.Tensor) -> None:
+        """Make the mistake."""
+
+    def norm(self, x: torch.Tensor, *rest: Any) -> Any:
+        y = super().norm(x, *rest)
+        if x.numel() > LIMIT:
+            self.spoil(y if isinstance(y, torch.Tensor) else y[0], x)
+        return y
+
+
+class _Wraps(_Wrong):
+    """Elements from the limit on have the results of the first ones."""
+
+    def spoil(self, y: torch.Tensor, x: torch.Tensor) -> None:
+        flat = y.view(-1)
+        flat[LIMIT:] = flat[: len(flat) - LIMIT].clone()
+
+
+class _Overwrites(_Wrong):
+    """The last row of x is written."""
+
+    def spoil(self, y: torch.Tensor, x: torch.Tensor) -> None:
+        x[-1] = 0
+
+
+class _RoundsOtherwise(_Wrong):
+    """The last row has other bits, which the contract allows."""
+
+    def spoil(self, y: torch.Tensor, x: torch.Tensor) -> None:
+        y[-1] = torch.nextafter(y[-1], y.new_full((), torch.inf))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (_Wraps, r"in a call of \d+ rows, from row \d+ on: y\["),
+        (_Overwrites, r"in a call of \d+ rows: x was changed"),
+    ],
+)
+def test_what_goes_wrong_behind_the_limit_fails(wrong: type[_Wrong], reason: str) -> None:
+    """In every case, and the reason names the rows."""
+    for case in _cases("rms_norm"):
+        verdict = _judged(wrong(), case)
+        assert Status.FAILED is verdict.status
+        assert re.match(reason, verdict.reason), verdict.reason
+
+
+def test_other_bits_are_judged_by_the_contract() -> None:
+    """In float32 a neighbouring number is allowed; rows need not be the same to the last bit."""
+    for case in _cases("rms_norm", Scope("float32")):
+        assert Status.PASSED is _judged(_RoundsOtherwise(), case).status
+
+
+def test_a_call_that_does_not_fit_is_tried_with_fewer_elements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory suffices for the smaller limit alone, that one is judged; else the reason says so."""
+    seen = []
+    case = _cases("rms_norm")[0]
+
+    def lacking(_subject: Subject, whole: Case) -> str:
+        seen.append(rows.count(whole))
+        return "too large" if len(seen) == 1 or seen[-1] > 10**6 else ""
+
+    monkeypatch.setattr(large_call, "_lacking", lacking)
+    (verdict,) = judge(Subject(_Wraps()), case, (2 * LIMIT, LIMIT))
+    assert Status.FAILED is verdict.status
+    assert seen == [2 * LIMIT // (5 * 128) * 5 + 5, LIMIT // (5 * 128) * 5 + 5]
+
+    (verdict,) = judge(Subject(_Wraps()), case, (2**50, 2**49))
+    assert (Status.NOT_JUDGED, "too large") == (verdict.status, verdict.reason)
+
+
+def test_memory_is_that_of_arguments_and_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is allocated in the call lies there twice for a moment; a quarter of the GPU stays free."""
+    case = rows.with_rows(_cases("rms_norm")[0], 2**24)
+    size = 2**24 * 128 * 2
+    monkeypatch.setattr(budget, "PATIENCE", 0.0)
+    monkeypatch.setattr(budget, "_total", lambda _: 80 * GIB)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    for free, reason in ((4 * size + 2**20, ""), (4 * size - 2**20, "needs 12 GiB of a GPU with few others")):
+        monkeypatch.setattr(budget, "_available", lambda free=free: free)
+        assert reason == large_call._lacking(Subject(CorrectNorm(), "cuda"), case)
+    assert 12 * GIB == 3 * size
+
+
+def test_a_cpu_does_not_judge_it() -> None:
+    """Triton's interpreter would take days."""
+    assert "needs a GPU" == LARGE_CALL.cannot(Subject(CorrectNorm()), "rms_norm", "bfloat16")
