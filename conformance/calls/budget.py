@@ -6,9 +6,11 @@ On a GPU the share also decides which calls can be judged: a real model's call m
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import math
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +34,7 @@ MOST_WORKERS = 8
 FULL = "the GPU is full: "
 # share of a GPU's free memory that one call may take: other processes use the rest
 SPARED = 0.75
-PATIENCE, GLANCE = 6.0, 0.05  # seconds that memory is awaited, and between two looks at it
+PATIENCE, GLANCE = 4.0, 0.05  # seconds that a turn or memory is awaited, and between two looks
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -106,6 +108,29 @@ def within(memory: int) -> Iterator[int]:
     if torch.cuda.memory_reserved() > memory:
         torch.cuda.empty_cache()
     yield memory
+
+
+@contextlib.contextmanager
+def turn() -> Iterator[str]:
+    """Let one process at a time use the current GPU, of those that ask; yield in words that it is not this one.
+
+    Two that find the same memory free would both lack it.
+    """
+    name = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+    until = time.monotonic() + PATIENCE
+    lock = Path(tempfile.gettempdir()) / f"conform-{os.getuid()}-{name}.lock"
+    with lock.open("w", encoding="ascii") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    yield "other processes use the GPU, fewer give more turns (-n)"
+                    return
+                time.sleep(GLANCE)
+            else:
+                yield ""
+                return
 
 
 def too_much(needed: int) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from conformance.adapter import Ran
-from conformance.calls.budget import too_much
+from conformance.calls.budget import too_much, turn
 from conformance.calls.call import Subject, arguments_of, call_with, metadata, values_for
 from conformance.calls.materialize import materialize
 from conformance.calls.memory import POISONS, room
@@ -31,19 +31,28 @@ from conformance.properties.property import Property
 
 # elements past which unsigned offsets of 32 bits begin again, and signed ones turn negative
 LIMITS = (2**32, 2**31)
+LIMIT_OF_FLOAT32 = 2**31  # its offsets are those of 16 bits, in twice the memory
 SMALL = 2**18  # elements of the small call
 LOOK = 2**28  # elements that are compared at once
 USUAL = {"width": "tile", "rank": "2"}  # wide enough that rows are no more than a grid has programs
 
 
-def judge(subject: Subject, case: Case, limits: tuple[int, ...] = LIMITS) -> tuple[Verdict, ...]:
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Call with the rows of a case, repeated past the largest limit that the free memory of the GPU allows."""
+    with turn() as others:
+        if others:
+            return (Verdict("large_call", case, Status.NOT_JUDGED, others),)
+        return (judged(subject, case, (LIMIT_OF_FLOAT32,) if case.dtype == "float32" else LIMITS),)
+
+
+def judged(subject: Subject, case: Case, limits: tuple[int, ...]) -> Verdict:
+    """Return the verdict past the first of some limits of elements for which there is memory."""
     case = rows.flat(case)
     for limit in limits:
         verdict = _judge(subject, case, limit)
         if verdict.status is not Status.NOT_JUDGED:
             break
-    return (verdict,)
+    return verdict
 
 
 def _judge(subject: Subject, case: Case, limit: int) -> Verdict:

@@ -152,7 +152,7 @@ PROFILES = {profile.name: profile for profile in (_QUICK, _CI, _NIGHTLY)}
 EARLY = ("values", "empty", "errors", "specials", "kept_results", "state", "layout", "in_place")
 # Those of which an item takes long: at the end of a run one process would be busy, and the others idle. They
 # follow among shorter ones, because many at once would wait for each other, and for the memory of a GPU.
-LONG = ("large_index", "compile", "large_call")
+LONG = ("large_call", "large_index", "compile")
 SHORTER = 2  # items after each long one, while there are any
 
 
@@ -230,6 +230,9 @@ def items(
         ]
         for names in (EARLY, LONG, [name for name in PROPERTIES if name not in {*EARLY, *LONG}])
     )
+    # by turns: items of one property wait for each other most
+    kinds = ([item for item in long if item.property == name] for name in LONG)
+    long = [item for turn in itertools.zip_longest(*kinds) for item in turn if item is not None]
     listed = [*early, *_spread(long, later)]
     implemented = {item.operation: subject.traits(item.operation).implemented for item in listed}
     first = {item.operation: item for item in reversed(listed) if item.chunk == 0}

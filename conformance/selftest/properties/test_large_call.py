@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +20,7 @@ from conformance.cases.case import Case
 from conformance.cases.factors import Scope
 from conformance.operations import OPERATIONS, rows
 from conformance.properties import PROPERTIES, large_call
-from conformance.properties.large_call import judge
+from conformance.properties.large_call import judged
 from conformance.selftest.every import every
 from conformance.selftest.fakes.correct_norm import CorrectNorm
 
@@ -31,8 +34,7 @@ def _cases(operation: str, scope: Scope = Scope("bfloat16")) -> tuple[Case, ...]
 
 
 def _judged(adapter: Any, case: Case) -> Verdict:
-    (verdict,) = judge(Subject(adapter), case, (LIMIT,))
-    return verdict
+    return judged(Subject(adapter), case, (LIMIT,))
 
 
 @every("operation", OPERATIONS)
@@ -120,12 +122,38 @@ def test_a_call_that_does_not_fit_is_tried_with_fewer_elements(monkeypatch: pyte
         return "too large" if len(seen) == 1 or seen[-1] > 10**6 else ""
 
     monkeypatch.setattr(large_call, "_lacking", lacking)
-    (verdict,) = judge(Subject(_Wraps()), case, (2 * LIMIT, LIMIT))
+    verdict = judged(Subject(_Wraps()), case, (2 * LIMIT, LIMIT))
     assert Status.FAILED is verdict.status
     assert seen == [2 * LIMIT // (5 * 128) * 5 + 5, LIMIT // (5 * 128) * 5 + 5]
 
-    (verdict,) = judge(Subject(_Wraps()), case, (2**50, 2**49))
+    verdict = judged(Subject(_Wraps()), case, (2**50, 2**49))
     assert (Status.NOT_JUDGED, "too large") == (verdict.status, verdict.reason)
+
+
+def test_processes_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those of one GPU; one that waits in vain says so. Float32 has the smaller limit alone."""
+    case, seen = _cases("rms_norm")[0], []
+
+    def _seen(_subject: Subject, _case: Case, limit: int) -> Verdict:
+        seen.append(limit)
+        return Verdict("large_call", case, Status.NOT_JUDGED, "too large")
+
+    monkeypatch.setattr(large_call, "_judge", _seen)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(budget, "PATIENCE", 0.0)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    gpu = SimpleNamespace(uuid="one")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    with budget.turn() as others:
+        (waits,) = LARGE_CALL.judge(Subject(CorrectNorm()), case)
+        assert (others, waits.status) == ("", Status.NOT_JUDGED)
+        assert waits.reason.startswith("other processes use the GPU")
+        gpu.uuid = "other"
+        LARGE_CALL.judge(Subject(CorrectNorm()), case)
+    gpu.uuid = "one"
+    LARGE_CALL.judge(Subject(CorrectNorm()), _cases("rms_norm", Scope("float32"))[0])
+
+    assert [2**32, 2**31, 2**31] == seen
 
 
 def test_memory_is_that_of_arguments_and_results(monkeypatch: pytest.MonkeyPatch) -> None:
