@@ -22,7 +22,7 @@ from conformance.calls.memory import POISONS, room
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.calls.watch import watched
 from conformance.cases.case import Case
-from conformance.cases.factors import OF_VALUES, Scope, covering_array
+from conformance.cases.factors import DTYPES, OF_VALUES, Scope, covering_array
 from conformance.operations import OPERATIONS, Operation, rows
 from conformance.oracle.bits import raw
 from conformance.properties.large_index import NARROW, widest
@@ -149,7 +149,10 @@ def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
         for seed, one in enumerate(covering_array(chosen, 1, 0, scope.taken.apart))
     ]
     calls.append(operation.complete(plain, random.Random(0), sized))  # noqa: S311
-    return tuple(dict.fromkeys(_of_odd_rows(rows.flat(case)) for case in calls))
+    # kernels of other dtypes differ in no offset: the dtypes taken share the calls out
+    dtypes = [dtype for dtype in DTYPES if dtype in dict(scope.taken.levels).get("dtype", DTYPES)]
+    odd = tuple(dict.fromkeys(_of_odd_rows(rows.flat(case)) for case in calls))
+    return odd[dtypes.index(scope.dtype) :: len(dtypes)] or odd[:1]
 
 
 def _of_odd_rows(case: Case) -> Case:

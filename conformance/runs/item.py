@@ -152,8 +152,10 @@ PROFILES = {profile.name: profile for profile in (_QUICK, _CI, _NIGHTLY)}
 EARLY = ("values", "empty", "errors", "specials", "kept_results", "state", "layout", "in_place")
 # Those of which an item takes long: at the end of a run one process would be busy, and the others idle. They
 # follow among shorter ones, because many at once would wait for each other, and for the memory of a GPU.
-LONG = ("large_call", "large_index", "compile")
+LONG = ("large_index", "compile")
 SHORTER = 2  # items after each long one, while there are any
+# One whose items take turns, evenly among all others.
+ALONE = "large_call"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,7 @@ def items(
     if len(void) == len(pairs):
         (operation, prop), reason = next(iter(void.items()))
         raise UsageError(f"--op {operation} --property {prop}: nothing to judge, {reason}")
-    early, long, later = (
+    early, long, alone, later = (
         [
             Item(operation, prop, dtype, profile, seed, number)
             for operation, prop in itertools.product(OPERATIONS, names)
@@ -228,24 +230,22 @@ def items(
             for dtype in DTYPES
             for number in _chunks(prop, PROFILES[profile], chunk)
         ]
-        for names in (EARLY, LONG, [name for name in PROPERTIES if name not in {*EARLY, *LONG}])
+        for names in (EARLY, LONG, [ALONE], [name for name in PROPERTIES if name not in {*EARLY, *LONG, ALONE}])
     )
-    # by turns: items of one property wait for each other most
-    kinds = ([item for item in long if item.property == name] for name in LONG)
-    long = [item for turn in itertools.zip_longest(*kinds) for item in turn if item is not None]
-    listed = [*early, *_spread(long, later)]
+    listed = [*early, *_spread(long, later, SHORTER)]
+    listed = list(_spread(alone, listed, len(listed) // (len(alone) + 1)))
     implemented = {item.operation: subject.traits(item.operation).implemented for item in listed}
     first = {item.operation: item for item in reversed(listed) if item.chunk == 0}
     return tuple(item for item in listed if implemented[item.operation] or item == first.get(item.operation))
 
 
-def _spread(long: list[Item], later: list[Item]) -> Iterator[Item]:
-    """Yield long items, each followed by shorter ones, then the rest."""
-    shorter = iter(later)
-    for item in long:
+def _spread(some: list[Item], others: list[Item], between: int) -> Iterator[Item]:
+    """Yield some items, ``between`` others before each, then the rest of the others."""
+    rest = iter(others)
+    for item in some:
+        yield from itertools.islice(rest, between)
         yield item
-        yield from itertools.islice(shorter, SHORTER)
-    yield from shorter
+    yield from rest
 
 
 def void_reason(operation: str, prop: str) -> str:

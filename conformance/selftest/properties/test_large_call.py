@@ -17,7 +17,7 @@ from conformance.calls.budget import GIB
 from conformance.calls.call import Subject
 from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import Case
-from conformance.cases.factors import Scope
+from conformance.cases.factors import DTYPES, Scope, Taken
 from conformance.operations import OPERATIONS, rows
 from conformance.properties import PROPERTIES, large_call
 from conformance.properties.large_call import judged
@@ -28,8 +28,10 @@ LIMIT = 2**13
 LARGE_CALL = PROPERTIES["large_call"]
 
 
-def _cases(operation: str, scope: Scope = Scope("bfloat16")) -> tuple[Case, ...]:  # noqa: B008 - never changed
+def _cases(operation: str, dtype: str = "bfloat16") -> tuple[Case, ...]:
+    """Return the cases of a dtype that is the only one taken, of five rows."""
     assert LARGE_CALL.given is not None
+    scope = Scope(dtype, taken=Taken((("dtype", (dtype,)),)))
     return tuple(rows.with_rows(case, 5) for case in LARGE_CALL.given(OPERATIONS[operation], scope))
 
 
@@ -47,12 +49,14 @@ def test_right_calls_pass(operation: str) -> None:
 
 @every("operation", OPERATIONS)
 def test_repeated_rows_are_an_odd_number(operation: str) -> None:
-    """An offset that loses a multiple of a power of two then finds another row; and all dtypes of a call occur."""
+    """An offset that loses a multiple of a power of two then finds another row. Dtypes share the calls out."""
     assert LARGE_CALL.given is not None
-    cases = LARGE_CALL.given(OPERATIONS[operation], Scope("bfloat16", device="cuda"))
+    of_dtypes = [LARGE_CALL.given(OPERATIONS[operation], Scope(dtype, device="cuda")) for dtype in DTYPES]
+    cases = [case for some in of_dtypes for case in some]
 
+    assert all(of_dtypes)
     assert all(rows.count(case) % 2 and rows.count(case) > 1 for case in cases)
-    assert len(cases) > 1
+    assert max(3, len(_cases(operation))) == len(cases)
     assert all(case == rows.flat(case) for case in cases)
 
 
@@ -108,7 +112,7 @@ def test_what_goes_wrong_behind_the_limit_fails(wrong: type[_Wrong], reason: str
 
 def test_other_bits_are_judged_by_the_contract() -> None:
     """In float32 a neighbouring number is allowed; rows need not be the same to the last bit."""
-    for case in _cases("rms_norm", Scope("float32")):
+    for case in _cases("rms_norm", "float32"):
         assert Status.PASSED is _judged(_RoundsOtherwise(), case).status
 
 
@@ -151,7 +155,7 @@ def test_processes_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         gpu.uuid = "other"
         LARGE_CALL.judge(Subject(CorrectNorm()), case)
     gpu.uuid = "one"
-    LARGE_CALL.judge(Subject(CorrectNorm()), _cases("rms_norm", Scope("float32"))[0])
+    LARGE_CALL.judge(Subject(CorrectNorm()), _cases("rms_norm", "float32")[0])
 
     assert [2**32, 2**31, 2**31] == seen
 

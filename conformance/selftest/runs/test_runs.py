@@ -23,7 +23,7 @@ from conformance.cli.init import SKELETON
 from conformance.properties import PROPERTIES
 from conformance.report import Exit
 from conformance.runs.deadline import Deadline
-from conformance.runs.item import EARLY, LONG, PROFILES, SHORTER, Item, cases_of, items, scope_of
+from conformance.runs.item import ALONE, EARLY, LONG, PROFILES, SHORTER, Item, cases_of, items, scope_of
 from conformance.runs.judge import judge_item
 from conformance.selftest.processes import Command, started
 
@@ -196,9 +196,9 @@ def test_a_waiver_that_is_out_of_date_fails_a_run(tmp_path: Path) -> None:
 
 def test_cheap_properties_that_find_mistakes_are_judged_first() -> None:
     """Long items follow among others in the order of the table, none of them at the end; no property is lost."""
-    judged = [item.property for item in items(Subject(load("native")))]
+    judged = [item.property for item in items(Subject(load("native"))) if item.property != ALONE]
     first = judged[: sum(prop in EARLY for prop in judged)]
-    later = [prop for prop in PROPERTIES if prop not in {*EARLY, *LONG}]
+    later = [prop for prop in PROPERTIES if prop not in {*EARLY, *LONG, ALONE}]
     others = [prop for prop in judged if prop in later]
     places = [place for place, prop in enumerate(judged) if prop in LONG]
 
@@ -209,9 +209,21 @@ def test_cheap_properties_that_find_mistakes_are_judged_first() -> None:
     assert places[-1] < len(judged) - SHORTER
 
 
+def test_items_that_take_turns_are_far_apart() -> None:
+    """Evenly from the beginning to the end, and at neither."""
+    judged = [item.property for item in items(Subject(load("native")))]
+    places = [place for place, prop in enumerate(judged) if prop == ALONE]
+    [apart] = {b - a for a, b in itertools.pairwise(places)}
+
+    assert apart - 1 == places[0]
+    assert apart == 1 + (len(judged) - len(places)) // (len(places) + 1)
+    assert places[-1] + apart <= len(judged) + 1
+
+
 def test_all_operations_are_judged_by_cheap_properties_first() -> None:
     """A long item of one operation does not keep a cheap one of another waiting."""
-    early = [item.property in EARLY for item in items(Subject(load("native")))]
+    judged = [item.property for item in items(Subject(load("native"))) if item.property != ALONE]
+    early = [prop in EARLY for prop in judged]
 
     assert sorted(early, reverse=True) == early
 
