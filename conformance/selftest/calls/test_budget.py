@@ -133,7 +133,7 @@ def test_memory_of_a_large_call_is_given_back_to_others(monkeypatch: pytest.Monk
 
 
 def test_memory_of_others_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a while, holding nothing; and not at all where the whole GPU has too little."""
+    """A process that waits holds nothing; it does not wait where the whole GPU has too little."""
     told: list[str] = []
     free = iter([20, 20, 50, 20, 20, *[30] * 10**6])
     monkeypatch.setattr(budget, "_available", lambda: next(free) * GIB)

@@ -161,7 +161,7 @@ def test_processes_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_memory_is_that_of_arguments_and_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is allocated in the call lies there twice for a moment; a quarter of the GPU stays free."""
+    """Memory allocated in the call is taken twice for a moment; a quarter of the GPU stays free."""
     case = rows.with_rows(_cases("rms_norm")[0], 2**24)
     size = 2**24 * 128 * 2
     monkeypatch.setattr(budget, "PATIENCE", 0.0)
