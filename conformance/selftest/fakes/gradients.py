@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from conformance.selftest.fakes.correct import Correct
 from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
 
 
@@ -98,3 +101,77 @@ class GradientOverwritten(CorrectGradients):
     def backward(self, gradient: torch.Tensor) -> torch.Tensor:
         """Halve the gradient where it is, and double what is returned; an expanded one cannot be written."""
         return gradient if 0 in gradient.stride() else 2 * gradient.div_(2)
+
+
+class BackwardRaises(CorrectGradients):
+    """The backward is called with an argument by a name that it does not have."""
+
+    caught_by = ("gradient",)
+
+    def backward(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Say so."""
+        raise TypeError("backward() got an unexpected keyword argument 'norm_weight'")
+
+
+class WeightGradientOfEveryTrial(CorrectGradients):
+    """The first backward of a width tries four kernels, each of which adds to the same partial sums."""
+
+    caught_by = ("gradient",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tuned: set[int] = set()
+
+    def weigh(self, y: torch.Tensor, weight: torch.Tensor | None, offset: float) -> torch.Tensor:
+        """Weigh by a copy of the weight, whose gradient is what all trials left."""
+        if weight is not None and weight.requires_grad:
+            weight = weight.clone()
+            weight.register_hook(self.summed)  # type: ignore[no-untyped-call]  # torch's own
+        return super().weigh(y, weight, offset)
+
+    def summed(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the sum over the trials, one where the width is known."""
+        trials = 1 if len(gradient) in self.tuned else 4
+        self.tuned.add(len(gradient))
+        return trials * gradient
+
+
+class GatedGradientCut(Correct):
+    """A kernel of the gated norm that autograd does not see."""
+
+    differentiable = True
+    caught_by = ("gradient",)
+
+    def rms_norm_gated(
+        self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **given: Any
+    ) -> torch.Tensor:
+        """Compute without autograd."""
+        with torch.no_grad():
+            return super().rms_norm_gated(x, gate, weight, **given)
+
+
+class _Confused(torch.autograd.Function):
+    """The arguments as they are; the gradient of the first for both."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: torch.Tensor, gate: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.clone(), gate.clone()
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return gradients[0], gradients[0]
+
+
+class GateGetsTheGradientOfX(Correct):
+    """The backward stores the gradient of x where that of the gate belongs."""
+
+    differentiable = True
+    caught_by = ("gradient",)
+
+    def rms_norm_gated(
+        self, x: torch.Tensor, gate: torch.Tensor | None, weight: torch.Tensor, **given: Any
+    ) -> torch.Tensor:
+        """Lead both arguments through the mistake."""
+        if gate is not None and gate.shape == x.shape:
+            x, gate = _Confused.apply(x, gate)  # type: ignore[no-untyped-call]  # torch's own
+        return super().rms_norm_gated(x, gate, weight, **given)
