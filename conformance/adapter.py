@@ -63,6 +63,8 @@ class Adapter:
     A method with an underscore after an operation's name, and its signature, is the in-place form: it writes each
     output over an argument (y over x, s over the residual) and returns those arguments, or nothing. With fp8
     values only the sum overwrites an argument: that form returns all outputs, the residual among them.
+    One that ends in ``_out`` also takes ``out=``, a tuple with a tensor for each output, in their order: it writes
+    the outputs there, and returns them or nothing.
     """
 
     name: str = ""

@@ -66,6 +66,10 @@ class NormKernels(Adapter):
         over = {"out": x, "residual_out": flags["residual"]}
         return normkernels.rms_norm(x, weight, path=self.forced, **flags, **over)
 
+    def rms_norm_out(self, *given: torch.Tensor | None, out: tuple[torch.Tensor, ...], **flags: Flag) -> Results:
+        """Call the operation with outputs of the caller."""
+        return self.rms_norm(*given, **flags, **dict(zip(("out", "residual_out"), out, strict=False)))
+
     def gemma_rms_norm(self, *given: torch.Tensor, **flags: Flag) -> Results:
         """Call the operation."""
         return normkernels.gemma_rms_norm(*given, path=self.forced, **flags)
@@ -75,6 +79,10 @@ class NormKernels(Adapter):
         over = {"out": x, "residual_out": flags["residual"]}
         return normkernels.gemma_rms_norm(x, weight, path=self.forced, **flags, **over)
 
+    def gemma_rms_norm_out(self, *given: torch.Tensor, out: tuple[torch.Tensor, ...], **flags: Flag) -> Results:
+        """Call the operation with outputs of the caller."""
+        return self.gemma_rms_norm(*given, **flags, **dict(zip(("out", "residual_out"), out, strict=False)))
+
     def rms_norm_gated(self, *given: torch.Tensor, **flags: Flag) -> Results:
         """Call the operation."""
         return normkernels.rms_norm_gated(*given, path=self.forced, **flags)
@@ -82,6 +90,10 @@ class NormKernels(Adapter):
     def rms_norm_gated_(self, x: torch.Tensor, *given: torch.Tensor, **flags: Flag) -> Results:
         """Call the operation with its output over x."""
         return normkernels.rms_norm_gated(x, *given, path=self.forced, out=x, **flags)
+
+    def rms_norm_gated_out(self, *given: torch.Tensor, out: tuple[torch.Tensor, ...], **flags: Flag) -> Results:
+        """Call the operation with an output of the caller."""
+        return self.rms_norm_gated(*given, out=out[0], **flags)
 
     def mrope(self, *given: torch.Tensor, **flags: Flag) -> Results:
         """Call the operation."""

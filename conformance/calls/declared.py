@@ -31,6 +31,8 @@ PER_OPERATION = (
     "strides",
     "specialises",
 )
+# ends of the names of an operation's other methods, and what they are given in addition
+FORMS: Mapping[str, tuple[str, ...]] = {"_": (), "_out": ("out",)}
 STRIDES = ("dense", "contiguous", "like_input")
 SPECIALISES = ("rows", "eps")
 # similarity of two names, from 0 to 1, from which on one counts as a misspelling: of an operation, and of another
@@ -40,14 +42,14 @@ NEAR, NEARER = 0.85, 0.9
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """Declarations about one operation. ``in_place``: whether there is an in-place form.
+    """Declarations about one operation. ``forms``: the ends of the names of its other methods.
 
     ``claim`` are the calls that the implementation must take, None without a claim.
     """
 
     contract: Contract | None = None
     implemented: bool = True
-    in_place: bool = False
+    forms: tuple[str, ...] = ()
     deterministic: bool = True
     batch_invariant: bool = True
     scale_invariant: bool = True
@@ -74,7 +76,7 @@ class Traits:
         return cls(
             contract=adapter.contract(operation) if operation in adapter.contracts else None,
             implemented=implemented,
-            in_place=hasattr(adapter, f"{operation}_"),
+            forms=tuple(form for form in FORMS if hasattr(adapter, f"{operation}{form}")),
             # an adapter need not know of operations that it does not have: some are from outside
             row_thresholds=tuple(adapter.row_thresholds(operation)) if implemented else (),
             column_thresholds=tuple(adapter.column_thresholds(operation)) if implemented else (),
@@ -132,9 +134,9 @@ def check(adapter: Adapter, operations: Iterable[str] = ()) -> None:
             known(f"{kind}: strides", traits.strides, STRIDES)
             for number in traits.specialises:
                 known(f"{kind}: specialises", number, SPECIALISES)
-        for form in (name, f"{name}_"):
-            if hasattr(adapter, form):
-                _check_signature(adapter, form, OPERATIONS[name])
+        for form in ("", *FORMS):
+            if hasattr(adapter, f"{name}{form}"):
+                _check_signature(adapter, f"{name}{form}", OPERATIONS[name], FORMS.get(form, ()))
 
 
 def _own_points(contract: str | Contract | None) -> list[str]:
@@ -161,7 +163,7 @@ def _public(kind: type) -> list[str]:
 
 def _meant(name: str, *, method: bool) -> str:
     """Return the operation, method or declaration that a name of an adapter misspells; nothing for others."""
-    forms = [form for operation in OPERATIONS for form in (operation, f"{operation}_")] if method else []
+    forms = [f"{operation}{form}" for operation in OPERATIONS for form in ("", *FORMS)] if method else []
     own = [known for known in _public(Adapter) if method or not callable(getattr(Adapter, known))]
     if name in forms or name in own:
         return ""
@@ -173,13 +175,13 @@ def _meant(name: str, *, method: bool) -> str:
     return next(iter(near), "")
 
 
-def _check_signature(adapter: Adapter, form: str, operation: Operation) -> None:
-    """Refuse a method that does not take the arguments of its calls."""
+def _check_signature(adapter: Adapter, form: str, operation: Operation, more: tuple[str, ...]) -> None:
+    """Refuse a method that does not take the arguments of its calls; a form takes some ``more`` by name."""
     try:
         signature = inspect.signature(getattr(adapter, form))
     except (TypeError, ValueError):  # a builtin, whose arguments are not known
         return
-    named = (*operation.keywords, *flags_of(operation))
+    named = (*operation.keywords, *flags_of(operation), *more)
     try:
         signature.bind(*operation.positional, **dict.fromkeys(named))
     except TypeError as error:

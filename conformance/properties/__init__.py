@@ -14,6 +14,7 @@ from conformance.properties.determinism import DETERMINISM
 from conformance.properties.device import DEVICE
 from conformance.properties.empty import EMPTY
 from conformance.properties.errors import ERRORS
+from conformance.properties.given_outputs import GIVEN_OUTPUTS
 from conformance.properties.gradient import GRADIENT
 from conformance.properties.graph import GRAPH
 from conformance.properties.in_place import IN_PLACE
@@ -47,6 +48,7 @@ PROPERTIES: dict[str, Property] = {
         PADDING_INVARIANCE,
         ROW_INDEPENDENCE,
         IN_PLACE,
+        GIVEN_OUTPUTS,
         SCALE,
         BIAS,
         CHAIN,

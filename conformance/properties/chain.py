@@ -56,7 +56,7 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 def in_place(subject: Subject, operation: Operation) -> bool:
     """Return whether the operation has an in-place form, and the implementation that form."""
-    return bool(operation.in_place) and subject.traits(operation.name).in_place
+    return bool(operation.in_place) and FORM in subject.traits(operation.name).forms
 
 
 def _layer(subject: Subject, case: Case, arguments: Arguments) -> Outcome:

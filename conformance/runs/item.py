@@ -99,7 +99,7 @@ class Profile:
 # ``chain`` seventy-two; ``compile`` traces three times. Their faults do not hide in shapes, so that every
 # dtype has a case or two. One case of ``bias`` is a mean of thousands of numbers.
 FEW = {"scale": 4, "bias": 3, "chain": 1, "state": 2, "kept_results": 1, "threads": 2, "variants": 1, "compile": 1}
-FEW |= {"graph": 3, "stream": 3, "device": 3}
+FEW |= {"given_outputs": 4, "graph": 3, "stream": 3, "device": 3}
 MANY = {name: 4 * count for name, count in FEW.items()}
 # one case: calls with every other level of each factor after it, or from three kinds of gradients back
 ONCE = {"kept_choices": 1, "gradient": 1}

@@ -147,7 +147,7 @@ def unjudged(item: Item, subject: Subject, found: Survey | None = None) -> tuple
         return Status.NOT_JUDGED, subject.unfaithful
     prop = PROPERTIES[item.property]
     cannot = void_reason(item.operation, item.property)
-    if not cannot and prop.form and not subject.traits(item.operation).in_place:
+    if not cannot and prop.form and prop.form not in subject.traits(item.operation).forms:
         cannot = f"the adapter has no {item.operation}{prop.form}"
     cannot = cannot or prop.cannot(subject, item.operation, item.dtype)
     return (Status.NOT_JUDGED, cannot) if cannot else None

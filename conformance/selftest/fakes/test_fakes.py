@@ -34,7 +34,7 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
 
 
 # How many fakes of an operation name each property first. Whoever adds or removes a fake changes its number.
-NUMBER = 718
+NUMBER = 728
 COUNTS = {
     "rms_norm_gated": {
         "compile": 10,
@@ -93,6 +93,7 @@ COUNTS = {
         "device": 3,
         "empty": 3,
         "errors": 2,
+        "given_outputs": 10,
         "gradient": 8,
         "in_place": 13,
         "kept_choices": 1,
@@ -290,6 +291,7 @@ OTHERS: dict[str, set[str]] = {
     "correct_rotation": {"CorrectRotation", "EagerRotation", "FusedRotation", "LowRotation", "RotationInFloat64"},
     "correct_silu_and_mul": {"CorrectSiluAndMul"},
     "correct_softmax": {"CorrectSoftmax"},
+    "given_outputs": {"CorrectOutputs"},
     "gradients": {"CorrectGradients", "_Confused"},
     "kernels": {"Kernel"},
     "kernels_layers": {"KernelLayer"},

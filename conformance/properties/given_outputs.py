@@ -1,0 +1,238 @@
+"""Results that are written into tensors of the caller are those of the formula, wherever these tensors lie.
+
+A given output may have gaps, or lie between the rows of an argument: everything beside its elements stays as it
+was. Where it shares memory with an argument, with another output or with itself, a kernel reads what it has
+written: such a call is refused, and writes nothing, or its results are right. So is one whose output does not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from conformance.adapter import Crashed, Declined, Ran, poisons
+from conformance.calls.call import Subject, arguments_of, call_with, values_for
+from conformance.calls.materialize import materialize
+from conformance.calls.memory import POISONS, Owner, read
+from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.cases.case import Case, Placement
+from conformance.operations import OPERATIONS, Arguments, Operation, Output
+from conformance.oracle.comparison import NOTHING, Comparison
+from conformance.properties.measure import measure
+from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
+
+FORM = "_out"
+GAP = 8  # elements between rows
+SEVERAL = 2  # rows, or dimensions
+POISON = POISONS[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Given:
+    """The outputs of a call, what they lie in, and its arguments. ``wrong``: why it may be refused, or nothing."""
+
+    outputs: tuple[torch.Tensor, ...]
+    owners: tuple[Owner, ...]
+    arguments: Arguments
+    wrong: str = ""
+
+
+Own = Callable[[Subject, Case, Arguments], Given]
+Place = Callable[[Subject, Case, Arguments], Given | None]
+
+
+def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
+    """Call with outputs in memory of their own, in a layout that the seed chooses, then in all other ways."""
+    own = list(OWN.values())
+    unfit = UNFIT.values() if subject.traits(case.operation).validates else ()
+    comparison = NOTHING
+    for place in (own[case.seed % len(own)], *SHARED.values(), *unfit):
+        verdict = _judge(subject, case, place)
+        if verdict.status is not Status.PASSED:
+            return (verdict,)
+        comparison += verdict.comparison
+    return (Verdict("given_outputs", case, Status.PASSED, "", comparison),)
+
+
+def _judge(subject: Subject, case: Case, place: Place) -> Verdict:
+    """Judge one call. One whose outputs cannot be in this place is not made."""
+    values = values_for(subject, case)
+    materials = materialize(case, dict(values), subject.device, POISON)
+    given = place(subject, case, arguments_of(materials))
+    if given is None:
+        return Verdict("given_outputs", case, Status.PASSED)
+    before = [owner.content() for owner in given.owners]
+    held = [(out.clone(), out._version) for out in given.outputs]  # noqa: SLF001 - torch's only word for it
+    outcome = call_with(subject, case, {**given.arguments, "out": given.outputs}, FORM)
+    refused = isinstance(outcome, Declined) or (isinstance(outcome, Crashed) and not poisons(outcome.how))
+    if refused and given.wrong:
+        if _kept(given, before) and all(read(materials.kept())):
+            return Verdict("given_outputs", case, Status.PASSED)
+        return _failed(case, f"refused, as {given.wrong}, after something was written")
+    if not isinstance(outcome, Ran):
+        return without_outputs("given_outputs", case, outcome)
+    said = _elsewhere(case, given, outcome)
+    if said:
+        return _failed(case, f"{given.wrong}, which was accepted: {said}" if given.wrong else said)
+    comparison = measure(subject, subject.contract(case.operation), case, values, given.outputs)
+    if comparison.outside:
+        said = f"{comparison.first}; {comparison.outside} of {comparison.elements} elements outside"
+        return _failed(case, f"{given.wrong}, which was accepted: {said}" if given.wrong else said, comparison)
+    if not given.wrong:
+        silent = any(out._version == version for out, (_, version) in zip(given.outputs, held, strict=True))  # noqa: SLF001
+        if silent:
+            return _failed(case, "a given output is still at its version from before it was written")
+        for out, (old, _) in zip(given.outputs, held, strict=True):
+            out.copy_(old)
+        if not _kept(given, before):
+            return _failed(case, "memory beside a given output was written")
+        if not all(read(materials.kept())):
+            return _failed(case, "an argument was changed")
+    return Verdict("given_outputs", case, Status.PASSED, "", comparison)
+
+
+def _failed(case: Case, reason: str, comparison: Comparison = NOTHING) -> Verdict:
+    return Verdict("given_outputs", case, Status.FAILED, reason, comparison)
+
+
+def _kept(given: Given, before: list[torch.Tensor]) -> bool:
+    return all(read([owner.holds(content) for owner, content in zip(given.owners, before, strict=True)]))
+
+
+def _elsewhere(case: Case, given: Given, outcome: Ran) -> str:
+    """Return that results are not in the outputs that were given, or cannot be; or nothing."""
+    wanted = _outputs(case)
+    for want, out in zip(wanted, given.outputs, strict=True):
+        if (tuple(out.shape), out.dtype) != (want.shape, want.dtype):
+            return f"{want.name} has no such tensor for its result"
+    for want, out, got in zip(wanted, given.outputs, outcome.outputs, strict=False):
+        if (got.data_ptr(), got.shape, got.stride()) != (out.data_ptr(), out.shape, out.stride()):
+            return f"returned another tensor for {want.name} than the one that was given"
+    return ""
+
+
+def _room(subject: Subject, want: Output, strides: tuple[int, ...]) -> tuple[torch.Tensor, Owner]:
+    """Return a tensor for an output with the given strides, in a guarded buffer."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(want.shape, strides, strict=True))
+    owner = Owner.of(extent * want.dtype.itemsize, subject.device, POISON)
+    return owner.view(want.shape, want.dtype, Placement(strides, 0, extent)), owner
+
+
+def _strides(shape: tuple[int, ...], step: int = 1, gap: int = 0) -> tuple[int, ...]:
+    """Return strides of rows of columns that are ``step`` apart, with a gap after each row."""
+    found, reach = [], step
+    for place, size in enumerate(reversed(shape)):
+        found.append(reach)
+        reach = reach * max(size, 1) + (gap if place == 0 else 0)
+    return tuple(reversed(found))
+
+
+def _own(step: int = 1, gap: int = 0) -> Own:
+    def place(subject: Subject, case: Case, arguments: Arguments) -> Given:
+        rooms = [_room(subject, want, _strides(want.shape, step, gap)) for want in _outputs(case)]
+        return Given(tuple(out for out, _ in rooms), tuple(owner for _, owner in rooms), arguments)
+
+    return place
+
+
+def _outputs(case: Case) -> tuple[Output, ...]:
+    return OPERATIONS[case.operation].outputs(case)
+
+
+def _alike(case: Case) -> str:
+    """Return an argument of the first output's shape and dtype, which the seed chooses; or nothing."""
+    want = _outputs(case)[0]
+    names = [
+        name for name, spec in case.tensors if (spec.shape, getattr(torch, spec.dtype)) == (want.shape, want.dtype)
+    ]
+    return names[case.seed // len(OWN) % len(names)] if names else ""
+
+
+def _beside(subject: Subject, case: Case, arguments: Arguments) -> Given:
+    """Place the first output between the rows of an argument: they share a buffer, and no byte."""
+    given, name, want = _own()(subject, case, arguments), _alike(case), _outputs(case)[0]
+    if not name:
+        return given
+    shape = (*want.shape[:-1], 2 * want.shape[-1])
+    both, owner = _room(subject, replace(want, shape=shape), _strides(shape))
+    left, right = both.chunk(2, -1)
+    return _with(given, right, owner, {**arguments, name: left.copy_(arguments[name])})
+
+
+def _over(rows: int) -> Place:
+    """Return the place of an output that begins some rows after those of an argument, in its memory."""
+
+    def place(subject: Subject, case: Case, arguments: Arguments) -> Given | None:
+        name, want = _alike(case), _outputs(case)[0]
+        if not name or len(want.shape) < SEVERAL or want.shape[0] <= abs(rows):
+            return None
+        long, owner = _room(
+            subject, replace(want, shape=(want.shape[0] + abs(rows), *want.shape[1:])), _strides(want.shape)
+        )
+        source, over = (long[first:][: want.shape[0]] for first in (max(-rows, 0), max(rows, 0)))
+        given = _own()(subject, case, arguments)
+        said = f"{want.name} overlaps {name}"
+        return _with(given, over, owner, {**arguments, name: source.copy_(arguments[name])}, said)
+
+    return place
+
+
+def _with(given: Given, out: torch.Tensor, owner: Owner, arguments: Arguments, wrong: str = "") -> Given:
+    """Return the outputs with another first one."""
+    return Given((out, *given.outputs[1:]), (owner, *given.owners[1:]), arguments, wrong)
+
+
+def _expanded(subject: Subject, case: Case, arguments: Arguments) -> Given | None:
+    """Give an output all of whose rows are one."""
+    want = _outputs(case)[0]
+    if len(want.shape) < SEVERAL or want.shape[0] < SEVERAL:
+        return None
+    out = _room(subject, want, (0, *_strides(want.shape)[1:]))
+    return _with(_own()(subject, case, arguments), *out, arguments, f"rows of {want.name} share memory")
+
+
+def _same(subject: Subject, case: Case, arguments: Arguments) -> Given | None:
+    """Give one tensor for two outputs."""
+    one, *others = _outputs(case)
+    if not others or (one.shape, one.dtype) != (others[0].shape, others[0].dtype):
+        return None
+    given = _own()(subject, case, arguments)
+    outputs = (given.outputs[0], given.outputs[0], *given.outputs[2:])
+    return replace(given, outputs=outputs, wrong=f"{one.name} and {others[0].name} are one tensor")
+
+
+def _longer(subject: Subject, case: Case, arguments: Arguments) -> Given:
+    """Give an output of one column more."""
+    want = _outputs(case)[0]
+    shape = (*want.shape[:-1], want.shape[-1] + 1)
+    out = _room(subject, replace(want, shape=shape), _strides(shape))
+    return _with(_own()(subject, case, arguments), *out, arguments, f"{want.name} has a column too many")
+
+
+def _other_dtype(subject: Subject, case: Case, arguments: Arguments) -> Given:
+    """Give an output in float64."""
+    want = _outputs(case)[0]
+    out = _room(subject, replace(want, dtype=torch.float64), _strides(want.shape))
+    return _with(_own()(subject, case, arguments), *out, arguments, f"{want.name} is torch.float64")
+
+
+OWN: dict[str, Own] = {"contiguous": _own(), "gaps": _own(gap=GAP), "step": _own(step=2), "beside": _beside}
+SHARED: dict[str, Place] = {"later": _over(1), "earlier": _over(-1), "expanded": _expanded, "same": _same}
+UNFIT: dict[str, Place] = {"longer": _longer, "other dtype": _other_dtype}
+
+
+def fixed(operation: Operation) -> Fixed:
+    """Return the factor levels of the cases: several plain rows in any flags and dtypes."""
+    plain = (("rank", ("2", "3")), ("rows", ("few",)))
+    return narrowed(operation, contiguous(operation), ordinary(operation), plain)
+
+
+GIVEN_OUTPUTS = Property(
+    "given_outputs",
+    "results are right in tensors of the caller, wherever these lie, or a call that cannot be right is refused",
+    judge,
+    fixed=fixed,
+    form=FORM,
+)
