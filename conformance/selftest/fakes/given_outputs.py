@@ -149,7 +149,7 @@ class OutputVersionKept(CorrectOutputs):
 
 
 class OutputBesideAnArgumentRefused(CorrectOutputs):
-    """Whatever lies between the first and the last byte of an argument is taken for a part of it."""
+    """All between the first and the last byte of an argument is taken for a part of it."""
 
     caught_by = ("given_outputs",)
 
