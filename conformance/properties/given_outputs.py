@@ -7,6 +7,7 @@ written: such a call is refused, and writes nothing, or its results are right. S
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -40,6 +41,9 @@ class Given:
 
 
 Own = Callable[[Subject, Case, Arguments], Given]
+Shape = tuple[int, ...]
+Pair = tuple[torch.Tensor, torch.Tensor]
+Cut = Callable[[torch.Tensor, Shape], Pair]  # an argument and the output, from a buffer
 Place = Callable[[Subject, Case, Arguments], Given | None]
 
 
@@ -150,33 +154,44 @@ def _alike(case: Case) -> str:
     return names[case.seed // len(OWN) % len(names)] if names else ""
 
 
-def _beside(subject: Subject, case: Case, arguments: Arguments) -> Given:
-    """Place the first output between the rows of an argument: they share a buffer, and no byte."""
-    given, name, want = _own()(subject, case, arguments), _alike(case), _outputs(case)[0]
-    if not name:
-        return given
-    shape = (*want.shape[:-1], 2 * want.shape[-1])
-    both, owner = _room(subject, replace(want, shape=shape), _strides(shape))
-    left, right = both.chunk(2, -1)
-    return _with(given, right, owner, {**arguments, name: left.copy_(arguments[name])})
+def _beside(width: Callable[[Shape], Shape], cut: Cut) -> Own:
+    """Return the place of an output in a buffer of an argument, of which it shares no byte; or of its own."""
 
-
-def _over(rows: int) -> Place:
-    """Return the place of an output that begins some rows after those of an argument, in its memory."""
-
-    def place(subject: Subject, case: Case, arguments: Arguments) -> Given | None:
-        name, want = _alike(case), _outputs(case)[0]
-        if not name or len(want.shape) < SEVERAL or want.shape[0] <= abs(rows):
-            return None
-        long, owner = _room(
-            subject, replace(want, shape=(want.shape[0] + abs(rows), *want.shape[1:])), _strides(want.shape)
-        )
-        source, over = (long[first:][: want.shape[0]] for first in (max(-rows, 0), max(rows, 0)))
-        given = _own()(subject, case, arguments)
-        said = f"{want.name} overlaps {name}"
-        return _with(given, over, owner, {**arguments, name: source.copy_(arguments[name])}, said)
+    def place(subject: Subject, case: Case, arguments: Arguments) -> Given:
+        given, name = _own()(subject, case, arguments), _alike(case)
+        return _cut(subject, case, given, name, width, cut) if name else given
 
     return place
+
+
+def _over(width: Callable[[Shape], Shape], cut: Cut, fewest: int = 1) -> Place:
+    """Return the place of an output in a buffer of an argument, some of whose bytes it shares."""
+
+    def place(subject: Subject, case: Case, arguments: Arguments) -> Given | None:
+        want, name = _outputs(case)[0], _alike(case)
+        if not name or want.shape[0] < fewest:
+            return None
+        said = f"{want.name} overlaps {name}"
+        return _cut(subject, case, _own()(subject, case, arguments), name, width, cut, said)
+
+    return place
+
+
+def _cut(
+    subject: Subject,
+    case: Case,
+    given: Given,
+    name: str,
+    width: Callable[[Shape], Shape],
+    cut: Cut,
+    wrong: str = "",
+) -> Given:
+    """Return a call in which the first output and an argument are cut from one buffer."""
+    want = _outputs(case)[0]
+    shape = width(want.shape)
+    both, owner = _room(subject, replace(want, shape=shape), _strides(shape))
+    source, out = (part.view(want.shape) for part in cut(both, want.shape))
+    return _with(given, out, owner, {**given.arguments, name: source.copy_(given.arguments[name])}, wrong)
 
 
 def _with(given: Given, out: torch.Tensor, owner: Owner, arguments: Arguments, wrong: str = "") -> Given:
@@ -218,8 +233,47 @@ def _other_dtype(subject: Subject, case: Case, arguments: Arguments) -> Given:
     return _with(_own()(subject, case, arguments), *out, arguments, f"{want.name} is torch.float64")
 
 
-OWN: dict[str, Own] = {"contiguous": _own(), "gaps": _own(gap=GAP), "step": _own(step=2), "beside": _beside}
-SHARED: dict[str, Place] = {"later": _over(1), "earlier": _over(-1), "expanded": _expanded, "same": _same}
+def _twice(shape: Shape) -> Shape:
+    return (*shape[:-1], 2 * shape[-1])
+
+
+def _flat(shape: Shape) -> Shape:
+    return (2 * math.prod(shape),)
+
+
+def _halves(both: torch.Tensor, _shape: Shape) -> Pair:
+    return both[..., : both.shape[-1] // 2], both[..., both.shape[-1] // 2 :]
+
+
+# x and the output, in an argument's buffer: between its rows, between its columns, directly behind and before it
+OWN: dict[str, Own] = {
+    "contiguous": _own(),
+    "gaps": _own(gap=GAP),
+    "step": _own(step=2),
+    "between rows": _beside(_twice, _halves),
+    "between columns": _beside(_twice, lambda both, _: (both[..., ::2], both[..., 1::2])),
+    "behind": _beside(_flat, _halves),
+    "before": _beside(_flat, lambda both, shape: _halves(both, shape)[::-1]),
+}
+# a row later and earlier, with one column in common, and with one element
+SHARED: dict[str, Place] = {
+    "later": _over(lambda shape: (shape[0] + 1, *shape[1:]), lambda both, _: (both[:-1], both[1:]), SEVERAL),
+    "earlier": _over(lambda shape: (shape[0] + 1, *shape[1:]), lambda both, _: (both[1:], both[:-1]), SEVERAL),
+    "column": _over(
+        lambda shape: (*shape[:-1], 2 * shape[-1] - 1),
+        lambda both, shape: (both[..., : shape[-1]], both[..., shape[-1] - 1 :]),
+    ),
+    "last": _over(
+        lambda shape: (2 * math.prod(shape) - 1,),
+        lambda both, shape: (both[: math.prod(shape)], both[math.prod(shape) - 1 :]),
+    ),
+    "first": _over(
+        lambda shape: (2 * math.prod(shape) - 1,),
+        lambda both, shape: (both[math.prod(shape) - 1 :], both[: math.prod(shape)]),
+    ),
+    "expanded": _expanded,
+    "same": _same,
+}
 UNFIT: dict[str, Place] = {"longer": _longer, "other dtype": _other_dtype}
 
 

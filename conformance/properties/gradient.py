@@ -43,6 +43,8 @@ Tensors = tuple[torch.Tensor, ...]
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     """Differentiate the call backwards from contiguous, expanded and strided gradients of its results."""
     values = values_for(subject, case)
+    # a plan or kernel that is kept from a call without gradients must not serve one with them
+    call_with(subject, case, arguments_of(materialize(case, dict(values), subject.device, POISONS[0])))
     _, outcome = _called(subject, case, values)
     if isinstance(outcome, Crashed) and not poisons(outcome.how):
         return (Verdict("gradient", case, Status.DECLINED, f"refused: {outcome.how}"),)

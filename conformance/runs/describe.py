@@ -54,7 +54,9 @@ def method(name: str) -> str:
     lines = [f"def {name}({_signature(operation)}):"]
     if operation.in_place:
         lines.append(f"def {name}_({_signature(operation)}):  # optional: in place, {_over(operation)}")
-    lines.append(f"def {name}_out({_signature(operation, 'out')}):  # optional: into a tuple of the caller's tensors")
+    lines.append(
+        f"def {name}_out({_signature(operation, 'out')}):  # optional: into a tuple of the caller's tensors"
+    )
     return "\n".join(lines)
 
 

@@ -136,6 +136,28 @@ class WeightGradientOfEveryTrial(CorrectGradients):
         return trials * gradient
 
 
+class KeptWithoutGradients(CorrectGradients):
+    """How a shape is computed is kept from its first call, whether or not that one needed a gradient."""
+
+    caught_by = ("gradient",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[tuple[int, ...], bool] = {}
+
+    def norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        residual: torch.Tensor | None,
+        offset: float,
+        eps: float,
+    ) -> Result:
+        """Compute as the first call of the shape did."""
+        with torch.set_grad_enabled(self.kept.setdefault(tuple(x.shape), x.requires_grad)):
+            return super().norm(x, weight, residual, offset, eps)
+
+
 class GatedGradientCut(Correct):
     """A kernel of the gated norm that autograd does not see."""
 

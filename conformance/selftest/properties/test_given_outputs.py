@@ -40,17 +40,16 @@ def _verdict(adapter: Adapter, case: Case) -> Verdict:
 )
 def test_right_outputs_pass(kind: type[Adapter], operation: str) -> None:
     """All dtypes, and every layout of the outputs: the seeds of ci choose each one."""
-    for dtype in DTYPES:
-        cases = _cases(kind(), operation, dtype)
-        assert set(range(len(OWN))) == {case.seed % len(OWN) for case in cases}
-        for case in cases:
-            verdict = _verdict(kind(), case)
-            assert Status.PASSED is verdict.status, str(verdict)
-            assert verdict.comparison.elements
+    cases = [case for dtype in DTYPES for case in _cases(kind(), operation, dtype)]
+    assert set(range(len(OWN))) == {case.seed % len(OWN) for case in cases}
+    for case in cases:
+        verdict = _verdict(kind(), case)
+        assert Status.PASSED is verdict.status, str(verdict)
+        assert verdict.comparison.elements
 
 
 SAID = {
-    "OutputStridesIgnored": ("y[", "memory beside a given output was written"),
+    "OutputStridesIgnored": ("y[", "s[", "memory beside a given output was written"),
     "OutputOverlapsArguments": ("y overlaps ",),
     "OutputOfSharedRows": ("rows of y share memory, which was accepted: y[",),
     "OneOutputForTwo": ("y and s are one tensor, which was accepted: ",),
