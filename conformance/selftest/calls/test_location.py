@@ -118,6 +118,10 @@ class Returns(Adapter):
         """Compute anew, and return the converted result."""
         return self.rms_norm(*arguments, **flags)
 
+    def rms_norm_out(self, *arguments: Any, out: Any, **flags: Any) -> Any:
+        """Compute anew, and return the converted result."""
+        return self.rms_norm(*arguments, **flags)
+
 
 # properties that any machine judges on this case
 JUDGED = [

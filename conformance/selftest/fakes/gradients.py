@@ -137,7 +137,7 @@ class WeightGradientOfEveryTrial(CorrectGradients):
 
 
 class KeptWithoutGradients(CorrectGradients):
-    """How a shape is computed is kept from its first call, whether or not that one needed a gradient."""
+    """A path is kept by the shape of its first call, whether or not that one needed a gradient."""
 
     caught_by = ("gradient",)
 
