@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from conformance.calls.call import Subject
+from conformance.cases.case import Case, TensorSpec
 from conformance.oracle.arithmetic import MARGIN, U
 from conformance.oracle.interval import Interval
 from conformance.properties import measure
 from conformance.properties.measure import Disagreement, agree, compared_alike
+from conformance.selftest.fakes.correct_norm import CorrectNorm
 
 
 def _interval(*ends: float, nan: bool = False) -> dict[str, Interval]:
@@ -60,3 +64,19 @@ def test_a_kernel_that_compares_otherwise_is_an_error_of_the_suite(monkeypatch: 
 
     with pytest.raises(Disagreement, match=r"y: compared as \[0\.0\] by a kernel, as \[1, 1, 0\.0"):
         compared_alike(parts, allowed)
+
+
+def test_some_rows_of_every_size_are_judged_on_both_machines() -> None:
+    """One case in sixteen, and no more elements than a CPU has time for, from the first row to the last."""
+    subject = Subject(CorrectNorm(), "cuda")
+    chosen = {}
+    for rows in (100, 2**16):
+        case = Case("rms_norm", (("x", TensorSpec((rows, 1024), "float32")),), (), seed=measure.SAMPLE)
+        some = measure.sampled(subject, case, slice(0, rows))
+        assert some is not None
+        chosen[rows] = list(range(rows))[some]
+        assert measure.sampled(subject, replace(case, seed=1), slice(0, rows)) is None
+
+    assert all(each[0] == 0 and each[-1] > 0.9 * rows for rows, each in chosen.items())
+    assert all(measure.COMPARED // 2048 <= len(each) <= measure.COMPARED // 512 for each in chosen.values())
+    assert measure.sampled(Subject(CorrectNorm()), case, slice(0, rows)) is None
