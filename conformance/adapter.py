@@ -64,7 +64,7 @@ class Adapter:
     output over an argument (y over x, s over the residual) and returns those arguments, or nothing. With fp8
     values only the sum overwrites an argument: that form returns all outputs, the residual among them.
     One that ends in ``_out`` also takes ``out=``, a tuple with a tensor for each output, in their order: it writes
-    the outputs there, and returns them or nothing.
+    the outputs there, and returns them or nothing. These are contiguous; with ``strided_outputs``, of any strides.
     """
 
     name: str = ""
@@ -83,6 +83,7 @@ class Adapter:
     running_variance: bool | Mapping[str, bool] = False
     fuses: bool | Mapping[str, bool] = False
     zero_columns: bool | Mapping[str, bool] = False
+    strided_outputs: bool | Mapping[str, bool] = False
     strides: str | Mapping[str, str] = "dense"
     specialises: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ()
     reference: str | None = None

@@ -45,6 +45,7 @@ class NormKernels(Adapter):
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {name: {} for name in contracts}
     strides = "contiguous"
     zero_columns = True
+    strided_outputs = True
     validates = True
     differentiable = True
     compiles: bool | Mapping[str, bool] = True

@@ -28,6 +28,7 @@ PER_OPERATION = (
     "running_variance",
     "fuses",
     "zero_columns",
+    "strided_outputs",
     "strides",
     "specialises",
 )
@@ -62,6 +63,7 @@ class Traits:
     running_variance: bool = False
     fuses: bool = False
     zero_columns: bool = False
+    strided_outputs: bool = False
     strides: str = "dense"
     specialises: tuple[str, ...] = ()
     claim: Taken | None = None

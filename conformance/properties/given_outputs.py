@@ -48,12 +48,21 @@ Place = Callable[[Subject, Case, Arguments], Given | None]
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
-    """Call with outputs in memory of their own, in a layout that the seed chooses, then in all other ways."""
-    own = list(OWN.values())
-    unfit = UNFIT.values() if subject.traits(case.operation).validates else ()
+    """Call with outputs in memory of their own, in a layout that the seed chooses, then in all other ways.
+
+    Who does not declare strided outputs may refuse them: a contiguous one is given then.
+    """
+    own, traits = list(OWN), subject.traits(case.operation)
+    name = own[case.seed % len(own)]
+    unfit = UNFIT.values() if traits.validates else ()
     comparison = NOTHING
-    for place in (own[case.seed % len(own)], *SHARED.values(), *unfit):
+    for place in (OWN[name], *SHARED.values(), *unfit):
         verdict = _judge(subject, case, place)
+        refused = verdict.status is Status.DECLINED or (
+            verdict.status is Status.CRASHED and not poisons(verdict.reason)
+        )
+        if refused and place is OWN[name] and name in STRIDED and not traits.strided_outputs:
+            verdict = _judge(subject, case, OWN["contiguous"])
         if verdict.status is not Status.PASSED:
             return (verdict,)
         comparison += verdict.comparison
@@ -255,6 +264,7 @@ OWN: dict[str, Own] = {
     "behind": _beside(_flat, _halves),
     "before": _beside(_flat, lambda both, shape: _halves(both, shape)[::-1]),
 }
+STRIDED = frozenset({"gaps", "step", "between rows", "between columns"})
 # a row later and earlier, with one column in common, and with one element
 SHARED: dict[str, Place] = {
     "later": _over(lambda shape: (shape[0] + 1, *shape[1:]), lambda both, _: (both[:-1], both[1:]), SEVERAL),

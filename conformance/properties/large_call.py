@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from conformance.adapter import Ran
+from conformance.adapter import Crashed, Ran, poisons
 from conformance.calls.budget import too_much, turn
 from conformance.calls.call import Subject, arguments_of, call_with, metadata, values_for
+from conformance.calls.claim import outside
 from conformance.calls.materialize import materialize
 from conformance.calls.memory import POISONS, room
 from conformance.calls.verdict import Status, Verdict, without_outputs
@@ -60,7 +61,8 @@ def _judge(subject: Subject, case: Case, limit: int) -> Verdict:
     times = limit // max(math.prod(spec.shape) for name, spec in case.tensors if name in repeated) + 1
     count = rows.count(case)
     whole = rows.with_rows(case, times * count)
-    if lacking := _lacking(subject, whole):
+    claim = subject.traits(case.operation).claim
+    if lacking := (outside(claim, whole) if claim else "") or _lacking(subject, whole):
         return Verdict("large_call", case, Status.NOT_JUDGED, lacking)
     values = values_for(subject, case)
     small = arguments_of(materialize(case, values, subject.device, POISONS[0]))
@@ -68,6 +70,9 @@ def _judge(subject: Subject, case: Case, limit: int) -> Verdict:
     # a result that is left as it was must not hold that of an earlier call
     with watched(subject.device, POISONS[0]):
         outcome = call_with(subject, whole, large)
+    if claim is None and isinstance(outcome, Crashed) and not poisons(outcome.how):
+        # no survey calls so many rows: who claims nothing may refuse them
+        return Verdict("large_call", case, Status.NOT_JUDGED, f"refused: {outcome.how}")
     if not isinstance(outcome, Ran):
         return without_outputs("large_call", case, outcome)
     said = f"in a call of {times * count:,} rows"

@@ -14,7 +14,7 @@ from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import Case
 from conformance.cases.factors import DTYPES
 from conformance.properties import PROPERTIES
-from conformance.properties.given_outputs import OWN, SHARED, UNFIT
+from conformance.properties.given_outputs import OWN, SHARED, STRIDED, UNFIT
 from conformance.runs.item import Item, cases_of
 from conformance.runs.judge import unjudged
 from conformance.selftest.every import every
@@ -73,6 +73,30 @@ def test_what_is_wrong_is_said(name: str) -> None:
     bad = next(verdict for verdict in verdicts if verdict.status is not Status.PASSED)
 
     assert bad.reason.startswith(SAID[name]), bad.reason
+
+
+class _Contiguous(CorrectOutputs):
+    """A norm that takes contiguous outputs alone."""
+
+    strided_outputs = False
+
+    def fits(self, out: Any, x: Any) -> bool:
+        return super().fits(out, x) and out.is_contiguous()
+
+
+def test_strided_outputs_may_be_refused_where_they_are_not_declared() -> None:
+    """A contiguous one is judged in their place; who declares them fails."""
+
+    class Declares(_Contiguous):
+        strided_outputs = True
+
+    cases = _cases(_Contiguous(), "rms_norm", "bfloat16")
+    refused = [case for case in cases if list(OWN)[case.seed % len(OWN)] in STRIDED]
+
+    assert refused
+    assert all(_verdict(_Contiguous(), case).status is Status.PASSED for case in cases)
+    assert all(_verdict(_Contiguous(), case).comparison.elements for case in cases)
+    assert all(_verdict(Declares(), case).status is Status.CRASHED for case in refused)
 
 
 def test_what_does_not_fit_is_refused_by_those_that_validate() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -132,6 +133,41 @@ def test_a_call_that_does_not_fit_is_tried_with_fewer_elements(monkeypatch: pyte
 
     verdict = judged(Subject(_Wraps()), case, (2**50, 2**49))
     assert (Status.NOT_JUDGED, "too large") == (verdict.status, verdict.reason)
+
+
+class _Refuses(CorrectNorm):
+    """A norm that does not take so many rows."""
+
+    def norm(self, x: torch.Tensor, *rest: Any) -> Any:
+        if x.numel() > LIMIT:
+            raise ValueError("too many rows")
+        return super().norm(x, *rest)
+
+
+class _ClaimsNothing(_Refuses):
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+
+
+class _ClaimsFew(_Refuses):
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = {"rms_norm": {"rows": range(1, 9)}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "reason"),
+    [
+        (_Refuses, Status.CRASHED, "ValueError: too many rows"),
+        (_ClaimsNothing, Status.NOT_JUDGED, "refused: ValueError: too many rows"),
+        (_ClaimsFew, Status.NOT_JUDGED, "rows is "),
+    ],
+)
+def test_so_many_rows_may_be_refused_by_who_does_not_claim_them(
+    kind: type[_Refuses], status: Status, reason: str
+) -> None:
+    """An exception inside of a claim is a failure; outside of it no call is made."""
+    verdict = _judged(kind(), _cases("rms_norm")[0])
+
+    assert status is verdict.status
+    assert verdict.reason.startswith(reason)
 
 
 def test_processes_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
