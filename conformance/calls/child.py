@@ -176,8 +176,7 @@ class Child(Generic[Greeting, Question, Answer]):
             found: Any = self._control.recv() if instead is None else None
         except (EOFError, OSError):
             raise Unprepared(self._ended()) from None
-        except Exception as error:
-            # reading an object of a class that only the host has may raise anything
+        except Exception as error:  # reading an object of a class that only the host has may raise anything
             self.close()
             raise Unprepared(f"said what no other process can read ({error})") from error
         self._keep_printed()

@@ -67,7 +67,7 @@ def install() -> None:
         function = kernel.rewritten_fn.get(kernel.fn) or kernel.rewrite()
         try:
             return function(*args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # Triton raises this for whatever a kernel raises
             raise InterpreterError(repr(error)) from error
 
     shipped.InterpretedFunction.run = run

@@ -1,9 +1,10 @@
-"""Calls of more than 2**32 elements are right: every row has the results of an equal row in a small call.
+"""Calls of more than 2**31 elements are right: every row has the results of an equal row in a small call.
 
 ``large_index`` has few rows that are far apart: an implementation that copies its arguments into rows without
 gaps, or whose results have none, passes it with offsets of 32 bits. Here a tensor really has that many elements.
 Its rows repeat those of a small call, in numbers of which no power of two is a multiple, so that an offset without
 its high bits finds other rows. Rows with other bits than the first of their kind are judged by the contract.
+In 16 bits there are more than 2**32 elements, where the GPU has room for them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from conformance.properties.property import Property
 
 # elements past which unsigned offsets of 32 bits begin again, and signed ones turn negative
 LIMITS = (2**32, 2**31)
-LIMIT_OF_FLOAT32 = 2**31  # its offsets are those of 16 bits, in twice the memory
+LIMIT_OF_FLOAT32 = 2**31  # the same elements take twice the memory
 SMALL = 2**18  # elements of the small call
 LOOK = 2**28  # elements that are compared at once
 USUAL = {"width": "tile", "rank": "2"}  # wide enough that rows are no more than a grid has programs
@@ -154,7 +155,7 @@ def given(operation: Operation, scope: Scope) -> tuple[Case, ...]:
         for seed, one in enumerate(covering_array(chosen, 1, 0, scope.taken.apart))
     ]
     calls.append(operation.complete(plain, random.Random(0), sized))  # noqa: S311
-    # kernels of other dtypes differ in no offset: the dtypes taken share the calls out
+    # a source mostly has one arithmetic of offsets for all dtypes: those taken share the calls out
     dtypes = [dtype for dtype in DTYPES if dtype in dict(scope.taken.levels).get("dtype", DTYPES)]
     odd = tuple(dict.fromkeys(_of_odd_rows(rows.flat(case)) for case in calls))
     return odd[dtypes.index(scope.dtype) :: len(dtypes)] or odd[:1]
@@ -172,7 +173,7 @@ def _cannot(subject: Subject, operation: str, dtype: str) -> str:
 
 LARGE_CALL = Property(
     "large_call",
-    "in a call of more than 2**32 elements every row has the results that it has in a small one",
+    "in a call of more than 2**31 elements, or 2**32, every row has the results that it has in a small one",
     judge,
     given=given,
     cannot=_cannot,

@@ -33,17 +33,10 @@ class GradientCut(CorrectGradients):
 
     caught_by = ("gradient",)
 
-    def norm(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor | None,
-        residual: torch.Tensor | None,
-        offset: float,
-        eps: float,
-    ) -> Result:
+    def norm(self, x: torch.Tensor, *rest: Any) -> Result:
         """Compute without autograd."""
         with torch.no_grad():
-            return super().norm(x, weight, residual, offset, eps)
+            return super().norm(x, *rest)
 
 
 class WeightNeverTrained(CorrectGradients):
@@ -145,17 +138,10 @@ class KeptWithoutGradients(CorrectGradients):
         super().__init__()
         self.kept: dict[tuple[int, ...], bool] = {}
 
-    def norm(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor | None,
-        residual: torch.Tensor | None,
-        offset: float,
-        eps: float,
-    ) -> Result:
+    def norm(self, x: torch.Tensor, *rest: Any) -> Result:
         """Compute as the first call of the shape did."""
         with torch.set_grad_enabled(self.kept.setdefault(tuple(x.shape), x.requires_grad)):
-            return super().norm(x, weight, residual, offset, eps)
+            return super().norm(x, *rest)
 
 
 class GatedGradientCut(Correct):

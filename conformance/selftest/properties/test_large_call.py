@@ -1,4 +1,4 @@
-"""Calls of very many rows, here of few: a limit of a few thousand elements in place of 2**32."""
+"""Calls of very many rows, here of few: a limit of a few thousand elements in place of 2**31."""
 
 from __future__ import annotations
 
