@@ -17,6 +17,7 @@ from typing import Any
 
 from conformance.adapter import Adapter
 from conformance.prove import rows
+from conformance.prove.mutants import Mutant
 from conformance.prove.others.judging import LANE, LIMIT, contained
 from conformance.prove.others.picture import draw
 from conformance.prove.others.suites import SUITES
@@ -29,12 +30,15 @@ STAGE = "quick"
 GRADIENT = "gradient"
 
 
+def shown() -> tuple[Mutant, ...]:
+    """Return the planted bugs that a forward call may show: models make no others."""
+    return tuple(bug for bug in planted(LANE) if getattr(fake(bug.id), "caught_by", ()) != (GRADIENT,))
+
+
 def judge(every: int, ours: Path | None, names: Sequence[str] = (), suites: Sequence[str] = ()) -> list[Row]:
     """Return the rows of every K-th bug, by all models or some; ``ours``: of ``conform prove --only planted``."""
     Runner.prepared(LANE, 1, LIMIT)
-    # models make forward calls alone
-    forward = [bug for bug in planted(LANE) if getattr(fake(bug.id), "caught_by", ()) != (GRADIENT,)]
-    chosen = [bug for bug in forward[::every] if not names or bug.id.startswith(tuple(names))]
+    chosen = [bug for bug in shown()[::every] if not names or bug.id.startswith(tuple(names))]
     recorded = rows.ended(row for row in rows.read(ours) if (row.stage, row.lane) == (STAGE, LANE)) if ours else {}
     absent = [bug.id for bug in chosen if ours and bug.id not in recorded]
     if absent:
