@@ -10,6 +10,7 @@ import fcntl
 import functools
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ FULL = "the GPU is full: "
 SPARED = 0.75
 PATIENCE, GLANCE = 4.0, 0.05  # seconds that a turn or memory is awaited, and between two looks
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": GIB}
+_ASKED = re.compile(rf"Tried to allocate ([0-9.]+) ({'|'.join(_UNITS)})")
 
 
 def fair_share(total: int, sharers: int) -> int:
@@ -173,17 +176,21 @@ def out_of_memory(error: BaseException) -> bool:
     return driver or isinstance(error, torch.OutOfMemoryError)
 
 
-def full(memory: int | None) -> str:
+def full(memory: int | None, error: BaseException) -> str:
     """Return in words that other processes hold what this one, of ``memory`` bytes, may still take; or nothing.
 
-    Their kernels and stacks count, which PyTorch does not limit.
+    ``error`` is the lack of memory. Kernels and stacks of others count, which PyTorch does not limit. Others may
+    have given it back since: then the size that PyTorch says it was asked for decides.
     """
     if memory is None or not torch.cuda.is_available():
         return ""
     (free, _), due = torch.cuda.mem_get_info(), memory - torch.cuda.memory_reserved()
-    if free >= due:
-        return ""
-    return f"{FULL}{gib(free)} is free, a worker here may take {gib(due)} more; fewer fit (-n)"
+    if free < due:
+        return f"{FULL}{gib(free)} is free, a worker here may take {gib(due)} more; fewer fit (-n)"
+    asked = _ASKED.search(str(error))
+    if asked and float(asked[1]) * _UNITS[asked[2]] <= due:
+        return f"{FULL}{asked[1]} {asked[2]} was not free, a worker here may take {gib(due)} more; fewer fit (-n)"
+    return ""
 
 
 def left_behind(memory: int) -> int:

@@ -219,7 +219,7 @@ def _attempted(subject: Subject, call: Callable[[], object]) -> object | Outcome
     except Unsupported as unsupported:
         return Unable(str(unsupported))
     except BaseException as error:  # noqa: BLE001 - the one place: code under test may raise anything
-        others_hold = full(subject.memory) if out_of_memory(error) else ""
+        others_hold = full(subject.memory, error) if out_of_memory(error) else ""
         if others_hold:
             return Unable(others_hold)
         if isinstance(error, torch.OutOfMemoryError):

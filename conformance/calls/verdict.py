@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeGuard
 
-from conformance.adapter import Crashed, Declined, Hung, Misreturned, Outcome, Ran, Unable
+from conformance.adapter import Crashed, Declined, Hung, Misreturned, Outcome, Ran, Unable, poisons
 from conformance.cases.case import Case
 from conformance.oracle.comparison import NOTHING, Comparison
 
@@ -46,6 +47,14 @@ class Verdict:
 
     def __str__(self) -> str:
         return f"{self.property} {self.status}: {self.reason}\n  {self.case}"
+
+
+def of_the_machine(outcome: object) -> TypeGuard[Crashed | Unable]:
+    """Return whether an outcome may say nothing of the call: the machine cannot make it, or the GPU has failed.
+
+    A fault of another process can make the GPU fail. Such outcomes are never a mistake that a property found.
+    """
+    return isinstance(outcome, Unable) or (isinstance(outcome, Crashed) and poisons(outcome.how))
 
 
 def without_outputs(prop: str, case: Case, outcome: Outcome) -> Verdict:

@@ -6,10 +6,10 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
-from conformance.adapter import Crashed, Declined
+from conformance.adapter import Crashed, Declined, Unable, poisons
 from conformance.calls.call import Subject, perform
 from conformance.calls.claim import outside
-from conformance.calls.verdict import BAD, Status, Verdict
+from conformance.calls.verdict import BAD, Status, Verdict, without_outputs
 from conformance.cases.case import Case
 from conformance.cases.factors import DTYPES, EVERYTHING, Numbers, Scope
 from conformance.operations import Operation
@@ -23,7 +23,10 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     beyond = outside(claim or EVERYTHING, case)
     made = perform(subject, case)
     match made.outcome:
-        case Crashed(how) if not beyond:
+        case Unable():
+            return (without_outputs("claim", case, made.outcome),)
+        case Crashed(how) if not beyond or poisons(how):
+            # a kernel that reads out of bounds does not refuse
             return (Verdict("claim", case, Status.CRASHED, how),)
         case Declined(reason=reason) if claim and not beyond:
             return (Verdict("claim", case, Status.FAILED, f"declined what is claimed: {reason}"),)

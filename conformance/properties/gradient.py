@@ -18,7 +18,7 @@ from conformance.adapter import Crashed, Outcome, Ran, poisons
 from conformance.calls.call import Subject, arguments_of, call_with, derived, metadata, values_for
 from conformance.calls.materialize import materialize
 from conformance.calls.memory import POISONS
-from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.calls.verdict import Status, Verdict, of_the_machine, without_outputs
 from conformance.cases.case import Case
 from conformance.cases.factors import Scope
 from conformance.operations import OPERATIONS, Operation
@@ -56,22 +56,28 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         if not isinstance(outcome, Ran):
             return (without_outputs("gradient", case, outcome),)
         wrong = metadata(subject, case, outcome.outputs) or _cut(case, outcome)
-        wrong = wrong or _wrong(subject, formula, arguments, outcome.outputs, given)
+        if not wrong:
+            before = [each.clone() for each in given]
+            found = derived(subject, outcome.outputs, given, tuple(arguments.values()))
+            if of_the_machine(found):
+                return (without_outputs("gradient", case, found),)
+            if isinstance(found, tuple):
+                wrong = _wrong(formula, dict(zip(arguments, found, strict=True)), given, before)
+            else:
+                wrong = f"the backward raised {without_outputs('gradient', case, found).reason}"
         if wrong:
             return (Verdict("gradient", case, Status.FAILED, f"{wrong}, with {layout} gradients of the results"),)
     return (Verdict("gradient", case, Status.PASSED),)
 
 
-def _wrong(subject: Subject, formula: Formula, leaves: Gradients, outputs: Tensors, given: Tensors) -> str:
-    """Return what is wrong with the backward of a call, from the gradients that are given of its results."""
-    before = [each.clone() for each in given]
-    found = derived(subject, outputs, given, tuple(leaves.values()))
-    if not isinstance(found, tuple):
-        return f"the backward raised {found.how if isinstance(found, Crashed) else found}"
+def _wrong(
+    formula: Formula, found: Mapping[str, torch.Tensor | None], given: Tensors, before: Sequence[torch.Tensor]
+) -> str:
+    """Return what is wrong with a backward, from those ``given`` of the results, as they were ``before`` it."""
     for name, each, was in zip(formula.outputs, given, before, strict=True):
         if not torch.equal(each, was):
             return f"the backward wrote over the gradient of {name}, which autograd may use elsewhere"
-    return formula.unlike(dict(zip(leaves, found, strict=True)), before)
+    return formula.unlike(found, before)
 
 
 def differentiable(values: Mapping[str, torch.Tensor]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from conformance.calls.call import Subject, arguments_of, call_with, values_for
 from conformance.calls.claim import outside
 from conformance.calls.materialize import materialize
 from conformance.calls.memory import POISONS
-from conformance.calls.verdict import Status, Verdict, without_outputs
+from conformance.calls.verdict import Status, Verdict, of_the_machine, without_outputs
 from conformance.cases.case import Case
 from conformance.cases.factors import EVERYTHING, OF_VALUES, Scope
 from conformance.operations import OPERATIONS, Operation
@@ -56,12 +56,15 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         # an implementation may keep the last choice alone
         _called(subject, first, measured=False)
         outcome, wrong = _called(subject, other.case)
+        if of_the_machine(outcome):
+            return (without_outputs("kept_choices", case, outcome),)
         # without a claim a call that crashes may be one that is not taken
         if not wrong and (isinstance(outcome, Declined | Ran) or not claimed):
             continue
         apart, wrong_too = _called(subject, other.elsewhere)
         if isinstance(apart, Ran) and not wrong_too:
-            reason = f"after a call with {other.words}: {wrong or outcome}"
+            said = wrong or without_outputs("kept_choices", case, outcome).reason
+            reason = f"after a call with {other.words}: {said}"
             return (Verdict("kept_choices", case, Status.FAILED, reason),)
     return (Verdict("kept_choices", case, Status.PASSED),)
 

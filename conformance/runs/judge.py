@@ -76,7 +76,7 @@ def _judged_within(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ..
                 # raised by the suite itself: an implementation's lack of memory is an outcome
                 if not out_of_memory(error):
                     raise
-                too_little = full(memory) or (
+                too_little = full(memory, error) or (
                     f"judging it takes more than the {gib(memory)} of GPU memory that a worker has"
                 )
     return (Verdict(prop, case, Status.NOT_JUDGED, too_little),)

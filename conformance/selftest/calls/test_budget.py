@@ -27,6 +27,7 @@ from conformance.report.document import GpuMemory
 from conformance.runs.host import gpus
 from conformance.runs.item import Item, cases_of
 from conformance.runs.judge import judge, judge_item
+from conformance.runs.worker import starved
 from conformance.selftest.fakes.correct import Correct
 
 H200 = 150 * 10**9
@@ -232,7 +233,7 @@ def test_an_implementation_that_runs_out_of_memory_crashes() -> None:
 
 
 LACKS = {
-    "PyTorch": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 258.00 MiB. GPU 0 has 3 MiB free"),
+    "PyTorch": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7.50 GiB. GPU 0 has 3 MiB free"),
     "the driver": torch.AcceleratorError("CUDA error: out of memory"),
     "Triton": RuntimeError("Triton Error [CUDA]: out of memory"),
 }
@@ -267,6 +268,22 @@ def test_memory_that_others_hold_is_no_failure(
     assert wanted is verdict.status
     assert verdict.reason.startswith(FULL) is not judged
     assert judged or verdict.reason.endswith("a worker here may take 7 GiB more; fewer fit (-n)")
+
+
+@pytest.mark.parametrize("asked", ["258.00 MiB", "7.00 GiB", "512 bytes"])
+def test_memory_that_others_have_given_back_is_no_failure(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU has room again when the worker looks, but the call asked for no more than its share."""
+    _a_gpu(monkeypatch, 100 * GIB)
+
+    def raises(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {asked}. GPU 0 has 3 MiB free")
+
+    monkeypatch.setattr(Greedy, "load", raises)
+    (verdict,) = judge(Subject(Greedy(), memory=8 * GIB), "values", CASE)
+
+    assert Status.NOT_JUDGED is verdict.status
+    assert starved((verdict,))
+    assert f"{FULL}{asked} was not free, a worker here may take 7 GiB more; fewer fit (-n)" == verdict.reason
 
 
 def test_a_suite_that_runs_out_of_memory_does_not_judge(monkeypatch: pytest.MonkeyPatch) -> None:
