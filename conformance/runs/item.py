@@ -214,6 +214,7 @@ def items(
 ) -> tuple[Item, ...]:
     """Return every item of a profile, or of one chunk of it or beyond it, in the order in which they are judged.
 
+    All operations are judged by one property before the next: the items of a slow operation do not end a run.
     Empty selections mean all. A property that says nothing of an operation has no items there, and an operation
     without a method has one, which says so. Raises ``UsageError`` where all that was selected says nothing.
     """
@@ -225,7 +226,7 @@ def items(
     early, long, alone, later = (
         [
             Item(operation, prop, dtype, profile, seed, number)
-            for operation, prop in itertools.product(OPERATIONS, names)
+            for prop, operation in itertools.product(names, OPERATIONS)
             if (operation, prop) in pairs and (operation, prop) not in void
             for dtype in DTYPES
             for number in _chunks(prop, PROFILES[profile], chunk)

@@ -221,11 +221,12 @@ def test_items_that_take_turns_are_far_apart() -> None:
 
 
 def test_all_operations_are_judged_by_cheap_properties_first() -> None:
-    """A long item of one operation does not keep a cheap one of another waiting."""
+    """An operation of long items, as one that is tuned at every size, begins with the others, and not after them."""
     judged = [item.property for item in items(Subject(load("native"))) if item.property != ALONE]
     early = [prop in EARLY for prop in judged]
 
     assert sorted(early, reverse=True) == early
+    assert list(EARLY) == [prop for prop, _ in itertools.groupby(judged[: sum(early)])]
 
 
 # --- chunks -------------------------------------------------------------------------------------------------
