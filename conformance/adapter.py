@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import ClassVar
 
 import torch
@@ -43,7 +43,8 @@ class Adapter:
     dtypes, and numbers of its sizes (``conform list OPERATION`` prints them), as in
     ``{"rms_norm": {"rank": ("2", "3"), "columns": range(8, 8193, 8)}}``; ``{"rms_norm": {}}`` claims every call.
     All calls inside a claim must run; no call outside of a claim is made. For an operation without a claim, a
-    survey finds the calls that run.
+    survey finds the calls that run. ``launches`` claims, in the same form, the calls that run in a Triton kernel:
+    a dispatcher that leaves one of them to plain PyTorch is right, and its kernel was not judged.
 
     ``contracts`` names the contract of each operation, or gives it. Declarations are checked: the same bits
     for the same call (``deterministic``), for the same row in any batch (``batch_invariant``), for arguments
@@ -70,6 +71,7 @@ class Adapter:
     name: str = ""
     package: str = ""
     takes: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+    launches: Mapping[str, Mapping[str, object]] = MappingProxyType({})
     contracts: ClassVar[Mapping[str, str | Contract]] = {}
     deterministic: bool | Mapping[str, bool] = True
     batch_invariant: bool | Mapping[str, bool] = True

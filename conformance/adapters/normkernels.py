@@ -11,7 +11,7 @@ import normkernels
 from conformance.adapter import Adapter
 from conformance.oracle.contract import Contract
 from normkernels import plans
-from normkernels.call import interpreting
+from normkernels.call import Device, interpreting
 
 Results = torch.Tensor | tuple[torch.Tensor, ...]
 Flag = Any  # flags are of several types, each checked by the package
@@ -25,6 +25,27 @@ KINDS = {
     "rms_norm_fp8": ("fp8", "fp8 residual"),
     "rms_norm_gated_fp8": ("gated fp8",),
 }
+
+
+def launched(device: Device) -> dict[str, dict[str, object]]:
+    """Return the calls that run in a kernel on a device, as a claim; plain PyTorch takes the others."""
+    if not device.has_triton:
+        return {}
+    rows: dict[str, object] = {"columns": range(1, plans.MAX_WIDTH + 1)}
+    claims: dict[str, dict[str, object]] = {
+        "rms_norm": rows,
+        "gemma_rms_norm": rows,
+        # groups are one size more, which four sizes in any order of memory may not leave room for
+        "rms_norm_gated": {**rows, "apart": {"rank": "4", "group": "several"}},
+        "mrope": {"head_dim": range(1, plans.MAX_HEAD_DIM + 1)},
+    }
+    if device.fp8:
+        # groups of scales are padded to powers of two, up to twice as many columns
+        fp8: dict[str, object] = {"columns": range(1, plans.MAX_WIDTH // 2 + 1), "fp8": device.fp8}
+        claims["rms_norm_fp8"] = fp8
+        # of several groups, a group of scales may cross the end
+        claims["rms_norm_gated_fp8"] = {**fp8, "group": ("none", "whole")}
+    return claims
 
 
 class NormKernels(Adapter):
@@ -55,6 +76,8 @@ class NormKernels(Adapter):
 
     def __init__(self) -> None:
         self._table = plans.INTERPRETED if interpreting() else plans.MEASURED
+        if self.forced is None and (interpreting() or torch.cuda.is_available()):
+            self.launches = launched(Device.of(torch.empty(0, device="cpu" if interpreting() else "cuda")))
 
     # arguments are passed on unchanged
 

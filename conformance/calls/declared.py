@@ -45,7 +45,8 @@ NEAR, NEARER = 0.85, 0.9
 class Traits:
     """Declarations about one operation. ``forms``: the ends of the names of its other methods.
 
-    ``claim`` are the calls that the implementation must take, None without a claim.
+    ``claim`` are the calls that the implementation must take, None without a claim, ``launches`` those that must
+    run in a kernel.
     """
 
     contract: Contract | None = None
@@ -67,6 +68,7 @@ class Traits:
     strides: str = "dense"
     specialises: tuple[str, ...] = ()
     claim: Taken | None = None
+    launches: Taken | None = None
     row_thresholds: tuple[int, ...] = ()
     column_thresholds: tuple[int, ...] = ()
 
@@ -82,7 +84,8 @@ class Traits:
             # an adapter need not know of operations that it does not have: some are from outside
             row_thresholds=tuple(adapter.row_thresholds(operation)) if implemented else (),
             column_thresholds=tuple(adapter.column_thresholds(operation)) if implemented else (),
-            claim=_claim(adapter, operation) if operation in adapter.takes else None,
+            claim=_claim(adapter, "takes", operation),
+            launches=_claim(adapter, "launches", operation),
             **given,
         )
 
@@ -103,8 +106,12 @@ class Declared:
         return cls(adapter.name, adapter.reference, traits, adapter.package)
 
 
-def _claim(adapter: Adapter, operation: str) -> Taken:
-    return claim(f"{type(adapter).__name__}: takes[{operation!r}]", operation, adapter.takes[operation])
+def _claim(adapter: Adapter, name: str, operation: str) -> Taken | None:
+    """Return the calls that a table of claims has for an operation, None where it has no entry."""
+    table: Mapping[str, Mapping[str, object]] = getattr(adapter, name)
+    if operation not in table:
+        return None
+    return claim(f"{type(adapter).__name__}: {name}[{operation!r}]", operation, table[operation])
 
 
 def _declared(adapter: Adapter, name: str, operation: str) -> Any:  # noqa: ANN401 - flags of several types
@@ -120,7 +127,7 @@ def check(adapter: Adapter, operations: Iterable[str] = ()) -> None:
     one line that names the nearest known name, or the arguments that a method must take.
     """
     kind = type(adapter).__name__
-    tables: dict[str, object] = {"takes": adapter.takes, "contracts": adapter.contracts}
+    tables: dict[str, object] = {name: getattr(adapter, name) for name in ("takes", "launches", "contracts")}
     tables |= {trait: getattr(adapter, trait) for trait in PER_OPERATION}
     for trait, table in tables.items():
         for name in table if isinstance(table, Mapping) else ():

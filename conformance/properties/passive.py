@@ -8,6 +8,7 @@ import torch
 
 from conformance.adapter import Misreturned, Ran
 from conformance.calls.call import Call, Subject, metadata, perform, values_for
+from conformance.calls.claim import outside
 from conformance.calls.memory import FRESH, POISONS
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case, reaches
@@ -42,7 +43,7 @@ def judge_call(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     assert isinstance(first.outcome, Ran)
     assert isinstance(second.outcome, Ran)
     outputs, again = first.outcome.outputs, second.outcome.outputs
-    path = _verdict("path", case, _off_path(first)) if first.outcome.path else _pathless(case)
+    path = _path(subject, case, first)
     wrong = metadata(subject, case, outputs) or metadata(subject, case, again)
     if wrong:
         return (*_incomparable(prop, case, wrong), path)
@@ -99,8 +100,14 @@ def _verdict(prop: str, case: Case, wrong: str) -> Verdict:
     return Verdict(prop, case, Status.FAILED if wrong else Status.PASSED, wrong)
 
 
-def _pathless(case: Case) -> Verdict:
-    return Verdict("path", case, Status.NOT_JUDGED, "the adapter does not say which path ran")
+def _path(subject: Subject, case: Case, made: Call) -> Verdict:
+    """Judge what ran by the path that the adapter names, and by the calls that it declares to run in a kernel."""
+    assert isinstance(made.outcome, Ran)
+    declared = subject.traits(case.operation).launches
+    in_a_kernel = declared is not None and not outside(declared, case)
+    if not made.outcome.path and not in_a_kernel:
+        return Verdict("path", case, Status.NOT_JUDGED, "the adapter does not say which path ran")
+    return _verdict("path", case, _off_path(made, in_a_kernel=in_a_kernel))
 
 
 def _judged(prop: str, case: Case, comparison: Comparison) -> Verdict:
@@ -110,13 +117,20 @@ def _judged(prop: str, case: Case, comparison: Comparison) -> Verdict:
     return Verdict(prop, case, Status.FAILED, reason, comparison)
 
 
-def _off_path(made: Call) -> str:
-    """Return how what ran differs from the path that the adapter names, or nothing."""
+def _off_path(made: Call, *, in_a_kernel: bool) -> str:
+    """Return how what ran differs from the path that the adapter names, or from its declaration; or nothing."""
     assert isinstance(made.outcome, Ran)
-    path, record = made.outcome.path or "", made.record
-    if path.startswith("native"):
-        return f"path {path!r} launched {', '.join(record.launches)}" if record.launches else ""
-    if not record.launches and any(t.numel() for t in made.outcome.outputs):
+    path, record = made.outcome.path, made.record
+    native = path is not None and path.startswith("native")
+    if native and record.launches:
+        return f"path {path!r} launched {', '.join(record.launches)}"
+    launched = bool(record.launches) or not any(t.numel() for t in made.outcome.outputs)
+    if in_a_kernel and not launched:
+        said = f"path {path!r} was chosen" if native else "nothing was launched"
+        return f"{said} for a call that is declared to run in a kernel"
+    if path is None or native:
+        return ""
+    if not launched:
         return f"path {path!r} launched nothing"
     return f"path {path!r} copies: {', '.join(record.copies)}" if record.copies else ""
 

@@ -61,6 +61,8 @@ class Unsigned(Plain):
     ("changes", "words"),
     [
         ({"takes": {"rms_norm_gatd": {}}}, "'rms_norm_gatd' is unknown, did you mean 'rms_norm_gated'?"),
+        ({"launches": {"rms_norm_gatd": {}}}, "'rms_norm_gatd' is unknown, did you mean 'rms_norm_gated'?"),
+        ({"launches": {GATED: {"gat": "same"}}}, "launches['rms_norm_gated']: 'gat' is unknown"),
         ({"takes": {GATED: {"gat": "same"}}}, "'gat' is unknown, did you mean 'gate'?"),
         ({"takes": {GATED: {"x_layout": "contigous"}}}, "did you mean 'contiguous'?"),
         ({"takes": {GATED: {"rank": ()}}}, "is empty, must name at least one of 2, 1, 3, 4"),

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -142,6 +143,26 @@ class SaysNativeLaunches(Kernel):
     def path(self, operation: str, arguments: Mapping[str, object]) -> str:
         """Report the path that was asked for."""
         return "native"
+
+
+class KernelNeverRuns(Correct):
+    """The guard of its kernel is the wrong way around: plain PyTorch runs every call, and is right."""
+
+    launches = MappingProxyType({"rms_norm_gated": {}})
+    caught_by = ("path",)
+
+
+class StridedRowsLeaveTheKernel(Kernel):
+    """A check of strides is too strict: rows with gaps run in plain PyTorch, and no call says so."""
+
+    launches = MappingProxyType({"rms_norm_gated": {}})
+    caught_by = ("path",)
+
+    def normalise(self, stream: torch.Tensor, group: int, eps: float, x: torch.Tensor) -> torch.Tensor:
+        """Launch where x is contiguous."""
+        if x.is_contiguous():
+            return super().normalise(stream, group, eps, x)
+        return Correct.normalise(self, stream, group, eps, x)
 
 
 class HiddenCopy(Correct):

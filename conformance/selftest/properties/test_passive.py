@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import pytest
 import torch
 
@@ -57,3 +60,40 @@ def test_poison_that_was_read_is_not_memory_that_was_not_written(
     assert written == verdicts["written"].reason
     assert (Status.FAILED if written else Status.PASSED) is verdicts["written"].status
     assert Status.FAILED is verdicts["memory"].status
+
+
+class _Plain(CorrectNorm):
+    """A norm in plain PyTorch, of which calls in one dtype are declared to run in a kernel."""
+
+    launches = MappingProxyType({"rms_norm": {"dtype": "bfloat16"}})
+    said: str | None = None
+
+    def path(self, operation: str, arguments: Mapping[str, object]) -> str | None:
+        return self.said
+
+
+@pytest.mark.parametrize(
+    ("said", "dtype", "status", "reason"),
+    [
+        (None, "bfloat16", Status.FAILED, "nothing was launched for a call that is declared to run in a kernel"),
+        (
+            "native",
+            "bfloat16",
+            Status.FAILED,
+            "path 'native' was chosen for a call that is declared to run in a kernel",
+        ),
+        ("rows", "bfloat16", Status.FAILED, "nothing was launched for a call that is declared to run in a kernel"),
+        (None, "float16", Status.NOT_JUDGED, "the adapter does not say which path ran"),
+        ("native", "float16", Status.PASSED, ""),
+        ("rows", "float16", Status.FAILED, "path 'rows' launched nothing"),
+    ],
+)
+def test_a_call_that_is_declared_to_run_in_a_kernel_does(
+    said: str | None, dtype: str, status: Status, reason: str
+) -> None:
+    """Plain PyTorch is right as well, and fails there, whether or not the adapter names a path."""
+    adapter = _Plain()
+    adapter.said = said
+    (verdict,) = (each for each in judge_call(Subject(adapter), _case(dtype)) if each.property == "path")
+
+    assert (status, reason) == (verdict.status, verdict.reason)

@@ -221,7 +221,7 @@ def test_items_that_take_turns_are_far_apart() -> None:
 
 
 def test_all_operations_are_judged_by_cheap_properties_first() -> None:
-    """An operation of long items, as one that is tuned at every size, begins with the others, and not after them."""
+    """An operation of long items, such as one that is tuned at every size, begins with the others."""
     judged = [item.property for item in items(Subject(load("native"))) if item.property != ALONE]
     early = [prop in EARLY for prop in judged]
 
