@@ -126,12 +126,11 @@ _innermost_transform = torch._C._functorch.peek_interpreter_stack  # noqa: SLF00
 
 def transformed() -> bool:
     """Return whether functorch or forward-mode autograd may hide more than values in a plain tensor."""
-    return _innermost_transform() is not None or forward_ad._current_level >= 0  # noqa: SLF001
+    return _innermost_transform() is not None or forward_mode()
 
 
 def forward_mode() -> bool:
-    """Return whether forward-mode autograd is on."""
-    # torch has no public function for it
+    """Return whether forward-mode autograd is on, for which torch has no public function."""
     return forward_ad._current_level >= 0  # noqa: SLF001
 
 
@@ -194,7 +193,6 @@ def may_share(a: torch.Tensor, b: torch.Tensor) -> bool:
         return start < other + b.nbytes and other < start + a.nbytes
     here, there = (a.shape, a.stride(), a.element_size()), (b.shape, b.stride(), b.element_size())
     distance = other - start
-    # most pairs: one ends before the other begins
     if distance >= _extent(*here) or distance <= -_extent(*there):
         return False
     return _meet(distance, here, there)
@@ -203,12 +201,13 @@ def may_share(a: torch.Tensor, b: torch.Tensor) -> bool:
 @lru_cache(4096)
 def _meet(distance: int, here: Layout, there: Layout) -> bool:
     """Return whether two layouts share a byte; the second one begins ``distance`` bytes after the first."""
+    unit = math.gcd(here[2], there[2], distance)  # a byte where elements do not lie on a common grid
     steps: Counter[int] = Counter()
     for shape, strides, element in (here, there):
-        steps[1] += element - 1
+        steps[1] += element // unit - 1
         for step, size in zip(strides, shape, strict=True):
-            steps[step * element] += size - 1
-    return _adds_up(distance + _extent(*there) - 1, steps)
+            steps[step * element // unit] += size - 1
+    return _adds_up((distance + _extent(*there)) // unit - 1, steps)
 
 
 @lru_cache(4096)
@@ -220,19 +219,23 @@ def _extent(shape: tuple[int, ...], strides: tuple[int, ...], element: int) -> i
 def _adds_up(distance: int, steps: Counter[int]) -> bool:
     """Return whether ``distance`` is a sum of the steps, each taken at most its count; True when in doubt."""
     ordered = sorted((step, count) for step, count in steps.items() if step and count)
-    # reach[i]: the most that the i smallest steps can cover
+    # of the i smallest steps: the most that they can cover, and what divides all of them
     reach = [0, *accumulate(step * count for step, count in ordered)]
+    common = [0, *accumulate((step for step, _ in ordered), math.gcd)]
     patience = _PATIENCE
     open_ends = [(distance, len(ordered))]
     while open_ends:
         rest, left = open_ends.pop()
-        if not 0 <= rest <= reach[left]:
+        if not 0 <= rest <= reach[left] or (left and rest % common[left]):
             continue
         patience -= 1
         if rest == 0 or patience < 0:
             return True
         step, count = ordered[left - 1]
         fewest = max(0, -(-(rest - reach[left - 1]) // step))
+        # of this step so many that the smaller ones divide what is left
+        every = max(1, common[left - 1] // common[left])
+        fewest += (rest // common[left] * pow(step // common[left], -1, every) - fewest) % every
         most = min(count, rest // step)
-        open_ends.extend((rest - taken * step, left - 1) for taken in range(fewest, most + 1))
+        open_ends.extend((rest - taken * step, left - 1) for taken in range(fewest, most + 1, every))
     return False

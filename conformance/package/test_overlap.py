@@ -167,10 +167,37 @@ def test_a_search_takes_each_step_as_often_as_there_is_one() -> None:
 
 
 def test_a_search_has_an_answer_within_its_patience() -> None:
-    """Ten thousand steps are exact: an odd distance is no sum of even steps. One step more is in doubt."""
+    """Ten thousand steps are exact: what ends in 5 is no sum of tens and one 11. One step more is in doubt."""
     for taken, doubt in ((9_998, False), (9_999, True)):
-        assert doubt == _adds_up(4 * taken + 1_001, Counter({4: taken, 2: 10**6}))
+        assert doubt == _adds_up(10**6 + 5, Counter({10: 10**6, 11: 1, 20: taken}))
     assert not _adds_up(1, Counter())
+
+
+def test_a_search_leaves_out_what_no_smaller_step_divides() -> None:
+    """Millions of steps: at once where the rest of a division decides, and for rows woven with other rows."""
+    assert not _adds_up(4 * 10**6 + 1_001, Counter({4: 10**6, 2: 10**7}))
+    assert _adds_up(4 * 10**6 + 1_002, Counter({4: 10**6, 2: 10**7}))
+
+    kept = torch.zeros(6 * 10**6, dtype=torch.bfloat16)
+    x = kept.as_strided((6, 5_111), (20_500, 4))
+    for apart, shared in ((1, False), (2, True), (3, False)):
+        assert shared is may_share(x, kept.as_strided((6, 5_111), (30_800, 6), apart))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 12), st.integers(0, 3)), max_size=4),
+    st.integers(-2, 60),
+)
+def test_a_search_is_exact(drawn: list[tuple[int, int]], distance: int) -> None:
+    """All sums of a few steps are listed."""
+    steps: Counter[int] = Counter()
+    for step, count in drawn:
+        steps[step] += count
+    counts = itertools.product(*(range(count + 1) for count in steps.values()))
+
+    assert _adds_up(distance, steps) == (
+        distance in {sum(step * taken for step, taken in zip(steps, each, strict=True)) for each in counts}
+    )
 
 
 def _same(value: object) -> object:

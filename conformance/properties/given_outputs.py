@@ -1,13 +1,15 @@
 """Results that are written into tensors of the caller are those of the formula, wherever these tensors lie.
 
-A given output may have gaps, or lie between the rows of an argument: everything beside its elements stays as it
-was. Where it shares memory with an argument, with another output or with itself, a kernel reads what it has
-written: such a call is refused, and writes nothing, or its results are right. So is one whose output does not fit.
+A given output may have gaps, lie between the rows of an argument, or be woven with one by other strides:
+everything beside its elements stays as it was. Where it shares memory with an argument, with another output or
+with itself, a kernel reads what it has written: such a call is refused, and writes nothing, or its results are
+right. So is one whose output does not fit.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -19,6 +21,7 @@ from conformance.calls.materialize import materialize
 from conformance.calls.memory import POISONS, Owner, read
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case, Placement
+from conformance.cases.factors import EVERYTHING
 from conformance.operations import OPERATIONS, Arguments, Operation, Output
 from conformance.oracle.comparison import NOTHING, Comparison
 from conformance.properties.measure import measure
@@ -27,6 +30,10 @@ from conformance.properties.property import Fixed, Property, contiguous, narrowe
 FORM = "_out"
 GAP = 8  # elements between rows
 SEVERAL = 2  # rows, or dimensions
+WEAVES = 6  # calls whose output has other strides than the argument that it lies among
+CANDIDATES = 24  # pairs of strides of which one is chosen
+WIDEST_STEP = 4  # elements from one to the next
+HALF = 0.5
 POISON = POISONS[0]
 
 
@@ -56,7 +63,8 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     name = own[case.seed % len(own)]
     unfit = UNFIT.values() if traits.validates else ()
     comparison = NOTHING
-    for place in (OWN[name], *SHARED.values(), *unfit):
+    woven = [_woven(number) for number in range(WEAVES)] if traits.strided_outputs else []
+    for place in (OWN[name], *SHARED.values(), *woven, *unfit):
         verdict = _judge(subject, case, place)
         refused = verdict.status is Status.DECLINED or (
             verdict.status is Status.CRASHED and not poisons(verdict.reason)
@@ -240,6 +248,68 @@ def _other_dtype(subject: Subject, case: Case, arguments: Arguments) -> Given:
     want = _outputs(case)[0]
     out = _room(subject, replace(want, dtype=torch.float64), _strides(want.shape))
     return _with(_own()(subject, case, arguments), *out, arguments, f"{want.name} is torch.float64")
+
+
+def _woven(number: int) -> Place:
+    """Return the place of an output that has other strides than an argument in the same memory.
+
+    Seed and number choose the strides. With every third number they share what comes, then nothing, then little.
+    """
+
+    def place(subject: Subject, case: Case, arguments: Arguments) -> Given | None:
+        want, name = _outputs(case)[0], _alike(case)
+        if not name:
+            return None
+        rng = random.Random(f"{case.seed}/{number}")  # noqa: S311 - reproducible, not secret
+        weaves = [Weave.drawn(rng, want.shape) for _ in range(CANDIDATES if number % 3 else 1)]
+        weave = min(weaves, key=lambda each: (number % 3 == 2 and not each.shared, each.shared))
+        owner = Owner.of(weave.extent * want.dtype.itemsize, subject.device, POISON)
+        source, out = (
+            owner.view(want.shape, want.dtype, Placement(strides, start, weave.extent))
+            for strides, start in (weave.argument, weave.output)
+        )
+        wrong = f"{want.name} shares {weave.shared} elements with {name}" if weave.shared else ""
+        if subject.traits(case.operation).claim != EVERYTHING:
+            wrong = wrong or f"{want.name} lies among the elements of {name}"
+        own = _own()(subject, case, arguments)
+        return _with(own, out, owner, {**arguments, name: source.copy_(arguments[name])}, wrong)
+
+    return place
+
+
+@dataclass(frozen=True, slots=True)
+class Weave:
+    """Strides and first elements of two tensors in one buffer, its size, and how many elements they share."""
+
+    argument: tuple[Shape, int]
+    output: tuple[Shape, int]
+    extent: int
+    shared: int
+
+    @classmethod
+    def drawn(cls, rng: random.Random, shape: Shape) -> Weave:
+        """Draw two tensors of a shape of which neither lies wholly before the other."""
+        one, other = (_loose(rng, shape) for _ in range(2))
+        ends = [
+            1 + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
+            for strides in (one, other)
+        ]
+        apart = rng.randrange(1 - ends[1], ends[0])
+        starts = max(0, -apart), max(0, apart)
+        extent = max(start + end for start, end in zip(starts, ends, strict=True))
+        taken = torch.zeros(extent, dtype=torch.int32)
+        taken.as_strided(shape, one, starts[0]).fill_(1)
+        shared = int(taken.as_strided(shape, other, starts[1]).sum())
+        return cls((one, starts[0]), (other, starts[1]), extent, shared)
+
+
+def _loose(rng: random.Random, shape: Shape) -> Shape:
+    """Draw strides with gaps inside and between rows; or with the columns outermost."""
+    *leading, columns = shape
+    rows, step, by_rows = math.prod(leading), rng.randint(1, WIDEST_STEP), rng.random() < HALF
+    outer = step * ((columns if by_rows else rows) - 1) + 1 + rng.randrange(2 * step)
+    of_rows, of_columns = (outer, step) if by_rows else (step, outer)
+    return (*(of_rows * each for each in _strides(tuple(leading))), of_columns)
 
 
 def _twice(shape: Shape) -> Shape:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 
@@ -97,11 +99,36 @@ class OutputOverlapsArguments(CorrectOutputs):
     def rms_norm_out(self, x: torch.Tensor, weight: torch.Tensor | None, **named: Any) -> Any:
         """Compute row by row."""
         residual, out = named.pop("residual"), named.pop("out")
-        self.check_outputs(x, [x], out)
+        self.check_outputs(x, [given for given in (x, residual, weight) if given is not None], out)
         for row in range(len(x)):
             part = None if residual is None else residual[row]
             self.written(tuple(each[row] for each in out), self.rms_norm(x[row], weight, residual=part, **named))
         return out if len(out) > 1 else out[0]
+
+
+class OverlapSoughtAtTheCorners(OutputOverlapsArguments):
+    """An output is compared with an argument by the first and last element of each of its rows alone."""
+
+    def shares(self, out: torch.Tensor, given: list[torch.Tensor]) -> bool:
+        """Look at two columns of the output."""
+        return CorrectOutputs.shares(self, out[..., :: max(1, out.shape[-1] - 1)], given)
+
+
+class WovenOutputRefused(CorrectOutputs):
+    """Every call is claimed, and an output whose memory begins within an argument's is refused."""
+
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = MappingProxyType({"rms_norm": {}})
+    caught_by = ("given_outputs",)
+
+    def shares(self, out: torch.Tensor, given: list[torch.Tensor]) -> bool:
+        """Compare from the first element to the last where the strides differ."""
+        within = any(each.stride() != out.stride() and together(places(out), places(each)) for each in given)
+        return within or CorrectOutputs.shares(self, out, given)
+
+
+def together(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether neither of two lists of addresses ends before the other begins."""
+    return bool(one.min() <= other.max()) and bool(other.min() <= one.max())
 
 
 class OutputOfSharedRows(CorrectOutputs):

@@ -51,6 +51,8 @@ def test_right_outputs_pass(kind: type[Adapter], operation: str) -> None:
 SAID = {
     "OutputStridesIgnored": ("y[", "s[", "memory beside a given output was written"),
     "OutputOverlapsArguments": ("y overlaps ",),
+    "OverlapSoughtAtTheCorners": ("y shares ",),
+    "WovenOutputRefused": ("ValueError: an output shares memory",),
     "OutputOfSharedRows": ("rows of y share memory, which was accepted: y[",),
     "OneOutputForTwo": ("y and s are one tensor, which was accepted: ",),
     "OutputLeftAsItWas": ("returned another tensor for y than the one that was given",),
