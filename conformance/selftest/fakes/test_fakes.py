@@ -34,7 +34,7 @@ def _kernel_device(request: pytest.FixtureRequest) -> str:
 
 
 # How many fakes of an operation name each property first. Whoever adds or removes a fake changes its number.
-NUMBER = 733
+NUMBER = 736
 COUNTS = {
     "rms_norm_gated": {
         "compile": 10,
@@ -103,6 +103,7 @@ COUNTS = {
         "layout": 11,
         "memory": 7,
         "metadata": 8,
+        "path": 3,
         "row_independence": 2,
         "scale": 1,
         "specials": 3,
@@ -128,6 +129,7 @@ COUNTS = {
         "layout": 11,
         "memory": 7,
         "metadata": 8,
+        "path": 3,
         "row_independence": 2,
         "scale": 1,
         "specials": 3,
@@ -291,6 +293,7 @@ OTHERS: dict[str, set[str]] = {
     "correct_rotation": {"CorrectRotation", "EagerRotation", "FusedRotation", "LowRotation", "RotationInFloat64"},
     "correct_silu_and_mul": {"CorrectSiluAndMul"},
     "correct_softmax": {"CorrectSoftmax"},
+    "dispatch": {"KernelOrNot"},
     "given_outputs": {"CorrectOutputs"},
     "gradients": {"CorrectGradients", "_Confused"},
     "kernels": {"Kernel"},
