@@ -23,6 +23,7 @@ from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case, Placement
 from conformance.cases.factors import EVERYTHING
 from conformance.operations import OPERATIONS, Arguments, Operation, Output
+from conformance.operations.rows import with_rows
 from conformance.oracle.comparison import NOTHING, Comparison
 from conformance.properties.measure import measure
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
@@ -34,6 +35,7 @@ WEAVES = 6  # calls whose output has other strides than the argument that it lie
 CANDIDATES = 24  # pairs of strides of which one is chosen
 WIDEST_STEP = 4  # elements from one to the next
 HALF = 0.5
+MANY_ROWS, MOST_ELEMENTS = 64, 2**15  # of calls whose outputs share memory with an argument
 POISON = POISONS[0]
 
 
@@ -60,12 +62,17 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
     Who does not declare strided outputs may refuse them: a contiguous one is given then.
     """
     own, traits = list(OWN), subject.traits(case.operation)
-    name = own[case.seed % len(own)]
+    name, many = own[case.seed % len(own)], _of_many_rows(subject, case)
     unfit = UNFIT.values() if traits.validates else ()
     comparison = NOTHING
     woven = [_woven(number) for number in range(WEAVES)] if traits.strided_outputs else []
-    for place in (OWN[name], *SHARED.values(), *woven, *unfit):
-        verdict = _judge(subject, case, place)
+    calls = [
+        (case, OWN[name]),
+        *((many, place) for place in (*SHARED.values(), *woven)),
+        *((case, p) for p in unfit),
+    ]
+    for called, place in calls:
+        verdict = replace(_judge(subject, called, place), case=case)
         refused = verdict.status is Status.DECLINED or (
             verdict.status is Status.CRASHED and not poisons(verdict.reason)
         )
@@ -75,6 +82,13 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
             return (verdict,)
         comparison += verdict.comparison
     return (Verdict("given_outputs", case, Status.PASSED, "", comparison),)
+
+
+def _of_many_rows(subject: Subject, case: Case) -> Case:
+    """Return the call with more rows, if that is claimed: one program may read all of a few before it writes."""
+    shape = case.tensors[0][1].shape
+    many = with_rows(case, max(shape[0], min(MANY_ROWS, MOST_ELEMENTS // max(1, math.prod(shape[1:])))))
+    return many if subject.traits(case.operation).claim == EVERYTHING else case
 
 
 def _judge(subject: Subject, case: Case, place: Place) -> Verdict:
@@ -253,7 +267,8 @@ def _other_dtype(subject: Subject, case: Case, arguments: Arguments) -> Given:
 def _woven(number: int) -> Place:
     """Return the place of an output that has other strides than an argument in the same memory.
 
-    Seed and number choose the strides. With every third number they share what comes, then nothing, then little.
+    Seed and number choose the strides. With every third number the first rows of the output are written over the
+    last ones of the argument as often as can be, with the next nothing is shared, and then as little as can be.
     """
 
     def place(subject: Subject, case: Case, arguments: Arguments) -> Given | None:
@@ -261,8 +276,13 @@ def _woven(number: int) -> Place:
         if not name:
             return None
         rng = random.Random(f"{case.seed}/{number}")  # noqa: S311 - reproducible, not secret
-        weaves = [Weave.drawn(rng, want.shape) for _ in range(CANDIDATES if number % 3 else 1)]
-        weave = min(weaves, key=lambda each: (number % 3 == 2 and not each.shared, each.shared))
+        weaves = [Weave.drawn(rng, want.shape) for _ in range(CANDIDATES)]
+        order = (
+            lambda weave: -weave.early,
+            lambda weave: weave.shared,
+            lambda weave: (not weave.early, not weave.shared, weave.shared),
+        )[number % 3]
+        weave = min(weaves, key=order)
         owner = Owner.of(weave.extent * want.dtype.itemsize, subject.device, POISON)
         source, out = (
             owner.view(want.shape, want.dtype, Placement(strides, start, weave.extent))
@@ -279,12 +299,16 @@ def _woven(number: int) -> Place:
 
 @dataclass(frozen=True, slots=True)
 class Weave:
-    """Strides and first elements of two tensors in one buffer, its size, and how many elements they share."""
+    """Strides and first elements of two tensors in one buffer, its size, and how many elements they share.
+
+    ``early`` of these are in the first half of the output's rows, and the last half of the argument's.
+    """
 
     argument: tuple[Shape, int]
     output: tuple[Shape, int]
     extent: int
     shared: int
+    early: int
 
     @classmethod
     def drawn(cls, rng: random.Random, shape: Shape) -> Weave:
@@ -297,10 +321,13 @@ class Weave:
         apart = rng.randrange(1 - ends[1], ends[0])
         starts = max(0, -apart), max(0, apart)
         extent = max(start + end for start, end in zip(starts, ends, strict=True))
-        taken = torch.zeros(extent, dtype=torch.int32)
-        taken.as_strided(shape, one, starts[0]).fill_(1)
-        shared = int(taken.as_strided(shape, other, starts[1]).sum())
-        return cls((one, starts[0]), (other, starts[1]), extent, shared)
+        rows = math.prod(shape[:-1])
+        half = torch.arange(rows).ge(rows // 2).add(1).reshape(*shape[:-1], 1).expand(shape)  # 1, then 2
+        taken = torch.zeros(extent, dtype=half.dtype)
+        taken.as_strided(shape, one, starts[0]).copy_(half)
+        found = taken.as_strided(shape, other, starts[1])
+        shared, early = (int(each.sum()) for each in (found > 0, (found > 1) & (half == 1)))
+        return cls((one, starts[0]), (other, starts[1]), extent, shared, early)
 
 
 def _loose(rng: random.Random, shape: Shape) -> Shape:
@@ -335,7 +362,7 @@ OWN: dict[str, Own] = {
     "before": _beside(_flat, lambda both, shape: _halves(both, shape)[::-1]),
 }
 STRIDED = frozenset({"gaps", "step", "between rows", "between columns"})
-# a row later and earlier, with one column in common, and with one element
+# a row later and earlier, with one column in common, with one element, and all of it with the columns outermost
 SHARED: dict[str, Place] = {
     "later": _over(lambda shape: (shape[0] + 1, *shape[1:]), lambda both, _: (both[:-1], both[1:]), SEVERAL),
     "earlier": _over(lambda shape: (shape[0] + 1, *shape[1:]), lambda both, _: (both[1:], both[:-1]), SEVERAL),
@@ -351,6 +378,7 @@ SHARED: dict[str, Place] = {
         lambda shape: (2 * math.prod(shape) - 1,),
         lambda both, shape: (both[math.prod(shape) - 1 :], both[: math.prod(shape)]),
     ),
+    "transposed": _over(lambda shape: shape, lambda both, shape: (both, both.view(shape[-1], -1).t()), SEVERAL),
     "expanded": _expanded,
     "same": _same,
 }
