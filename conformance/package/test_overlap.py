@@ -158,7 +158,7 @@ def test_the_same_view_has_the_same_elements_in_the_same_order(name: str) -> Non
 
 def test_a_search_takes_each_step_as_often_as_there_is_one() -> None:
     """Every distance that two steps can cover: the larger one may fit more often than there is one."""
-    for small, large in itertools.combinations(range(1, 7), 2):
+    for small, large in itertools.combinations(range(1, 9), 2):
         for few, many in itertools.product(range(4), repeat=2):
             sums = {small * i + large * j for i in range(few + 1) for j in range(many + 1)}
             steps = Counter({small: few, large: many})
