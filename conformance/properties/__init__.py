@@ -78,7 +78,7 @@ PASSIVE: dict[str, str] = {
     "written": "every element of every output is written",
     "copied": "what an output takes over unchanged has the very bits of the argument",
     "state_left_behind": "a call leaves the global state of torch and of its process as it was",
-    "path": "the path that the adapter names is the one that ran, without hidden copies",
+    "path": "what ran is the path that the adapter names, or the kernel that it declares, without hidden copies",
 }
 
 PROMISES: dict[str, str] = {**{name: item.promise for name, item in PROPERTIES.items()}, **PASSIVE}
