@@ -265,36 +265,40 @@ def _other_dtype(subject: Subject, case: Case, arguments: Arguments) -> Given:
 
 
 def _woven(number: int) -> Place:
-    """Return the place of an output that has other strides than an argument in the same memory.
-
-    Seed and number choose the strides. With every third number the first rows of the output are written over the
-    last ones of the argument as often as can be, with the next nothing is shared, and then as little as can be.
-    """
+    """Return the place of an output that has other strides than an argument in the same memory."""
 
     def place(subject: Subject, case: Case, arguments: Arguments) -> Given | None:
         want, name = _outputs(case)[0], _alike(case)
         if not name:
             return None
         rng = random.Random(f"{case.seed}/{number}")  # noqa: S311 - reproducible, not secret
-        weaves = [Weave.drawn(rng, want.shape) for _ in range(CANDIDATES)]
-        order = (
-            lambda weave: -weave.early,
-            lambda weave: weave.shared,
-            lambda weave: (not weave.early, not weave.shared, weave.shared),
-        )[number % 3]
-        weave = min(weaves, key=order)
-        owner = Owner.of(weave.extent * want.dtype.itemsize, subject.device, POISON)
+        both = weave(rng, want.shape, number)
+        owner = Owner.of(both.extent * want.dtype.itemsize, subject.device, POISON)
         source, out = (
-            owner.view(want.shape, want.dtype, Placement(strides, start, weave.extent))
-            for strides, start in (weave.argument, weave.output)
+            owner.view(want.shape, want.dtype, Placement(strides, start, both.extent))
+            for strides, start in (both.argument, both.output)
         )
-        wrong = f"{want.name} shares {weave.shared} elements with {name}" if weave.shared else ""
+        wrong = f"{want.name} shares {both.shared} elements with {name}" if both.shared else ""
         if subject.traits(case.operation).claim != EVERYTHING:
             wrong = wrong or f"{want.name} lies among the elements of {name}"
         own = _own()(subject, case, arguments)
         return _with(own, out, owner, {**arguments, name: source.copy_(arguments[name])}, wrong)
 
     return place
+
+
+def weave(rng: random.Random, shape: Shape, number: int) -> Weave:
+    """Choose two tensors of a shape in one buffer, in one of three ways by turns.
+
+    The first rows of the output are written over the last ones of the argument, as often as can be; then nothing
+    is shared; then as little as can be.
+    """
+    order: tuple[Callable[[Weave], tuple[int, ...]], ...] = (
+        lambda each: (-each.early,),
+        lambda each: (each.shared,),
+        lambda each: (not each.early, not each.shared, each.shared),
+    )
+    return min((Weave.drawn(rng, shape) for _ in range(CANDIDATES)), key=order[number % len(order)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,13 @@ from conformance.adapters.native import Native
 from conformance.adapters.normkernels import NormKernels, launched
 from conformance.calls.declared import Traits
 from conformance.selftest.every import every
-from normkernels import plans
 from normkernels.call import Device
 
 MACHINE = Device.of(torch.empty(0))
 FP8 = {"rms_norm_fp8", "rms_norm_gated_fp8"}
-WIDEST = plans.MAX_WIDTH // 2
+COLUMNS = launched(MACHINE)["rms_norm_fp8"]["columns"]
+assert isinstance(COLUMNS, range)
+WIDEST = COLUMNS[-1]
 
 
 @every("given", [None, *(1, 3, 33, 65, 100, 128, 4097, WIDEST // 2 + 1)])

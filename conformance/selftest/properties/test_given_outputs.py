@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import random
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from conformance.adapter import Adapter, UsageError
 from conformance.adapters.native import Native
@@ -14,7 +19,7 @@ from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import Case
 from conformance.cases.factors import DTYPES
 from conformance.properties import PROPERTIES
-from conformance.properties.given_outputs import OWN, SHARED, STRIDED, UNFIT
+from conformance.properties.given_outputs import OWN, SHARED, STRIDED, UNFIT, weave
 from conformance.runs.item import Item, cases_of
 from conformance.runs.judge import unjudged
 from conformance.selftest.every import every
@@ -75,6 +80,45 @@ def test_what_is_wrong_is_said(name: str) -> None:
     bad = next(verdict for verdict in verdicts if verdict.status is not Status.PASSED)
 
     assert bad.reason.startswith(SAID[name]), bad.reason
+
+
+class _Blocks(fakes.OutputOverlapsArguments):
+    """A norm that claims every call, reads eight rows before it writes them, and looks at no overlap."""
+
+    takes: ClassVar[Mapping[str, Mapping[str, object]]] = MappingProxyType({"rms_norm": {}})
+
+    def rms_norm_out(self, x: torch.Tensor, weight: torch.Tensor | None, **named: Any) -> Any:
+        residual, out = named.pop("residual"), named.pop("out")
+        self.check_outputs(x, [x], out)
+        for at in range(0, len(x), 8):
+            rows = slice(at, at + 8)
+            part = None if residual is None else residual[rows]
+            self.written(tuple(each[rows] for each in out), self.rms_norm(x[rows], weight, residual=part, **named))
+        return out if len(out) > 1 else out[0]
+
+
+def test_an_overlap_shows_in_calls_of_several_programs() -> None:
+    """A program that reads all rows of a small call before it writes is right, whatever they share."""
+    drawn = [(case, case.tensors[0][1].shape) for case in _cases(_Blocks(), "rms_norm", "float32")]
+    cases = [case for case, (rows, *others) in drawn if rows <= 8 and math.prod(others) <= 2**11]
+    verdicts = [_verdict(_Blocks(), case) for case in cases]
+
+    assert cases
+    assert {Status.FAILED} == {verdict.status for verdict in verdicts}
+    assert cases == [verdict.case for verdict in verdicts]
+
+
+def test_weaves_share_early_rows_then_nothing_then_little() -> None:
+    """Of the pairs of strides that are drawn, each number takes the one that tells most."""
+    shape, seeds = (64, 5, 48), range(20)
+    early, none, little = (
+        [weave(random.Random(seed), shape, number) for seed in seeds]  # noqa: S311 - test data
+        for number in range(3)
+    )
+
+    assert all(each.early > each.shared // 8 > 0 for each in early)
+    assert sum(not each.shared for each in none) > len(none) // 2
+    assert all(each.early and each.shared < shape[0] * shape[2] for each in little)
 
 
 class _Contiguous(CorrectOutputs):
