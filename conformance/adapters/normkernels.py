@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -76,8 +77,13 @@ class NormKernels(Adapter):
 
     def __init__(self) -> None:
         self._table = plans.INTERPRETED if interpreting() else plans.MEASURED
-        if self.forced is None and (interpreting() or torch.cuda.is_available()):
-            self.launches = launched(Device.of(torch.empty(0, device="cpu" if interpreting() else "cuda")))
+
+    @functools.cached_property
+    def launches(self) -> Mapping[str, Mapping[str, object]]:  # type: ignore[override]  # made when it is asked for
+        """Return the calls that run in a kernel here; which fp8 types a GPU has is asked once it is in use."""
+        if self.forced is not None or not (interpreting() or torch.cuda.is_available()):
+            return {}
+        return launched(Device.of(torch.empty(0, device="cpu" if interpreting() else "cuda")))
 
     # arguments are passed on unchanged
 

@@ -128,7 +128,7 @@ def _off_path(made: Call, *, in_a_kernel: bool) -> str:
     if in_a_kernel and not launched:
         said = f"path {path!r} was chosen" if native else "nothing was launched"
         return f"{said} for a call that is declared to run in a kernel"
-    if path is None or native:
+    if not path or native:
         return ""
     if not launched:
         return f"path {path!r} launched nothing"

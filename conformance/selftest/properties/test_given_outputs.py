@@ -109,7 +109,7 @@ def test_an_overlap_shows_in_calls_of_several_programs() -> None:
 
 
 def test_weaves_share_early_rows_then_nothing_then_little() -> None:
-    """Of the pairs of strides that are drawn, each number takes the one that tells most."""
+    """Each number takes the pair of strides that tells most, out of those that are drawn."""
     shape, seeds = (64, 5, 48), range(20)
     early, none, little = (
         [weave(random.Random(seed), shape, number) for seed in seeds]  # noqa: S311 - test data
