@@ -23,7 +23,7 @@ from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import Case, Placement
 from conformance.cases.factors import EVERYTHING
 from conformance.operations import OPERATIONS, Arguments, Operation, Output
-from conformance.operations.rows import with_rows
+from conformance.operations.rows import count, with_rows
 from conformance.oracle.comparison import NOTHING, Comparison
 from conformance.properties.measure import measure
 from conformance.properties.property import Fixed, Property, contiguous, narrowed, ordinary
@@ -78,6 +78,8 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         )
         if refused and place is OWN[name] and name in STRIDED and not traits.strided_outputs:
             verdict = _judge(subject, case, OWN["contiguous"])
+        if called is not case and verdict.status is Status.FAILED:
+            verdict = replace(verdict, reason=f"{verdict.reason}; in a call of {count(called)} rows")
         if verdict.status is not Status.PASSED:
             return (verdict,)
         comparison += verdict.comparison

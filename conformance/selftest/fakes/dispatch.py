@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
 from conformance.selftest.fakes.correct_norm import CorrectNorm, Result
 from conformance.selftest.fakes.kernels_rows import KernelNorm
+
+Optional = torch.Tensor | None
 
 
 class KernelOrNot(KernelNorm):
@@ -16,19 +19,12 @@ class KernelOrNot(KernelNorm):
 
     launches: Mapping[str, Mapping[str, object]] = MappingProxyType({"rms_norm": {}, "gemma_rms_norm": {}})
 
-    def norm(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor | None,
-        residual: torch.Tensor | None,
-        offset: float,
-        eps: float,
-    ) -> Result:
+    def norm(self, x: torch.Tensor, weight: Optional, residual: Optional, *rest: Any, **named: Any) -> Result:
         """Run the kernel, or the same steps without it."""
         form = KernelNorm if self.chosen(x, weight, residual) else CorrectNorm
-        return form.norm(self, x, weight, residual, offset, eps)
+        return form.norm(self, x, weight, residual, *rest, **named)
 
-    def chosen(self, x: torch.Tensor, weight: torch.Tensor | None, residual: torch.Tensor | None) -> bool:
+    def chosen(self, x: torch.Tensor, weight: Optional, residual: Optional) -> bool:
         """Return whether the kernel takes a call."""
         return True
 
@@ -38,7 +34,7 @@ class KernelNeverSelected(KernelOrNot):
 
     caught_by = ("path",)
 
-    def chosen(self, x: torch.Tensor, weight: torch.Tensor | None, residual: torch.Tensor | None) -> bool:
+    def chosen(self, x: torch.Tensor, weight: Optional, residual: Optional) -> bool:
         """Select nothing."""
         return False
 
@@ -48,7 +44,7 @@ class SumsLeaveTheKernel(KernelOrNot):
 
     caught_by = ("path",)
 
-    def chosen(self, x: torch.Tensor, weight: torch.Tensor | None, residual: torch.Tensor | None) -> bool:
+    def chosen(self, x: torch.Tensor, weight: Optional, residual: Optional) -> bool:
         """Take calls without a residual."""
         return residual is None
 
@@ -58,6 +54,6 @@ class MixedWeightLeavesTheKernel(KernelOrNot):
 
     caught_by = ("path",)
 
-    def chosen(self, x: torch.Tensor, weight: torch.Tensor | None, residual: torch.Tensor | None) -> bool:
+    def chosen(self, x: torch.Tensor, weight: Optional, residual: Optional) -> bool:
         """Take calls of one dtype."""
         return weight is None or weight.dtype == x.dtype

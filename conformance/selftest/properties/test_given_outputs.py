@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -106,6 +107,7 @@ def test_an_overlap_shows_in_calls_of_several_programs() -> None:
     assert cases
     assert {Status.FAILED} == {verdict.status for verdict in verdicts}
     assert cases == [verdict.case for verdict in verdicts]
+    assert all(re.search(r"; in a call of [0-9]+ rows$", verdict.reason) for verdict in verdicts)
 
 
 def test_weaves_share_early_rows_then_nothing_then_little() -> None:
