@@ -45,6 +45,7 @@ class FlaNorms(Adapter):
             "norm_before_gate": ("yes",),
         },
     }
+    launches = takes
     # the size of a tile is measured once for each bucket of row counts
     batch_invariant = False
 
@@ -111,6 +112,7 @@ class FlaLayerNormGated(Adapter):
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "rms_norm_gated": {"activation": ("silu", "swish"), "group_size": COLUMNS}
     }
+    launches = takes
 
     def __init__(self) -> None:
         self._norm = needed("fla", "fla.modules.norm.layernorm_gated", PACKAGE).rmsnorm_fn

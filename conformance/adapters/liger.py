@@ -62,6 +62,7 @@ class Liger(Adapter):
         "softmax": {"columns": COLUMNS, "mask": "none", "scale": "none"},
         "rope": {"pairs": "halves"},
     }
+    launches = takes
     # products are in the dtype of the angles: compilers fuse them with the sum
     fuses: bool | Mapping[str, bool] = {"mrope": True, "rope": True}
     # rows of up to 256 columns come sixteen to a program from 32,768 rows on, which is another order

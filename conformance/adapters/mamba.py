@@ -38,6 +38,7 @@ class Mamba(Adapter):
         # gate and up are halves of one tensor
         "silu_and_mul": {"up": "same"},
     }
+    launches = takes
 
     def __init__(self) -> None:
         # the package itself imports extensions in CUDA

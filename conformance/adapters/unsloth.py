@@ -57,6 +57,7 @@ class Unsloth(Adapter):
             "q_layout": HEADS,
         },
     }
+    launches = takes
     # the products of the rotation are in the dtype of q and the angles: compilers fuse them with the sum
     fuses: bool | Mapping[str, bool] = {"qk_norm_rope": True}
     # eps is compiled in

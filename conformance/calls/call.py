@@ -103,7 +103,8 @@ class Call:
     def damage(self) -> str:
         """Return in words which memory outside the outputs was changed, or nothing."""
         kept = self.materials.kept()
-        intact = read([*kept, *(owner.guards_intact(self.poison) for owner in self.record.owners)])
+        fresh = (owner.guards_intact(self.poison) for owner in self.record.owners)
+        intact = read([*kept, *self.record.intact, *fresh])
         if all(intact):
             return ""
         touched = [name for (name, _), same in zip(self.materials.owners, intact, strict=False) if not same]

@@ -38,6 +38,7 @@ EMPTY = frozenset(
         torch.ops.aten.new_empty_strided.default,
     }
 )
+LARGE = 64 * 2**20  # bytes of one allocation; all smaller ones are kept until the call ends
 _COPIES = frozenset(
     {
         torch.ops.aten.clone.default,
@@ -55,7 +56,9 @@ class Record:
     variants: set[str] = field(default_factory=set)  # descriptions of what Triton compiles these launches for
     programs: int = 0  # number of programs of the launches that Triton's interpreter runs
     copies: list[str] = field(default_factory=list)  # tensor copies, as "clone (4, 128)"
+    tuned: dict[str, str] = field(default_factory=dict)  # configurations of tuned kernels, by name
     owners: list[Owner] = field(default_factory=list)  # owners of memory allocated without being filled
+    intact: list[torch.Tensor] = field(default_factory=list)  # whether the guards of those let go were unchanged
 
 
 # Whether interpreted kernels run their programs from the last to the first. A GPU promises no order.
@@ -68,6 +71,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         self.record = record
         self.device = device
         self.poison = poison
+        self.large: list[tuple[weakref.ref[torch.Tensor], Owner]] = []
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -92,13 +96,26 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
     def _guarded(self, made: torch.Tensor) -> torch.Tensor:
         if made.numel() == 0 or made.layout != torch.strided:
             return made
+        self._let_go()
         strides = made.stride()
         extent = 1 + sum((size - 1) * stride for size, stride in zip(made.shape, strides, strict=True))
         owner = Owner.of(extent * made.dtype.itemsize, self.device, self.poison)
         self.record.owners.append(owner)
         place = Placement(strides, 0, extent)
         # not a view in autograd's eyes: the code under test asked for a tensor of its own
-        return owner.view(tuple(made.shape), made.dtype, place).detach()
+        given = owner.view(tuple(made.shape), made.dtype, place).detach()
+        if owner.length >= LARGE:
+            self.large.append((weakref.ref(given), owner))
+        return given
+
+    def _let_go(self) -> None:
+        """Check large memory that the call has dropped, and drop it as well: a loop may take it many times."""
+        dropped = [owner for given, owner in self.large if given() is None]
+        if not dropped or (self.device != "cpu" and torch.cuda.is_current_stream_capturing()):
+            return
+        self.large = [(given, owner) for given, owner in self.large if owner not in dropped]
+        self.record.owners = [owner for owner in self.record.owners if owner not in dropped]
+        self.record.intact += [owner.guards_intact(self.poison) for owner in dropped]
 
 
 def warm_up() -> None:
@@ -134,14 +151,14 @@ def _recorded_launches(record: Record) -> Iterator[None]:
 
     Launches of compiled kernels that bypass Triton's ``run`` are recorded as well.
     """
-    classes = _kernel_classes()
-    shipped = [vars(kind)["run"] for kind in classes]
-    for kind, run in zip(classes, shipped, strict=True):
-        kind.run = _compiled(run, record) if isinstance(run, property) else _recording(run, record)
+    recorders = _recorders()
+    shipped = {kind: vars(kind)["run"] for kind in recorders}
+    for kind, run in shipped.items():
+        kind.run = recorders[kind](run, record)
     try:
         yield
     finally:
-        for kind, run in zip(classes, shipped, strict=True):
+        for kind, run in shipped.items():
             kind.run = run
 
 
@@ -161,6 +178,17 @@ def _recording(run: Callable[..., Any], record: Record) -> Callable[..., Untyped
         # the interpreter compiles nothing
         record.variants.add(said if compiled is None else _SAID.setdefault(compiled, said))
         return compiled
+
+    return recorded
+
+
+def _tuned(run: Callable[..., Any], record: Record) -> Callable[..., Untyped]:
+    """Return an autotuner's ``run`` that records which configuration it takes."""
+
+    def recorded(tuner: Untyped, *args: Untyped, **kwargs: Untyped) -> Untyped:
+        result = run(tuner, *args, **kwargs)
+        record.tuned[tuner.base_fn.__name__] = str(tuner.best_config)
+        return result
 
     return recorded
 
@@ -244,11 +272,17 @@ def _kind(value: Untyped, special: bool, aligned: bool) -> str:  # noqa: FBT001 
     return "float" if isinstance(value, float) else str(value)
 
 
-def _kernel_classes() -> list[Any]:
+def _recorders() -> dict[Any, Callable[[Any, Record], Any]]:
+    """Return what records the ``run`` of each of Triton's classes."""
     if "triton" not in sys.modules:
-        return []
+        return {}
     # Triton is untyped; imported only where an implementation has imported it
     from triton.compiler import CompiledKernel
-    from triton.runtime import interpreter, jit
+    from triton.runtime import autotuner, interpreter, jit
 
-    return [jit.JITFunction, interpreter.InterpretedFunction, CompiledKernel]
+    return {
+        jit.JITFunction: _recording,
+        interpreter.InterpretedFunction: _recording,
+        autotuner.Autotuner: _tuned,
+        CompiledKernel: _compiled,
+    }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from conformance.adapter import Adapter, UsageError, load
-from conformance.calls import state_guard
+from conformance.calls import state_guard, tuning
 from conformance.calls.budget import ALONE, Allowance, memory_of_gpus
 from conformance.calls.call import Subject
 from conformance.calls.child import START, Child, Prepared, Unprepared
@@ -102,10 +102,18 @@ class Follow:
 
 
 @dataclass(frozen=True, slots=True)
+class Tune:
+    """Question: by which configurations tuned kernels run a case. Answer: a dict of words, by kernel."""
+
+    case: Case
+
+
+@dataclass(frozen=True, slots=True)
 class Reproduce:
-    """Question: write the scripts that reproduce a failure. Answer: the path of the first."""
+    """Question: write the scripts that reproduce a failure, with tuned kernels. Answer: the path of the first."""
 
     failure: Failure
+    tuned: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,7 @@ class Look:
 
 
 # Questions to the process that has the adapter. The answer depends on the question, or says how a call ended.
-Question = Judge | Smoke | Try | Follow | Reproduce | Look
+Question = Judge | Smoke | Try | Follow | Tune | Reproduce | Look
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +237,10 @@ class Host:
         choose_device(self.device)
         _interpret(self.device)
         warm_up()
-        taken = listen().taken if self.device != "cpu" and version("triton") else lambda: NOTHING
+        compiles = self.device != "cpu" and version("triton")
+        taken = listen().taken if compiles else lambda: NOTHING
+        if compiles:
+            tuning.draw()
         before = state_guard.captured()
         adapter = _imported(self.target)
         if adapter.reference is not None:
@@ -258,9 +269,11 @@ def _answered(worker: Worker, target: str, granted: Granted) -> Any:  # noqa: AN
             return worker.attempt(case)
         case Follow(evidence):
             return worker.follow(evidence)
-        case Reproduce(failure):
+        case Tune(case):
+            return worker.tuned(case)
+        case Reproduce(failure, tuned):
             assert granted.directory is not None, "a run says where it writes before anything fails"
-            return reproducer.write(failure, worker.subject, granted.directory, target)
+            return reproducer.write(failure, worker.subject, granted.directory, target, tuned)
         case Look(case, place):
             return worker.look(case, place)
 

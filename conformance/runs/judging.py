@@ -21,7 +21,7 @@ from conformance.properties.discovery import Evidence
 from conformance.runs import journal
 from conformance.runs.behind import Behind, Place
 from conformance.runs.explain import explained
-from conformance.runs.host import Follow, Host, Judge, Look, Reproduce, Smoke, Try
+from conformance.runs.host import Follow, Host, Judge, Look, Reproduce, Smoke, Try, Tune
 from conformance.runs.item import Failure, Item
 from conformance.runs.judge import (
     Answer,
@@ -154,7 +154,8 @@ class Judging:
         return answer if isinstance(answer, str) else ""
 
     def _explained(self, failure: Failure) -> Failure:
-        path = self.host.ask(Reproduce(failure))
+        tuned = self.host.ask(Tune(failure.verdict.case)) if failure.verdict.comparison.first else {}
+        path = self.host.ask(Reproduce(failure, tuned if isinstance(tuned, dict) else {}))
         assert isinstance(path, Path), f"could not write the reproducer: {path}"
         self.journal.failed(failure, path, self._behind(failure.verdict))
         return failure

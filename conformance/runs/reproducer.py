@@ -6,7 +6,9 @@ import inspect
 import os
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -47,7 +49,7 @@ import torch
 
 # The implementation, as its adapter calls it. Where that needs more than these lines, call it directly here.
 {code}
-
+{tuned}
 
 # The call, and one element of what comes out.
 def main():
@@ -65,13 +67,35 @@ def main():
 main()
 '''
 
+TUNED = """
+# The configurations that tuned kernels ran with: Triton would measure here, and may choose others.
+from triton.runtime.autotuner import Autotuner
 
-def write(failure: Failure, subject: Subject, directory: Path, target: str) -> Path:
+TUNED = {tuned}
+
+
+def prune_configs(tuner, kwargs):
+    chosen = TUNED.get(tuner.base_fn.__name__)
+    return [config for config in tuner.configs if str(config) == chosen] or tuner.configs
+
+
+Autotuner.prune_configs = prune_configs
+"""
+
+
+def write(
+    failure: Failure,
+    subject: Subject,
+    directory: Path,
+    target: str,
+    tuned: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
     """Write the scripts of a failure of ``target`` into ``directory``, and return the path of the first.
 
     ``repro_<case id>.py`` replays the case; where another property failed in the same case, its name ends with the
     property. Where an element lies outside of its interval, a second script, ``…_standalone.py``, makes the call
-    without the suite. Both exit 1 while the failure shows, and 0 once it does not.
+    without the suite, with the configurations of tuned kernels that ``tuned`` names. Both exit 1 while the failure
+    shows, and 0 once it does not.
     """
     verdict = failure.verdict
     path = directory / f"repro_{verdict.case.id}.py"
@@ -82,7 +106,7 @@ def write(failure: Failure, subject: Subject, directory: Path, target: str) -> P
     bad = verdict.comparison.first
     if verdict.property in NUMBERS and bad is not None and not _far(verdict.case):
         alone = path.with_stem(f"{path.stem}_standalone")
-        alone.write_text(_standalone(failure, subject, bad, alone), encoding="utf-8")
+        alone.write_text(_standalone(failure, subject, bad, alone, tuned), encoding="utf-8")
     return path
 
 
@@ -171,7 +195,9 @@ def _beside(path: str) -> str:
     return f"str(Path(__file__).parent / {path!r})"
 
 
-def _standalone(failure: Failure, subject: Subject, bad: BadElement, script: Path) -> str:
+def _standalone(
+    failure: Failure, subject: Subject, bad: BadElement, script: Path, tuned: Mapping[str, str]
+) -> str:
     case = failure.verdict.case
     operation = OPERATIONS[case.operation]
     materials = materialize(case, values_of(case), "cpu", POISONS[0])
@@ -202,6 +228,7 @@ def _standalone(failure: Failure, subject: Subject, bad: BadElement, script: Pat
         future="\nfrom __future__ import annotations\n" * implementation.future,
         imports=_imports(script.parent, folders, {"TRITON_INTERPRET": "1"} if interpreted else {}),
         code=implementation.code,
+        tuned=TUNED.format(tuned=dict(tuned)) if tuned else "",
         tensors="\n    ".join(lines),
         called=implementation.called,
         arguments=", ".join(arguments),

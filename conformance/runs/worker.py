@@ -73,6 +73,16 @@ class Worker:
         self._spoilt = isinstance(found, Crashed)
         return None if isinstance(found, Crashed) else found
 
+    def tuned(self, case: Case) -> dict[str, str]:
+        """Return the configurations of tuned kernels; none where the GPU fails, or has too little memory."""
+        try:
+            call = _crash_of_the_gpu(lambda: perform(self._within_budget(), case))
+        except torch.OutOfMemoryError:
+            return {}
+        outcome = call if isinstance(call, Crashed) else call.outcome
+        self._spoilt = isinstance(outcome, Crashed) and poisons(outcome.how)
+        return {} if isinstance(call, Crashed) else call.record.tuned
+
     def smoke(self, case: Case) -> Crashed | None:
         """Return how a call crashes, or nothing where it does not."""
         outcome = _crash_of_the_gpu(lambda: perform(self._within_budget(), case).outcome)

@@ -6,12 +6,13 @@ import torch
 from conformance.adapter import Crashed
 from conformance.calls.child import Child, Prepared
 from conformance.calls.memory import POISONS, Owner
-from conformance.calls.watch import watched
+from conformance.calls.watch import LARGE, watched
 from conformance.cases.case import Layout
 
 # 112 bytes: alignment leaves 16 more before the unreadable page
 SHAPE = (4, 7)
 PLACE = Layout().place(SHAPE)
+ONE = Layout().place((1,))
 
 
 def _owner() -> tuple[Owner, torch.Tensor]:
@@ -75,3 +76,27 @@ def test_hidden_copies_are_recorded() -> None:
         x.contiguous()
 
     assert ["clone (4, 3)"] == record.copies
+
+
+def test_large_memory_that_a_call_drops_is_let_go() -> None:
+    """A loop that takes 64 MiB ten times holds them once, or twice: a tuner does, to empty the caches."""
+    with watched("cpu", POISONS[1]) as record:
+        kept = torch.empty(LARGE, dtype=torch.uint8)
+        for _ in range(10):
+            torch.empty(LARGE, dtype=torch.uint8)
+
+    assert 2 == len(record.owners)
+    assert kept.data_ptr() in {owner.view((1,), torch.uint8, ONE).data_ptr() for owner in record.owners}
+    assert all(record.intact)
+    assert 9 == len(record.intact)
+
+
+def test_a_store_beside_memory_that_a_call_drops_is_seen() -> None:
+    """The bytes beside it are checked before it is let go."""
+    with watched("cpu", POISONS[1]) as record:
+        made = torch.empty(LARGE, dtype=torch.uint8)
+        made.as_strided((1,), (1,), made.storage_offset() - 1).zero_()
+        del made
+        torch.empty(LARGE, dtype=torch.uint8)
+
+    assert [False] == [bool(same) for same in record.intact]

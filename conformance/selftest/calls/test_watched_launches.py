@@ -49,7 +49,7 @@ class Kernel:
 @pytest.fixture(autouse=True)
 def classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Watch the kernels above instead of Triton's."""
-    monkeypatch.setattr(watch, "_kernel_classes", lambda: [Kernel, Compiled])
+    monkeypatch.setattr(watch, "_recorders", lambda: {Kernel: watch._recording, Compiled: watch._compiled})
 
 
 def test_a_kept_kernel_is_the_variant_that_triton_launched() -> None:
