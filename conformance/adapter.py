@@ -49,7 +49,7 @@ class Adapter:
     ``contracts`` names the contract of each operation, or gives it. Declarations are checked: the same bits
     for the same call (``deterministic``), for the same row in any batch (``batch_invariant``), for arguments
     scaled by a power of two (``scale_invariant``); no kernel of its own for every number of rows or eps
-    (``few_variants``); an exception for meaningless calls (``validates``); gradients, or a refusal of arguments
+    (``few_variants``); meaningless calls refused by a check (``validates``); gradients, or a refusal of arguments
     that require one (``differentiable``); calls that ``torch.compile`` takes whole (``compiles``), and that a
     CUDA graph can record (``graphs``). ``flushes`` allows zero for results below
     2**-126, ``running_variance`` NaN and zero in rows whose sum of squares comes near the largest float32 or

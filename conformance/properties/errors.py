@@ -1,8 +1,12 @@
-"""Calls without a meaning raise, and write nothing."""
+"""Calls without a meaning raise, and write nothing.
+
+What raises must be a check of the call: where a lookup or a division happens to fail, the next one may not.
+"""
 
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 
 from conformance.adapter import Crashed, Declined, Unable, poisons
@@ -14,6 +18,11 @@ from conformance.operations import Operation
 from conformance.properties.property import Property
 
 RANKS = ("2", "3")
+# exceptions of the language itself, which say nothing of the argument that is wrong; torch's IndexError does
+UNCHECKED = re.compile(
+    r"(AttributeError|IndexError: (list|string|tuple) index|KeyError|NameError|RecursionError|UnboundLocalError"
+    r"|ZeroDivisionError)\b"
+)
 
 
 def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
@@ -23,6 +32,9 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
         case Crashed(how) if poisons(how):
             # a kernel accessed memory out of bounds: no code checked the arguments
             return (Verdict("errors", case, Status.CRASHED, how),)
+        case Crashed(how) if UNCHECKED.match(how):
+            reason = f"{case.invalid}: raised {how}: Python found that, and no check of the call"
+            return (Verdict("errors", case, Status.FAILED, reason),)
         case Crashed(how) if not made.damage():
             return (Verdict("errors", case, Status.PASSED, how),)
         case Crashed(how):

@@ -204,6 +204,27 @@ class MeanSubtracted(Correct):
         return grouped.var(-1, keepdim=True, unbiased=False)
 
 
+class UnknownActivationLookedUp(Correct):
+    """No check knows the activations: a table is asked for the function, and does not have an unknown one."""
+
+    caught_by = ("errors",)
+
+    def check(
+        self,
+        x: torch.Tensor,
+        gate: torch.Tensor | None,
+        weight: torch.Tensor,
+        group_size: int | None,
+        activation: str,
+    ) -> None:
+        """Check everything else."""
+        super().check(x, gate, weight, group_size, "silu")
+
+    def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
+        """Look the function up."""
+        return {"silu": F.silu, "swish": F.silu, "sigmoid": torch.sigmoid}[activation](gate.float())
+
+
 class UnknownActivationUngated(Correct):
     """An unknown activation falls through every branch and the gate is silently dropped."""
 
