@@ -222,7 +222,8 @@ class UnknownActivationLookedUp(Correct):
 
     def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
         """Look the function up."""
-        return {"silu": F.silu, "swish": F.silu, "sigmoid": torch.sigmoid}[activation](gate.float())
+        act = {"silu": F.silu(gate.float()), "swish": F.silu(gate.float()), "sigmoid": torch.sigmoid(gate.float())}
+        return act[activation]
 
 
 class UnknownActivationUngated(Correct):

@@ -48,7 +48,7 @@ class Another(torch.Tensor):
 
 @dataclass(frozen=True)
 class Raised:
-    """What a key raised."""
+    """An exception of a key."""
 
     how: str
 
