@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.runs.host import Host
-from conformance.selftest.processes import ran
+from conformance.cases.case import Case, TensorSpec
+from conformance.runs.host import Host, Tune
 
 THREADS = "TORCHINDUCTOR_COMPILE_THREADS"
 ADAPTER = f"""
@@ -39,15 +39,15 @@ def test_inductor_has_one_process_unless_asked_for_more(
     assert seen == host.greeting.declared.name
 
 
-TUNING = '@triton.autotune([triton.Config({"BLOCK": block}) for block in (64, 128)], key=["n_cols"])\n'
-TUNED = f"""
+TUNED = """
 import torch
 import triton
 import triton.language as tl
 from conformance import Adapter
 
 
-{TUNING}@triton.jit
+@triton.autotune([triton.Config({"BLOCK": block}) for block in (64, 128)], key=["n_cols"])
+@triton.jit
 def halved_kernel(x_ptr, y_ptr, n_cols, BLOCK: tl.constexpr):
     cols = tl.arange(0, BLOCK)
     mask = cols < n_cols
@@ -66,14 +66,15 @@ class Tuned(Adapter):
 """
 
 
-@pytest.mark.parametrize("tuned", [True, False], ids=["tuned", "plain"])
-def test_a_script_has_the_configuration_that_failed(tuned: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    """A script runs a tuned kernel with the configuration of the run; Triton would measure, and choose another."""
-    plain = TUNED.replace(TUNING, "").replace("x.shape[-1])", "x.shape[-1], BLOCK=64)")
-    (tmp_path / "tuned.py").write_text(TUNED if tuned else plain, encoding="utf-8")
-    done = ran(tmp_path, "-m", "conformance", "run", "tuned.py", "--op", "l2_norm", "--property", "values", "-x")
+def test_tuned_kernels_name_their_configuration(tmp_path: Path) -> None:
+    """A failure is reproduced with the configuration of the run; Triton would measure, and may choose another."""
+    file = tmp_path / "tuned.py"
+    file.write_text(TUNED, encoding="utf-8")
+    case = Case("l2_norm", (("x", TensorSpec((8,), "float32")),), (("eps", 1e-6),), seed=0)
 
-    assert 1 == done.returncode, done.stderr
-    script = next(tmp_path.rglob("*_standalone.py")).read_text(encoding="utf-8")
-    assert tuned == ("TUNED = {'halved_kernel': 'BLOCK: 64," in script)
-    assert tuned == ("prune_configs" in script)
+    host = Host(f"{file}:Tuned", "cpu", 60.0)
+    tuned = host.ask(Tune(case))
+    host.close()
+
+    assert ["halved_kernel"] == list(tuned)
+    assert tuned["halved_kernel"].startswith("BLOCK: 64, num_warps: 4")

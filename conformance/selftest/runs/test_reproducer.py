@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass, replace
 from math import inf, nan
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from conformance.runs.item import PROFILES, Failure, Item
 ROOT = Path(__file__).resolve().parents[3]
 FLAGS = (("eps", 1e-6), ("weight_offset", 0.0))
 X, WEIGHT = TensorSpec((4, 12), "bfloat16"), TensorSpec((12,), "bfloat16", values="weight")
+TWO = BadElement("y", (0, 0), 2.0, 0.0, 0.0, 1.0)
 PLAIN = Case("rms_norm", (("x", X), ("weight", WEIGHT)), FLAGS, seed=5)
 STRIDED = PLAIN.with_tensor("x", replace(X, layout=Layout("row_gap", 8)))
 # right in every contract: computed in float64, rounded once
@@ -422,7 +424,7 @@ def test_an_excerpt_has_what_the_method_reaches(
 ) -> None:
     """The excerpt has bases, helpers and constants of its file; code that needs the suite is a placeholder."""
     target = _written(tmp_path, text=text.replace("{", "{{").replace("}", "}}"))
-    script = _standalone(PLAIN, tmp_path, target, BadElement("y", (0, 0), 2.0, 0.0, 0.0, 1.0))
+    script = _standalone(PLAIN, tmp_path, target, TWO)
     made = script.read_text(encoding="utf-8")
 
     assert code == _status(script, monkeypatch)
@@ -438,14 +440,14 @@ def test_a_standalone_script_finds_what_lies_beside_the_adapter(
     text = ADAPTER.replace("import torch\n", "import torch\nfrom their_maths import FACTOR\n", 1)
     (tmp_path / "their_maths.py").write_text("FACTOR = 1.5", encoding="utf-8")
     target = _written(tmp_path, "y = y * FACTOR", text)
-    script = _standalone(PLAIN, tmp_path, target, BadElement("y", (0, 0), 2.0, 0.0, 0.0, 1.0))
+    script = _standalone(PLAIN, tmp_path, target, TWO)
 
     assert "sys.path.append(str(Path(__file__).parent / '.'))" in script.read_text(encoding="utf-8")
     monkeypatch.delitem(sys.modules, "their_maths")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(tmp_path)])
     assert 1 == _status(script, monkeypatch)
     target = _written(tmp_path / "other", "y = y * 1.5")
-    script = _standalone(PLAIN, tmp_path, target, BadElement("y", (0, 0), 2.0, 0.0, 0.0, 1.0))
+    script = _standalone(PLAIN, tmp_path, target, TWO)
     assert "sys.path" not in script.read_text(encoding="utf-8")
 
 
@@ -459,10 +461,28 @@ def test_a_plain_method_is_a_function(tmp_path: Path) -> None:
     (package / "more.py").write_text("SEEN = []\n", encoding="utf-8")
     target = "plain_norms.their_norms:Theirs"
     sys.path.append(str(tmp_path))
-    script = _standalone(PLAIN, tmp_path, target, BadElement("y", (0, 0), 2.0, 0.0, 0.0, 1.0))
+    script = _standalone(PLAIN, tmp_path, target, TWO)
     sys.path.remove(str(tmp_path))
     made = script.read_text(encoding="utf-8")
 
     assert "from plain_norms.more import SEEN\n\ndef rms_norm(*tensors, **named):" in made
     assert "result = rms_norm(x, weight" in made
     assert "Needs torch, plain_norms." in made
+
+
+def test_a_standalone_script_runs_what_was_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tuned kernel has the configuration that failed alone; one that the script does not name keeps all."""
+    autotuner = pytest.importorskip("triton.runtime.autotuner")
+    monkeypatch.setattr(autotuner.Autotuner, "prune_configs", autotuner.Autotuner.prune_configs)
+    configs = [autotuner.Config({"BLOCK": block}) for block in (8, 16, 32)]
+    target = _written(tmp_path)
+    verdict = Verdict("values", PLAIN, Status.FAILED, "y[0, 0]", Comparison(1, 1, 0, 0.0, TWO))
+    for tuned in ({}, {"norm_kernel": str(configs[1])}):
+        script = reproducer.write(_failure(verdict), Subject(load(target)), tmp_path, target, tuned)
+        text = script.with_stem(f"{script.stem}_standalone").read_text(encoding="utf-8")
+        assert bool(tuned) == ("prune_configs" in text)
+    exec(compile(text.partition("# The call,")[0], "script", "exec"), {"__file__": str(script)})  # noqa: S102
+
+    for name, kept in (("norm_kernel", [configs[1]]), ("another_kernel", configs)):
+        tuner = SimpleNamespace(configs=configs, base_fn=SimpleNamespace(__name__=name))
+        assert kept == autotuner.Autotuner.prune_configs(tuner, {})
