@@ -1,13 +1,17 @@
 """Guarded memory detects every access outside the elements, near and far."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import pytest
 import torch
 
-from conformance.adapter import Crashed
+from conformance.adapter import Adapter, Crashed
+from conformance.calls.call import Subject, perform
 from conformance.calls.child import Child, Prepared
 from conformance.calls.memory import POISONS, Owner
 from conformance.calls.watch import LARGE, watched
-from conformance.cases.case import Layout
+from conformance.cases.case import Case, Layout, TensorSpec
 
 # 112 bytes: alignment leaves 16 more before the unreadable page
 SHAPE = (4, 7)
@@ -100,3 +104,24 @@ def test_a_store_beside_memory_that_a_call_drops_is_seen() -> None:
         torch.empty(LARGE, dtype=torch.uint8)
 
     assert [False] == [bool(same) for same in record.intact]
+
+
+class Scratches(Adapter):
+    """A norm that takes 64 MiB twice, and writes beside the first."""
+
+    contracts: ClassVar[Mapping[str, str]] = {"l2_norm": "fp32"}
+
+    def l2_norm(self, x: torch.Tensor, *, eps: float) -> torch.Tensor:
+        """Return x; no result matters here."""
+        scratch = torch.empty(LARGE, dtype=torch.uint8)
+        scratch.as_strided((1,), (1,), scratch.storage_offset() - 1).zero_()
+        del scratch
+        torch.empty(LARGE, dtype=torch.uint8)
+        return x.clone()
+
+
+def test_a_call_tells_of_a_store_beside_memory_that_it_dropped() -> None:
+    """The damage of a call counts what was let go before its end."""
+    case = Case("l2_norm", (("x", TensorSpec((2, 4), "float32")),), (("eps", 1e-6),), seed=0)
+
+    assert "memory beside an allocation of the call was written" == perform(Subject(Scratches()), case).damage()

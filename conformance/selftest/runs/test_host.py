@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import Case, TensorSpec
-from conformance.runs.host import Host, Tune
+from conformance.oracle.comparison import BadElement, Comparison
+from conformance.runs.host import Host, Reproduce, Tune
+from conformance.runs.item import Failure, Item
+from conformance.runs.judging import Judging
+from conformance.runs.waivers import NONE
 
 THREADS = "TORCHINDUCTOR_COMPILE_THREADS"
 ADAPTER = f"""
@@ -39,6 +46,7 @@ def test_inductor_has_one_process_unless_asked_for_more(
     assert seen == host.greeting.declared.name
 
 
+CASE = Case("l2_norm", (("x", TensorSpec((8,), "float32")),), (("eps", 1e-6),), seed=0)
 TUNED = """
 import torch
 import triton
@@ -70,11 +78,35 @@ def test_tuned_kernels_name_their_configuration(tmp_path: Path) -> None:
     """A failure is reproduced with the configuration of the run; Triton would measure, and may choose another."""
     file = tmp_path / "tuned.py"
     file.write_text(TUNED, encoding="utf-8")
-    case = Case("l2_norm", (("x", TensorSpec((8,), "float32")),), (("eps", 1e-6),), seed=0)
-
     host = Host(f"{file}:Tuned", "cpu", 60.0)
-    tuned = host.ask(Tune(case))
+    tuned = host.ask(Tune(CASE))
     host.close()
 
     assert ["halved_kernel"] == list(tuned)
     assert tuned["halved_kernel"].startswith("BLOCK: 64, num_warps: 4")
+
+
+class Asked:
+    """A host that keeps the questions, and answers that one kernel is tuned."""
+
+    def __init__(self) -> None:
+        self.questions: list[object] = []
+
+    def ask(self, question: object) -> object:
+        """Answer."""
+        self.questions.append(question)
+        return {"norm_kernel": "BLOCK: 8"} if isinstance(question, Tune) else Path("script.py")
+
+
+@pytest.mark.parametrize("first", [BadElement("y", (0,), 2.0, 0.0, 0.0, 1.0), None], ids=["wrong", "crashed"])
+def test_a_reproducer_is_given_what_was_tuned(first: BadElement | None) -> None:
+    """The host is asked for the configurations of a case with a wrong element; what crashed is not called again."""
+    verdict = Verdict("values", CASE, Status.FAILED, "wrong", Comparison(1, 1, 0, 0.0, first))
+    failure = Failure(Item("l2_norm", "values", "float32"), verdict, CASE, "")
+    host: Any = Asked()
+    unused: Any = None
+    Judging(host, SimpleNamespace(failed=print), NONE, unused)._explained(failure)  # type: ignore[arg-type]
+
+    tuned = {"norm_kernel": "BLOCK: 8"} if first else {}
+    assert Reproduce(failure, tuned) in host.questions
+    assert (Tune(CASE) in host.questions) == (first is not None)
