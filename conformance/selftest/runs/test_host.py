@@ -100,7 +100,7 @@ class Asked:
 
 @pytest.mark.parametrize("first", [BadElement("y", (0,), 2.0, 0.0, 0.0, 1.0), None], ids=["wrong", "crashed"])
 def test_a_reproducer_is_given_what_was_tuned(first: BadElement | None) -> None:
-    """The host is asked for the configurations of a case with a wrong element; what crashed is not called again."""
+    """The host is asked for the configurations of a case with a wrong element, and calls none that crashed."""
     verdict = Verdict("values", CASE, Status.FAILED, "wrong", Comparison(1, 1, 0, 0.0, first))
     failure = Failure(Item("l2_norm", "values", "float32"), verdict, CASE, "")
     host: Any = Asked()
