@@ -17,6 +17,7 @@ dtype     torch's name of the dtype of the first tensor
 n         last dimension of the first tensor: a number, ``odd`` or ``even``
 layout    kind of layout of any tensor; or a table, by tensor
 flags     a table, by flag; ``"None"`` stands for None
+levels    a table, by factor, of levels as causes and the table of a failure name them
 device    ``cpu`` or ``cuda``
 profile   ``quick``, ``ci`` or ``nightly``
 version   a table of installed distributions: ``{ torch = "<2.12", triton = ">=3.6,<3.8" }``
@@ -44,6 +45,7 @@ from conformance.calls.verdict import BAD, Status, Verdict
 from conformance.cases.case import BESIDE, Case
 from conformance.cases.factors import DTYPES
 from conformance.operations import OPERATIONS
+from conformance.operations.levels import levels_of
 from conformance.properties import PASSIVE, PROMISES, PROPERTIES
 from conformance.properties.passive import property_of
 from conformance.runs.item import PROFILES, void_reason
@@ -85,6 +87,7 @@ class Where:
     n: tuple[int | str, ...] = ()
     layout: Table = ()
     flags: Table = ()
+    levels: Table = ()
     version: tuple[tuple[str, SpecifierSet], ...] = ()
 
     def shows_in(self, run: Run) -> bool:
@@ -110,6 +113,7 @@ class Where:
             and (not self.n or any(_as_wide(case, n) for n in self.n))
             and all(name in flags and flags[name] in values for name, values in self.flags)
             and all(_lies(case, name, kinds) for name, kinds in self.layout)
+            and (not self.levels or all(levels_of(case).get(name) in levels for name, levels in self.levels))
         )
 
     def takes(self, prop: str, case: Case) -> bool:
@@ -279,6 +283,10 @@ def _where(given: dict[str, Any]) -> Where:
             (name, tuple(None if v == "None" else v for v in _listed(value)))
             for name, value in _table("flags", given).items()
         ),
+        levels=tuple(
+            (name, _names(f"levels: {name}", levels, _levels(name)))
+            for name, levels in _table("levels", given).items()
+        ),
         version=tuple((name, _versions(name, text)) for name, text in _table("version", given).items()),
     )
 
@@ -299,6 +307,15 @@ def _table(key: str, given: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise _Wrong(f"{key}={table!r}, must be a table")
     return table
+
+
+def _levels(factor: str) -> tuple[str, ...]:
+    """Return the levels that a factor has in some operation."""
+    every = [each.factors[factor] for each in OPERATIONS.values() if factor in each.factors]
+    if not every:
+        known = sorted({name for each in OPERATIONS.values() for name in each.factors})
+        raise _Wrong(f"levels has {factor!r}, must be one of {', '.join(known)}")
+    return tuple(dict.fromkeys(level for levels in every for level in levels))
 
 
 def _versions(distribution: str, text: Any) -> SpecifierSet:  # noqa: ANN401 - what TOML holds
