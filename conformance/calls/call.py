@@ -22,6 +22,7 @@ from conformance.adapter import (
 )
 from conformance.calls import location, state_guard
 from conformance.calls.budget import full, gib, out_of_memory
+from conformance.calls.child import begin
 from conformance.calls.declared import Declared, Traits
 from conformance.calls.materialize import Materials, materialize, values_of
 from conformance.calls.memory import POISONS, read
@@ -211,6 +212,7 @@ def _call(
 
 def _attempted(subject: Subject, call: Callable[[], object]) -> object | Outcome:
     """Return the result of a call of the adapter's code, or the outcome where there is none."""
+    begin()
     try:
         with state_guard.guarded():
             return call()

@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import faulthandler
 import gc
+import mmap
 import multiprocessing
 import os
 import re
@@ -96,9 +97,10 @@ class _Spool:
 class Child(Generic[Greeting, Question, Answer]):
     """A process that prepares, and then answers questions.
 
-    ``limit`` is in seconds a question, ``start`` in seconds for preparing. ``memory`` is the limit on physical
-    memory, in bytes, that answering may add to the process: address space would also count the reserved part of a
-    sparse buffer, and the mappings of a GPU's driver. ``log`` receives the output of the process, if there is any.
+    ``limit`` is in seconds a question, anew for each of its parts (:func:`begin`), ``start`` in seconds for
+    preparing. ``memory`` is the limit on physical memory, in bytes, that answering may add to the process:
+    address space would also count the reserved part of a sparse buffer, and the mappings of a GPU's driver.
+    ``log`` receives the output of the process, if there is any.
     """
 
     prepare: Callable[[], Prepared[Greeting, Question, Answer]]
@@ -116,6 +118,7 @@ class Child(Generic[Greeting, Question, Answer]):
     _inherited: int = field(default=0, init=False)  # bytes that the judge began with
     _printed: _Spool = field(default_factory=_Spool, init=False)
     _faults: _Spool = field(default_factory=_Spool, init=False)
+    _parts: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, mmap.PAGESIZE), init=False)  # shared: a count
     _kept: int = field(default=0, init=False)  # bytes of the output that are in the log
 
     def greeting(self) -> Greeting:
@@ -164,8 +167,8 @@ class Child(Generic[Greeting, Question, Answer]):
         if self._greeting is not None and self._host is not None:
             return self._greeting
         self._control, theirs = _FORK.Pipe()
-        files = self._printed.number, self._faults.number
-        self._host = _FORK.Process(target=_serve_host, args=(theirs, self._control, self.prepare, *files))
+        given = self._parts, self._printed.number, self._faults.number
+        self._host = _FORK.Process(target=_serve_host, args=(theirs, self._control, self.prepare, *given))
         self._host.daemon = True
         self._inherited = resident(os.getpid())
         self._host.start()
@@ -216,8 +219,10 @@ class Child(Generic[Greeting, Question, Answer]):
 
     def _waited(self, pipe: Connection, limit: float, pid: int | None) -> Crashed | Hung | None:
         """Wait for an answer; return the outcome instead if the time or memory limit is exceeded."""
-        patience, left = Patience(pid, limit), limit
+        patience, left, part = Patience(pid, limit), limit, self._parts[0]
         while not pipe.poll(min(_GLANCE, left)):
+            if part != self._parts[0]:
+                patience, part = Patience(pid, limit), self._parts[0]
             left = patience.left()
             if not left:
                 return Hung(limit)
@@ -300,15 +305,27 @@ def resident(pid: int | None) -> int:
 
 # --- in the processes that were forked ----------------------------------------------------------------------
 
+# The count of begun parts that the parent looks at; None where this process answers no one.
+_parts: mmap.mmap | None = None
+
+
+def begin() -> None:
+    """Begin a part of the answer, such as a call, which has the time of a whole question."""
+    if _parts is not None:
+        _parts[0] = (_parts[0] + 1) % 256
+
 
 def _serve_host(
     control: Connection,
     parents_end: Connection,
     prepare: Callable[[], Prepared[Greeting, Question, Answer]],
+    parts: mmap.mmap,
     printed: int,
     faults: int,
 ) -> None:
     """Prepare, send the greeting, and answer or fork processes that answer, until the parent hangs up."""
+    global _parts  # noqa: PLW0603 - one for each process
+    _parts = parts
     parents_end.close()
     die_with_the_parent()
     # the parent decides about Ctrl-C and about being ended

@@ -16,7 +16,7 @@ import pytest
 
 from conformance.adapter import Crashed, Hung
 from conformance.calls.budget import fair_memory
-from conformance.calls.child import Child, Prepared, Unprepared
+from conformance.calls.child import Child, Prepared, Unprepared, begin
 
 HOARD: list[bytes] = []  # in the child
 PREPARED: list[int] = []  # in the child: the process that prepared
@@ -32,6 +32,16 @@ def _work(question: str) -> str:
             os.abort()
         case "exit":
             os._exit(7)
+        case "take your time":
+            for _ in range(8):
+                begin()
+                time.sleep(0.2)
+            return "done"
+        case "hang later":
+            begin()
+            time.sleep(0.2)
+            begin()
+            time.sleep(60)
         case "hang":
             time.sleep(60)
         case "hang up":
@@ -120,6 +130,18 @@ def test_a_fork_does_not_prepare_again() -> None:
     assert (2, 2) == (prepares.restarts, prepares.imports)
 
 
+@pytest.mark.parametrize("prepare", PREPARATIONS)
+def test_each_part_of_an_answer_has_its_time(prepare: Callable[[], Prepared[str, str, str]]) -> None:
+    """Many calls take longer than a limit, and none of them hangs; one that does is found in its own time."""
+    child = Questions(prepare, 0.8)
+
+    assert "done" == child.ask("take your time")
+    began = time.monotonic()
+    assert Hung(0.8) == child.ask("hang later")
+    assert time.monotonic() - began < 10.0
+    child.close()
+
+
 @pytest.mark.parametrize("question", ["hang up", "end the host"])
 def test_a_child_that_cuts_its_pipe_is_replaced(question: str) -> None:
     """A child is replaced if it closes its pipe and lives on, or ends the process that it was forked from."""
@@ -135,10 +157,10 @@ def test_a_child_that_cuts_its_pipe_is_replaced(question: str) -> None:
 def test_a_hang_is_killed_in_time(prepare: Callable[[], Prepared[str, str, str]]) -> None:
     """Past the limit the child is killed, and the next question is answered."""
     child = Questions(prepare, 0.3)
-    begin = time.monotonic()
+    began = time.monotonic()
 
     assert Hung(0.3) == child.ask("hang")
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - began < 5
     assert isinstance(child.ask("again"), str)
     child.close()
 
