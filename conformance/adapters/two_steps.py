@@ -22,6 +22,7 @@ class TwoSteps(Adapter):
     """Our norm without quantisation, then the formula of the quantisation through ``torch.compile``."""
 
     name = "two steps"
+    package = "torch"
     contracts: ClassVar[Mapping[str, str | Contract]] = {
         "rms_norm_fp8": Contract(frozenset({"sum", "unquantised"})),
         "rms_norm_gated_fp8": Contract(frozenset({"unquantised"})),
