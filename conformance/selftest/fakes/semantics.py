@@ -204,28 +204,6 @@ class MeanSubtracted(Correct):
         return grouped.var(-1, keepdim=True, unbiased=False)
 
 
-class UnknownActivationLookedUp(Correct):
-    """No check knows the activations: a table is asked for the function, and does not have an unknown one."""
-
-    caught_by = ("errors",)
-
-    def check(
-        self,
-        x: torch.Tensor,
-        gate: torch.Tensor | None,
-        weight: torch.Tensor,
-        group_size: int | None,
-        activation: str,
-    ) -> None:
-        """Check everything else."""
-        super().check(x, gate, weight, group_size, "silu")
-
-    def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
-        """Look the function up."""
-        act = {"silu": F.silu(gate.float()), "swish": F.silu(gate.float()), "sigmoid": torch.sigmoid(gate.float())}
-        return act[activation]
-
-
 class UnknownActivationUngated(Correct):
     """An unknown activation falls through every branch and the gate is silently dropped."""
 
@@ -246,6 +224,15 @@ class UnknownActivationUngated(Correct):
         """Have no last branch."""
         known = activation in {"silu", "swish", "sigmoid"}
         return super().activate(gate, activation, x) if known else torch.ones_like(x, dtype=torch.float32)
+
+
+class UnknownActivationLookedUp(UnknownActivationUngated):
+    """No check knows the activations: a table is asked for the function, and does not have an unknown one."""
+
+    def activate(self, gate: torch.Tensor, activation: str, x: torch.Tensor) -> torch.Tensor:
+        """Look the function up."""
+        act = {"silu": F.silu(gate.float()), "swish": F.silu(gate.float()), "sigmoid": torch.sigmoid(gate.float())}
+        return act[activation]
 
 
 class GateBroadcasts(Correct):
