@@ -343,10 +343,10 @@ def _serve_host(
         os._exit(0)
     forks = _forkable()
     control.send((prepared.greeting, forks))
+    # modules are a million objects, which no answer has to search for garbage
+    gc.freeze()
     if not forks:
         _answer(control, prepared)
-    # modules are a million objects, which no judge has to search for garbage
-    gc.freeze()
     while True:
         try:
             control.recv()

@@ -120,10 +120,10 @@ def outside(taken: Taken, case: Case) -> str:
     if taken == EVERYTHING:
         return ""
     levels = {"dtype": case.dtype, **levels_of(case)}
-    in_memory, factors = effective_levels(case), OPERATIONS[case.operation].factors
+    factors = OPERATIONS[case.operation].factors
     for name, chosen in taken.levels:
         # a vector with gaps has a step, which who takes gaps between rows need not take
-        stepped = in_memory.get(name) == "step" and "step" in factors.get(name, ())
+        stepped = "step" in factors.get(name, ()) and effective_levels(case).get(name) == "step"
         for level in (levels.get(name), "step" if stepped else None):
             if level is not None and level not in chosen:
                 return f"{name} is {level}, taken: {', '.join(sorted(chosen))}"

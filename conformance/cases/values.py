@@ -140,10 +140,10 @@ def _specials(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator)
     """Draw ordinary rows, some with NaN, an infinity, or zeros of both signs; the first row stays ordinary."""
     values = torch.randn((rows, n), generator=generator)
     kinds = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0, -0.0])
-    for row in range(1, rows):
-        if torch.rand((), generator=generator) < 0.6:
-            places = torch.randint(n, (min(n, 2),), generator=generator)
-            values[row, places] = kinds[torch.randint(len(kinds), (), generator=generator)]
+    chosen = (torch.rand(rows, generator=generator) < 0.6).nonzero()
+    chosen = chosen[chosen[:, 0] > 0]
+    places = torch.randint(n, (len(chosen), min(n, 2)), generator=generator)
+    values[chosen, places] = kinds[torch.randint(len(kinds), chosen.shape, generator=generator)]
     return values
 
 

@@ -64,7 +64,7 @@ class Span(NamedTuple):
 
 def read(*numbers: torch.Tensor) -> list[float]:
     """Return the numbers in tensors, one after the other: from a GPU in one transfer, as each waits for it."""
-    if numbers[0].is_cuda:
+    if numbers[0].is_cuda and len(numbers) > 1:
         together: list[float] = torch.cat([number.double().flatten() for number in numbers]).tolist()
         return together
     return [number for tensor in numbers for number in tensor.flatten().tolist()]

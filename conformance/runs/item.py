@@ -150,12 +150,14 @@ PROFILES = {profile.name: profile for profile in (_QUICK, _CI, _NIGHTLY)}
 
 # Properties that are judged before all others: the cheapest of those that find mistakes, to find them early.
 EARLY = ("values", "empty", "errors", "specials", "kept_results", "state", "layout", "in_place")
-# Those of which an item takes long: at the end of a run one process would be busy, and the others idle. They
-# follow among shorter ones, because many at once would wait for each other, and for the memory of a GPU.
-LONG = ("large_index", "compile")
+# One whose items take turns with most of a GPU's memory, evenly among those, which need little.
+TURNS = "large_call"
+# Those of which an item takes long, in turns and among shorter ones: at the end one process would be busy, and the
+# others idle; many at once would wait for each other, and for the memory of a GPU.
+LONG = ("compile", "large_index")
 SHORTER = 2  # items after each long one, while there are any
-# One whose items take turns, evenly among all others.
-ALONE = "large_call"
+# Those with the shortest items: last, so that all processes end at about the same time.
+SHORT = ("variants", "graph", "bias", "scale", "gradient", "device", "claim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,21 +225,22 @@ def items(
     if len(void) == len(pairs):
         (operation, prop), reason = next(iter(void.items()))
         raise UsageError(f"--op {operation} --property {prop}: nothing to judge, {reason}")
-    early, long, alone, later = (
-        [
-            Item(operation, prop, dtype, profile, seed, number)
-            for prop, operation in itertools.product(names, OPERATIONS)
-            if (operation, prop) in pairs and (operation, prop) not in void
-            for dtype in DTYPES
-            for number in _chunks(prop, PROFILES[profile], chunk)
-        ]
-        for names in (EARLY, LONG, [ALONE], [name for name in PROPERTIES if name not in {*EARLY, *LONG, ALONE}])
+    others = [name for name in PROPERTIES if name not in {*EARLY, TURNS, *LONG, *SHORT}]
+    every = [
+        Item(operation, prop, dtype, profile, seed, number)
+        for prop, operation in itertools.product([*EARLY, TURNS, *LONG, *others, *SHORT], OPERATIONS)
+        if (operation, prop) in pairs and (operation, prop) not in void
+        for dtype in DTYPES
+        for number in _chunks(prop, PROFILES[profile], chunk)
+    ]
+    implemented = {item.operation: subject.traits(item.operation).implemented for item in every}
+    first = {item.operation: item for item in reversed(every) if item.chunk == 0}
+    listed = [item for item in every if implemented[item.operation] or item in first.values()]
+    early, turns, long, later = (
+        [item for item in listed if item.property in names] for names in (EARLY, {TURNS}, LONG, {*others, *SHORT})
     )
-    listed = [*early, *_spread(long, later, SHORTER)]
-    listed = list(_spread(alone, listed, len(listed) // (len(alone) + 1)))
-    implemented = {item.operation: subject.traits(item.operation).implemented for item in listed}
-    first = {item.operation: item for item in reversed(listed) if item.chunk == 0}
-    return tuple(item for item in listed if implemented[item.operation] or item == first.get(item.operation))
+    long.sort(key=lambda item: list(OPERATIONS).index(item.operation))
+    return (*_spread(turns, early, len(early) // (len(turns) + 1)), *_spread(long, later, SHORTER))
 
 
 def _spread(some: list[Item], others: list[Item], between: int) -> Iterator[Item]:

@@ -11,7 +11,7 @@ import torch
 
 from conformance.adapter import Crashed, Hung, poisons
 from conformance.calls import state_guard
-from conformance.calls.budget import ALONE, FULL, Allowance, gib, keep, left_behind, out_of_memory
+from conformance.calls.budget import ALONE, FULL, Allowance, allocated, gib, keep, left_behind, out_of_memory
 from conformance.calls.call import Subject, perform
 from conformance.calls.verdict import Status
 from conformance.cases.case import Case
@@ -156,9 +156,9 @@ def _left(memory: int | None) -> str:
     """Return that finished calls hold too much of the GPU's ``memory`` bytes for the next call, or nothing."""
     if memory is None:
         return ""
-    left = torch.cuda.memory_allocated()
+    left = allocated()
     if left > left_behind(memory):
         # collect first: objects in unreachable cycles are not left behind
         gc.collect()
-        left = torch.cuda.memory_allocated()
+        left = allocated()
     return f"left {gib(left)} of GPU memory behind, of {gib(memory)}" if left > left_behind(memory) else ""

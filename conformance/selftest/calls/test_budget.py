@@ -116,12 +116,29 @@ def test_a_process_is_held_to_its_share_of_every_gpu_that_it_sees(monkeypatch: p
     assert {0: 0.2, 1: 0.2} == pytest.approx(held)
 
 
+@pytest.mark.parametrize("used", [False, True])
+def test_held_memory_is_that_of_torch(monkeypatch: pytest.MonkeyPatch, *, used: bool) -> None:
+    """Its flat functions, which take longer, read the same statistics; before its first use a GPU has none."""
+    statistics = {
+        f"{name}_bytes": {"all": {"current": now, "peak": 9}, "small_pool": {"current": 8}}
+        for name, now in (("allocated", 5), ("reserved", 7))
+    }
+    monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", lambda: statistics if used else {})
+    flat = {"allocated_bytes.all.current": 5, "reserved_bytes.all.current": 7} if used else {}
+    monkeypatch.setattr(torch.cuda.memory, "memory_stats", lambda device: flat)
+
+    assert (torch.cuda.memory_allocated(0), torch.cuda.memory_reserved(0)) == (
+        budget.allocated(),
+        budget.reserved(),
+    )
+
+
 def test_memory_of_a_large_call_is_given_back_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before a call within the worker's share, and only then: what it holds counts as available until then."""
     given: list[int] = []
     held = {"reserved": 30 * GIB, "allocated": GIB}
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: held["reserved"])
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held["allocated"])
+    monkeypatch.setattr(budget, "reserved", lambda: held["reserved"])
+    monkeypatch.setattr(budget, "allocated", lambda: held["allocated"])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (40 * GIB, 80 * GIB))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(held["reserved"]))
 
@@ -243,7 +260,7 @@ def _a_gpu(monkeypatch: pytest.MonkeyPatch, free: int, reserved: int = GIB) -> N
     """Have a GPU with ``free`` bytes, of which this process has ``reserved`` others."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, H200))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: reserved)
+    monkeypatch.setattr(budget, "reserved", lambda: reserved)
 
 
 @pytest.mark.parametrize("where", ["the implementation", "the suite"])

@@ -23,7 +23,7 @@ from conformance.cli.init import SKELETON
 from conformance.properties import PROPERTIES
 from conformance.report import Exit
 from conformance.runs.deadline import Deadline
-from conformance.runs.item import ALONE, EARLY, LONG, PROFILES, SHORTER, Item, cases_of, items, scope_of
+from conformance.runs.item import EARLY, LONG, PROFILES, SHORT, SHORTER, TURNS, Item, cases_of, items, scope_of
 from conformance.runs.judge import judge_item
 from conformance.selftest.processes import Command, started
 
@@ -195,34 +195,45 @@ def test_a_waiver_that_is_out_of_date_fails_a_run(tmp_path: Path) -> None:
 
 
 def test_cheap_properties_that_find_mistakes_are_judged_first() -> None:
-    """Long items follow among others in the order of the table, none of them at the end; no property is lost."""
-    judged = [item.property for item in items(Subject(load("native"))) if item.property != ALONE]
+    """Long items follow among others, none of them at the end, where the short ones are; no property is lost."""
+    judged = [item.property for item in items(Subject(load("native"))) if item.property != TURNS]
     first = judged[: sum(prop in EARLY for prop in judged)]
-    later = [prop for prop in PROPERTIES if prop not in {*EARLY, *LONG, ALONE}]
+    later = [prop for prop in PROPERTIES if prop not in {*EARLY, *LONG, TURNS}]
     others = [prop for prop in judged if prop in later]
     places = [place for place, prop in enumerate(judged) if prop in LONG]
 
     assert set(EARLY) == set(first)
     assert set(later) == set(others)
+    assert list(SHORT) == [prop for prop, _ in itertools.groupby(others)][-len(SHORT) :]
     assert len(judged) == len(first) + len(places) + len(others)
     assert {1 + SHORTER} == {b - a for a, b in itertools.pairwise(places)}
     assert places[-1] < len(judged) - SHORTER
 
 
 def test_items_that_take_turns_are_far_apart() -> None:
-    """Evenly from the beginning to the end, and at neither."""
-    judged = [item.property for item in items(Subject(load("native")))]
-    places = [place for place, prop in enumerate(judged) if prop == ALONE]
+    """Evenly among the cheap ones, whichever operations there are, and at neither end."""
+    judged = [item.property for item in items(Subject(load("normkernels")))]
+    places = [place for place, prop in enumerate(judged) if prop == TURNS]
+    early = sum(prop in EARLY for prop in judged)
     [apart] = {b - a for a, b in itertools.pairwise(places)}
 
     assert apart - 1 == places[0]
-    assert apart == 1 + (len(judged) - len(places)) // (len(places) + 1)
-    assert places[-1] + apart <= len(judged) + 1
+    assert apart == 1 + early // (len(places) + 1)
+    assert places[-1] < early + len(places)
+
+
+def test_long_items_are_of_each_property_in_turns() -> None:
+    """Those that wait for the memory of a GPU do not wait for each other."""
+    judged = [item.property for item in items(Subject(load("normkernels"))) if item.property in LONG]
+    runs = [len(list(run)) for _, run in itertools.groupby(judged)]
+
+    assert set(LONG) == set(judged)
+    assert max(runs) <= len(DTYPES)
 
 
 def test_all_operations_are_judged_by_cheap_properties_first() -> None:
     """An operation of long items, such as one that is tuned at every size, begins with the others."""
-    judged = [item.property for item in items(Subject(load("native"))) if item.property != ALONE]
+    judged = [item.property for item in items(Subject(load("native"))) if item.property != TURNS]
     early = [prop in EARLY for prop in judged]
 
     assert sorted(early, reverse=True) == early

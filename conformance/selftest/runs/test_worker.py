@@ -122,7 +122,7 @@ def test_what_calls_leave_behind_is_the_last_ones_crash(
     """A little memory is for tables and workspaces; more would be missing from the next call's share."""
     worker = Worker(Subject(Correct(), memory=8 * GIB))
     _says(monkeypatch, answer)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: left)
+    monkeypatch.setattr("conformance.runs.worker.allocated", lambda: left)
     got = worker.judge("values", CASE)
 
     assert said == (got if isinstance(got, tuple) else (got,))
