@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -289,7 +288,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     directory, shards = _directory(config), _shards(config)
     if _worker(config) != "main" or not (shards / BEGUN).exists():
         return
-    seconds = time.time() - (shards / BEGUN).stat().st_mtime
+    seconds = journal.ended(shards) - (shards / BEGUN).stat().st_mtime
     planned = _planned(config, shards)
     profile = {str(item) for item in _items(config, whole=True)}
     waivers = waivers_of(config)

@@ -197,7 +197,7 @@ class Footer:
     """Totals and end of a run. A report without a footer belongs to a run that did not end.
 
     ``compiled`` and ``took`` (by property) have the seconds of all processes, ``longest`` those of the items that
-    took most of them; ``seconds`` are those of the run.
+    took most of them; ``seconds`` are those of the run, from its first item to its last line.
     """
 
     items: int

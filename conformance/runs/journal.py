@@ -195,6 +195,11 @@ def prepare(directory: Path) -> None:
             file.unlink()
 
 
+def ended(directory: Path) -> float:
+    """Return the time of the last line of all workers, whose processes take a while to end."""
+    return max(shard.stat().st_mtime for shard in directory.glob("journal-*.jsonl"))
+
+
 def read(directory: Path) -> Records:
     """Merge the shards of a directory."""
     return merge(line for shard in sorted(directory.glob("journal-*.jsonl")) for line in _lines(shard))

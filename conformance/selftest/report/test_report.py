@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -116,6 +117,18 @@ def test_a_count_has_its_noun(chunks: int, words: str, tmp_path: Path) -> None:
     made = _mixed(tmp_path)
 
     assert words in table.closing(replace(made, footer=replace(made.footer, chunks=chunks)))[1]
+
+
+def test_a_run_ends_with_the_last_line_of_any_worker(tmp_path: Path, shard: journal.Journal) -> None:
+    """The processes end later, which takes longer the more of them there are."""
+    shard.finished(ITEM)
+    (tmp_path / "journal-gw1.jsonl").rename(tmp_path / "journal-gw0.jsonl")
+    with closing(journal.Journal(tmp_path, "gw1")):
+        os.utime(tmp_path / "journal-gw0.jsonl", (0, 200.0))
+        os.utime(tmp_path / "journal-gw1.jsonl", (0, 100.0))
+    (tmp_path / "planned").touch()
+
+    assert 200.0 == journal.ended(tmp_path)
 
 
 def test_an_unfinished_item_names_the_case_that_ran(tmp_path: Path, shard: journal.Journal) -> None:
