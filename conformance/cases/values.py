@@ -137,13 +137,15 @@ def _huge(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> 
 
 
 def _specials(rows: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Draw ordinary rows, some with NaN, an infinity, or zeros of both signs; the first row stays ordinary."""
+    """Draw ordinary rows, some with NaN, an infinity, or a zero, in turns; the first row stays ordinary."""
     values = torch.randn((rows, n), generator=generator)
     kinds = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0, -0.0])
-    chosen = (torch.rand(rows, generator=generator) < 0.6).nonzero()
-    chosen = chosen[chosen[:, 0] > 0]
+    chosen = 1 + (torch.rand(rows - 1, generator=generator) < 0.6).nonzero()
+    if rows > 1 and not len(chosen):
+        chosen = torch.tensor([[rows - 1]])
     places = torch.randint(n, (len(chosen), min(n, 2)), generator=generator)
-    values[chosen, places] = kinds[torch.randint(len(kinds), chosen.shape, generator=generator)]
+    turns = torch.randint(len(kinds), (), generator=generator) + torch.arange(len(chosen))
+    values[chosen, places] = kinds[turns % len(kinds)][:, None]
     return values
 
 
