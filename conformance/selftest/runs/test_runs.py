@@ -20,6 +20,7 @@ from conformance.adapter import load
 from conformance.calls.call import Subject
 from conformance.cases.factors import DTYPES
 from conformance.cli.init import SKELETON
+from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
 from conformance.report import Exit
 from conformance.runs.deadline import Deadline
@@ -208,6 +209,17 @@ def test_cheap_properties_that_find_mistakes_are_judged_first() -> None:
     assert len(judged) == len(first) + len(places) + len(others)
     assert {1 + SHORTER} == {b - a for a, b in itertools.pairwise(places)}
     assert places[-1] < len(judged) - SHORTER
+
+
+def test_an_operation_without_a_method_has_one_item() -> None:
+    """It says that the operation is not implemented, whichever properties are chosen."""
+    subject = Subject(load("normkernels"))
+    for chosen in ((), ("claim", "large_index")):
+        found = Counter(item.operation for item in items(subject, properties=chosen))
+        lacking = {name for name in OPERATIONS if not subject.traits(name).implemented}
+
+        assert lacking
+        assert dict.fromkeys(lacking, 1) == {name: found[name] for name in lacking}
 
 
 def test_items_that_take_turns_are_far_apart() -> None:
