@@ -288,7 +288,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     directory, shards = _directory(config), _shards(config)
     if _worker(config) != "main" or not (shards / BEGUN).exists():
         return
-    seconds = journal.ended(shards) - (shards / BEGUN).stat().st_mtime
+    begun = (shards / BEGUN).stat().st_mtime
+    seconds = journal.ended(shards, begun) - begun
     planned = _planned(config, shards)
     profile = {str(item) for item in _items(config, whole=True)}
     waivers = waivers_of(config)

@@ -121,9 +121,11 @@ def outside(taken: Taken, case: Case) -> str:
         return ""
     levels = {"dtype": case.dtype, **levels_of(case)}
     factors = OPERATIONS[case.operation].factors
+    steps = {name for name, _ in taken.levels if "step" in factors.get(name, ())}
+    in_memory = effective_levels(case) if steps else {}
     for name, chosen in taken.levels:
         # a vector with gaps has a step, which who takes gaps between rows need not take
-        stepped = "step" in factors.get(name, ()) and effective_levels(case).get(name) == "step"
+        stepped = name in steps and in_memory.get(name) == "step"
         for level in (levels.get(name), "step" if stepped else None):
             if level is not None and level not in chosen:
                 return f"{name} is {level}, taken: {', '.join(sorted(chosen))}"

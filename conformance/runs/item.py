@@ -216,9 +216,10 @@ def items(
 ) -> tuple[Item, ...]:
     """Return every item of a profile, or of one chunk of it or beyond it, in the order in which they are judged.
 
-    All operations are judged by one property before the next: the items of a slow operation do not end a run.
-    Empty selections mean all. A property that says nothing of an operation has no items there, and an operation
-    without a method has one, which says so. Raises ``UsageError`` where all that was selected says nothing.
+    All operations are judged by one property before the next, but for the long ones: the items of a slow
+    operation do not end a run. Empty selections mean all. A property that says nothing of an operation has no
+    items there, and an operation without a method has one, which says so. Raises ``UsageError`` where all that
+    was selected says nothing.
     """
     pairs = list(itertools.product(operations or OPERATIONS, properties or PROPERTIES))
     void = {pair: reason for pair in pairs if (reason := void_reason(*pair))}

@@ -195,9 +195,9 @@ def prepare(directory: Path) -> None:
             file.unlink()
 
 
-def ended(directory: Path) -> float:
-    """Return the time of the last line of all workers, whose processes take a while to end."""
-    return max(shard.stat().st_mtime for shard in directory.glob("journal-*.jsonl"))
+def ended(directory: Path, begun: float) -> float:
+    """Return the time of the last line of all workers, whose processes end later; ``begun`` where none wrote."""
+    return max((shard.stat().st_mtime for shard in directory.glob("journal-*.jsonl")), default=begun)
 
 
 def read(directory: Path) -> Records:

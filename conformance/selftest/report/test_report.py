@@ -122,13 +122,14 @@ def test_a_count_has_its_noun(chunks: int, words: str, tmp_path: Path) -> None:
 def test_a_run_ends_with_the_last_line_of_any_worker(tmp_path: Path, shard: journal.Journal) -> None:
     """The processes end later, which takes longer the more of them there are."""
     shard.finished(ITEM)
+    assert 7.0 == journal.ended(tmp_path / "none", 7.0)
     (tmp_path / "journal-gw1.jsonl").rename(tmp_path / "journal-gw0.jsonl")
     with closing(journal.Journal(tmp_path, "gw1")):
         os.utime(tmp_path / "journal-gw0.jsonl", (0, 200.0))
         os.utime(tmp_path / "journal-gw1.jsonl", (0, 100.0))
     (tmp_path / "planned").touch()
 
-    assert 200.0 == journal.ended(tmp_path)
+    assert 200.0 == journal.ended(tmp_path, 7.0)
 
 
 def test_an_unfinished_item_names_the_case_that_ran(tmp_path: Path, shard: journal.Journal) -> None:
