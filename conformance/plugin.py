@@ -164,6 +164,7 @@ def _host(config: pytest.Config) -> Host:
             PROFILES[config.getoption("profile")].limit,
             tuple(config.getoption("op")),
             config.getoption("import_limit"),
+            config.getoption("seed"),
         )
     except UsageError as error:
         raise pytest.UsageError(str(error)) from error

@@ -2,7 +2,8 @@
 
 What is quickest depends on the GPU and on the day: a caller may get any configuration that runs, so that all
 must be right. Measuring would compile all of them for every key, and judge the few that are quickest here. A draw
-follows from the name of the kernel, the key and the configuration: a call runs the same kernel in every process.
+follows from the run's seed, the name of the kernel, the key and the configuration: a call runs the same kernel in
+every process of a run, and another seed draws others.
 """
 
 from __future__ import annotations
@@ -15,23 +16,26 @@ from typing import Any
 Untyped = Any  # an autotuner, its configurations, arguments of kernels
 
 
-def draw() -> None:
-    """Draw configurations from now on in this process. Needs Triton; its parts are replaced for good."""
+def draw(seed: int) -> None:
+    """Draw configurations from now on in this process. Needs Triton; its parts are replaced for good.
+
+    A process that interprets draws as well, among all that pruning leaves: it can run each of them.
+    """
     from triton.runtime.autotuner import Autotuner
 
-    Autotuner.prune_configs = _drawn(Autotuner.prune_configs)
+    Autotuner.prune_configs = _drawn(Autotuner.prune_configs, seed)
     Autotuner._bench = _tried(Autotuner._bench)  # noqa: SLF001 - no public hook has the configuration
     Autotuner.check_disk_cache = _not_on_disk
 
 
-def _drawn(shipped: Callable[..., list[Untyped]]) -> Callable[..., list[Untyped]]:
+def _drawn(shipped: Callable[..., list[Untyped]], seed: int) -> Callable[..., list[Untyped]]:
     """Return a pruning that leaves one configuration: the first in an order by draws that the GPU can run."""
 
     def prune_configs(tuner: Untyped, kwargs: Mapping[str, Untyped]) -> list[Untyped]:
         left = shipped(tuner, kwargs)
         if len(left) < 2 or kwargs.get("warmup", True):  # compiled ahead, without arguments to run it with
             return left
-        key = _key(tuner, kwargs)
+        key = f"{seed} {_key(tuner, kwargs)}"
         ordered = sorted(left, key=lambda config: hashlib.sha256(f"{key} {config}".encode()).digest())
         given = tuner.nargs.values()
         running = (

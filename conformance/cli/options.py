@@ -91,11 +91,13 @@ def chosen_device(wanted: str | None) -> str:
     return choose_device(wanted) if wanted else chosen
 
 
-def host(target: str, device: str, operations: Sequence[str], limit: float, import_limit: float) -> Host:
+def host(
+    target: str, device: str, operations: Sequence[str], limit: float, import_limit: float, seed: int
+) -> Host:
     """Return the host of a target, its adapter imported and checked as far as that goes without a call."""
     # a child forked after torch has started threads never returns
     single_threaded()
-    return Host(target, device, limit, tuple(operations), import_limit)
+    return Host(target, device, limit, tuple(operations), import_limit, seed)
 
 
 def prepared(directory: Path) -> None:

@@ -32,6 +32,7 @@ from conformance.runs.judge import Answer, Ask, asked, unjudged
 @options.target
 @options.places
 @options.properties
+@options.option("seed", text="Seed of the run, from which the configurations of tuned kernels are drawn.")
 @options.device
 @options.import_limit
 @options.report_folder
@@ -40,22 +41,26 @@ def replay(
     target: str,
     places: tuple[str, ...],
     properties: tuple[str, ...],
+    seed: int,
     device: str | None,
     import_limit: float,
     directory: Path,
 ) -> int:
     """Run one CASE again on TARGET, and explain: JSON text, a file, or the id of a case of the last report.
 
-    Without TARGET the case of a report is run on what that report judged.
+    Without TARGET the case of a report is run on what that report judged, and without a seed with its seed.
     """
-    context = click.get_current_context()
-    if context.get_parameter_source("target") is ParameterSource.DEFAULT:
-        target = _judged_there(case, directory) or target
+    header = _header_of(case, directory)
+    if header and _left_out("target"):
+        words = shlex.split(header.command)
+        target = words[2] if len(words) > 2 else target
+    if header and _left_out("seed"):
+        seed = header.seed
     chosen = options.chosen_device(device)
     options.use(places)
     options.named("--property", [name for name in properties if name not in PASSIVE], PROPERTIES)
     read = _case(case, directory)
-    host = options.host(target, chosen, [read.operation], PROFILES["ci"].limit, import_limit)
+    host = options.host(target, chosen, [read.operation], PROFILES["ci"].limit, import_limit, seed)
     subject = host.subject
 
     def ask(prop: str, case: Case) -> Answer:
@@ -77,13 +82,17 @@ def replay(
     return report.exit_code(counts, complete=True)
 
 
-def _judged_there(given: str, directory: Path) -> str:
-    """Return the target of the report that has a case; nothing where there is none, or it does not say."""
+def _left_out(parameter: str) -> bool:
+    """Return whether the command line does not have a parameter."""
+    return click.get_current_context().get_parameter_source(parameter) is ParameterSource.DEFAULT
+
+
+def _header_of(given: str, directory: Path) -> report.Header | None:
+    """Return the header of the report that has a case; nothing where there is none."""
     path = directory / "report.json"
     if not (directory / "cases" / f"{given}.json").is_file() or not path.is_file():
-        return ""
-    words = shlex.split(options.read_report(path).header.command)
-    return words[2] if len(words) > 2 else ""
+        return None
+    return options.read_report(path).header
 
 
 def _case(given: str, directory: Path) -> Case:

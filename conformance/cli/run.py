@@ -91,7 +91,7 @@ def run(
     if last_failed and (chunk is not None or minutes):
         raise UsageError("--last-failed: judges a profile again; leave --chunk and --minutes out")
     failed = _failed_before(directory) if last_failed else None
-    host = options.host(target, chosen, operations, PROFILES[profile].limit, import_limit)
+    host = options.host(target, chosen, operations, PROFILES[profile].limit, import_limit, seed)
     if not items(host.subject, profile, operations=operations, properties=properties, chunk=chunk):
         raise UsageError(f"--chunk {chunk}: nothing to judge, what was chosen has no cases in that chunk")
     options.prepared(directory)

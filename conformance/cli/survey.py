@@ -33,7 +33,7 @@ def survey(
     chosen = options.chosen_device(device)
     options.use(places)
     options.named("--op", operations, OPERATIONS)
-    host = options.host(target, chosen, operations, PROFILES["ci"].limit, import_limit)
+    host = options.host(target, chosen, operations, PROFILES["ci"].limit, import_limit, seed)
     implemented = [name for name in operations or OPERATIONS if host.subject.traits(name).implemented]
     for name in implemented:
         found = surveyed_by(host, profile, seed, name)

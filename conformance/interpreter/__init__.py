@@ -3,7 +3,7 @@
 As shipped, the interpreter keeps bf16 and fp8 as raw bits and mostly computes on those bits: it truncates
 where hardware rounds, and adds codes where hardware adds numbers. Here its classes are subclassed: bits are
 decoded to numbers first, and encoded last, rounded once to nearest even. Device functions of libraries compute,
-tuned kernels take their first configuration, and questions about a GPU are answered.
+tuned kernels run without measuring, and questions about a GPU are answered.
 
 The patches stay installed: a process that interprets never compiles. Import this only where Triton is installed.
 """

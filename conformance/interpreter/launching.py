@@ -42,8 +42,8 @@ def _no_attribute(kernel: Any, name: str) -> NoReturn:
     raise Missing(f"Triton's interpreter cannot run what needs {name!r} of a kernel: it compiles none")
 
 
-def _first_is_best(tuner: Any, *args: Any, config: Any, **meta: Any) -> list[float]:
-    """Return equal times for all configurations, so that the first that pruning left is taken."""
+def _not_measured(tuner: Any, *args: Any, config: Any, **meta: Any) -> list[float]:
+    """Return equal times for all configurations: the first that pruning left is taken, where none was drawn."""
     conflicts = meta.keys() & config.kwargs.keys()
     if conflicts:
         raise ValueError(f"Conflicting meta-parameters: {', '.join(sorted(conflicts))}")
@@ -74,7 +74,7 @@ def install() -> None:
     shipped.InterpretedFunction.__call__ = call
     shipped.InterpretedFunction.__getattr__ = _no_attribute
     # measuring needs a GPU, and the file of results needs a compiler
-    Autotuner._bench = _first_is_best
+    Autotuner._bench = _not_measured
     Autotuner.check_disk_cache = _not_on_disk
     shipped_wrap = torch.library.wrap_triton
 

@@ -166,6 +166,7 @@ class Host:
 
     ``operations`` are those that will be judged, all where none is named. ``limit`` is in seconds per call,
     ``start`` in seconds for importing; ``memory`` is what calls may hold of the machine, ``allowance`` of the GPU.
+    Configurations of tuned kernels are drawn from ``seed``, that of the run.
     Reproducers and printed output go into ``directory``, once that is set. ``compiled`` adds up what was compiled
     for answers; what a process compiled that then crashed or hung is lost with it.
     """
@@ -175,6 +176,7 @@ class Host:
     limit: float
     operations: tuple[str, ...] = ()
     start: float = START
+    seed: int = 0
     memory: int | None = None
     allowance: Allowance = ALONE
     directory: Path | None = None
@@ -237,10 +239,10 @@ class Host:
         choose_device(self.device)
         _interpret(self.device)
         warm_up()
-        compiles = self.device != "cpu" and version("triton")
-        taken = listen().taken if compiles else lambda: NOTHING
-        if compiles:
-            tuning.draw()
+        triton = version("triton")
+        taken = listen().taken if triton and self.device != "cpu" else lambda: NOTHING
+        if triton:
+            tuning.draw(self.seed)
         before = state_guard.captured()
         adapter = _imported(self.target)
         if adapter.reference is not None:

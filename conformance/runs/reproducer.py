@@ -129,7 +129,8 @@ def _replay(failure: Failure, subject: Subject, directory: Path, target: str) ->
     judged = [verdict.property]
     if verdict.property not in PROPERTIES and not PROPERTIES[failure.item.property].passive:
         judged.append(failure.item.property)  # makes the calls in which the failure showed
-    options = ["--device", subject.device, *(part for name in judged for part in ("--property", name))]
+    seed = ["--seed", str(failure.item.seed)] if failure.item.seed else []
+    options = ["--device", subject.device, *seed, *(part for name in judged for part in ("--property", name))]
     written = [*map(repr, options), *_places(directory)]
     return REPLAY.format(
         said=_said(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from conformance import cli, report
-from conformance.adapter import load
+from conformance.adapter import UsageError, load
 from conformance.calls.call import Subject
 from conformance.calls.verdict import BAD, Status
 from conformance.cases.case import Case, TensorSpec
@@ -443,6 +443,36 @@ def test_a_case_is_replayed_from_its_json(
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("values", "contract", "memory", "determinism", "row_independence"))
     assert (text == WRONG) == ("the declared contract fp32 {} explains" in shown)
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        ([], ("theirs.py:Norms", 7)),
+        (["--seed", "8"], ("theirs.py:Norms", 8)),
+        (["mine.py"], ("mine.py", 7)),
+    ],
+)
+def test_a_case_of_a_report_is_replayed_as_it_was_judged(
+    given: list[str], known: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report names the target and the seed of the run; what the command line has comes first."""
+    made = json.loads((ROOT / "reports" / "world" / "eager_cpu.json").read_text(encoding="utf-8"))
+    made["header"] |= {"seed": 7, "command": "conform run theirs.py:Norms --seed 7"}
+    case = Case("l2_norm", (("x", TensorSpec((4, 16), "float32")),), (("eps", 1e-6),))
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / "0123456789.json").write_text(case.to_json(), encoding="utf-8")
+    (tmp_path / "report.json").write_text(json.dumps(made), encoding="utf-8")
+    asked = []
+
+    def host(target: str, *others: object) -> None:
+        asked.append((target, others[-1]))
+        raise UsageError("enough")
+
+    monkeypatch.setattr(cli.options, "host", host)
+    replay = ("replay", "0123456789", *given, "--report", str(tmp_path))
+    assert report.Exit.USAGE == _called(monkeypatch, *replay)
+    assert [known] == asked
 
 
 BARE = """

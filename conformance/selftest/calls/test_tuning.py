@@ -1,4 +1,4 @@
-"""A configuration of a tuned kernel is drawn: one that the GPU can run, the same in every process."""
+"""A configuration of a tuned kernel is drawn from the run's seed: one that the GPU can run, in every process."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from conformance.selftest.processes import ran
 # a kernel that says what it was run with: nothing is compiled, and no GPU is asked
 SCRIPT = """\
 import json
+import sys
 import triton
 from triton.runtime.autotuner import Autotuner, OutOfResources
 from conformance.calls import tuning
@@ -38,7 +39,7 @@ def tuned(much=2**30, blocks=range(1, 31), **options):
     return kernel, Autotuner(kernel, ["x", "n", "BLOCK"], configs, ["n"], None, None, **options)
 
 
-tuning.draw()
+tuning.draw(int(sys.argv[1]))
 said = {}
 kernel, tuner = tuned()
 said["widths"] = []
@@ -84,22 +85,33 @@ print(json.dumps(said))
 """
 
 
-@pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def _drawn(folder: Path, seed: int) -> dict[str, Any]:
     """Return what a process draws, with Triton's own autotuner: other tests replace parts of it in this one."""
-    pytest.importorskip("triton")
-    folder: Path = tmp_path_factory.mktemp("tuned")
     (folder / "tuned.py").write_text(SCRIPT, encoding="utf-8")
-    done = ran(folder, "tuned.py")
+    done = ran(folder, "tuned.py", str(seed))
     assert 0 == done.returncode, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what a process draws with the seed 5."""
+    pytest.importorskip("triton")
+    return _drawn(tmp_path_factory.mktemp("tuned"), 5)
 
 
 def test_every_configuration_is_drawn_for_some_key(said: dict[str, Any]) -> None:
     """Among 200 widths all 30 configurations occur, the first of them no more often than others."""
     assert set(range(1, 31)) == set(said["widths"])
     assert all(said["widths"].count(block) < 20 for block in range(1, 31))
+
+
+def test_the_seed_decides(said: dict[str, Any], tmp_path: Path) -> None:
+    """Another process draws the same with the same seed, and with another one mostly others."""
+    assert said == _drawn(tmp_path, 5)
+    others = _drawn(tmp_path, 6)["widths"]
+    assert 20 > sum(one == other for one, other in zip(said["widths"], others, strict=True))
 
 
 def test_what_is_not_drawn_does_not_run(said: dict[str, Any]) -> None:

@@ -167,6 +167,17 @@ def test_every_promise_has_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "'--property', 'left_behind', '--property', 'in_place']" in text
 
 
+def test_a_replay_has_the_seed_of_the_run(tmp_path: Path) -> None:
+    """The seed draws the configurations of tuned kernels. Without one it is 0."""
+    target = _written(tmp_path)
+    failure = Failure(
+        Item("rms_norm", "values", "bfloat16", seed=7), Verdict("values", PLAIN, Status.FAILED), PLAIN, ""
+    )
+    text = reproducer.write(failure, Subject(load(target)), tmp_path, target).read_text()
+
+    assert "'--device', 'cpu', '--seed', '7', '--property', 'values']" in text
+
+
 def test_properties_that_fail_in_one_case_have_scripts_of_their_own(tmp_path: Path) -> None:
     """The first script is named after the case, others add their property; a repeated one is rewritten."""
     target = _written(tmp_path, "y = y * 1.5; x.zero_()")
