@@ -88,17 +88,22 @@ def _left_out(parameter: str) -> bool:
 
 
 def _header_of(given: str, directory: Path) -> report.Header | None:
-    """Return the header of the report that has a case; nothing where there is none."""
+    """Return the header of the report that has a case, which its id names; nothing where there is none."""
     path = directory / "report.json"
-    if not (directory / "cases" / f"{given}.json").is_file() or not path.is_file():
+    if _is_text(given) or not (directory / "cases" / f"{given}.json").is_file() or not path.is_file():
         return None
     return options.read_report(path).header
+
+
+def _is_text(given: str) -> bool:
+    """Return whether the argument is the JSON text of a case, and names none."""
+    return given.lstrip().startswith("{")
 
 
 def _case(given: str, directory: Path) -> Case:
     """Return the case that a JSON text, a file or an id stands for."""
     text, place = given, "CASE"
-    if not given.lstrip().startswith("{"):
+    if not _is_text(given):
         places = (Path(given), directory / "cases" / f"{given}.json")
         found = next((path for path in places if path.is_file()), None)
         if found is None:

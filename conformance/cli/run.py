@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
@@ -16,11 +17,13 @@ import conformance
 from conformance import report
 from conformance.adapter import UsageError
 from conformance.calls.budget import FOR_EACH, MOST_WORKERS, default_workers, gib
+from conformance.calls.child import single_threaded
 from conformance.cli import options
 from conformance.cli.display import Display
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
-from conformance.runs import again, settings
+from conformance.runs import again, forkserver, settings
+from conformance.runs.host import preload
 from conformance.runs.item import PROFILES, Profile, items
 from conformance.runs.options import arguments
 from conformance.runs.waivers import Run
@@ -91,19 +94,26 @@ def run(
     if last_failed and (chunk is not None or minutes):
         raise UsageError("--last-failed: judges a profile again; leave --chunk and --minutes out")
     failed = _failed_before(directory) if last_failed else None
+    if workers != 1:
+        single_threaded()
+        preload(chosen)
     host = options.host(target, chosen, operations, PROFILES[profile].limit, import_limit, seed)
     if not items(host.subject, profile, operations=operations, properties=properties, chunk=chunk):
         raise UsageError(f"--chunk {chunk}: nothing to judge, what was chosen has no cases in that chunk")
     options.prepared(directory)
     number_of_workers = workers or default_workers(len(os.sched_getaffinity(0)), host.greeting.gpu_memory)
-    if number_of_workers > 1:
-        # each worker has its own
-        host.close()
     given = {"adapter": target, "device": chosen, "profile": profile, "seed": seed, "report": directory}
     given |= {"import-limit": import_limit, "op": operations, "property": properties, "waivers": waivers}
     given |= {"operations": places, "options-from": _file_of_options()}
-    display = Display(Console(stderr=True))
-    with tempfile.TemporaryDirectory(prefix="journal-", dir=directory) as journals:
+    os.environ.pop("PYTEST_ADDOPTS", None)
+    with contextlib.ExitStack() as ending:
+        processes = list[str]()
+        if number_of_workers > 1:
+            # each worker has its own
+            host.close()
+            processes = ending.enter_context(forkserver.workers(number_of_workers))
+        display = Display(Console(stderr=True))
+        journals = ending.enter_context(tempfile.TemporaryDirectory(prefix="journal-", dir=directory))
         if failed is not None:
             named = Path(journals) / "again.json"
             again.write(failed, named)
@@ -111,7 +121,7 @@ def run(
         for number, count, until in _sessions(PROFILES[profile], chunk, minutes):
             of_session = {"journal": journals, "chunk": number, "chunks": count, "until": until}
             asked_for = arguments({**given, **of_session})
-            command = [*_pytest(number_of_workers, directory, number), *["-x"] * exitfirst, *asked_for]
+            command = [*_pytest(processes, directory, number), *["-x"] * exitfirst, *asked_for]
             status = pytest.main(command, plugins=[display.of_chunks(number, count), host])
             if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
                 break
@@ -149,17 +159,19 @@ def _sessions(
         number += MANY
 
 
-def _pytest(workers: int, directory: Path, chunk: int | None) -> list[str]:
-    """Return arguments that make pytest run the suite alone: no other configuration, plugin or conftest.py."""
-    os.environ.pop("PYTEST_ADDOPTS", None)
+def _pytest(processes: list[str], directory: Path, chunk: int | None) -> list[str]:
+    """Return arguments that make pytest run the suite alone: no other configuration, plugin or conftest.py.
+
+    ``processes`` are those that start workers, none in one process.
+    """
     suite = Path(conformance.__file__).parent / "suite"
     arguments = ["--pyargs", "conformance.suite", "-c", os.devnull, "--rootdir", str(suite), "--noconftest"]
     arguments += ["--disable-plugin-autoload", "-p", "conformance.plugin", "-p", "no:cacheprovider"]
     # the suite prints its own summary
     arguments += ["-p", "no:terminalreporter", "--assert=plain"]
     arguments.append(f"--junitxml={directory / ('junit.xml' if chunk is None else f'junit-{chunk}.xml')}")
-    if workers > 1:
-        arguments += ["-p", "xdist.plugin", "-n", str(workers), "--maxschedchunk=1"]
+    if processes:
+        arguments += ["-p", "xdist.plugin", *processes, "--maxschedchunk=1"]
     return arguments
 
 

@@ -237,19 +237,21 @@ class _Reporter:
 
 
 def _tested(trial: Trial, tell: Tell) -> None:
-    """Run the package's tests until one fails."""
+    """Run the package's tests until one fails: first the one that killed the mutant before, if it is there."""
     import pytest
 
     os.chdir(ROOT)
     reporter = _Reporter(tell, trial.folder)
     # plain: what is imported already can no longer be rewritten, about which pytest would warn
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", f"--rootdir={ROOT}"]
+    fine = {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
+    known = [(trial.first, {*fine, pytest.ExitCode.USAGE_ERROR})] if trial.first else []
     # file by file: to import all of them takes longer than the tests that kill most mutants
-    for file in trial.tests:
-        status = pytest.main([*options, "--device", trial.lane, file], plugins=[reporter])
+    for tests, allowed in (*known, *((file, fine) for file in trial.tests)):
+        status = pytest.main([*options, "--device", trial.lane, tests], plugins=[reporter])
         if reporter.failed:
             return
-        if status not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+        if status not in allowed:
             tell(("unborn", f"pytest: {status!r}"))
             return
     tell(("survived",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -70,6 +71,18 @@ def gpus() -> list[str]:
         return [gpu for gpu in visible.split(",") if gpu.strip() not in {"", "-1"}]
     nvidia = sorted(path.name[len("nvidia") :] for path in Path("/dev").glob("nvidia[0-9]*"))
     return nvidia or [str(number) for number, _ in enumerate(Path("/dev").glob("kfd"))]
+
+
+def preload(device: str) -> None:
+    """Import and prove what every process needs that judges on a device: those forked later have it.
+
+    Call after :func:`choose_device`. What fails is tried again, and reported, where an adapter is imported.
+    """
+    with contextlib.suppress(Exception):
+        importlib.import_module("triton")
+        if device == "cpu":
+            faithful_interpreter()
+    warm_up()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from conformance.calls.child import single_threaded
-from conformance.calls.watch import warm_up
-from conformance.runs.host import choose_device, faithful_interpreter, gpus
+from conformance.runs.host import choose_device, gpus, preload
 from conformance.selftest import forked
 from conformance.selftest.forked import Given
 
@@ -40,8 +40,8 @@ _FORK = multiprocessing.get_context("fork")
 class Command:
     """A running command, which leads a process group of its own; its output is in two files beside ``folder``.
 
-    ``ready``: where there is no GPU, a process that is ready to judge forks it, with ``workers`` of xdist, and the
-    commands that it runs where it is ``nested``.
+    ``ready``: where there is no GPU, a process that is ready to judge forks it, and where it is ``nested`` the
+    commands that it runs.
     """
 
     def __init__(
@@ -51,12 +51,11 @@ class Command:
         environment: Mapping[str, str],
         *,
         ready: bool = False,
-        workers: int = 0,
         nested: bool = False,
     ) -> None:
         self._output = [folder.with_name(f"{folder.name}.{name}") for name in ("out", "err")]
         ready = ready and not gpus()
-        given = Given(folder, self._output, arguments, dict(environment), workers * ready, nested and ready)
+        given = Given(folder, self._output, arguments, dict(environment), nested and ready)
         self._process = _Ready(given) if ready else _forked(given)
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -108,10 +107,8 @@ def _made_ready() -> Connection:
 
 def _serve(commands: Connection) -> None:
     """Do once what every process that judges does first, two seconds each; then run commands."""
-    choose_device("cpu")
     single_threaded()
-    warm_up()
-    faithful_interpreter()
+    preload(choose_device("cpu"))
     gc.freeze()
     _run(commands)
 
@@ -130,9 +127,9 @@ def _run(commands: Connection) -> None:
         commands.send(process.exitcode)
 
 
-def started(folder: Path, *arguments: str, ready: bool = False, workers: int = 0, **variables: str) -> Command:
+def started(folder: Path, *arguments: str, ready: bool = False, **variables: str) -> Command:
     """Start a command as ``python`` would: a script, ``-m`` and a module, or ``-c`` and code, and arguments."""
-    return Command(folder, arguments, _environment(variables), ready=ready, workers=workers)
+    return Command(folder, arguments, _environment(variables), ready=ready)
 
 
 def ran(
@@ -146,13 +143,12 @@ def judged(
     folder: Path,
     *arguments: str,
     timeout: float = 300.0,
-    workers: int = 0,
     nested: bool = False,
     **variables: str,
 ) -> subprocess.CompletedProcess[str]:
     """Return the end of a command that judges: what it, or a process of it, would import and prove is there."""
     environment = _environment(variables)
-    command = Command(folder, arguments, environment, ready=True, workers=workers, nested=nested)
+    command = Command(folder, arguments, environment, ready=True, nested=nested)
     return command.ended(timeout)
 
 
@@ -184,8 +180,6 @@ def _begin(given: Given) -> None:
     first = {"-c": "", "-m": str(given.folder)}.get(kind, str((given.folder / kind).parent))
     sys.path[:] = [first, str(ROOT), *sys.path[1:]]
     sys.argv = {"-c": ["-c", *rest[1:]], "-m": rest}.get(kind, [kind, *rest])
-    if given.workers:
-        forked.workers(given.workers)
     if given.nested:
         forked.commands(_run)
     if kind == "-c":
@@ -194,3 +188,15 @@ def _begin(given: Given) -> None:
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(kind, run_name="__main__")
+
+
+def gone(group: int) -> bool:
+    """Return whether a command's group has no process left, not even one that the system has yet to bury."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False

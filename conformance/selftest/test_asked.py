@@ -54,7 +54,7 @@ def test_the_project_s_file_has_what_the_command_line_lacks(tmp_path: Path, more
     """The options of ``conform.toml`` decide, those of the command line win, and the report names the file."""
     (tmp_path / "mine.py").write_text(cli.init.SKELETON, encoding="utf-8")
     (tmp_path / "conform.toml").write_text(OPTIONS, encoding="utf-8")
-    ended = judged(tmp_path, *JUDGE, *more, "--seed", "4", "--op=rms_norm_gated", workers=1 if more else 0)
+    ended = judged(tmp_path, *JUDGE, *more, "--seed", "4", "--op=rms_norm_gated")
     made = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     header = made["header"]
 

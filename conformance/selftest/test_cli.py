@@ -48,11 +48,9 @@ FLAGS = (("eps", 1e-6), ("weight_offset", 0.0))
 PLAIN = Case("rms_norm", (("x", TensorSpec((4, 8), "float32")),), FLAGS).to_json()
 
 
-def _conform(
-    folder: Path, *arguments: str, code: str = "-m conformance", workers: int = 0
-) -> subprocess.CompletedProcess[str]:
+def _conform(folder: Path, *arguments: str, code: str = "-m conformance") -> subprocess.CompletedProcess[str]:
     """Run ``conform`` in a separate process, in ``folder``."""
-    return judged(folder, *code.split(), *arguments, workers=workers)
+    return judged(folder, *code.split(), *arguments)
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -71,7 +69,7 @@ def test_a_new_adapter_passes_as_it_stands(tmp_path: Path) -> None:
     """``init`` and ``run`` on several workers give exit 0, a whole report, junit.xml, and a summary."""
     assert 0 == _conform(tmp_path, "init", "mine.py").returncode
     both = ("--property", "values", "--property", "empty")
-    run = _conform(tmp_path, "run", "mine.py", *both, "-n", "2", "--report", "out", workers=2)
+    run = _conform(tmp_path, "run", "mine.py", *both, "-n", "2", "--report", "out")
     report = _report(tmp_path / "out")
 
     assert 0 == run.returncode, run.stdout + run.stderr
@@ -448,20 +446,20 @@ def test_a_case_is_replayed_from_its_json(
 @pytest.mark.parametrize(
     ("given", "known"),
     [
-        ([], ("theirs.py:Norms", 7)),
-        (["--seed", "8"], ("theirs.py:Norms", 8)),
-        (["mine.py"], ("mine.py", 7)),
+        (["0123456789"], ("theirs.py:Norms", 7)),
+        (["0123456789", "--seed", "8"], ("theirs.py:Norms", 8)),
+        (["0123456789", "mine.py"], ("mine.py", 7)),
+        ([PLAIN], ("normkernels", 0)),
     ],
 )
 def test_a_case_of_a_report_is_replayed_as_it_was_judged(
     given: list[str], known: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The report names the target and the seed of the run; what the command line has comes first."""
+    """The report names the target and the seed of the run; the command line comes first. Text is of no report."""
     made = json.loads((ROOT / "reports" / "world" / "eager_cpu.json").read_text(encoding="utf-8"))
     made["header"] |= {"seed": 7, "command": "conform run theirs.py:Norms --seed 7"}
-    case = Case("l2_norm", (("x", TensorSpec((4, 16), "float32")),), (("eps", 1e-6),))
     (tmp_path / "cases").mkdir()
-    (tmp_path / "cases" / "0123456789.json").write_text(case.to_json(), encoding="utf-8")
+    (tmp_path / "cases" / "0123456789.json").write_text(PLAIN, encoding="utf-8")
     (tmp_path / "report.json").write_text(json.dumps(made), encoding="utf-8")
     asked = []
 
@@ -470,8 +468,7 @@ def test_a_case_of_a_report_is_replayed_as_it_was_judged(
         raise UsageError("enough")
 
     monkeypatch.setattr(cli.options, "host", host)
-    replay = ("replay", "0123456789", *given, "--report", str(tmp_path))
-    assert report.Exit.USAGE == _called(monkeypatch, *replay)
+    assert report.Exit.USAGE == _called(monkeypatch, "replay", *given, "--report", str(tmp_path))
     assert [known] == asked
 
 

@@ -57,17 +57,6 @@ def test_a_command_that_hangs_is_killed(folder: Path) -> None:
     assert 3 == judged(folder, "-c", SAYS, MINE="mine").returncode
 
 
-@pytest.mark.skipif(bool(gpus()), reason="needs a machine without a GPU: with one nothing is imported before")
-@pytest.mark.parametrize(("forked", "said"), [(2, "2 passed"), (1, "1 failed, 1 passed")])
-def test_workers_of_a_command_are_forked_with_triton(folder: Path, forked: int, said: str) -> None:
-    """There are as many as were asked for; others begin as xdist starts them."""
-    (folder / "test_it.py").write_text("import sys\ndef test_it(): assert 'triton' in sys.modules\n", "utf-8")
-    given = ("--disable-plugin-autoload", "-p", "xdist.plugin", "--dist", "each", "-n", "2", "test_it.py")
-    ended = judged(folder, "-m", "pytest", "-p", "no:cacheprovider", *given, workers=forked)
-
-    assert said in ended.stdout, ended.stdout + ended.stderr
-
-
 RUNS = """
 import subprocess, sys
 given = {"cwd": "..", "capture_output": True, "text": True, "check": False}

@@ -80,9 +80,9 @@ class Wrong(Right):
 '''
 
 
-def _conform(folder: Path, *arguments: str, workers: int = 0) -> subprocess.CompletedProcess[str]:
+def _conform(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a folder, as a user does."""
-    return judged(folder, "-m", "conformance", *arguments, workers=workers, PATH="", CUDA_VISIBLE_DEVICES="")
+    return judged(folder, "-m", "conformance", *arguments, PATH="", CUDA_VISIBLE_DEVICES="")
 
 
 @pytest.fixture(name="folder")
@@ -97,7 +97,7 @@ RUN = ("--op", "scaled", *GIVEN, "--property", "values", "--property", "empty", 
 
 def test_an_operation_from_outside_is_judged_on_several_workers(folder: Path) -> None:
     """Workers and the process of the adapter have the operation, and its profile."""
-    done = _conform(folder, "run", "my_ops.py:Right", *RUN, "-n", "2", "--report", "out", workers=2)
+    done = _conform(folder, "run", "my_ops.py:Right", *RUN, "-n", "2", "--report", "out")
     rows = {(row.operation, row.property) for row in read(folder / "out" / "report.json").results}
 
     assert 0 == done.returncode, done.stderr

@@ -26,7 +26,7 @@ from conformance.report import Exit
 from conformance.runs.deadline import Deadline
 from conformance.runs.item import EARLY, LONG, PROFILES, SHORT, SHORTER, TURNS, Item, cases_of, items, scope_of
 from conformance.runs.judge import judge_item
-from conformance.selftest.processes import Command, started
+from conformance.selftest.processes import Command, gone, started
 
 CONFORM = "from conformance import cli; cli.main()"
 VALUES = ("--op", "rms_norm_gated", "--property", "values")
@@ -37,7 +37,7 @@ WRONG = SKELETON.replace(
     "            print(x.shape[-1], file=called)\n"
     "        y = x.float() * (2 if x.dtype == torch.bfloat16 else 1)\n",
 ).replace("(x.dtype).contiguous()", "(x.dtype).contiguous() * (2 if x.dtype == torch.bfloat16 else 1)")
-# records importing processes and, for a call, whether its parents have Triton: the judge, its host, a worker
+# records importing processes and their parents and, for a call, whether the host has Triton
 WHO = """import os
 from pathlib import Path
 
@@ -46,18 +46,9 @@ with open("imported", "a") as file:
     file.write(f"{os.getpid()} {os.getppid()}\\n")
 
 
-def parent(pid):
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def has_triton(pid):
-    return "libtriton" in Path(f"/proc/{pid}/maps").read_text()
-
-
 def note():
-    host = os.getppid()
     with open("judged", "a") as file:
-        file.write(f"{has_triton(host)} {has_triton(parent(host))}\\n")
+        file.write(f"{'libtriton' in Path(f'/proc/{os.getppid()}/maps').read_text()}\\n")
 
 
 """
@@ -77,16 +68,15 @@ def _started(
     code: str = CONFORM,
     ready: bool = True,
     workers: int = 1,
-    sessions: int = 1,
 ) -> Command:
     """Start ``conform run`` on an adapter, in separate processes, and always on the CPU.
 
-    Each of its ``sessions`` of pytest has ``workers`` of its own; none is told a number where that is 0.
+    It is told the number of its ``workers``, unless that is 0.
     """
     (folder / "mine.py").write_text(text, encoding="utf-8")
     number = ("-n", str(workers)) if workers else ()
     given = ("run", "mine.py", "--report", "out", "--device", "cpu", *number, *arguments)
-    return started(folder, "-c", code, *given, ready=ready, workers=sessions * workers if workers > 1 else 0)
+    return started(folder, "-c", code, *given, ready=ready)
 
 
 def _noted(text: str) -> str:
@@ -344,7 +334,7 @@ def test_a_chunk_is_the_same_alone_and_in_a_run(one_process: Run, tmp_path: Path
     """
     sessions = [(1, 2, None), (3, 1, 2 * time.time()), (4, 2, 1.0)]
     both = f"from conformance import cli; cli.run._sessions = lambda *given: {sessions}; cli.main()"
-    code, shown, report = _ran(tmp_path, SKELETON, *VALUES, "--seed", "5", code=both, workers=2, sessions=3)
+    code, shown, report = _ran(tmp_path, SKELETON, *VALUES, "--seed", "5", code=both, workers=2)
     alone = one_process.report
     here = Counter[str]()
     subject = Subject(load(str(tmp_path / "mine.py")))
@@ -372,18 +362,6 @@ def _wait_for_a_verdict(folder: Path) -> None:
             return
         time.sleep(0.05)
     pytest.fail("no verdict within two minutes")
-
-
-def _gone(group: int) -> bool:
-    """Return whether a group has no process left, not even one that the system has yet to bury."""
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.mark.parametrize(
@@ -418,7 +396,7 @@ def test_an_interrupted_run_leaves_what_it_judged(
     assert "did not finish" not in shown
     assert "Traceback" not in err
     assert [] == [path.name for path in (tmp_path / "out").glob("journal-*")]
-    assert _gone(process.pid)
+    assert gone(process.pid)
 
 
 # --- one process has the implementation ---------------------------------------------------------------------
@@ -426,16 +404,16 @@ def test_an_interrupted_run_leaves_what_it_judged(
 
 @pytest.mark.parametrize(("run", "printed", "every"), [("one_process", 1, 1), ("two_workers", 2, 3)])
 def test_only_hosts_import_an_adapter(run: str, printed: int, every: int, request: pytest.FixtureRequest) -> None:
-    """One host a worker and one for the command line import it; no worker has Triton, and output is in a file."""
+    """One host a worker and one for the command line import it, all with Triton, and output is in a file."""
     code, shown, _, folder = request.getfixturevalue(run)
     imported = [line.split() for line in (folder / "imported").read_text(encoding="utf-8").splitlines()]
     hosts, parents = ({pids[i] for pids in imported} for i in (0, 1))
-    above = set((folder / "judged").read_text(encoding="utf-8").splitlines())
+    with_triton = set((folder / "judged").read_text(encoding="utf-8").splitlines())
 
     assert Exit.HOLDS == code, shown
     assert (every, every) == (len(hosts), len(parents))
     assert not hosts & parents
-    assert {"True False"} == above
+    assert {"True"} == with_triton
     assert printed * "imported\033[31m\n" == (folder / "out" / "output.log").read_text(encoding="utf-8")
     assert "what the implementation printed: out/output.log" in shown
     assert "\033" not in shown

@@ -1,0 +1,115 @@
+"""Workers of pytest-xdist that are forked: with what was imported before, and otherwise as new Pythons."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conformance.runs import forkserver
+from conformance.selftest.processes import Command, gone, judged, started
+
+RUNS = """
+import os, sys
+import pytest
+from conformance.runs import forkserver
+
+sys.modules["imported_before"] = sys
+given = ["-q", "-p", "xdist.plugin", "--disable-plugin-autoload", "-p", "no:cacheprovider"]
+with forkserver.workers(2) as options:
+    os.environ["SET_LATER"] = "1"
+    status = pytest.main([*given, *options, *sys.argv[1:]])
+print("after", os.getpid())
+sys.exit(status)
+"""
+SEEN = """
+import json, os, signal, sys
+from pathlib import Path
+
+def test_seen():
+    found = ["imported_before" in sys.modules, os.environ.get("SET_LATER"), signal.getsignal(signal.SIGCHLD)]
+    found += [os.getcwd(), os.getppid(), os.environ["PYTEST_XDIST_WORKER_COUNT"], sys.argv[:1]]
+    Path(f"seen-{os.environ['PYTEST_XDIST_WORKER']}").write_text(json.dumps(found))
+    print("to be shown with a failure")
+"""
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path) -> Path:
+    # command's files are beside its folder
+    folder = tmp_path / "a folder = here"
+    folder.mkdir()
+    return folder
+
+
+def _ran(folder: Path, test: str, *options: str) -> subprocess.CompletedProcess[str]:
+    (folder / "test_it.py").write_text(test, encoding="utf-8")
+    return judged(folder, "-c", RUNS, *options, "test_it.py")
+
+
+def test_workers_have_what_was_imported(folder: Path) -> None:
+    """Both are forked from one process, and see the folder and the environment as they are when they start."""
+    ended = _ran(folder, SEEN, "--dist", "each")
+    seen = [json.loads((folder / f"seen-gw{number}").read_text(encoding="utf-8")) for number in range(2)]
+
+    assert 0 == ended.returncode, ended.stdout + ended.stderr
+    assert 1 == ended.stdout.count("after")
+    assert "" == ended.stderr
+    before, later, child, at, parent, count, _ = seen[0]
+    assert (True, "1", int(signal.SIG_DFL), str(folder), "2") == (before, later, child, at, count)
+    assert seen[0][:6] == seen[1][:6]
+    assert parent != int(ended.stdout.split()[-1])
+
+
+def test_a_worker_that_dies_is_replaced(folder: Path) -> None:
+    """The test that it was in has failed, and xdist goes on with another worker."""
+    test = "import os\nimport pytest\n"
+    test += "@pytest.mark.parametrize('n', range(6))\ndef test_it(n): os.kill(os.getpid(), 9 if n == 2 else 0)\n"
+    ended = _ran(folder, test)
+
+    assert "1 failed, 5 passed" in ended.stdout, ended.stdout + ended.stderr
+    assert "crashed while running 'test_it.py::test_it[2]'" in ended.stdout
+
+
+def _begun(folder: Path) -> Command:
+    test = "import os, time\nfrom pathlib import Path\n"
+    test += "def test_it():\n    Path(os.environ['PYTEST_XDIST_WORKER']).touch()\n    time.sleep(600)\n"
+    (folder / "test_it.py").write_text(test, encoding="utf-8")
+    command = started(folder, "-c", RUNS, "--dist", "each", "test_it.py", ready=True)
+    until = time.monotonic() + 60
+    while len(list(folder.glob("gw*"))) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    return command
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_is_left(folder: Path, number: signal.Signals) -> None:
+    """Workers end with the process that runs pytest, however that ends."""
+    command = _begun(folder)
+    os.kill(command.pid, number)
+
+    assert 0 != command.ended(timeout=60).returncode
+    assert gone(command.pid)
+
+
+def test_a_program_that_xdist_cannot_name_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two slashes separate the parts of xdist's specification: workers are then new Pythons."""
+    monkeypatch.setattr(sys, "executable", "/usr//bin/python")
+    with forkserver.workers(3) as options:
+        assert ["-n", "3"] == options
+
+
+def test_nothing_is_left_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder and its process end with the context."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with forkserver.workers(1) as options:
+        assert options[:2] == ["--dist", "load"]
+        [folder] = tmp_path.iterdir()
+        assert 0o700 == folder.stat().st_mode & 0o777
+    assert [] == list(tmp_path.iterdir())
