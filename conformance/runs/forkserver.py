@@ -43,7 +43,7 @@ def workers(count: int) -> Iterator[list[str]]:
             server = get_context("fork").Process(target=_serve, args=(listening,))
             server.start()
         try:
-            yield ["--dist", "load", "--tx", f"{count}*popen//python={program}"]
+            yield ["--dist", "load", *["--tx", f"popen//python={program}"] * count]
         finally:
             server.kill()
             server.join()

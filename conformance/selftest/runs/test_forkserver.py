@@ -108,8 +108,10 @@ def test_a_program_that_xdist_cannot_name_is_not_started(monkeypatch: pytest.Mon
 def test_nothing_is_left_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its folder and its process end with the context."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with forkserver.workers(1) as options:
+    with forkserver.workers(3) as options:
         assert options[:2] == ["--dist", "load"]
+        # one for each worker: the plugin counts them
+        assert 3 == options.count("--tx")
         [folder] = tmp_path.iterdir()
         assert 0o700 == folder.stat().st_mode & 0o777
     assert [] == list(tmp_path.iterdir())
