@@ -8,6 +8,7 @@ program in their place (``popen//python=…``), which hands its pipes over and e
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shlex
@@ -55,6 +56,8 @@ def _serve(listening: socket.socket) -> NoReturn:
     # Ctrl-C is for the workers; those that ended are not waited for
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # a collection in a worker would otherwise write to, and so copy, every page with objects
+    gc.freeze()
     while True:
         asking, _ = listening.accept()
         if os.fork() == 0:
