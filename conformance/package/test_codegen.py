@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -562,3 +563,18 @@ def test_the_command_writes_shows_and_ends(
     (page.parent / "report.json").write_text(made, encoding="utf-8")
     report.write_page(page.parent / "report.json")
     assert "a thread keeps 4 bytes of registers in memory" in page.read_text(encoding="utf-8")
+
+
+def test_only_the_targets_that_tests_look_at_are_compiled() -> None:
+    """A test of one target alone compiles that, and one that names none compiles all."""
+
+    def item(fixture: str, **params: str) -> SimpleNamespace:
+        return SimpleNamespace(fixturenames=[fixture], callspec=SimpleNamespace(params=params))
+
+    other, without = item("tmp_path", target="gfx950"), SimpleNamespace()
+    two = [item("compiled", target=target) for target in ("gfx942", "sm_80")]
+    whole = SimpleNamespace(fixturenames=["compiled"])
+
+    assert ["sm_80", "gfx942"] == collect.looked_at([*two, other, without], "compiled")
+    assert list(TARGETS) == collect.looked_at([*two, whole], "compiled")
+    assert list(TARGETS) == collect.looked_at([*two, item("compiled", name="decode")], "compiled")

@@ -1,6 +1,7 @@
 """Every kernel compiles as required, for GPUs that this machine does not have.
 
-The interpreter runs code that a compiler would refuse. Everything is compiled once, for all targets together.
+The interpreter runs code that a compiler would refuse. Everything is compiled once, for all targets together that
+the selected tests look at.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import triton
 
 import normkernels.kernels
 from conformance.package.codegen.checks import MOST_COMPILED, Row, problems, wanted_fp8
-from conformance.package.codegen.collect import collect
+from conformance.package.codegen.collect import collect, looked_at
 from conformance.package.codegen.facts import Facts
 from conformance.package.codegen.launches import gpu
 from conformance.package.codegen.targets import TARGETS
@@ -51,15 +52,16 @@ class Compiled:
 
 
 @pytest.fixture(scope="session", name="compiled")
-def _compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    """Compile everything once, also if a run has several workers."""
+def _compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """Compile everything that the selected tests look at once, also if a run has several workers."""
+    targets = looked_at(request.session.items, "compiled")
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        return Compiled(collect(list(TARGETS)))
+        return Compiled(collect(targets))
     shared = tmp_path_factory.getbasetemp().parent / "codegen.json"
     with shared.with_suffix(".lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not shared.exists():
-            shared.write_text(json.dumps(collect(list(TARGETS))), encoding="utf-8")
+            shared.write_text(json.dumps(collect(targets)), encoding="utf-8")
     return Compiled(json.loads(shared.read_text(encoding="utf-8")))
 
 

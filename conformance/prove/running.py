@@ -37,8 +37,11 @@ from conformance.prove.reach import Step
 from conformance.prove.rows import CRASHED, HUNG, KILLED, SURVIVED, SUSPECT, UNBORN, UNTIL_THE_LIMIT, Row, row
 from conformance.prove.score import PLANTED
 from conformance.runs.host import choose_device, faithful_interpreter, gpus
+from conformance.runs.item import PROFILES
 
-SILENCE = {"cpu": 60.0, "cuda": 180.0}  # seconds that a case may take: on a GPU it compiles
+# seconds that a case may take: on a CPU those of a run, on a GPU more, which compiles
+SILENCE = {"cpu": {name: profile.limit for name, profile in PROFILES.items()}, "cuda": {}}
+COMPILING = 180.0
 GLANCE = 0.5  # seconds between two looks at the processes
 _FORK = multiprocessing.get_context("fork")
 
@@ -160,7 +163,7 @@ class Runner:
         process.start()
         theirs.close()
         now = time.monotonic()
-        return Running(task, process, ours, folder, now, now, SILENCE[self.lane])
+        return Running(task, process, ours, folder, now, now, SILENCE[self.lane].get(task.stage, COMPILING))
 
     def _trial(self, task: Task, folder: Path) -> Trial:
         file, bug = task.mutant.file, task.mutant.kind == PLANTED

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import conformance
 import normkernels
+from conformance.package.codegen.targets import TARGETS
 
 Row = dict[str, Any]  # a line that the program printed, or the error that ended it
 
@@ -34,6 +35,13 @@ def collect(targets: Sequence[str], workers: int | None = None) -> list[Row]:
         failed = f"exit status {done.returncode}: {done.stderr[-LAST:]}"
         rows += [{"target": name, "failed": failed} for name in targets]
     return sorted(rows, key=lambda row: targets.index(row["target"]))
+
+
+def looked_at(tests: Iterable[Any], fixture: str) -> list[str]:
+    """Return the targets that pytest's items with a fixture look at: all of them, unless each names its own."""
+    asking = [test for test in tests if fixture in getattr(test, "fixturenames", ())]
+    named = {test.callspec.params.get("target") if hasattr(test, "callspec") else None for test in asking}
+    return [name for name in TARGETS if name in named or None in named]
 
 
 def _environment(cache: Path) -> dict[str, str]:

@@ -24,6 +24,7 @@ from typing import IO, Any
 import triton
 from triton.backends import backends
 from triton.compiler.errors import CompilationError
+from triton.runtime.cache import triton_key
 from triton.runtime.errors import PTXASError, TritonError
 
 from conformance.cases.case import Case, Layout
@@ -53,6 +54,7 @@ _FORK = multiprocessing.get_context("fork")
 
 def main(names: Sequence[str], workers: int) -> None:
     """Print the rows of each target as its process ends, ``workers`` at a time."""
+    triton_key()  # once: every fork would read all of Triton for the names of its files in the cache
     # what is imported is no garbage: no fork has to look
     gc.freeze()
     waiting, running = list(names), list[_Running]()

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from conformance.adapter import UsageError
-from conformance.prove import running
+from conformance.prove import judging, running
 from conformance.prove.copies import ROOT, write
-from conformance.prove.judging import Tell, Trial
+from conformance.prove.judging import PACKAGE_TESTS, Tell, Trial
 from conformance.prove.mutants import Mutant, mutants_of, mutated
 from conformance.prove.rows import CRASHED, HUNG, KILLED, SURVIVED, UNBORN, UNTIL_THE_LIMIT, Row
 from conformance.prove.running import Runner, Running, Task
@@ -77,7 +77,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, Row]:
         ENDS[name][0](tell)
 
     monkeypatch.setattr(running, "judged", judged)
-    monkeypatch.setitem(running.SILENCE, "cpu", 1.0)
+    monkeypatch.setitem(running.SILENCE["cpu"], "quick", 1.0)
     end = len((ROOT / FILE).read_bytes())
     mutants = [Mutant(name, FILE, 1, "", "", "", "", end, end, f"# {name}") for name in ENDS]
     tasks = deque(Task(mutant, "quick") for mutant in mutants)
@@ -90,6 +90,35 @@ def test_every_end_has_its_row(found: dict[str, Row]) -> None:
         name: (row.verdict, row.by, row.where, row.why) for name, row in found.items()
     }
     assert {3} == {row.cases for row in found.values() if row.by}
+
+
+@pytest.mark.parametrize(
+    ("first", "failing", "run", "told"),
+    [
+        ("b.py::test_two[1]", "b.py::test_two[1]", ["b.py::test_two[1]"], []),
+        ("b.py::test_two[1]", "", ["b.py::test_two[1]", "b.py", "a.py"], [("survived",)]),
+        ("b.py::test_gone", "a.py", ["b.py::test_gone", "b.py", "a.py"], []),
+        ("", "b.py", ["b.py"], []),
+    ],
+)
+def test_the_test_that_killed_comes_first(
+    first: str, failing: str, run: list[str], told: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is run alone, then its file and the others, until something fails; it may be gone."""
+    ran = []
+
+    def main(options: list[str], plugins: list[Any]) -> pytest.ExitCode:
+        ran.append(options[-1])
+        plugins[0].failed = options[-1] == failing
+        return pytest.ExitCode.USAGE_ERROR if "gone" in options[-1] else pytest.ExitCode.OK
+
+    monkeypatch.setattr(pytest, "main", main)
+    monkeypatch.chdir(ROOT)
+    trial = Trial(ROOT, PACKAGE_TESTS, "cpu", (), ("b.py", "a.py"), first=first)
+    heard = list[object]()
+    judging._tested(trial, heard.append)
+
+    assert (run, told) == (ran, heard)
 
 
 def test_the_last_words_of_a_process_are_heard() -> None:
