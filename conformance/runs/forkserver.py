@@ -30,24 +30,33 @@ from conformance.runs import hand_over
 def workers(count: int) -> Iterator[list[str]]:
     """Yield the options of pytest that start so many workers, all forked from this process as it is now.
 
-    This process must have one thread, and use no GPU. Where xdist cannot name the program, each is a new Python.
+    This process must have one thread, and use no GPU. Where xdist cannot name the program, or the folder of
+    temporary files takes no socket, each is a new Python.
     """
-    with tempfile.TemporaryDirectory(prefix="conform-") as folder:
-        place = Path(folder) / "s"
-        program = shlex.join([sys.executable, "-I", "-S", str(Path(hand_over.__file__).absolute()), str(place)])
-        if "//" in program:
+    with tempfile.TemporaryDirectory(prefix="conform-") as folder, socket.socket(socket.AF_UNIX) as listening:
+        place = str(Path(folder) / "s")
+        program = shlex.join([sys.executable, "-I", "-S", str(Path(hand_over.__file__).absolute()), place])
+        if "//" in program or not _bound(listening, place):
             yield ["-n", str(count)]
             return
-        with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(str(place))
-            listening.listen(count)
-            server = get_context("fork").Process(target=_serve, args=(listening,))
-            server.start()
+        listening.listen(count)
+        server = get_context("fork").Process(target=_serve, args=(listening,))
+        server.start()
+        listening.close()
         try:
             yield ["--dist", "load", *["--tx", f"popen//python={program}"] * count]
         finally:
             server.kill()
             server.join()
+
+
+def _bound(listening: socket.socket, place: str) -> bool:
+    """Bind a socket to a place, and return whether that is possible: a path of some hundred bytes is too long."""
+    try:
+        listening.bind(place)
+    except OSError:
+        return False
+    return True
 
 
 def _serve(listening: socket.socket) -> NoReturn:

@@ -105,6 +105,16 @@ def test_a_program_that_xdist_cannot_name_is_not_started(monkeypatch: pytest.Mon
         assert ["-n", "3"] == options
 
 
+def test_a_folder_that_takes_no_socket_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of a socket has a hundred bytes at most: workers are then new Pythons."""
+    long = tmp_path / ("long" * 50)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with forkserver.workers(3) as options:
+        assert ["-n", "3"] == options
+    assert [] == list(long.iterdir())
+
+
 def test_nothing_is_left_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its folder and its process end with the context."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
