@@ -449,7 +449,7 @@ def test_a_case_is_replayed_from_its_json(
         (["0123456789"], ("theirs.py:Norms", 7)),
         (["0123456789", "--seed", "8"], ("theirs.py:Norms", 8)),
         (["0123456789", "mine.py"], ("mine.py", 7)),
-        ([PLAIN], ("normkernels", 0)),
+        ([f"{PLAIN}{300 * ' '}"], ("normkernels", 0)),
     ],
 )
 def test_a_case_of_a_report_is_replayed_as_it_was_judged(
