@@ -10,11 +10,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from conformance import cli, report
+from conformance import cli, plugin, report
 from conformance.adapter import UsageError, load
 from conformance.calls.call import Subject
 from conformance.calls.verdict import BAD, Status
@@ -470,6 +471,34 @@ def test_a_case_of_a_report_is_replayed_as_it_was_judged(
     monkeypatch.setattr(cli.options, "host", host)
     assert report.Exit.USAGE == _called(monkeypatch, "replay", *given, "--report", str(tmp_path))
     assert [known] == asked
+
+
+@pytest.mark.parametrize("command", [("run", "torch", "-n", "1"), ("survey", "torch")])
+def test_the_process_of_an_adapter_has_the_seed(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tuned kernels are drawn there."""
+    asked = []
+
+    def host(*given: object) -> None:
+        asked.append(given[-1])
+        raise UsageError("enough")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.options, "host", host)
+    assert report.Exit.USAGE == _called(monkeypatch, *command, "--seed", "9")
+    assert [9] == asked
+
+
+def test_the_process_of_an_adapter_has_the_seed_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the command."""
+    given: dict[str, Any] = {"adapter": "torch", "device": "cpu", "profile": "quick", "op": [], "seed": 9}
+    config: Any = SimpleNamespace(getoption={**given, "import_limit": 1.0}.get)
+    asked: list[object] = []
+    monkeypatch.setattr(plugin, "Host", lambda *known: asked.append(known[-1]))
+    plugin._host(config)
+
+    assert [9] == asked
 
 
 BARE = """

@@ -87,7 +87,8 @@ def test_a_worker_that_dies_is_replaced(folder: Path) -> None:
 
 def _begun(folder: Path) -> Command:
     test = "import os, time\nfrom pathlib import Path\n"
-    test += "def test_it():\n    Path(os.environ['PYTEST_XDIST_WORKER']).touch()\n    while True: time.sleep(0.1)\n"
+    test += "def test_it():\n    Path(os.environ['PYTEST_XDIST_WORKER']).touch()\n"
+    test += "    while True: time.sleep(0.1)\n"
     (folder / "inner" / "test_it.py").write_text(test, encoding="utf-8")
     command = started(folder, "-c", RUNS, "--dist", "each", "test_it.py", ready=True)
     until = time.monotonic() + 60
