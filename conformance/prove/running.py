@@ -40,7 +40,7 @@ from conformance.runs.host import choose_device, faithful_interpreter, gpus
 from conformance.runs.item import PROFILES
 
 # seconds that a case may take: on a CPU those of a run, on a GPU more, which compiles
-SILENCE = {"cpu": {name: profile.limit for name, profile in PROFILES.items()}, "cuda": {}}
+SILENCE = {("cpu", name): profile.limit for name, profile in PROFILES.items()}
 COMPILING = 180.0
 GLANCE = 0.5  # seconds between two looks at the processes
 _FORK = multiprocessing.get_context("fork")
@@ -163,7 +163,7 @@ class Runner:
         process.start()
         theirs.close()
         now = time.monotonic()
-        return Running(task, process, ours, folder, now, now, SILENCE[self.lane].get(task.stage, COMPILING))
+        return Running(task, process, ours, folder, now, now, SILENCE.get((self.lane, task.stage), COMPILING))
 
     def _trial(self, task: Task, folder: Path) -> Trial:
         file, bug = task.mutant.file, task.mutant.kind == PLANTED

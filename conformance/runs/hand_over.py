@@ -18,8 +18,8 @@ def main() -> None:
     """Send the fork server the request of xdist, and this process's standard input and output; wait."""
     # Ctrl-C is for the process that was forked
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    place, *arguments = sys.argv[1:]
-    request = json.dumps([arguments[-1], str(Path.cwd()), dict(os.environ)]).encode()
+    place, *_, code = sys.argv[1:]
+    request = json.dumps([code, str(Path.cwd()), dict(os.environ)]).encode()
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(place)
         socket.send_fds(server, [len(request).to_bytes(SIZE)], [0, 1])

@@ -77,7 +77,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, Row]:
         ENDS[name][0](tell)
 
     monkeypatch.setattr(running, "judged", judged)
-    monkeypatch.setitem(running.SILENCE["cpu"], "quick", 1.0)
+    monkeypatch.setitem(running.SILENCE, ("cpu", "quick"), 1.0)
     end = len((ROOT / FILE).read_bytes())
     mutants = [Mutant(name, FILE, 1, "", "", "", "", end, end, f"# {name}") for name in ENDS]
     tasks = deque(Task(mutant, "quick") for mutant in mutants)
