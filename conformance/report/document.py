@@ -182,6 +182,7 @@ class Waived:
     held: bool
     counts: Counts
     stale: str
+    strict: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def _ended(total: Report, numbers: set[int], held: Sequence[int], command: str) 
     """Return a sum with its conclusions, which no chunk can draw alone."""
     tallies = _tallies([total])
     waivers = tuple(
-        replace(each, held=place in held, stale=stale(each.counts) if place in held else "")
+        replace(each, held=place in held, stale=stale(each.counts, strict=each.strict) if place in held else "")
         for place, each in enumerate(total.waivers)
     )
     alarms, unproved = alarms_of(tallies, total.surveys), unproved_of(tallies)

@@ -235,7 +235,8 @@ def _waiver(place: int, waivers: Waivers, records: Records, *, complete: bool) -
         launches=waiver.launches,
         held=held,
         counts={status: counts[status] for status in Status if counts[status]},
-        stale=stale(counts) if held and complete else "",
+        stale=stale(counts, strict=waiver.strict) if held and complete else "",
+        strict=waiver.strict,
     )
 
 

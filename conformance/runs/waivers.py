@@ -7,6 +7,7 @@ A file of waivers is TOML::
     reason = "rows with gaps between elements read their neighbour"
     where = { operation = "rms_norm", dtype = ["bfloat16", "float16"], layout = { x = "step" } }
     launches = false
+    strict = false
 
 ``issue`` must be a link, and ``where`` not be empty. Each of its keys narrows; a value is one, or a list of them:
 
@@ -25,6 +26,7 @@ version   a table of installed distributions: ``{ torch = "<2.12", triton = ">=3
 
 A waiver of another device, version, profile, operation or property than those of a run does not apply to it.
 ``launches = false`` says that the calls that a waiver matches must not be made: they are never called.
+``strict = false`` is for a failure that only some seeds draw a case of: a run without it is not red.
 """
 
 from __future__ import annotations
@@ -149,12 +151,15 @@ def _installed(distribution: str, versions: SpecifierSet) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Waiver:
-    """One known divergence: the issue that follows it, where it shows, and whether the calls may be made."""
+    """One known divergence: the issue that follows it, where it shows, whether the calls may be made, and
+    whether every run shows it.
+    """
 
     issue: str
     where: Where
     reason: str = ""
     launches: bool = True
+    strict: bool = True
     given: str = ""  # ``where`` as the file has it
 
     def __str__(self) -> str:
@@ -203,9 +208,9 @@ class Waivers:
 NONE = Waivers()
 
 
-def stale(counts: Mapping[str, int]) -> str:
+def stale(counts: Mapping[str, int], *, strict: bool = True) -> str:
     """Return why a waiver has to go, judging by its numbers of verdicts by status; or nothing."""
-    if counts.get(Status.WAIVED):
+    if counts.get(Status.WAIVED) or not strict:
         return ""
     if counts.get(Status.PASSED) or counts.get(Status.DECLINED):
         return "nothing that it matches fails any more"
@@ -248,18 +253,19 @@ def _only(table: Mapping[str, Any], known: Collection[str], what: str) -> None:
 
 
 def _waiver(table: dict[str, Any]) -> Waiver:
-    _only(table, {"issue", "reason", "where", "launches"}, "a waiver")
-    issue, reason, launches = table.get("issue"), table.get("reason", ""), table.get("launches", True)
+    _only(table, {"issue", "reason", "where", "launches", "strict"}, "a waiver")
+    issue, reason = table.get("issue"), table.get("reason", "")
+    launches, strict = table.get("launches", True), table.get("strict", True)
     if not isinstance(issue, str) or not LINK.fullmatch(issue):
         raise _Wrong(f"issue={issue!r}: every waiver needs a link to the issue that follows it")
-    if not isinstance(reason, str) or not isinstance(launches, bool):
-        raise _Wrong(f"{issue}: reason must be text and launches true or false")
+    if not isinstance(reason, str) or not isinstance(launches, bool) or not isinstance(strict, bool):
+        raise _Wrong(f"{issue}: reason must be text, launches and strict true or false")
     where = table.get("where")
     if not isinstance(where, dict) or not where:
         raise _Wrong(f"{issue}: where={where!r}, must be a table that says which verdicts are expected")
     try:
         given = ", ".join(f"{name} = {value!r}" for name, value in where.items())
-        waiver = Waiver(issue, _where(where), reason, launches, given)
+        waiver = Waiver(issue, _where(where), reason, launches, strict, given)
     except _Wrong as error:
         raise _Wrong(f"{issue}: {error}") from error
     if not launches and set(waiver.where.property) & set(PASSIVE):

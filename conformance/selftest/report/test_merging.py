@@ -69,7 +69,9 @@ def test_nothing_adds_up_to_nothing() -> None:
 
 
 def test_a_waiver_that_no_chunk_needs_is_out_of_date(reports: Mapping[int, report.Report]) -> None:
-    """Only where all of the profile was judged: else the places of such waivers are not given."""
+    """Only where all of the profile was judged: else the places of such waivers are not given. Nor one that is
+    not strict.
+    """
     passing = {
         n: replace(r, waivers=tuple(replace(w, counts={"passed": 1}) for w in r.waivers))
         for n, r in reports.items()
@@ -79,6 +81,8 @@ def test_a_waiver_that_no_chunk_needs_is_out_of_date(reports: Mapping[int, repor
 
     assert ("nothing that it matches fails any more", 1) == (held.waivers[0].stale, held.footer.stale_waivers)
     assert ("", 0) == (free.waivers[0].stale, free.footer.stale_waivers)
+    lax = {n: replace(r, waivers=tuple(replace(w, strict=False) for w in r.waivers)) for n, r in passing.items()}
+    assert 0 == _merged(lax, [0, 1]).footer.stale_waivers
 
 
 def test_other_versions_do_not_fit(reports: Mapping[int, report.Report]) -> None:

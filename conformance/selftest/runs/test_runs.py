@@ -119,6 +119,11 @@ where = { operation = "rms_norm_gated", dtype = "float16", n = [1, 2, 3, 4, 5, 6
 [[waiver]]
 issue = "https://example.org/issues/5"
 where = { operation = "rms_norm_gated", n = 77777 }
+
+[[waiver]]
+issue = "https://example.org/issues/6"
+where = { operation = "rms_norm_gated", n = 77777 }
+strict = false
 """
 
 
@@ -170,7 +175,10 @@ def test_what_is_known_does_not_fail_a_run(two_workers: Run) -> None:
 
 
 def test_a_waiver_that_is_out_of_date_fails_a_run(tmp_path: Path) -> None:
-    """The run exits with 1 and nothing else wrong, also under pytest; each stale waiver has its reason."""
+    """The run exits with 1 and nothing else wrong, also under pytest; each stale waiver has its reason.
+
+    One that is not strict may match nothing.
+    """
     (tmp_path / "known.toml").write_text(KNOWN + STALE, encoding="utf-8")
     plain = "import pytest, sys; sys.exit(pytest.main([*'-q -p conformance.plugin --pyargs conformance.suite "
     plain += "-p no:cacheprovider --adapter mine.py'.split(), *sys.argv[3:]]))"
@@ -178,7 +186,8 @@ def test_a_waiver_that_is_out_of_date_fails_a_run(tmp_path: Path) -> None:
     why = [entry["stale"] for entry in report["waivers"]]
 
     assert Exit.FAILED == code == report["footer"]["exit_code"], shown
-    assert ["", "", "", "nothing that it matches fails any more", "matches nothing"] == why
+    assert ["", "", "", "nothing that it matches fails any more", "matches nothing", ""] == why
+    assert [True] * 5 + [False] == [entry["strict"] for entry in report["waivers"]]
     assert 2 == report["footer"]["stale_waivers"]
     assert [] == report["failures"]
     assert "the waiver of https://example.org/issues/4" in shown

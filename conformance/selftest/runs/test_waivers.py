@@ -132,6 +132,7 @@ def test_what_must_not_run_is_known_before_it_runs(tmp_path: Path) -> None:
 def test_a_waiver_that_waives_nothing_has_to_go(counts: dict[str, int], why: str) -> None:
     """Both directions are strict; only a machine that cannot judge leaves it alone."""
     assert why == stale(counts)
+    assert "" == stale(counts, strict=False)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,8 @@ HEAD = f'[[waiver]]\nissue = "{ISSUE}"\n'
         (HEAD, "where=None, must be a table"),
         (HEAD + "where = {}\n", "where={}, must be a table"),
         (HEAD + 'where = "rms_norm"\n', "where='rms_norm', must be a table"),
-        (HEAD + 'where = { n = 1 }\nlaunches = "no"\n', "launches true or false"),
+        (HEAD + 'where = { n = 1 }\nlaunches = "no"\n', "launches and strict true or false"),
+        (HEAD + 'where = { n = 1 }\nstrict = "no"\n', "launches and strict true or false"),
         (HEAD + "where = { n = 1 }\nreason = 3\n", "reason must be text"),
         (HEAD + "where = { n = 1 }\nlaunch = false\n", "has 'launch', must be one of"),
         (HEAD + "where = { rows = 1 }\n", "where has 'rows', must be one of"),
