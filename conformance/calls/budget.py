@@ -117,12 +117,10 @@ def within(memory: int) -> Iterator[int]:
 def turn() -> Iterator[str]:
     """Let one process at a time use the current GPU, of those that ask; yield in words that it is not this one.
 
-    Two that find the same memory free would both lack it.
+    Such calls, one after the other, may each have most of its memory.
     """
-    name = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
     until = time.monotonic() + PATIENCE
-    lock = Path(tempfile.gettempdir()) / f"conform-{os.getuid()}-{name}.lock"
-    with lock.open("w", encoding="ascii") as file:
+    with _lock("turn").open("w", encoding="ascii") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,18 +134,39 @@ def turn() -> Iterator[str]:
                 return
 
 
-def too_much(needed: int) -> str:
-    """Return in words that the GPU does not have ``needed`` bytes to spare, or nothing.
+def _lock(name: str) -> Path:
+    """Return the file by which this user's processes on the current GPU agree on something."""
+    gpu = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+    return Path(tempfile.gettempdir()) / f"conform-{os.getuid()}-{gpu}-{name}.lock"
 
-    Other processes may hold them for calls of their own: they are awaited, and nothing is held meanwhile.
+
+def take(needed: int) -> str:
+    """Take ``needed`` bytes of the GPU for the tensors to come; return in words that it cannot spare them, or nothing.
+
+    Other processes may hold them for calls of their own: they are awaited, and nothing is held meanwhile. One process
+    at a time looks and takes: two that found the same memory free would both lack it in their calls.
     """
     until = time.monotonic() + PATIENCE
-    while needed > _available() * SPARED:
+    while True:
+        with _lock("memory").open("w", encoding="ascii") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if needed <= _available() * SPARED and _taken(needed):
+                return ""
         if needed > _total(torch.cuda.current_device()) * SPARED or time.monotonic() > until:
             return f"needs {gib(needed)} of a GPU with few others"
         torch.cuda.empty_cache()
         time.sleep(GLANCE)
-    return ""
+
+
+def _taken(needed: int) -> bool:
+    """Have PyTorch keep ``needed`` bytes that no tensor uses; return whether it has them."""
+    if reserved() - allocated() < needed:
+        torch.cuda.empty_cache()
+        try:
+            torch.empty(needed, dtype=torch.uint8, device="cuda")
+        except torch.OutOfMemoryError:
+            return False
+    return True
 
 
 def _available() -> int:

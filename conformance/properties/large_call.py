@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from conformance.adapter import Crashed, Ran, poisons
-from conformance.calls.budget import too_much, turn
+from conformance.calls.budget import take, turn
 from conformance.calls.call import Subject, arguments_of, call_with, metadata, values_for
 from conformance.calls.claim import outside
 from conformance.calls.materialize import materialize
@@ -91,14 +91,14 @@ def _judge(subject: Subject, case: Case, limit: int) -> Verdict:
 
 
 def _lacking(subject: Subject, whole: Case) -> str:
-    """Return which memory a GPU lacks for a call and its results, or nothing."""
+    """Take a GPU's memory for a call and its results; return which it lacks, or nothing."""
     if subject.device == "cpu":
         return ""
     given = sum(math.prod(spec.shape) * getattr(torch, spec.dtype).itemsize for _, spec in whole.tensors)
     results = OPERATIONS[whole.operation].outputs(whole)
     # what is allocated in the call is taken twice for a moment (conformance.calls.watch)
     made = [math.prod(out.shape) * out.dtype.itemsize for out in results]
-    return too_much(given + sum(made) + max(made))
+    return take(given + sum(made) + max(made))
 
 
 def _repeated(tensor: torch.Tensor, axis: int, times: int) -> torch.Tensor:

@@ -19,7 +19,7 @@ from dataclasses import replace
 import torch
 
 from conformance.adapter import Ran
-from conformance.calls.budget import too_much
+from conformance.calls.budget import take
 from conformance.calls.call import Subject, metadata, perform
 from conformance.calls.materialize import values_of
 from conformance.calls.verdict import Status, Verdict, without_outputs
@@ -62,10 +62,10 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
 
 
 def _lacking(subject: Subject, case: Case) -> str:
-    """Return which memory a GPU lacks for a case, or nothing."""
+    """Take a GPU's memory for a case; return which it lacks, or nothing."""
     if subject.device == "cpu":
         return ""
-    return too_much(sum(_length(spec) for _, spec in case.tensors))
+    return take(sum(_length(spec) for _, spec in case.tensors))
 
 
 def _length(spec: TensorSpec) -> int:

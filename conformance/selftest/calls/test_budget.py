@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import math
 import os
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -150,22 +153,64 @@ def test_memory_of_a_large_call_is_given_back_to_others(monkeypatch: pytest.Monk
         assert [30 * GIB] == given
 
 
-def test_memory_of_others_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_others_is_awaited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A process that waits holds nothing; it does not wait where the whole GPU has too little."""
     told: list[str] = []
+    _shared_gpu(monkeypatch, tmp_path)
+    monkeypatch.setattr(budget, "_taken", lambda _: True)
     free = iter([20, 20, 50, 20, 20, *[30] * 10**6])
     monkeypatch.setattr(budget, "_available", lambda: next(free) * GIB)
     monkeypatch.setattr(budget, "_total", lambda _: 80 * GIB)
     monkeypatch.setattr(budget, "GLANCE", 0.0)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: told.append("given back"))
 
-    assert "" == budget.too_much(36 * GIB)
+    assert "" == budget.take(36 * GIB)
     assert ["given back"] * 2 == told
-    assert "needs 61 GiB of a GPU with few others" == budget.too_much(61 * GIB)
+    assert "needs 61 GiB of a GPU with few others" == budget.take(61 * GIB)
     assert ["given back"] * 2 == told
     monkeypatch.setattr(budget, "PATIENCE", 0.01)
-    assert "needs 36 GiB of a GPU with few others" == budget.too_much(36 * GIB)
+    assert "needs 36 GiB of a GPU with few others" == budget.take(36 * GIB)
+
+
+def test_memory_is_taken_by_one_process_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Others look at what is free only when it is taken. What the process holds unused is not taken again."""
+    _shared_gpu(monkeypatch, tmp_path)
+    held, taken, others = {"reserved": 8 * GIB}, [], []
+    lacking = iter([True, False])
+
+    def _empty(size: int, **_: object) -> None:
+        with budget._lock("memory").open("w", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                others.append("wait")
+        if next(lacking):
+            raise torch.OutOfMemoryError
+        taken.append(size)
+        held["reserved"] = size
+
+    monkeypatch.setattr(budget, "_available", lambda: 60 * GIB)
+    monkeypatch.setattr(budget, "_total", lambda _: 80 * GIB)
+    monkeypatch.setattr(budget, "GLANCE", 0.0)
+    monkeypatch.setattr(budget, "reserved", lambda: held["reserved"])
+    monkeypatch.setattr(budget, "allocated", lambda: GIB)
+    monkeypatch.setattr(torch, "empty", _empty)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: held.update(reserved=GIB))
+
+    assert "" == budget.take(7 * GIB)
+    assert ([], []) == (taken, others)
+    # lacking once, as others took it between the look and the allocation
+    assert "" == budget.take(36 * GIB)
+    assert ([36 * GIB], ["wait", "wait"]) == (taken, others)
+    assert "" == budget.take(35 * GIB)
+    assert [36 * GIB] == taken
+
+
+def _shared_gpu(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Have processes agree on the current GPU in a folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="one"))
 
 
 def test_a_case_needs_more_than_its_tensors() -> None:

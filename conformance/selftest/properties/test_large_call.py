@@ -196,13 +196,16 @@ def test_processes_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert [2**32, 2**31, 2**31] == seen
 
 
-def test_memory_is_that_of_arguments_and_results(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_that_of_arguments_and_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Memory allocated in the call is taken twice for a moment; a quarter of the GPU stays free."""
     case = rows.with_rows(_cases("rms_norm")[0], 2**24)
     size = 2**24 * 128 * 2
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(budget, "PATIENCE", 0.0)
     monkeypatch.setattr(budget, "_total", lambda _: 80 * GIB)
+    monkeypatch.setattr(budget, "_taken", lambda _: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="one"))
     for free, reason in ((4 * size + 2**20, ""), (4 * size - 2**20, "needs 12 GiB of a GPU with few others")):
         monkeypatch.setattr(budget, "_available", lambda free=free: free)
         assert reason == large_call._lacking(Subject(CorrectNorm(), "cuda"), case)
