@@ -141,10 +141,10 @@ def _lock(name: str) -> Path:
 
 
 def take(needed: int) -> str:
-    """Take ``needed`` bytes of the GPU for the tensors to come; return in words that it cannot spare them, or nothing.
+    """Take ``needed`` bytes of the GPU for tensors to come; return in words that it cannot spare them, or nothing.
 
-    Other processes may hold them for calls of their own: they are awaited, and nothing is held meanwhile. One process
-    at a time looks and takes: two that found the same memory free would both lack it in their calls.
+    Other processes may hold them for calls of their own: they are awaited, and nothing is held meanwhile. One
+    process at a time looks and takes: two that found the same memory free would both lack it in their calls.
     """
     until = time.monotonic() + PATIENCE
     while True:

@@ -151,8 +151,9 @@ def _installed(distribution: str, versions: SpecifierSet) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Waiver:
-    """One known divergence: the issue that follows it, where it shows, whether the calls may be made, and
-    whether every run shows it.
+    """One known divergence: the issue that follows it, where it shows, and whether in every run.
+
+    ``launches`` says whether the calls may be made.
     """
 
     issue: str

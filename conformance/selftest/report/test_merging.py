@@ -69,8 +69,9 @@ def test_nothing_adds_up_to_nothing() -> None:
 
 
 def test_a_waiver_that_no_chunk_needs_is_out_of_date(reports: Mapping[int, report.Report]) -> None:
-    """Only where all of the profile was judged: else the places of such waivers are not given. Nor one that is
-    not strict.
+    """Only where all of the profile was judged: else the places of such waivers are not given.
+
+    One that is not strict never is.
     """
     passing = {
         n: replace(r, waivers=tuple(replace(w, counts={"passed": 1}) for w in r.waivers))
