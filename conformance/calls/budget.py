@@ -35,6 +35,7 @@ MOST_WORKERS = 8
 FULL = "the GPU is full: "
 # share of a GPU's free memory that one call may take: other processes use the rest
 SPARED = 0.75
+BESIDE = GIB  # bytes for the smaller tensors of such a call
 PATIENCE, GLANCE = 4.0, 0.05  # seconds that a turn or memory is awaited, and between two looks
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": GIB}
@@ -147,6 +148,7 @@ def take(needed: int) -> str:
     process at a time looks and takes: two that found the same memory free would both lack it in their calls.
     """
     until = time.monotonic() + PATIENCE
+    needed += BESIDE
     while True:
         with _lock("memory").open("w", encoding="ascii") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

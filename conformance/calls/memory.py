@@ -93,8 +93,12 @@ class Owner:
 
 def room(length: int, device: str) -> torch.Tensor:
     """Return ``length`` bytes, not filled. Large ones are part of whole gibibytes, which later ones fit into."""
-    whole = math.ceil(length / WHOLE) * WHOLE if length > WHOLE else length
-    return torch.empty(whole, dtype=torch.uint8, device=device)[:length]
+    return torch.empty(rounded(length), dtype=torch.uint8, device=device)[:length]
+
+
+def rounded(length: int) -> int:
+    """Return how many bytes :func:`room` allocates for ``length``."""
+    return math.ceil(length / WHOLE) * WHOLE if length > WHOLE else length
 
 
 def read(flags: Sequence[torch.Tensor]) -> list[bool]:

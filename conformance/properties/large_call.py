@@ -20,7 +20,7 @@ from conformance.calls.budget import take, turn
 from conformance.calls.call import Subject, arguments_of, call_with, metadata, values_for
 from conformance.calls.claim import outside
 from conformance.calls.materialize import materialize
-from conformance.calls.memory import POISONS, room
+from conformance.calls.memory import POISONS, room, rounded
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.calls.watch import watched
 from conformance.cases.case import Case
@@ -94,7 +94,8 @@ def _lacking(subject: Subject, whole: Case) -> str:
     """Take a GPU's memory for a call and its results; return which it lacks, or nothing."""
     if subject.device == "cpu":
         return ""
-    given = sum(math.prod(spec.shape) * getattr(torch, spec.dtype).itemsize for _, spec in whole.tensors)
+    sizes = (math.prod(spec.shape) * getattr(torch, spec.dtype).itemsize for _, spec in whole.tensors)
+    given = sum(map(rounded, sizes))
     results = OPERATIONS[whole.operation].outputs(whole)
     # what is allocated in the call is taken twice for a moment (conformance.calls.watch)
     made = [math.prod(out.shape) * out.dtype.itemsize for out in results]

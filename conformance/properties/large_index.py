@@ -22,6 +22,7 @@ from conformance.adapter import Ran
 from conformance.calls.budget import take
 from conformance.calls.call import Subject, metadata, perform
 from conformance.calls.materialize import values_of
+from conformance.calls.memory import PAGE, rounded
 from conformance.calls.verdict import Status, Verdict, without_outputs
 from conformance.cases.case import SHARED_PARTS, Case, Layout, TensorSpec
 from conformance.cases.factors import OF_VALUES, Scope, covering_array
@@ -65,7 +66,7 @@ def _lacking(subject: Subject, case: Case) -> str:
     """Take a GPU's memory for a case; return which it lacks, or nothing."""
     if subject.device == "cpu":
         return ""
-    return take(sum(_length(spec) for _, spec in case.tensors))
+    return take(sum(rounded(_length(spec) + PAGE) for _, spec in case.tensors))
 
 
 def _length(spec: TensorSpec) -> int:

@@ -10,7 +10,7 @@ from functools import partial
 
 from conformance.adapter import Crashed, Declined, Hung, Misreturned, Ran, Unable
 from conformance.calls import state_guard
-from conformance.calls.budget import all_of_it, full, gib, lacking, out_of_memory, within
+from conformance.calls.budget import FULL, all_of_it, full, gib, lacking, out_of_memory, within
 from conformance.calls.call import Subject, perform, promoted
 from conformance.calls.claim import outside
 from conformance.calls.verdict import BAD, NOT_IMPLEMENTED, Status, Verdict, without_outputs
@@ -69,17 +69,30 @@ def _judged_within(subject: Subject, prop: str, case: Case) -> tuple[Verdict, ..
         return PROPERTIES[prop].judge(subject, case)
     with all_of_it(subject.memory) if whole else within(subject.memory) as memory:
         too_little = "" if whole else lacking(case, memory)
-        if not too_little:
-            try:
-                return PROPERTIES[prop].judge(replace(subject, memory=memory), case)
-            except RuntimeError as error:
-                # raised by the suite itself: an implementation's lack of memory is an outcome
-                if not out_of_memory(error):
-                    raise
-                too_little = full(memory, error) or (
-                    f"judging it takes more than the {gib(memory)} of GPU memory that a worker has"
-                )
+        if too_little:
+            return (Verdict(prop, case, Status.NOT_JUDGED, too_little),)
+        verdicts = _judged_with(memory, subject, prop, case)
+        # others hold what such calls take for moments only
+        return _judged_with(memory, subject, prop, case) if whole and lacked(verdicts) else verdicts
+
+
+def _judged_with(memory: int, subject: Subject, prop: str, case: Case) -> tuple[Verdict, ...]:
+    """Judge one case with some bytes of GPU memory, unless they turn out to be too few."""
+    try:
+        return PROPERTIES[prop].judge(replace(subject, memory=memory), case)
+    except RuntimeError as error:
+        # raised by the suite itself: an implementation's lack of memory is an outcome
+        if not out_of_memory(error):
+            raise
+        too_little = full(memory, error) or (
+            f"judging it takes more than the {gib(memory)} of GPU memory that a worker has"
+        )
     return (Verdict(prop, case, Status.NOT_JUDGED, too_little),)
+
+
+def lacked(verdicts: tuple[Verdict, ...]) -> bool:
+    """Return whether a case was not judged because other processes hold the GPU's memory."""
+    return any(each.status is Status.NOT_JUDGED and each.reason.startswith(FULL) for each in verdicts)
 
 
 def _kept_claims(subject: Subject, verdicts: tuple[Verdict, ...], prop: str) -> tuple[Verdict, ...]:

@@ -18,7 +18,7 @@ from conformance.cases.case import Case
 from conformance.properties import PROPERTIES
 from conformance.properties.discovery import Evidence, follow
 from conformance.runs.behind import Behind, Place, behind
-from conformance.runs.judge import Answer, judge, tried
+from conformance.runs.judge import Answer, judge, lacked, tried
 from conformance.runs.survey import Tried
 
 Said = TypeVar("Said")
@@ -133,16 +133,11 @@ def may_be_anothers(answer: object) -> bool:
 def starved(answer: object) -> bool:
     """Return whether an answer tells of no more than a GPU whose memory other processes hold.
 
-    A case that may take the whole GPU is none: they will hold it later, too.
+    A case that may take the whole GPU is none: it was called twice.
     """
     if isinstance(answer, Tried):
         return answer.reason.startswith(FULL)
-    return isinstance(answer, tuple) and any(
-        verdict.status is Status.NOT_JUDGED
-        and verdict.reason.startswith(FULL)
-        and not PROPERTIES[verdict.property].whole_gpu
-        for verdict in answer
-    )
+    return isinstance(answer, tuple) and lacked(answer) and not PROPERTIES[answer[0].property].whole_gpu
 
 
 def _crashes(answer: Answer) -> list[str]:
