@@ -301,11 +301,12 @@ LACKS = {
 }
 
 
-def _a_gpu(monkeypatch: pytest.MonkeyPatch, free: int, reserved: int = GIB) -> None:
-    """Have a GPU with ``free`` bytes, of which this process has ``reserved`` others."""
+def _a_gpu(monkeypatch: pytest.MonkeyPatch, free: int, reserved: int = GIB, allocated: int = GIB) -> None:
+    """Have a GPU with ``free`` bytes, of which this process has ``reserved`` others, and uses ``allocated``."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, H200))
     monkeypatch.setattr(budget, "reserved", lambda: reserved)
+    monkeypatch.setattr(budget, "allocated", lambda: allocated)
 
 
 @pytest.mark.parametrize("where", ["the implementation", "the suite"])
@@ -346,6 +347,23 @@ def test_memory_that_others_have_given_back_is_no_failure(asked: str, monkeypatc
     assert Status.NOT_JUDGED is verdict.status
     assert starved((verdict,))
     assert f"{FULL}{asked} was not free, a worker here may take 7 GiB more; fewer fit (-n)" == verdict.reason
+
+
+@pytest.mark.parametrize(("asked", "judged"), [("20.00 MiB", False), ("7.00 GiB", False), ("7.01 GiB", True)])
+def test_memory_that_no_tensor_uses_is_no_failure(
+    asked: str, monkeypatch: pytest.MonkeyPatch, *, judged: bool
+) -> None:
+    """The worker keeps all of its share, and uses a gibibyte: a graph that is captured cannot have the rest."""
+    _a_gpu(monkeypatch, 100 * GIB, 8 * GIB - 1)
+
+    def raises(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {asked}. GPU 0 has 3 MiB free")
+
+    monkeypatch.setattr(Greedy, "load", raises)
+    (verdict,) = judge(Subject(Greedy(), memory=8 * GIB), "values", CASE)
+
+    assert (Status.CRASHED if judged else Status.NOT_JUDGED) is verdict.status
+    assert starved((verdict,)) is not judged
 
 
 def test_a_suite_that_runs_out_of_memory_does_not_judge(monkeypatch: pytest.MonkeyPatch) -> None:
