@@ -184,6 +184,8 @@ KNOWN = {
     "unsloth": "conformance.adapters.unsloth:Unsloth",
     "xformers": "conformance.adapters.xformers:XFormers",
     "torchnorm": "conformance.adapters.torchnorm:TorchNorm",
+    "vllm": "conformance.adapters.vllm:Vllm",
+    "vllm-mamba": "conformance.adapters.vllm:VllmMamba",
     "quack": "conformance.adapters.quack:Quack",
     "flashinfer": "conformance.adapters.flashinfer:FlashInfer",
     "original": "conformance.adapters.original:Original",

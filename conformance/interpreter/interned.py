@@ -156,8 +156,7 @@ def install() -> None:
     if [field.name for field in fields(shipped.TensorHandle)] == OF_A_HANDLE:
         shipped.TensorHandle.__init__ = handles(shipped.TensorHandle.__init__)
     tl.str_to_ty = types_of_names(tl.str_to_ty)
-    found = {"getfullargspec": argument_names, "getcallargs": call_arguments}
-    shipped.inspect = SimpleNamespace(**{**vars(inspect), **found})
+    shipped.inspect = SimpleNamespace(**{**vars(inspect), "getfullargspec": argument_names})
     if hasattr(jit, "_normalize_ty"):
         # asked for every argument of a kernel at each launch
         jit._normalize_ty = cache(jit._normalize_ty)

@@ -1,14 +1,19 @@
-"""Launches that Triton's interpreter does not support by itself: tuned kernels, compiled ones, its own limits."""
+"""Launches that Triton's interpreter does not support by itself: typed arguments, tuned and compiled kernels."""
 
+import inspect
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, NoReturn
 
 import torch
+import triton.language as tl
 from triton.runtime import interpreter as shipped
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.errors import InterpreterError
+from triton.runtime.jit import KernelParam
 
 from conformance.adapter import Unsupported
+from conformance.interpreter import interned
 from conformance.interpreter.gpu import Answers, Missing
 
 COMPILED = Answers("a compiled kernel")
@@ -38,6 +43,29 @@ def _raised_by_triton(error: BaseException) -> bool:
     return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("triton.")
 
 
+def typed_arguments(kernel: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return a launch's arguments by name: a number has the type that its parameter is annotated with, if any.
+
+    So it is compiled. As shipped the interpreter looks at the number alone, and ``stride: tl.int64`` has 32 bits.
+    """
+    given = interned.call_arguments(kernel, *args, **kwargs)
+    for name, ty in _annotated(kernel):
+        if isinstance(given[name], int | float):
+            given[name] = tl.tensor(getattr(shipped.interpreter_builder, f"get_{ty.name}")(given[name]), ty)
+    return given
+
+
+@cache
+def _annotated(kernel: Callable[..., Any]) -> tuple[tuple[str, Any], ...]:
+    """Return the parameters of a kernel that are annotated with the type of a number, with Triton's type."""
+    parameters = [
+        KernelParam(place, parameter, do_not_specialize=False, do_not_specialize_on_alignment=False)
+        for place, parameter in enumerate(inspect.signature(kernel).parameters.values())
+    ]
+    types = {each.name: each.annotation_type for each in parameters}
+    return tuple((name, tl.str_to_ty(ty, None)) for name, ty in types.items() if ty and not ty.startswith("*"))
+
+
 def _no_attribute(kernel: Any, name: str) -> NoReturn:
     raise Missing(f"Triton's interpreter cannot run what needs {name!r} of a kernel: it compiles none")
 
@@ -57,7 +85,15 @@ def _not_on_disk(tuner: Any, key: Any, configs: Any, bench: Callable[[], None]) 
 
 def install() -> None:
     """Replace Triton's own parts."""
-    shipped_run = shipped.InterpretedFunction.run
+    shipped.inspect.getcallargs = typed_arguments
+    shipped_run, shipped_rewrite = shipped.InterpretedFunction.run, shipped.InterpretedFunction.rewrite
+
+    def rewrite(kernel: Any) -> Any:
+        # the function to interpret has the text of its annotations, and its signature that of the kernel
+        function = shipped_rewrite(kernel)
+        if function is not kernel.fn:
+            function.__wrapped__ = kernel.fn
+        return function
 
     def run(kernel: Any, *args: Any, warmup: bool, **kwargs: Any) -> Any:
         return COMPILED if warmup else shipped_run(kernel, *args, warmup=False, **kwargs)
@@ -71,6 +107,7 @@ def install() -> None:
             raise InterpreterError(repr(error)) from error
 
     shipped.InterpretedFunction.run = run
+    shipped.InterpretedFunction.rewrite = rewrite
     shipped.InterpretedFunction.__call__ = call
     shipped.InterpretedFunction.__getattr__ = _no_attribute
     # measuring needs a GPU, and the file of results needs a compiler

@@ -7,6 +7,8 @@ from typing import Any
 from warnings import catch_warnings
 
 import numpy as np
+import torch
+import triton
 import triton.language as tl
 from torch.utils._mode_utils import no_dispatch
 from triton.runtime import interpreter as shipped
@@ -233,8 +235,22 @@ def _operators() -> dict[str, Callable[[], bool]]:
         "fma rounds once": lambda: all(_fuses(*row) for row in FUSED),
         "scalar < is int1": _compares_to_int1,
         "float argument is fp32": lambda: bool(shipped._implicit_cvt(0.1).dtype == tl.float32),
+        "argument has its annotation's type": _types_arguments,
         "bf16 dot": _multiplies,
     }
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton has no types
+def _thrice(out_ptr: Any, long: tl.int64, short: Any, exact: tl.float64) -> None:
+    """Store a product past 32 bits, of a number that is annotated with 64 bits, and of one that is not."""
+    tl.store(out_ptr, 3 * long + (exact == 0.1))
+    tl.store(out_ptr + 1, 3 * short)
+
+
+def _types_arguments() -> bool:
+    out = torch.zeros(2, dtype=torch.int64)
+    _thrice[(1,)](out, 2**30, 2**30, 0.1)
+    return out.tolist() == [3 * 2**30 + 1, 3 * 2**30 - 2**32]
 
 
 @cache

@@ -21,7 +21,7 @@ from triton.runtime import interpreter as shipped
 from triton.runtime.errors import InterpreterError
 
 from conformance import interpreter
-from conformance.interpreter import faithful, rounding
+from conformance.interpreter import faithful, launching, rounding
 from conformance.selftest.processes import ran_alone
 
 ROWS, COLS = 4, 8
@@ -153,6 +153,7 @@ def round_away(numbers: Any, ty: Any) -> Any:
         (rounding, "convert_float", rounding.shipped_convert_float, "fp32 to fp8e4nv"),
         (rounding, "decode", lambda data, ty: data, "bf16 <"),
         (faithful, "implicit_cvt", faithful.shipped_implicit_cvt, "float argument is fp32"),
+        (launching, "_annotated", lambda kernel: (), "argument has its annotation's type"),
     ],
 )
 def test_a_planted_fault_is_noticed(
