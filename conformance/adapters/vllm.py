@@ -1,4 +1,4 @@
-"""vLLM: the Triton kernels of Qwen3.5 (its gated norm, rotation, norm and rotation of heads), and Mamba-2's norm."""
+"""vLLM: Triton kernels of Qwen3.5 (gated norm, rotation, norm and rotation of heads), and Mamba-2's norm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from conformance.adapter import Adapter, Declined
+from conformance.adapter import Adapter
 from conformance.adapters.importing import needed
 from conformance.oracle.contract import Contract
 
@@ -91,46 +91,27 @@ class Vllm(Adapter):
         activation: str,
     ) -> torch.Tensor:
         """Call ``layer_norm_fwd`` on rows, as the layer of Qwen3.5 does."""
-        return self._rows(
-            x,
-            gate,
-            weight,
-            eps=eps,
+        rows, gates = (None if each is None else each.reshape(-1, each.shape[-1]) for each in (x, gate))
+        y: torch.Tensor = self._gated(
+            rows,
+            weight.contiguous(),
+            None,
+            eps,
+            z=gates,
             group_size=group_size,
             norm_before_gate=norm_before_gate,
+            is_rms_norm=True,
             activation=activation,
-        ).view(x.shape)
+        )[0]
+        return y.view(x.shape)
 
-    def rms_norm_gated_out(
+    def mrope(
         self,
-        x: torch.Tensor,
-        gate: torch.Tensor | None,
-        weight: torch.Tensor,
-        *,
-        out: tuple[torch.Tensor, ...],
-        **named: Any,  # noqa: ANN401 - of the method above
-    ) -> torch.Tensor:
-        """Call ``layer_norm_fwd`` with an output, as the layer of Qwen3.5 does."""
-        (given,) = out
-        if not given.is_contiguous():
-            raise Declined("the layer gives it a contiguous output")
-        self._rows(x, gate, weight, out=given.view(-1, given.shape[-1]), **named)
-        return given
-
-    def _rows(
-        self,
-        x: torch.Tensor,
-        gate: torch.Tensor | None,
-        weight: torch.Tensor,
-        **named: Any,  # noqa: ANN401 - of the kernel
-    ) -> torch.Tensor:
-        rows = (None if each is None else each.reshape(-1, each.shape[-1]) for each in (x, gate))
-        first, z = rows
-        eps = named.pop("eps")
-        y: torch.Tensor = self._gated(first, weight.contiguous(), None, eps, z=z, is_rms_norm=True, **named)[0]
-        return y
-
-    def mrope(self, q: torch.Tensor, k: torch.Tensor, *given: torch.Tensor, **named: Any) -> tuple[torch.Tensor, ...]:
+        q: torch.Tensor,
+        k: torch.Tensor,
+        *given: torch.Tensor,
+        **named: Any,  # noqa: ANN401 - of the method below
+    ) -> tuple[torch.Tensor, ...]:
         """Call ``triton_mrope`` on copies."""
         return self.mrope_(q.clone(), k.clone(), *given, **named)
 
@@ -148,11 +129,18 @@ class Vllm(Adapter):
     ) -> tuple[torch.Tensor, ...]:
         """Call ``triton_mrope``, which is in place, with the angles of all tokens, as the layer does.
 
-        vLLM runs without autograd, which is told here that q and k are others.
+        vLLM runs without autograd, which is told here that q and k were written.
         """
         angles = (table[positions.long()] for table in (cos, sin))
         turned: tuple[torch.Tensor, ...] = self._mrope(
-            q, k, *angles, list(sections), head_dim or q.shape[-1], 2 * cos.shape[-1], interleaved, True
+            q,
+            k,
+            *angles,
+            list(sections),
+            head_size=head_dim or q.shape[-1],
+            rotary_dim=2 * cos.shape[-1],
+            mrope_interleaved=interleaved,
+            is_neox_style=True,
         )
         torch.autograd.graph.increment_version((q, k))
         return turned
@@ -174,7 +162,7 @@ class Vllm(Adapter):
     ) -> tuple[torch.Tensor, ...]:
         """Call ``fused_qk_rmsnorm_rope_gate`` with q as the gate of every head, and one table of both angles."""
         size = head_dim or q.shape[-1]
-        heads, keys = q.flatten(1).unflatten(-1, (-1, size)), k.flatten(1)
+        heads, keys = torch.unflatten(q.flatten(1), -1, (-1, size)), k.flatten(1)
         turned: tuple[torch.Tensor, ...] = self._qk_norm_rope(
             torch.cat((heads, heads), -1).flatten(1),
             keys,

@@ -216,9 +216,9 @@ def out_of_memory(error: BaseException) -> bool:
 def full(memory: int | None, error: BaseException) -> str:
     """Return in words that this process, of ``memory`` bytes, was refused what it may still take; or nothing.
 
-    ``error`` is the lack of memory. Other processes may hold it: their kernels and stacks count, which PyTorch does
-    not limit. They may have given it back since, or this process itself keeps memory that no tensor uses, which a
-    CUDA graph that is being captured cannot have: then the size that PyTorch says it was asked for decides.
+    ``error`` is the lack of memory. Other processes may hold it: their kernels and stacks count, which PyTorch
+    does not limit. They may have given it back since, or this process itself keeps memory that no tensor uses,
+    which a CUDA graph being captured cannot have: then the size that PyTorch says it was asked for decides.
     """
     if memory is None or not torch.cuda.is_available():
         return ""
@@ -227,7 +227,9 @@ def full(memory: int | None, error: BaseException) -> str:
         return f"{FULL}{gib(free)} is free, a worker here may take {gib(due)} more; fewer fit (-n)"
     asked, unused = _ASKED.search(str(error)), memory - allocated()
     if asked and float(asked[1]) * _UNITS[asked[2]] <= unused:
-        return f"{FULL}{asked[1]} {asked[2]} was not free, a worker here may take {gib(unused)} more; fewer fit (-n)"
+        return (
+            f"{FULL}{asked[1]} {asked[2]} was not free, a worker here may take {gib(unused)} more; fewer fit (-n)"
+        )
     return ""
 
 

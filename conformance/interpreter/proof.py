@@ -241,16 +241,17 @@ def _operators() -> dict[str, Callable[[], bool]]:
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
-def _thrice(out_ptr: Any, long: tl.int64, short: Any, exact: tl.float64) -> None:
+def _thrice(out_ptr: Any, long: tl.int64, short: Any, exact_ptr: Any, exact: tl.float64) -> None:
     """Store a product past 32 bits, of a number that is annotated with 64 bits, and of one that is not."""
-    tl.store(out_ptr, 3 * long + (exact == 0.1))
+    tl.store(out_ptr, 3 * long)
     tl.store(out_ptr + 1, 3 * short)
+    tl.store(exact_ptr, exact)
 
 
 def _types_arguments() -> bool:
-    out = torch.zeros(2, dtype=torch.int64)
-    _thrice[(1,)](out, 2**30, 2**30, 0.1)
-    return out.tolist() == [3 * 2**30 + 1, 3 * 2**30 - 2**32]
+    out, exact = torch.zeros(2, dtype=torch.int64), torch.zeros(1, dtype=torch.float64)
+    _thrice[(1,)](out, 2**30, 2**30, exact, 0.1)
+    return [*out.tolist(), *exact.tolist()] == [3 * 2**30, 3 * 2**30 - 2**32, 0.1]
 
 
 @cache

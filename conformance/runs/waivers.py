@@ -213,9 +213,10 @@ def stale(counts: Mapping[str, int], *, strict: bool = True) -> str:
     """Return why a waiver has to go, judging by its numbers of verdicts by status; or nothing."""
     if counts.get(Status.WAIVED) or not strict:
         return ""
-    if counts.get(Status.PASSED) or counts.get(Status.DECLINED):
-        return "nothing that it matches fails any more"
-    return "" if counts.get(Status.NOT_JUDGED) else "matches nothing"
+    if counts.get(Status.NOT_JUDGED) and not counts.get(Status.PASSED):
+        # another machine may show it
+        return ""
+    return "nothing that it matches fails any more" if any(counts.values()) else "matches nothing"
 
 
 # --- files --------------------------------------------------------------------------------------------------

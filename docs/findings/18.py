@@ -1,7 +1,7 @@
 """vllm 0.33.0: rows that lie 2**31 elements apart are read from wrong memory by two kernels of Qwen3.5.
 
-Needs torch, triton and vllm, of which the sources suffice. Exits 1 while it shows, 0 once it does not. Without a GPU
-the kernels run in Triton's interpreter, where the wrong address ends the process that reads it.
+Needs torch, triton and vllm; without a GPU vllm's sources suffice. Exits 1 while it shows, 0 once it does not.
+Without a GPU the kernels run in Triton's interpreter, where the wrong address ends the process that reads it.
 """
 
 import importlib

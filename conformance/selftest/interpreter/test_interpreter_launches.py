@@ -62,8 +62,9 @@ def heuristic_kernel(x_ptr: Any, out_ptr: Any, n: Any, BLOCK: tl.constexpr, HAS_
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
 def typed_kernel(
     out_ptr: Any,
-    long: "tl.int64",  # type: ignore[valid-type]  # triton has no types
+    long: "tl.int64",
     byte: "i8",  # type: ignore[name-defined]  # noqa: F821 - a name of Triton's
+    exact_ptr: Any,
     exact: tl.float64,
     plain: tl.float32,
     left: Any,
@@ -73,11 +74,11 @@ def typed_kernel(
     """Store what shows the type of each number."""
     tl.store(out_ptr, 4 * long)
     tl.store(out_ptr + 1, (byte + byte).to(tl.int64))
-    tl.store(out_ptr + 2, (exact == 0.1).to(tl.int64))
-    tl.store(out_ptr + 3, (plain * 1e-30 * 1e-30 == 0.0).to(tl.int64))
-    tl.store(out_ptr + 4, 4 * left)
-    tl.store(out_ptr + 5, on.to(tl.int64))
-    tl.store(out_ptr + 6, given + given)
+    tl.store(out_ptr + 2, 4 * left)
+    tl.store(out_ptr + 3, on.to(tl.int64))
+    tl.store(out_ptr + 4, given + given)
+    tl.store(exact_ptr, exact)
+    tl.store(exact_ptr + 1, plain * plain)
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
@@ -339,13 +340,15 @@ def test_grids_are_in_order() -> None:
 
 def test_an_argument_has_the_type_of_its_annotation() -> None:
     """A number without one has the least type that holds it, as in a launch; a tensor keeps its own."""
-    out = torch.zeros(7, dtype=torch.int64)
-    typed_kernel[(1,)](out, 2**30, byte=100, exact=0.1, plain=1, left=2**30, on=True)
+    out, exact = torch.zeros(5, dtype=torch.int64), torch.zeros(2, dtype=torch.float64)
+    typed_kernel[(1,)](out, 2**30, 100, exact, exact=0.1, plain=10**20, left=2**30, on=True)
 
-    assert [2**32, -56, 1, 1, 0, 1, 2**32 - 2] == out.tolist()
+    assert [2**32, -56, 0, 1, 2**32 - 2] == out.tolist()
+    assert [0.1, torch.inf] == exact.tolist()
 
 
 def test_a_number_that_its_annotation_does_not_hold_is_refused() -> None:
     """A launch refuses it as well."""
+    out = torch.zeros(1)
     with pytest.raises(OverflowError):
-        typed_kernel[(1,)](torch.zeros(7, dtype=torch.int64), 2**63, 1, 0.1, 1.0, 1, True)  # noqa: FBT003
+        typed_kernel[(1,)](out, 2**63, 1, out, 0.1, 1.0, 1, on=True)

@@ -127,6 +127,7 @@ def test_what_must_not_run_is_known_before_it_runs(tmp_path: Path) -> None:
         ({"declined": 3}, "nothing that it matches fails any more"),
         ({}, "matches nothing"),
         ({"not_judged": 3}, ""),
+        ({"not_judged": 1, "declined": 3}, ""),
     ],
 )
 def test_a_waiver_that_waives_nothing_has_to_go(counts: dict[str, int], why: str) -> None:
