@@ -21,6 +21,7 @@ MODULES = {
     "unsloth": {"unsloth"},
     "torchnorm": {"torchnorm"},
     "quack-kernels": {"quack"},
+    "vllm": {"vllm"},
     "torch": set[str](),
     "triton": set[str](),
 }
