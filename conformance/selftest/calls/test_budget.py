@@ -337,15 +337,22 @@ def test_memory_that_others_hold_is_no_failure(
 def test_memory_that_others_have_given_back_is_no_failure(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The GPU has room again when the worker looks, but the call asked for no more than its share."""
     _a_gpu(monkeypatch, 100 * GIB)
+    calls: list[str] = []
 
     def raises(*_: object) -> torch.Tensor:
+        calls.append(asked)
         raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {asked}. GPU 0 has 3 MiB free")
 
     monkeypatch.setattr(Greedy, "load", raises)
-    (verdict,) = judge(Subject(Greedy(), memory=8 * GIB), "values", CASE)
+    subject = Subject(Greedy(), memory=8 * GIB)
+    PROPERTIES["values"].judge(subject, CASE)
+    once = len(calls)
+    (verdict,) = judge(subject, "values", CASE)
 
     assert Status.NOT_JUDGED is verdict.status
+    # a new process tries it again, and not this one
     assert starved((verdict,))
+    assert 2 * once == len(calls)
     assert f"{FULL}{asked} was not free, a worker here may take 7 GiB more; fewer fit (-n)" == verdict.reason
 
 

@@ -214,6 +214,8 @@ def test_memory_is_that_of_arguments_and_results(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(budget, "_available", lambda free=free: free)
         assert reason == large_call._lacking(Subject(CorrectNorm(), "cuda"), case)
     assert 12 * GIB == 3 * size
+    # a row more: an argument is part of whole gibibytes
+    assert "needs 14 GiB" in large_call._lacking(Subject(CorrectNorm(), "cuda"), rows.with_rows(case, 2**24 + 1))
 
 
 def test_a_cpu_does_not_judge_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -18,7 +19,7 @@ from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import Case, Layout, TensorSpec
 from conformance.cases.factors import Scope
 from conformance.operations import OPERATIONS
-from conformance.properties import PROPERTIES
+from conformance.properties import PROPERTIES, large_index
 from conformance.properties.large_index import FEWEST
 from conformance.runs.host import faithful_interpreter
 from conformance.runs.judge import judge
@@ -137,6 +138,23 @@ def test_addresses_that_cannot_be_had_are_no_verdict(monkeypatch: pytest.MonkeyP
 
     assert [Status.NOT_JUDGED] == [verdict.status for verdict in verdicts]
     assert "cannot be had" in verdicts[0].reason
+
+
+def test_memory_is_that_of_whole_gibibytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU really has the memory between rows, each tensor's as a part of whole gibibytes."""
+    asked: list[int] = []
+    monkeypatch.setattr(large_index, "take", asked.append)
+    x, gate, weight = (dict(_cases("rms_norm_gated")[0].tensors)[name] for name in ("x", "gate", "weight"))
+    # five rows, each of a bit more than two gibibytes
+    far = replace(x, shape=(5, 128), layout=Layout("row_gap", 2**30 - 100))
+    case = replace(
+        _cases("rms_norm_gated")[0],
+        tensors=(("x", far), ("gate", replace(far, values="gate")), ("weight", weight)),
+    )
+    large_index._lacking(Subject(Correct(), "cuda"), case)
+
+    assert gate.dtype == far.dtype == "bfloat16"
+    assert 2 * 11 * GIB <= asked[0] < 2 * 11 * GIB + 2**20
 
 
 def test_memory_that_other_workers_hold_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
