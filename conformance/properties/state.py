@@ -78,6 +78,8 @@ def judge(subject: Subject, case: Case) -> tuple[Verdict, ...]:
             verdicts.append(_judged(subject, case, changed, change))
             if verdicts[-1].status not in {Status.PASSED, Status.DECLINED}:
                 return (verdicts[-1],)
+    if not verdicts:
+        return (Verdict("state", case, Status.NOT_JUDGED, "the call would not be taken after any change"),)
     # a refusal after one change does not count against the other changes
     return (next((verdict for verdict in verdicts if verdict.status is Status.PASSED), verdicts[0]),)
 

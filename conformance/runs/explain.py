@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+from conformance.calls.claim import outside
 from conformance.calls.verdict import BAD, Status, Verdict
 from conformance.cases.case import Case
+from conformance.cases.factors import EVERYTHING, Taken
 from conformance.cases.shrink import essentials, keeps_the_cause, shrink
 from conformance.operations import OPERATIONS
 from conformance.properties.discovery import Evidence
@@ -22,12 +24,17 @@ Judge = Callable[[Case], tuple[Verdict, ...]]
 
 
 def explained(
-    item: Item, verdicts: Sequence[Verdict], judge: Judge, follow: Callable[[Evidence], str]
+    item: Item,
+    verdicts: Sequence[Verdict],
+    judge: Judge,
+    follow: Callable[[Evidence], str],
+    taken: Taken = EVERYTHING,
 ) -> list[Failure]:
     """Return a failure for every property that does not hold in an item, in the order in which they showed.
 
     ``judge`` calls the implementation again with a case and gives the verdicts; ``follow`` says what outputs are
     instead, from all failing cases of the item together. The first failure with wrong outputs gets that remark.
+    No call outside of those ``taken`` is made, unless the failing one is.
     """
     first: dict[str, Verdict] = {}
     for verdict in verdicts:
@@ -37,7 +44,7 @@ def explained(
     said = follow(evidence) if evidence.failing else ""
     failures = []
     for verdict in first.values():
-        failure, remarks = _smallest(item, verdict, judge)
+        failure, remarks = _smallest(item, verdict, judge, taken)
         if said and wrong_outputs(verdict):
             remarks, said = [*remarks, said], ""
         alike = [each for each in verdicts if each.property == verdict.property]
@@ -69,9 +76,14 @@ def wrong_outputs(verdict: Verdict) -> bool:
     return verdict.status is Status.FAILED and outside
 
 
-def _smallest(item: Item, failed: Verdict, judge: Judge) -> tuple[Verdict, list[str]]:
+def _smallest(item: Item, failed: Verdict, judge: Judge, taken: Taken) -> tuple[Verdict, list[str]]:
     """Return the verdict on the smallest case that fails for the same cause, and remarks."""
-    simpler, tries = OPERATIONS[item.operation].simpler, tries_of(failed)
+    tries = tries_of(failed)
+    free = bool(outside(taken, failed.case))
+
+    def simpler(case: Case) -> Iterator[Case]:
+        return (each for each in OPERATIONS[item.operation].simpler(case) if free or not outside(taken, each))
+
     if not tries:
         return failed, []
     verdicts = _Remembered(judge)

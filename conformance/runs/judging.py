@@ -112,7 +112,9 @@ class Judging:
             if self.stop and verdict.status in BAD:
                 break
         ask = partial(self._ask_unexpected, item.property)
-        failures = [self._explained(failure) for failure in explained(item, judged, ask, self._follow)]
+        failures = [
+            self._explained(failure) for failure in explained(item, judged, ask, self._follow, found.taken)
+        ]
         if failures and self.stop:
             # the item stays unfinished
             return Judged(tuple(failures))

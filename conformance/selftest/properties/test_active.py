@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import pytest
 
 from conformance.calls.call import Subject
@@ -93,3 +95,22 @@ def test_tables_are_cast_to_what_a_rotation_takes(dtype: str) -> None:
 
         assert dtypes["cos"] == dtypes["sin"]
         assert dtypes["cos"] in {"float32", *({dtypes["q"]} & {dtypes["k"]})}
+
+
+def test_a_call_that_no_change_leaves_inside_the_claim_is_not_judged() -> None:
+    """A case from elsewhere need not be taken itself; then no second call is made."""
+
+    class Narrow(CorrectRotation):
+        """A rotation that claims three axes alone."""
+
+        takes = MappingProxyType({"mrope": {"positions": "axes"}})
+
+    subject = Subject(Narrow())
+    text = next(
+        case
+        for case in cases_of(Item("mrope", "values", "bfloat16", "ci"), Subject(CorrectRotation()))
+        if len(dict(case.tensors)["positions"].shape) == 1
+    )
+    (verdict,) = PROPERTIES["state"].judge(subject, text)
+
+    assert (Status.NOT_JUDGED, "the call would not be taken after any change") == (verdict.status, verdict.reason)

@@ -12,6 +12,7 @@ import torch
 
 from conformance.adapter import Adapter, Declined
 from conformance.calls.call import Subject
+from conformance.calls.claim import claim, outside
 from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import BESIDE, LAYOUTS, Case, Layout
 from conformance.cases.factors import Scope
@@ -190,6 +191,32 @@ def test_a_large_index_stays_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert failure.verdict.case.tensors[0][1].layout.amount > 2**20
     assert failure.note.startswith("as drawn it passes without any one of: x with a gap of ")
+
+
+class _Half(CorrectNorm):
+    """A norm that is always wrong."""
+
+    def normalise(self, stream: torch.Tensor, eps: float, x: torch.Tensor) -> torch.Tensor:
+        """Return half of it."""
+        return super().normalise(stream, eps, x) * 0.5
+
+
+def test_no_call_outside_of_a_claim_is_made() -> None:
+    """A smaller case is one that is taken, where the failing one is; what fails outside is shrunk outside."""
+    taken = claim("wrong", "rms_norm", {"rank": ("3", "4"), "columns": range(2, 8193, 2)})
+    called: list[Case] = []
+
+    def again(case: Case) -> tuple[Verdict, ...]:
+        called.append(case)
+        return asked(lambda name, about: judge(Subject(_Half()), name, about), PROPERTIES["values"], case)
+
+    def smallest(case: Case) -> tuple[int, ...]:
+        (failure,) = explained(_item("values"), again(case), again, lambda evidence: "", taken)
+        return failure.verdict.case.tensors[0][1].shape
+
+    assert (1, 1, 2) == smallest(_drawn(rank="3", width="wide"))
+    assert {""} == {outside(taken, case) for case in called}
+    assert (1,) == smallest(_drawn(rank="2", width="wide"))
 
 
 class _ByChance(CorrectNorm):
