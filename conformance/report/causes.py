@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ EXPECTED = 3.0
 ALIKE = 0.6
 # rows in which rules are searched; rates are of all rows
 MOST_ROWS = 1500
+MOST_PAIRS = 4  # pairs of levels that a search of rules begins with
 ABSENT = "absent"  # the level of a factor that a case does not have
 
 Row = Judged
@@ -113,11 +115,13 @@ def _split(says: str, failing: list[Row], judged: list[Row]) -> list[Cause]:
     if share >= SURE:
         return [whole]
     best: tuple[bool, int, Conditions] = (False, 0, {})
-    for factor, level in _levels(some_failing):
-        part = [row for row in some_failing if row.levels.get(factor, ABSENT) == level]
+    pairs = _pairs(some_failing, some_judged)
+    for start in (*({factor: frozenset([level])} for factor, level in _levels(some_failing)), *pairs):
+        part = _meeting(some_failing, start)
         found = conditions(part, some_judged)
         hits, inside = len(_meeting(some_failing, found)), len(_meeting(some_judged, found))
-        if len(part) >= EXPECTED and SURE <= hits / inside > share:
+        # two levels at once only where they explain more than any does alone
+        if len(part) >= EXPECTED and SURE <= hits / inside > share and (len(start) == 1 or hits > best[1]):
             best = max(best, (hits / inside >= CERTAIN, hits, found), key=lambda rule: rule[:2])
     _, hits, found = best
     explained = set(map(id, _meeting(failing, found)))
@@ -154,6 +158,26 @@ def conditions(failing: Sequence[Row], judged: Sequence[Row]) -> Conditions:
             return found
         found[best[1]] = best[2]
         left = _meeting(left, {best[1]: best[2]})
+
+
+def _pairs(failing: Sequence[Row], judged: Sequence[Row]) -> list[Conditions]:
+    """Return the pairs of levels at which nearly all rows fail, those with most failing rows.
+
+    A failure for another reason at one of the levels hides the other from a search that begins with one level.
+    """
+    having = dict.fromkeys(_levels(failing), 0)
+    bad = dict(having)
+    for rows, found in ((judged, having), (failing, bad)):
+        for place, row in enumerate(rows):
+            for pair in row.levels.items():
+                if pair in found:
+                    found[pair] |= 1 << place
+    sure: list[tuple[int, Conditions]] = []
+    for one, other in itertools.combinations(having, 2):
+        hits = (bad[one] & bad[other]).bit_count()
+        if one[0] != other[0] and hits >= EXPECTED and hits >= SURE * (having[one] & having[other]).bit_count():
+            sure.append((hits, {name: frozenset([level]) for name, level in (one, other)}))
+    return [pair for _, pair in sorted(sure, key=lambda each: -each[0])[:MOST_PAIRS]]
 
 
 def _meeting(rows: Sequence[Row], wanted: Conditions) -> list[Row]:

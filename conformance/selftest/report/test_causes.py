@@ -242,3 +242,18 @@ def test_two_rules_are_told_apart(seed: int) -> None:
 
     assert [{"one"}, {"three", "two"}] == sorted((set(cause.conditions) for cause in found), key=len)
     assert len(failing) == sum(len(cause.failing) for cause in found)
+
+
+STRAY = (("one", "a"), ("two", "b"))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_failure_for_another_reason_does_not_split_a_cause(seed: int) -> None:
+    """At each level of the rule one more row fails beside it: the rule holds of nearly all others all the same."""
+    rows, failing = _rows(400, lambda at: at["one"] == "a" and at["two"] == "b", seed)
+    stray = [next(row for row in rows if row.levels[f] == level and row not in failing) for f, level in STRAY]
+    first, *rest = causes._split(WRONG_VALUES, [*failing, *stray], rows)
+
+    assert {"one": frozenset("a"), "two": frozenset("b")} == first.conditions
+    assert failing == first.failing
+    assert 1 == len(rest)
