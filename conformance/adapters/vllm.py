@@ -235,8 +235,6 @@ def _leave_out(*modules: str) -> None:
 class _Empty(ModuleType):
     """A module that has every name, none of them of use."""
 
-    __file__ = ""
-
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
             raise AttributeError(name)
