@@ -120,8 +120,7 @@ def _split(says: str, failing: list[Row], judged: list[Row]) -> list[Cause]:
         part = _meeting(some_failing, start)
         found = conditions(part, some_judged)
         hits, inside = len(_meeting(some_failing, found)), len(_meeting(some_judged, found))
-        # two levels at once only where they explain more than any does alone
-        if len(part) >= EXPECTED and SURE <= hits / inside > share and (len(start) == 1 or hits > best[1]):
+        if len(part) >= EXPECTED and SURE <= hits / inside > share:
             best = max(best, (hits / inside >= CERTAIN, hits, found), key=lambda rule: rule[:2])
     _, hits, found = best
     explained = set(map(id, _meeting(failing, found)))
@@ -175,7 +174,7 @@ def _pairs(failing: Sequence[Row], judged: Sequence[Row]) -> list[Conditions]:
     sure: list[tuple[int, Conditions]] = []
     for one, other in itertools.combinations(having, 2):
         hits = (bad[one] & bad[other]).bit_count()
-        if one[0] != other[0] and hits >= EXPECTED and hits >= SURE * (having[one] & having[other]).bit_count():
+        if hits >= EXPECTED and hits >= SURE * (having[one] & having[other]).bit_count():
             sure.append((hits, {name: frozenset([level]) for name, level in (one, other)}))
     return [pair for _, pair in sorted(sure, key=lambda each: -each[0])[:MOST_PAIRS]]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from conformance.calls.claim import outside
 from conformance.calls.verdict import BAD, Status, Verdict
 from conformance.cases.case import Case
-from conformance.cases.factors import EVERYTHING, Taken
+from conformance.cases.factors import Taken
 from conformance.cases.shrink import essentials, keeps_the_cause, shrink
 from conformance.operations import OPERATIONS
 from conformance.properties.discovery import Evidence
@@ -28,7 +28,7 @@ def explained(
     verdicts: Sequence[Verdict],
     judge: Judge,
     follow: Callable[[Evidence], str],
-    taken: Taken = EVERYTHING,
+    taken: Taken,
 ) -> list[Failure]:
     """Return a failure for every property that does not hold in an item, in the order in which they showed.
 

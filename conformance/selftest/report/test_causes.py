@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ import torch
 
 from conformance.calls.call import Subject
 from conformance.cases.case import Case
+from conformance.cases.factors import EVERYTHING
 from conformance.report import causes
 from conformance.report.causes import conditions, grouped
 from conformance.report.document import Cause
@@ -66,7 +68,7 @@ def _records(kind: type[CorrectNorm], properties: Iterable[str], dtypes: Iterabl
                 def again(case: Case, prop: str = prop) -> Any:
                     return judge(subject, prop, case)
 
-                for failure in explained(item, verdicts, again, lambda evidence: ""):
+                for failure in explained(item, verdicts, again, lambda evidence: "", EVERYTHING):
                     shard.failed(failure, Path("repro.py"))
                 shard.finished(item)
         return journal.read(Path(folder))
@@ -250,7 +252,10 @@ STRAY = (("one", "a"), ("two", "b"))
 @pytest.mark.parametrize("seed", range(5))
 def test_a_failure_for_another_reason_does_not_split_a_cause(seed: int) -> None:
     """At each level of the rule one more row fails beside it: the rule holds of nearly all others all the same."""
-    rows, failing = _rows(400, lambda at: at["one"] == "a" and at["two"] == "b", seed)
+    drawn, _ = _rows(400, bool, seed)
+    # levels that all have: more rows fail at one of them and one of the rule's than at both of the rule's
+    rows = [replace(row, levels={**row.levels, **dict.fromkeys(("four", "five", "six"), "e")}) for row in drawn]
+    failing = [row for row in rows if row.levels["one"] == "a" and row.levels["two"] == "b"]
     stray = [next(row for row in rows if row.levels[f] == level and row not in failing) for f, level in STRAY]
     first, *rest = causes._split(WRONG_VALUES, [*failing, *stray], rows)
 

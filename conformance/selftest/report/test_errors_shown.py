@@ -11,6 +11,7 @@ from conformance import report
 from conformance.calls.budget import ALONE
 from conformance.calls.call import Subject
 from conformance.calls.verdict import Verdict
+from conformance.cases.factors import EVERYTHING
 from conformance.oracle.histogram import Histogram, Sizes
 from conformance.oracle.places import Places
 from conformance.runs import journal
@@ -66,7 +67,7 @@ def test_the_picture_is_of_the_failing_case_that_shows_most() -> None:
     small, wide = Places("y", 1, 1, (1,)), Places("y", 1, 3, (1, 0, 0))
     wider = replace(_failed(Places("y", 1, 9, (1,) * 9)), property="layout")
     verdicts = (_failed(small), replace(_failed(wide), case=WIDE), PASSED, wider)
-    first, second = explained(ITEM, verdicts, lambda _: (), lambda _: "")
+    first, second = explained(ITEM, verdicts, lambda _: (), lambda _: "", EVERYTHING)
 
     assert (verdicts[1], wider) == (first.widest, second.widest)
 

@@ -15,7 +15,7 @@ from conformance.calls.call import Subject
 from conformance.calls.claim import claim, outside
 from conformance.calls.verdict import Status, Verdict
 from conformance.cases.case import BESIDE, LAYOUTS, Case, Layout
-from conformance.cases.factors import Scope
+from conformance.cases.factors import EVERYTHING, Scope
 from conformance.cases.shrink import MEANING, essentials, keeps_the_cause
 from conformance.operations import OPERATIONS
 from conformance.properties import PROPERTIES
@@ -40,7 +40,7 @@ def _explained(item: Item, subject: Subject, cases: Iterable[Case] | None = None
         return asked(lambda name, about: judge(subject, name, about), PROPERTIES[item.property], case)
 
     verdicts = judge_item(item, subject) if cases is None else (v for case in cases for v in again(case))
-    return explained(item, list(verdicts), again, lambda evidence: "")
+    return explained(item, list(verdicts), again, lambda evidence: "", EVERYTHING)
 
 
 def _drawn(**levels: str) -> Case:
@@ -269,7 +269,7 @@ def test_discovery_is_asked_once_for_an_item() -> None:
     def again(case: Case) -> tuple[Verdict, ...]:
         return PROPERTIES["layout"].judge(subject, case)
 
-    failures = explained(item, verdicts, again, follow)
+    failures = explained(item, verdicts, again, follow, EVERYTHING)
     failed = {v.case for v in verdicts if v.status is Status.FAILED and v.comparison.outside}
 
     assert [(failed, True)] == [(set(evidence.failing), bool(evidence.passing)) for evidence in heard]
@@ -286,4 +286,4 @@ def test_an_adapter_that_is_right_has_nothing_to_explain() -> None:
     verdicts = list(judge_item(_item("values"), subject))
 
     assert isinstance(subject.adapter, Adapter)
-    assert [] == explained(_item("values"), verdicts, lambda case: (), never)
+    assert [] == explained(_item("values"), verdicts, lambda case: (), never, EVERYTHING)
